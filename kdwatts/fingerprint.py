@@ -1,0 +1,47 @@
+"""Names for content: the same settings and the same bytes give the same key on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+KEY_LENGTH = 16
+"""Hexadecimal digits of a key: 64 bits, so a million artifacts collide with odds of 3e-8."""
+
+
+def fingerprint(value: Any) -> str:
+    """A key of 16 hexadecimal digits for a JSON value; dictionaries are compared without order.
+
+    Raises TypeError for anything JSON cannot hold, and ValueError for NaN, which equals nothing.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def stage_key(stage: str, version: int, settings: Mapping[str, Any], parents: list[str]) -> str:
+    """The key of what `stage` builds from `settings` and from the artifacts named by `parents`."""
+    return fingerprint(
+        {"stage": stage, "version": version, "settings": dict(settings), "parents": parents}
+    )
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_dir(directory: Path, pattern: str = "*") -> str:
+    """A key for the names and bytes of the files in `directory` that match `pattern`.
+
+    Raises ValueError when nothing matches, since an empty folder would equal every other one.
+    """
+    paths = sorted(path for path in directory.glob(pattern) if path.is_file())
+    if not paths:
+        raise ValueError(
+            f"fingerprint: no file matches {pattern!r} in {directory}; give a folder that holds one"
+        )
+    return fingerprint([[path.name, sha256_file(path)] for path in paths])

@@ -1,0 +1,182 @@
+"""What a run writes, and how: the contract with whoever collects it.
+
+Every record carries `schema`. Units end the names. A missing measurement is None here and null
+in JSON, never 0. New keys may be added, none may be renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+COMPONENTS = ("gpu", "cpu", "dram")
+"""The parts of a node whose energy is told apart."""
+
+Components = dict[str, float | None]
+"""One number per component; None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class TelemetryRow:
+    """One device at one tick."""
+
+    time_utc: str
+    monotonic_s: float
+    attempt: int
+    window: str
+    """Path of the innermost open window, such as `run/distill/train`."""
+    device_kind: str
+    """gpu, cpu, dram or host."""
+    device_index: int | None
+    uuid: str | None = None
+    method: str | None = None
+    """How power and energy of this row were obtained: nvml_counter, nvml_samples, rapl, tdp_model."""
+    power_w: float | None = None
+    power_average_w: float | None = None
+    energy_counter_j: float | None = None
+    """Joules since an arbitrary start; differences inside one attempt mean something."""
+    util_pct: float | None = None
+    memory_used_gib: float | None = None
+    temperature_c: float | None = None
+    sm_clock_mhz: float | None = None
+    throttle_reasons: int | None = None
+    power_limit_w: float | None = None
+    error: str | None = None
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One window of one attempt: what happened between two moments, and what it drew."""
+
+    window: str
+    """Path from the outermost window, such as `run/distill/train`."""
+    parent: str | None
+    key: str | None
+    """Key of the artifact that the window built or reused; None inside and outside stages."""
+    attempt: int
+    outcome: str
+    """done, reused, preempted or failed."""
+    start_utc: str
+    start_s: float
+    """Monotonic seconds of this host, comparable with telemetry rows of the same attempt."""
+    duration_s: float
+    data_wait_s: float | None
+    energy_j: Components
+    method: dict[str, str | None]
+    """Per component: nvml_counter, nvml_samples, rapl, attributed, tdp_model, or None."""
+    quality: dict[str, str]
+    """Per component: measured, attributed, estimated or missing."""
+    uncertainty_j: Components
+    """One standard deviation."""
+    coverage: dict[str, float | None]
+    """Share of the window's time that measurements span, 0 to 1."""
+    idle_power_w: Components
+    tokens: int | None = None
+    steps: int | None = None
+    reason: dict[str, str] = field(default_factory=dict)
+    """Per component, why it is missing or flagged."""
+    sampled_energy_j: Components = field(default_factory=dict)
+    """Integral of the power samples: the check on counters, never mixed with `energy_j`."""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task for one model."""
+
+    subject: str
+    """student or teacher."""
+    harness: str
+    harness_version: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    num_fewshot: int
+    num_samples: int
+    energy_j: float | None
+    """Energy of evaluating the task this score came from, all components of the best quality."""
+    schema: int = SCHEMA
+
+
+def to_json(record: Any) -> str:
+    """One line of JSON for a record or a mapping; NaN and infinities are refused."""
+    value = asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+    return json.dumps(value, allow_nan=False, separators=(", ", ": "))
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Add one record as one line, with a single write, so that a kill tears at most this line."""
+    with path.open("ab") as file:
+        file.write((to_json(record) + "\n").encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file as a whole: a reader sees the old content or the new, never a half."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_schema(record: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError unless the record is of this version or an older one."""
+    schema = record.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or not 1 <= schema <= SCHEMA:
+        raise ValueError(
+            f"{where}: schema is {schema!r}, this kdwatts reads 1 to {SCHEMA}; "
+            "read it with the version that wrote it, or import it if it is not ours"
+        )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file whose schema, where it is an object, is known.
+
+    Raises ValueError with the file's name for broken JSON and for a foreign or newer schema.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); delete it and rerun") from None
+    for record in value if isinstance(value, list) else [value]:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: holds {type(record).__name__}, not a record; delete it and rerun")
+        check_schema(record, str(path))
+    return value
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file in order; a torn last line, left by a kill, is passed over.
+
+    Raises ValueError with file and line for anything else that is not a record of a known schema.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}:{number}: not JSON ({error}); only a torn last line is tolerated"
+                ) from None
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}:{number}: holds {type(record).__name__}, not a record")
+            check_schema(record, f"{path}:{number}")
+            yield record
