@@ -179,7 +179,7 @@ class ModelSource:
     path: str | None = None
     """Hub id, local folder, or `tiny:NAME`; None starts from random weights of `architecture`."""
     revision: str | None = None
-    architecture: Architecture = field(default_factory=Architecture)
+    architecture: Architecture = MISSING
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Pair:
     name: str = MISSING
     tokenizer: str = MISSING
     """Hub id, local folder or `tiny:NAME` of the student's tokenizer."""
-    student: ModelSource = field(default_factory=ModelSource)
+    student: ModelSource = MISSING
     teacher: ModelSource | None = None
     licence: str = MISSING
 
@@ -211,7 +211,7 @@ class TextSource:
 @dataclass
 class Data:
     name: str = MISSING
-    source: TextSource = field(default_factory=TextSource)
+    source: TextSource = MISSING
     licence: str = MISSING
     num_documents: int | None = None
     """Take only the first documents; None takes all."""
@@ -375,14 +375,14 @@ class Site:
 
 @dataclass
 class Config:
-    paradigm: Paradigm = field(default_factory=Paradigm)
-    model: Pair = field(default_factory=Pair)
-    data: Data = field(default_factory=Data)
-    gpu: Gpu = field(default_factory=Gpu)
-    training: Training = field(default_factory=Training)
-    eval: Eval = field(default_factory=Eval)
-    telemetry: Telemetry = field(default_factory=Telemetry)
-    site: Site = field(default_factory=Site)
+    paradigm: Paradigm = MISSING
+    model: Pair = MISSING
+    data: Data = MISSING
+    gpu: Gpu = MISSING
+    training: Training = MISSING
+    eval: Eval = MISSING
+    telemetry: Telemetry = MISSING
+    site: Site = MISSING
     until: str = "inference"
     store_dir: str = MISSING
 

@@ -107,6 +107,89 @@ class Score:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """Everything a plot needs of one run. Energies are gross, in joules.
+
+    An energy sums the measured components; where none is measured it is the estimate, and the
+    `_quality` beside it says so (measured, attributed, estimated, missing, or mixed when artifacts
+    of different quality are added).
+    """
+
+    run: str
+    """Name of the run's folder."""
+    paradigm: str
+    model: str
+    data: str
+    gpu: str
+    """Option name, resolved: never auto."""
+    gpu_name: str | None
+    """What NVML calls the card; None without one."""
+    num_gpus: int
+    site: str
+    seed: int
+    own_energy_j: float | None
+    """Building this student, all attempts, whether built now or reused."""
+    own_energy_quality: str
+    own_energy_uncertainty_j: float | None
+    """One standard deviation."""
+    inherited_energy_j: float | None
+    """Its ancestors, unamortised: shards, teacher signals, training the teacher if it was ours."""
+    inherited_energy_quality: str
+    inherited_energy_by_artifact_j: dict[str, float | None]
+    """Key of each ancestor to its energy, so that a collector can divide it among its sharers."""
+    evaluation_energy_j: float | None
+    inference_energy_j: float | None
+    spent_energy_j: float | None
+    """What this invocation drew, from start to end; reused artifacts cost nothing here."""
+    saved_energy_j: float | None
+    """What reuse spared this invocation."""
+    gpu_energy_j: float | None
+    """Component of own_energy_j; also the two below."""
+    cpu_energy_j: float | None
+    dram_energy_j: float | None
+    num_attempts: int
+    train_duration_s: float
+    train_tokens: int
+    """Loss-bearing target tokens."""
+    train_tokens_per_s: float
+    train_j_per_token: float | None
+    data_wait_share: float | None
+    """Share of the training time that the loop waited for data, 0 to 1."""
+    student_params: int
+    teacher_params: int | None
+    student_prefill_j_per_token: float | None
+    student_decode_j_per_token: float | None
+    student_total_j_per_token: float | None
+    """Whole batch: joules over prompt and generated tokens together."""
+    teacher_prefill_j_per_token: float | None
+    teacher_decode_j_per_token: float | None
+    teacher_total_j_per_token: float | None
+    inference_energy_quality: str
+    student_decode_tokens_per_s: float | None
+    teacher_decode_tokens_per_s: float | None
+    student_bits_per_byte: float | None
+    """Held-out text; lower is better, so it never enters om_perf."""
+    teacher_bits_per_byte: float | None
+    om_perf: float | None
+    """Mean over benchmarks of student score over teacher score, higher-is-better scores only."""
+    om_perf_stderr: float | None
+    om_perf_corrected: float | None
+    """The same with chance subtracted from both scores."""
+    eff_overall: float | None
+    """om_perf times teacher over student joules per token served."""
+    co2e_kg: float | None
+    """Of own_energy_j at `site`; total_co2e_kg adds the inherited energy, unamortised."""
+    total_co2e_kg: float | None
+    cost_usd: float | None
+    """Electricity for own_energy_j at `site`, building overhead included."""
+    grid_gco2e_per_kwh: float
+    pue: float
+    student_key: str
+    """Key of the distilled student in the store: equal keys are the same student."""
+    schema: int = SCHEMA
+
+
 def to_json(record: Any) -> str:
     """One line of JSON for a record or a mapping; NaN and infinities are refused."""
     value = asdict(record) if is_dataclass(record) and not isinstance(record, type) else record

@@ -1,0 +1,48 @@
+"""Signals that become a flag, so that a run ends at a step boundary with everything saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""Schedulers send SIGTERM or SIGUSR2 before they kill; a person presses Ctrl-C (SIGINT)."""
+
+_received: list[int] = []
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved its state; the same command goes on from there."""
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    del frame
+    if number == signal.SIGINT and _received:
+        raise KeyboardInterrupt  # A second Ctrl-C means now.
+    _received.append(number)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within it, SIGNALS only raise the flag that `requested` reads; outside, they act as before."""
+    _received.clear()
+    previous = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def requested() -> str | None:
+    """The name of the first signal received since `deferred` began, or None."""
+    return signal.Signals(_received[0]).name if _received else None
+
+
+def stop_if_requested(saved: str) -> None:
+    """Raise Preempted when a signal came; `saved` says in words what was kept."""
+    name = requested()
+    if name:
+        raise Preempted(f"stopped by {name}; {saved}; run the same command to go on")
