@@ -293,13 +293,14 @@ class InferenceGrid:
     new_tokens: int = 32
     min_window_s: float = 2.0
     """A window repeats the work at least this long; shorter ones cannot be measured."""
-    repeats: int = 3
+    max_repeats: int = 10
+    """Windows are repeated, three times at least, until the 95 % interval is within 5 % of the mean."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "prompt_tokens", "new_tokens"):
             _at_least(f"eval.inference.{name}", getattr(self, name), 1)
         _at_least("eval.inference.min_window_s", self.min_window_s, 2.0)
-        _at_least("eval.inference.repeats", self.repeats, 2)
+        _at_least("eval.inference.max_repeats", self.max_repeats, 3)
 
 
 @dataclass

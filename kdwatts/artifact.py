@@ -1,0 +1,107 @@
+"""The record that every artifact carries: what it is, what it stands on, what building it cost."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kdwatts.metrics import Energy, add_energies, total_energy
+from kdwatts.records import COMPONENTS, SCHEMA, read_json
+
+ARTIFACT_NAME = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder of the store with its record."""
+
+    directory: Path
+    record: dict[str, Any]
+    reused: bool
+    """Whether this run found it in the store."""
+
+    @property
+    def key(self) -> str:
+        return self.record["key"]
+
+    @property
+    def energy(self) -> Energy:
+        """What building it drew, all attempts."""
+        return record_energy(self.record)
+
+    @property
+    def duration_s(self) -> float:
+        return sum(row.get("duration_s") or 0.0 for row in self.record["attempts"])
+
+    def cost_in_words(self) -> str:
+        """Its energy and who spent it, for a line of log."""
+        return f"{in_words(self.energy)} spent by run {self.record['run']}"
+
+
+def in_words(energy: Energy) -> str:
+    """An energy with a fitting unit: `3.1 MJ`, `412 J, estimated`, `energy not measured`."""
+    if energy.energy_j is None:
+        return "energy not measured"
+    value, unit = energy.energy_j, "J"
+    for larger in ("kJ", "MJ", "GJ"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    suffix = "" if energy.quality == "measured" else f", {energy.quality}"
+    return f"{value:.3g} {unit}{suffix}"
+
+
+def make_record(
+    *,
+    stage: str,
+    key: str,
+    settings: dict[str, Any],
+    parents: list[str],
+    attempts: list[dict[str, Any]],
+    run: str,
+    cards: list[str],
+) -> dict[str, Any]:
+    """The content of artifact.json; `attempts` are window records, the last one the finisher."""
+    return {
+        "schema": SCHEMA,
+        "stage": stage,
+        "key": key,
+        "parents": parents,
+        "settings": settings,
+        "attempts": attempts,
+        "run": run,
+        "host": socket.gethostname(),
+        "gpus": cards,
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """The artifact in a folder of the store.
+
+    Raises ValueError when its record is missing, broken, or of a newer kdwatts.
+    """
+    path = directory / ARTIFACT_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"store: {directory} has no {ARTIFACT_NAME}, so nothing says what it is; delete it and rerun"
+        )
+    return Artifact(directory, read_json(path), reused=True)
+
+
+def record_energy(record: dict[str, Any]) -> Energy:
+    """Energy over all attempts of an artifact's record."""
+    return add_energies(
+        total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+        for row in record["attempts"]
+    )
+
+
+def component_energy_j(record: dict[str, Any], component: str) -> float | None:
+    """Joules of one component over all attempts; None if one attempt lacks it."""
+    assert component in COMPONENTS
+    parts = [row["energy_j"][component] for row in record["attempts"]]
+    return None if None in parts else sum(parts)

@@ -1,0 +1,168 @@
+"""The command line: refuse early in one sentence, then hand over to Hydra."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Before torch is imported: workers that spin starve the sampler's thread and each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Hydra then raises what a job raised, and `main` decides how it is told.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdwatts.config import Config, to_config
+from kdwatts.hardware import check_cards, resolve_gpu
+from kdwatts.interrupt import Preempted, deferred
+from kdwatts.manifest import next_attempt, write_manifest, write_status
+from kdwatts.paths import conf_dir
+from kdwatts.refusal import in_one_sentence
+from kdwatts.store import Store
+from kdwatts.telemetry.nvml import list_gpus
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED, EXIT_REFUSED, EXIT_PREEMPTED = 1, 2, 75
+"""75 is EX_TEMPFAIL of sysexits.h: try the same command again."""
+
+CONFIG_NAME = "config.yaml"
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def run(tree: DictConfig) -> None:
+    """One run: Hydra calls this with the composed configuration, once per element of a sweep."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    attempt, stage = next_attempt(run_dir), "configure"
+
+    def notice(name: str) -> None:
+        nonlocal stage
+        stage = name
+        write_status(run_dir, state="running", stage=name, attempt=attempt)
+
+    def conclude(state: str, error: BaseException | None = None) -> None:
+        text = None if error is None else in_one_sentence(error)
+        write_status(run_dir, state=state, stage=stage, attempt=attempt, error=text)
+
+    with deferred():
+        try:
+            notice(stage)
+            _execute(tree, run_dir, attempt, notice)
+        except Preempted as stop:
+            conclude("preempted", stop)
+            raise
+        except BaseException as error:
+            conclude("failed", error)
+            log.debug("the run failed", exc_info=error)
+            raise
+        conclude("done")
+
+
+def _execute(tree: DictConfig, run_dir: Path, attempt: int, notice) -> None:
+    from kdwatts.pipeline import Run, execute, plan
+
+    cards = list_gpus()
+    config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
+    check_cards(config, cards)
+    cards = cards if config.gpu.device == "cuda" else []
+    store = Store(Path(config.store_dir))
+    store.check_writable()
+    overrides = list(HydraConfig.get().overrides.task)
+    write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
+    nodes = plan(config, cards)
+    execute(Run(config, run_dir, store, attempt, cards, notice), nodes)
+
+
+def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
+    """The configuration of the folder's first attempt; this one's when it is the first."""
+    path = run_dir / CONFIG_NAME
+    if path.is_file():
+        first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        assert isinstance(first, DictConfig)
+        if OmegaConf.to_container(first, resolve=True) != OmegaConf.to_container(tree, resolve=True):
+            log.warning("%s is of an earlier start and wins over this command's settings", path)
+        return first
+    OmegaConf.save(tree, path, resolve=True)
+    return tree
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The composed tree of one run, as Hydra would build it, without its own settings."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """The overrides of each run of a sweep, in Hydra's order; the only ones without -m."""
+    if not multirun:
+        return [list(overrides)]
+    choices = [
+        [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
+        if item.is_sweep_override()
+        else [str(item.input_line)]
+        for item in OverridesParser.create().parse_overrides(list(overrides))
+    ]
+    return [list(combination) for combination in itertools.product(*choices)]
+
+
+def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
+    """The configuration of every run a command asks for; raises for the first impossible one."""
+    cards = list_gpus()
+    return [
+        to_config(resolve_gpu(compose(job), cards)) for job in expand(overrides, multirun=multirun)
+    ]
+
+
+def _print_plans(configs: Sequence[Config]) -> None:
+    from kdwatts.pipeline import plan
+    from kdwatts.plan import check_memory, describe
+
+    cards = list_gpus()
+    for config in configs:
+        present = cards if config.gpu.device == "cuda" else []
+        store = Store(Path(config.store_dir))
+        print(describe(config, plan(config, present), store, present), end="\n\n")
+    for config in configs:
+        check_memory(config)
+
+
+def main() -> None:
+    """Entry of `python -m kdwatts` and of the console script."""
+    arguments = get_args_parser().parse_args()
+    asks_only = any((arguments.help, arguments.hydra_help, arguments.version, arguments.info))
+    own_folder = arguments.config_dir or arguments.config_path or arguments.config_name
+    overrides = list(arguments.overrides)
+    try:
+        if not asks_only and not own_folder:
+            try:
+                configs = preflight(overrides, multirun=arguments.multirun)
+                if any(config.until == "plan" for config in configs) and not arguments.cfg:
+                    _print_plans(configs)
+                    return
+            except (ValueError, HydraException, OmegaConfBaseException) as error:
+                _tell(error)
+                sys.exit(EXIT_REFUSED)
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+    except Preempted as stop:
+        _tell(stop)
+        sys.exit(EXIT_PREEMPTED)
+    except (ValueError, RuntimeError, OSError, HydraException, OmegaConfBaseException) as error:
+        _tell(error)
+        log.debug("traceback", exc_info=error)
+        sys.exit(EXIT_FAILED)
+
+
+def _tell(error: Exception) -> None:
+    print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""Documents of a text source, one by one: plain text or conversations, local or from a hub."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kdwatts.config import TextSource
+from kdwatts.paths import resolve_dir
+
+LOCAL_SUFFIXES = (".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".parquet")
+
+Turn = dict[str, str]
+"""One turn of a conversation: role and content."""
+
+
+def read_documents(source: TextSource, limit: int | None) -> Iterator[str | list[Turn]]:
+    """The first `limit` documents of a source: a string each, or the turns of a conversation.
+
+    Raises ValueError for a file of an unknown kind and for rows without the named field.
+    """
+    path = local_path(source)
+    rows = _local_rows(path) if path else _hub_rows(source)
+    return (_document(row, source) for row in islice(rows, limit))
+
+
+def local_path(source: TextSource) -> Path | None:
+    """The file a source names, or None for a hub id.
+
+    Raises ValueError when it looks like a file of a known kind and is not there.
+    """
+    path = resolve_dir(source.path)
+    if path.is_file():
+        return path
+    if source.path.startswith(("tiny:", "/", "./", "~")) or source.path.endswith(LOCAL_SUFFIXES):
+        raise ValueError(f"data.source.path={source.path}: there is no such file; check the path")
+    return None
+
+
+def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.name.endswith((".txt", ".txt.xz")):
+        opener = lzma.open if path.suffix == ".xz" else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            yield {"text": file.read()}
+    elif path.name.endswith((".jsonl", ".jsonl.xz")):
+        opener = lzma.open if path.suffix == ".xz" else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number}: not JSON ({error}); mend the line") from None
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    else:
+        raise ValueError(
+            f"data.source.path={path}: unknown kind of file; give one of {', '.join(LOCAL_SUFFIXES)}"
+        )
+
+
+def _hub_rows(source: TextSource) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    rows = load_dataset(
+        source.path, source.name, split=source.split, revision=source.revision, streaming=True
+    )
+    yield from rows
+
+
+def _document(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
+    if source.messages_field:
+        return [_turn(turn) for turn in _field(row, source.messages_field, source)]
+    if source.prompt_field and source.response_field:
+        return [
+            {"role": "user", "content": str(_field(row, source.prompt_field, source))},
+            {"role": "assistant", "content": str(_field(row, source.response_field, source))},
+        ]
+    return str(_field(row, source.text_field or "text", source))
+
+
+def _field(row: dict[str, Any], name: str, source: TextSource) -> Any:
+    if name not in row:
+        raise ValueError(
+            f"data.source.path={source.path} has no field {name!r}, its rows have "
+            f"{', '.join(sorted(row))}; set data.source.text_field or messages_field"
+        )
+    return row[name]
+
+
+def _turn(turn: dict[str, str]) -> Turn:
+    """A turn as role and content, from that form or from ShareGPT's `from` and `value`."""
+    if "role" in turn:
+        return {"role": turn["role"], "content": turn["content"]}
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    return {"role": roles.get(turn["from"], turn["from"]), "content": turn["value"]}

@@ -1,0 +1,90 @@
+"""The machine a run is on: which GPU option fits it, and what of it changes joules."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kdwatts.config import Config
+from kdwatts.paths import conf_dir
+from kdwatts.telemetry.nvml import Gpu as Card
+
+
+def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
+    """The tree with `gpu=auto` replaced by the option that names the first card, or by `cpu`.
+
+    A card that no option names gets one made of what its driver reports.
+    """
+    if tree.gpu.name != "auto":
+        return tree
+    resolved = tree.copy()
+    with open_dict(resolved):
+        resolved.gpu = OmegaConf.merge(tree.gpu, _option_for(cards))
+    return resolved
+
+
+def _option_for(cards: Sequence[Card]) -> DictConfig:
+    options = {path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "gpu").glob("*.yaml"))}
+    if not cards:
+        return DictConfig(options["cpu"])
+    for option in options.values():
+        if cards[0].name in option.get("nvml_names", []):
+            return DictConfig(option)
+    return DictConfig(
+        {
+            "name": re.sub(r"\W+", "_", cards[0].name.lower()).strip("_"),
+            "device": "cuda",
+            "nvml_names": [cards[0].name],
+            "memory_gib": cards[0].memory_gib,
+            "tdp_w": cards[0].power_limit_w,
+            "source": "the card's own driver",
+        }
+    )
+
+
+def check_cards(config: Config, cards: Sequence[Card]) -> None:
+    """Raise ValueError when the job's cards are not the ones that `gpu` names."""
+    if config.gpu.device == "cpu":
+        return
+    expected = " or ".join(repr(name) for name in config.gpu.nvml_names)
+    if not cards:
+        raise ValueError(
+            f"gpu={config.gpu.name} expects NVML name {expected}, this job has no GPU; "
+            "choose gpu=cpu or run where the card is"
+        )
+    for card in cards:
+        if card.name not in config.gpu.nvml_names:
+            raise ValueError(
+                f"gpu={config.gpu.name} expects NVML name {expected}, device {card.index} is "
+                f"{card.name!r}; choose the matching gpu= option"
+            )
+
+
+def joule_settings(config: Config, cards: Sequence[Card]) -> dict[str, Any]:
+    """What of machine and meter changes the joules of a measured stage, for its key."""
+    telemetry = config.telemetry
+    estimate = [telemetry.cpu_tdp_w, telemetry.cpu_tdp_threads]
+    return {
+        "gpu": config.gpu.name,
+        "cards": [[card.name, card.power_limit_w] for card in cards],
+        "cpu": cpu_name(),
+        "threads": psutil.cpu_count(),
+        "cpu_estimate": estimate if telemetry.cpu_estimate == "tdp" else None,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name as the kernel gives it, else the machine type."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Distillation losses as pure tensor functions; nothing here knows of models or configuration."""

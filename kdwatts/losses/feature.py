@@ -1,0 +1,61 @@
+"""Distances between hidden states of paired blocks, one value per position."""
+
+# N positions compared, D width shared by both sides (the student's after its projector).
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NORM_EPSILON = 1e-6
+"""Added to the mean square before its root, as the models' own norms do."""
+
+
+def rms_normalized(hidden_ND: Tensor) -> Tensor:
+    """Each row divided by its root mean square, in float32 (float64 stays float64)."""
+    wide = hidden_ND if hidden_ND.dtype == torch.float64 else hidden_ND.float()
+    return wide * (wide.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()
+
+
+def normalized_mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Mean square difference of root-mean-square-normalised rows, [N], no unit.
+
+    Equals 2 (1 - cos), so it is 0 for parallel rows, 2 for orthogonal and 4 for opposite ones,
+    whatever the norms of the two models.
+    """
+    return mse(rms_normalized(student_ND), rms_normalized(teacher_ND))
+
+
+def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Mean square difference over the width, [N] (FitNets, arXiv 1412.6550, section 2.2).
+
+    In the teacher's own scale: a few channels and the first token may dominate it.
+    """
+    _check_shapes(student_ND, teacher_ND)
+    wide = student_ND if student_ND.dtype == torch.float64 else student_ND.float()
+    return (wide - teacher_ND.to(wide.dtype)).square().mean(-1)
+
+
+def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """1 - cos of the two rows, [N], no unit."""
+    _check_shapes(student_ND, teacher_ND)
+    wide = student_ND if student_ND.dtype == torch.float64 else student_ND.float()
+    return 1 - F.cosine_similarity(wide, teacher_ND.to(wide.dtype), dim=-1)
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "normalized_mse": normalized_mse,
+    "mse": mse,
+    "cosine": cosine,
+}
+
+
+def _check_shapes(student_ND: Tensor, teacher_ND: Tensor) -> None:
+    if student_ND.shape != teacher_ND.shape:
+        raise ValueError(
+            f"feature: student states are {tuple(student_ND.shape)}, teacher states are "
+            f"{tuple(teacher_ND.shape)}; project the student to the teacher's width first"
+        )

@@ -1,0 +1,130 @@
+"""manifest.json and status.json: what stood behind a run, and how far it came."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kdwatts import __version__
+from kdwatts.config import Config, to_dict
+from kdwatts.fingerprint import fingerprint
+from kdwatts.hardware import cpu_name
+from kdwatts.paths import PACKAGE_DIR
+from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.telemetry.nvml import Gpu as Card
+
+PACKAGES = (
+    "torch", "transformers", "datasets", "hydra-core", "omegaconf", "lm-eval", "nvidia-ml-py",
+    "psutil", "safetensors", "numpy",
+)  # fmt: skip
+STATUS_NAME = "status.json"
+MANIFEST_NAME = "manifest.json"
+
+
+def next_attempt(run_dir: Path) -> int:
+    """1 in a new run folder, one more than the last attempt in one that was begun before."""
+    path = run_dir / STATUS_NAME
+    return read_json(path)["attempt"] + 1 if path.is_file() else 1
+
+
+def write_status(
+    run_dir: Path, *, state: str, stage: str | None, attempt: int, error: str | None = None
+) -> None:
+    """Replace status.json: running, done, failed or preempted, where, and why."""
+    write_json(
+        run_dir / STATUS_NAME,
+        {
+            "schema": SCHEMA,
+            "state": state,
+            "stage": stage,
+            "attempt": attempt,
+            "error": error,
+            "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def write_manifest(
+    run_dir: Path, config: Config, cards: Sequence[Card], *, attempt: int, overrides: Sequence[str]
+) -> None:
+    """Write what this attempt runs on; manifests of earlier attempts are kept inside."""
+    path = run_dir / MANIFEST_NAME
+    earlier: list[dict[str, Any]] = []
+    if path.is_file():
+        previous = read_json(path)
+        earlier = [*previous.pop("earlier_attempts", []), previous]
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "attempt": attempt,
+            "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "kdwatts": __version__,
+            "git_commit": git_commit(),
+            "config_hash": fingerprint(to_dict(config)),
+            "overrides": list(overrides),
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in PACKAGES},
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "cpu": cpu_name(),
+            "cpu_threads": psutil.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": [asdict(card) for card in cards],
+            "command": sys.argv,
+            "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
+            "cpu_estimate": _cpu_estimate(config),
+            "site": to_dict(config.site),
+            "earlier_attempts": earlier,
+        },
+    )
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, `+changes` when it differs; else None."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(PACKAGE_DIR), *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    # An installed package may lie inside somebody else's repository.
+    if top is None or Path(top) != PACKAGE_DIR.parent:
+        return None
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return f"{commit}+changes" if commit and changes else commit
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_estimate(config: Config) -> dict[str, Any] | None:
+    telemetry = config.telemetry
+    if telemetry.cpu_estimate == "off":
+        return None
+    return {
+        "method": "tdp_model",
+        "cpu_tdp_w": telemetry.cpu_tdp_w,
+        "cpu_tdp_threads": telemetry.cpu_tdp_threads,
+        "source": telemetry.cpu_tdp_source,
+    }

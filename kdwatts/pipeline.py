@@ -1,0 +1,172 @@
+"""The stages, in order: what exists in the store is reused, what does not is built under the meter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
+from kdwatts.config import Config
+from kdwatts.fingerprint import stage_key
+from kdwatts.hardware import joule_settings
+from kdwatts.records import write_json
+from kdwatts.store import Store
+from kdwatts.telemetry.nvml import Gpu as Card
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of this run: what it is called, what keys it, what it stands on."""
+
+    name: str
+    """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
+    stage: str
+    key: str
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    """Name of each parent node to its key."""
+    build: Callable[[Any], None]
+    until: str
+    """The value of `until` at which this node is the last."""
+
+
+def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
+    """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
+    from kdwatts.stages import distill, evaluate, inference, shards, teacher
+
+    hardware = joule_settings(config, cards)
+    nodes: dict[str, Node] = {}
+
+    def add(
+        name: str,
+        stage: Any,
+        settings: dict[str, Any],
+        parents: list[str],
+        *,
+        until: str,
+        measured: bool,
+        subject: str | None = None,
+    ) -> None:
+        if measured:
+            settings = {**settings, "hardware": hardware}
+        stage_name = stage.__name__.rpartition(".")[2]
+        keys = {parent: nodes[parent].key for parent in parents}
+        key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
+        build = stage.build if subject is None else lambda work: stage.build(work, subject)
+        nodes[name] = Node(name, stage_name, key, settings, keys, build, until)
+
+    add("shards", shards, shards.settings(config), [], until="shards", measured=False)
+    needs_cache = config.paradigm.needs_teacher and config.paradigm.teacher == "cached"
+    if needs_cache:
+        add("teacher", teacher, teacher.settings(config), ["shards"], until="teacher", measured=False)
+    parents = ["shards", "teacher"] if needs_cache else ["shards"]
+    add("distill", distill, distill.settings(config), parents, until="distill", measured=True)
+    subjects = ["student", "teacher"] if config.model.teacher else ["student"]
+    for subject in subjects if config.eval.tasks else []:
+        parents = ["distill"] if subject == "student" else []
+        settings = evaluate.settings(config, subject)
+        add(
+            f"evaluate_{subject}", evaluate, settings, parents,
+            until="evaluate", measured=True, subject=subject,
+        )  # fmt: skip
+    for subject in subjects if config.eval.inference else []:
+        parents = ["shards", "distill"] if subject == "student" else ["shards"]
+        settings = inference.settings(config, subject)
+        add(
+            f"inference_{subject}", inference, settings, parents,
+            until="inference", measured=True, subject=subject,
+        )  # fmt: skip
+    return _up_to(list(nodes.values()), config.until)
+
+
+def _up_to(nodes: list[Node], until: str) -> list[Node]:
+    order = ("shards", "teacher", "distill", "evaluate", "inference")
+    if until == "plan":
+        return nodes
+    return [node for node in nodes if order.index(node.until) <= order.index(until)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One invocation: where it writes, what it stands on."""
+
+    config: Config
+    run_dir: Path
+    store: Store
+    attempt: int
+    cards: Sequence[Card]
+    notice: Callable[[str], None]
+    """Told the name of each stage as it begins."""
+
+
+def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
+    """Obtain every node's artifact under the meter and summarize the run when all are there."""
+    import torch
+
+    from kdwatts.stages.inference import synchronizer
+    from kdwatts.stages.summarize import summarize
+    from kdwatts.telemetry.meter import Meter
+
+    config = run.config
+    device = torch.device("cpu" if config.gpu.device == "cpu" else "cuda")
+    artifacts: dict[str, Artifact] = {}
+    with Meter(run.run_dir, config.telemetry, attempt=run.attempt) as meter:
+        for node in nodes:
+            run.notice(node.name)
+            artifacts[node.name] = _obtain(run, node, artifacts, meter, device, synchronizer(device))
+    assert meter.row
+    if "distill" in artifacts:
+        summarize(config, run.run_dir, artifacts, meter.row, run.cards)
+    return artifacts
+
+
+def _obtain(
+    run: Run,
+    node: Node,
+    artifacts: dict[str, Artifact],
+    meter: Any,
+    device: Any,
+    synchronize: Callable[[], None],
+) -> Artifact:
+    """The node's artifact from the store, or built, recorded and committed."""
+    from kdwatts.stages.distill import earlier_attempts, write_energy
+    from kdwatts.stages.work import Work
+
+    with run.store.claim(node.stage, node.key) as claim:
+        with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
+            if claim.exists:
+                window.outcome = "reused"
+            else:
+                inputs = {name: artifacts[name].directory for name in node.parents}
+                before = earlier_attempts(claim.scratch_dir) if node.stage == "distill" else []
+                work = Work(
+                    run.config, inputs, claim.work_dir, claim.scratch_dir, run.run_dir,
+                    run.attempt, meter, window, device,
+                )  # fmt: skip
+                node.build(work)
+        if claim.exists:
+            artifact = read_artifact(claim.artifact_dir)
+            log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
+            return Artifact(artifact.directory, artifact.record, reused=True)
+        record = make_record(
+            stage=node.stage,
+            key=node.key,
+            settings=node.settings,
+            parents=list(node.parents.values()),
+            attempts=[*before, asdict(window.row)],
+            run=run.run_dir.name,
+            cards=[card.name for card in run.cards],
+        )
+        write_json(claim.work_dir / ARTIFACT_NAME, record)
+        if node.stage == "distill":
+            write_energy(claim.work_dir, record, [artifacts[name].record for name in node.parents])
+        claim.commit()
+    artifact = Artifact(claim.artifact_dir, record, reused=False)
+    log.info("%s: built %s (%s)", node.name, node.key, artifact.cost_in_words())
+    return artifact
+

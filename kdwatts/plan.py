@@ -1,0 +1,110 @@
+"""`until=plan`: what a run would do and need, in words, without doing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdwatts.artifact import in_words, read_artifact
+from kdwatts.config import Config
+from kdwatts.models.budget import Budget, estimate
+from kdwatts.pipeline import Node
+from kdwatts.stages.work import plan_signals, teacher_source
+from kdwatts.store import Store
+from kdwatts.teacher.cache import bytes_per_token
+from kdwatts.telemetry.nvml import Gpu as Card
+
+
+def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequence[Card]) -> str:
+    """The plan as text: stages with what would be reused, sizes, memory, operations, time."""
+    budget = estimate(config)
+    lines = [
+        f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
+        f"gpu={config.gpu.name} seed={config.training.seed}",
+        "",
+        *_stage_lines(nodes, store, known=bool(cards) or config.gpu.device == "cpu"),
+        "",
+        *_size_lines(config, budget),
+        *_memory_lines(config, budget),
+        *_time_lines(config, budget),
+    ]
+    return "\n".join(lines)
+
+
+def check_memory(config: Config) -> None:
+    """Raise ValueError when the estimate exceeds the card that `gpu` names."""
+    budget, available = estimate(config), config.gpu.memory_gib
+    if config.gpu.device == "cuda" and available and budget.total_gib > available:
+        raise ValueError(
+            f"model={config.model.name} on one gpu={config.gpu.name} needs about "
+            f"{budget.total_gib:.0f} GiB (student with optimizer {budget.student_state_gib:.0f}, "
+            f"teacher {budget.teacher_gib:.0f}, activations {budget.activations_gib:.0f}, logits "
+            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; lower training.micro_batch, set "
+            "training.gradient_checkpointing=true or paradigm.teacher=cached, or choose a smaller pair"
+        )
+
+
+def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
+    lines = ["stages:"]
+    for node in nodes:
+        found = store.find(node.stage, node.key)
+        if found:
+            artifact = read_artifact(found)
+            state = f"reused, {artifact.cost_in_words()}"
+        elif known or "hardware" not in node.settings:
+            state = "would be built"
+        else:
+            state = "would be built; its key depends on the card that the job finds"
+        lines.append(f"  {node.name:<18} {node.key}  {state}")
+    return lines
+
+
+def _size_lines(config: Config, budget: Budget) -> list[str]:
+    training = config.training
+    tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
+    lines = [
+        f"student: {_count(budget.student_params)} parameters"
+        + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else ""),
+        f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
+        f"{-(-training.target_tokens // tokens_per_step):,} steps or a few more where prompts are masked",
+        f"operations: {_pflop(budget.train_pflop)} for the student, "
+        f"{_pflop(budget.teacher_pflop)} for the teacher",
+    ]
+    if config.paradigm.needs_teacher and config.paradigm.teacher == "cached":
+        width = teacher_source(config).architecture.hidden_size
+        each = bytes_per_token(plan_signals(config), training.sequence_length, width)
+        lines.append(
+            f"teacher cache: {each:,.0f} bytes a token, about "
+            f"{each * training.target_tokens / 1e9:,.2f} GB on disk"
+        )
+    return lines
+
+
+def _memory_lines(config: Config, budget: Budget) -> list[str]:
+    has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
+    return [
+        f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with optimizer "
+        f"{budget.student_state_gib:,.2f}, teacher {budget.teacher_gib:,.2f}, activations "
+        f"{budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
+    ]
+
+
+def _time_lines(config: Config, budget: Budget) -> list[str]:
+    peak, tdp_w = config.gpu.bf16_dense_tflops, config.gpu.tdp_w
+    if not peak or not tdp_w:
+        return []
+    hours = (budget.train_pflop + budget.teacher_pflop) * 1e3 / peak / 3600
+    return [
+        f"lower bound at the card's {peak:,.0f} TFLOP/s and {tdp_w:,.0f} W: {hours:,.2f} h, "
+        f"{hours * tdp_w / 1000:,.2f} kWh; real runs reach a third to a half of that rate"
+    ]
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _pflop(value: float) -> str:
+    return f"{value:,.3g} PFLOP"

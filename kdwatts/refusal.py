@@ -1,0 +1,95 @@
+"""Errors of Hydra, OmegaConf and the operating system, said in our one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import re
+import typing
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from kdwatts.config import Config
+
+
+def in_one_sentence(error: BaseException) -> str:
+    """What was asked, what was found, what to do; on one line."""
+    cause = _omegaconf_cause(error)
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key or _first_line(error)} has no value; give one on the command line"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return _unknown_key(str(cause.full_key or cause.key))
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {_lower(_first_line(cause))}; give a value of that type"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no override ({_first_line(error)}); write group.key=value"
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        return _system(error)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException):
+            return error
+        error = error.__cause__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file or ""
+    group, _, option = str(missing).rpartition("/")
+    options = sorted(error.options or [])
+    return f"{group or 'config'}={option} is unknown; choose one of {', '.join(options)}"
+
+
+def _unknown_key(full_key: str) -> str:
+    """Names the keys that the schema has where the unknown one was looked for."""
+    parent: Any = Config
+    path = full_key.split(".")
+    for depth, name in enumerate(path):
+        names = [field.name for field in dataclasses.fields(parent)]
+        if name not in names:
+            where = ".".join(path[:depth]) or "the configuration"
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return f"{full_key} is unknown; {hint}{where} has {', '.join(names)}"
+        parent = _dataclass_of(typing.get_type_hints(parent)[name])
+        if parent is None:
+            break
+    return f"{full_key} is unknown; see --cfg job for the keys"
+
+
+def _dataclass_of(hint: Any) -> Any:
+    for candidate in (hint, *typing.get_args(hint)):
+        if dataclasses.is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def _system(error: OSError) -> str:
+    place = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full at {place}; free space or set store_dir to another disk, and rerun"
+    match = re.sub(r"^\[Errno \d+\] ", "", str(error))
+    return f"{_lower(match)}; check that the path exists and may be written"

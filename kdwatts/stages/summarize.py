@@ -1,0 +1,201 @@
+"""metrics.json and eval.json of a run, from its artifacts and their energy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdwatts import metrics
+from kdwatts.artifact import Artifact, component_energy_j
+from kdwatts.config import Config, EvalTask
+from kdwatts.evaluation.lm_eval import display_name
+from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
+from kdwatts.models.budget import parameters_of
+from kdwatts.models.load import read_training_energy, source_fingerprint
+from kdwatts.records import Metrics, StageRow, read_json, write_json
+from kdwatts.stages.distill import STUDENT_NAME, SUMMARY_NAME
+from kdwatts.stages.evaluate import SCORES_NAME
+from kdwatts.stages.inference import COST_NAME
+from kdwatts.telemetry.nvml import Gpu as Card
+
+
+def summarize(
+    config: Config,
+    run_dir: Path,
+    artifacts: Mapping[str, Artifact],
+    root: StageRow,
+    cards: Sequence[Card],
+) -> Metrics:
+    """Write eval.json, metrics.json and the link to the student; returns the metrics."""
+    _link(run_dir / STUDENT_NAME, artifacts["distill"].directory / STUDENT_NAME)
+    scores = [
+        score
+        for name in ("evaluate_student", "evaluate_teacher")
+        if name in artifacts
+        for score in read_json(artifacts[name].directory / SCORES_NAME)
+    ]
+    if scores:
+        write_json(run_dir / "eval.json", scores)
+    result = _metrics(config, run_dir.name, artifacts, scores, root, cards)
+    write_json(run_dir / "metrics.json", asdict(result))
+    return result
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(target)
+
+
+def _metrics(
+    config: Config,
+    run: str,
+    artifacts: Mapping[str, Artifact],
+    scores: list[dict[str, Any]],
+    root: StageRow,
+    cards: Sequence[Card],
+) -> Metrics:
+    student = artifacts["distill"]
+    summary = read_json(student.directory / SUMMARY_NAME)
+    own = student.energy
+    ancestors = _inherited(config, artifacts)
+    inherited = add_energies(ancestors.values())
+    spent = total_energy(root.energy_j, root.quality, root.uncertainty_j)
+    saved = add_energies(a.energy for a in artifacts.values() if a.reused)
+    serving = {
+        subject: json.loads((artifacts[name].directory / COST_NAME).read_text())
+        for subject in ("student", "teacher")
+        if (name := f"inference_{subject}") in artifacts
+    }
+    kept = metrics.om_perf(_benchmarks(config.eval.tasks, scores))
+    site = config.site
+    total_j = add_energies([own, inherited]).energy_j
+    place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
+    teacher = config.model.teacher
+    return Metrics(
+        run=run,
+        paradigm=config.paradigm.name,
+        model=config.model.name,
+        data=config.data.name,
+        gpu=config.gpu.name,
+        gpu_name=cards[0].name if cards else None,
+        num_gpus=len(cards),
+        site=site.name,
+        seed=config.training.seed,
+        own_energy_j=own.energy_j,
+        own_energy_quality=own.quality,
+        own_energy_uncertainty_j=own.uncertainty_j,
+        inherited_energy_j=inherited.energy_j,
+        inherited_energy_quality=inherited.quality,
+        inherited_energy_by_artifact_j={key: e.energy_j for key, e in ancestors.items()},
+        evaluation_energy_j=_sum_of(artifacts, "evaluate"),
+        inference_energy_j=_sum_of(artifacts, "inference"),
+        spent_energy_j=spent.energy_j,
+        saved_energy_j=saved.energy_j,
+        gpu_energy_j=component_energy_j(student.record, "gpu"),
+        cpu_energy_j=component_energy_j(student.record, "cpu"),
+        dram_energy_j=component_energy_j(student.record, "dram"),
+        num_attempts=len(student.record["attempts"]),
+        train_duration_s=summary["train_duration_s"],
+        train_tokens=summary["num_targets"],
+        train_tokens_per_s=summary["num_targets"] / summary["train_duration_s"],
+        train_j_per_token=metrics.j_per_token(own.energy_j, summary["num_targets"]),
+        data_wait_share=summary["data_wait_s"] / summary["train_duration_s"],
+        student_params=summary["student_params"],
+        teacher_params=parameters_of(teacher.architecture) if teacher else None,
+        student_prefill_j_per_token=_phase(serving, "student", "prefill", "j_per_token"),
+        student_decode_j_per_token=_phase(serving, "student", "decode", "j_per_token"),
+        student_total_j_per_token=_total(serving, "student"),
+        teacher_prefill_j_per_token=_phase(serving, "teacher", "prefill", "j_per_token"),
+        teacher_decode_j_per_token=_phase(serving, "teacher", "decode", "j_per_token"),
+        teacher_total_j_per_token=_total(serving, "teacher"),
+        inference_energy_quality=_common([cost["quality"] for cost in serving.values()]),
+        student_decode_tokens_per_s=_phase(serving, "student", "decode", "tokens_per_s"),
+        teacher_decode_tokens_per_s=_phase(serving, "teacher", "decode", "tokens_per_s"),
+        student_bits_per_byte=_score(scores, "student", "bits_per_byte"),
+        teacher_bits_per_byte=_score(scores, "teacher", "bits_per_byte"),
+        om_perf=kept.ratio,
+        om_perf_stderr=kept.stderr,
+        om_perf_corrected=kept.corrected,
+        eff_overall=metrics.eff_overall(
+            kept.ratio, _total(serving, "teacher"), _total(serving, "student")
+        ),
+        co2e_kg=metrics.co2e_kg(own.energy_j, **place),
+        total_co2e_kg=metrics.co2e_kg(total_j, **place),
+        cost_usd=metrics.cost_usd(
+            own.energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh
+        ),
+        grid_gco2e_per_kwh=site.grid_gco2e_per_kwh,
+        pue=site.pue,
+        student_key=student.key,
+    )
+
+
+def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, Energy]:
+    """Key of each ancestor of the student to its energy: artifacts, and a teacher we trained."""
+    ancestors = {
+        artifacts[name].key: artifacts[name].energy
+        for name in ("shards", "teacher")
+        if name in artifacts
+    }
+    teacher = config.model.teacher
+    if config.paradigm.needs_teacher and teacher:
+        trained = read_training_energy(teacher)
+        if trained:
+            ancestors[f"model:{source_fingerprint(teacher)}"] = Energy(
+                trained["energy_j"], trained["uncertainty_j"], trained["quality"]
+            )
+    return ancestors
+
+
+def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
+    """Joules of both subjects; None where the stage did not run or was not measured."""
+    energies = [a.energy for name, a in artifacts.items() if name.startswith(f"{stage}_")]
+    return add_energies(energies).energy_j if energies else None
+
+
+def _benchmarks(tasks: list[EvalTask], scores: list[dict[str, Any]]) -> list[BenchmarkScore]:
+    """The primary, higher-is-better scores that student and teacher both have."""
+    benchmarks = []
+    for task in tasks:
+        found = {
+            score["subject"]: score
+            for score in scores
+            if score["task"] == display_name(task.name) and score["metric"] == task.primary_metric
+        }
+        if len(found) == 2 and all(score["higher_is_better"] for score in found.values()):
+            student, teacher = found["student"], found["teacher"]
+            benchmarks.append(
+                BenchmarkScore(
+                    display_name(task.name),
+                    student["value"],
+                    teacher["value"],
+                    student["stderr"],
+                    teacher["stderr"],
+                    task.chance,
+                )
+            )
+    return benchmarks
+
+
+def _score(scores: list[dict[str, Any]], subject: str, metric: str) -> float | None:
+    return next(
+        (s["value"] for s in scores if s["subject"] == subject and s["metric"] == metric), None
+    )
+
+
+def _phase(serving: dict[str, Any], subject: str, phase: str, name: str) -> float | None:
+    return serving[subject][phase][name] if subject in serving else None
+
+
+def _total(serving: dict[str, Any], subject: str) -> float | None:
+    return serving[subject]["total_j_per_token"] if subject in serving else None
+
+
+def _common(qualities: list[str]) -> str:
+    if not qualities:
+        return "missing"
+    return qualities[0] if len(set(qualities)) == 1 else "mixed"

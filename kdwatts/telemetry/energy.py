@@ -1,0 +1,281 @@
+"""Joules from readings: what one device used, folded reading by reading. Pure functions.
+
+A `Tally` holds what a device used since the meter started. The energy of a window is the
+difference of two tallies, so nested and adjacent windows add up by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+ACCEPTED_OVER_LIMIT = 1.5
+"""Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
+
+EDGE_S = 0.05
+"""Reading all devices at the edge of a window takes up to this long."""
+
+UNKNOWN_LIMIT_W = 1500.0
+"""Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One device at one moment."""
+
+    time_s: float
+    """Monotonic seconds of this host."""
+    energy_counter_j: float | None
+    power_w: float | None = None
+    power_average_w: float | None = None
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What is known of the meter inside one device."""
+
+    kind: str
+    """gpu, cpu or dram."""
+    label: str
+    """UUID or zone, as it appears in messages."""
+    method: str
+    """nvml_counter, nvml_samples, rapl or tdp_model."""
+    limit_w: float
+    """Most power the device may draw; infinite for a model, which needs no check."""
+    delta_s: float
+    """Seconds between two updates of the counter, or between two samples without a counter."""
+    max_gap_s: float
+    """Samples further apart than this are not joined by a straight line."""
+    range_j: float | None = None
+    """Where the counter wraps to 0; None where it does not."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one device used since the meter started."""
+
+    counter: Reading | None = None
+    """Last reading with a counter."""
+    sample: Reading | None = None
+    """Last reading with a power."""
+    counted_j: float = 0.0
+    """Sum of accepted counter differences."""
+    counted_s: float = 0.0
+    filled_j: float = 0.0
+    """Power samples where a counter difference was refused."""
+    filled_s: float = 0.0
+    sampled_j: float = 0.0
+    """Trapezoid of all power samples."""
+    sampled_s: float = 0.0
+    checked_counter_j: float = 0.0
+    """Counter over the intervals that samples cover too: what the cross-check compares."""
+    checked_sampled_j: float = 0.0
+    checked_s: float = 0.0
+    num_resets: int = 0
+
+
+def integrate_power_j(
+    times_s: Sequence[float], powers_w: Sequence[float], max_gap_s: float | None = None
+) -> float:
+    """Joules under straight lines between power samples; pairs further apart than the gap add none.
+
+    Raises ValueError for lists of different lengths and for times that go back.
+    """
+    if len(times_s) != len(powers_w):
+        raise ValueError(
+            f"integrate_power_j: {len(times_s)} times and {len(powers_w)} powers; "
+            "give one power per time"
+        )
+    energy_j = 0.0
+    for index in range(1, len(times_s)):
+        step_s = times_s[index] - times_s[index - 1]
+        if step_s < 0:
+            raise ValueError(
+                f"integrate_power_j: time {times_s[index]} s follows {times_s[index - 1]} s; "
+                "sort the samples by time"
+            )
+        if max_gap_s is None or step_s <= max_gap_s:
+            energy_j += step_s * (powers_w[index - 1] + powers_w[index]) / 2
+    return energy_j
+
+
+def counter_step_j(
+    before_j: float,
+    after_j: float,
+    elapsed_s: float,
+    *,
+    limit_w: float,
+    delta_s: float,
+    range_j: float | None = None,
+) -> float | None:
+    """Joules between two counter values, or None when the counter was reset in between.
+
+    Accepted is 0 <= dE <= 1.5 limit (dt + 2 delta): two updates may fall into one tick. A counter
+    with a range wraps at most once in the time it takes to fill half the range at the limit;
+    after a longer silence the number of wraps is unknown and the step is refused.
+    """
+    step_j = after_j - before_j
+    if range_j is not None:
+        if elapsed_s * limit_w > range_j / 2:
+            return None
+        if step_j < 0:
+            step_j += range_j
+    accepted = 0 <= step_j <= ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
+    return step_j if accepted else None
+
+
+def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
+    """The tally after one more reading.
+
+    A valid counter on both sides of lost readings fills their time exactly. A refused difference
+    starts a new segment; its time is filled by the samples on both sides where they are close,
+    else it stays uncovered.
+    """
+    sampled_j, sampled_s = _trapezoid(tally.sample, reading, sensor.max_gap_s)
+    changes = {
+        "sampled_j": tally.sampled_j + sampled_j,
+        "sampled_s": tally.sampled_s + sampled_s,
+    }
+    same_pair = tally.sample is not None and tally.sample is tally.counter
+    if reading.energy_counter_j is not None and tally.counter is not None:
+        elapsed_s = reading.time_s - tally.counter.time_s
+        step_j = counter_step_j(
+            tally.counter.energy_counter_j or 0.0,
+            reading.energy_counter_j,
+            elapsed_s,
+            limit_w=sensor.limit_w,
+            delta_s=sensor.delta_s,
+            range_j=sensor.range_j,
+        )
+        if step_j is None:
+            changes["num_resets"] = tally.num_resets + 1
+            if same_pair:
+                changes["filled_j"] = tally.filled_j + sampled_j
+                changes["filled_s"] = tally.filled_s + sampled_s
+        else:
+            changes["counted_j"] = tally.counted_j + step_j
+            changes["counted_s"] = tally.counted_s + elapsed_s
+            if same_pair and sampled_s > 0:
+                changes["checked_counter_j"] = tally.checked_counter_j + step_j
+                changes["checked_sampled_j"] = tally.checked_sampled_j + sampled_j
+                changes["checked_s"] = tally.checked_s + sampled_s
+    return replace(
+        tally,
+        counter=reading if reading.energy_counter_j is not None else tally.counter,
+        sample=reading if reading.power_w is not None else tally.sample,
+        **changes,
+    )
+
+
+def _trapezoid(before: Reading | None, after: Reading, max_gap_s: float) -> tuple[float, float]:
+    """Joules and seconds between two samples; nothing where one lacks or they are far apart."""
+    if before is None or before.power_w is None or after.power_w is None:
+        return 0.0, 0.0
+    elapsed_s = after.time_s - before.time_s
+    if elapsed_s > max_gap_s:
+        return 0.0, 0.0
+    return elapsed_s * (before.power_w + after.power_w) / 2, elapsed_s
+
+
+@dataclass(frozen=True)
+class Span:
+    """What one device used between two tallies."""
+
+    sensor: Sensor
+    energy_j: float
+    """Counter differences and fills; the trapezoid of samples where there is no counter."""
+    covered_s: float
+    filled_s: float
+    """The part of `covered_s` that only samples cover."""
+    sampled_j: float
+    sampled_s: float
+    checked_counter_j: float
+    checked_sampled_j: float
+    checked_s: float
+    num_resets: int
+
+
+def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
+    """The difference of two tallies of one device; nothing covered without a start."""
+    start = end if start is None else start
+    sampled_j = end.sampled_j - start.sampled_j
+    sampled_s = end.sampled_s - start.sampled_s
+    filled_s = end.filled_s - start.filled_s
+    counted_s = end.counted_s - start.counted_s
+    counts = sensor.method != "nvml_samples"
+    energy_j = end.counted_j - start.counted_j + end.filled_j - start.filled_j
+    return Span(
+        sensor=sensor,
+        energy_j=energy_j if counts else sampled_j,
+        covered_s=counted_s + filled_s if counts else sampled_s,
+        filled_s=filled_s if counts else 0.0,
+        sampled_j=sampled_j,
+        sampled_s=sampled_s,
+        checked_counter_j=end.checked_counter_j - start.checked_counter_j,
+        checked_sampled_j=end.checked_sampled_j - start.checked_sampled_j,
+        checked_s=end.checked_s - start.checked_s,
+        num_resets=end.num_resets - start.num_resets,
+    )
+
+
+def gap_s(one: Span, duration_s: float) -> float:
+    """Seconds of the window that nothing covers; two counter updates or less are its edges."""
+    missing_s = duration_s - one.covered_s
+    return missing_s if missing_s > max(2 * one.sensor.delta_s, EDGE_S) else 0.0
+
+
+def uncertainty_j(
+    spans: Sequence[Span],
+    duration_s: float,
+    *,
+    calibration: float,
+    idle_power_w: float | None = None,
+) -> float:
+    """One standard deviation: u^2 = u_quantum^2 + u_gap^2 + u_cal^2.
+
+    u_quantum = P delta / sqrt(6): both edges are uniform within one counter update. u_gap bounds
+    the power between idle (0 W where it was not measured) and the limit: uncovered time is left
+    out of the energy, so its error is the root mean square of what may be missing,
+    t sqrt((i^2 + i l + l^2) / 3); time that only samples fill errs by t (l - i) / sqrt(12).
+    u_cal is shared by devices of one kind, so it adds linearly over them.
+    """
+    idle_w = (idle_power_w or 0.0) / len(spans)
+    squares = 0.0
+    for one in spans:
+        # A model has no limit, and nothing of it is ever uncovered.
+        limit_w = one.sensor.limit_w if math.isfinite(one.sensor.limit_w) else 0.0
+        uncovered_s = gap_s(one, duration_s)
+        if duration_s > 0:
+            squares += (one.energy_j / duration_s * one.sensor.delta_s) ** 2 / 6
+        if uncovered_s > 0:
+            squares += uncovered_s**2 * (idle_w**2 + idle_w * limit_w + limit_w**2) / 3
+        if one.filled_s > 0:
+            squares += (one.filled_s * (limit_w - idle_w)) ** 2 / 12
+    return math.sqrt(squares + (calibration * sum(one.energy_j for one in spans)) ** 2)
+
+
+def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | None]:
+    """Whether counters can be believed, and what to say when samples disagree with them.
+
+    More than 2 % apart in windows of 10 s or more (5 % below) is a flag. A factor near 1000 is an
+    error of units: the figure is refused. The two are never averaged, because an A100's sensor
+    sees 25 of every 100 ms.
+    """
+    counter_j = sum(one.checked_counter_j for one in spans)
+    sampled_j = sum(one.checked_sampled_j for one in spans)
+    if counter_j <= 0 or sampled_j <= 0:
+        return True, None
+    ratio = sampled_j / counter_j
+    if not 1 / 500 < ratio < 500:
+        return False, (
+            f"counter says {counter_j:.4g} J, power samples {sampled_j:.4g} J over the same time: "
+            "a factor near 1000 is an error of units; report the card and its driver"
+        )
+    tolerance = 0.02 if duration_s >= 10 else 0.05
+    if abs(ratio - 1) > tolerance:
+        return True, (
+            f"power samples are {100 * (ratio - 1):+.1f} % off the counter "
+            f"(more than {100 * tolerance:.0f} %)"
+        )
+    return True, None

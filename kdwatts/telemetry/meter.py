@@ -1,0 +1,304 @@
+"""A meter around a run: nested windows that say what they drew, while a thread keeps the trace.
+
+with Meter(out_dir, settings) as meter:
+    with meter.window("distill", key=key) as window:
+        window.tokens += 1024
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from kdwatts.config import Telemetry
+from kdwatts.interrupt import Preempted
+from kdwatts.metrics import Energy
+from kdwatts.records import COMPONENTS, StageRow
+from kdwatts.telemetry import host, nvml, parts
+from kdwatts.telemetry.energy import Tally, span
+from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.probes import find_probes
+from kdwatts.telemetry.sampler import Probe, Sampler
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.001
+"""Between two looks at a counter while an edge waits for its update."""
+
+
+class OpenWindow:
+    """A stretch of the run whose energy is told apart. Callers count its work as it happens."""
+
+    def __init__(self, meter: Meter, path: str, key: str | None, parent: OpenWindow | None) -> None:
+        self.path = path
+        self.parent = parent
+        self.key = key
+        self.tokens = 0
+        self.steps = 0
+        self.data_wait_s = 0.0
+        self.outcome = "done"
+        """A caller that found the work done already sets `reused`; errors set the rest."""
+        self.row: StageRow | None = None
+        """What it drew; None while it is open."""
+        self.start_utc = ""
+        self.start_s = 0.0
+        self.starts: dict[Probe, Tally] = {}
+        """Per probe the tally at the start; absent while the device has been silent since."""
+        self._meter = meter
+
+    def so_far(self) -> Energy:
+        """Energy from the start to the last tick of the sampler: cheap, asks no device."""
+        duration_s = self._meter.last_tick_s() - self.start_s
+        return parts.total(self._meter.parts_of(self, {}, max(0.0, duration_s)))
+
+
+class Meter:
+    """Measures the devices of this job from `__enter__` to `__exit__`.
+
+    Enter it before anything uses the GPU: a process that already does may look like a stranger's.
+    Writes telemetry.jsonl and stages.jsonl into `out_dir`. Windows open and close in one thread.
+
+    Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
+    MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
+    """
+
+    def __init__(self, out_dir: Path, settings: Telemetry, *, attempt: int = 1) -> None:
+        self.gpus: list[nvml.Gpu] = []
+        """The cards of this job, once entered."""
+        self.row: StageRow | None = None
+        """The row of the root window `run`, once left."""
+        self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
+        self._out_dir = out_dir
+        self._settings = settings
+        self._attempt = attempt
+        self._stack: list[OpenWindow] = []
+        self._absent: dict[str, str] = {}
+        self._note: str | None = None
+
+    def __enter__(self) -> Meter:
+        settings = self._settings
+        cards, no_gpu = nvml.open_cards()
+        self._has_nvml = bool(cards)
+        self.gpus = [card.gpu for card in cards]
+        try:
+            self._note = _refuse_sharing(cards, allowed=settings.allow_shared)
+            self._probes, self._absent = find_probes(cards, settings)
+        except BaseException:
+            self._close_nvml()
+            raise
+        if no_gpu:
+            self._absent["gpu"] = no_gpu
+        for kind, reason in self._absent.items():
+            log.info("telemetry: no energy for %s: %s", kind, reason)
+        self._out_dir.mkdir(parents=True, exist_ok=True)
+        self._telemetry = Journal(self._out_dir / "telemetry.jsonl")
+        self._stages = Journal(self._out_dir / "stages.jsonl")
+        self._sampler = Sampler(
+            self._probes,
+            self._telemetry,
+            attempt=self._attempt,
+            interval_s=settings.interval_s,
+            slow_interval_s=settings.slow_interval_s,
+        )
+        self._sampler.window = "idle" if settings.idle_s > 0 else "run"
+        self._sampler.start()
+        if settings.idle_s > 0:
+            self._measure_idle(settings.idle_s)
+        self._root = self._open("run", None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.row = self._close(self._root, error)
+        self._sampler.stop()
+        self._telemetry.close()
+        self._stages.close()
+        self._close_nvml()
+
+    @contextmanager
+    def window(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        synchronize: Callable[[], None] | None = None,
+    ) -> Iterator[OpenWindow]:
+        """A window inside the innermost open one. `synchronize` waits for the devices' queued work.
+
+        Opening and closing wait for the next update of the GPUs' counters, at most twice their
+        period, and take its time. A window that raises is written as `preempted` or `failed`, and
+        the error goes on.
+        """
+        assert self._stack, "a window opens inside an entered meter"
+        if synchronize is not None:
+            synchronize()
+        window = self._open(f"{self._stack[-1].path}/{name}", key)
+        try:
+            yield window
+            if synchronize is not None:
+                synchronize()
+        except BaseException as error:
+            self._close(window, error)
+            raise
+        self._close(window, None)
+
+    def live_power_w(self) -> float | None:
+        """Latest power of all measured components; the estimate where none is measured."""
+        return self._sampler.power_w()
+
+    def last_tick_s(self) -> float:
+        """Monotonic time of the latest reading of any device; minus infinity without one."""
+        latest = [p.tally.counter or p.tally.sample for p in self._probes]
+        return max((reading.time_s for reading in latest if reading), default=-math.inf)
+
+    def parts_of(
+        self, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
+    ) -> dict[str, parts.Part]:
+        """Every component of a window, up to the devices' last readings where `ends` has none."""
+        found: dict[str, parts.Part] = {}
+        for kind in COMPONENTS:
+            spans = [
+                span(probe.sensor, window.starts.get(probe), ends.get(probe, probe.tally))
+                for probe in self._probes
+                if probe.sensor.kind == kind
+            ]
+            found[kind] = (
+                parts.component(
+                    spans,
+                    duration_s,
+                    idle_power_w=self.idle_power_w[kind],
+                    note=self._note if kind == "gpu" else None,
+                )
+                if spans
+                else parts.missing(self._absent.get(kind, "not measured"))
+            )
+        return found
+
+    def _open(self, path: str, key: str | None) -> OpenWindow:
+        window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)
+        window.start_s, window.starts = self._edge()
+        window.start_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for probe in self._probes:
+            if probe not in window.starts:
+                probe.late_starts.append(window.starts)
+        self._stack.append(window)
+        self._sampler.window = path
+        return window
+
+    def _close(self, window: OpenWindow, error: BaseException | None) -> StageRow:
+        popped = self._stack.pop()
+        assert popped is window, f"{window.path} closes while {popped.path} is open"
+        end_s, ends = self._edge()
+        duration_s = end_s - window.start_s
+        self._sampler.window = window.parent.path if window.parent else ""
+        if error is not None:
+            window.outcome = "preempted" if isinstance(error, Preempted) else "failed"
+        counted = window.steps > 0 or window.data_wait_s > 0
+        row = StageRow(
+            window=window.path,
+            parent=window.parent.path if window.parent else None,
+            key=window.key,
+            attempt=self._attempt,
+            outcome=window.outcome,
+            start_utc=window.start_utc,
+            start_s=window.start_s,
+            duration_s=duration_s,
+            data_wait_s=window.data_wait_s if counted else None,
+            tokens=window.tokens or None,
+            steps=window.steps or None,
+            idle_power_w=dict(self.idle_power_w),
+            **parts.columns(self.parts_of(window, ends, duration_s)),
+        )
+        self._stages.write([row])
+        window.row = row
+        return row
+
+    def _edge(self) -> tuple[float, dict[Probe, Tally]]:
+        """The moment of an edge and a fresh tally of every device that answers.
+
+        GPU counters are steps: their next update is waited for. RAPL and CPU time are read at once.
+        """
+        waiting = {p: self._counter(p) for p in self._probes if p.read_counter is not None}
+        slowest_s = max((probe.sensor.delta_s for probe in waiting), default=0.0)
+        deadline_s = time.monotonic() + 2 * slowest_s
+        tallies: dict[Probe, Tally] = {}
+        while waiting:
+            for probe, before in list(waiting.items()):
+                now = self._counter(probe) if before is not None else None
+                if now is not None and now == before and time.monotonic() < deadline_s:
+                    continue
+                del waiting[probe]
+                if now is not None:
+                    self._update(probe, tallies)
+            if waiting:
+                time.sleep(_POLL_S)
+        edge_s = time.monotonic()
+        for probe in self._probes:
+            if probe.read_counter is None:
+                self._update(probe, tallies)
+        return edge_s, tallies
+
+    def _counter(self, probe: Probe) -> int | None:
+        assert probe.read_counter is not None
+        try:
+            return probe.read_counter()
+        except nvml.NVMLError as error:
+            probe.fail(error)
+            return None
+
+    def _update(self, probe: Probe, tallies: dict[Probe, Tally]) -> None:
+        with self._sampler.lock:
+            if probe.update(edge=True) is not None:
+                tallies[probe] = probe.tally
+
+    def _measure_idle(self, idle_s: float) -> None:
+        idle = self._open("idle", None)
+        time.sleep(idle_s)
+        self._stack.pop()
+        end_s, ends = self._edge()
+        duration_s = end_s - idle.start_s
+        for kind, part in self.parts_of(idle, ends, duration_s).items():
+            if part.energy_j is not None and part.quality == "measured":
+                self.idle_power_w[kind] = part.energy_j / duration_s
+        log.info("telemetry: idle power over %.1f s: %s W", duration_s, self.idle_power_w)
+
+    def _close_nvml(self) -> None:
+        if self._has_nvml:
+            nvml.close()
+
+
+def _refuse_sharing(cards: list[nvml.Card], *, allowed: bool) -> str | None:
+    """A remark for every GPU figure when cards are shared and that is allowed.
+
+    Raises RuntimeError when they are shared and it is not.
+    """
+    remarks: list[str] = []
+    own = host.own_pids() if cards else set()
+    for card in cards:
+        if card.gpu.is_sliced:
+            if not allowed:
+                raise RuntimeError(
+                    f"telemetry: {card.gpu.uuid} is sliced by MIG, its meter is for all slices; "
+                    "use a whole card or set telemetry.allow_shared=true to report all of it"
+                )
+            remarks.append(f"scope: whole_gpu, {card.gpu.uuid} is sliced by MIG")
+        strangers = sorted(nvml.compute_pids(card) - own)
+        if strangers:
+            named = ", ".join(f"pid {pid} ({host.process_name(pid)})" for pid in strangers)
+            if not allowed:
+                raise RuntimeError(
+                    f"telemetry: {card.gpu.uuid} is also used by {named}; energy would be "
+                    "misattributed; run alone or set telemetry.allow_shared=true"
+                )
+            remarks.append(f"scope: whole_gpu, {card.gpu.uuid} is also used by {named}")
+    return "; ".join(remarks) or None

@@ -1,0 +1,128 @@
+"""Energy counters of CPU packages and their memory, from the kernel's powercap tree (RAPL).
+
+Counted are top-level packages and their `dram` sub-zones. `core` and `uncore` are inside the
+package, `psys` and `intel-rapl-mmio` repeat it. AMD's counters appear under the same names.
+Microjoules become joules here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Sensor
+
+DELTA_S = 0.001
+"""Counters are updated about every millisecond (Intel SDM vol. 3, section on RAPL)."""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One counter of the powercap tree."""
+
+    kind: str
+    """cpu or dram."""
+    package_index: int
+    name: str
+    """Zone and its own name, such as `intel-rapl:0 package-0`."""
+    energy_path: Path
+    range_j: float
+    """Where the counter wraps to 0."""
+
+
+def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
+    """The readable zones, and per component without one the reason.
+
+    A component is dropped as a whole when one of its zones cannot be read: the sum over the others
+    would pass for the whole machine.
+    """
+    zones: list[Zone] = []
+    denied: dict[str, str] = {}
+    for kind, folder, package_index in _folders(root):
+        try:
+            zone = Zone(
+                kind=kind,
+                package_index=package_index,
+                name=f"{folder.name} {_text(folder / 'name')}",
+                energy_path=folder / "energy_uj",
+                range_j=_number(folder / "max_energy_range_uj") * 1e-6,
+            )
+            read_energy_j(zone)
+        except OSError as error:
+            denied.setdefault(kind, _reason(folder, error))
+        else:
+            zones.append(zone)
+    for kind in ("cpu", "dram"):
+        if not any(zone.kind == kind for zone in zones):
+            what = "package" if kind == "cpu" else "dram"
+            denied.setdefault(kind, f"no RAPL {what} zone under {root}")
+    return [zone for zone in zones if zone.kind not in denied], denied
+
+
+def read_energy_j(zone: Zone) -> float:
+    """Joules of the zone's counter, which wraps at `range_j`. Raises OSError."""
+    return _number(zone.energy_path) * 1e-6
+
+
+def sensor(zone: Zone, *, max_gap_s: float) -> Sensor:
+    """How readings of the zone are judged. RAPL has no binding limit: a wide bound stands in."""
+    return Sensor(
+        kind=zone.kind,
+        label=zone.name,
+        method="rapl",
+        limit_w=UNKNOWN_LIMIT_W,
+        delta_s=DELTA_S,
+        max_gap_s=max_gap_s,
+        range_j=zone.range_j,
+    )
+
+
+def _folders(root: Path) -> Iterator[tuple[str, Path, int]]:
+    """Kind, folder and package number of every zone that counts, each once."""
+    for package in sorted(root.glob("intel-rapl:*")):
+        match = re.fullmatch(r"intel-rapl:(\d+)", package.name)
+        if match is None or not _is_named(package, "package"):
+            continue
+        index = int(match[1])
+        yield "cpu", package, index
+        # The kernel lists sub-zones both inside the package and beside it.
+        beside = {path.name: path for path in root.glob(f"{package.name}:*")}
+        inside = {path.name: path for path in package.glob(f"{package.name}:*")}
+        for _, folder in sorted({**beside, **inside}.items()):
+            if _is_named(folder, "dram"):
+                yield "dram", folder, index
+
+
+def _is_named(folder: Path, prefix: str) -> bool:
+    try:
+        return _text(folder / "name").startswith(prefix)
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str:
+    # Plain descriptors: this runs at every tick, and pathlib costs five times as much.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 64).decode().strip()
+    finally:
+        os.close(descriptor)
+
+
+def _number(path: Path) -> int:
+    text = _text(path)
+    if not text.isdigit():
+        raise OSError(f"{path} holds {text!r}, not a number")
+    return int(text)
+
+
+def _reason(folder: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return (
+            f"{folder / 'energy_uj'}: permission denied (root only since CVE-2020-8694); ask for "
+            "read access or set telemetry.cpu_estimate=tdp"
+        )
+    return f"{folder.name} cannot be read: {error}"

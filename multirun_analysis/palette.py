@@ -1,0 +1,84 @@
+"""One look for all figures: ink, grid, a colour per paradigm and a quieter one per stage."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+INK, MUTED, GRID, ACCENT = "#1d2730", "#66717b", "#e6e8ea", "#0f6e6e"
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+
+# Hues that stay apart under the common colour-vision deficiencies (after Okabe and Ito).
+PARADIGM_COLORS = {
+    "sft": "#7a828a",
+    "response": "#0072b2",
+    "feature": "#d55e00",
+    "relational": "#009e73",
+    "combined": "#8a4f9e",
+    "sequence": "#b88a00",
+    "on_policy": "#4ca9dd",
+}
+_OTHER_COLORS = ("#a3475c", "#5b6f1f", "#35507a", "#8c6239")
+
+STAGE_COLORS = {
+    "shards": "#c9c3b8",
+    "teacher": "#8d7f6c",
+    "distill": "#0f6e6e",
+    "evaluate_student": "#7fb2ab",
+    "evaluate_teacher": "#bcd8d3",
+    "inference_student": "#5d6f94",
+    "inference_teacher": "#b9c2d6",
+}
+_OTHER_STAGE = "#dddddd"
+
+
+def paradigm_color(paradigm: object) -> str:
+    """The paradigm's colour, the same in every figure and on the page."""
+    name = str(paradigm)
+    fallback = _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
+    return PARADIGM_COLORS.get(name, fallback)
+
+
+def stage_color(stage: object) -> str:
+    return STAGE_COLORS.get(str(stage), _OTHER_STAGE)
+
+
+def stage_words(stage: object) -> str:
+    """`evaluate_student` as a reader says it."""
+    return str(stage).replace("_", " ")
+
+
+def faded(color: str, alpha: float) -> str:
+    """A hex colour with an opacity, as CSS."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def styled(fig: go.Figure, *, height: int, x: str, y: str) -> go.Figure:
+    """The figure with the common look and titled axes."""
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": "#b9bfc5",
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": "#b9bfc5",
+        "ticklen": 4,
+        "title": {"standoff": 10, "font": {"size": 13, "color": MUTED}},
+        "automargin": True,
+    }
+    fig.update_layout(
+        height=height,
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 8, "r": 16, "t": 8, "b": 8},
+        hoverlabel={"bgcolor": "white", "bordercolor": "#b9bfc5", "align": "left"},
+        hoverlabel_font={"family": FONT, "size": 13, "color": INK},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        bargap=0.35,
+    )
+    fig.update_xaxes(**axis)
+    fig.update_yaxes(**axis)
+    fig.update_xaxes(title_text=x)
+    fig.update_yaxes(title_text=y)
+    return fig

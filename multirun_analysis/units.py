@@ -1,0 +1,87 @@
+"""Numbers for readers: a fitting prefix, a unit, and no more digits than they deserve."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from kdwatts.metrics import J_PER_KWH
+
+MISSING = "–"
+
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+
+
+def is_missing(value: Any) -> bool:
+    return bool(pd.isna(value))
+
+
+def prefix(value: float, *, lowest: float = 1.0) -> tuple[float, str]:
+    """Factor and prefix that bring a value to 1 up to 1000, none below `lowest`."""
+    for factor, name in _PREFIXES:
+        if abs(value) >= factor or factor <= lowest:
+            return factor, name
+    return 1.0, ""
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """The value rounded to `digits` significant digits, never in powers of ten."""
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, decimals)
+    return f"{rounded:,.{max(decimals, 0)}f}"
+
+
+def with_error(value: float | None, error: float | None, unit: str = "") -> str:
+    """Value and error with the error's last digit: two digits of errors led by 1 or 2, else one."""
+    if value is None or is_missing(value):
+        return MISSING
+    tail = f" {unit}" if unit else ""
+    if error is None or is_missing(error) or not error:
+        return significant(value) + tail
+    leading = math.floor(math.log10(error))
+    decimals = -leading if error / 10**leading >= 3 else 1 - leading
+    shown = [f"{round(number, decimals):,.{max(decimals, 0)}f}" for number in (value, error)]
+    return f"{shown[0]} ± {shown[1]}{tail}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return MISSING if value is None or is_missing(value) else significant(value, digits)
+
+
+def quantity(value: float | None, unit: str, *, error: float | None = None) -> str:
+    """Such as `412 ± 21 kJ`; a dash where the value is missing."""
+    if value is None or is_missing(value):
+        return MISSING
+    factor, name = prefix(value, lowest=1e-6)
+    return with_error(value / factor, None if error is None else error / factor, f"{name}{unit}")
+
+
+def energy(energy_j: float | None, *, error_j: float | None = None) -> str:
+    return quantity(energy_j, "J", error=error_j)
+
+
+def watt_hours(energy_j: float | None) -> str:
+    return (
+        MISSING
+        if energy_j is None or is_missing(energy_j)
+        else quantity(energy_j / J_PER_KWH * 1e3, "Wh")
+    )
+
+
+def duration(duration_s: float | None) -> str:
+    """Such as `42 s`, `12 min` or `3.4 h`."""
+    if duration_s is None or is_missing(duration_s):
+        return MISSING
+    factor, unit = time_scale(duration_s)
+    return f"{significant(duration_s / factor)} {unit}"
+
+
+def time_scale(duration_s: float) -> tuple[float, str]:
+    """Seconds per unit, and the unit in which a duration reads well."""
+    if duration_s < 300:
+        return 1.0, "s"
+    return (60.0, "min") if duration_s < 3 * 3600 else (3600.0, "h")

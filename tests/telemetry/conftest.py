@@ -1,0 +1,117 @@
+"""Fixtures: the replaying NVML library, scripts that run on it, and a powercap tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+REPLAY_SOURCE = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
+
+PREAMBLE = """
+import json, os, sys, time
+from pathlib import Path
+from kdwatts.config import Telemetry
+from kdwatts.telemetry.meter import Meter
+out_dir = Path(sys.argv[1])
+print_json = lambda value: print(json.dumps(value, default=vars), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for LD_LIBRARY_PATH that holds the replaying libnvidia-ml.so.1."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is missing: the replaying NVML library cannot be built")
+    folder = tmp_path_factory.mktemp("nvml")
+    library = folder / "libnvidia-ml.so.1"
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", str(library), str(REPLAY_SOURCE), "-lm"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@dataclass
+class Script:
+    """A Python process under the replaying library."""
+
+    process: subprocess.Popen[str]
+    out_dir: Path
+
+    def finish(self) -> Any:
+        """What the script printed as JSON; its last line when it printed several."""
+        printed, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+        assert "Traceback" not in errors, errors
+        return json.loads(printed.splitlines()[-1])
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.out_dir / "telemetry.jsonl").read_text().splitlines()
+        return [row for row in map(json.loads, lines) if row["device_kind"] == kind]
+
+
+@pytest.fixture(scope="session")
+def start_script(
+    nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Script]:
+    """Starts code on the replaying library; settings are NVML_REPLAY_ ones, in lower case."""
+
+    def start(
+        body: str,
+        trace: list[tuple[float, ...]] | None = None,
+        environment: dict[str, str] | None = None,
+        **settings: object,
+    ) -> Script:
+        out_dir = tmp_path_factory.mktemp("run")
+        names = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS")
+        full = {name: value for name, value in os.environ.items() if name not in names}
+        full |= {"LD_LIBRARY_PATH": str(nvml_dir)} | (environment or {})
+        full |= {f"NVML_REPLAY_{name.upper()}": str(value) for name, value in settings.items()}
+        if trace is not None:
+            path = out_dir / "trace.txt"
+            path.write_text("\n".join(" ".join(map(str, point)) for point in trace) + "\n")
+            full["NVML_REPLAY_TRACE"] = str(path)
+        process = subprocess.Popen(
+            [sys.executable, "-c", PREAMBLE + body, str(out_dir)],
+            cwd=REPOSITORY,
+            env=full,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Script(process, out_dir)
+
+    return start
+
+
+class PowercapTree:
+    """A writable /sys/class/powercap."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+
+    def add(self, zone: str, name: str, *, energy_j: float = 0.0, range_j: float = 262_143.0) -> None:
+        folder = self.root / zone
+        folder.mkdir()
+        (folder / "name").write_text(f"{name}\n")
+        (folder / "max_energy_range_uj").write_text(f"{round(range_j * 1e6)}\n")
+        self.set(zone, energy_j)
+
+    def set(self, zone: str, energy_j: float) -> None:
+        (self.root / zone / "energy_uj").write_text(f"{round(energy_j * 1e6)}\n")
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> PowercapTree:
+    return PowercapTree(tmp_path / "powercap")

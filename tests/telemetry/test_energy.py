@@ -1,0 +1,215 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from kdwatts.telemetry.energy import (
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    counter_step_j,
+    integrate_power_j,
+    span,
+    uncertainty_j,
+)
+from kdwatts.telemetry.parts import Part, component, total
+
+CARD = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.1, max_gap_s=3)
+PACKAGE = Sensor("cpu", "package-0", "rapl", 500, delta_s=0.001, max_gap_s=3, range_j=1000)
+
+
+def fold(sensor: Sensor, *readings: tuple[float, float | None, float | None]) -> Tally:
+    tally = Tally()
+    for reading in readings:
+        tally = advance(tally, Reading(*reading), sensor)
+    return tally
+
+
+def part(sensor: Sensor, duration_s: float, *readings: tuple[float, float | None, float | None]) -> Part:
+    return component([span(sensor, Tally(), fold(sensor, *readings))], duration_s)
+
+
+def test_a_ramp_from_100_w_to_300_w_over_2_s_is_400_j():
+    assert integrate_power_j([0, 2], [100, 300]) == 400
+
+
+def test_samples_further_apart_than_the_gap_add_nothing():
+    assert integrate_power_j([0, 1, 5, 6], [100, 100, 100, 100], max_gap_s=3) == 200
+
+
+def test_one_sample_has_no_energy():
+    assert integrate_power_j([3], [250]) == 0
+
+
+def test_unequal_lists_are_refused_with_both_lengths():
+    with pytest.raises(ValueError, match="2 times and 1 powers"):
+        integrate_power_j([0, 1], [100])
+
+
+def test_times_that_go_back_are_refused_with_both_times():
+    with pytest.raises(ValueError, match=r"time 1 s follows 2 s"):
+        integrate_power_j([2, 1], [100, 100])
+
+
+def test_a_counter_step_is_accepted_up_to_one_and_a_half_limits_and_two_updates():
+    # 1.5 * 700 W * (0.1 s + 2 * 0.1 s) = 315 J.
+    assert counter_step_j(10, 325, 0.1, limit_w=700, delta_s=0.1) == 315
+    assert counter_step_j(10, 325.1, 0.1, limit_w=700, delta_s=0.1) is None
+
+
+def test_a_counter_that_falls_without_a_range_was_reset():
+    assert counter_step_j(10, 9, 0.1, limit_w=700, delta_s=0.1) is None
+
+
+def test_a_counter_that_falls_within_its_range_wrapped():
+    # 990 -> 1000 = 0 -> 20 is 30 J.
+    assert counter_step_j(990, 20, 0.1, limit_w=500, delta_s=0.001, range_j=1000) == 30
+
+
+def test_a_fall_too_large_for_a_wrap_was_a_reset():
+    # Wrapped it would be 500 J in 0.1 s; 1.5 * 500 W * 0.102 s = 76.5 J is the most.
+    assert counter_step_j(600, 100, 0.1, limit_w=500, delta_s=0.001, range_j=1000) is None
+
+
+def test_after_a_silence_long_enough_for_unseen_wraps_the_step_is_refused():
+    # 500 J at 500 W take 1 s.
+    assert counter_step_j(0, 10, 1.1, limit_w=500, delta_s=0.001, range_j=1000) is None
+
+
+def test_a_window_is_the_difference_of_counters():
+    result = part(CARD, 10, (0, 1000, 300), (2, 1600, 300), (10, 4000, 300))
+    assert result.energy_j == 3000
+    assert result.quality == "measured"
+    assert result.method == "nvml_counter"
+    assert result.coverage == 1
+    assert result.reason is None
+
+
+def test_the_counter_fills_lost_ticks_exactly():
+    # Samples are 9 s apart, further than the gap of 3 s; the counter saw all of it.
+    result = part(CARD, 10, (0, 0, 200), (1, 200, 200), (10, 4700, 500))
+    assert result.energy_j == 4700
+    assert result.coverage == 1
+    assert result.sampled_energy_j == 200
+
+
+def test_a_reset_is_bridged_by_samples_and_marked():
+    result = part(CARD, 11, (0, 5000, 300), (5, 6500, 300), (6, 10, 300), (11, 1510, 300))
+    # 1500 J + 300 W for the second of the reset + 1500 J.
+    assert result.energy_j == 3300
+    assert result.coverage == 1
+    assert result.reason == "reset: 1 counter differences refused"
+
+
+def test_a_reset_without_samples_near_it_leaves_a_gap_that_widens_the_uncertainty():
+    readings = ((0, 5000, None), (5, 6500, None), (6, 10, None), (11, 1510, None))
+    result = part(CARD, 11, *readings)
+    assert result.energy_j == 3000
+    assert result.coverage == pytest.approx(10 / 11)
+    assert "not covered: GPU-0 1.0 s of 11.0 s" in (result.reason or "")
+    # Quantum 3000/11 * 0.1 / sqrt(6) = 11.134, gap 700/sqrt(3) = 404.145, calibration 150.
+    assert result.uncertainty_j == pytest.approx(431.23, abs=0.01)
+
+
+def test_no_energy_is_ever_negative():
+    for values in ([5, 4, 3, 2], [0, 100, 0, 100], [1e9, 0, 1e9, 0]):
+        tally = fold(CARD, *((float(t), value, None) for t, value in enumerate(values)))
+        assert tally.counted_j >= 0
+        assert tally.filled_j >= 0
+
+
+def test_uncertainty_of_a_covered_window_is_quantum_and_calibration():
+    one = span(CARD, Tally(), fold(CARD, (0, 0, 300), (10, 3000, 300)))
+    # 300 W * 0.1 s / sqrt(6) = 12.247 J and 5 % of 3000 J = 150 J.
+    assert uncertainty_j([one], 10, calibration=0.05) == pytest.approx(math.hypot(12.247, 150), 1e-4)
+
+
+def test_idle_power_narrows_the_bound_of_time_that_samples_fill():
+    one = replace(span(CARD, Tally(), Tally()), filled_s=2.0, covered_s=10.0)
+    # 2 s * (700 W - 100 W) / sqrt(12) = 346.41 J.
+    assert uncertainty_j([one], 10, calibration=0, idle_power_w=100) == pytest.approx(346.41, 1e-4)
+
+
+def test_calibration_errors_of_equal_cards_add_linearly():
+    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (10, 3000, None)))
+    assert uncertainty_j([one, one], 10, calibration=0.05) == 300
+
+
+def test_two_cards_add_and_one_lost_card_halves_its_share_of_the_coverage():
+    well = span(CARD, Tally(), fold(CARD, (0, 0, None), (10, 3000, None)))
+    lost = span(CARD, Tally(), fold(CARD, (0, 0, None), (5, 1000, None)))
+    result = component([well, lost], 10)
+    assert result.energy_j == 4000
+    assert result.coverage == 0.75
+
+
+def test_a_card_without_counter_is_integrated_from_samples():
+    sampled = replace(CARD, method="nvml_samples", delta_s=0.1)
+    result = part(sampled, 10, *((float(t), None, 200.0) for t in range(11)))
+    assert result.energy_j == 2000
+    assert result.method == "nvml_samples"
+    assert result.quality == "measured"
+
+
+def test_samples_2_percent_off_are_flagged_in_a_window_of_10_s_and_not_in_one_of_6_s():
+    long = part(CARD, 10, *((float(t), 300.0 * t, 309.0) for t in range(11)))
+    short = part(CARD, 6, *((float(t), 300.0 * t, 309.0) for t in range(7)))
+    assert long.energy_j == 3000
+    assert long.reason == "power samples are +3.0 % off the counter (more than 2 %)"
+    assert short.reason is None
+
+
+def test_a_factor_of_1000_between_counter_and_samples_is_an_error_of_units():
+    result = part(CARD, 10, *((float(t), 300.0 * t, 0.3) for t in range(11)))
+    assert result.energy_j is None
+    assert result.quality == "missing"
+    assert "error of units" in (result.reason or "")
+
+
+def test_nvml_gives_no_energy_for_windows_below_2_s():
+    result = part(CARD, 1.9, (0, 0, 300), (1.9, 570, 300))
+    assert result.energy_j is None
+    assert result.quality == "missing"
+    assert result.reason == "window of 1.90 s is shorter than 2 s, too short for the card's sensor"
+
+
+def test_nvml_windows_below_5_s_are_flagged():
+    result = part(CARD, 3, (0, 0, 300), (3, 900, 300))
+    assert result.energy_j == 900
+    assert "window below 5 s" in (result.reason or "")
+
+
+def test_rapl_gives_energy_at_any_length():
+    assert part(PACKAGE, 0.2, (0, 0, None), (0.2, 20, None)).energy_j == 20
+
+
+def test_rapl_that_stops_in_the_middle_is_missing_not_small():
+    result = part(PACKAGE, 10, (0, 0, None), (0.5, 100, None))
+    assert result.energy_j is None
+    assert result.quality == "missing"
+    assert "package-0 9.5 s of 10.0 s" in (result.reason or "")
+
+
+def test_the_tdp_model_is_estimated_with_half_its_energy_as_uncertainty():
+    model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
+    result = part(model, 1, (0, 0, None), (1, 40, None))
+    assert (result.energy_j, result.quality, result.uncertainty_j) == (40, "estimated", 20)
+
+
+def test_the_total_never_mixes_measured_and_estimated_parts():
+    model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
+    parts = {
+        "gpu": part(CARD, 10, (0, 0, None), (10, 3000, None)),
+        "cpu": part(model, 10, (0, 0, None), (10, 40, None)),
+    }
+    assert total(parts).energy_j == 3000
+    assert total(parts).quality == "measured"
+    assert total({"cpu": parts["cpu"]}).quality == "estimated"
+
+
+def test_adjacent_windows_add_up_to_the_window_around_them():
+    readings = [(float(t), 100.0 * t * t, None) for t in range(7)]
+    tallies = [fold(CARD, *readings[: n + 1]) for n in range(7)]
+    parts = [span(CARD, a, b).energy_j for a, b in zip(tallies, tallies[1:], strict=False)]
+    assert sum(parts) == span(CARD, tallies[0], tallies[-1]).energy_j == 3600

@@ -1,0 +1,151 @@
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from kdwatts.config import Telemetry
+from kdwatts.telemetry import rapl
+from kdwatts.telemetry.meter import Meter
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def two_sockets(powercap):
+    powercap.add("intel-rapl:0", "package-0", energy_j=1000)
+    powercap.add("intel-rapl:0:0", "core", energy_j=900)
+    powercap.add("intel-rapl:0:1", "dram", energy_j=50)
+    powercap.add("intel-rapl:1", "package-1", energy_j=262_000)
+    powercap.add("intel-rapl:1:0", "dram", energy_j=60)
+    powercap.add("intel-rapl:2", "psys", energy_j=5000)
+    powercap.add("intel-rapl-mmio:0", "package-0", energy_j=1000)
+    return powercap
+
+
+def settings(powercap, **changes) -> Telemetry:
+    return Telemetry(interval_s=0.02, slow_interval_s=0.1, rapl_root=str(powercap.root), **changes)
+
+
+def test_packages_and_dram_count_and_core_psys_and_mmio_do_not(two_sockets):
+    zones, absent = rapl.find_zones(two_sockets.root)
+    assert [(zone.kind, zone.package_index) for zone in zones] == [
+        ("cpu", 0),
+        ("dram", 0),
+        ("cpu", 1),
+        ("dram", 1),
+    ]
+    assert absent == {}
+
+
+def test_sub_zones_listed_inside_and_beside_their_package_count_once(two_sockets):
+    inside = two_sockets.root / "intel-rapl:0" / "intel-rapl:0:1"
+    inside.symlink_to(two_sockets.root / "intel-rapl:0:1")
+    zones, _ = rapl.find_zones(two_sockets.root)
+    assert sum(zone.kind == "dram" for zone in zones) == 2
+
+
+def test_two_sockets_with_a_wrap_on_one_add_up(two_sockets, tmp_path):
+    with Meter(tmp_path, settings(two_sockets)) as meter, meter.window("train") as window:
+        two_sockets.set("intel-rapl:0", 1030)
+        # 262,000 J -> wraps at 262,143 J -> 7 J is 150 J... of which the limit allows 0.1 s * 1500 W.
+        time.sleep(0.15)
+        two_sockets.set("intel-rapl:1", 7)
+        two_sockets.set("intel-rapl:0:1", 51)
+    assert window.row is not None
+    assert window.row.energy_j["cpu"] == pytest.approx(30 + 150)
+    assert window.row.energy_j["dram"] == pytest.approx(1)
+    assert window.row.method["cpu"] == "rapl"
+    assert window.row.quality == {"gpu": "missing", "cpu": "measured", "dram": "measured"}
+    assert window.row.energy_j["gpu"] is None
+    assert "CUDA_VISIBLE_DEVICES=" in window.row.reason["gpu"]
+
+
+def test_each_package_writes_its_unwrapped_energy(two_sockets, tmp_path):
+    with Meter(tmp_path, settings(two_sockets)):
+        two_sockets.set("intel-rapl:1", 262_010)
+        time.sleep(0.1)
+    from kdwatts.records import read_jsonl
+
+    rows = [r for r in read_jsonl(tmp_path / "telemetry.jsonl") if r["device_kind"] == "cpu"]
+    last = [r["energy_counter_j"] for r in rows if r["device_index"] == 1][-1]
+    assert last == pytest.approx(10)
+    assert {r["device_index"] for r in rows} == {0, 1}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_permission_denied_is_missing_with_the_reason_for_users(two_sockets):
+    (two_sockets.root / "intel-rapl:1" / "energy_uj").chmod(0)
+    zones, absent = rapl.find_zones(two_sockets.root)
+    assert [zone.kind for zone in zones] == ["dram", "dram"]
+    assert "CVE-2020-8694" in absent["cpu"]
+
+
+def test_one_unreadable_package_makes_the_cpu_missing_not_smaller(two_sockets):
+    energy_path = two_sockets.root / "intel-rapl:1" / "energy_uj"
+    energy_path.write_text("")
+    zones, absent = rapl.find_zones(two_sockets.root)
+    assert [zone.kind for zone in zones] == ["dram", "dram"]
+    assert "holds '', not a number" in absent["cpu"]
+
+
+def test_denial_names_the_cause_and_two_remedies(two_sockets, monkeypatch):
+    def denied(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    names = {zone: (two_sockets.root / zone / "name").read_text() for zone in ("intel-rapl:0",)}
+    assert names["intel-rapl:0"].strip() == "package-0"
+    genuine_open = os.open
+    monkeypatch.setattr(
+        rapl.os,
+        "open",
+        lambda path, flags: (
+            denied(path, flags) if Path(path).name == "energy_uj" else genuine_open(path, flags)
+        ),
+    )
+    _, absent = rapl.find_zones(two_sockets.root)
+    assert absent["cpu"].endswith("ask for read access or set telemetry.cpu_estimate=tdp")
+
+
+def test_a_zone_that_vanishes_makes_the_window_missing_and_never_zero(two_sockets, tmp_path):
+    with Meter(tmp_path, settings(two_sockets)) as meter:
+        with meter.window("before") as before:
+            two_sockets.set("intel-rapl:0", 1010)
+            time.sleep(0.05)
+        (two_sockets.root / "intel-rapl:1" / "energy_uj").unlink()
+        with meter.window("after") as after:
+            time.sleep(0.2)
+    assert before.row is not None and after.row is not None
+    assert before.row.energy_j["cpu"] == pytest.approx(10)
+    assert after.row.energy_j["cpu"] is None
+    assert after.row.quality["cpu"] == "missing"
+    assert "intel-rapl:1 package-1" in after.row.reason["cpu"]
+    assert after.row.energy_j["dram"] == 0, "memory was read and drew nothing in this tree"
+
+
+def test_a_read_error_between_two_good_readings_loses_nothing(two_sockets, tmp_path):
+    with Meter(tmp_path, settings(two_sockets)) as meter, meter.window("train") as window:
+        path = two_sockets.root / "intel-rapl:0" / "energy_uj"
+        path.write_text("")
+        time.sleep(0.1)
+        two_sockets.set("intel-rapl:0", 1040)
+    assert window.row is not None
+    assert window.row.energy_j["cpu"] == pytest.approx(40)
+    assert window.row.coverage["cpu"] == 1
+
+
+def test_no_powercap_tree_is_a_reason_and_no_error(tmp_path):
+    zones, absent = rapl.find_zones(tmp_path / "none")
+    assert zones == []
+    assert absent["cpu"] == f"no RAPL package zone under {tmp_path / 'none'}"
+
+
+def test_files_of_the_tree_are_left_as_they_were(two_sockets):
+    path = two_sockets.root / "intel-rapl:0" / "energy_uj"
+    before = (path.read_text(), stat.S_IMODE(path.stat().st_mode))
+    rapl.find_zones(two_sockets.root)
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == before
