@@ -141,7 +141,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
     arguments = get_args_parser().parse_args()
-    asks_only = any((arguments.help, arguments.hydra_help, arguments.version, arguments.info))
+    asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
     own_folder = arguments.config_dir or arguments.config_path or arguments.config_name
     overrides = list(arguments.overrides)
     try:

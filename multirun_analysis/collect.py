@@ -1,4 +1,4 @@
-"""Run folders, whole or torn, as tables. No run is dropped in silence: each has a state and a reason."""
+"""Run folders, whole or torn, as tables. No run is dropped: each has a state, or a reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from multirun_analysis.reading import read_record, read_table, type_problem, typ
 MARKERS = ("config.yaml", "status.json")
 """Either file, or a `.hydra` folder, makes a folder a run folder."""
 
-_RUN_COLUMNS = (
-    "run folder state reason finished stage attempt updated_utc notes duplicate_of label group "
-    "group_label setting host cpu cards driver git_commit versions"
-).split()
+# fmt: off
+_RUN_COLUMNS = [
+    "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
+    "duplicate_of", "label", "group", "group_label", "setting",
+    "host", "cpu", "cards", "driver", "git_commit", "versions",
+]
+# fmt: on
 
 _METRIC_COLUMNS = [field.name for field in fields(Metrics) if field.name not in ("run", "schema")]
+
+_TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 
 # Overrides that leave the student as it is, or that have a column of their own.
 _NO_SETTING = re.compile(
@@ -62,10 +67,9 @@ def collect(directories: Sequence[Path]) -> Collected:
             parts.setdefault(part, [pd.DataFrame(columns=["run"])])
             if len(table):
                 parts[part].append(table.assign(run=name))
-    runs = typed(pd.DataFrame(rows), Metrics)
-    runs = add_totals(label_runs(mark_duplicates(runs)))
-    first = [*_RUN_COLUMNS, *_METRIC_COLUMNS]
-    runs = runs[[*first, *(column for column in runs if column not in first)]]
+    for step in (mark_duplicates, label_runs, add_totals):
+        step(rows)
+    runs = typed(pd.DataFrame(rows), Metrics).astype(dict.fromkeys(_TOTALS, "float64"))
     tables = {
         part: pd.concat(found[1:] or found, ignore_index=True) for part, found in parts.items()
     }

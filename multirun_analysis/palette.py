@@ -67,6 +67,7 @@ def styled(fig: go.Figure, *, height: int, x: str, y: str) -> go.Figure:
         "automargin": True,
     }
     fig.update_layout(
+        template="none",
         height=height,
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",

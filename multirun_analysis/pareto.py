@@ -1,13 +1,12 @@
-"""The runs that no other run beats: less energy at no less quality, or more quality for no more energy."""
+"""The runs that no other run beats on energy and quality at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import pandas as pd
-
 from kdwatts.metrics import MEASURED
+from multirun_analysis.rows import Row, grouped
 
 
 def on_front(
@@ -33,13 +32,15 @@ def energy_class(quality: object) -> str:
 
 
 def front_by_class(
-    runs: pd.DataFrame, *, energy: str, quality: str, energy_quality: str, higher_is_better: bool
-) -> pd.Series:
-    """Whether each run is on the front of its class: measured joules never meet estimated ones."""
-    front = pd.Series(False, index=runs.index)
-    for _, rows in runs.groupby(runs[energy_quality].map(energy_class)):
-        energies_j, qualities = rows[energy].astype(float), rows[quality].astype(float)
-        front[rows.index] = on_front(
-            energies_j.to_list(), qualities.to_list(), higher_is_better=higher_is_better
+    runs: list[Row], *, energy: str, quality: str, energy_quality: str, higher_is_better: bool
+) -> dict[str, list[str]]:
+    """Class of energy to the names of the runs on its front: measured never meets estimated."""
+    front = {}
+    for kind, rows in grouped(runs, lambda run: energy_class(run[energy_quality])).items():
+        flags = on_front(
+            [row[energy] for row in rows],
+            [row[quality] for row in rows],
+            higher_is_better=higher_is_better,
         )
+        front[kind] = [row["run"] for row, flag in zip(rows, flags, strict=True) if flag]
     return front

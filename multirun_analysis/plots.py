@@ -1,4 +1,4 @@
-"""Figures, one function each: tables of `collect` in, a plotly figure out, for a page or a notebook.
+"""Figures, one function each: tables of `collect` in, a plotly figure out, for page or notebook.
 
 Text from run folders is escaped, since plotly reads a little HTML in labels.
 """
@@ -138,8 +138,8 @@ def _add_means(
         error_x=_bars([(energies[group].half_width or 0.0) / factor for group in groups], color, 2),
         error_y=_bars([values[group].half_width for group in groups], color, 2),
         hovertext=[
-            f"<b>{escape(titles[group])}</b><br>mean of {values[group].num_values} seeds, 95 % interval"
-            f"<br>{units.energy(energies[group].mean, error_j=energies[group].half_width)}"
+            f"<b>{escape(titles[group])}</b><br>mean of {values[group].num_values} seeds, "
+            f"95 % interval<br>{units.energy(energies[group].mean, error_j=energies[group].half_width)}"
             f"<br>{quality.column} {units.with_error(values[group].mean, values[group].half_width)}"
             for group in groups
         ],

@@ -84,8 +84,8 @@ def _add_stages(
             name=escape(stage_words(stage)),
             marker={"color": color, "line": {"color": "white", "width": 0.5}},
             hovertext=[
-                f"<b>{escape(stage_words(stage))}</b>: {escape(row.outcome)}, attempt {row.attempt}<br>"
-                f"{units.duration(row.duration_s)}, {units.energy(row.energy_j)} "
+                f"<b>{escape(stage_words(stage))}</b>: {escape(row.outcome)}, attempt {row.attempt}"
+                f"<br>{units.duration(row.duration_s)}, {units.energy(row.energy_j)} "
                 f"({escape(row.energy_quality)})"
                 for row in rows.itertuples()
             ],

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import pandas as pd
 
 from kdwatts.metrics import J_PER_KWH
 
-MISSING = "–"
+MISSING = "-"
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
-
-
-def is_missing(value: Any) -> bool:
-    return bool(pd.isna(value))
 
 
 def prefix(value: float, *, lowest: float = 1.0) -> tuple[float, str]:
@@ -37,10 +30,10 @@ def significant(value: float, digits: int = 3) -> str:
 
 def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     """Value and error with the error's last digit: two digits of errors led by 1 or 2, else one."""
-    if value is None or is_missing(value):
+    if value is None:
         return MISSING
     tail = f" {unit}" if unit else ""
-    if error is None or is_missing(error) or not error:
+    if error is None or not error:
         return significant(value) + tail
     leading = math.floor(math.log10(error))
     decimals = -leading if error / 10**leading >= 3 else 1 - leading
@@ -49,12 +42,12 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    return MISSING if value is None or is_missing(value) else significant(value, digits)
+    return MISSING if value is None else significant(value, digits)
 
 
 def quantity(value: float | None, unit: str, *, error: float | None = None) -> str:
     """Such as `412 ± 21 kJ`; a dash where the value is missing."""
-    if value is None or is_missing(value):
+    if value is None:
         return MISSING
     factor, name = prefix(value, lowest=1e-6)
     return with_error(value / factor, None if error is None else error / factor, f"{name}{unit}")
@@ -67,14 +60,14 @@ def energy(energy_j: float | None, *, error_j: float | None = None) -> str:
 def watt_hours(energy_j: float | None) -> str:
     return (
         MISSING
-        if energy_j is None or is_missing(energy_j)
+        if energy_j is None
         else quantity(energy_j / J_PER_KWH * 1e3, "Wh")
     )
 
 
 def duration(duration_s: float | None) -> str:
     """Such as `42 s`, `12 min` or `3.4 h`."""
-    if duration_s is None or is_missing(duration_s):
+    if duration_s is None:
         return MISSING
     factor, unit = time_scale(duration_s)
     return f"{significant(duration_s / factor)} {unit}"

@@ -222,7 +222,8 @@ def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
 def gap_s(one: Span, duration_s: float) -> float:
     """Seconds of the window that nothing covers; two counter updates or less are its edges."""
     missing_s = duration_s - one.covered_s
-    return missing_s if missing_s > max(2 * one.sensor.delta_s, EDGE_S) else 0.0
+    edges_s = 0.0 if one.num_resets else max(2 * one.sensor.delta_s, EDGE_S)
+    return missing_s if missing_s > edges_s else 0.0
 
 
 def uncertainty_j(

@@ -90,7 +90,9 @@ def component(
         return missing(flag or "")
     remarks = [note, flag]
     if is_nvml and duration_s < SHORT_NVML_WINDOW_S:
-        remarks.append(f"window below {SHORT_NVML_WINDOW_S:.0f} s: an A100's sensor errs by 18 % at 2 s")
+        remarks.append(
+            f"window below {SHORT_NVML_WINDOW_S:.0f} s: an A100's sensor errs by 18 % at 2 s"
+        )
     if any(gaps_s):
         remarks.append(f"{_gaps(spans, gaps_s)} of {duration_s:.1f} s, not in energy_j")
     resets = sum(one.num_resets for one in spans)

@@ -61,9 +61,7 @@ class Script:
 
 
 @pytest.fixture(scope="session")
-def start_script(
-    nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Script]:
+def start_script(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Script]:
     """Starts code on the replaying library; settings are NVML_REPLAY_ ones, in lower case."""
 
     def start(
@@ -101,7 +99,9 @@ class PowercapTree:
         self.root = root
         root.mkdir()
 
-    def add(self, zone: str, name: str, *, energy_j: float = 0.0, range_j: float = 262_143.0) -> None:
+    def add(
+        self, zone: str, name: str, *, energy_j: float = 0.0, range_j: float = 262_143.0
+    ) -> None:
         folder = self.root / zone
         folder.mkdir()
         (folder / "name").write_text(f"{name}\n")

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -26,7 +27,9 @@ def fold(sensor: Sensor, *readings: tuple[float, float | None, float | None]) ->
     return tally
 
 
-def part(sensor: Sensor, duration_s: float, *readings: tuple[float, float | None, float | None]) -> Part:
+def part(
+    sensor: Sensor, duration_s: float, *readings: tuple[float, float | None, float | None]
+) -> Part:
     return component([span(sensor, Tally(), fold(sensor, *readings))], duration_s)
 
 
@@ -122,7 +125,9 @@ def test_no_energy_is_ever_negative():
 def test_uncertainty_of_a_covered_window_is_quantum_and_calibration():
     one = span(CARD, Tally(), fold(CARD, (0, 0, 300), (10, 3000, 300)))
     # 300 W * 0.1 s / sqrt(6) = 12.247 J and 5 % of 3000 J = 150 J.
-    assert uncertainty_j([one], 10, calibration=0.05) == pytest.approx(math.hypot(12.247, 150), 1e-4)
+    assert uncertainty_j([one], 10, calibration=0.05) == pytest.approx(
+        math.hypot(12.247, 150), 1e-4
+    )
 
 
 def test_idle_power_narrows_the_bound_of_time_that_samples_fill():
@@ -211,5 +216,5 @@ def test_the_total_never_mixes_measured_and_estimated_parts():
 def test_adjacent_windows_add_up_to_the_window_around_them():
     readings = [(float(t), 100.0 * t * t, None) for t in range(7)]
     tallies = [fold(CARD, *readings[: n + 1]) for n in range(7)]
-    parts = [span(CARD, a, b).energy_j for a, b in zip(tallies, tallies[1:], strict=False)]
+    parts = [span(CARD, a, b).energy_j for a, b in pairwise(tallies)]
     assert sum(parts) == span(CARD, tallies[0], tallies[-1]).energy_j == 3600

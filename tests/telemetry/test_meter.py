@@ -1,0 +1,273 @@
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kdwatts.config import Telemetry
+from kdwatts.interrupt import Preempted
+from kdwatts.records import read_jsonl
+from kdwatts.telemetry import host
+from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.meter import Meter
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def estimate(tmp_path) -> Telemetry:
+    """100 W for two threads: a busy thread is 50 W. No powercap tree."""
+    return Telemetry(
+        slow_interval_s=0.1,
+        cpu_estimate="tdp",
+        cpu_tdp_w=100,
+        cpu_tdp_threads=2,
+        rapl_root=str(tmp_path / "none"),
+    )
+
+
+def burn(cpu_s: float) -> None:
+    end_s = time.thread_time() + cpu_s
+    while time.thread_time() < end_s:
+        pass
+
+
+def stage_rows(out_dir) -> list[dict]:
+    return list(read_jsonl(out_dir / "stages.jsonl"))
+
+
+def test_half_a_second_of_one_busy_thread_of_50_w_is_25_j(tmp_path, estimate):
+    with Meter(tmp_path, estimate) as meter, meter.window("train") as window:
+        burn(0.5)
+    assert window.row is not None
+    assert window.row.energy_j["cpu"] == pytest.approx(25, abs=2)
+    assert window.row.method["cpu"] == "tdp_model"
+    assert window.row.quality["cpu"] == "estimated"
+    assert window.row.coverage["cpu"] == 1
+
+
+def test_cpu_time_of_children_live_and_reaped_counts(tmp_path, estimate):
+    busy = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True); input()"
+    with Meter(tmp_path, estimate) as meter:
+        with meter.window("live") as live:
+            child = subprocess.Popen(
+                [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert child.stdout is not None
+            child.stdout.readline()
+        with meter.window("reaped") as reaped:
+            child.communicate(b"\n")
+    assert live.row is not None and reaped.row is not None and meter.row is not None
+    # 0.4 s at 50 W is 20 J; starting an interpreter costs a little more on top.
+    assert 19 < (live.row.energy_j["cpu"] or 0) < 30
+    assert (reaped.row.energy_j["cpu"] or 0) < 10, "reaping does not count its time again"
+
+
+def test_cpu_time_never_goes_back(monkeypatch):
+    clock = host.TreeClock()
+    readings = [clock.read(scan=True)[1] for _ in range(20)]
+    child = subprocess.Popen([sys.executable, "-c", "sum(range(10**6))"])
+    readings += [clock.read(scan=True)[1] for _ in range(20)]
+    child.wait()
+    readings += [clock.read()[1] for _ in range(20)]
+    assert readings == sorted(readings)
+
+
+def test_windows_nest_and_children_are_written_before_their_parents(tmp_path, estimate):
+    with Meter(tmp_path, estimate, attempt=3) as meter:
+        with meter.window("distill", key="6f1c") as distill:
+            with meter.window("load"):
+                burn(0.1)
+            with meter.window("train") as train:
+                train.tokens += 1024
+                train.steps += 2
+                train.data_wait_s += 0.25
+                burn(0.2)
+        with meter.window("evaluate") as evaluate:
+            evaluate.outcome = "reused"
+    rows = stage_rows(tmp_path)
+    assert [row["window"] for row in rows] == [
+        "run/distill/load",
+        "run/distill/train",
+        "run/distill",
+        "run/evaluate",
+        "run",
+    ]
+    assert [row["parent"] for row in rows] == ["run/distill", "run/distill", "run", "run", None]
+    assert [row["outcome"] for row in rows] == ["done", "done", "done", "reused", "done"]
+    assert {row["attempt"] for row in rows} == {3}
+    assert rows[2]["key"] == "6f1c" and rows[1]["key"] is None
+    assert (rows[1]["tokens"], rows[1]["steps"], rows[1]["data_wait_s"]) == (1024, 2, 0.25)
+    assert (rows[0]["tokens"], rows[0]["steps"], rows[0]["data_wait_s"]) == (None, None, None)
+    assert distill.row is not None and meter.row is not None
+    assert rows[2]["energy_j"] == distill.row.energy_j
+    assert rows[4]["energy_j"] == meter.row.energy_j
+
+
+def test_parts_are_no_more_than_the_whole_and_nearly_all_of_it(tmp_path, estimate):
+    with Meter(tmp_path, estimate) as meter:
+        for name in ("a", "b", "c"):
+            with meter.window(name):
+                burn(0.15)
+    energies_j = {row["window"]: row["energy_j"]["cpu"] for row in stage_rows(tmp_path)}
+    parts_j = sum(energies_j[f"run/{name}"] for name in "abc")
+    assert parts_j <= energies_j["run"] + 1e-9
+    assert parts_j == pytest.approx(energies_j["run"], rel=0.2)
+
+
+def test_a_window_that_raises_is_failed_and_the_error_goes_on(tmp_path, estimate):
+    with (
+        pytest.raises(ZeroDivisionError),
+        Meter(tmp_path, estimate) as meter,
+        meter.window("train"),
+    ):
+        1 / 0  # noqa: B018
+    assert [(row["window"], row["outcome"]) for row in stage_rows(tmp_path)] == [
+        ("run/train", "failed"),
+        ("run", "failed"),
+    ]
+
+
+def test_a_preempted_window_says_so(tmp_path, estimate):
+    with pytest.raises(Preempted), Meter(tmp_path, estimate) as meter, meter.window("train"):
+        raise Preempted("stopped by SIGTERM")
+    assert {row["outcome"] for row in stage_rows(tmp_path)} == {"preempted"}
+
+
+def test_queued_work_is_waited_for_at_both_edges_but_not_after_an_error(tmp_path, estimate):
+    calls: list[str] = []
+    with Meter(tmp_path, estimate) as meter:
+        with meter.window("train", synchronize=lambda: calls.append("wait")):
+            assert calls == ["wait"]
+        assert calls == ["wait", "wait"]
+        with (
+            pytest.raises(ZeroDivisionError),
+            meter.window("broken", synchronize=lambda: calls.append("wait")),
+        ):
+            1 / 0  # noqa: B018
+        assert len(calls) == 3
+
+
+def test_without_any_meter_components_are_missing_with_reasons_and_host_rows_are_kept(
+    tmp_path,
+):
+    settings = Telemetry(slow_interval_s=0.1, rapl_root=str(tmp_path / "none"))
+    with Meter(tmp_path, settings) as meter, meter.window("train") as window:
+        time.sleep(0.25)
+        assert window.so_far().quality == "missing"
+        assert meter.live_power_w() is None
+    assert window.row is not None
+    assert window.row.energy_j == {"gpu": None, "cpu": None, "dram": None}
+    assert set(window.row.quality.values()) == {"missing"}
+    assert set(window.row.reason) == {"gpu", "cpu", "dram"}
+    rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
+    assert {row["device_kind"] for row in rows} == {"host"}
+    assert len(rows) >= 2
+    assert rows[0]["util_pct"] is None, "the first answer means nothing"
+    assert 0 <= rows[1]["util_pct"] <= 100
+    assert rows[1]["memory_used_gib"] > 0
+
+
+def test_an_open_window_tells_its_energy_and_the_meter_its_power(tmp_path, estimate):
+    with Meter(tmp_path, estimate) as meter, meter.window("train") as window:
+        burn(0.5)
+        so_far = window.so_far()
+        live_w = meter.live_power_w()
+    assert so_far.quality == "estimated"
+    assert 10 < (so_far.energy_j or 0) < 30
+    assert 20 < (live_w or 0) < 80
+
+
+def test_rows_name_the_window_they_fall_into(tmp_path, estimate):
+    with Meter(tmp_path, estimate) as meter, meter.window("distill"), meter.window("train"):
+        time.sleep(0.25)
+    rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
+    assert "run/distill/train" in {row["window"] for row in rows}
+    assert all(row["window"].startswith("run") for row in rows)
+
+
+def test_ticks_are_at_absolute_times_and_do_not_drift(tmp_path, estimate):
+    with Meter(tmp_path, estimate):
+        time.sleep(1.05)
+    rows = [r for r in read_jsonl(tmp_path / "telemetry.jsonl") if r["device_kind"] == "cpu"]
+    times_s = [row["monotonic_s"] for row in rows]
+    assert len(times_s) in (10, 11)
+    # Each tick is on the grid of its first, however late its predecessor was.
+    assert (times_s[-1] - times_s[0]) % 0.1 == pytest.approx(0.05, abs=0.05)
+    assert times_s[-1] - times_s[0] == pytest.approx(0.1 * (len(times_s) - 1), abs=0.04)
+
+
+def test_one_thread_and_no_process_is_added(tmp_path, estimate):
+    import threading
+
+    before = threading.active_count()
+    with Meter(tmp_path, estimate):
+        assert threading.active_count() == before + 1
+        assert all(thread.daemon for thread in threading.enumerate()[1:])
+    assert threading.active_count() == before
+
+
+def test_a_full_disk_costs_rows_but_neither_windows_nor_the_run(tmp_path, estimate, caplog):
+    (tmp_path / "telemetry.jsonl").symlink_to("/dev/full")
+    (tmp_path / "stages.jsonl").symlink_to("/dev/full")
+    with Meter(tmp_path, estimate) as meter, meter.window("train") as window:
+        burn(0.3)
+    assert window.row is not None
+    assert window.row.energy_j["cpu"] == pytest.approx(15, abs=2)
+    said = [message for message in caplog.messages if "telemetry.jsonl" in message]
+    assert len(said) == 2
+    assert os.strerror(errno.ENOSPC) in said[0]
+    assert "lines that could not be written" in said[1]
+
+
+def test_a_line_that_only_half_fits_is_taken_back(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    journal = Journal(path)
+    journal.write([{"schema": 1, "n": 1}])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        journal.write([{"schema": 1, "n": 2, "text": "x" * 50}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.write([{"schema": 1, "n": 3}])
+    journal.close()
+    assert [row["n"] for row in read_jsonl(path)] == [1, 3]
+    assert journal.num_lost == 1
+
+
+def test_a_torn_line_of_a_killed_attempt_is_dropped_before_the_next_one_writes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema": 1, "n": 1}\n{"schema": 1, "n"')
+    journal = Journal(path)
+    journal.write([{"schema": 1, "n": 2}])
+    journal.close()
+    assert [json.loads(line)["n"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_second_attempt_appends_to_the_first(tmp_path, estimate):
+    for attempt in (1, 2):
+        with Meter(tmp_path, estimate, attempt=attempt):
+            pass
+    assert [row["attempt"] for row in stage_rows(tmp_path)] == [1, 2]
+
+
+def test_telemetry_imports_neither_torch_nor_other_rooms():
+    code = (
+        "import sys, kdwatts.telemetry.meter, kdwatts.telemetry.recover\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('kdwatts.')}\n"
+        "print(sorted(rooms), 'torch' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert (
+        printed.stdout.strip() == "['config', 'interrupt', 'metrics', 'records', 'telemetry'] False"
+    )

@@ -1,0 +1,250 @@
+import json
+import subprocess
+
+import pytest
+
+# Every scenario runs in its own process under the replaying library; they mostly sleep, so all are
+# started at once. Faults and traces count from the first nvmlInit, a moment before the window.
+
+WINDOW = """
+with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
+    with meter.window("train", key="k") as window:
+        time.sleep(2.4)
+        so_far, live_w = window.so_far(), meter.live_power_w()
+result = {"row": window.row, "root": meter.row, "gpus": meter.gpus}
+print_json(result | {"so_far": so_far, "live_w": live_w})
+"""
+
+SHORT_INSIDE_LONG = """
+with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
+    with meter.window("short") as short:
+        time.sleep(0.3)
+    with meter.window("long") as long:
+        time.sleep(2.1)
+print_json({"short": short.row, "long": long.row, "root": meter.row})
+"""
+
+IDLE_FIRST = """
+with Meter(out_dir, Telemetry(rapl_root="/nowhere", idle_s=2.2)) as meter:
+    with meter.window("train") as window:
+        time.sleep(2.1)
+print_json({"row": window.row})
+"""
+
+SQUARE = [(half / 2, 500.0 if half % 2 else 100.0) for half in range(60)]
+"""500 W and 100 W in turn, each for half a second: 300 W on average."""
+
+TWO_CARDS = [(0.0, 300.0, 200.0)]
+
+
+@pytest.fixture(scope="module")
+def scenarios(start_script):
+    return {
+        "square": start_script(WINDOW, SQUARE),
+        "reset": start_script(WINDOW, [(0, 300)], reset_s=1.2),
+        "lost ticks": start_script(WINDOW, SQUARE, faults="0.8:1.6:0:15"),
+        "lost card": start_script(WINDOW, TWO_CARDS, faults="1.2:99:1:15"),
+        "lost at start": start_script(WINDOW, TWO_CARDS, faults="0.03:1.0:1:15"),
+        "no counter": start_script(WINDOW, [(0, 250)], unsupported="energy"),
+        "old driver": start_script(WINDOW, [(0, 250)], unsupported="fields"),
+        "bare card": start_script(WINDOW, [(0, 250)], unsupported="slow"),
+        "units": start_script(WINDOW, [(0, 250)], mw_per_w=1),
+        "short": start_script(SHORT_INSIDE_LONG, [(0, 250)]),
+        "idle": start_script(IDLE_FIRST, [(0, 80)]),
+    }
+
+
+@pytest.fixture(scope="module")
+def printed(scenarios):
+    return {name: script.finish() for name, script in scenarios.items()}
+
+
+def test_a_square_wave_is_measured_from_its_counter(printed):
+    row = printed["square"]["row"]
+    # 300 W on average; a window of n.5 periods may hold half a second more of one level: +-100 J.
+    assert row["energy_j"]["gpu"] == pytest.approx(300 * row["duration_s"], abs=100)
+    assert row["method"]["gpu"] == "nvml_counter"
+    assert row["quality"]["gpu"] == "measured"
+    assert row["coverage"]["gpu"] == 1
+    assert row["duration_s"] >= 2.4
+
+
+def test_windows_inside_the_meter_are_inside_its_root(printed):
+    for result in printed.values():
+        if "root" in result and result["root"]["energy_j"]["gpu"] is not None:
+            part = result.get("row") or result["long"]
+            assert part["energy_j"]["gpu"] <= result["root"]["energy_j"]["gpu"]
+
+
+def test_the_card_is_described_in_the_units_of_its_names(printed):
+    (gpu,) = printed["square"]["gpus"]
+    assert gpu["name"] == "NVIDIA H100 80GB HBM3"
+    assert gpu["uuid"] == "GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd"
+    assert (gpu["index"], gpu["memory_gib"], gpu["power_limit_w"]) == (0, 80.0, 700.0)
+    assert gpu["driver"] == "555.00.replay"
+
+
+def test_rows_carry_joules_watts_and_slow_quantities(printed, scenarios):
+    rows = scenarios["square"].rows("gpu")
+    assert rows[0]["energy_counter_j"] == pytest.approx(123_456.789, abs=100)
+    assert {row["power_w"] for row in rows[5:-1]} <= {100.0, 500.0}
+    slow = rows[0]
+    assert (slow["util_pct"], slow["memory_used_gib"], slow["temperature_c"]) == (93, 4, 45)
+    assert (slow["sm_clock_mhz"], slow["throttle_reasons"], slow["power_limit_w"]) == (1980, 4, 700)
+    assert rows[1]["util_pct"] is None, "slow quantities come once a second"
+    assert sum(row["util_pct"] is not None for row in rows) in (2, 3)
+
+
+def test_a_counter_reset_inside_a_window_is_bridged_and_said(printed):
+    row = printed["reset"]["row"]
+    assert row["energy_j"]["gpu"] == pytest.approx(300 * row["duration_s"], rel=0.015)
+    assert "reset: 1 counter differences refused" in row["reason"]["gpu"]
+    # The tick of the reset, 0.1 s, may have been anything up to the limit of 700 W.
+    assert row["uncertainty_j"]["gpu"] > 700 * 0.08 / 12**0.5
+
+
+def test_ticks_lost_to_a_silent_card_are_filled_by_its_counter(printed, scenarios):
+    row = printed["lost ticks"]["row"]
+    assert row["energy_j"]["gpu"] == pytest.approx(300 * row["duration_s"], abs=100)
+    assert row["coverage"]["gpu"] == 1
+    errors = [r for r in scenarios["lost ticks"].rows("gpu") if r["error"]]
+    assert 6 <= len(errors) <= 10
+    assert {r["error"] for r in errors} == {"GPU is lost"}
+    assert {r["power_w"] for r in errors} == {None}
+
+
+def test_a_lost_card_keeps_what_was_measured_and_states_the_gap(printed):
+    row = printed["lost card"]["row"]
+    # 300 W all along and 200 W until 1.2 s after the start of the library.
+    full_j = 300 * row["duration_s"]
+    assert full_j + 200 * 0.7 < row["energy_j"]["gpu"] < full_j + 200 * 1.3
+    assert 0.6 < row["coverage"]["gpu"] < 0.8
+    assert "not covered: GPU-5f0c0001" in row["reason"]["gpu"]
+    # The lost second may have drawn up to 700 W.
+    assert row["uncertainty_j"]["gpu"] > 700 / 3**0.5
+    assert row["outcome"] == "done"
+
+
+def test_a_card_silent_when_the_window_opens_counts_from_its_first_answer(printed):
+    row = printed["lost at start"]["row"]
+    full_j = 300 * row["duration_s"]
+    assert full_j + 200 * 1.0 < row["energy_j"]["gpu"] < full_j + 200 * 1.7
+    assert 0.7 < row["coverage"]["gpu"] < 0.9
+
+
+def test_a_card_without_counter_is_integrated_from_samples(printed):
+    row = printed["no counter"]["row"]
+    assert row["method"]["gpu"] == "nvml_samples"
+    assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.01)
+
+
+def test_an_old_driver_without_field_values_gives_the_same_counter(printed, scenarios):
+    row = printed["old driver"]["row"]
+    assert row["method"]["gpu"] == "nvml_counter"
+    assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.015)
+    assert {r["power_average_w"] for r in scenarios["old driver"].rows("gpu")} == {None}
+
+
+def test_quantities_that_a_card_lacks_are_null_and_no_error(printed, scenarios):
+    row = printed["bare card"]["row"]
+    assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.015)
+    rows = scenarios["bare card"].rows("gpu")
+    for name in ("util_pct", "memory_used_gib", "temperature_c", "sm_clock_mhz", "error"):
+        assert {r[name] for r in rows} == {None}
+    assert printed["bare card"]["gpus"][0]["power_limit_w"] is None
+
+
+def test_milliwatts_taken_for_watts_are_refused(printed):
+    row = printed["units"]["row"]
+    assert row["energy_j"]["gpu"] is None
+    assert row["quality"]["gpu"] == "missing"
+    assert "error of units" in row["reason"]["gpu"]
+
+
+def test_a_short_window_is_null_and_its_energy_is_in_the_window_around_it(printed):
+    result = printed["short"]
+    assert result["short"]["energy_j"]["gpu"] is None
+    assert "shorter than 2 s" in result["short"]["reason"]["gpu"]
+    root = result["root"]
+    assert root["energy_j"]["gpu"] == pytest.approx(250 * root["duration_s"], rel=0.015)
+    assert root["energy_j"]["gpu"] > result["long"]["energy_j"]["gpu"] + 250 * 0.3
+
+
+def test_an_open_window_and_the_meter_answer_without_asking_the_card(printed):
+    result = printed["old driver"]
+    assert result["so_far"]["energy_j"] == pytest.approx(250 * 2.35, rel=0.05)
+    assert result["so_far"]["quality"] == "measured"
+    assert result["live_w"] == 250
+
+
+def test_idle_power_is_measured_before_the_first_window(printed, scenarios):
+    row = printed["idle"]["row"]
+    assert row["idle_power_w"]["gpu"] == pytest.approx(80, rel=0.02)
+    assert row["idle_power_w"]["cpu"] is None
+    assert scenarios["idle"].rows("gpu")[0]["window"] == "idle"
+
+
+CHOICES = """
+from kdwatts.telemetry.nvml import list_gpus
+def chosen(environment):
+    try:
+        return [gpu.index for gpu in list_gpus(environment)]
+    except ValueError as error:
+        return str(error)
+print_json([chosen(environment) for environment in json.loads(os.environ["CASES"])])
+"""
+
+
+def test_the_cards_of_the_job_are_those_of_its_environment(start_script):
+    cases = [
+        ({}, [0, 1, 2, 3]),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, [2]),
+        ({"CUDA_VISIBLE_DEVICES": "3, 1"}, [3, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-5f0c0001-aaaa-bbbb-cccc-dddddddddddd"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-5f0c0003"}, [3]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, []),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
+        ({"CUDA_VISIBLE_DEVICES": "1,-1,2"}, [1]),
+        ({"SLURM_JOB_GPUS": "1,3"}, [1, 3]),
+        ({"SLURM_JOB_GPUS": "4,5,6,7"}, [0, 1, 2, 3]),
+        ({"CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_GPUS": "1,3"}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-5f0c0002-aaaa-bbbb-cccc-dddddddddddd"}, [2]),
+    ]
+    refused = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "GPU-5f0c"}]
+    environments = [environment for environment, _ in cases] + refused
+    script = start_script(CHOICES, [(0, 1, 2, 3, 4)], {"CASES": json.dumps(environments)})
+    answers = script.finish()
+    assert answers[: len(cases)] == [indices for _, indices in cases]
+    for environment, answer in zip(refused, answers[len(cases) :], strict=True):
+        assert environment["CUDA_VISIBLE_DEVICES"] in answer
+        assert answer.endswith("name one of these by index, UUID or a prefix that fits one only")
+
+
+SHARED = """
+def enter(allowed):
+    settings = Telemetry(rapl_root="/nowhere", allow_shared=allowed)
+    try:
+        with Meter(out_dir, settings) as meter, meter.window("train") as window:
+            time.sleep(2.05 if allowed else 0)
+        return window.row.reason["gpu"]
+    except RuntimeError as error:
+        return str(error)
+print_json([enter(False), enter(True)])
+"""
+
+
+def test_a_card_that_others_use_is_refused_unless_allowed(start_script):
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        shared = start_script(SHARED, pids=stranger.pid)
+        sliced = start_script(SHARED, mig=1)
+        refusal, remark = shared.finish()
+        stranger.kill()
+    assert refusal == (
+        "telemetry: GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd is also used by "
+        f"pid {stranger.pid} (sleep); energy would be misattributed; run alone or set "
+        "telemetry.allow_shared=true"
+    )
+    assert remark.startswith("scope: whole_gpu, GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd is also")
+    refusal, remark = sliced.finish()
+    assert "is sliced by MIG" in refusal
+    assert remark.startswith("scope: whole_gpu")
