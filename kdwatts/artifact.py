@@ -32,10 +32,6 @@ class Artifact:
         """What building it drew, all attempts."""
         return record_energy(self.record)
 
-    @property
-    def duration_s(self) -> float:
-        return sum(row.get("duration_s") or 0.0 for row in self.record["attempts"])
-
     def cost_in_words(self) -> str:
         """Its energy and who spent it, for a line of log."""
         return f"{in_words(self.energy)} spent by run {self.record['run']}"
@@ -47,7 +43,7 @@ def in_words(energy: Energy) -> str:
         return "energy not measured"
     value, unit = energy.energy_j, "J"
     for larger in ("kJ", "MJ", "GJ"):
-        if value < 1000:
+        if value < 999.5:  # What rounds to 1000 is 1 of the next unit.
             break
         value, unit = value / 1000, larger
     suffix = "" if energy.quality == "measured" else f", {energy.quality}"
@@ -87,7 +83,8 @@ def read_artifact(directory: Path) -> Artifact:
     path = directory / ARTIFACT_NAME
     if not path.is_file():
         raise ValueError(
-            f"store: {directory} has no {ARTIFACT_NAME}, so nothing says what it is; delete it and rerun"
+            f"store: {directory} has no {ARTIFACT_NAME}, so nothing says what it is; "
+            "delete it and rerun"
         )
     return Artifact(directory, read_json(path), reused=True)
 

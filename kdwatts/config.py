@@ -6,7 +6,8 @@ Checks that need two groups are in `check`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -25,13 +26,13 @@ def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
 
 
 def _at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ValueError(f"{key}={value} is too small; give at least {low}")
+    if not low <= value < math.inf:
+        raise ValueError(f"{key}={value} is out of range; give at least {low}")
 
 
 def _above_zero(key: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{key}={value} is not positive; give a number above 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{key}={value} is out of range; give a number above 0")
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:
@@ -57,7 +58,7 @@ class Response:
     beta: float = 0.5
     """Weight of the teacher in the mixture of jsd; other divergences ignore it."""
     teacher_temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
-    """Temperatures whose log Z the top-k cache keeps, so that a sweep over them shares one cache."""
+    """Temperatures whose log Z the top-k cache keeps: a sweep over them shares one cache."""
 
     def __post_init__(self) -> None:
         _above_zero("paradigm.response.weight", self.weight)
@@ -71,8 +72,8 @@ class Response:
             raise ValueError(f"paradigm.response.beta={self.beta} is not between 0 and 1; try 0.5")
         if self.support == "top_k" and self.divergence != "forward_kl":
             raise ValueError(
-                f"paradigm.response.divergence={self.divergence} with support=top_k is unstable: the "
-                "teacher's tail is unknown; choose divergence=forward_kl or support=dense"
+                f"paradigm.response.divergence={self.divergence} with support=top_k is unstable: "
+                "the teacher's tail is unknown; choose divergence=forward_kl or support=dense"
             )
 
 
@@ -140,7 +141,8 @@ class Paradigm:
         _choice("paradigm.teacher", self.teacher, ("cached", "online"))
         if self.ce is None and not self.needs_teacher:
             raise ValueError(
-                f"paradigm={self.name} has no term; set at least one of ce, response, feature, relational"
+                f"paradigm={self.name} has no term; "
+                "set at least one of ce, response, feature, relational"
             )
 
     @property
@@ -168,9 +170,14 @@ class Architecture:
 
     def __post_init__(self) -> None:
         _choice("model architecture family", self.family, ("llama", "qwen2"))
+        for name in ("num_layers", "hidden_size", "intermediate_size", "num_heads"):
+            _at_least(f"model: {name}", getattr(self, name), 1)
+        for name in ("num_kv_heads", "head_dim", "vocab_size", "max_positions"):
+            _at_least(f"model: {name}", getattr(self, name), 1)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"model: num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}"
+                f"model: num_heads={self.num_heads} is no multiple of "
+                f"num_kv_heads={self.num_kv_heads}; correct the file in conf/model"
             )
 
 
@@ -206,6 +213,19 @@ class TextSource:
     prompt_field: str | None = None
     response_field: str | None = None
     """With `prompt_field`: two fields that become a conversation of two turns."""
+
+    def __post_init__(self) -> None:
+        if bool(self.prompt_field) != bool(self.response_field):
+            raise ValueError(
+                f"data.source.prompt_field={self.prompt_field} with "
+                f"response_field={self.response_field}; set both or neither"
+            )
+        chosen = [n for n in (self.text_field, self.messages_field, self.prompt_field) if n]
+        if len(chosen) != 1:
+            raise ValueError(
+                f"data.source reads {' and '.join(chosen) or 'no field'}; set exactly one of "
+                "text_field, messages_field and prompt_field, the others to null"
+            )
 
 
 @dataclass
@@ -281,7 +301,9 @@ class Training:
         _at_least("training.weight_decay", self.weight_decay, 0)
         _choice("training.precision", self.precision, ("fp32", "bf16"))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"training.betas={self.betas} must be two numbers from 0 to below 1")
+            raise ValueError(
+                f"training.betas={self.betas} is out of range; give two numbers from 0 to below 1"
+            )
 
 
 @dataclass
@@ -294,7 +316,7 @@ class InferenceGrid:
     min_window_s: float = 2.0
     """A window repeats the work at least this long; shorter ones cannot be measured."""
     max_repeats: int = 10
-    """Windows are repeated, three times at least, until the 95 % interval is within 5 % of the mean."""
+    """Windows repeat, three times at least, until the 95 % interval is within 5 % of the mean."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "prompt_tokens", "new_tokens"):
@@ -316,6 +338,10 @@ class EvalTask:
 
     def __post_init__(self) -> None:
         _at_least("eval.tasks.num_fewshot", self.num_fewshot, 0)
+        if self.limit is not None:
+            _at_least("eval.tasks.limit", self.limit, 1)
+        if self.chance is not None:
+            _between("eval.tasks.chance", self.chance, 0, 1)
 
 
 @dataclass
@@ -346,7 +372,7 @@ class Telemetry:
 
     def __post_init__(self) -> None:
         _between("telemetry.interval_s", self.interval_s, 0.01, 10)
-        if self.slow_interval_s < self.interval_s:
+        if not self.slow_interval_s >= self.interval_s:
             raise ValueError(
                 f"telemetry.slow_interval_s={self.slow_interval_s} is below "
                 f"interval_s={self.interval_s}; give at least the sampling interval"
@@ -398,8 +424,20 @@ def to_config(tree: DictConfig) -> Config:
     """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
+    _refuse_unknown_keys(config, "")
     check(config)
     return config
+
+
+def _refuse_unknown_keys(group: Any, prefix: str) -> None:
+    """Raise ValueError for a key that `+key=value` put beside the schema: nothing would read it."""
+    names = [field.name for field in fields(group)]
+    for name, value in vars(group).items():
+        if name not in names:
+            raise ValueError(f"{prefix}{name} is unknown; choose one of {', '.join(names)}")
+        for part in value if isinstance(value, list) else [value]:
+            if is_dataclass(part):
+                _refuse_unknown_keys(part, f"{prefix}{name}.")
 
 
 def check(config: Config) -> None:
@@ -414,28 +452,37 @@ def check(config: Config) -> None:
     for subject, source in sources.items():
         if source and training.sequence_length > source.architecture.max_positions:
             raise ValueError(
-                f"training.sequence_length={training.sequence_length} is longer than the {subject}'s "
-                f"context of {source.architecture.max_positions} tokens in model={pair.name}; "
-                "shorten it or choose another pair"
+                f"training.sequence_length={training.sequence_length} is longer than the "
+                f"{subject}'s context of {source.architecture.max_positions} tokens in "
+                f"model={pair.name}; shorten it or choose another pair"
             )
         grid = config.eval.inference
-        if source and grid and grid.prompt_tokens + grid.new_tokens > source.architecture.max_positions:
+        if (
+            source
+            and grid
+            and grid.prompt_tokens + grid.new_tokens > source.architecture.max_positions
+        ):
             raise ValueError(
-                f"eval.inference: {grid.prompt_tokens} prompt + {grid.new_tokens} new tokens exceed "
-                f"the {subject}'s context of {source.architecture.max_positions}; shorten one of them"
+                f"eval.inference: {grid.prompt_tokens} prompt + {grid.new_tokens} new tokens "
+                f"exceed the {subject}'s context of {source.architecture.max_positions}; "
+                "shorten one of them"
             )
     if paradigm.relational and training.micro_batch % paradigm.relational.group_size:
         raise ValueError(
             f"training.micro_batch={training.micro_batch} is no multiple of "
-            f"paradigm.relational.group_size={paradigm.relational.group_size}; a group must fit in one "
-            "forward pass, so change one of them"
+            f"paradigm.relational.group_size={paradigm.relational.group_size}; "
+            "a group must fit in one forward pass, so change one of them"
         )
     if config.gpu.device == "cpu" and training.precision == "bf16" and training.compile:
-        raise ValueError("training.compile=true with bf16 on gpu=cpu is not supported; use precision=fp32")
+        raise ValueError(
+            "training.compile=true with bf16 on gpu=cpu is not supported; use precision=fp32"
+        )
     if paradigm.feature and pair.teacher:
         _check_layer_pairs(paradigm.feature, pair.student.architecture, pair.teacher.architecture)
     if paradigm.response and pair.teacher and paradigm.response.support == "top_k":
-        shared_rows = min(pair.student.architecture.vocab_size, pair.teacher.architecture.vocab_size)
+        shared_rows = min(
+            pair.student.architecture.vocab_size, pair.teacher.architecture.vocab_size
+        )
         if paradigm.response.k >= shared_rows:
             raise ValueError(
                 f"paradigm.response.k={paradigm.response.k} is not below the shared vocabulary of "
@@ -452,8 +499,8 @@ def _check_layer_pairs(feature: Feature, student: Architecture, teacher: Archite
             )
     if feature.projector == "none" and student.hidden_size != teacher.hidden_size:
         raise ValueError(
-            f"paradigm.feature.projector=none needs equal widths, the student has {student.hidden_size} "
-            f"and the teacher {teacher.hidden_size}; choose projector=linear"
+            f"paradigm.feature.projector=none needs equal widths, the student has "
+            f"{student.hidden_size} and the teacher {teacher.hidden_size}; choose projector=linear"
         )
 
 

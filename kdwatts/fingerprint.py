@@ -34,14 +34,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint_dir(directory: Path, pattern: str = "*") -> str:
-    """A key for the names and bytes of the files in `directory` that match `pattern`.
+def fingerprint_dir(directory: Path, *patterns: str) -> str:
+    """A key for the names and bytes of the files in `directory` that match one of `patterns`.
 
     Raises ValueError when nothing matches, since an empty folder would equal every other one.
     """
-    paths = sorted(path for path in directory.glob(pattern) if path.is_file())
+    paths = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
     if not paths:
         raise ValueError(
-            f"fingerprint: no file matches {pattern!r} in {directory}; give a folder that holds one"
+            f"fingerprint: no file matches {' or '.join(map(repr, patterns))} in {directory}; "
+            "give a folder that holds one"
         )
-    return fingerprint([[path.name, sha256_file(path)] for path in paths])
+    return fingerprint([[path.name, sha256_file(path)] for path in sorted(paths)])

@@ -30,7 +30,8 @@ def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
 
 
 def _option_for(cards: Sequence[Card]) -> DictConfig:
-    options = {path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "gpu").glob("*.yaml"))}
+    paths = sorted((conf_dir() / "gpu").glob("*.yaml"))
+    options = {path.stem: OmegaConf.load(path) for path in paths}
     if not cards:
         return DictConfig(options["cpu"])
     for option in options.values():

@@ -26,7 +26,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within it, SIGNALS only raise the flag that `requested` reads; outside, they act as before."""
+    """Within it, SIGNALS only raise the flag that `requested` reads; outside they act as before."""
     _received.clear()
     previous = {number: signal.signal(number, _note) for number in SIGNALS}
     try:

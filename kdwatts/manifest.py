@@ -96,9 +96,8 @@ def git_commit() -> str | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(PACKAGE_DIR), *arguments], capture_output=True, text=True, timeout=10
-            )
+            command = ["git", "-C", str(PACKAGE_DIR), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

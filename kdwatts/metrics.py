@@ -44,7 +44,8 @@ def total_energy(
         parts = [c for c, j in energy_j.items() if j is not None and quality[c] in wanted]
         if parts:
             # The weaker word of the two sensors' kinds names the sum.
-            label = max((quality[c] for c in parts), key=("measured", "attributed", "estimated").index)
+            labels = ("measured", "attributed", "estimated")
+            label = max((quality[c] for c in parts), key=labels.index)
             return Energy(
                 sum(energy_j[c] or 0.0 for c in parts),
                 _root_sum_square(uncertainty_j.get(c) for c in parts),
@@ -123,8 +124,11 @@ def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
     errors = [_ratio_stderr(score) for score in scores]
     stderr = _root_sum_square(errors)
     at_chance = tuple(score.benchmark for score in scores if _at_chance(score))
-    clear = [s for s in scores if s.chance is not None and not _at_chance(s)]
-    corrected = [(s.student - s.chance) / (s.teacher - s.chance) for s in clear if s.chance is not None]
+    corrected = [
+        (score.student - score.chance) / (score.teacher - score.chance)
+        for score in scores
+        if score.chance is not None and not _at_chance(score)
+    ]
     return OmPerf(
         ratio,
         None if stderr is None else stderr / len(scores),

@@ -12,7 +12,7 @@ TINY_DIR = PACKAGE_DIR / "tiny"
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra groups: inside the wheel it lies in the package, in a checkout beside it."""
+    """The folder of Hydra groups: in a wheel it lies in the package, in a checkout beside it."""
     for candidate in (PACKAGE_DIR / "conf", PACKAGE_DIR.parent / "conf"):
         if (candidate / "config.yaml").is_file():
             return candidate

@@ -36,7 +36,7 @@ class TelemetryRow:
     device_index: int | None
     uuid: str | None = None
     method: str | None = None
-    """How power and energy of this row were obtained: nvml_counter, nvml_samples, rapl, tdp_model."""
+    """How power and energy were obtained: nvml_counter, nvml_samples, rapl, tdp_model."""
     power_w: float | None = None
     power_average_w: float | None = None
     energy_counter_j: float | None = None
@@ -197,8 +197,15 @@ def to_json(record: Any) -> str:
 
 
 def append_jsonl(path: Path, record: Any) -> None:
-    """Add one record as one line, with a single write, so that a kill tears at most this line."""
-    with path.open("ab") as file:
+    """Add one record as one line, with a single write, so that a kill tears at most this line.
+
+    A line that was torn before is cut off: this one would go on in its middle.
+    """
+    with path.open("a+b") as file:
+        file.seek(max(0, file.tell() - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write((to_json(record) + "\n").encode())
 
 
@@ -239,7 +246,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not JSON ({error}); delete it and rerun") from None
     for record in value if isinstance(value, list) else [value]:
         if not isinstance(record, dict):
-            raise ValueError(f"{path}: holds {type(record).__name__}, not a record; delete it and rerun")
+            raise ValueError(
+                f"{path}: holds {type(record).__name__}, not a record; delete it and rerun"
+            )
         check_schema(record, str(path))
     return value
 

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -29,10 +30,18 @@ def in_one_sentence(error: BaseException) -> str:
         return f"{cause.full_key or _first_line(error)} has no value; give one on the command line"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(str(cause.full_key or cause.key))
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key} refers to what is not there: {_lower(_first_line(cause))}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: {_lower(_first_line(cause))}; give a value of that type"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override ({_first_line(error)}); write group.key=value"
+    if isinstance(error, AttributeError | AssertionError) and "NoneType" in str(error):
+        # What OmegaConf raises for paradigm.feature.weight=1 where paradigm.feature is null.
+        return (
+            "an override sets a key of a part that is null; choose an option that has the part, "
+            "such as paradigm=combined, and set its keys"
+        )
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
@@ -90,6 +99,6 @@ def _dataclass_of(hint: Any) -> Any:
 def _system(error: OSError) -> str:
     place = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full at {place}; free space or set store_dir to another disk, and rerun"
+        return f"the disk is full at {place}; free space or move store_dir, and rerun"
     match = re.sub(r"^\[Errno \d+\] ", "", str(error))
     return f"{_lower(match)}; check that the path exists and may be written"

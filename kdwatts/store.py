@@ -2,12 +2,14 @@
 
 A builder fills a private sibling and renames it. One of many processes that want an artifact takes
 a lease and builds, the others wait. A lease is a numbered file that its holder touches; who finds
-it still for LEASE_TIMEOUT_S creates the next number, which exactly one can. Nothing relies on
-file locks or on clocks that agree, so a store may lie on NFS.
+it still for LEASE_TIMEOUT_S creates the next number, which exactly one can. Numbers come back once
+a holder gave up, so a lease is ours only while it says what we wrote. Nothing relies on file locks
+or on clocks that agree, so a store may lie on NFS.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -21,11 +23,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdwatts import interrupt
+
 log = logging.getLogger(__name__)
 
 LEASE_TIMEOUT_S = 60.0
 RENEW_EVERY_S = 10.0
 POLL_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """The right to build `target`, while its file is the newest and says what its holder wrote."""
+
+    target: Path
+    path: Path
+    text: str
+
+    def is_held(self) -> bool:
+        try:
+            return _newest_lease(self.target) == self.path and self.path.read_text() == self.text
+        except FileNotFoundError:
+            return False
+
+    def give_back(self) -> None:
+        """Remove it and those it superseded; whoever took over removes it otherwise."""
+        if self.is_held():
+            for lease in _leases(self.target):
+                if lease <= self.path:
+                    lease.unlink(missing_ok=True)
 
 
 @dataclass
@@ -38,7 +64,7 @@ class Claim:
     """Private to this builder; becomes `artifact_dir` by `commit`."""
     scratch_dir: Path
     """Outlives a killed builder: checkpoints go here. Removed by `commit`."""
-    _lease: Path | None = field(default=None, repr=False)
+    _lease: _Lease | None = field(default=None, repr=False)
 
     def commit(self) -> None:
         """Make what was built visible to all, at once.
@@ -46,12 +72,21 @@ class Claim:
         Raises RuntimeError when another builder took over because this one stood still too long.
         """
         assert self._lease
-        if _newest_lease(self.artifact_dir) != self._lease:
+        try:
+            _flush(self.work_dir)
+            held = self._lease.is_held()
+            if held:
+                self.work_dir.rename(self.artifact_dir)
+        except OSError as error:
+            # Who took over has moved our folder away, or has finished the artifact.
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            held = False
+        if not held:
             raise RuntimeError(
                 f"store: another process took over {self.artifact_dir} after {LEASE_TIMEOUT_S:g} s "
                 "without a sign of life from this one; rerun to use what it built"
             )
-        self.work_dir.rename(self.artifact_dir)
         shutil.rmtree(self.scratch_dir, ignore_errors=True)
         self.exists = True
 
@@ -60,7 +95,7 @@ class Store:
     """Artifacts under one root folder, by stage and key."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        self.root = root.expanduser().resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -88,7 +123,7 @@ class Store:
         """The artifact, or after a wait the exclusive right to build it.
 
         A builder that leaves without `commit` gives the lease back and its half-made folder is
-        removed; its scratch folder stays.
+        removed; its scratch folder stays. Raises Preempted when a stop is requested while waiting.
         """
         target = self.artifact_dir(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +134,7 @@ class Store:
             yield claim
             return
         for leftover in target.parent.glob(f"{key}.building-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _discard(leftover)
         stop = threading.Event()
         renewer = threading.Thread(target=_renew, args=(lease, stop), daemon=True)
         renewer.start()
@@ -110,9 +145,7 @@ class Store:
             stop.set()
             renewer.join()
             shutil.rmtree(work_dir, ignore_errors=True)
-            for old in _leases(target):
-                if old.name <= lease.name:
-                    old.unlink(missing_ok=True)
+            lease.give_back()
 
 
 def _leases(target: Path) -> list[Path]:
@@ -124,63 +157,102 @@ def _newest_lease(target: Path) -> Path | None:
     return leases[-1] if leases else None
 
 
-def _acquire(target: Path) -> Path | None:
+def _acquire(target: Path) -> _Lease | None:
     """The lease on `target` once it is ours; None once the artifact is there instead."""
     announced = False
     while True:
         newest = _newest_lease(target)
-        if newest is None or _holder_is_dead(newest):
-            number = int(newest.name.rsplit("-", 1)[1]) + 1 if newest else 1
-            lease = target.with_name(f"{target.name}.lease-{number:06d}")
-            if _create(lease):
-                if target.is_dir():  # Finished between the look and the lease.
-                    lease.unlink()
-                    return None
+        if newest is None or not _is_alive(newest):
+            lease = _create(target, newest)
+            if lease and target.is_dir():  # Finished between the look and the lease.
+                lease.give_back()
+                return None
+            if lease:
                 return lease
         if target.is_dir():
             return None
         if not announced:
             log.info("store: waiting for %s, which another process builds", target)
             announced = True
+        interrupt.stop_if_requested("what it waited for is built by another process")
         time.sleep(POLL_EVERY_S)
 
 
-def _create(lease: Path) -> bool:
-    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+def _create(target: Path, newest: Path | None) -> _Lease | None:
+    """The lease that follows `newest`, or None when another process was faster."""
+    number = int(newest.name.rpartition("-")[2]) + 1 if newest else 1
+    path = target.with_name(f"{target.name}.lease-{number:06d}")
+    text = json.dumps({"host": _host(), "pid": os.getpid(), "claim": uuid.uuid4().hex})
     try:
-        descriptor = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
-        return False
+        return None
     with os.fdopen(descriptor, "w") as file:
-        json.dump(holder, file)
-    return True
+        file.write(text)
+    # Since the look, `newest` may have been given back and its number taken by one who lives.
+    if _newest_lease(target) == path and not (newest and _is_alive(newest)):
+        return _Lease(target, path, text)
+    path.unlink()
+    return None
 
 
-def _renew(lease: Path, stop: threading.Event) -> None:
+def _renew(lease: _Lease, stop: threading.Event) -> None:
     while not stop.wait(RENEW_EVERY_S):
         try:
-            os.utime(lease)
+            if lease.is_held():
+                os.utime(lease.path)
+                continue
+            log.warning("store: %s was taken over by another process", lease.target)
+            return
         except OSError as error:
-            log.warning("store: cannot renew %s (%s); another process may take over", lease, error)
+            log.warning("store: cannot renew %s (%s); another may take over", lease.path, error)
 
 
 _first_seen: dict[tuple[Path, float], float] = {}
 """(lease, its time stamp) to when this process first saw it so, on this process's own clock."""
 
 
-def _holder_is_dead(lease: Path) -> bool:
-    """Whether the holder died on this host, or its lease has stood still for LEASE_TIMEOUT_S."""
+def _is_alive(lease: Path) -> bool:
+    """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
     try:
         touched = lease.stat().st_mtime
-        holder = json.loads(lease.read_text() or "{}")
-    except (OSError, ValueError):
-        holder, touched = {}, 0.0
-    if holder.get("host") == socket.gethostname():
+        holder = json.loads(lease.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        holder = {}  # Its holder is about to write it.
+    if holder.get("host") == _host():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:
-            return True
+            return False
         except PermissionError:
             pass  # Another user's process: it lives, or its number was given anew.
     first_s = _first_seen.setdefault((lease, touched), time.monotonic())
-    return time.monotonic() - first_s > LEASE_TIMEOUT_S
+    return time.monotonic() - first_s <= LEASE_TIMEOUT_S
+
+
+def _host() -> str:
+    """Where a process id names a process: containers may share a host's name but not its ids."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _flush(directory: Path) -> None:
+    """Bring files to the disk, so that no crash leaves an artifact whose files are hollow."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _discard(leftover: Path) -> None:
+    """Move a folder away, then remove it: its builder, if it wakes, must not commit half of it."""
+    moved = leftover.with_name(f"{leftover.name}.discarded")
+    try:
+        leftover.rename(moved)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(moved, ignore_errors=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from multirun_analysis import units
 from multirun_analysis.collect import collect, write_tables
 from multirun_analysis.report import write_report
+from multirun_analysis.rows import to_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,32 +44,28 @@ def _default_out(directories: Sequence[Path]) -> Path:
 
 def table(runs: pd.DataFrame) -> str:
     """One line per run, and below it the reason of each that is not in the figures."""
+    rows = to_rows(runs)
     lines = [("run", "paradigm", "seed", "own energy", "OM_perf", "bits/byte", "state")]
-    for _, run in runs.iterrows():
+    for run in rows:
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
-        quality = run["own_energy_quality"]
         lines.append(
             (
                 run["run"],
-                _or_dash(run["paradigm"]),
-                _or_dash(run["seed"]),
-                own if units.is_missing(quality) or own == units.MISSING else f"{own} {quality}",
+                run["paradigm"] or units.MISSING,
+                units.MISSING if run["seed"] is None else str(run["seed"]),
+                own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
                 units.with_error(run["om_perf"], run["om_perf_stderr"]),
                 units.number(run["student_bits_per_byte"]),
                 run["state"],
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [
+    text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    reasons = [f"{run['run']}: {run['reason']}" for _, run in runs[~runs["finished"]].iterrows()]
-    return "\n".join([*rows, *reasons])
-
-
-def _or_dash(value: object) -> str:
-    return units.MISSING if units.is_missing(value) else str(value)
+    reasons = [f"{run['run']}: {run['reason']}" for run in rows if not run["finished"]]
+    return "\n".join([*text, *reasons])
 
 
 if __name__ == "__main__":

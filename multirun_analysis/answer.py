@@ -1,16 +1,24 @@
-"""The answer in words, derived from the tables: which student, at what energy, how sure."""
+"""The answer in words, derived from the runs: which student, at what energy, how sure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import pandas as pd
 
 from multirun_analysis import units
-from multirun_analysis.labels import distinct_students
 from multirun_analysis.metrics import Interval, over_seeds
-from multirun_analysis.pareto import energy_class
+from multirun_analysis.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, Quality
+from multirun_analysis.rows import Row, distinct_students, grouped, known
+
+_WARNINGS = {
+    "mixed": "These energies are sums of measured and estimated parts: no measurement.",
+    "estimated": "These energies are estimates from processor load and rated power: no sensor was "
+    "readable. They may compare methods on one machine; they are no measurement of it.",
+    "missing": "The energy of these runs is unknown.",
+}
 
 
 @dataclass(frozen=True)
@@ -26,103 +34,133 @@ class Card:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which student, at what energy, how sure. Plain text, not escaped."""
+    """The page's first screen. Plain text, not escaped."""
 
     headline: str
     sureness: list[str]
+    warning: str | None
+    """What the numbers are not, where they are no measurement."""
     cards: list[Card]
 
 
-def energy_column(runs: pd.DataFrame) -> str:
+def energy_column(students: list[Row]) -> str:
     """The energy that answers: with a share of inherited work, or own where that is unknown."""
-    complete = distinct_students(runs)["total_amortised_energy_j"].notna()
-    return "total_amortised_energy_j" if len(complete) and complete.all() else "own_energy_j"
+    column = "total_amortised_energy_j"
+    return column if len(known(students, column)) == len(students) else "own_energy_j"
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """All students that differ by their seed alone."""
+
+    label: str
+    students: list[Row]
+    value: Interval
+    energy: Interval | None
 
 
 def answer(runs: pd.DataFrame) -> Answer:
-    """The page's first screen. Measured students go before estimated ones; both are never ranked
-    against each other."""
+    """The best setting by quality, with the least energy to build and to serve beside it.
+
+    Measured students go before estimated ones; the two are never ranked against each other.
+    """
     students = distinct_students(runs)
-    if students.empty:
+    if not students:
         text = f"{len(runs)} runs were found; each is listed below with its reason."
-        return Answer("No run has finished yet.", [text], [])
-    energy = energy_column(runs)
-    kinds = students["own_energy_quality"].map(energy_class)
-    kind = next(
-        kind for kind in ("measured", "mixed", "estimated", "missing") if kind in set(kinds)
-    )
-    ranked = students[kinds == kind]
-    quality = OM_PERF if ranked["om_perf"].notna().any() else BITS_PER_BYTE
-    names = ranked.drop_duplicates("group").set_index("group")
-    values, energies = over_seeds(ranked, quality.column), over_seeds(ranked, energy)
-    left_out = len(students) - len(ranked)
-    notes = (
-        [f"{left_out} students whose energy is not {kind} are left out of this ranking."]
-        if left_out
-        else []
-    )
-    if not values:
-        text = (
-            f"{len(students)} students were built; none was evaluated, so none can be recommended."
-        )
-        return Answer(text, [_energy_words(ranked, kind, energy), *notes], [])
-    sign = 1 if quality.higher_is_better else -1
-    order = sorted(values, key=lambda group: -sign * values[group].mean)
-    best = order[0]
-    name = str(names.at[best, "group_label"])
-    name = name[:1].upper() + name[1:]
-    cost = f" for {units.energy(energies[best].mean)}" if best in energies else ""
-    if quality is OM_PERF:
-        kept = units.significant(100 * values[best].mean)
-        headline = f"{name} keeps {kept} % of its teacher's accuracy{cost}."
-    else:
-        headline = f"{name} reads held-out text best{cost}."
-    sure = [
-        _quality_words(ranked, values, order, names, quality),
-        _energy_words(ranked, kind, energy),
+        return Answer("No run has finished yet.", [text], None, [])
+    energy = energy_column(students)
+    kinds = [energy_class(run[quality_of(energy)]) for run in students]
+    kind = min(kinds, key=CLASSES.index)
+    ranked = [run for run, found in zip(students, kinds, strict=True) if found == kind]
+    sure = [_energy_words(ranked, kind, energy)]
+    if len(ranked) < len(students):
+        apart = len(students) - len(ranked)
+        sure.append(f"Left out of this ranking, as their energy is not {kind}: {apart}.")
+    quality = OM_PERF if known(ranked, "om_perf") else BITS_PER_BYTE
+    settings = _ranked_settings(ranked, energy, quality)
+    if not settings:
+        text = f"{len(students)} students were built, none was evaluated: no advice follows."
+        return Answer(text, sure, _WARNINGS.get(kind), [])
+    sure.insert(0, _quality_words(settings, quality))
+    headline = _headline(settings, quality, note="" if kind == "measured" else f", {kind}")
+    return Answer(headline, sure, _WARNINGS.get(kind), _cards(settings, quality))
+
+
+def _ranked_settings(students: list[Row], energy: str, quality: Quality) -> list[_Setting]:
+    """The settings that were evaluated, the best first."""
+    values, energies = over_seeds(students, quality.column), over_seeds(students, energy)
+    groups = grouped(students, "group")
+    settings = [
+        _Setting(groups[group][0]["group_label"], groups[group], value, energies.get(group))
+        for group, value in values.items()
     ]
-    cards = [_card("Most accurate", best, names, values, energies, quality)]
-    if energies:
-        frugal = min(energies, key=lambda group: energies[group].mean)
-        cards.append(_card("Least energy to build", frugal, names, values, energies, quality))
-    serving = over_seeds(ranked, "student_total_j_per_token")
-    if serving:
-        served = min(serving, key=lambda group: serving[group].mean)
-        figure = units.quantity(serving[served].mean, "J/token")
-        cards.append(
-            _card("Least energy to serve", served, names, values, energies, quality, figure)
-        )
-    return Answer(headline, [*sure, *notes], cards)
+    sign = -1 if quality.higher_is_better else 1
+    return sorted(settings, key=lambda setting: sign * setting.value.mean)
 
 
-def _card(
-    question: str,
-    group: str,
-    names: pd.DataFrame,
-    values: dict[str, Interval],
-    energies: dict[str, Interval],
-    quality: Quality,
-    figure: str | None = None,
-) -> Card:
-    value, energy = values.get(group), energies.get(group)
-    scores = [] if value is None else [_score(value, quality)]
-    joules = (
-        []
-        if energy is None
-        else [
-            f"{units.energy(energy.mean, error_j=energy.half_width)} "
-            f"({units.watt_hours(energy.mean)})"
-        ]
-    )
-    parts = joules + scores if question.startswith("Least energy to build") else scores + joules
-    figure, *detail = [figure, *parts] if figure else parts
-    return Card(
-        question,
-        str(names.at[group, "group_label"]),
-        str(names.at[group, "paradigm"]),
-        figure,
-        " · ".join(detail),
-    )
+def _headline(settings: list[_Setting], quality: Quality, *, note: str) -> str:
+    """The best setting and its cost, and a cheaper one that the seeds do not tell from it."""
+    best, *others = settings
+    words = "predicts held-out text best"
+    if quality is OM_PERF:
+        words = f"keeps {_percent(best.value)} of its teacher's accuracy"
+    text = f"{best.label[:1].upper()}{best.label[1:]} {words}"
+    if best.energy is None:
+        return f"{text}."
+    text += f" for {units.energy(best.energy.mean)}{note}"
+    for other in others:
+        cheaper = other.energy and other.energy.mean < 0.95 * best.energy.mean
+        if other.energy and cheaper and _overlap(best.value, other.value):
+            score = _percent(other.value) if quality is OM_PERF else _score(other.value, quality)
+            return f"{text}; {other.label} {score} for {units.energy(other.energy.mean)}{note}."
+    return f"{text}."
+
+
+def _overlap(one: Interval, other: Interval) -> bool:
+    if one.half_width is None or other.half_width is None:
+        return False
+    return one.low <= other.high and other.low <= one.high
+
+
+def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
+    """The best setting, the cheapest one, and what serving the best takes."""
+    best = settings[0]
+    cards = [_card("Most accurate", best, _score(best.value, quality), _cost(best))]
+    costed = [setting for setting in settings if setting.energy]
+    if costed:
+        frugal = min(costed, key=lambda s: s.energy.mean if s.energy else 0.0)
+        score = _score(frugal.value, quality)
+        cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
+    student_j = _mean(best, "student_total_j_per_token")
+    teacher_j = _mean(best, "teacher_total_j_per_token")
+    if student_j:
+        detail = "prompt and answer together"
+        if teacher_j:
+            times = units.significant(teacher_j / student_j, 2)
+            detail = f"its teacher takes {units.quantity(teacher_j, 'J/token')}, {times} times that"
+        figure = units.quantity(student_j, "J/token")
+        cards.append(_card("Serving the most accurate", best, figure, detail))
+    return cards
+
+
+def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
+    return Card(question, setting.label, setting.students[0]["paradigm"], figure, detail)
+
+
+def _mean(setting: _Setting, column: str) -> float | None:
+    values = [run[column] for run in known(setting.students, column)]
+    return fmean(values) if values else None
+
+
+def _cost(setting: _Setting) -> str:
+    if setting.energy is None:
+        return "energy unknown"
+    joules = units.energy(setting.energy.mean, error_j=setting.energy.half_width)
+    return f"{joules} ({units.watt_hours(setting.energy.mean)})"
+
+
+def _percent(value: Interval) -> str:
+    return f"{units.significant(100 * value.mean)} %"
 
 
 def _score(value: Interval, quality: Quality) -> str:
@@ -130,55 +168,37 @@ def _score(value: Interval, quality: Quality) -> str:
     return f"OM_perf {shown}" if quality is OM_PERF else f"{shown} bits/byte"
 
 
-def _quality_words(
-    students: pd.DataFrame,
-    values: dict[str, Interval],
-    order: list[str],
-    names: pd.DataFrame,
-    quality: Quality,
-) -> str:
+def _quality_words(settings: list[_Setting], quality: Quality) -> str:
     """How sure the first place is: its interval, and the runner-up's."""
-    best = values[order[0]]
-    if best.half_width is None:
-        text = f"{_score(best, quality)} from a single seed: another seed may land elsewhere"
-        stderr = students.loc[students["group"] == order[0], "om_perf_stderr"].iloc[0]
-        if quality is OM_PERF and not pd.isna(stderr):
-            shown = units.with_error(best.mean, stderr)
-            text = f"OM_perf {shown} (one standard error of the benchmarks) from a single seed: "
-            text += "another seed may land elsewhere"
-    else:
-        text = f"{_score(best, quality)} (95 % interval over {best.num_values} seeds)"
-    if len(order) == 1:
-        return f"{text}. There is no other setting to compare with."
-    second, name = values[order[1]], names.at[order[1], "group_label"]
-    gap = f"the runner-up {name} has {_score(second, quality)}"
-    if best.half_width is None or second.half_width is None:
-        return f"{text}; {gap}. One seed cannot tell whether the order holds."
-    apart = best.low > second.high or best.high < second.low
-    verdict = (
-        "The intervals do not overlap: the first place holds."
-        if apart
-        else "The intervals overlap: these seeds do not settle which is better."
-    )
-    return f"{text}; {gap}. {verdict}"
-
-
-def _energy_words(students: pd.DataFrame, kind: str, energy: str) -> str:
-    share = (students["own_energy_uncertainty_j"] / students["own_energy_j"]).median()
-    sigma = (
-        "" if pd.isna(share) else f", one standard deviation {units.significant(100 * share, 2)} %"
-    )
-    scope = (
-        "building the student plus its share of the work it inherited"
-        if energy == "total_amortised_energy_j"
-        else "building the student alone; inherited work is unknown for some"
-    )
-    if kind == "missing":
-        return "The energy of these runs was not measured."
-    if kind == "estimated":
-        return (
-            f"Energy is estimated from processor load and rated power, not measured{sigma}. "
-            f"It covers {scope}."
+    best = settings[0]
+    text = f"{_score(best.value, quality)}, 95 % interval over {best.value.num_values} seeds"
+    if best.value.half_width is None:
+        stderr = best.students[0].get(quality.stderr)
+        spread = ", one standard error over benchmark samples" if stderr else ""
+        text = (
+            f"{_score(Interval(best.value.mean, stderr, 1), quality)}{spread}, from a single seed"
         )
-    word = "measured" if kind == "measured" else "partly measured and partly estimated"
-    return f"Energy is {word}{sigma}. It covers {scope}."
+    if len(settings) == 1:
+        return f"{text}. There is no other setting to compare with."
+    second = settings[1]
+    if best.value.half_width is None or second.value.half_width is None:
+        verdict = "One seed cannot tell whether this order holds."
+    elif _overlap(best.value, second.value):
+        verdict = "The intervals overlap: these seeds do not settle which is better."
+    else:
+        verdict = "The intervals do not overlap: the first place holds."
+    runner_up = f"the runner-up, {second.label}, has {_score(second.value, quality)}"
+    return f"{text}; {runner_up}. {verdict}"
+
+
+def _energy_words(students: list[Row], kind: str, energy: str) -> str:
+    shares = [
+        run["own_energy_uncertainty_j"] / run["own_energy_j"]
+        for run in known(students, "own_energy_uncertainty_j", "own_energy_j")
+        if run["own_energy_j"] > 0
+    ]
+    sigma = f", ± {units.significant(100 * median(shares), 2)} % (one sigma)" if shares else ""
+    scope = "building the student alone; what it inherited is unknown for some"
+    if energy == "total_amortised_energy_j":
+        scope = "building the student and its share of the work it inherited"
+    return f"Energy is {kind}{sigma}. It covers {scope}."

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
-import pandas as pd
-
+from kdwatts.records import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.collect import Collected
-from multirun_analysis.labels import distinct_students
 from multirun_analysis.metrics import num_students, top_windows
 from multirun_analysis.pareto import energy_class
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 
 
 def caveats(collected: Collected) -> list[tuple[str, str]]:
     """Titles and sentences, plain text; subjects of which nothing is known are left out."""
-    runs, students = collected.runs, distinct_students(collected.runs)
+    runs = to_rows(collected.runs)
+    students = distinct_students(runs)
     found = [
         ("How energy was obtained", _provenance(students)),
         ("What is not counted", _not_counted(students)),
-        ("Uncertainty and coverage", _uncertainty(students, collected.stages)),
+        ("Uncertainty and coverage", _uncertainty(students, to_rows(collected.stages))),
         ("Inherited work", _sharing(students)),
-        ("Accuracy", _accuracy(collected.scores, students)),
+        ("Accuracy", _accuracy(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
         ("Hardware", _hardware(runs)),
@@ -31,149 +32,148 @@ def caveats(collected: Collected) -> list[tuple[str, str]]:
     return [(title, text) for title, text in found if text]
 
 
-def _provenance(students: pd.DataFrame) -> str:
-    kinds = students["own_energy_quality"].map(energy_class).value_counts()
+def _provenance(students: list[Row]) -> str:
+    kinds = Counter(energy_class(run["own_energy_quality"]) for run in students)
     words = {
         "measured": "measured by sensors",
-        "estimated": "estimated from processor load and rated power (no sensor was readable)",
+        "estimated": "estimated from processor load and rated power, as no sensor was readable",
         "mixed": "a sum of measured and estimated parts",
         "missing": "unknown",
     }
-    parts = [f"{count} of {len(students)} {words.get(kind, kind)}" for kind, count in kinds.items()]
+    parts = [f"{count} of {len(students)} {words.get(k, k)}" for k, count in kinds.items()]
     text = f"Energy of building the students: {'; '.join(parts)}." if parts else ""
-    if "estimated" in kinds.index:
-        text += (
-            " An estimate compares methods on one machine; it is no measurement of that machine."
-        )
+    if sources := sorted({run["cpu_estimate"] for run in known(students, "cpu_estimate")}):
+        text += f" Rated power: {'; '.join(sources)}."
     if len(kinds) > 1:
-        text += " Measured and estimated energies are ranked apart and never added in silence."
+        text += " Measured and estimated students are ranked apart, never against each other."
     return text
 
 
-def _not_counted(students: pd.DataFrame) -> str:
-    absent = [
-        f"{part.upper()} in {students[f'{part}_energy_j'].isna().sum()} of {len(students)}"
-        for part in ("gpu", "cpu", "dram")
-        if students[f"{part}_energy_j"].isna().any()
-    ]
-    text = (
-        "Power supplies, fans, disks and network are outside every figure; cooling enters carbon "
+def _not_counted(students: list[Row]) -> str:
+    missing = {
+        part: sum(run[f"{part}_energy_j"] is None for run in students) for part in COMPONENTS
+    }
+    absent = [f"{part.upper()} in {n} of {len(students)}" for part, n in missing.items() if n]
+    if not absent:
+        return ""
+    return (
+        f"Without a figure, and so in no sum: {', '.join(absent)}. Power supplies, fans, disks and "
+        "network are outside every figure. Idle power is inside."
     )
-    text += "and cost through the PUE alone. Idle power is included."
-    return f"No figure for {', '.join(absent)}: not part of the sums. {text}" if absent else text
 
 
-def _uncertainty(students: pd.DataFrame, stages: pd.DataFrame) -> str:
-    share = (students["own_energy_uncertainty_j"] / students["own_energy_j"]).dropna() * 100
+def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     parts = []
-    if len(share):
-        low, high = units.significant(share.min(), 2), units.significant(share.max(), 2)
-        span = f"{low} %" if low == high else f"{low} to {high} %"
+    measured = known(students, "own_energy_uncertainty_j", "own_energy_j")
+    measured = [run for run in measured if run["own_energy_j"] > 0]
+    shares = [100 * run["own_energy_uncertainty_j"] / run["own_energy_j"] for run in measured]
+    if shares:
+        ends = dict.fromkeys(units.significant(end, 2) for end in (min(shares), max(shares)))
         parts.append(
-            f"One standard deviation of a student's energy is {span} of it. It holds the sensor's "
-            "calibration, which cancels in ratios on one card."
+            f"One standard deviation of a student's energy is {' to '.join(ends)} % of it, the "
+            "error of calibration or of the model included, which cancels in ratios on one device."
         )
-    windows = top_windows(stages)
-    windows = windows[windows["run"].isin(students["run"]) & (windows["outcome"] != "reused")]
-    covered = windows[[c for c in windows if c.endswith("_coverage")]].min(axis=None)
-    if not pd.isna(covered):
-        parts.append(f"Samples span at least {units.significant(100 * covered)} % of every stage.")
+    names = {run["run"] for run in students}
+    windows = [w for w in top_windows(stages) if w["run"] in names and w["outcome"] != "reused"]
+    covered = [window.get(f"{part}_coverage") for window in windows for part in COMPONENTS]
+    covered = [share for share in covered if share is not None]
+    if covered:
+        lowest = units.significant(100 * min(covered))
+        parts.append(f"Readings span at least {lowest} % of the time of every stage.")
     return " ".join(parts)
 
 
-def _sharing(students: pd.DataFrame) -> str:
+def _sharing(students: list[Row]) -> str:
     sharers = num_students(students)
     if not sharers:
         return ""
     return (
-        f"{len(sharers)} artifacts (token shards, teacher signals) are shared by 1 to "
-        f"{max(sharers.values())} students. A share divides each by the distinct students found in "
-        "these folders; students elsewhere would make it smaller. The uncertainty of inherited "
-        "energy is not recorded, so such totals carry no error bar of their own."
+        f"{len(sharers)} artifacts (token shards, teacher signals) have up to "
+        f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
+        "students found in these folders; students elsewhere would make it smaller. The "
+        "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."
     )
 
 
-def _accuracy(scores: pd.DataFrame, students: pd.DataFrame) -> str:
-    if scores.empty or students.empty:
+def _accuracy(scores: list[Row], students: list[Row]) -> str:
+    names = {run["run"] for run in students}
+    scores = [row for row in scores if row["run"] in names and row["higher_is_better"]]
+    if not scores:
         return ""
-    scores = scores[scores["run"].isin(students["run"]) & scores["higher_is_better"].astype(bool)]
-    tasks = [
-        f"{row.task} ({row.metric}, {row.num_fewshot}-shot, {row.num_samples} samples, "
-        f"{row.harness} {row.harness_version})"
-        for row in scores.drop_duplicates(
-            ["task", "metric", "num_fewshot", "num_samples"]
-        ).itertuples()
-    ]
-    shown = ", ".join(tasks[:12]) + (f" and {len(tasks) - 12} more" if len(tasks) > 12 else "")
-    text = f"OM_perf is the mean over benchmarks of student over teacher score. Scored on: {shown}."
-    sets = scores.groupby("run")[["task", "num_fewshot"]].agg(lambda column: tuple(sorted(column)))
-    if len(sets.drop_duplicates()) > 1:
+    tasks = {
+        f"{row['task']} ({row['metric']}, {row['num_fewshot']}-shot, {row['num_samples']} samples, "
+        f"{row['harness']} {row['harness_version']})": None
+        for row in scores
+    }
+    more = f" and {len(tasks) - 12} more" if len(tasks) > 12 else ""
+    text = "OM_perf is the mean over benchmarks of student score over teacher score, scored on "
+    text += f"{', '.join(list(tasks)[:12])}{more}."
+    by_run = grouped(scores, "run").values()
+    if len({frozenset((row["task"], row["num_fewshot"]) for row in rows) for rows in by_run}) > 1:
         text += " Runs were scored on different sets: compare OM_perf only within one set."
-    if students["model"].nunique() > 1:
+    if len({run["model"] for run in students}) > 1:
         text += " The pairs differ: each OM_perf is relative to its own teacher."
     return text
 
 
-def _seeds(students: pd.DataFrame) -> str:
-    counts = students.groupby("group")["student_key"].nunique()
-    if counts.empty:
-        return ""
-    text = "Diamonds are means over seeds with 95 % intervals by Student's t; thin bars of single "
-    text += (
-        "runs are one standard error over benchmark samples and one standard deviation of energy."
+def _seeds(students: list[Row]) -> str:
+    groups = grouped(students, "group").values()
+    few = sum(len(rows) < 3 for rows in groups)
+    text = (
+        "Intervals over seeds are 95 %, by Student's t; those of energy leave out the sensor's "
+        "calibration, which all seeds share. Thin bars of single runs are one standard error over "
+        "benchmark samples, and one standard deviation of energy."
     )
-    few = int((counts < 3).sum())
-    return text + (f" {few} of {len(counts)} settings have fewer than 3 seeds." if few else "")
+    if few:
+        text += f" {few} of {len(groups)} settings have fewer than 3 seeds."
+    return text if groups else ""
 
 
-def _carbon(students: pd.DataFrame) -> str:
-    sites = students.dropna(subset=["grid_gco2e_per_kwh"]).drop_duplicates(
-        ["site", "grid_gco2e_per_kwh", "pue"]
-    )
-    parts = [
-        f"{row.site}: {units.significant(row.grid_gco2e_per_kwh)} gCO2e/kWh, PUE "
-        f"{units.significant(row.pue)}"
-        for row in sites.itertuples()
-    ]
-    return (
-        f"CO2e is own energy times PUE times grid intensity ({'; '.join(parts)})." if parts else ""
-    )
+def _carbon(students: list[Row]) -> str:
+    sites = {
+        f"{run['site']}: {units.significant(run['grid_gco2e_per_kwh'])} gCO2e/kWh, PUE "
+        f"{units.significant(run['pue'])}"
+        for run in known(students, "site", "grid_gco2e_per_kwh", "pue")
+    }
+    text = f"CO2e is own energy times PUE times grid intensity ({'; '.join(sorted(sites))})."
+    return text if sites else ""
 
 
-def _hardware(runs: pd.DataFrame) -> str:
-    machines = runs.drop_duplicates(["host", "cards", "cpu", "driver"]).dropna(subset=["host"])
-    parts = [
-        ", ".join(
-            str(text)
-            for text in (row.host, row.cards or row.cpu, row.driver and f"driver {row.driver}")
-            if isinstance(text, str)
-        )
-        for row in machines.itertuples()
-    ]
-    text = f"{'; '.join(parts)}." if parts else ""
-    if runs["cards"].nunique() > 1:
-        text += " Cards differ: energies compare methods only on the same card."
+def _hardware(runs: list[Row]) -> str:
+    machines = set()
+    for run in known(runs, "host"):
+        driver = run["driver"] and f"driver {run['driver']}"
+        machines.add(", ".join(filter(None, (run["host"], run["cards"] or run["cpu"], driver))))
+    text = f"{'; '.join(sorted(machines))}." if machines else ""
+    if len({run["cards"] or run["cpu"] for run in known(runs, "host")}) > 1:
+        text += " Devices differ: energies compare methods only on the same device."
     return text
 
 
-def _software(runs: pd.DataFrame) -> str:
-    commits = sorted({str(commit)[:12] for commit in runs["git_commit"].dropna()})
-    versions = sorted(set(runs["versions"].dropna()))
+def _software(runs: list[Row]) -> str:
+    commits = sorted({_short_commit(run["git_commit"]) for run in known(runs, "git_commit")})
+    versions = sorted({run["versions"] for run in known(runs, "versions")})
     parts = [f"Commit {', '.join(commits)}."] if commits else []
     for text in versions:
-        found = json.loads(text) if text.startswith("{") else {}
-        parts.append(", ".join(f"{name} {version}" for name, version in found.items()) + ".")
+        found = json.loads(text).items()
+        parts.append(", ".join(f"{name} {version}" for name, version in found) + ".")
     if len(commits) > 1 or len(versions) > 1:
         parts.append("Runs of different software are compared here.")
-    return " ".join(part for part in parts if part != ".")
+    return " ".join(parts)
 
 
-def _repeats(runs: pd.DataFrame) -> str:
-    duplicates = int(runs["duplicate_of"].notna().sum())
-    resumed = int((runs["num_attempts"].fillna(1) > 1).sum())
+def _short_commit(commit: str) -> str:
+    """Twelve digits, and the mark of a checkout that differed from its commit."""
+    commit, changed, _ = commit.partition("+")
+    return commit[:12] + (" with uncommitted changes" if changed else "")
+
+
+def _repeats(runs: list[Row]) -> str:
+    duplicates = len(known(runs, "duplicate_of"))
+    resumed = sum((run["num_attempts"] or 1) > 1 for run in runs)
     parts = []
     if duplicates:
-        parts.append(f"{duplicates} runs hold a student that another run holds; counted once.")
+        parts.append(f"Runs of a student that another run holds too, counted once: {duplicates}.")
     if resumed:
-        parts.append(f"{resumed} runs were interrupted and resumed; energy is of all attempts.")
+        parts.append(f"Runs resumed after an interruption, energy of all attempts: {resumed}.")
     return " ".join(parts)

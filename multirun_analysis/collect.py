@@ -24,7 +24,7 @@ MARKERS = ("config.yaml", "status.json")
 _RUN_COLUMNS = [
     "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
     "duplicate_of", "label", "group", "group_label", "setting",
-    "host", "cpu", "cards", "driver", "git_commit", "versions",
+    "host", "cpu", "cards", "driver", "cpu_estimate", "git_commit", "versions",
 ]
 # fmt: on
 
@@ -182,12 +182,21 @@ def _text(value: Any) -> str | None:
 
 
 def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Host, processor, cards, driver, commit and versions, where the manifest names them."""
-    gpus = manifest.get("gpus")
-    names = [str(gpu.get("name")) for gpu in gpus or [] if isinstance(gpu, dict)]
+    """Where and with what a run was made, as far as its manifest says."""
+    gpus = [gpu for gpu in manifest.get("gpus") or [] if isinstance(gpu, dict)]
+    names = [str(gpu.get("name")) for gpu in gpus]
     cards = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    kept = ("host", "cpu", "driver", "git_commit", "versions")
-    return {key: _text(manifest.get(key)) for key in kept} | {"cards": cards or None}
+    drivers = {str(gpu["driver"]) for gpu in gpus if gpu.get("driver")}
+    versions = {name: manifest.get(name) for name in ("kdwatts", "python")}
+    versions |= manifest.get("versions") or {}
+    versions = {name: version for name, version in versions.items() if version}
+    estimate = manifest.get("cpu_estimate") or {}
+    return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
+        "cards": cards or None,
+        "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
+        "cpu_estimate": _text(estimate.get("source")),
+        "versions": json.dumps(versions) if versions else None,
+    }
 
 
 def _asked(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from multirun_analysis.rows import Row, grouped, known
 
 GROUPS = ("paradigm", "model", "data", "gpu")
@@ -21,13 +23,16 @@ def mark_duplicates(runs: list[Row]) -> None:
 def label_runs(runs: list[Row]) -> None:
     """Sets `label`, `group` (all but the seed) and `group_label`.
 
-    Labels hold the paradigm, whatever else differs between the runs, and the seed.
+    Labels hold the paradigm, whatever else differs between finished runs, and the seed.
     """
     settings = [set(run["setting"].split(", ") if run["setting"] else ()) for run in runs]
-    common = set.intersection(*settings)
-    varying = [key for key in GROUPS[1:] if len({run[key] for run in runs} - {None}) > 1]
+    done = [i for i, run in enumerate(runs) if run["finished"]] or range(len(runs))
+    common = set.intersection(*(settings[i] for i in done))
+    varying = [key for key in GROUPS[1:] if len({runs[i][key] for i in done} - {None}) > 1]
+    short = _short_names(set.union(*settings))
     for run, own in zip(runs, settings, strict=True):
-        parts = [run["paradigm"], *(run[key] for key in varying), *sorted(own - common)]
+        parts = [run["paradigm"], *(run[key] for key in varying)]
+        parts += [short[setting] for setting in sorted(own - common)]
         words = [part for part in parts if part] or [run["run"]]
         seed = [] if run["seed"] is None else [f"seed {run['seed']}"]
         run["label"] = " · ".join(words + seed)
@@ -40,6 +45,18 @@ def label_runs(runs: list[Row]) -> None:
             for run in same:
                 for column in ("label", "group", "group_label"):
                     run[column] += f" · {str(run['student_key'])[:8]}"
-    for same in grouped(runs, "label").values():
-        for run in same if len(same) > 1 else ():
+    for same in grouped([run for run in runs if run["finished"]], "label").values():
+        for run in same[1:]:
             run["label"] += f" · {run['run']}"
+
+
+def _short_names(settings: set[str]) -> dict[str, str]:
+    """Overrides by the last part of their key, where no other key ends alike."""
+    keys = {setting.partition("=")[0] for setting in settings}
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    short = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        end = key.rpartition(".")[2]
+        short[setting] = f"{end if ends[end] == 1 else key}={value}"
+    return short

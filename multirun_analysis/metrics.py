@@ -124,27 +124,38 @@ def stage_energies(runs: list[Row], stages: list[Row]) -> list[Row]:
     `inherited` means that another run built the artifact: its energy is the recorded one. A stage
     whose energy is unknown is absent, not 0.
     """
-    found = grouped(top_windows(stages), lambda window: (window["run"], window["stage"]))
+    windows = top_windows(stages)
+    builders = {window["key"]: window for window in windows if window["outcome"] == "done"}
     by_run = {run["run"]: run for run in runs}
     rows = []
-    for (name, stage), windows in found.items():
+    for (name, stage), found in grouped(windows, lambda w: (w["run"], w["stage"])).items():
         if run := by_run.get(name):
-            row = _stage_energy(run, stage, windows)
+            row = _stage_energy(run, stage, found, builders)
             rows.append(row | {"run": name, "label": run["label"], "stage": stage})
     return known(rows, "energy_j")
 
 
-def _stage_energy(run: Row, stage: str, windows: list[Row]) -> Row:
+def _stage_energy(run: Row, stage: str, windows: list[Row], builders: dict[str, Row]) -> Row:
     reused = [window for window in windows if window["outcome"] == "reused"]
     built = [window for window in windows if window["outcome"] != "reused"]
     # A resumed run reuses what its own earlier attempt finished: that is no inheritance.
     if not reused or any(window["outcome"] == "done" for window in built):
-        energies = [Energy(w["energy_j"], None, w["energy_quality"]) for w in built]
-        total, how = add_energies(energies), "built by this run"
-        return {"energy_j": total.energy_j, "quality": total.quality, "inherited": False, "how": how}
-    how = "reused: recorded when it was built"
-    energy_j, quality = run["own_energy_j"], run["own_energy_quality"]
-    if stage != "distill":
-        energy_j = _by_artifact(run).get(reused[-1]["key"])
-        quality, how = run["inherited_energy_quality"], f"{how}, not divided among its sharers"
+        total = add_energies(Energy(w["energy_j"], None, w["energy_quality"]) for w in built)
+        how, inherited = "built by this run", False
+        return {
+            "energy_j": total.energy_j,
+            "quality": total.quality,
+            "inherited": inherited,
+            "how": how,
+        }
+    key, by_artifact = reused[-1]["key"], _by_artifact(run)
+    if stage == "distill":
+        energy_j, quality = run["own_energy_j"], run["own_energy_quality"]
+    elif key in by_artifact:
+        energy_j, quality = by_artifact[key], run["inherited_energy_quality"]
+    else:
+        # Evaluations are nobody's ancestors: the run that did the work may be among these.
+        builder = builders.get(key, {"energy_j": None, "energy_quality": "missing"})
+        energy_j, quality = builder["energy_j"], builder["energy_quality"]
+    how = "reused: what building it cost, not divided among its sharers"
     return {"energy_j": energy_j, "quality": quality, "inherited": True, "how": how}

@@ -54,8 +54,8 @@ def faded(color: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def styled(fig: go.Figure, *, height: int, x: str, y: str) -> go.Figure:
-    """The figure with the common look and titled axes."""
+def styled(fig: go.Figure, *, height: int, x: str = "", y: str = "") -> go.Figure:
+    """The figure with the common look; axes get the titles given, and keep theirs otherwise."""
     axis = {
         "gridcolor": GRID,
         "linecolor": "#b9bfc5",
@@ -70,8 +70,8 @@ def styled(fig: go.Figure, *, height: int, x: str, y: str) -> go.Figure:
         template="none",
         height=height,
         font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor="#fff",
+        plot_bgcolor="#fff",
         margin={"l": 8, "r": 16, "t": 8, "b": 8},
         hoverlabel={"bgcolor": "white", "bordercolor": "#b9bfc5", "align": "left"},
         hoverlabel_font={"family": FONT, "size": 13, "color": INK},
@@ -80,6 +80,8 @@ def styled(fig: go.Figure, *, height: int, x: str, y: str) -> go.Figure:
     )
     fig.update_xaxes(**axis)
     fig.update_yaxes(**axis)
-    fig.update_xaxes(title_text=x)
-    fig.update_yaxes(title_text=y)
+    if x:
+        fig.update_xaxes(title_text=x)
+    if y:
+        fig.update_yaxes(title_text=y)
     return fig

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from kdwatts.metrics import MEASURED
 from multirun_analysis.rows import Row, grouped
 
+CLASSES = ("measured", "mixed", "estimated", "missing")
+"""How energies were obtained, the most trustworthy first."""
+
 
 def on_front(
     energy_j: Sequence[float], quality: Sequence[float], *, higher_is_better: bool = True
@@ -26,21 +29,25 @@ def on_front(
     return front
 
 
-def energy_class(quality: object) -> str:
-    """measured (also attributed: a sensor's), estimated, mixed or missing."""
-    return "measured" if quality in MEASURED else str(quality)
+def energy_class(quality: str | None) -> str:
+    """One of CLASSES; an attributed energy comes from a sensor and counts as measured."""
+    if quality in MEASURED:
+        return "measured"
+    return quality if quality in CLASSES else "missing"
+
+
+def quality_of(energy: str) -> str:
+    """The column that says how the energies of a column were obtained."""
+    return "own_energy_quality" if energy == "own_energy_j" else "total_energy_quality"
 
 
 def front_by_class(
-    runs: list[Row], *, energy: str, quality: str, energy_quality: str, higher_is_better: bool
+    runs: list[Row], *, energy: str, quality: str, higher_is_better: bool
 ) -> dict[str, list[str]]:
     """Class of energy to the names of the runs on its front: measured never meets estimated."""
     front = {}
-    for kind, rows in grouped(runs, lambda run: energy_class(run[energy_quality])).items():
-        flags = on_front(
-            [row[energy] for row in rows],
-            [row[quality] for row in rows],
-            higher_is_better=higher_is_better,
-        )
+    for kind, rows in grouped(runs, lambda run: energy_class(run[quality_of(energy)])).items():
+        joules, values = [row[energy] for row in rows], [row[quality] for row in rows]
+        flags = on_front(joules, values, higher_is_better=higher_is_better)
         front[kind] = [row["run"] for row, flag in zip(rows, flags, strict=True) if flag]
     return front

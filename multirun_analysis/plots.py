@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis import units
-from multirun_analysis.labels import distinct_students
 from multirun_analysis.metrics import over_seeds, stage_energies
 from multirun_analysis.palette import (
     INK,
@@ -27,7 +26,8 @@ from multirun_analysis.palette import (
     stage_words,
     styled,
 )
-from multirun_analysis.pareto import energy_class, front_by_class
+from multirun_analysis.pareto import energy_class, front_by_class, quality_of
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Quality:
 
     column: str
     title: str
-    stderr: str | None
+    stderr: str
+    """Column of one standard error; empty where none is recorded."""
     higher_is_better: bool
     teacher: str | None
     """Column of the teacher's value; None where the teacher is 1 by definition."""
@@ -46,7 +47,7 @@ OM_PERF = Quality(
     "om_perf", "OM_perf: student / teacher accuracy", "om_perf_stderr", True, teacher=None
 )
 BITS_PER_BYTE = Quality(
-    "student_bits_per_byte", "Held-out text, bits per byte", None, False, "teacher_bits_per_byte"
+    "student_bits_per_byte", "Held-out text, bits per byte", "", False, "teacher_bits_per_byte"
 )
 
 ENERGY_TITLES = {
@@ -54,6 +55,9 @@ ENERGY_TITLES = {
     "total_amortised_energy_j": "Energy with its share of inherited work",
     "total_energy_j": "Energy with all inherited work",
 }
+
+_EDGE = {"width": 1.5, "color": "#fff"}
+_HATCH = {"fgcolor": "#fff", "fillmode": "overlay", "size": 6, "solidity": 0.3}
 
 
 def quality_against_energy(
@@ -64,101 +68,108 @@ def quality_against_energy(
     A circle is a run, with one standard error; a diamond the mean of two or more seeds, with its
     95 % interval. Open circles are not measured.
     """
-    energy_quality = "own_energy_quality" if energy == "own_energy_j" else "total_energy_quality"
-    runs = distinct_students(runs)
-    runs = runs[runs[energy].notna() & runs[quality.column].notna()]
-    top_j = runs[energy].max() if len(runs) else 1.0
-    factor, prefix = units.prefix(top_j)
-    front = front_by_class(
-        runs,
-        energy=energy,
-        quality=quality.column,
-        energy_quality=energy_quality,
-        higher_is_better=quality.higher_is_better,
-    )
+    students = known(distinct_students(runs), energy, quality.column)
+    joules = [run[energy] for run in students]
+    factor, prefix = units.prefix(max(joules, default=1.0))
+    higher = quality.higher_is_better
+    front = front_by_class(students, energy=energy, quality=quality.column, higher_is_better=higher)
+    on_front = {name for names in front.values() for name in names}
     fig = go.Figure()
-    for kind, rows in runs[front].groupby(runs[energy_quality].map(energy_class)):
-        rows = rows.sort_values([energy, quality.column])
+    for kind, names in front.items():
+        points = sorted((r[energy], r[quality.column]) for r in students if r["run"] in names)
         fig.add_scatter(
-            x=rows[energy] / factor,
-            y=rows[quality.column],
+            x=[energy_j / factor for energy_j, _ in points],
+            y=[value for _, value in points],
             mode="lines",
             line={"color": INK, "width": 1.2, "dash": "dot", "shape": "hv"},
             name=f"Pareto front, {kind}",
             hoverinfo="skip",
         )
-    for paradigm, rows in _by_paradigm(runs):
+    for paradigm, rows in by_paradigm(students):
         color = paradigm_color(paradigm)
-        sensors = rows[energy_quality].map(energy_class) == "measured"
-        own_error = rows["own_energy_uncertainty_j"] / factor if energy == "own_energy_j" else None
+        kinds = [energy_class(run[quality_of(energy)]) for run in rows]
+        # The uncertainty of inherited energy is not recorded.
+        error_j = "own_energy_uncertainty_j" if energy == "own_energy_j" else ""
         fig.add_scatter(
-            x=rows[energy] / factor,
-            y=rows[quality.column],
+            x=[run[energy] / factor for run in rows],
+            y=[run[quality.column] for run in rows],
             mode="markers",
             name=escape(paradigm),
-            legendgroup=paradigm,
+            legendgroup=escape(paradigm),
             marker={
                 "color": color,
                 "size": 8,
-                "symbol": ["circle" if sensor else "circle-open" for sensor in sensors],
+                "symbol": ["circle" if kind == "measured" else "circle-open" for kind in kinds],
             },
-            error_x=_bars(own_error, faded(color, 0.4), 1),
-            error_y=_bars(rows[quality.stderr] if quality.stderr else None, faded(color, 0.4), 1),
-            hovertext=[_run_text(run, front[index]) for index, run in rows.iterrows()],
+            error_x=_bars([run.get(error_j) for run in rows], factor, faded(color, 0.4), 1),
+            error_y=_bars([run.get(quality.stderr) for run in rows], 1, faded(color, 0.4), 1),
+            hovertext=[_run_text(run, run["run"] in on_front) for run in rows],
             hoverinfo="text",
         )
         _add_means(fig, rows, energy, quality, factor)
-    _add_teachers(fig, runs, quality)
+    teachers = _add_teachers(fig, students, quality)
+    # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
+    errors = [run.get(quality.stderr) or 0.0 for run in students]
+    values = [run[quality.column] for run in students]
+    ends = [v + sign * e for v, e in zip(values, errors, strict=True) for sign in (-1, 1)]
+    fig.update_yaxes(range=_padded([*ends, *teachers]))
     # From zero where that leaves room to see differences.
-    if len(runs) and runs[energy].min() < 0.6 * top_j:
-        fig.update_xaxes(rangemode="tozero")
+    from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
+    span = _padded([joule / factor for joule in joules])
+    fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
     return styled(fig, height=420, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
 
 
 def _add_means(
-    fig: go.Figure, rows: pd.DataFrame, energy: str, quality: Quality, factor: float
+    fig: go.Figure, rows: list[Row], energy: str, quality: Quality, factor: float
 ) -> None:
     """Adds a diamond for each group of two or more seeds of one paradigm."""
     energies, values = over_seeds(rows, energy), over_seeds(rows, quality.column)
-    titles = dict(zip(rows["group"], rows["group_label"], strict=True))
-    groups = [group for group, value in values.items() if value.half_width is not None]
-    color = paradigm_color(rows["paradigm"].iloc[0])
+    titles = {run["group"]: run["group_label"] for run in rows}
+    pairs = [(group, energies[group], value) for group, value in values.items()]
+    pairs = [pair for pair in pairs if pair[2].half_width is not None]
+    color = paradigm_color(rows[0]["paradigm"])
     fig.add_scatter(
-        x=[energies[group].mean / factor for group in groups],
-        y=[values[group].mean for group in groups],
+        x=[joules.mean / factor for _, joules, _ in pairs],
+        y=[value.mean for _, _, value in pairs],
         mode="markers",
         showlegend=False,
-        legendgroup=str(rows["paradigm"].iloc[0]),
-        marker={
-            "color": color,
-            "size": 12,
-            "symbol": "diamond",
-            "line": {"width": 1.5, "color": "#fff"},
-        },
-        error_x=_bars([(energies[group].half_width or 0.0) / factor for group in groups], color, 2),
-        error_y=_bars([values[group].half_width for group in groups], color, 2),
+        legendgroup=escape(str(rows[0]["paradigm"])),
+        marker={"color": color, "size": 12, "symbol": "diamond", "line": _EDGE},
+        error_x=_bars([joules.half_width for _, joules, _ in pairs], factor, color, 2),
+        error_y=_bars([value.half_width for _, _, value in pairs], 1, color, 2),
         hovertext=[
-            f"<b>{escape(titles[group])}</b><br>mean of {values[group].num_values} seeds, "
-            f"95 % interval<br>{units.energy(energies[group].mean, error_j=energies[group].half_width)}"
-            f"<br>{quality.column} {units.with_error(values[group].mean, values[group].half_width)}"
-            for group in groups
+            f"<b>{escape(titles[group])}</b><br>mean of {value.num_values} seeds, 95 % interval"
+            f"<br>{units.energy(joules.mean, error_j=joules.half_width)}"
+            f"<br>{quality.column} {units.with_error(value.mean, value.half_width)}"
+            for group, joules, value in pairs
         ],
         hoverinfo="text",
     )
 
 
-def _add_teachers(fig: go.Figure, runs: pd.DataFrame, quality: Quality) -> None:
-    """Adds a line at the teacher's value; runs of several pairs have several teachers."""
-    if quality.teacher is None:
-        values = [("teacher", 1.0)]
-    else:
-        teachers = runs.dropna(subset=[quality.teacher]).groupby("model", sort=True)
-        values = [(model, rows[quality.teacher].iloc[0]) for model, rows in teachers]
-        names = "teacher" if len(values) == 1 else "teacher of {}"
-        values = [(names.format(model), value) for model, value in values]
-    for name, value in values:
-        note = {"text": escape(name), "font": {"size": 12, "color": MUTED}, "xanchor": "right"}
-        fig.add_hline(value, line={"color": MUTED, "width": 1}, annotation=note)
+def _padded(values: list[float]) -> list[float]:
+    """A range around the values."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    padding = 0.1 * (high - low) or 0.1 * abs(high)
+    return [low - padding, high + padding]
+
+
+def _add_teachers(fig: go.Figure, students: list[Row], quality: Quality) -> list[float]:
+    """Values of the teachers, each drawn as a line; several pairs have several teachers."""
+    lines = {"teacher": 1.0}
+    if quality.teacher is not None:
+        pairs = grouped(known(students, quality.teacher), "model")
+        names = "teacher" if len(pairs) == 1 else "teacher of {}"
+        lines = {names.format(pair): rows[0][quality.teacher] for pair, rows in pairs.items()}
+    for name, value in lines.items() if students else ():
+        font = {"size": 12, "color": MUTED}
+        fig.add_hline(value, line={"color": MUTED, "width": 1})
+        fig.add_annotation(
+            text=escape(name), font=font, x=1, xref="paper", xanchor="right", y=value, yshift=9,
+            showarrow=False,
+        )  # fmt: skip
+    return list(lines.values()) if students else []
 
 
 def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
@@ -166,40 +177,36 @@ def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
 
     A reused stage shows what building its artifact once cost, undivided.
     """
-    parts = stage_energies(runs, stages)
-    totals = parts.groupby("label")["energy_j"].sum()
-    factor, prefix = units.prefix(totals.max() if len(totals) else 1.0)
-    found = parts["stage"].unique()
-    known = [stage for stage in STAGE_COLORS if stage in found]
+    parts = stage_energies(to_rows(runs), to_rows(stages))
+    totals = [sum(p["energy_j"] for p in rows) for rows in grouped(parts, "label").values()]
+    factor, prefix = units.prefix(max(totals, default=1.0))
+    order = list(STAGE_COLORS)
+    bars = grouped(parts, lambda part: (part["stage"], part["inherited"]))
     fig = go.Figure()
-    for stage in [*known, *sorted(set(found) - set(known))]:
-        for inherited, rows in parts[parts["stage"] == stage].groupby("inherited"):
-            fig.add_bar(
-                x=rows["energy_j"] / factor,
-                y=rows["label"],
-                orientation="h",
-                name=escape(stage_words(stage)) + (", reused" if inherited else ""),
-                marker={
-                    "color": stage_color(stage),
-                    "line": {"color": "#fff", "width": 0.5},
-                    "pattern": {
-                        "shape": "/" if inherited else "",
-                        "fgcolor": "#fff",
-                        "size": 6,
-                        "solidity": 0.3,
-                        "fillmode": "overlay",
-                    },
-                },
-                hovertext=[
-                    f"<b>{escape(row.label)}</b><br>{escape(stage_words(stage))}: "
-                    f"{units.energy(row.energy_j)} ({escape(row.quality)})<br>{row.how}"
-                    for row in rows.itertuples()
-                ],
-                hoverinfo="text",
-            )
-    labels = [label for _, rows in _by_paradigm(runs) for label in rows["label"] if label in totals]
-    fig.update_layout(barmode="stack")
-    styled(fig, height=150 + 34 * len(labels), x=f"Energy, {prefix}J", y="")
+    for stage, inherited in sorted(bars, key=lambda bar: (_position(order, bar[0]), bar)):
+        rows = bars[stage, inherited]
+        fig.add_bar(
+            x=[part["energy_j"] / factor for part in rows],
+            y=[part["label"] for part in rows],
+            orientation="h",
+            name=escape(stage_words(stage)) + (", reused" if inherited else ""),
+            marker={
+                "color": stage_color(stage),
+                "line": {"color": "#fff", "width": 0.5},
+                "pattern": _HATCH | {"shape": "/" if inherited else ""},
+            },
+            hovertext=[
+                f"<b>{escape(part['label'])}</b><br>{escape(stage_words(stage))}: "
+                f"{units.energy(part['energy_j'])} ({escape(part['quality'])})<br>{part['how']}"
+                for part in rows
+            ],
+            hoverinfo="text",
+        )
+    drawn = {part["label"] for part in parts}
+    labels = [r["label"] for _, rows in by_paradigm(to_rows(runs)) for r in rows]
+    labels = [label for label in labels if label in drawn]
+    fig.update_layout(barmode="stack", legend_traceorder="normal")
+    styled(fig, height=150 + 38 * len(labels), x=f"Energy, {prefix}J")
     return _named_rows(fig, labels[::-1])
 
 
@@ -208,118 +215,70 @@ def energy_per_token(runs: pd.DataFrame) -> go.Figure:
 
     Runs of one setting are averaged over seeds.
     """
-    runs = distinct_students(runs)
-    phases = (
-        ("prefill", "Prefill, J per prompt token"),
-        ("decode", "Decode, J per generated token"),
-    )
-    fig = make_subplots(2, 1, subplot_titles=[title for _, title in phases], vertical_spacing=0.2)
-    groups = [(key, rows) for _, part in _by_paradigm(runs) for key, rows in part.groupby("group")]
-    for row, (phase, _) in enumerate(phases, start=1):
-        for group, rows in reversed(groups):
-            student = over_seeds(rows, f"student_{phase}_j_per_token").get(str(group))
-            teacher = over_seeds(rows, f"teacher_{phase}_j_per_token").get(str(group))
-            label, color = rows["group_label"].iloc[0], paradigm_color(rows["paradigm"].iloc[0])
-            points = [("student", student), ("teacher", teacher)]
-            points = [(subject, value) for subject, value in points if value is not None]
-            quality = "/".join(sorted(set(rows["inference_energy_quality"].dropna())))
+    phases = ("prefill", "decode")
+    fig = make_subplots(2, 1, vertical_spacing=0.2)
+    students = known(distinct_students(runs), "student_decode_j_per_token")
+    groups = [rows for _, part in by_paradigm(students) for rows in grouped(part, "group").values()]
+    for row, phase in enumerate(phases, start=1):
+        columns = {subject: f"{subject}_{phase}_j_per_token" for subject in ("student", "teacher")}
+        values = [run[column] or 0.0 for run in students for column in columns.values()]
+        factor, prefix = units.prefix(max(values, default=1.0), lowest=1e-6)
+        for rows in reversed(groups):
+            means = {
+                subject: mean
+                for subject, column in columns.items()
+                for mean in over_seeds(rows, column).values()
+            }
+            label, color = rows[0]["group_label"], paradigm_color(rows[0]["paradigm"])
+            quality = "/".join(sorted({str(run["inference_energy_quality"]) for run in rows}))
             fig.add_scatter(
-                x=[value.mean for _, value in points],
-                y=[label] * len(points),
+                x=[mean.mean / factor for mean in means.values()],
+                y=[label] * len(means),
                 mode="lines+markers",
                 showlegend=False,
                 line={"color": faded(color, 0.5), "width": 2},
                 marker={
                     "color": color,
                     "size": 11,
-                    "symbol": [
-                        "circle" if subject == "student" else "circle-open" for subject, _ in points
-                    ],
+                    "symbol": ["circle" if s == "student" else "circle-open" for s in means],
                     "line": {"width": 2, "color": color},
-                    "opacity": 1,
                 },
-                error_x=_bars([value.half_width or 0.0 for _, value in points], color, 1.5),
+                error_x=_bars([mean.half_width for mean in means.values()], factor, color, 1.5),
                 hovertext=[
                     f"<b>{escape(label)}</b><br>{subject}, {phase}: "
-                    f"{units.quantity(value.mean, 'J/token', error=value.half_width)}<br>"
-                    f"{value.num_values} seed(s), {escape(quality)}"
-                    for subject, value in points
+                    f"{units.quantity(mean.mean, 'J/token', error=mean.half_width)}<br>"
+                    f"{mean.num_values} seed(s), {escape(quality)}"
+                    for subject, mean in means.items()
                 ],
                 hoverinfo="text",
-                row=row,
-                col=1,
+                xaxis=f"x{row}",
+                yaxis=f"y{row}",
             )
-    styled(fig, height=170 + 68 * len(groups), x="", y="")
-    fig.update_xaxes(rangemode="tozero", title_text="J/token")
-    fig.update_layout(margin_t=34)
-    fig.update_annotations(x=0, xanchor="left", font={"size": 13, "color": INK})
-    return _named_rows(fig, [rows["group_label"].iloc[0] for _, rows in reversed(groups)])
+        fig.update_xaxes(title_text=f"{phase.capitalize()}, {prefix}J/token", row=row, col=1)
+    styled(fig, height=170 + 76 * len(groups))
+    fig.update_xaxes(rangemode="tozero")
+    return _named_rows(fig, [rows[0]["group_label"] for rows in reversed(groups)])
 
 
-def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss_nats") -> go.Figure:
-    """One term of the training loss over target tokens, a line for each distinct student."""
-    fig = go.Figure()
-    tokens = train["tokens"].max() if "tokens" in train else 1.0
-    factor, prefix = units.prefix(tokens if tokens > 0 else 1.0)
-    for paradigm, rows in _by_paradigm(distinct_students(runs)):
-        in_legend = True
-        for _, run in rows.iterrows():
-            curve = (
-                train[(train["run"] == run["run"]) & train[term].notna()]
-                if term in train
-                else train[:0]
-            )
-            if curve.empty:
-                continue
-            # A resumed attempt repeats steps since its checkpoint: the last word counts.
-            curve = curve.drop_duplicates("step", keep="last").sort_values("step")
-            curve = curve.iloc[:: max(1, len(curve) // 600)]
-            fig.add_scatter(
-                x=curve["tokens"] / factor,
-                y=curve[term],
-                mode="lines",
-                name=escape(paradigm),
-                legendgroup=paradigm,
-                showlegend=in_legend,
-                line={"color": paradigm_color(paradigm), "width": 1.4},
-                opacity=0.8,
-                hovertemplate=f"<b>{escape(run['label'])}</b><br>{escape(term)} %{{y:.4g}} "
-                f"at %{{x:.4g}} {prefix}tokens<extra></extra>".replace("{{", "{"),
-            )
-            in_legend = False
-    unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"
-    title = f"{escape(stage_words(term.removesuffix('_nats')))}, {unit}"
-    count = {"": "", "k": "thousand ", "M": "million ", "G": "billion "}[prefix]
-    return styled(fig, height=400, x=f"Target tokens, {count or 'number'}".strip(), y=title)
+def _position(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
 
 
-def loss_terms(train: pd.DataFrame) -> list[str]:
-    """Columns of `train` that are losses: the whole first, then its terms."""
-    other = {"run", "step", "tokens", "seconds", "attempt", "learning_rate"}
-    unit = ("_s", "_j", "_w", "_gib", "_per_s", "_per_j", "_norm", "_share", "_pct", "_tokens")
-    terms = [c for c in train if c not in other and not c.endswith(unit) and train[c].notna().any()]
-    return sorted(terms, key=lambda term: (term != "loss_nats", term))
-
-
-def _by_paradigm(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
     """Runs of each paradigm, in the palette's order, so that figures list them alike."""
-    named = {str(name): rows for name, rows in runs.groupby("paradigm", dropna=False)}
     order = list(PARADIGM_COLORS)
-    return sorted(
-        named.items(), key=lambda item: (item[0] not in order, [*order, item[0]].index(item[0]))
-    )
+    groups = grouped(runs, lambda run: str(run["paradigm"]))
+    return sorted(groups.items(), key=lambda item: (_position(order, item[0]), item[0]))
 
 
-def _bars(values: Any, color: str, thickness: float) -> dict[str, Any] | None:
-    if values is None:
+def _bars(
+    errors: list[float | None], factor: float, color: str, thickness: float
+) -> dict[str, Any] | None:
+    """Error bars; None where no point has one."""
+    if all(error is None for error in errors):
         return None
-    return {
-        "type": "data",
-        "array": list(values),
-        "color": color,
-        "thickness": thickness,
-        "width": 0,
-    }
+    array = [(error or 0.0) / factor for error in errors]
+    return {"type": "data", "array": array, "color": color, "thickness": thickness, "width": 0}
 
 
 def _named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
@@ -343,7 +302,7 @@ def _named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
     return fig
 
 
-def _run_text(run: pd.Series, is_on_front: bool) -> str:
+def _run_text(run: Row, is_on_front: bool) -> str:
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
     lines = [
         f"<b>{escape(run['label'])}</b>",

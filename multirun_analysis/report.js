@@ -3,8 +3,8 @@
   const compact = window.matchMedia("(max-width: 640px)").matches;
   const touch = window.matchMedia("(pointer: coarse)").matches;
   const config = {
-    responsive: true, displaylogo: false, scrollZoom: false, displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    responsive: true, displaylogo: false, scrollZoom: false, displayModeBar: touch || compact ? false : "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
   const draw = (slot, choice) => {
     const source = slot.querySelector(`script[data-choice="${choice}"]`);
@@ -12,7 +12,11 @@
     const figure = JSON.parse(source.textContent);
     // A finger that drags scrolls the page; plotly would zoom.
     if (touch || compact) figure.layout.dragmode = false;
-    if (compact) figure.layout.font.size = 12;
+    if (compact) {
+      figure.layout.font.size = 12;
+      // Legends have one column here; the plot keeps its height.
+      figure.layout.height += 9 * figure.data.filter((trace) => trace.showlegend !== false).length;
+    }
     const target = slot.querySelector(".plot");
     target.style.height = `${figure.layout.height}px`;
     window.Plotly.react(target, figure.data, figure.layout, config);

@@ -21,8 +21,8 @@ from multirun_analysis import units
 from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import Collected
-from multirun_analysis.labels import distinct_students
-from multirun_analysis.metrics import top_windows
+from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
+from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.palette import paradigm_color, stage_words
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
@@ -30,11 +30,9 @@ from multirun_analysis.plots import (
     Quality,
     energy_by_stage,
     energy_per_token,
-    loss_curves,
-    loss_terms,
     quality_against_energy,
 )
-from multirun_analysis.power import power_over_time
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 
 MAX_POWER_RUNS = 24
 """Runs whose power curves go into the page: at some 30 kB each the page stays a few megabytes."""
@@ -44,23 +42,22 @@ def write_report(collected: Collected, out_dir: Path) -> Path:
     """Path of `report.html`."""
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / "report.html"
-    path.write_text(report_html(collected))
+    path.write_text(report_html(collected), encoding="utf-8")
     return path
 
 
 def report_html(collected: Collected) -> str:
     """The page as text."""
-    runs = collected.runs
-    style, script = (
-        files("multirun_analysis").joinpath(f"report.{kind}").read_text() for kind in ("css", "js")
-    )
+    runs, rows = collected.runs, to_rows(collected.runs)
+    own = files("multirun_analysis")
+    style, script = (own.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
     sections = [
         _quality_section(runs),
-        _runs_section(runs),
-        _unfinished_section(runs),
         _stage_section(runs, collected.stages),
-        _power_section(runs, collected.telemetry, collected.stages),
         _serving_section(runs),
+        _runs_section(rows),
+        _unfinished_section(rows),
+        _power_section(rows, collected.telemetry, collected.stages),
         _loss_section(runs, collected.train),
         _caveats_section(collected),
     ]
@@ -99,7 +96,7 @@ def _hash(script: str) -> str:
 
 def _header(runs: pd.DataFrame) -> str:
     found = answer(runs)
-    num_students, num_open = len(distinct_students(runs)), int((~runs["finished"]).sum())
+    num_students, num_open = len(distinct_students(runs)), list(runs["finished"]).count(False)
     listed = (
         f'<a href="#unfinished">{num_open} failed or unfinished</a>' if num_open else "all finished"
     )
@@ -115,6 +112,7 @@ def _header(runs: pd.DataFrame) -> str:
 <p class="eyebrow"><b>kdwatts</b> · {num_students} students of {len(runs)} runs · {listed}</p>
 <h1>{escape(found.headline)}</h1>
 {"".join(f'<p class="lead">{escape(text)}</p>' for text in found.sureness)}
+{f'<p class="warn">{escape(found.warning)}</p>' if found.warning else ""}
 <div class="cards">{cards}</div>
 </header>"""
 
@@ -134,9 +132,8 @@ def _slot(title: str, figures: Mapping[str, go.Figure]) -> str:
         f'<script type="application/json" data-choice="{choice}">{_json(figure)}</script>'
         for choice, figure in figures.items()
     )
-    caption = f"<figcaption>{title}</figcaption>" if title else ""
-    label = f' role="img" aria-label="{title}"' if title else ""
-    return f'<figure class="panel slot">{caption}<div class="plot"{label}></div>{data}</figure>'
+    plot = f'<div class="plot" role="img" aria-label="{title}"></div>'
+    return f'<figure class="panel slot"><figcaption>{title}</figcaption>{plot}{data}</figure>'
 
 
 def _json(figure: go.Figure) -> str:
@@ -166,71 +163,68 @@ def _quality_section(runs: pd.DataFrame) -> str:
         "total_amortised_energy_j": "With its share of inherited work",
         "own_energy_j": "Own energy alone",
     }
-    energies = {key: text for key, text in energies.items() if students[key].notna().any()}
-    shown: list[tuple[str, Quality]] = [
-        (title, quality)
-        for title, quality in (
-            ("Accuracy kept, higher is better", OM_PERF),
-            ("Held-out text, lower is better", BITS_PER_BYTE),
-        )
-        if students[quality.column].notna().any()
-    ]
-    if not energies or not shown:
-        return ""
+    energies = {key: text for key, text in energies.items() if known(students, key)}
+    panels: dict[str, Quality] = {
+        "Accuracy kept: higher is better": OM_PERF,
+        "Held-out text: lower is better": BITS_PER_BYTE,
+    }
     slots = [
-        _slot(
-            title,
-            {key: quality_against_energy(runs, energy=key, quality=quality) for key in energies},
-        )
-        for title, quality in shown
+        _slot(title, {e: quality_against_energy(runs, energy=e, quality=quality) for e in energies})
+        for title, quality in panels.items()
+        if energies and known(students, quality.column)
     ]
-    opened = " Open circles are estimated, not measured." if _has_unmeasured(students) else ""
+    if not slots:
+        return ""
+    kinds = {run["total_energy_quality"] for run in students}
+    opened = " Open circles are not measured." if kinds & {"estimated", "mixed"} else ""
     return _section(
         "Accuracy against energy",
-        "Circles are runs, diamonds are means over seeds with 95 % intervals. The dotted line "
-        f"joins the students that no other beats on both counts.{opened}",
+        "Circles are runs, diamonds are means over seeds with 95 % intervals, which may leave the "
+        f"figure. The dotted line joins the students that no other beats on both counts.{opened}",
         _radio("energy", energies) + f'<div class="pair">{"".join(slots)}</div>',
     )
 
 
-def _has_unmeasured(students: pd.DataFrame) -> bool:
-    return bool(students["total_energy_quality"].isin(["estimated", "mixed"]).any())
+_COLUMNS = {
+    "Own energy": "± sd",
+    "All in": "with inherited share",
+    "OM_perf": "± se",
+    "Bits per byte": "student, teacher",
+    "Decode, J/token": "student, teacher",
+    "Training": "time, J/token",
+    "CO2e": "own energy",
+}
 
 
-_COLUMNS = (
-    ("Own energy", "one standard deviation"),
-    ("With its share", "of inherited work"),
-    ("OM_perf", "one standard error"),
-    ("Bits per byte", "student, teacher"),
-    ("Decode J/token", "student, teacher"),
-    ("Training", "time, J/token"),
-    ("CO2e", "own energy"),
-    ("Notes", ""),
-)
-
-
-def _runs_section(runs: pd.DataFrame) -> str:
-    finished = runs[runs["finished"]].sort_values(energy_column(runs), na_position="last")
-    if finished.empty:
+def _runs_section(runs: list[Row]) -> str:
+    finished = [run for run in runs if run["finished"]]
+    energy = energy_column(finished)
+    finished.sort(key=lambda run: (run[energy] is None, run[energy]))
+    if not finished:
         return ""
-    heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS)
-    body = "".join(_run_row(run) for _, run in finished.iterrows())
+    heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
+    notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
     return _section(
         "Runs",
-        "Finished runs, least energy first. A dash is a number that was not measured. "
-        "All columns are in runs.csv.",
-        f'<div class="scroll" tabindex="0"><table><thead><tr><th>Run</th>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>",
+        "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
+        "standard deviation, se one standard error. All columns are in runs.csv.",
+        _table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
+        + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
     )
 
 
-def _run_row(run: pd.Series) -> str:
+def _table(heads: str, body: str) -> str:
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _run_row(run: Row) -> str:
+    co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
-    co2e = units.quantity(None if pd.isna(run["co2e_kg"]) else 1000 * run["co2e_kg"], "g")
     cells = [
         (own, run["own_energy_quality"]),
         (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
-        (units.with_error(run["om_perf"], run["om_perf_stderr"]), ""),
+        (units.with_error(run["om_perf"], run["om_perf_stderr"]), None),
         (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
         (
             units.quantity(run["student_decode_j_per_token"], "J"),
@@ -240,95 +234,95 @@ def _run_row(run: pd.Series) -> str:
             units.duration(run["train_duration_s"]),
             units.quantity(run["train_j_per_token"], "J/token"),
         ),
-        (co2e, run["site"]),
+        (units.quantity(co2e_g, "g"), run["site"]),
     ]
     columns = "".join(
         f"<td>{escape(text)}<small>{_text(small)}</small></td>" for text, small in cells
     )
-    return f'<tr>{_run_head(run)}{columns}<td class="words">{_text(run["notes"])}</td></tr>'
+    return f"<tr>{_run_head(run)}{columns}</tr>"
 
 
-def _text(value: object) -> str:
-    return "" if units.is_missing(value) else escape(str(value))
-
-
-def _run_head(run: pd.Series) -> str:
+def _run_head(run: Row) -> str:
     return (
         f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
         f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
     )
 
 
-def _unfinished_section(runs: pd.DataFrame) -> str:
-    rows = "".join(
+def _text(value: object) -> str:
+    return "" if value is None else escape(str(value))
+
+
+def _unfinished_section(runs: list[Row]) -> str:
+    body = "".join(
         f'<tr>{_run_head(run)}<td class="left"><span class="state">{_text(run["state"])}</span>'
-        f'</td><td class="words">{_text(run["reason"])}</td><td>{_text(run["updated_utc"])}</td></tr>'
-        for _, run in runs[~runs["finished"]].iterrows()
+        f'</td><td class="words">{_text(run["reason"])}</td></tr>'
+        for run in runs
+        if not run["finished"]
     )
-    if not rows:
-        return ""
-    heads = "<th>Run</th><th>State</th><th>Reason</th><th>Last word (UTC)</th>"
-    return _section(
+    return body and _section(
         "Failed and unfinished runs",
         "They are in no figure and in no mean.",
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>",
+        _table('<th>Run</th><th class="left">State</th><th class="left">Reason</th>', body),
         anchor="unfinished",
     )
 
 
 def _stage_section(runs: pd.DataFrame, stages: pd.DataFrame) -> str:
-    finished = runs[runs["finished"]]
-    if finished.empty or top_windows(stages).empty:
+    finished = runs.loc[runs["finished"]]
+    windows = [w for w in top_windows(to_rows(stages)) if w["run"] in set(finished["run"])]
+    if not windows:
         return ""
+    drawn = {(part["run"], part["stage"]) for part in stage_energies(to_rows(finished), windows)}
+    absent = {stage_words(w["stage"]) for w in windows if (w["run"], w["stage"]) not in drawn}
+    note = f" Not recorded in some runs: {escape(', '.join(sorted(absent)))}." if absent else ""
     return _section(
         "Where the energy went",
         "All attempts of each run. Hatched stages were reused: the bar is what they once cost "
-        "another run, undivided.",
-        _slot("", {"0": energy_by_stage(finished, stages)}),
+        f"another run, undivided.{note}",
+        _slot("Energy by stage", {"0": energy_by_stage(finished, stages)}),
     )
 
 
-def _power_section(runs: pd.DataFrame, telemetry: pd.DataFrame, stages: pd.DataFrame) -> str:
-    shown = runs[runs["run"].isin(telemetry["run"])]
-    left_out = ""
-    if len(shown) > MAX_POWER_RUNS:
-        left_out = (
-            f" {len(shown) - MAX_POWER_RUNS} more runs have telemetry; draw them in a notebook."
-        )
-        # One of each setting comes before further seeds.
-        shown = shown.assign(turn=shown.groupby("group").cumcount()).sort_values(
-            "turn", kind="stable"
-        )
-        shown = shown.head(MAX_POWER_RUNS)
-    if shown.empty:
+def _power_section(runs: list[Row], telemetry: pd.DataFrame, stages: pd.DataFrame) -> str:
+    names = set(telemetry["run"])
+    shown = [run for run in runs if run["run"] in names]
+    if not shown:
         return ""
+    note = ""
+    if len(shown) > MAX_POWER_RUNS:
+        note = f" {len(shown) - MAX_POWER_RUNS} more runs have telemetry: draw them in a notebook."
+        # One of each setting comes before further seeds.
+        turns = [
+            (i, run) for rows in grouped(shown, "group").values() for i, run in enumerate(rows)
+        ]
+        shown = [run for _, run in sorted(turns, key=lambda turn: turn[0])][:MAX_POWER_RUNS]
     figures = {
-        str(i): power_over_time(telemetry, stages, run=run) for i, run in enumerate(shown["run"])
+        str(i): power_over_time(telemetry, stages, run=r["run"]) for i, r in enumerate(shown)
     }
+    labels = [r["label"] + ("" if r["finished"] else f" ({r['state']}, {r['run']})") for r in shown]
     return _section(
         "Power over time",
         "Each device of one run, and the stage it was in. Long runs are averaged over equal spans. "
-        f"A dotted curve is estimated, not measured.{left_out}",
-        _select("Run", list(shown["label"])) + _slot("", figures),
+        f"A dotted curve is estimated, not measured.{note}",
+        _select("Run", labels) + _slot("Power of each device", figures),
     )
 
 
 def _serving_section(runs: pd.DataFrame) -> str:
-    columns = ["student_prefill_j_per_token", "student_decode_j_per_token"]
-    if distinct_students(runs)[columns].isna().all(axis=None):
+    if not known(distinct_students(runs), "student_decode_j_per_token"):
         return ""
     return _section(
         "Energy to serve",
-        "Filled points are students, rings their teachers, on the same prompts, batch and card. "
+        "Filled points are students, rings their teachers, on the same prompts, batch and device. "
         "Bars are 95 % intervals over seeds.",
-        _slot("", {"0": energy_per_token(runs)}),
+        _slot("Student and teacher, joules per token", {"0": energy_per_token(runs)}),
     )
 
 
 def _loss_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
     terms = loss_terms(train)
-    if not terms or distinct_students(runs).empty:
+    if not terms or not distinct_students(runs):
         return ""
     figures = {str(i): loss_curves(train, runs, term=term) for i, term in enumerate(terms)}
     names = {str(i): stage_words(term.removesuffix("_nats")) for i, term in enumerate(terms)}
@@ -336,7 +330,7 @@ def _loss_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         "Training loss",
         "One line for each student. Losses of different paradigms sum different terms: compare a "
         "term, not the whole.",
-        _radio("term", names) + _slot("", figures),
+        _radio("term", names) + _slot("Loss over training", figures),
     )
 
 
@@ -344,4 +338,4 @@ def _caveats_section(collected: Collected) -> str:
     items = "".join(
         f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in caveats(collected)
     )
-    return _section("Before you quote a number", "", f"<dl>{items}</dl>") if items else ""
+    return items and _section("Before you quote a number", "", f"<dl>{items}</dl>")

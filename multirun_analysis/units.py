@@ -13,18 +13,16 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, 
 
 def prefix(value: float, *, lowest: float = 1.0) -> tuple[float, str]:
     """Factor and prefix that bring a value to 1 up to 1000, none below `lowest`."""
-    for factor, name in _PREFIXES:
-        if abs(value) >= factor or factor <= lowest:
-            return factor, name
-    return 1.0, ""
+    fitting = ((f, name) for f, name in _PREFIXES if abs(value) >= f or f <= lowest)
+    return next(fitting) if value else (1.0, "")
 
 
 def significant(value: float, digits: int = 3) -> str:
     """The value rounded to `digits` significant digits, never in powers of ten."""
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    rounded = round(value, decimals)
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:,.{max(decimals, 0)}f}"
 
 
@@ -33,8 +31,11 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     if value is None:
         return MISSING
     tail = f" {unit}" if unit else ""
-    if error is None or not error:
+    # An error below a millionth is rounding of the arithmetic, not knowledge.
+    if error is None or error <= 1e-6 * abs(value):
         return significant(value) + tail
+    if error >= abs(value):
+        return f"{significant(value, 2)} ± {significant(error, 2)}{tail}"
     leading = math.floor(math.log10(error))
     decimals = -leading if error / 10**leading >= 3 else 1 - leading
     shown = [f"{round(number, decimals):,.{max(decimals, 0)}f}" for number in (value, error)]
@@ -49,7 +50,8 @@ def quantity(value: float | None, unit: str, *, error: float | None = None) -> s
     """Such as `412 ± 21 kJ`; a dash where the value is missing."""
     if value is None:
         return MISSING
-    factor, name = prefix(value, lowest=1e-6)
+    # The prefix is that of the rounded value: 999.6 J are 1.00 kJ.
+    factor, name = prefix(float(f"{value:.{2 if error is None else 1}e}"), lowest=1e-6)
     return with_error(value / factor, None if error is None else error / factor, f"{name}{unit}")
 
 
@@ -58,11 +60,7 @@ def energy(energy_j: float | None, *, error_j: float | None = None) -> str:
 
 
 def watt_hours(energy_j: float | None) -> str:
-    return (
-        MISSING
-        if energy_j is None
-        else quantity(energy_j / J_PER_KWH * 1e3, "Wh")
-    )
+    return MISSING if energy_j is None else quantity(energy_j / J_PER_KWH * 1e3, "Wh")
 
 
 def duration(duration_s: float | None) -> str:

@@ -36,7 +36,9 @@ def local_path(source: TextSource) -> Path | None:
     path = resolve_dir(source.path)
     if path.is_file():
         return path
-    if source.path.startswith(("tiny:", "/", "./", "~")) or source.path.endswith(LOCAL_SUFFIXES):
+    if source.path.startswith(("tiny:", "/", ".", "~", "$")) or source.path.endswith(
+        LOCAL_SUFFIXES
+    ):
         raise ValueError(f"data.source.path={source.path}: there is no such file; check the path")
     return None
 
@@ -51,9 +53,16 @@ def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield json.loads(line)
+                    row = json.loads(line)
                 except ValueError as error:
-                    raise ValueError(f"{path}:{number}: not JSON ({error}); mend the line") from None
+                    raise ValueError(
+                        f"{path}:{number}: not JSON ({error}); mend the line"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise ValueError(
+                        f"{path}:{number}: holds {type(row).__name__}, not an object; mend the line"
+                    )
+                yield row
     elif path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -61,7 +70,8 @@ def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
     else:
         raise ValueError(
-            f"data.source.path={path}: unknown kind of file; give one of {', '.join(LOCAL_SUFFIXES)}"
+            f"data.source.path={path}: unknown kind of file; "
+            f"give one of {', '.join(LOCAL_SUFFIXES)}"
         )
 
 
@@ -79,10 +89,10 @@ def _document(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
         return [_turn(turn) for turn in _field(row, source.messages_field, source)]
     if source.prompt_field and source.response_field:
         return [
-            {"role": "user", "content": str(_field(row, source.prompt_field, source))},
-            {"role": "assistant", "content": str(_field(row, source.response_field, source))},
+            {"role": "user", "content": _text(row, source.prompt_field, source)},
+            {"role": "assistant", "content": _text(row, source.response_field, source)},
         ]
-    return str(_field(row, source.text_field or "text", source))
+    return _text(row, source.text_field or "text", source)
 
 
 def _field(row: dict[str, Any], name: str, source: TextSource) -> Any:
@@ -92,6 +102,16 @@ def _field(row: dict[str, Any], name: str, source: TextSource) -> Any:
             f"{', '.join(sorted(row))}; set data.source.text_field or messages_field"
         )
     return row[name]
+
+
+def _text(row: dict[str, Any], name: str, source: TextSource) -> str:
+    value = _field(row, name, source)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"data.source.path={source.path}: field {name!r} holds {value!r:.40}, not text; "
+            "name another field or leave such rows out"
+        )
+    return value
 
 
 def _turn(turn: dict[str, str]) -> Turn:

@@ -22,9 +22,10 @@ INDEX_NAME = "index.json"
 
 
 def encode_document(document: str | list[Turn], tokenizer: Any) -> NDArray[np.uint32]:
-    """A document's tokens, closed by the end token; only assistant turns are targets.
+    """A document's tokens. Text is all target and closed by the end token.
 
-    Raises ValueError for a conversation when the tokenizer has no chat template.
+    Of a conversation, rendered by the tokenizer's chat template, only the assistant's words and
+    what closes them are targets. Raises ValueError when the tokenizer cannot render it.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=False)["input_ids"]
@@ -34,22 +35,53 @@ def encode_document(document: str | list[Turn], tokenizer: Any) -> NDArray[np.ui
             "data: the source holds conversations and the tokenizer has no chat template; "
             "choose an instruct model's tokenizer or a source of plain text"
         )
-    tokens = np.empty(0, dtype=np.uint32)
-    for end, turn in enumerate(document, start=1):
-        is_target = turn["role"] == "assistant"
-        following = end < len(document) and document[end]["role"] == "assistant"
+    return _encode_conversation(document, tokenizer)
+
+
+def _encode_conversation(turns: list[Turn], tokenizer: Any) -> NDArray[np.uint32]:
+    """Tokens of the whole rendering; the assistant's are those that begin inside its turns.
+
+    Turns are told apart by characters: tokens of a part need not be a part of the tokens.
+    """
+    if not turns:
+        return np.empty(0, dtype=np.uint32)
+    text = _render(turns, tokenizer)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.asarray(encoded["input_ids"], dtype=np.uint32)
+    begins = np.asarray([begin for begin, _ in encoded["offset_mapping"]], dtype=np.int64)
+    is_target = np.zeros(len(ids), dtype=bool)
+    for index, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
         # The header of an assistant turn belongs to its prompt: it is given, not produced.
-        text = tokenizer.apply_chat_template(
-            document[:end], tokenize=False, add_generation_prompt=following
-        )
-        ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.uint32)
-        fresh = ids[len(tokens) :]
-        tokens = np.concatenate([tokens, fresh if is_target else fresh | NO_TARGET])
-    return tokens
+        before = _render(turns[:index], tokenizer, add_generation_prompt=True) if index else ""
+        after = _render(turns[: index + 1], tokenizer)
+        if not (after.startswith(before) and text.startswith(after)):
+            raise ValueError(
+                f"data: the tokenizer's chat template renders turn {index + 1} of a conversation "
+                "otherwise when more follows, so its tokens cannot be told apart; "
+                "choose another tokenizer or a source of plain text"
+            )
+        is_target |= (begins >= len(before)) & (begins < len(after))
+    return np.where(is_target, ids, ids | NO_TARGET)
+
+
+def _render(turns: list[Turn], tokenizer: Any, *, add_generation_prompt: bool = False) -> str:
+    # Llama 3.2's template writes today's date, unless it is given one: this is Llama 3.1's.
+    return tokenizer.apply_chat_template(
+        turns,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        date_string="26 Jul 2024",
+    )
 
 
 def write_shards(
-    out_dir: Path, documents: Iterable[NDArray[np.uint32]], *, shard_tokens: int, source: dict[str, Any]
+    out_dir: Path,
+    documents: Iterable[NDArray[np.uint32]],
+    *,
+    shard_tokens: int,
+    source: dict[str, Any],
 ) -> dict[str, Any]:
     """Write documents as shards of about `shard_tokens` and the index that describes them.
 
@@ -66,8 +98,8 @@ def write_shards(
         num_targets += int((tokens < NO_TARGET).sum())
     if num_targets == 0:
         raise ValueError(
-            f"data.source.path={source.get('path')}: no text to train on in {num_documents} documents; "
-            "check the file, the field names and data.num_documents"
+            f"data.source.path={source.get('path')}: no text to train on in {num_documents} "
+            "documents; check the file, the field names and data.num_documents"
         )
     index = {
         "schema": SCHEMA,
@@ -92,7 +124,7 @@ def _blocks(
         if size >= shard_tokens:
             yield block
             block, size = [], 0
-    if block:
+    if size:
         yield block
 
 
@@ -109,8 +141,8 @@ class TokenShards:
             found = sha256_file(path) if path.is_file() else "no file"
             if found != shard["sha256"]:
                 raise ValueError(
-                    f"shards: {path} has sha256 {found[:12]}, the index says {shard['sha256'][:12]}; "
-                    f"delete {directory} and rerun"
+                    f"shards: {path} has sha256 {found[:12]}, the index says "
+                    f"{shard['sha256'][:12]}; delete {directory} and rerun"
                 )
             self._maps.append(np.memmap(path, dtype="<u4", mode="r"))
         self._starts = np.cumsum([0, *(len(tokens) for tokens in self._maps)])

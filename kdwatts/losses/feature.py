@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from kdwatts.losses.precision import wide
 
 NORM_EPSILON = 1e-6
 """Added to the mean square before its root, as the models' own norms do."""
@@ -16,8 +17,8 @@ NORM_EPSILON = 1e-6
 
 def rms_normalized(hidden_ND: Tensor) -> Tensor:
     """Each row divided by its root mean square, in float32 (float64 stays float64)."""
-    wide = hidden_ND if hidden_ND.dtype == torch.float64 else hidden_ND.float()
-    return wide * (wide.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()
+    wide_ND = wide(hidden_ND)
+    return wide_ND * (wide_ND.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()
 
 
 def normalized_mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
@@ -35,15 +36,13 @@ def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     In the teacher's own scale: a few channels and the first token may dominate it.
     """
     _check_shapes(student_ND, teacher_ND)
-    wide = student_ND if student_ND.dtype == torch.float64 else student_ND.float()
-    return (wide - teacher_ND.to(wide.dtype)).square().mean(-1)
+    return (wide(student_ND) - wide(teacher_ND)).square().mean(-1)
 
 
 def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     """1 - cos of the two rows, [N], no unit."""
     _check_shapes(student_ND, teacher_ND)
-    wide = student_ND if student_ND.dtype == torch.float64 else student_ND.float()
-    return 1 - F.cosine_similarity(wide, teacher_ND.to(wide.dtype), dim=-1)
+    return 1 - F.cosine_similarity(wide(student_ND), wide(teacher_ND), dim=-1)
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

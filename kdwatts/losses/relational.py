@@ -1,7 +1,7 @@
 """Relational distillation: the student copies how the teacher's embeddings lie to each other.
 
 Park et al. 2019, arXiv 1904.05068, section 3.2. Both losses are invariant to the scale of either
-network's embeddings.
+network's embeddings. They work in float32 (float64 stays float64), under autocast too.
 """
 
 # G embeddings of one group, D width (need not be the same in both models).
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdwatts.losses.precision import wide
+
 TINY = 1e-12
-"""Floor of a squared length, so that the gradient of the root exists where embeddings coincide."""
+"""Squared length below which two embeddings coincide: they have no direction and no gradient."""
 
 
 def mean_pool(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean of the hidden states at the positions where `mask_BT` is true, [B, D], in float32."""
-    mask_BT1 = mask_BT[..., None].to(torch.float32)
-    return (hidden_BTD.float() * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+    kept_BTD = wide(hidden_BTD).masked_fill(~mask_BT[..., None], 0.0)
+    return kept_BTD.sum(1) / mask_BT.sum(1, keepdim=True).clamp(min=1)
 
 
 def pairwise_distances(embedding_GD: Tensor) -> Tensor:
@@ -29,10 +31,9 @@ def pairwise_distances(embedding_GD: Tensor) -> Tensor:
     """
     first, second = torch.triu_indices(len(embedding_GD), len(embedding_GD), offset=1)
     squared = (embedding_GD[first] - embedding_GD[second]).square().sum(-1)
-    distance = squared.clamp(min=TINY).sqrt()
     distinct = squared > TINY
-    mean = distance[distinct].mean() if distinct.any() else distance.new_tensor(1.0)
-    return torch.where(distinct, distance, 0.0) / mean
+    distance = torch.where(distinct, squared.clamp(min=TINY).sqrt(), 0.0)
+    return distance / (distance.sum() / distinct.sum().clamp(min=1)).clamp(min=TINY**0.5)
 
 
 def triplet_cosines(embedding_GD: Tensor) -> Tensor:
@@ -41,8 +42,13 @@ def triplet_cosines(embedding_GD: Tensor) -> Tensor:
     Park et al. 2019, equation 7.
     """
     # Edge from j to i at [j, i]; its own diagonal has no direction and is cut out below.
-    edge_GGD = F.normalize(embedding_GD[None] - embedding_GD[:, None], dim=-1, eps=TINY)
-    cosine_GGG = torch.einsum("jid,jkd->jik", edge_GGD, edge_GGD)
+    edge_GGD = embedding_GD[None] - embedding_GD[:, None]
+    squared_GG1 = edge_GGD.square().sum(-1, keepdim=True)
+    inverse_GG1 = torch.where(squared_GG1 > TINY, squared_GG1.clamp(min=TINY).rsqrt(), 0.0)
+    direction_GGD = edge_GGD * inverse_GG1
+    # Autocast would round the cosines to bfloat16, three digits, and the loss is their difference.
+    with torch.autocast(embedding_GD.device.type, enabled=False):
+        cosine_GGG = direction_GGD @ direction_GGD.mT
     distinct = ~torch.eye(len(embedding_GD), dtype=torch.bool, device=embedding_GD.device)
     return cosine_GGG[distinct[:, :, None] & distinct[:, None, :] & distinct[None]]
 
@@ -50,13 +56,13 @@ def triplet_cosines(embedding_GD: Tensor) -> Tensor:
 def distance_loss(student_GD: Tensor, teacher_GD: Tensor) -> Tensor:
     """Huber loss (delta 1) between normalised distances, mean over pairs, no unit."""
     return F.smooth_l1_loss(
-        pairwise_distances(_wide(student_GD)), pairwise_distances(_wide(teacher_GD))
+        pairwise_distances(wide(student_GD)), pairwise_distances(wide(teacher_GD))
     )
 
 
 def angle_loss(student_GD: Tensor, teacher_GD: Tensor) -> Tensor:
     """Huber loss (delta 1) between triplet cosines, mean over triplets, no unit."""
-    return F.smooth_l1_loss(triplet_cosines(_wide(student_GD)), triplet_cosines(_wide(teacher_GD)))
+    return F.smooth_l1_loss(triplet_cosines(wide(student_GD)), triplet_cosines(wide(teacher_GD)))
 
 
 def relational_loss(
@@ -74,8 +80,8 @@ def relational_loss(
     """
     if len(student_BD) % group_size or len(student_BD) != len(teacher_BD):
         raise ValueError(
-            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings do not "
-            f"form groups of {group_size}; make training.micro_batch a multiple of group_size"
+            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings do "
+            f"not form groups of {group_size}; make training.micro_batch a multiple of group_size"
         )
     total = student_BD.new_zeros((), dtype=torch.float32)
     for student_GD, teacher_GD in zip(
@@ -86,7 +92,3 @@ def relational_loss(
         if angle_weight:
             total = total + angle_weight * angle_loss(student_GD, teacher_GD)
     return total
-
-
-def _wide(embedding_GD: Tensor) -> Tensor:
-    return embedding_GD if embedding_GD.dtype == torch.float64 else embedding_GD.float()

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdwatts.losses.precision import wide
+
 
 def _log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return (wide / temperature).log_softmax(-1)
+    return (wide(logits_NV) / temperature).log_softmax(-1)
 
 
 def _check_shapes(name: str, student_NV: Tensor, teacher_NV: Tensor) -> None:
@@ -101,7 +102,8 @@ def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
     """
     if k >= teacher_NV.shape[-1]:
         raise ValueError(
-            f"top_k_of: k={k} is not below the vocabulary of {teacher_NV.shape[-1]}; use support=dense"
+            f"top_k_of: k={k} is not below the vocabulary of {teacher_NV.shape[-1]}; "
+            "use support=dense"
         )
     log_p_NV = _log_softmax(teacher_NV, temperature)
     log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)

@@ -19,7 +19,7 @@ def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
     Tokens that only one tokenizer has are allowed where their id is beyond the other's rows.
     """
     student_ids, teacher_ids = student.get_vocab(), teacher.get_vocab()
-    for token in student_ids.keys() | teacher_ids.keys():
+    for token in sorted(student_ids.keys() | teacher_ids.keys()):
         mine, theirs = student_ids.get(token), teacher_ids.get(token)
         if mine != theirs and any(index is not None and index < rows for index in (mine, theirs)):
             raise ValueError(

@@ -7,7 +7,6 @@ outputs are caught by hooks and never indexed out of that tuple.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,10 +20,12 @@ def uniform_pairs(num_student_layers: int, num_teacher_layers: int) -> LayerPair
     """Every student block with the teacher block at the same relative depth.
 
     t = floor((s + 1) L_T / L_S + 0.5) - 1, so that last meets last; 32 blocks under 80 give
-    teacher blocks 2, 4, 7, 9, ...
+    teacher blocks 2, 4, 7, 9, ... Under a teacher of less than half the depth, first meets first.
     """
-    ratio = num_teacher_layers / num_student_layers
-    return [(s, math.floor((s + 1) * ratio + 0.5) - 1) for s in range(num_student_layers)]
+    # In integers: as floats, 11 * (15 / 22) falls just short of the half that is rounded up.
+    half, whole = num_student_layers, 2 * num_student_layers
+    counts = [(2 * (s + 1) * num_teacher_layers + half) // whole for s in range(num_student_layers)]
+    return [(s, max(count, 1) - 1) for s, count in enumerate(counts)]
 
 
 def last_pair(num_student_layers: int, num_teacher_layers: int) -> LayerPairs:
@@ -53,8 +54,10 @@ def captured_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[in
 
         return hook
 
-    layers = model.get_submodule("model.layers")
-    handles = [layers[block].register_forward_hook(keep(block)) for block in set(blocks)]
+    handles = [
+        model.get_submodule(f"model.layers.{block}").register_forward_hook(keep(block))
+        for block in set(blocks)
+    ]
     try:
         yield outputs
     finally:

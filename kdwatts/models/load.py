@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdwatts.config import Architecture, ModelSource
 from kdwatts.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.paths import resolve_dir
+from kdwatts.records import read_json
 
 ENERGY_NAME = "energy.json"
 """Beside a model that we trained: what that cost. It travels with the folder."""
@@ -37,9 +38,9 @@ def location(path: str) -> str:
 
 
 def source_fingerprint(source: ModelSource) -> str:
-    """A key for the weights: their bytes for a folder, id and revision for a hub, the shape else."""
+    """A key for the weights: the bytes of a folder, id and revision on a hub, the shape else."""
     if source.path is None:
-        return fingerprint({"random": architecture_settings(source.architecture)})
+        return fingerprint({"random": asdict(source.architecture)})
     directory = local_dir(source.path)
     if directory:
         return fingerprint_dir(directory, "*.[js]*")
@@ -47,13 +48,16 @@ def source_fingerprint(source: ModelSource) -> str:
 
 
 def tokenizer_fingerprint(path: str) -> str:
-    """A key for a tokenizer: the bytes of its files, or its hub id."""
+    """A key for a tokenizer: the bytes of its files, its chat template included, or its hub id."""
     directory = local_dir(path)
-    return fingerprint_dir(directory, "token*.json") if directory else fingerprint({"hub": path})
+    if directory:
+        return fingerprint_dir(directory, "*token*", "chat_template*", "vocab*", "merges*")
+    return fingerprint({"hub": path})
 
 
 def architecture_settings(architecture: Architecture) -> dict[str, Any]:
     """The keyword arguments of a transformers configuration of this shape."""
+    rope = {"rope_type": "default", "rope_theta": architecture.rope_theta}
     return {
         "num_hidden_layers": architecture.num_layers,
         "hidden_size": architecture.hidden_size,
@@ -64,7 +68,7 @@ def architecture_settings(architecture: Architecture) -> dict[str, Any]:
         "vocab_size": architecture.vocab_size,
         "tie_word_embeddings": architecture.tied_head,
         "max_position_embeddings": architecture.max_positions,
-        "rope_theta": architecture.rope_theta,
+        "rope_parameters": {**rope, **(architecture.rope_scaling or {})},
     }
 
 
@@ -84,30 +88,36 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if source.path is None:
-        arguments = architecture_settings(source.architecture)
-        theta = arguments.pop("rope_theta")
-        rope = {"rope_type": "default", "rope_theta": theta, **(source.architecture.rope_scaling or {})}
+        # No pad token: its embedding would get no gradient, and the end token is also an input.
         config = AutoConfig.for_model(
             source.architecture.family,
-            **arguments,
-            rope_parameters=rope,
+            **architecture_settings(source.architecture),
             bos_token_id=0,
             eos_token_id=0,
-            pad_token_id=0,
+            pad_token_id=None,
         )
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    model = AutoModelForCausalLM.from_pretrained(
-        location(source.path), revision=source.revision, dtype=dtype, use_safetensors=True
-    )
-    _check_architecture(source, model.config)
-    return model.eval()
+    place = location(source.path)
+    config = AutoConfig.from_pretrained(place, revision=source.revision)
+    _check_architecture(source, config)
+    return AutoModelForCausalLM.from_pretrained(
+        place, config=config, revision=source.revision, dtype=dtype, use_safetensors=True
+    ).eval()
 
 
 def _check_architecture(source: ModelSource, config: Any) -> None:
-    for name, stated in architecture_settings(source.architecture).items():
-        found = getattr(config, name, stated)
-        if found != stated and name != "rope_theta":
+    shape = {
+        "model_type": source.architecture.family,
+        **architecture_settings(source.architecture),
+    }
+    for name, stated in shape.items():
+        found = getattr(config, name, None)
+        if name == "head_dim":  # Qwen2 configurations leave it out.
+            found = found or config.hidden_size // config.num_attention_heads
+        if name == "rope_parameters":
+            found = {key: found.get(key) for key in stated}
+        if found != stated:
             raise ValueError(
                 f"model {source.path}: its configuration has {name}={found}, the pair's file says "
                 f"{stated}; correct the file in conf/model"
@@ -128,4 +138,4 @@ def read_training_energy(source: ModelSource) -> dict[str, Any] | None:
     """The energy record beside a model that we trained, or None where there is none."""
     directory = local_dir(source.path) if source.path else None
     path = directory / ENERGY_NAME if directory else None
-    return json.loads(path.read_text()) if path and path.is_file() else None
+    return read_json(path) if path and path.is_file() else None

@@ -1,4 +1,4 @@
-"""Teacher signals on disk: one flat file per signal, one record per row of the data, memory-mapped."""
+"""Teacher signals on disk, memory-mapped: one flat file per signal, one record per row of data."""
 
 # R cached rows, B rows of a batch, T positions, K top tokens, M temperatures, S layers, D width.
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,15 +15,19 @@ from torch import Tensor
 
 from kdwatts.fingerprint import sha256_file
 from kdwatts.records import SCHEMA, read_json, write_json
-from kdwatts.teacher.signals import Signals, SignalPlan, SparseLogits
+from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits
 
 INDEX_NAME = "signals.json"
 HEAD_NAME = "head.safetensors"
+ROWS_NAME = "rows.npy"
+
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+"""File stem to numpy dtype and shape of one row."""
 
 
-def _layout(plan: SignalPlan, sequence_length: int, width: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """File stem to numpy dtype and shape of one row; bfloat16 is kept as its 16 bits."""
-    files: dict[str, tuple[str, tuple[int, ...]]] = {}
+def _layout(plan: SignalPlan, sequence_length: int, width: int) -> Layout:
+    """What a cache of this plan consists of; bfloat16 is kept as its 16 bits."""
+    files: Layout = {}
     if plan.top_k:
         ids = "<u2" if plan.vocabulary <= 1 << 16 else "<u4"
         files["top_k_ids"] = (ids, (sequence_length, plan.top_k))
@@ -42,20 +46,28 @@ def _layout(plan: SignalPlan, sequence_length: int, width: int) -> dict[str, tup
 def bytes_per_token(plan: SignalPlan, sequence_length: int, width: int) -> float:
     """Size of the cache over its tokens, in bytes."""
     layout = _layout(plan, sequence_length, width).values()
-    return sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in layout) / sequence_length
+    row_bytes = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in layout)
+    return row_bytes / sequence_length
 
 
 class SignalWriter:
-    """Fills a cache folder batch by batch, in the order of `rows`."""
+    """Fills a cache folder batch by batch, in the order of `rows`, which must ascend."""
 
     def __init__(
-        self, out_dir: Path, rows: NDArray[np.int64], plan: SignalPlan, *, sequence_length: int, width: int
+        self,
+        out_dir: Path,
+        rows: NDArray[np.int64],
+        plan: SignalPlan,
+        *,
+        sequence_length: int,
+        width: int,
     ) -> None:
+        assert np.all(np.diff(rows) > 0), "a reader finds rows by bisection"
         self._dir, self._rows, self._plan = out_dir, rows, plan
         self._sequence_length, self._width = sequence_length, width
         self._done = 0
         self._maps = {
-            name: np.memmap(out_dir / f"{name}.bin", dtype=kind, mode="w+", shape=(len(rows), *shape))
+            name: _open(out_dir, name, kind, (len(rows), *shape), mode="w+")
             for name, (kind, shape) in _layout(plan, sequence_length, width).items()
         }
 
@@ -71,11 +83,11 @@ class SignalWriter:
     def close(self) -> None:
         """Flush the files and write the index with their checksums."""
         assert self._done == len(self._rows), (self._done, len(self._rows))
-        files = {}
-        for name, array in self._maps.items():
+        for array in self._maps.values():
             array.flush()
-            files[name] = sha256_file(self._dir / f"{name}.bin")
-        np.save(self._dir / "rows.npy", self._rows)
+        np.save(self._dir / ROWS_NAME, self._rows)
+        names = [*(f"{name}.bin" for name in self._maps), ROWS_NAME, HEAD_NAME]
+        paths = [self._dir / name for name in names if (self._dir / name).is_file()]
         index = {
             "schema": SCHEMA,
             "plan": asdict(self._plan),
@@ -83,7 +95,7 @@ class SignalWriter:
             "width": self._width,
             "num_rows": len(self._rows),
             "bytes_per_token": bytes_per_token(self._plan, self._sequence_length, self._width),
-            "sha256": files,
+            "sha256": {path.name: sha256_file(path) for path in paths},
         }
         write_json(self._dir / INDEX_NAME, index)
 
@@ -94,8 +106,7 @@ def _arrays(signals: Signals, plan: SignalPlan) -> dict[str, Tensor]:
         arrays["top_k_ids"] = signals.sparse.ids_NK
         arrays["top_k_log_p"] = signals.sparse.log_p_NK
         arrays["offsets"] = signals.sparse.offset_NM
-        # Below e^-60000 float16 has only -inf, and a tail of no mass at all is no distribution.
-        arrays["log_tails"] = signals.sparse.log_tail_NM.clamp(min=-60000.0)
+        arrays["log_tails"] = signals.sparse.log_tail_NM
     if signals.final_ND is not None:
         arrays["final_hidden"] = signals.final_ND
     if signals.blocks:
@@ -108,7 +119,16 @@ def _arrays(signals: Signals, plan: SignalPlan) -> dict[str, Tensor]:
 def _to_numpy(tensor: Tensor, kind: np.dtype[Any]) -> NDArray[Any]:
     if kind == np.dtype("<i2"):
         return tensor.to(torch.bfloat16).view(torch.int16).cpu().numpy()
+    if kind == np.dtype("<f2"):
+        # Log-probabilities; float16 has only -inf below -65504, and no mass is no distribution.
+        tensor = tensor.clamp(min=-60000.0)
     return tensor.cpu().numpy().astype(kind)
+
+
+def _open(
+    directory: Path, name: str, kind: str, shape: tuple[int, ...], *, mode: Literal["r", "w+"]
+) -> np.memmap:
+    return np.memmap(directory / f"{name}.bin", dtype=kind, mode=mode, shape=shape)
 
 
 class SignalCache:
@@ -118,20 +138,23 @@ class SignalCache:
         """Open a cache folder; ValueError names a file whose checksum is not the index's."""
         self.directory = directory
         index = read_json(directory / INDEX_NAME)
-        plan = {k: tuple(v) if isinstance(v, list) else v for k, v in index["plan"].items()}
-        self.plan = SignalPlan(**plan)
-        self._rows = np.load(directory / "rows.npy")
-        self._maps: dict[str, NDArray[Any]] = {}
-        layout = _layout(self.plan, index["sequence_length"], index["width"])
-        for name, (kind, shape) in layout.items():
-            path = directory / f"{name}.bin"
-            found = sha256_file(path) if verify and path.is_file() else None
-            if not path.is_file() or (verify and found != index["sha256"][name]):
+        for name, expected in index["sha256"].items() if verify else ():
+            path = directory / name
+            found = sha256_file(path)[:12] if path.is_file() else "none, for it is missing"
+            if found != expected[:12]:
                 raise ValueError(
-                    f"teacher: {path} has sha256 {found and found[:12]}, the index says "
-                    f"{index['sha256'][name][:12]}; delete {directory} and rerun"
+                    f"teacher: {path} has sha256 {found}, the index says {expected[:12]}; "
+                    f"delete {directory} and rerun"
                 )
-            self._maps[name] = np.memmap(path, dtype=kind, mode="r", shape=(len(self._rows), *shape))
+        plan = index["plan"]
+        tuples = {name: tuple(plan[name]) for name in ("temperatures", "blocks")}
+        self.plan = SignalPlan(**{**plan, **tuples})
+        self._rows = np.load(directory / ROWS_NAME)
+        layout = _layout(self.plan, index["sequence_length"], index["width"])
+        self._maps = {
+            name: _open(directory, name, kind, (len(self._rows), *shape), mode="r")
+            for name, (kind, shape) in layout.items()
+        }
 
     def head_weight(self) -> Tensor:
         """The teacher's output head [V, D], kept beside the final hidden states."""
@@ -140,10 +163,14 @@ class SignalCache:
         return load_file(self.directory / HEAD_NAME)["head"]
 
     def read(self, rows: NDArray[np.int64], device: torch.device) -> Signals:
-        """The signals of the given rows of the data. Raises KeyError for a row never cached."""
+        """The signals of the given rows of the data. Raises ValueError for a row never cached."""
         places = np.searchsorted(self._rows, rows)
         if not np.array_equal(self._rows[places.clip(max=len(self._rows) - 1)], rows):
-            raise KeyError(f"{self.directory} holds no signals for some of the rows {rows.tolist()}")
+            missing = np.setdiff1d(rows, self._rows).tolist()
+            raise ValueError(
+                f"teacher: {self.directory} holds {len(self._rows)} rows and not rows {missing}; "
+                "it was built for another schedule: delete it and rerun"
+            )
         read = {name: self._gather(name, places).to(device) for name in self._maps}
         plan = self.plan
         sparse = None

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from kdwatts.config import Paradigm
+from kdwatts.losses.precision import wide
 from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.response import TopK
 from kdwatts.models.layers import LayerPairs, captured_blocks
@@ -54,7 +55,8 @@ def signal_plan(paradigm: Paradigm, pairs: LayerPairs, vocabulary: int) -> Signa
 class SparseLogits:
     """Top-k log-probabilities at temperature 1 with what makes them exact at others.
 
-    log p_T(i) = l_i / T - c_T, where l is the log-probability at T = 1 and c_T = log sum exp(l / T).
+    log p_T(i) = l_i / T - c_T, where l is the log-probability at T = 1 and c_T is
+    log sum exp(l / T) over the whole vocabulary.
     """
 
     ids_NK: Tensor
@@ -67,13 +69,12 @@ class SparseLogits:
     def at(self, temperature: float, temperatures: tuple[float, ...]) -> TopK:
         """The support's log-probabilities at one of the plan's temperatures."""
         place = temperatures.index(temperature)
-        log_p_NK = self.log_p_NK.float() / temperature - self.offset_NM[:, place, None].float()
-        return TopK(self.ids_NK.long(), log_p_NK, self.log_tail_NM[:, place].float())
+        log_p_NK = wide(self.log_p_NK) / temperature - wide(self.offset_NM[:, place, None])
+        return TopK(self.ids_NK.long(), log_p_NK, wide(self.log_tail_NM[:, place]))
 
     def rows(self, keep_N: Tensor) -> SparseLogits:
         """The positions where `keep_N` is true."""
-        fields = (self.ids_NK, self.log_p_NK, self.offset_NM, self.log_tail_NM)
-        return SparseLogits(*(field[keep_N] for field in fields))
+        return SparseLogits(*(getattr(self, f.name)[keep_N] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,9 @@ class Signals:
     pooled_BD: Tensor | None = None
 
 
-def sparse_logits(
-    logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...]
-) -> SparseLogits:
+def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...]) -> SparseLogits:
     """The K likeliest tokens of each row, exact at every one of `temperatures`."""
-    log_p_NV = logits_NV.float().log_softmax(-1)
+    log_p_NV = wide(logits_NV).log_softmax(-1)
     log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)
     offsets, tails = [], []
     for temperature in temperatures:
@@ -124,8 +123,9 @@ def compute_signals(
             )
             for chunk in final_ND.split(chunk_rows)
         ]
-        columns = zip(*((p.ids_NK, p.log_p_NK, p.offset_NM, p.log_tail_NM) for p in parts), strict=True)
-        sparse = SparseLogits(*(torch.cat(column) for column in columns))
+        sparse = SparseLogits(
+            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(SparseLogits))
+        )
     every_position = torch.ones(input_BT.shape, dtype=torch.bool, device=input_BT.device)
     return Signals(
         sparse=sparse,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ACCEPTED_OVER_LIMIT = 1.5
 """Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
@@ -71,7 +71,6 @@ class Tally:
     checked_counter_j: float = 0.0
     """Counter over the intervals that samples cover too: what the cross-check compares."""
     checked_sampled_j: float = 0.0
-    checked_s: float = 0.0
     num_resets: int = 0
 
 
@@ -133,10 +132,8 @@ def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
     else it stays uncovered.
     """
     sampled_j, sampled_s = _trapezoid(tally.sample, reading, sensor.max_gap_s)
-    changes = {
-        "sampled_j": tally.sampled_j + sampled_j,
-        "sampled_s": tally.sampled_s + sampled_s,
-    }
+    counted_j = counted_s = filled_j = filled_s = checked_counter_j = checked_sampled_j = 0.0
+    num_resets = 0
     same_pair = tally.sample is not None and tally.sample is tally.counter
     if reading.energy_counter_j is not None and tally.counter is not None:
         elapsed_s = reading.time_s - tally.counter.time_s
@@ -149,22 +146,25 @@ def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
             range_j=sensor.range_j,
         )
         if step_j is None:
-            changes["num_resets"] = tally.num_resets + 1
+            num_resets = 1
             if same_pair:
-                changes["filled_j"] = tally.filled_j + sampled_j
-                changes["filled_s"] = tally.filled_s + sampled_s
+                filled_j, filled_s = sampled_j, sampled_s
         else:
-            changes["counted_j"] = tally.counted_j + step_j
-            changes["counted_s"] = tally.counted_s + elapsed_s
+            counted_j, counted_s = step_j, elapsed_s
             if same_pair and sampled_s > 0:
-                changes["checked_counter_j"] = tally.checked_counter_j + step_j
-                changes["checked_sampled_j"] = tally.checked_sampled_j + sampled_j
-                changes["checked_s"] = tally.checked_s + sampled_s
-    return replace(
-        tally,
+                checked_counter_j, checked_sampled_j = step_j, sampled_j
+    return Tally(
         counter=reading if reading.energy_counter_j is not None else tally.counter,
         sample=reading if reading.power_w is not None else tally.sample,
-        **changes,
+        counted_j=tally.counted_j + counted_j,
+        counted_s=tally.counted_s + counted_s,
+        filled_j=tally.filled_j + filled_j,
+        filled_s=tally.filled_s + filled_s,
+        sampled_j=tally.sampled_j + sampled_j,
+        sampled_s=tally.sampled_s + sampled_s,
+        checked_counter_j=tally.checked_counter_j + checked_counter_j,
+        checked_sampled_j=tally.checked_sampled_j + checked_sampled_j,
+        num_resets=tally.num_resets + num_resets,
     )
 
 
@@ -192,7 +192,6 @@ class Span:
     sampled_s: float
     checked_counter_j: float
     checked_sampled_j: float
-    checked_s: float
     num_resets: int
 
 
@@ -214,7 +213,6 @@ def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
         sampled_s=sampled_s,
         checked_counter_j=end.checked_counter_j - start.checked_counter_j,
         checked_sampled_j=end.checked_sampled_j - start.checked_sampled_j,
-        checked_s=end.checked_s - start.checked_s,
         num_resets=end.num_resets - start.num_resets,
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records import to_json
-
 log = logging.getLogger(__name__)
+
+# The lines are those of records.to_json. One encoder for all and no deep copy of the record: in a
+# thread that has just woken, the two would cost as much as asking the card.
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 class Journal:
@@ -28,8 +31,11 @@ class Journal:
             self._warn(error)
 
     def write(self, records: Iterable[Any]) -> None:
-        """Append records, one line each, with a single write. Failures are counted, not raised."""
-        lines = [to_json(record) for record in records]
+        """Append flat records, one line each, with a single write.
+
+        Failures are counted, not raised.
+        """
+        lines = [_encode(vars(record)) for record in records]
         if not lines:
             return
         if self._descriptor is None:

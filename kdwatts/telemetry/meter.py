@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +23,7 @@ from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.probes import find_probes
-from kdwatts.telemetry.sampler import Probe, Sampler
+from kdwatts.telemetry.sampler import Probe, Sampler, now_utc
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +65,12 @@ class Meter:
 
     Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
     MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
+    A run on the CPU sets `use_gpus=False`: cards that idle beside it are not its energy.
     """
 
-    def __init__(self, out_dir: Path, settings: Telemetry, *, attempt: int = 1) -> None:
+    def __init__(
+        self, out_dir: Path, settings: Telemetry, *, attempt: int = 1, use_gpus: bool = True
+    ) -> None:
         self.gpus: list[nvml.Gpu] = []
         """The cards of this job, once entered."""
         self.row: StageRow | None = None
@@ -77,13 +79,14 @@ class Meter:
         self._out_dir = out_dir
         self._settings = settings
         self._attempt = attempt
+        self._use_gpus = use_gpus
         self._stack: list[OpenWindow] = []
         self._absent: dict[str, str] = {}
         self._note: str | None = None
 
     def __enter__(self) -> Meter:
         settings = self._settings
-        cards, no_gpu = nvml.open_cards()
+        cards, no_gpu = nvml.open_cards() if self._use_gpus else ([], "this run uses no GPU")
         self._has_nvml = bool(cards)
         self.gpus = [card.gpu for card in cards]
         try:
@@ -187,7 +190,7 @@ class Meter:
     def _open(self, path: str, key: str | None) -> OpenWindow:
         window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)
         window.start_s, window.starts = self._edge()
-        window.start_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        window.start_utc = now_utc()
         for probe in self._probes:
             if probe not in window.starts:
                 probe.late_starts.append(window.starts)

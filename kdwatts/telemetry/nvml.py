@@ -19,10 +19,12 @@ from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Reading, Sensor
 
 log = logging.getLogger(__name__)
 
+# Pairs of field and scope 0, the whole card: without the scope the bindings raise and catch a
+# TypeError for every field.
 _FIELDS = (
-    pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION,  # 83: mJ since driver load, Volta and later.
-    pynvml.NVML_FI_DEV_POWER_AVERAGE,  # 185: mW over the last second, Ampere and later.
-    pynvml.NVML_FI_DEV_POWER_INSTANT,  # 186: mW now.
+    (pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, 0),  # 83: mJ since driver load, Volta and later.
+    (pynvml.NVML_FI_DEV_POWER_AVERAGE, 0),  # 185: mW over the last second, Ampere and later.
+    (pynvml.NVML_FI_DEV_POWER_INSTANT, 0),  # 186: mW now.
 )
 _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
 
@@ -119,6 +121,8 @@ def _chosen(environment: Mapping[str, str]) -> list[Card]:
     driver = pynvml.nvmlSystemGetDriverVersion()
     found = [_card(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
     cards = [card for card in found if card is not None]
+    if not cards:
+        return []
     if "CUDA_VISIBLE_DEVICES" in environment:
         entries = environment["CUDA_VISIBLE_DEVICES"].split(",")
         _warn_of_order(cards, entries, environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,6 @@ from kdwatts.records import COMPONENTS, StageRow, read_jsonl
 from kdwatts.telemetry import parts
 from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Reading, Sensor, Tally, advance, span
 from kdwatts.telemetry.nvml import MAX_DELTA_S
-
-_SLOWEST_S = 10.0
-"""Rows further apart than this are no longer one stretch of sampling (config allows 10 s)."""
 
 
 @dataclass
@@ -103,7 +101,7 @@ def _sensor(kind: str, label: str, method: str, row: dict[str, Any], interval_s:
         kind=kind,
         label=label,
         method=method,
-        limit_w=row["power_limit_w"] or UNKNOWN_LIMIT_W,
+        limit_w=math.inf if method == "tdp_model" else row["power_limit_w"] or UNKNOWN_LIMIT_W,
         delta_s=MAX_DELTA_S if method == "nvml_counter" else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+
+import psutil
 
 from kdwatts.records import TelemetryRow
 from kdwatts.telemetry import host
@@ -18,12 +21,23 @@ from kdwatts.telemetry.parts import QUALITY
 
 log = logging.getLogger(__name__)
 
-READ_ERRORS = (NVMLError, OSError)
+READ_ERRORS = (NVMLError, OSError, psutil.Error)
 """What a device that does not answer raises: written as a row, and the sampling goes on."""
-
 
 _MIN_MEAN_S = 0.005
 """A mean power over less says nothing: RAPL is updated every millisecond."""
+
+
+def now_utc() -> str:
+    """The time in ISO 8601, to the millisecond."""
+    now_s = time.time()
+    return f"{_second_utc(int(now_s))}.{int(now_s % 1 * 1000):03d}+00:00"
+
+
+@lru_cache(maxsize=1)
+def _second_utc(second: int) -> str:
+    # Once a second: in a thread that has just woken, a datetime costs as much as asking the card.
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @dataclass(eq=False)
@@ -106,15 +120,17 @@ class Sampler:
         is_fast = any(probe.every_tick for probe in probes)
         self._interval_s = interval_s if is_fast else slow_interval_s
         self._ticks_per_slow = max(1, round(slow_interval_s / self._interval_s))
-        self._stop = threading.Event()
+        # Held until the end: a timed acquire wakes up for less than a timed Event.wait.
+        self._running = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="kdwatts-telemetry", daemon=True)
 
     def start(self) -> None:
+        self._running.acquire()
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread after the tick it is in."""
-        self._stop.set()
+        self._running.release()
         self._thread.join()
 
     def power_w(self) -> float | None:
@@ -140,22 +156,22 @@ class Sampler:
                 num_slow = tick // self._ticks_per_slow + 1
             # Ticks that a long query swallowed are skipped, not caught up with.
             tick = max(tick + 1, int((time.monotonic() - started_s) / self._interval_s))
-            if self._stop.wait(max(0.0, started_s + tick * self._interval_s - time.monotonic())):
+            left_s = started_s + tick * self._interval_s - time.monotonic()
+            if self._running.acquire(timeout=max(0.0, left_s)):
                 return
 
     def _tick(self, *, slow: bool, first: bool) -> None:
-        now_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        time_utc = now_utc()
         rows = [
-            self._device_row(probe, now_utc, slow=slow)
+            self._device_row(probe, time_utc, slow=slow)
             for probe in self.probes
             if slow or probe.every_tick
         ]
         if slow:
-            rows.append(self._host_row(now_utc, first=first))
-        # vars: asdict copies deeply and takes longer than the reading.
-        self._journal.write(vars(row) for row in rows)
+            rows.append(self._host_row(time_utc, first=first))
+        self._journal.write(rows)
 
-    def _device_row(self, probe: Probe, now_utc: str, *, slow: bool) -> TelemetryRow:
+    def _device_row(self, probe: Probe, time_utc: str, *, slow: bool) -> TelemetryRow:
         with self.lock:
             window = self.window
             reading = probe.update()
@@ -174,7 +190,7 @@ class Sampler:
             # RAPL wraps: its rows carry the unwrapped sum since the meter started.
             counter_j = reading.energy_counter_j if is_gpu else tally.counted_j
         return TelemetryRow(
-            time_utc=now_utc,
+            time_utc=time_utc,
             monotonic_s=reading.time_s if reading is not None else time.monotonic(),
             attempt=self._attempt,
             window=window,
@@ -194,10 +210,15 @@ class Sampler:
             error=probe.error,
         )
 
-    def _host_row(self, now_utc: str, *, first: bool) -> TelemetryRow:
-        util_pct = host.utilisation_pct()
+    def _host_row(self, time_utc: str, *, first: bool) -> TelemetryRow:
+        util_pct = memory_used_gib = error = None
+        try:
+            util_pct = host.utilisation_pct()
+            memory_used_gib = host.memory_used_gib()
+        except READ_ERRORS as failure:
+            error = str(failure)
         return TelemetryRow(
-            time_utc=now_utc,
+            time_utc=time_utc,
             monotonic_s=time.monotonic(),
             attempt=self._attempt,
             window=self.window,
@@ -205,5 +226,6 @@ class Sampler:
             device_index=None,
             # The first answer of a thread means nothing.
             util_pct=None if first else util_pct,
-            memory_used_gib=host.memory_used_gib(),
+            memory_used_gib=memory_used_gib,
+            error=error,
         )

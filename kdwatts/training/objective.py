@@ -17,7 +17,7 @@ from kdwatts.losses.relational import mean_pool, relational_loss
 from kdwatts.losses.response import DIVERGENCES, cross_entropy, top_k_forward_kl
 from kdwatts.models.layers import LayerPairs, captured_blocks
 from kdwatts.models.load import head_weight
-from kdwatts.teacher.signals import Signals, SignalPlan
+from kdwatts.teacher.signals import SignalPlan, Signals
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,9 @@ class Objective:
             weights,
             chunk_rows=self.chunk_rows,
         )
-        return total / size.num_targets, {n: s / size.num_targets for n, s in sums.items()}
+        # A step of prompts alone has no target; its sums are 0 and so must its gradient be.
+        num_targets = max(1, size.num_targets)
+        return total / num_targets, {name: part / num_targets for name, part in sums.items()}
 
     def _response_term(self, signals: Signals, keep_N: Tensor) -> RowTerm:
         response = self.paradigm.response
@@ -142,7 +144,7 @@ class Objective:
         extra = {"beta": response.beta} if response.divergence == "jsd" else {}
         return lambda logits_nV, rows: divergence(
             logits_nV,
-            teacher_ND[rows] @ head_VD.T.to(teacher_ND.dtype),
+            teacher_ND[rows].to(head_VD.dtype) @ head_VD.T,
             temperature=response.temperature,
             **extra,
         )

@@ -26,7 +26,8 @@ def learning_rate_at(
     step: int, *, num_steps: int, peak: float, warmup_ratio: float, min_ratio: float
 ) -> float:
     """Linear warm-up, then a half cosine down to `min_ratio` of the peak; steps count from 0."""
-    warmup_steps = math.ceil(num_steps * warmup_ratio)
+    # Rounded first: 100 * 0.07 is 7.000000000000001 and would be eight steps.
+    warmup_steps = math.ceil(round(num_steps * warmup_ratio, 6))
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)

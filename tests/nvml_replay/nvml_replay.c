@@ -268,23 +268,19 @@ int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
   return SUCCESS;
 }
 
-int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
-  ASK("power");
-  *milliwatts = power_mw(gpu, power_window_s);
-  return SUCCESS;
-}
+/* A query with one number for an answer. */
+#define QUERY(function, kind, type, value)     \
+  int function(void *handle, type *number) {   \
+    ASK(kind);                                 \
+    *number = value;                           \
+    return SUCCESS;                            \
+  }
 
-int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *millijoules) {
-  ASK("energy");
-  *millijoules = counter_mj(gpu);
-  return SUCCESS;
-}
-
-int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts) {
-  ASK("slow");
-  *milliwatts = 700000;
-  return SUCCESS;
-}
+QUERY(nvmlDeviceGetPowerUsage, "power", unsigned, power_mw(gpu, power_window_s))
+QUERY(nvmlDeviceGetTotalEnergyConsumption, "energy", unsigned long long, counter_mj(gpu))
+QUERY(nvmlDeviceGetEnforcedPowerLimit, "slow", unsigned, 700000)
+/* 4 is the software power cap. */
+QUERY(nvmlDeviceGetCurrentClocksEventReasons, "slow", unsigned long long, 4)
 
 typedef struct {
   unsigned field, scope;
@@ -337,14 +333,10 @@ int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
   return SUCCESS;
 }
 
-typedef struct {
-  unsigned gpu, memory;
-} Utilisation;
-
-int nvmlDeviceGetUtilizationRates(void *handle, Utilisation *rates) {
+int nvmlDeviceGetUtilizationRates(void *handle, unsigned rates[2]) {
   ASK("slow");
-  rates->gpu = 93;
-  rates->memory = 10;
+  rates[0] = 93; /* cores */
+  rates[1] = 10; /* memory */
   return SUCCESS;
 }
 
@@ -359,12 +351,6 @@ int nvmlDeviceGetClockInfo(void *handle, unsigned type, unsigned *megahertz) {
   (void)type;
   ASK("slow");
   *megahertz = 1980;
-  return SUCCESS;
-}
-
-int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *reasons) {
-  ASK("slow");
-  *reasons = 4; /* software power cap */
   return SUCCESS;
 }
 

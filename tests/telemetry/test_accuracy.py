@@ -77,9 +77,10 @@ def test_a_window_of_30_s_is_within_a_tenth_of_a_percent_of_the_trace(measured, 
     assert abs(error_pct(measured[trace], trace())) < 0.1
 
 
-def test_a_reset_and_a_second_of_lost_ticks_leave_1_percent(measured):
+def test_a_reset_and_a_second_of_lost_ticks_leave_half_a_percent(measured):
+    # The tick of the reset is 1/300 of the window, and its power samples may miss a burst.
     result = measured[bursts_random]
-    assert abs(error_pct(result, bursts_random())) < 1
+    assert abs(error_pct(result, bursts_random())) < 0.5
     assert "reset: 1" in result["row"]["reason"]["gpu"]
     assert result["row"]["coverage"]["gpu"] == 1
 

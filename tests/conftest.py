@@ -1,0 +1,39 @@
+"""Fixtures of all tests: the shipped pair's configuration and tokenizer, and no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+# Before any test imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<{{ message.role }}>{{ message.content }}<|end_of_text|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., Any]:
+    """Composes and checks the configuration of a command's overrides."""
+    from kdwatts.cli import compose
+    from kdwatts.config import to_config
+
+    return lambda *overrides: to_config(compose(overrides))
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    """The shipped tokenizer of 1,024 byte-level tokens, with a plain chat template."""
+    from kdwatts.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,226 @@
+import csv
+import json
+
+import pandas as pd
+import pytest
+
+from kdwatts.records import SCHEMA, Metrics, TelemetryRow
+from multirun_analysis.collect import collect, find_run_folders, write_tables
+
+
+def row(collected, run):
+    return collected.runs.set_index("run").loc[run]
+
+
+def test_a_finished_run_has_all_keys_of_metrics_and_where_it_ran(run_in, tmp_path):
+    run_in()
+    runs = collect([tmp_path]).runs
+    assert set(Metrics.__dataclass_fields__) - {"schema"} <= set(runs)
+    found = runs.iloc[0]
+    assert found["own_energy_j"] == 400e3
+    assert (found["host"], found["cards"]) == ("node7", "1 x NVIDIA H100 80GB HBM3")
+    assert found["finished"] and found["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "reason"),
+    [
+        ({"state": "failed", "error": "ValueError: too few tokens"}, "failed", "too few tokens"),
+        (
+            {"state": "running", "stage": "teacher"},
+            "unfinished",
+            "stage teacher, attempt 1, 2025-11-14",
+        ),
+        ({"state": "preempted"}, "preempted", "not resumed"),
+        ({"state": "done", "stage": "shards"}, "done", "stopped after stage shards as asked"),
+        ({"state": "weird"}, "weird", "does not know"),
+    ],
+)
+def test_a_run_without_metrics_is_listed_with_its_reason(
+    make, run_in, tmp_path, state, shown, reason
+):
+    run_in(state=make.status() | state, metrics=None)
+    found = collect([tmp_path]).runs.iloc[0]
+    assert not found["finished"]
+    assert found["state"] == shown
+    assert reason in found["reason"]
+    assert found["paradigm"] == "response" and found["seed"] == 0
+
+
+def test_a_run_killed_before_its_first_status_is_listed(tmp_path):
+    (tmp_path / "7" / ".hydra").mkdir(parents=True)
+    found = collect([tmp_path]).runs.iloc[0]
+    assert (found["run"], found["state"]) == ("7", "unknown")
+    assert "never started" in found["reason"]
+
+
+def test_a_torn_metrics_file_makes_the_run_unreadable_and_names_the_file(run_in, tmp_path):
+    (run_in() / "metrics.json").write_text('{"schema": 1, "own_en')
+    found = collect([tmp_path]).runs.iloc[0]
+    assert found["state"] == "unreadable"
+    assert found["reason"].startswith("metrics.json: not JSON")
+
+
+@pytest.mark.parametrize("value", ["much", True, float("nan"), {}])
+def test_an_energy_that_is_no_number_makes_the_run_unreadable(run_in, tmp_path, value):
+    path = run_in() / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"own_energy_j": value}))
+    found = collect([tmp_path]).runs.iloc[0]
+    assert found["state"] == "unreadable"
+    assert found["reason"].startswith("metrics.json: own_energy_j is ")
+
+
+def test_a_torn_last_line_is_passed_over_and_noted(make, run_in, tmp_path):
+    folder = run_in()
+    make.append(folder / "stages.jsonl", [make.stage("shards"), make.stage("distill")])
+    with (folder / "stages.jsonl").open("a") as file:
+        file.write('{"schema": 1, "wind')
+    collected = collect([tmp_path])
+    assert list(collected.stages["window"]) == ["run/shards", "run/distill"]
+    assert collected.runs["notes"].iloc[0] == "stages.jsonl: torn last line passed over"
+    assert collected.runs["finished"].iloc[0]
+
+
+def test_a_broken_line_in_the_middle_is_noted_by_file_and_line(run_in, tmp_path):
+    folder = run_in()
+    good = json.dumps({"schema": SCHEMA, "step": 1, "tokens": 10, "loss": 2.0})
+    (folder / "train.jsonl").write_text(f"{good}\n{{broken}}\n{good}\n")
+    collected = collect([tmp_path])
+    assert len(collected.train) == 1
+    assert collected.runs["notes"].iloc[0].startswith("train.jsonl:2: not JSON")
+
+
+def test_a_stage_record_that_lacks_its_energy_is_noted_not_guessed(run_in, tmp_path):
+    folder = run_in()
+    (folder / "stages.jsonl").write_text('{"schema": 1, "window": "run/distill"}\n')
+    collected = collect([tmp_path])
+    assert collected.stages.empty
+    assert "stages.jsonl: a record is not as agreed" in collected.runs["notes"].iloc[0]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "status.json", "eval.json", "telemetry.jsonl"])
+@pytest.mark.parametrize("schema", [SCHEMA + 1, "2", None])
+def test_a_foreign_schema_is_refused_by_file_name(run_in, tmp_path, name, schema):
+    folder = run_in()
+    (folder / name).write_text(json.dumps({"schema": schema}) + "\n")
+    with pytest.raises(ValueError, match=rf"{folder / name}.*schema is"):
+        collect([tmp_path])
+
+
+def test_a_newer_schema_behind_a_broken_line_is_refused_too(run_in, tmp_path):
+    folder = run_in()
+    (folder / "stages.jsonl").write_text('{broken}\n{"schema": 99}\n')
+    with pytest.raises(ValueError, match=r"stages\.jsonl: schema is 99"):
+        collect([tmp_path])
+
+
+def test_stage_energy_is_of_measured_components_when_there_are_any(make, run_in, tmp_path):
+    energy_j = {"gpu": 300.0, "cpu": 50.0, "dram": None}
+    quality = {"gpu": "measured", "cpu": "estimated", "dram": "missing"}
+    estimated = {**quality, "gpu": "missing"}
+    make.append(
+        run_in() / "stages.jsonl",
+        [
+            make.stage("shards", energy_j=energy_j, quality=quality),
+            make.stage("distill", energy_j={**energy_j, "gpu": None}, quality=estimated),
+        ],
+    )
+    stages = collect([tmp_path]).stages
+    assert list(stages["energy_j"]) == [300, 50]
+    assert list(stages["energy_quality"]) == ["measured", "estimated"]
+    assert stages["dram_energy_j"].isna().all()
+
+
+def test_missing_numbers_are_empty_cells_in_csv_and_null_in_parquet(run_in, tmp_path):
+    run_in(own_energy_j=None, own_energy_quality="missing", own_energy_uncertainty_j=None)
+    paths = write_tables(collect([tmp_path]).runs, tmp_path / "out")
+    assert [path.name for path in paths] == ["runs.parquet", "runs.csv"]
+    with paths[1].open() as file:
+        (cells,) = csv.DictReader(file)
+    assert cells["own_energy_j"] == "" and cells["total_energy_j"] == ""
+    table = pd.read_parquet(paths[0])
+    assert table["own_energy_j"].isna().all()
+    assert table["own_energy_j"].dtype == "float64"
+
+
+def test_the_same_student_twice_is_counted_once_and_said(run_in, tmp_path):
+    run_in("0-a", student_key="k")
+    run_in("1-b", student_key="k")
+    run_in("2-c", student_key="k", seed=1)
+    collected = collect([tmp_path])
+    assert row(collected, "1-b")["duplicate_of"] == "0-a"
+    assert row(collected, "1-b")["notes"] == "same student as 0-a, counted once"
+    assert list(collected.runs["duplicate_of"].notna()) == [False, True, False]
+
+
+def test_inherited_energy_is_divided_among_the_distinct_students_that_share_it(run_in, tmp_path):
+    # Three students share the shards, two of them the teacher; the last folder repeats a student.
+    run_in(
+        "0", student_key="a", inherited_energy_by_artifact_j={"shards-1": 30.0, "teacher-1": 90.0}
+    )
+    run_in(
+        "1", student_key="b", inherited_energy_by_artifact_j={"shards-1": 30.0, "teacher-1": 90.0}
+    )
+    run_in("2", student_key="c", inherited_energy_by_artifact_j={"shards-1": 30.0})
+    run_in(
+        "3", student_key="b", inherited_energy_by_artifact_j={"shards-1": 30.0, "teacher-1": 90.0}
+    )
+    shares_j = collect([tmp_path]).runs["inherited_amortised_energy_j"]
+    assert list(shares_j) == [30 / 3 + 90 / 2, 55, 10, 55]
+
+
+def test_labels_hold_what_differs_and_groups_hold_all_but_the_seed(run_in, tmp_path):
+    for name, seed, temperature in (("0", 0, 1), ("1", 1, 1), ("2", 0, 4)):
+        overrides = (f"paradigm.response.temperature={temperature}", "telemetry.interval_s=0.05")
+        run_in(name, seed=seed, student_key=name, overrides=overrides)
+    runs = collect([tmp_path]).runs
+    assert list(runs["label"]) == [
+        "response · temperature=1 · seed 0",
+        "response · temperature=1 · seed 1",
+        "response · temperature=4 · seed 0",
+    ]
+    assert runs["group"].nunique() == 2
+
+
+def test_two_students_of_one_seed_are_not_taken_for_two_seeds(run_in, tmp_path):
+    run_in("0", student_key="aaaaaaaaaa")
+    run_in("1", student_key="bbbbbbbbbb")
+    runs = collect([tmp_path]).runs
+    assert runs["group"].nunique() == 2
+    assert list(runs["label"]) == ["response · seed 0 · aaaaaaaa", "response · seed 0 · bbbbbbbb"]
+
+
+def test_runs_of_equal_name_are_told_apart_by_their_parents(make, tmp_path):
+    for parent in ("monday", "tuesday"):
+        make.run(tmp_path / parent / "0", student_key=parent)
+    runs = collect([tmp_path / "monday", tmp_path / "tuesday"]).runs
+    assert list(runs["run"]) == ["monday/0", "tuesday/0"]
+
+
+def test_run_folders_are_found_once_in_counting_order_and_not_inside_runs(tmp_path):
+    for name in ("10-sft", "2-sft", "10-sft/student"):
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        (tmp_path / "sweep" / name / "config.yaml").touch()
+    found = find_run_folders([tmp_path, tmp_path / "sweep"])
+    assert [path.name for path in found] == ["2-sft", "10-sft"]
+
+
+def test_telemetry_of_each_run_is_kept_with_missing_power_as_nan(make, run_in, tmp_path):
+    tick = TelemetryRow("2025-11-14T01:21:00Z", 1.0, 1, "run", "gpu", 0, power_w=None, error="lost")
+    make.append(run_in() / "telemetry.jsonl", [tick])
+    (found,) = collect([tmp_path]).telemetry.to_dict("records")
+    assert (found["run"], found["error"]) == ("0-response-tiny", "lost")
+    assert found["power_w"] != found["power_w"]
+
+
+def test_keys_added_by_a_later_writer_of_the_same_schema_are_kept(run_in, tmp_path):
+    path = run_in() / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"water_l": 3.5}))
+    assert list(collect([tmp_path]).runs["water_l"]) == [3.5]
+
+
+def test_a_total_of_measured_and_estimated_parts_is_called_mixed(make, run_in, tmp_path):
+    run_in(inherited_energy_quality="estimated")
+    found = collect([tmp_path]).runs.iloc[0]
+    assert found["total_energy_j"] == make.metrics.own_energy_j + make.metrics.inherited_energy_j
+    assert found["total_energy_quality"] == "mixed"

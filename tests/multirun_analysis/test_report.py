@@ -1,0 +1,242 @@
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from multirun_analysis.__main__ import main
+from multirun_analysis.answer import answer
+from multirun_analysis.caveats import caveats
+from multirun_analysis.collect import collect
+from multirun_analysis.report import report_html
+
+
+@pytest.fixture(scope="module")
+def page(sweep_dir):
+    return report_html(collect([sweep_dir]))
+
+
+class Resources(HTMLParser):
+    """Every address that a browser would fetch, and every element by name."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.elements = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+
+
+def test_the_page_loads_nothing_from_outside_itself(page):
+    own = page.replace(get_plotlyjs(), "")
+    assert set(Resources(own).addresses) == {"#unfinished"}
+    assert not re.search(r"https?://|@import|url\(", own)
+    assert "default-src 'none'" in own and "connect-src" not in own
+    assert page.count(get_plotlyjs()) == 1
+
+
+def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep_dir):
+    found = answer(collect([sweep_dir]).runs)
+    assert re.match(
+        r"Combined keeps 9\d\.\d % of its teacher's accuracy for \d+ kJ", found.headline
+    )
+    assert "95 % interval over 2 seeds" in found.sureness[0]
+    assert "runner-up" in found.sureness[0]
+    assert found.sureness[1].startswith("Energy is measured, ± 4.8 % (one sigma)")
+    assert found.warning is None
+    assert [card.student for card in found.cards] == ["combined", "sft", "combined"]
+
+
+def test_a_single_seed_is_said_to_settle_nothing(make, tmp_path):
+    make.run(tmp_path / "0", student_key="a", om_perf=0.95)
+    make.run(tmp_path / "1", student_key="b", paradigm="sft", om_perf=0.90)
+    found = answer(collect([tmp_path]).runs)
+    assert "from a single seed" in found.sureness[0]
+    assert "One seed cannot tell" in found.sureness[0]
+
+
+def test_seeds_apart_settle_the_first_place_and_seeds_together_do_not(make, tmp_path):
+    for seed in range(3):
+        for name, value in (("response", 0.95), ("sft", 0.90), ("feature", 0.948)):
+            changes = {"paradigm": name, "om_perf": value + seed / 1000, "seed": seed}
+            make.run(tmp_path / f"{name}{seed}", student_key=f"{name}{seed}", **changes)
+    runs = collect([tmp_path]).runs
+    assert "these seeds do not settle" in answer(runs).sureness[0]
+    runs = runs[runs["paradigm"] != "feature"]
+    assert "the first place holds" in answer(runs).sureness[0]
+
+
+def test_estimated_energy_is_called_an_estimate_on_the_first_screen(make, tmp_path):
+    changes = {"own_energy_quality": "estimated", "inherited_energy_quality": "estimated"}
+    make.run(tmp_path / "0", gpu_energy_j=None, **changes)
+    collected = collect([tmp_path])
+    found = answer(collected.runs)
+    assert "they are no measurement" in found.warning
+    assert found.sureness[1].startswith("Energy is estimated")
+    assert "1 of 1 estimated" in dict(caveats(collected))["How energy was obtained"]
+    assert 'class="warn"' in report_html(collected)
+
+
+def test_measured_students_are_ranked_without_the_estimated_ones(make, tmp_path):
+    make.run(tmp_path / "0", student_key="a", om_perf=0.80)
+    changes = {"own_energy_quality": "estimated", "inherited_energy_quality": "estimated"}
+    make.run(tmp_path / "1", student_key="b", paradigm="sft", om_perf=0.99, **changes)
+    found = answer(collect([tmp_path]).runs)
+    assert found.headline.startswith("Response")
+    assert "Left out of this ranking, as their energy is not measured: 1." in found.sureness
+
+
+def test_without_benchmarks_held_out_text_decides_and_lower_wins(make, tmp_path):
+    make.run(tmp_path / "0", student_key="a", om_perf=None, student_bits_per_byte=1.2)
+    changes = {"paradigm": "sft", "om_perf": None, "student_bits_per_byte": 1.1}
+    make.run(tmp_path / "1", student_key="b", **changes)
+    assert answer(collect([tmp_path]).runs).headline.startswith("Sft predicts held-out text best")
+
+
+def test_a_page_about_no_finished_run_says_so_and_lists_reasons(make, tmp_path):
+    make.run(tmp_path / "0", metrics=None, state={"schema": 1, "state": "failed", "error": "boom"})
+    text = report_html(collect([tmp_path]))
+    assert "No run has finished yet." in text
+    assert "boom" in text
+
+
+def test_failed_and_unfinished_runs_are_on_the_page_with_their_reasons(page):
+    for reason in (
+        "CUDA error: device lost",
+        "still running, or killed",
+        "not resumed",
+        "not JSON",
+    ):
+        assert reason in page
+
+
+def test_text_from_run_folders_cannot_become_html(make, tmp_path):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    error = {"schema": 1, "state": "failed", "error": evil, "stage": evil, "time_utc": evil}
+    make.run(tmp_path / "0", paradigm=evil, model=evil, site=evil, gpu_name=evil, student_key="a")
+    make.run(tmp_path / "1", metrics=None, state=error)
+    own = report_html(collect([tmp_path])).replace(get_plotlyjs(), "")
+    assert "<img" not in own and "<script>alert" not in own
+    assert "&lt;img src=x onerror=alert(1)&gt;" in own
+    assert "img" not in Resources(own).elements
+
+
+def test_caveats_name_card_host_versions_coverage_and_what_is_not_counted(sweep_dir):
+    found = dict(caveats(collect([sweep_dir])))
+    assert found["Hardware"] == "node7, 1 x NVIDIA H100 80GB HBM3, driver 575.57."
+    assert found["Software"].startswith(
+        "Commit 4169609aa1b2 with uncommitted changes. kdwatts 0.1.0, torch 2.8.0."
+    )
+    assert "at least 99.8 %" in found["Uncertainty and coverage"]
+    assert "DRAM in 10 of 10" in found["What is not counted"]
+    assert "arc_easy (acc, 0-shot, 2376 samples, lm_eval 0.4.13)" in found["Accuracy"]
+    assert "5 of 5 settings have fewer than 3 seeds" in found["Seeds"]
+
+
+def test_the_command_prints_a_table_and_the_paths_it_wrote(make, tmp_path, capsys):
+    make.run(tmp_path / "0-response")
+    make.run(tmp_path / "1-response", metrics=None)
+    assert main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "run",
+        "paradigm",
+        "seed",
+        "own",
+        "energy",
+        "OM_perf",
+        "bits/byte",
+        "state",
+    ]
+    assert "400 ± 20 kJ measured" in lines[1] and "0.950 ± 0.008" in lines[1]
+    assert lines[3].startswith("1-response: ")
+    written = [tmp_path / "analysis" / name for name in ("runs.parquet", "runs.csv", "report.html")]
+    assert lines[-3:] == [str(path) for path in written]
+    assert all(path.is_file() for path in written)
+
+
+def test_a_second_analysis_does_not_take_its_own_folder_for_a_run(make, tmp_path, capsys):
+    make.run(tmp_path / "0-response")
+    assert main([str(tmp_path)]) == main([str(tmp_path)]) == 0
+    assert len(collect([tmp_path]).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "no such directory"),
+        (["."], "no run folder"),
+        ([".", "absent"], "no --out"),
+    ],
+)
+def test_what_cannot_be_read_ends_with_one_sentence_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1 and not captured.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_schema_ends_with_the_name_of_the_file(make, tmp_path, capsys):
+    (make.run(tmp_path / "0") / "status.json").write_text('{"schema": 7}')
+    assert main([str(tmp_path)]) == 2
+    assert f"{tmp_path / '0' / 'status.json'}: schema is 7" in capsys.readouterr().err
+
+
+def chromium(*arguments, profile):
+    """Standard output and error of one headless visit without any network service."""
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    switches += ["--disable-background-networking", "--disable-component-update"]
+    switches += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000"]
+    done = subprocess.run(
+        [found, *switches, f"--user-data-dir={profile}", *arguments],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_draws_every_figure_without_an_error(page, tmp_path, width):
+    path = tmp_path / "report.html"
+    path.write_text(page)
+    window = f"--window-size={width},9000"
+    dom, log = chromium("--dump-dom", window, path.as_uri(), profile=tmp_path / "profile")
+    assert "CONSOLE" not in log
+    drawn = dom.replace(get_plotlyjs(), "").count('class="main-svg"')
+    slots = page.count('class="panel slot"')
+    assert slots == 6
+    # Plotly draws three layers for each figure.
+    assert drawn == 3 * slots
+
+
+@pytest.mark.slow
+def test_a_browser_redraws_when_another_run_is_chosen(page, tmp_path):
+    # The page's own policy would stop this script, so the policy goes for this test.
+    choose = """<script>setTimeout(() => {
+      const select = document.querySelector("select");
+      const plot = select.parentElement.querySelector(".plot");
+      const names = () => plot.data.map((trace) => trace.name).join();
+      const before = names();
+      select.value = "2";
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+      document.title = `${before} | ${names()}`;
+    }, 3000);</script>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("</body>", f"{choose}</body>"))
+    arguments = ("--dump-dom", "--window-size=1280,9000", path.as_uri())
+    dom, _ = chromium(*arguments, profile=tmp_path / "profile")
+    before, after = re.search(r"<title>(.*?)</title>", dom)[1].split(" | ")
+    assert "teacher" not in before.split(",")
+    assert "teacher" in after.split(",")

@@ -1,0 +1,54 @@
+import pytest
+
+from multirun_analysis import units
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "shown"),
+    [
+        (0, "0 J"),
+        (412_345.0, "412 kJ"),
+        (999.0, "999 J"),
+        (999.6, "1.00 kJ"),
+        (3.1e6, "3.10 MJ"),
+        (0.0521, "52.1 mJ"),
+        (None, "-"),
+    ],
+)
+def test_energy_has_three_digits_and_a_fitting_prefix(energy_j, shown):
+    assert units.energy(energy_j) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.9712, 0.0081, "0.971 ± 0.008"),
+        (412.3, 21.4, "412 ± 21"),
+        (412.3, 57.0, "410 ± 60"),
+        (1.5, None, "1.50"),
+        (209.0, 1e-14, "209"),
+        (4.91, 33.4, "4.9 ± 33"),
+        (None, 1.0, "-"),
+    ],
+)
+def test_a_value_ends_where_its_error_begins(value, error, shown):
+    assert units.with_error(value, error) == shown
+
+
+def test_an_error_has_the_prefix_of_its_value():
+    assert units.energy(412_300.0, error_j=21_400.0) == "412 ± 21 kJ"
+    assert units.energy(0.996, error_j=0.49) == "1.0 ± 0.5 J"
+
+
+def test_a_kilojoule_is_278_mwh_and_3_6_mj_are_1_kwh():
+    assert units.watt_hours(1000.0) == "278 mWh"
+    assert units.watt_hours(3.6e6) == "1.00 kWh"
+
+
+def test_durations_read_in_seconds_minutes_and_hours():
+    assert [units.duration(s) for s in (42, 720, 12240, None)] == [
+        "42.0 s",
+        "12.0 min",
+        "3.40 h",
+        "-",
+    ]

@@ -1,0 +1,262 @@
+"""The store under many processes, kills and stalls. Builders are real processes and real folders."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdwatts import interrupt, store
+from kdwatts.store import Store
+
+REPOSITORY = Path(__file__).parents[1]
+
+BUILD_ONCE = """
+import os, sys, time
+from pathlib import Path
+from kdwatts.store import Store
+root = Path(sys.argv[1])
+with Store(root).claim("shards", "k1") as claim:
+    if not claim.exists:
+        with open(root / "built.log", "a") as log:
+            log.write(f"{os.getpid()}\\n")
+        for part in range(10):
+            time.sleep(0.03)
+            (claim.work_dir / f"{part}.txt").write_text(str(os.getpid()))
+        claim.commit()
+print(sorted({path.read_text() for path in claim.artifact_dir.iterdir()}), flush=True)
+"""
+
+BUILD_HALF = """
+import socket, sys, time
+from pathlib import Path
+from kdwatts import store
+root, host, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+if host:
+    socket.gethostname = lambda: host
+store.RENEW_EVERY_S = 0.05
+with store.Store(root).claim("distill", "k1") as claim:
+    (claim.work_dir / "half.txt").write_text("half")
+    claim.scratch_dir.mkdir(exist_ok=True)
+    (claim.scratch_dir / "checkpoint").write_text("step 7")
+    print("building", flush=True)
+    time.sleep(seconds)
+    (claim.work_dir / "half.txt").write_text("whole")
+    claim.commit()
+"""
+
+
+def _start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def _start_building(root: Path, *, host: str, seconds: float) -> subprocess.Popen[str]:
+    builder = _start(BUILD_HALF, root, host, seconds)
+    assert builder.stdout and builder.stdout.readline() == "building\n"
+    return builder
+
+
+def _end(builder: subprocess.Popen[str]) -> None:
+    builder.kill()
+    builder.communicate()
+
+
+def _names(root: Path, stage: str = "distill") -> list[str]:
+    return sorted(path.name for path in (root / stage).iterdir())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path.resolve()
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are never renewed and count as dead after 0.2 s."""
+    monkeypatch.setattr(store, "LEASE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(store, "RENEW_EVERY_S", 1000.0)
+    monkeypatch.setattr(store, "POLL_EVERY_S", 0.02)
+
+
+def test_six_processes_that_want_one_artifact_build_it_once(root: Path):
+    builders = [_start(BUILD_ONCE, root) for _ in range(6)]
+    printed = [builder.communicate(timeout=60)[0] for builder in builders]
+    (pid,) = (root / "built.log").read_text().split()
+    assert printed == [f"['{pid}']\n"] * 6
+    assert _names(root, "shards") == ["k1"]
+
+
+def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):
+    with Store(root).claim("distill", "k1") as claim:
+        assert not claim.exists
+        claim.scratch_dir.mkdir()
+        (claim.work_dir / "a.txt").write_text("a")
+        assert Store(root).find("distill", "k1") is None
+        claim.commit()
+    found = Store(root).find("distill", "k1")
+    assert found == root / "distill" / "k1"
+    assert (found / "a.txt").read_text() == "a"
+    assert _names(root) == ["k1"]
+    with Store(root).claim("distill", "k1") as again:
+        assert again.exists
+        assert not again.work_dir.exists()
+
+
+def test_a_builder_that_fails_leaves_its_scratch_and_no_artifact(root: Path):
+    with pytest.raises(ZeroDivisionError), Store(root).claim("distill", "k1") as claim:
+        claim.scratch_dir.mkdir()
+        (claim.scratch_dir / "checkpoint").write_text("step 7")
+        (claim.work_dir / "half.txt").write_text("half")
+        _ = 1 / 0
+    assert _names(root) == ["k1.scratch"]
+    with Store(root).claim("distill", "k1") as again:
+        assert (again.scratch_dir / "checkpoint").read_text() == "step 7"
+        again.commit()
+    assert _names(root) == ["k1"]
+
+
+def test_a_builder_killed_on_this_host_is_replaced_at_once_and_its_scratch_survives(root: Path):
+    _end(_start_building(root, host="", seconds=60))
+    assert Store(root).find("distill", "k1") is None
+    started_s = time.monotonic()
+    with Store(root).claim("distill", "k1") as claim:
+        assert time.monotonic() - started_s < 5  # LEASE_TIMEOUT_S is 60.
+        assert list(claim.work_dir.iterdir()) == []
+        assert (claim.scratch_dir / "checkpoint").read_text() == "step 7"
+        claim.commit()
+    assert _names(root) == ["k1"]
+
+
+def test_a_builder_killed_on_another_host_is_replaced_when_its_lease_has_stood_still(
+    root: Path, fast: None
+):
+    _end(_start_building(root, host="node7", seconds=60))
+    started_s = time.monotonic()
+    with Store(root).claim("distill", "k1") as claim:
+        assert 0.2 <= time.monotonic() - started_s < 5
+        assert not claim.exists
+        claim.commit()
+
+
+def test_a_slow_builder_on_another_host_is_waited_for_while_it_renews_its_lease(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store, "LEASE_TIMEOUT_S", 1.0)
+    builder = _start_building(root, host="node7", seconds=1.6)
+    with Store(root).claim("distill", "k1") as claim:
+        assert claim.exists
+        assert (claim.artifact_dir / "half.txt").read_text() == "whole"
+    assert builder.wait(timeout=10) == 0
+    builder.communicate()
+
+
+def test_a_host_name_shared_by_two_containers_does_not_let_one_declare_the_other_dead(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lease = root / "k1.lease-000001"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
+    other_host = store._host()
+    monkeypatch.undo()
+    lease.write_text(f'{{"host": "{store._host()}", "pid": {dead.pid}}}')
+    assert not store._is_alive(lease)
+    lease.write_text(f'{{"host": "{other_host}", "pid": {dead.pid}}}')
+    assert store._is_alive(lease)
+
+
+def test_a_stalled_builder_cannot_commit_after_another_took_over_and_finished(
+    root: Path, fast: None
+):
+    with pytest.raises(RuntimeError, match=r"another process took over .*/distill/k1 after 0.2 s"):  # noqa: SIM117
+        with Store(root).claim("distill", "k1") as stalled:
+            (stalled.work_dir / "a.txt").write_text("stalled")
+            with Store(root).claim("distill", "k1") as heir:
+                assert not stalled.work_dir.exists()
+                (heir.work_dir / "a.txt").write_text("heir")
+                heir.commit()
+            stalled.work_dir.mkdir()
+            stalled.commit()
+    assert (root / "distill" / "k1" / "a.txt").read_text() == "heir"
+    assert _names(root) == ["k1"]
+
+
+def test_a_stalled_builder_cannot_commit_while_its_heir_builds_and_does_not_harm_it(
+    root: Path, fast: None
+):
+    with Store(root).claim("distill", "k1") as stalled:
+        with Store(root).claim("distill", "k1") as heir:
+            with pytest.raises(RuntimeError, match="took over"):
+                stalled.commit()
+            (heir.work_dir / "a.txt").write_text("heir")
+            heir.commit()
+    assert (root / "distill" / "k1" / "a.txt").read_text() == "heir"
+    assert _names(root) == ["k1"]
+
+
+def test_a_stalled_builder_that_leaves_keeps_its_heir_s_lease_in_place(root: Path, fast: None):
+    stalled = Store(root).claim("distill", "k1")
+    stalled.__enter__()
+    with Store(root).claim("distill", "k1") as heir:
+        stalled.__exit__(None, None, None)
+        assert any(".lease-" in name for name in _names(root))
+        heir.commit()
+
+
+def test_a_lease_number_that_came_back_does_not_pass_for_the_stalled_builder_s(
+    root: Path, fast: None
+):
+    with Store(root).claim("distill", "k1") as stalled:
+        with Store(root).claim("distill", "k1"):
+            pass  # Takes over and gives up: both leases are gone.
+        with Store(root).claim("distill", "k1") as third:
+            assert "k1.lease-000001" in _names(root)
+            stalled.work_dir.mkdir()
+            with pytest.raises(RuntimeError, match="took over"):
+                stalled.commit()
+            (third.work_dir / "a.txt").write_text("third")
+            third.commit()
+    assert (root / "distill" / "k1" / "a.txt").read_text() == "third"
+    assert _names(root) == ["k1"]
+
+
+def test_who_judged_a_lease_dead_does_not_take_over_from_one_who_took_its_number_since(root: Path):
+    with Store(root).claim("distill", "k1") as living:
+        # The look was at an earlier lease 1, whose holder had died.
+        assert store._create(living.artifact_dir, root / "distill" / "k1.lease-000001") is None
+        assert [name for name in _names(root) if "lease" in name] == ["k1.lease-000001"]
+        living.commit()
+
+
+def test_a_request_to_stop_ends_the_wait_for_another_builder(root: Path):
+    with interrupt.deferred(), Store(root).claim("distill", "k1") as builder:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with (
+            pytest.raises(interrupt.Preempted, match="stopped by SIGTERM"),
+            Store(root).claim("distill", "k1"),
+        ):
+            pass
+        builder.commit()
+    assert _names(root) == ["k1"]
+
+
+def test_a_store_that_cannot_be_written_is_refused_with_its_path_and_the_remedy(root: Path):
+    (root / "file").write_text("")
+    message = r"store_dir=.*/file/store cannot be written \(Not a directory\); set store_dir"
+    with pytest.raises(ValueError, match=message):
+        Store(root / "file" / "store").check_writable()
+    Store(root / "new" / "store").check_writable()
+    assert list((root / "new" / "store").iterdir()) == []
+
+
+def test_a_tilde_in_the_store_s_path_is_the_home_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(root))
+    assert Store(Path("~/store")).root == root / "store"
