@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts.config import Config
+from kdwatts.config import Config, Gpu
 from kdwatts.paths import conf_dir
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -25,7 +25,9 @@ def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
         return tree
     resolved = tree.copy()
     with open_dict(resolved):
-        resolved.gpu = OmegaConf.merge(tree.gpu, _option_for(cards))
+        # An option that names no device means the schema's default, which `auto` has replaced.
+        device = {"device": Gpu().device}
+        resolved.gpu = OmegaConf.merge(tree.gpu, device, _option_for(cards))
     return resolved
 
 

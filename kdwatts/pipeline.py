@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdwatts import interrupt
 from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
 from kdwatts.config import Config
 from kdwatts.fingerprint import stage_key
@@ -107,16 +108,19 @@ class Run:
 def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.summarize import summarize
     from kdwatts.telemetry.meter import Meter
 
+    disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
     device = torch.device("cpu" if config.gpu.device == "cpu" else "cuda")
     artifacts: dict[str, Artifact] = {}
     with Meter(run.run_dir, config.telemetry, attempt=run.attempt) as meter:
         for node in nodes:
+            interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
             artifacts[node.name] = _obtain(run, node, artifacts, meter, device, synchronizer(device))
     assert meter.row

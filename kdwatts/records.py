@@ -201,12 +201,13 @@ def append_jsonl(path: Path, record: Any) -> None:
 
     A line that was torn before is cut off: this one would go on in its middle.
     """
+    line = (to_json(record) + "\n").encode()
     with path.open("a+b") as file:
         file.seek(max(0, file.tell() - 1))
         if file.read() not in (b"", b"\n"):
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        file.write((to_json(record) + "\n").encode())
+        file.write(line)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -76,7 +76,7 @@ def serving_cost(
             step = model(input_ids=token_B1, past_key_values=cache, use_cache=True)
             token_B1 = step.logits[:, -1:].argmax(-1)
         # Back to the prompt: a decode window holds no second prefill.
-        cache.crop(prompt_tokens)
+        cache.crop(-grid.new_tokens)
 
     decode()
     reading = _repeat("prefill", prefill, prompt_BT.numel(), grid, meter, synchronize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from torch import nn
+from tqdm import tqdm
 
 from kdwatts.config import EvalTask
 from kdwatts.metrics import total_energy
@@ -21,6 +22,8 @@ from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"
 TINY_PREFIX = "tiny:"
+BOOTSTRAP_ITERATIONS = 1000
+"""For metrics without a closed form; with 0 the harness gives no standard error at all."""
 
 
 def evaluate(
@@ -90,7 +93,7 @@ def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str,
         tasks=[request],
         num_fewshot=task.num_fewshot,
         limit=task.limit,
-        bootstrap_iters=0,
+        bootstrap_iters=BOOTSTRAP_ITERATIONS,
         log_samples=bool(shipped),
         apply_chat_template=apply_chat_template,
         task_manager=manager,
@@ -171,15 +174,18 @@ def _rolling(sample: dict[str, Any]) -> tuple[float, int]:
 
 
 @contextmanager
-def _quiet_libraries():
-    """Keeps the harness's progress and notices, of which there are screens, out of the log."""
-    import datasets
-
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps the harness's bars and notices, of which there are screens, out of the log."""
     harness = logging.getLogger("lm_eval")
-    level = harness.level
+    level, start_bar = harness.level, tqdm.__init__
+
+    def start_hidden(bar: tqdm, *arguments: Any, **options: Any) -> None:
+        start_bar(bar, *arguments, **{**options, "disable": True})
+
     harness.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
+    tqdm.__init__ = start_hidden
     try:
         yield
     finally:
         harness.setLevel(level)
+        tqdm.__init__ = start_bar

@@ -152,7 +152,8 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
     student_dir = run_dir / "student"
     model = AutoModelForCausalLM.from_pretrained(student_dir, dtype=torch.bfloat16)
     model.save_pretrained(directory / "teacher")
-    shutil.copy(student_dir / "energy.json", directory / "teacher" / "energy.json")
+    for name in ("energy.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(student_dir / name, directory / "teacher" / name)
 
 
 def main(arguments: list[str]) -> int:

@@ -33,18 +33,10 @@
 enum { MAX_GPUS = 16, MAX_FAULTS = 64, MAX_PIDS = 64 };
 
 /* nvmlReturn_t */
-enum {
-  SUCCESS = 0,
-  UNINITIALIZED = 1,
-  INVALID_ARGUMENT = 2,
-  NOT_SUPPORTED = 3,
-  NOT_FOUND = 6,
-  INSUFFICIENT_SIZE = 7,
-};
+enum { SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE };
 
 typedef struct {
-  double time_s;
-  double power_w[MAX_GPUS];
+  double time_s, power_w[MAX_GPUS];
   double energy_j[MAX_GPUS]; /* from the start of the trace to time_s */
 } Point;
 
@@ -109,6 +101,16 @@ static void read_trace(const char *path) {
           points[i - 1].power_w[gpu] * (points[i].time_s - points[i - 1].time_s);
 }
 
+static const char *first_item(const char *key) {
+  const char *text = getenv(key);
+  return text && *text ? text : NULL;
+}
+
+static const char *next_item(const char *text) {
+  const char *comma = strchr(text, ',');
+  return comma ? comma + 1 : NULL;
+}
+
 static void read_settings(void) {
   power_period_s = setting("NVML_REPLAY_POWER_PERIOD_MS", 100) / 1e3;
   power_window_s = setting("NVML_REPLAY_POWER_WINDOW_MS", 25) / 1e3;
@@ -121,20 +123,14 @@ static void read_settings(void) {
   start_s = setting("NVML_REPLAY_START_S", monotonic_s());
   if (getenv("NVML_REPLAY_UNSUPPORTED")) unsupported = getenv("NVML_REPLAY_UNSUPPORTED");
   if (getenv("NVML_REPLAY_NAME")) name = getenv("NVML_REPLAY_NAME");
-  const char *text = getenv("NVML_REPLAY_FAULTS");
-  while (text && *text && num_faults < MAX_FAULTS) {
+  for (const char *text = first_item("NVML_REPLAY_FAULTS"); text; text = next_item(text)) {
     Fault *fault = &faults[num_faults];
-    if (sscanf(text, "%lf:%lf:%d:%d", &fault->from_s, &fault->to_s, &fault->gpu, &fault->code) == 4)
+    if (num_faults < MAX_FAULTS && sscanf(text, "%lf:%lf:%d:%d", &fault->from_s, &fault->to_s,
+                                          &fault->gpu, &fault->code) == 4)
       num_faults++;
-    text = strchr(text, ',');
-    if (text) text++;
   }
-  text = getenv("NVML_REPLAY_PIDS");
-  while (text && *text && num_pids < MAX_PIDS) {
-    pids[num_pids++] = (unsigned)atoi(text);
-    text = strchr(text, ',');
-    if (text) text++;
-  }
+  for (const char *text = first_item("NVML_REPLAY_PIDS"); text; text = next_item(text))
+    if (num_pids < MAX_PIDS) pids[num_pids++] = (unsigned)atoi(text);
   read_trace(getenv("NVML_REPLAY_TRACE"));
 }
 
@@ -202,17 +198,10 @@ int nvmlInitWithFlags(unsigned flags) {
   return SUCCESS;
 }
 
-int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
-
 int nvmlShutdown(void) {
   if (!num_inits) return UNINITIALIZED;
   num_inits--;
   return SUCCESS;
-}
-
-const char *nvmlErrorString(int code) {
-  (void)code;
-  return "Unknown Error"; /* The bindings know the usual ones. */
 }
 
 int nvmlSystemGetDriverVersion(char *text, unsigned size) {
@@ -321,15 +310,11 @@ int nvmlDeviceGetFieldValues(void *handle, int count, FieldValue *values) {
   return SUCCESS;
 }
 
-typedef struct {
-  unsigned long long total, free, used;
-} Memory;
-
-int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
+int nvmlDeviceGetMemoryInfo(void *handle, unsigned long long bytes[3]) {
   ASK("slow");
-  memory->total = 80ULL << 30;
-  memory->used = 4ULL << 30;
-  memory->free = memory->total - memory->used;
+  bytes[0] = 80ULL << 30; /* total */
+  bytes[1] = 76ULL << 30; /* free */
+  bytes[2] = 4ULL << 30;  /* used */
   return SUCCESS;
 }
 

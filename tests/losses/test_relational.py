@@ -1,0 +1,180 @@
+"""Relations between embeddings, against figures of plane geometry and loops in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdwatts.losses.relational import (
+    angle_loss,
+    distance_loss,
+    mean_pool,
+    pairwise_distances,
+    relational_loss,
+    triplet_cosines,
+)
+
+LOSSES = [distance_loss, angle_loss]
+
+
+def embeddings(seed: int, num: int = 5, width: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, width, generator=generator, dtype=torch.float64)
+
+
+def huber(difference: float) -> float:
+    size = abs(difference)
+    return size**2 / 2 if size < 1 else size - 0.5
+
+
+def distances_by_loop(embedding_GD: Tensor) -> dict[tuple[int, int], float]:
+    pairs = itertools.combinations(range(len(embedding_GD)), 2)
+    length = {(i, j): math.dist(embedding_GD[i], embedding_GD[j]) for i, j in pairs}
+    mean = sum(length.values()) / len(length)
+    return {pair: value / mean for pair, value in length.items()}
+
+
+def cosines_by_loop(embedding_GD: Tensor) -> list[float]:
+    cosines = []
+    for i, j, k in itertools.permutations(range(len(embedding_GD)), 3):
+        to_i, to_k = embedding_GD[i] - embedding_GD[j], embedding_GD[k] - embedding_GD[j]
+        cosines.append((to_i @ to_k / to_i.norm() / to_k.norm()).item())
+    return cosines
+
+
+def test_points_at_0_1_and_3_lie_a_half_three_halves_and_1_mean_distance_apart():
+    found = pairwise_distances(torch.tensor([[0.0], [1.0], [3.0]]))
+    torch.testing.assert_close(found, torch.tensor([0.5, 1.5, 1.0]))
+
+
+def test_points_that_coincide_do_not_count_in_the_mean_distance():
+    found = pairwise_distances(torch.tensor([[0.0], [0.0], [4.0]]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_a_right_triangle_with_two_equal_sides_has_cosines_0_and_root_of_a_half():
+    found = triplet_cosines(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    expected = torch.tensor([0.0] * 2 + [math.sqrt(0.5)] * 4)
+    torch.testing.assert_close(found.sort().values, expected)
+
+
+def test_distance_loss_is_the_mean_huber_loss_over_pairs():
+    student, teacher = (distances_by_loop(embeddings(seed)) for seed in (0, 1))
+    expected = sum(huber(student[pair] - teacher[pair]) for pair in student) / 10
+    found = distance_loss(embeddings(0), embeddings(1)).item()
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_angle_loss_is_the_mean_huber_loss_over_ordered_triplets():
+    student, teacher = (cosines_by_loop(embeddings(seed)) for seed in (0, 1))
+    assert len(student) == 60
+    expected = sum(huber(s - t) for s, t in zip(student, teacher, strict=True)) / 60
+    assert angle_loss(embeddings(0), embeddings(1)).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 2.0, 1000.0])
+def test_a_student_at_a_multiple_of_the_teachers_embedding_has_no_relational_loss(
+    loss: object, scale: float
+):
+    assert callable(loss)
+    assert loss(scale * embeddings(0), embeddings(0)).item() == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_narrow_student_that_lies_as_the_wide_teacher_does_has_no_relational_loss(loss: object):
+    assert callable(loss)
+    wider = F.pad(embeddings(0), (0, 3))
+    moved = wider + torch.arange(7.0)
+    assert loss(embeddings(0), moved).item() == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_of_a_relational_loss_is_its_finite_difference(loss: object):
+    assert callable(loss)
+    teacher_GD = embeddings(1)
+    assert torch.autograd.gradcheck(lambda x: loss(x, teacher_GD), embeddings(0).requires_grad_())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("num_coincident", [2, 5])
+def test_embeddings_that_coincide_leave_a_gradient_of_ordinary_size(
+    loss: object, num_coincident: int
+):
+    assert callable(loss)
+    student_GD = embeddings(0)
+    student_GD[:num_coincident] = student_GD[0]
+    student_GD = student_GD.float().requires_grad_()
+    value = loss(student_GD, embeddings(1).float())
+    (gradient,) = torch.autograd.grad(value, student_GD)
+    assert value.isfinite() and gradient.isfinite().all()
+    assert gradient.abs().max() < 10
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_relational_loss_under_autocast_is_the_one_without(loss: object):
+    assert callable(loss)
+    student_GD, teacher_GD = embeddings(0).float(), embeddings(1).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(student_GD, teacher_GD)
+    torch.testing.assert_close(found, loss(student_GD, teacher_GD), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_relational_loss_of_bfloat16_embeddings_is_taken_in_float32(loss: object):
+    assert callable(loss)
+    student_GD, teacher_GD = embeddings(0).bfloat16(), embeddings(1).bfloat16()
+    found, expected = loss(student_GD, teacher_GD), loss(student_GD.float(), teacher_GD.float())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_the_loss_of_two_groups_is_the_sum_of_theirs_by_their_weights():
+    student_BD, teacher_BD = embeddings(0, 8), embeddings(1, 8)
+    found = relational_loss(
+        student_BD, teacher_BD, group_size=4, distance_weight=3.0, angle_weight=5.0
+    )
+    groups = [slice(0, 4), slice(4, 8)]
+    distance = sum(distance_loss(student_BD[g], teacher_BD[g]) for g in groups)
+    angle = sum(angle_loss(student_BD[g], teacher_BD[g]) for g in groups)
+    torch.testing.assert_close(found, 3 * distance + 5 * angle)
+
+
+def test_an_embedding_has_no_relation_to_another_group():
+    student_BD = embeddings(0, 8).requires_grad_()
+    moved_BD = torch.cat([student_BD[:4], student_BD[4:].detach() * torch.arange(1.0, 5.0)[:, None]])
+    gradients = [
+        torch.autograd.grad(
+            relational_loss(
+                x, embeddings(1, 8), group_size=4, distance_weight=1.0, angle_weight=2.0
+            ),
+            student_BD,
+        )[0][:4]
+        for x in (student_BD, moved_BD)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_embeddings_that_form_no_whole_groups_are_refused_with_their_numbers():
+    message = r"6 student and 6 teacher embeddings do not form groups of 4"
+    with pytest.raises(ValueError, match=message):
+        relational_loss(
+            embeddings(0, 6), embeddings(1, 6), group_size=4, distance_weight=1.0, angle_weight=2.0
+        )
+
+
+def test_the_mean_pool_is_over_the_positions_of_the_mask_alone():
+    hidden_BTD = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, torch.inf]]])
+    mask_BT = torch.tensor([[True, True, False]])
+    assert mean_pool(hidden_BTD, mask_BT).tolist() == [[2.0, 4.0]]
+
+
+def test_the_mean_pool_keeps_float64_and_widens_bfloat16():
+    hidden_BTD, mask_BT = embeddings(0)[None], torch.ones(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(mean_pool(hidden_BTD, mask_BT), hidden_BTD.mean(1))
+    narrow_BTD = hidden_BTD.bfloat16()
+    torch.testing.assert_close(mean_pool(narrow_BTD, mask_BT), narrow_BTD.float().mean(1))

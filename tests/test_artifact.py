@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts.artifact import (
+    ARTIFACT_NAME,
+    Artifact,
+    component_energy_j,
+    in_words,
+    make_record,
+    read_artifact,
+)
+from kdwatts.metrics import Energy
+from kdwatts.records import write_json
+
+
+def _attempt(gpu_j: float | None, cpu_j: float | None) -> dict[str, Any]:
+    energy_j = {"gpu": gpu_j, "cpu": cpu_j, "dram": None}
+    quality = {name: "missing" if j is None else "measured" for name, j in energy_j.items()}
+    uncertainty_j = {name: None if j is None else 1.0 for name, j in energy_j.items()}
+    return {"energy_j": energy_j, "quality": quality, "uncertainty_j": uncertainty_j}
+
+
+def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
+    return make_record(
+        stage="distill",
+        key="k1",
+        settings={"seed": 0},
+        parents=["k0"],
+        attempts=list(attempts),
+        run="run-1",
+        cards=["NVIDIA H100 80GB HBM3"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("energy", "words"),
+    [
+        (Energy(412.4, 1, "measured"), "412 J"),
+        (Energy(999.6, 1, "measured"), "1 kJ"),
+        (Energy(3_140_000, 1, "measured"), "3.14 MJ"),
+        (Energy(7.2e9, 1, "mixed"), "7.2 GJ, mixed"),
+        (Energy(0.0, 0.0, "measured"), "0 J"),
+        (Energy(1500, None, "estimated"), "1.5 kJ, estimated"),
+        (Energy(None, None, "missing"), "energy not measured"),
+    ],
+)
+def test_an_energy_is_said_in_the_unit_that_fits_and_with_its_quality(energy: Energy, words: str):
+    assert in_words(energy) == words
+
+
+def test_an_artifact_read_from_its_folder_says_what_all_its_attempts_drew(tmp_path: Path):
+    record = _record(_attempt(1000, 200), _attempt(300, 100))
+    write_json(tmp_path / ARTIFACT_NAME, record)
+    artifact = read_artifact(tmp_path)
+    assert artifact.reused
+    assert artifact.key == "k1"
+    assert artifact.energy.energy_j == 1600
+    assert artifact.cost_in_words() == "1.6 kJ spent by run run-1"
+    assert [component_energy_j(record, name) for name in ("gpu", "cpu", "dram")] == [
+        1300,
+        300,
+        None,
+    ]
+
+
+def test_an_attempt_that_nobody_measured_makes_the_artifact_s_energy_missing(tmp_path: Path):
+    record = _record(_attempt(1000, 200), _attempt(None, None))
+    artifact = Artifact(tmp_path, record, reused=False)
+    assert artifact.energy == Energy(None, None, "missing")
+    assert artifact.cost_in_words() == "energy not measured spent by run run-1"
+    assert component_energy_j(record, "gpu") is None
+
+
+def test_a_folder_of_the_store_without_a_record_is_refused_by_its_path(tmp_path: Path):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no artifact.json.*; delete it and rer"):
+        read_artifact(tmp_path)
+    write_json(tmp_path / ARTIFACT_NAME, {**_record(), "schema": 2})
+    with pytest.raises(ValueError, match="schema is 2"):
+        read_artifact(tmp_path)

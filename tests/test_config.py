@@ -1,0 +1,305 @@
+"""Every refusal of the schema: what was asked, what was found, what to do, in one sentence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdwatts import config as schema
+from kdwatts.cli import compose
+from kdwatts.config import Config, check, to_config, to_dict
+
+SHAPE: dict[str, Any] = {
+    "num_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 2,
+    "vocab_size": 32,
+    "tied_head": True,
+    "max_positions": 64,
+}
+TRAINING: dict[str, Any] = {
+    "target_tokens": 1,
+    "sequence_length": 2,
+    "micro_batch": 1,
+    "learning_rate": 1e-3,
+}
+SITE: dict[str, Any] = {
+    "name": "here",
+    "grid_gco2e_per_kwh": 0,
+    "grid_source": "",
+    "pue": 1,
+    "pue_source": "",
+    "price_usd_per_kwh": 0,
+    "price_source": "",
+}
+
+
+def _training(**changes: Any) -> schema.Training:
+    return schema.Training(**{**TRAINING, **changes})
+
+
+def _shape(**changes: Any) -> schema.Architecture:
+    return schema.Architecture(**{**SHAPE, **changes})
+
+
+def _site(**changes: Any) -> schema.Site:
+    return schema.Site(**{**SITE, **changes})
+
+
+def _task(**changes: Any) -> schema.EvalTask:
+    return schema.EvalTask(name="arc", primary_metric="acc", **changes)
+
+
+REFUSALS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: schema.CrossEntropy(weight=0), "paradigm.ce.weight=0 is out of range; give a number"),
+    (lambda: schema.CrossEntropy(weight=float("nan")), "paradigm.ce.weight=nan"),
+    (lambda: schema.CrossEntropy(weight=float("inf")), "paradigm.ce.weight=inf"),
+    (lambda: schema.Response(weight=-1), "paradigm.response.weight=-1"),
+    (
+        lambda: schema.Response(divergence="kl"),
+        "paradigm.response.divergence=kl is unknown; choose one of forward_kl, reverse_kl, jsd",
+    ),
+    (lambda: schema.Response(support="all"), "paradigm.response.support=all is unknown"),
+    (lambda: schema.Response(temperature=0), "paradigm.response.temperature=0"),
+    (
+        lambda: schema.Response(teacher_temperatures=[1, 0]),
+        "paradigm.response.teacher_temperatures=0",
+    ),
+    (lambda: schema.Response(k=0), "paradigm.response.k=0 is out of range; give at least 1"),
+    (lambda: schema.Response(beta=1), "paradigm.response.beta=1 is not between 0 and 1; try 0.5"),
+    (
+        lambda: schema.Response(divergence="reverse_kl"),
+        "paradigm.response.divergence=reverse_kl with support=top_k is unstable",
+    ),
+    (lambda: schema.Feature(weight=0), "paradigm.feature.weight=0"),
+    (lambda: schema.Feature(layers="all"), "paradigm.feature.layers=all is unknown"),
+    (lambda: schema.Feature(projector="mlp"), "paradigm.feature.projector=mlp is unknown"),
+    (lambda: schema.Feature(distance="l1"), "paradigm.feature.distance=l1 is unknown"),
+    (lambda: schema.Feature(layers="explicit"), "layers=explicit with pairs=[]; give pairs"),
+    (lambda: schema.Feature(pairs=[[0, 1]]), "layers=uniform with pairs=[[0, 1]]; give pairs"),
+    (
+        lambda: schema.Feature(layers="explicit", pairs=[[0, 1, 2]]),
+        "paradigm.feature.pairs has [0, 1, 2]; give [student block, teacher block] from 0",
+    ),
+    (lambda: schema.Feature(layers="explicit", pairs=[[-1, 1]]), "pairs has [-1, 1]; give"),
+    (lambda: schema.Relational(weight=0), "paradigm.relational.weight=0"),
+    (lambda: schema.Relational(distance_weight=-1), "paradigm.relational.distance_weight=-1"),
+    (lambda: schema.Relational(angle_weight=-1), "paradigm.relational.angle_weight=-1"),
+    (
+        lambda: schema.Relational(distance_weight=0, angle_weight=0),
+        "paradigm.relational.distance_weight + angle_weight=0",
+    ),
+    (lambda: schema.Relational(level="token"), "paradigm.relational.level=token is unknown"),
+    (lambda: schema.Relational(group_size=2), "paradigm.relational.group_size=2 is out of range"),
+    (lambda: schema.Paradigm("p", text="web"), "paradigm.text=web is unknown"),
+    (lambda: schema.Paradigm("p", teacher="live"), "paradigm.teacher=live is unknown"),
+    (lambda: schema.Paradigm("p"), "paradigm=p has no term; set at least one of ce, response"),
+    (lambda: _shape(family="gpt2"), "model architecture family=gpt2 is unknown"),
+    (lambda: _shape(num_kv_heads=0), "model: num_kv_heads=0 is out of range; give at least 1"),
+    (lambda: _shape(num_layers=0), "model: num_layers=0 is out of range"),
+    (lambda: _shape(num_kv_heads=3), "model: num_heads=4 is no multiple of num_kv_heads=3"),
+    (lambda: schema.TextSource("a", prompt_field="p"), "prompt_field=p with response_field=None"),
+    (
+        lambda: schema.TextSource("a", messages_field="m"),
+        "data.source reads text and m; set exactly one of text_field, messages_field",
+    ),
+    (lambda: schema.TextSource("a", text_field=None), "data.source reads no field; set exactly"),
+    (
+        lambda: schema.Data("d", schema.TextSource("a"), "none", num_documents=0),
+        "data.num_documents=0 is out of range",
+    ),
+    (
+        lambda: schema.Data("d", schema.TextSource("a"), "none", shard_tokens=1),
+        "data.shard_tokens=1 is out of range; give at least 1024",
+    ),
+    (lambda: schema.Gpu("g", device="tpu"), "gpu.device=tpu is unknown; choose one of auto, cuda"),
+    (lambda: _training(target_tokens=0), "training.target_tokens=0 is out of range"),
+    (lambda: _training(micro_batch=0), "training.micro_batch=0"),
+    (lambda: _training(accumulation=0), "training.accumulation=0"),
+    (lambda: _training(chunk_rows=0), "training.chunk_rows=0"),
+    (lambda: _training(log_every=0), "training.log_every=0"),
+    (lambda: _training(seed=-1), "training.seed=-1 is out of range; give at least 0"),
+    (lambda: _training(sequence_length=1), "training.sequence_length=1 is out of range"),
+    (lambda: _training(learning_rate=0), "training.learning_rate=0"),
+    (lambda: _training(learning_rate=float("inf")), "training.learning_rate=inf"),
+    (lambda: _training(clip_norm=0), "training.clip_norm=0"),
+    (lambda: _training(checkpoint_every_s=0), "training.checkpoint_every_s=0"),
+    (lambda: _training(warmup_ratio=2), "training.warmup_ratio=2 is out of range; give 0 to 1"),
+    (lambda: _training(min_learning_rate_ratio=-1), "training.min_learning_rate_ratio=-1"),
+    (lambda: _training(weight_decay=-1), "training.weight_decay=-1"),
+    (lambda: _training(precision="fp16"), "training.precision=fp16 is unknown"),
+    (lambda: _training(betas=[0.9]), "training.betas=[0.9] is out of range; give two numbers"),
+    (lambda: _training(betas=[0.9, 1.0]), "training.betas=[0.9, 1.0] is out of range"),
+    (lambda: schema.InferenceGrid(batch_size=0), "eval.inference.batch_size=0"),
+    (lambda: schema.InferenceGrid(prompt_tokens=0), "eval.inference.prompt_tokens=0"),
+    (lambda: schema.InferenceGrid(new_tokens=0), "eval.inference.new_tokens=0"),
+    (lambda: schema.InferenceGrid(min_window_s=1), "eval.inference.min_window_s=1 is out of range"),
+    (lambda: schema.InferenceGrid(max_repeats=2), "eval.inference.max_repeats=2 is out of range"),
+    (lambda: _task(num_fewshot=-1), "eval.tasks.num_fewshot=-1"),
+    (lambda: _task(limit=0), "eval.tasks.limit=0 is out of range; give at least 1"),
+    (lambda: _task(chance=25), "eval.tasks.chance=25 is out of range; give 0 to 1"),
+    (lambda: schema.Eval("e", batch_size=0), "eval.batch_size=0"),
+    (lambda: schema.Telemetry(interval_s=0), "telemetry.interval_s=0 is out of range; give 0.01"),
+    (
+        lambda: schema.Telemetry(slow_interval_s=0.05),
+        "telemetry.slow_interval_s=0.05 is below interval_s=0.1; give at least the sampling",
+    ),
+    (lambda: schema.Telemetry(slow_interval_s=float("nan")), "telemetry.slow_interval_s=nan"),
+    (lambda: schema.Telemetry(cpu_estimate="on"), "telemetry.cpu_estimate=on is unknown"),
+    (lambda: schema.Telemetry(cpu_tdp_w=0), "telemetry.cpu_tdp_w=0"),
+    (lambda: schema.Telemetry(cpu_tdp_threads=0), "telemetry.cpu_tdp_threads=0"),
+    (lambda: schema.Telemetry(idle_s=-1), "telemetry.idle_s=-1"),
+    (lambda: _site(grid_gco2e_per_kwh=-1), "site.grid_gco2e_per_kwh=-1"),
+    (lambda: _site(pue=0.9), "site.pue=0.9 is out of range; give at least 1"),
+    (lambda: _site(price_usd_per_kwh=-1), "site.price_usd_per_kwh=-1"),
+    (lambda: schema.Config(until="done"), "until=done is unknown; choose one of plan, shards"),
+]
+
+
+def _refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    return str(caught.value)
+
+
+def _assert_one_sentence_with_a_remedy(text: str) -> None:
+    assert "\n" not in text
+    assert text.partition("; ")[2], f"no remedy: {text}"
+
+
+@pytest.mark.parametrize(("make", "said"), REFUSALS, ids=[said for _, said in REFUSALS])
+def test_a_value_that_cannot_work_is_refused_in_one_sentence(make: Callable[[], Any], said: str):
+    text = _refusal(make)
+    assert said in text
+    _assert_one_sentence_with_a_remedy(text)
+
+
+def test_the_edges_of_every_range_are_allowed():
+    _training(warmup_ratio=0, min_learning_rate_ratio=1, weight_decay=0, betas=[0, 0.999])
+    _shape(num_kv_heads=4)
+    _site()
+    _task(limit=1, chance=0)
+    schema.InferenceGrid(1, 1, 1, 2.0, 3)
+    schema.Telemetry(interval_s=0.01, slow_interval_s=0.01)
+    schema.TextSource("a", text_field=None, prompt_field="p", response_field="r")
+
+
+@pytest.fixture(scope="module")
+def combined(configure: Callable[..., Any]) -> Config:
+    return configure("paradigm=combined", "gpu=cpu")
+
+
+def _change(config: Config, path: str, value: Any) -> None:
+    *parents, name = path.split(".")
+    group: Any = config
+    for parent in parents:
+        group = getattr(group, parent)
+    assert hasattr(group, name)
+    setattr(group, name, value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.teacher": None}, "paradigm=combined needs a teacher, model=tiny has none; choose"),
+        (
+            {"training.sequence_length": 129},
+            "training.sequence_length=129 is longer than the student's context of 128 tokens in "
+            "model=tiny; shorten it",
+        ),
+        (
+            {"model.teacher.architecture.max_positions": 127},
+            "training.sequence_length=128 is longer than the teacher's context of 127 tokens",
+        ),
+        (
+            {"eval.inference.new_tokens": 65},
+            "eval.inference: 64 prompt + 65 new tokens exceed the student's context of 128; shorten",
+        ),
+        (
+            {"training.micro_batch": 12},
+            "training.micro_batch=12 is no multiple of paradigm.relational.group_size=8; a group",
+        ),
+        (
+            {"training.compile": True, "training.precision": "bf16"},
+            "training.compile=true with bf16 on gpu=cpu is not supported; use precision=fp32",
+        ),
+        (
+            {"paradigm.feature.pairs": [[1, 3], [2, 3]]},
+            "paradigm.feature.pairs has [2, 3], the models have 2 and 4 blocks; count from 0",
+        ),
+        (
+            {"paradigm.feature.projector": "none"},
+            "paradigm.feature.projector=none needs equal widths, the student has 48 and the "
+            "teacher 128; choose projector=linear",
+        ),
+        (
+            {"paradigm.response.k": 1024},
+            "paradigm.response.k=1024 is not below the shared vocabulary of 1024; lower it or",
+        ),
+    ],
+)
+def test_choices_that_exclude_each_other_are_refused_in_one_sentence(
+    changes: dict[str, Any], said: str, combined: Config
+):
+    config = copy.deepcopy(combined)
+    for path, value in changes.items():
+        _change(config, path, value)
+    text = _refusal(lambda: check(config))
+    assert said in text
+    _assert_one_sentence_with_a_remedy(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.sequence_length": 128},
+        {"eval.inference.new_tokens": 64},
+        {"eval.inference": None},
+        {"paradigm.response.k": 1023},
+        {"paradigm.response.k": 1024, "paradigm.response.support": "dense"},
+        {"paradigm.feature.layers": "explicit", "paradigm.feature.pairs": [[1, 3]]},
+    ],
+)
+def test_choices_at_the_edge_of_each_other_s_range_are_allowed(
+    changes: dict[str, Any], combined: Config
+):
+    config = copy.deepcopy(combined)
+    for path, value in changes.items():
+        _change(config, path, value)
+    check(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+trainig.seed=1", "trainig is unknown; choose one of paradigm, model, data"),
+        ("+training.sed=1", "training.sed is unknown; choose one of seed, target_tokens"),
+        ("+eval.tasks.0.lim=1", "eval.tasks.lim is unknown; choose one of name, primary_metric"),
+    ],
+)
+def test_a_key_added_beside_the_schema_is_refused_since_nothing_would_read_it(
+    override: str, said: str
+):
+    text = _refusal(lambda: to_config(compose([override])))
+    assert said in text
+    _assert_one_sentence_with_a_remedy(text)
+
+
+def test_a_configuration_is_plain_json_types_all_the_way_down(combined: Config):
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            assert all(type(key) is str for key in value)
+            value = list(value.values())
+        if isinstance(value, list):
+            for part in value:
+                walk(part)
+        else:
+            assert value is None or type(value) in (str, int, float, bool), value
+
+    walk(to_dict(combined))

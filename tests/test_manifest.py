@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts import __version__, manifest
+from kdwatts.records import read_json
+from kdwatts.telemetry.nvml import Gpu
+
+H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_attempts_count_from_one_and_go_on_where_the_folder_was_left(tmp_path: Path):
+    assert manifest.next_attempt(tmp_path) == 1
+    manifest.write_status(tmp_path, state="running", stage="distill", attempt=1)
+    assert manifest.next_attempt(tmp_path) == 2
+    manifest.write_status(tmp_path, state="failed", stage="distill", attempt=2, error="why")
+    assert manifest.next_attempt(tmp_path) == 3
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["stage"], status["error"]) == ("failed", "distill", "why")
+
+
+def test_a_status_that_is_not_ours_is_refused_by_its_path(tmp_path: Path):
+    (tmp_path / "status.json").write_text('{"attempt": 1}')
+    with pytest.raises(ValueError, match=rf"{tmp_path}/status.json: schema is None"):
+        manifest.next_attempt(tmp_path)
+
+
+def test_a_manifest_says_what_the_attempt_stands_on_and_keeps_the_earlier_ones(
+    tmp_path: Path, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_CLUSTER_SECRET", "no business of ours")
+    config = configure("gpu=cpu")
+    for attempt in (1, 2, 3):
+        manifest.write_manifest(
+            tmp_path, config, [H100], attempt=attempt, overrides=[f"training.seed={attempt}"]
+        )
+    written = read_json(tmp_path / "manifest.json")
+    assert (written["attempt"], written["kdwatts"]) == (3, __version__)
+    assert [earlier["attempt"] for earlier in written["earlier_attempts"]] == [1, 2]
+    assert all("earlier_attempts" not in earlier for earlier in written["earlier_attempts"])
+    assert written["overrides"] == ["training.seed=3"]
+    assert written["slurm"] == {"SLURM_JOB_ID": "4711"}
+    assert written["gpus"][0]["uuid"] == "GPU-5f0c"
+    assert written["gpus"][0]["power_limit_w"] == 700
+    assert written["versions"]["omegaconf"].startswith("2.")
+    assert written["cpu_estimate"]["cpu_tdp_w"] == 280
+    assert written["site"]["name"] == "world"
+
+
+def test_equal_configurations_have_one_hash_and_different_ones_another(
+    tmp_path: Path, configure: Callable[..., Any]
+):
+    hashes = []
+    for overrides in ([], [], ["training.seed=1"]):
+        config = configure("gpu=cpu", *overrides)
+        manifest.write_manifest(tmp_path, config, [], attempt=1, overrides=overrides)
+        hashes.append(read_json(tmp_path / "manifest.json")["config_hash"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_commit_is_the_checkout_s_with_a_mark_when_files_differ():
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    head = subprocess.run(command, capture_output=True, text=True)
+    if head.returncode or not (REPOSITORY / ".git").exists():
+        pytest.skip("the tests do not run in a checkout")
+    commit = manifest.git_commit()
+    assert commit is not None
+    assert commit.removesuffix("+changes") == head.stdout.strip()
+
+
+def test_a_package_installed_inside_somebody_else_s_repository_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package = tmp_path.resolve() / "venv" / "kdwatts"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(manifest, "PACKAGE_DIR", package)
+    assert manifest.git_commit() is None
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert manifest.git_commit() is None

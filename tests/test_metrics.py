@@ -1,0 +1,155 @@
+"""Every formula against a value worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from kdwatts.metrics import (
+    BenchmarkScore,
+    Energy,
+    add_energies,
+    co2e_kg,
+    cost_usd,
+    eff_overall,
+    j_per_token,
+    om_perf,
+    total_energy,
+)
+
+MISSING = Energy(None, None, "missing")
+
+
+def _total(**parts: tuple[float | None, str, float | None]) -> Energy:
+    return total_energy(
+        {name: part[0] for name, part in parts.items()},
+        {name: part[1] for name, part in parts.items()},
+        {name: part[2] for name, part in parts.items()},
+    )
+
+
+def _score(
+    name: str,
+    student: float,
+    teacher: float,
+    errors: tuple[float | None, float | None] = (0.01, 0.01),
+    chance: float | None = 0.25,
+) -> BenchmarkScore:
+    return BenchmarkScore(name, student, teacher, *errors, chance)
+
+
+def test_measured_components_add_and_their_uncertainties_add_in_squares():
+    total = _total(
+        gpu=(1000, "measured", 30.0), cpu=(200, "measured", 40.0), dram=(None, "missing", None)
+    )
+    assert total == Energy(1200, 50, "measured")
+
+
+def test_an_estimate_is_never_added_to_a_measurement():
+    total = _total(gpu=(1000, "measured", 30.0), cpu=(200, "estimated", 40.0))
+    assert total == Energy(1000, 30, "measured")
+
+
+def test_an_estimate_stands_alone_where_nothing_was_measured():
+    total = _total(gpu=(None, "missing", None), cpu=(200, "estimated", 40.0))
+    assert total == Energy(200, 40, "estimated")
+
+
+def test_a_sum_with_an_attributed_part_is_attributed():
+    total = _total(gpu=(1000, "measured", 3.0), cpu=(200, "attributed", 4.0))
+    assert total == Energy(1200, 5, "attributed")
+
+
+def test_a_measured_zero_counts_and_a_missing_component_does_not_become_zero():
+    assert _total(gpu=(0.0, "measured", 0.0)) == Energy(0.0, 0.0, "measured")
+    assert _total(gpu=(None, "missing", None), cpu=(None, "missing", None)) == MISSING
+    assert total_energy({}, {}, {}) == MISSING
+
+
+def test_one_unknown_uncertainty_makes_that_of_the_sum_unknown():
+    total = _total(gpu=(1000, "measured", 30.0), cpu=(200, "measured", None))
+    assert total == Energy(1200, None, "measured")
+
+
+def test_energies_of_attempts_add_and_their_uncertainties_add_linearly():
+    total = add_energies([Energy(100, 3, "measured"), Energy(50, 4, "measured")])
+    assert total == Energy(150, 7, "measured")
+
+
+def test_one_missing_attempt_makes_the_sum_missing_and_not_smaller():
+    assert add_energies([Energy(100, 3, "measured"), MISSING]) == MISSING
+
+
+def test_a_sum_of_different_qualities_is_called_mixed_and_a_sum_of_nothing_is_zero():
+    total = add_energies([Energy(100, None, "measured"), Energy(50, 4, "estimated")])
+    assert total == Energy(150, None, "mixed")
+    assert add_energies([]) == Energy(0, 0, "measured")
+
+
+def test_ten_joules_over_four_tokens_are_two_and_a_half_joules_per_token():
+    assert j_per_token(10, 4) == 2.5
+    assert j_per_token(0.0, 4) == 0
+    assert j_per_token(None, 4) is None
+    assert j_per_token(10, 0) is None
+    assert j_per_token(10, None) is None
+
+
+def test_om_perf_is_the_mean_over_benchmarks_of_student_over_teacher():
+    kept = om_perf([_score("a", 0.4, 0.5), _score("b", 0.6, 0.8)])
+    assert kept.ratio == pytest.approx((0.8 + 0.75) / 2)
+    # Chance 0.25: (0.15 / 0.25 + 0.35 / 0.55) / 2.
+    assert kept.corrected == pytest.approx((0.6 + 7 / 11) / 2)
+    assert kept.at_chance == ()
+
+
+def test_the_standard_error_of_om_perf_follows_the_delta_method():
+    # 0.4 / 0.5: hypot(0.03, 0.8 * 0.05) / 0.5 = 0.05 / 0.5 = 0.1, and 0.1 / 2 for two benchmarks.
+    one = _score("a", 0.4, 0.5, (0.03, 0.05))
+    exact = _score("b", 0.8, 0.8, (0.0, 0.0))
+    assert om_perf([one, exact]).stderr == pytest.approx(0.05)
+    assert om_perf([one, one]).stderr == pytest.approx(0.1 / math.sqrt(2))
+    assert om_perf([one, _score("c", 0.4, 0.5, (None, 0.05))]).stderr is None
+
+
+def test_a_student_that_scores_nothing_still_has_a_standard_error():
+    kept = om_perf([_score("a", 0.0, 0.5, (0.01, 0.02), None)])
+    assert kept.ratio == 0
+    assert kept.stderr == pytest.approx(0.02)
+    assert kept.corrected is None
+
+
+def test_a_teacher_within_two_standard_errors_of_chance_is_left_out_of_the_corrected_mean_alone():
+    at_edge = _score("edge", 0.25, 0.26, (0.01, 0.01))
+    clear = _score("clear", 0.45, 0.65, (0.01, 0.01))
+    kept = om_perf([at_edge, clear])
+    assert kept.at_chance == ("edge",)
+    assert kept.corrected == pytest.approx(0.5)
+    assert kept.ratio == pytest.approx((25 / 26 + 9 / 13) / 2)
+    assert om_perf([at_edge]).corrected is None
+
+
+def test_a_student_below_chance_is_not_raised_to_it():
+    assert om_perf([_score("a", 0.2, 0.5)]).corrected == pytest.approx(-0.2)
+
+
+def test_no_benchmark_or_a_teacher_that_scores_nothing_gives_no_om_perf():
+    assert om_perf([]).ratio is None
+    kept = om_perf([_score("a", 0.4, 0.5), _score("b", 0.1, 0.0)])
+    assert (kept.ratio, kept.stderr, kept.corrected) == (None, None, None)
+
+
+def test_eff_overall_multiplies_what_was_kept_by_what_a_token_of_the_teacher_costs_more():
+    assert eff_overall(0.9, 8.0, 2.0) == pytest.approx(3.6)
+    for missing in ((None, 8.0, 2.0), (0.9, None, 2.0), (0.9, 8.0, None), (0.9, 8.0, 0.0)):
+        assert eff_overall(*missing) is None
+
+
+def test_ten_kilowatt_hours_at_400_g_in_a_building_of_pue_1_5_are_6_kg():
+    assert co2e_kg(3.6e7, pue=1.5, grid_gco2e_per_kwh=400) == pytest.approx(6)
+    assert co2e_kg(None, pue=1.5, grid_gco2e_per_kwh=400) is None
+
+
+def test_ten_kilowatt_hours_at_20_cents_in_a_building_of_pue_1_5_are_3_dollars():
+    assert cost_usd(3.6e7, pue=1.5, price_usd_per_kwh=0.2) == pytest.approx(3)
+    assert cost_usd(None, pue=1.5, price_usd_per_kwh=0.2) is None
