@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
@@ -44,7 +44,15 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def run(tree: DictConfig) -> None:
     """One run: Hydra calls this with the composed configuration, once per element of a sweep."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    settings = HydraConfig.get()
+    run_in(Path(settings.runtime.output_dir), tree, list(settings.overrides.task))
+
+
+def run_in(run_dir: Path, tree: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """One attempt in `run_dir`, whose status.json says at every moment how far it is.
+
+    Raises what stopped it, after the reason is in status.json.
+    """
     attempt, stage = next_attempt(run_dir), "configure"
 
     def notice(name: str) -> None:
@@ -59,7 +67,7 @@ def run(tree: DictConfig) -> None:
     with deferred():
         try:
             notice(stage)
-            _execute(tree, run_dir, attempt, notice)
+            _execute(run_dir, tree, overrides, attempt, notice)
         except Preempted as stop:
             conclude("preempted", stop)
             raise
@@ -70,7 +78,13 @@ def run(tree: DictConfig) -> None:
         conclude("done")
 
 
-def _execute(tree: DictConfig, run_dir: Path, attempt: int, notice) -> None:
+def _execute(
+    run_dir: Path,
+    tree: DictConfig,
+    overrides: Sequence[str],
+    attempt: int,
+    notice: Callable[[str], None],
+) -> None:
     from kdwatts.pipeline import Run, execute, plan
 
     cards = list_gpus()
@@ -79,7 +93,6 @@ def _execute(tree: DictConfig, run_dir: Path, attempt: int, notice) -> None:
     cards = cards if config.gpu.device == "cuda" else []
     store = Store(Path(config.store_dir))
     store.check_writable()
-    overrides = list(HydraConfig.get().overrides.task)
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
     execute(Run(config, run_dir, store, attempt, cards, notice), nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ from kdwatts.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"
 ATTEMPTS_NAME = "attempts.jsonl"
+LOG_NAME = "train.jsonl"
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def build(work: Work) -> None:
             meter=work.meter,
             window=window,
             checkpoint_dir=work.scratch_dir / "checkpoints",
-            log_path=work.run_dir / "train.jsonl",
+            log_path=work.run_dir / LOG_NAME,
         )
     work.window.tokens, work.window.steps = window.tokens, window.steps
     work.window.data_wait_s = window.data_wait_s
@@ -98,6 +100,8 @@ def build(work: Work) -> None:
     student_dir = work.out_dir / STUDENT_NAME
     student.save_pretrained(student_dir)  # pyright: ignore[reportCallIssue]
     load_tokenizer(config.model.tokenizer).save_pretrained(student_dir)
+    # A run that reuses this student shows how it learned, too.
+    shutil.copyfile(work.run_dir / LOG_NAME, work.out_dir / LOG_NAME)
     summary = {**asdict(progress), "student_params": num_parameters(student)}
     write_json(work.out_dir / SUMMARY_NAME, summary)
 

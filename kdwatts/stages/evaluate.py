@@ -17,7 +17,7 @@ from kdwatts.records import write_json
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.work import Work, teacher_source
 
-VERSION = 1
+VERSION = 2
 SCORES_NAME = "eval.json"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
 from kdwatts.models.budget import parameters_of
 from kdwatts.models.load import read_training_energy, source_fingerprint
 from kdwatts.records import Metrics, StageRow, read_json, write_json
-from kdwatts.stages.distill import STUDENT_NAME, SUMMARY_NAME
+from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME
 from kdwatts.stages.evaluate import SCORES_NAME
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.telemetry.nvml import Gpu as Card
@@ -29,8 +30,14 @@ def summarize(
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
-    """Write eval.json, metrics.json and the link to the student; returns the metrics."""
-    _link(run_dir / STUDENT_NAME, artifacts["distill"].directory / STUDENT_NAME)
+    """Write eval.json, metrics.json and the link to the student; returns the metrics.
+
+    A reused student brings the log of its training along.
+    """
+    student_artifact = artifacts["distill"]
+    _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)
+    if student_artifact.reused:
+        shutil.copyfile(student_artifact.directory / LOG_NAME, run_dir / LOG_NAME)
     scores = [
         score
         for name in ("evaluate_student", "evaluate_teacher")

@@ -1,0 +1,116 @@
+"""The menu: every option file composes, is what its name says, and yields to the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from kdwatts.cli import compose
+from kdwatts.config import Config, Gpu, to_config
+from kdwatts.paths import conf_dir
+
+GROUPS = ("paradigm", "model", "data", "gpu", "training", "eval", "telemetry", "site")
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+OPTIONS = [(group, option) for group in GROUPS for option in _options(group)]
+
+
+def test_the_groups_of_the_menu_are_those_of_the_schema():
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert folders - {"hydra", "experiment", "local"} == set(GROUPS)
+    assert set(GROUPS) == {name for name in vars(Config()) if name not in ("until", "store_dir")}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])
+def test_every_option_composes_and_bears_the_name_of_its_file(group: str, option: str):
+    # A pair whose context is long enough for every training and evaluation option.
+    pair = [] if group == "model" else ["model=llama31_8b_to_1b"]
+    teacherless = ["paradigm=sft"] if option == "tiny_teacher" else []
+    config = to_config(compose([*pair, *teacherless, f"{group}={option}"]))
+    if group not in ("training", "telemetry"):  # Their files hold numbers alone.
+        assert getattr(config, group).name == option
+
+
+@pytest.mark.parametrize("option", _options("experiment"))
+def test_every_experiment_composes_and_names_its_own_command(option: str):
+    to_config(compose([f"experiment={option}"]))
+    first, second, *_ = (conf_dir() / "experiment" / f"{option}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"
+    assert second.startswith("# python -m kdwatts ")
+    assert second.endswith(f"experiment={option}")
+
+
+FILES = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent.name != "local")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_option_file_says_first_what_choosing_it_means(path: Path):
+    assert path.read_text().startswith("# ")
+
+
+def test_the_slurm_launcher_takes_partition_and_card_from_the_gpu_option():
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tree = hydra.compose(
+            "config", overrides=["gpu=a100_80", "hydra/launcher=slurm"], return_hydra_config=True
+        )
+    launcher = tree.hydra.launcher
+    assert (launcher.partition, launcher.gres) == ("a100_80", "gpu:a100_80:1")
+    assert launcher.max_num_timeout >= 1  # Submitit's own default never requeues.
+
+
+def test_a_real_pair_brings_data_and_evaluation_and_the_command_line_still_wins():
+    brought = compose(["model=llama31_8b_to_1b"])
+    assert (brought.data.name, brought.eval.name) == ("tulu3", "quick")
+    assert brought.training.sequence_length == 2048
+    for overrides in (["data=dolly", "eval=none"], ["eval=none", "data=dolly"]):
+        for order in (["model=llama31_8b_to_1b", *overrides], [*overrides, "model=qwen25_7b_to_0b5"]):
+            chosen = compose(order)
+            assert (chosen.data.name, chosen.eval.name) == ("dolly", "none")
+
+
+def test_the_tiny_pair_brings_a_training_that_fits_it_and_the_command_line_still_wins():
+    assert compose([]).training.target_tokens == 300_000
+    assert compose(["training=smoke"]).training.target_tokens == 8_192
+    assert compose(["training=smoke", "model=tiny"]).training.target_tokens == 8_192
+    assert compose(["training.target_tokens=7"]).training.target_tokens == 7
+
+
+@pytest.mark.parametrize("option", [name for name in _options("gpu") if name not in ("auto", "cpu")])
+def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option: str):
+    gpu = OmegaConf.to_object(
+        OmegaConf.merge(Gpu, OmegaConf.load(conf_dir() / "gpu" / f"{option}.yaml"))
+    )
+    assert isinstance(gpu, Gpu)
+    assert gpu.device == "cuda"
+    assert gpu.nvml_names and gpu.source
+    assert (gpu.partition, gpu.gres) == (option, f"gpu:{option}:1")
+    # Orders of magnitude of cards from 2020 on: a slip of units is a factor of a thousand.
+    figures = (gpu.memory_gib, gpu.tdp_w, gpu.bf16_dense_tflops, gpu.memory_bandwidth_gb_s)
+    for figure, (low, high) in zip(
+        figures, ((20, 200), (200, 1500), (100, 3000), (500, 10_000)), strict=True
+    ):
+        assert figure is not None and low < figure < high
+
+
+def test_no_two_options_claim_one_card():
+    files = (conf_dir() / "gpu").glob("*.yaml")
+    names = [name for path in files for name in OmegaConf.load(path).get("nvml_names", [])]
+    assert len(names) == len(set(names)) >= 9
+
+
+@pytest.mark.parametrize("option", _options("site"))
+def test_a_site_s_figures_have_their_sources(option: str, configure: Callable[..., Any]):
+    site = configure(f"site={option}").site
+    assert all((site.grid_source, site.pue_source, site.price_source))
+    assert 10 < site.grid_gco2e_per_kwh < 1000
+    assert 1 < site.pue < 2
+    assert 0.02 < site.price_usd_per_kwh < 1

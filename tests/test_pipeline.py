@@ -1,0 +1,302 @@
+"""Whole runs of the tiny pair: what is built, reused and counted, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from kdwatts.cli import compose, run_in
+from kdwatts.hardware import resolve_gpu
+from kdwatts.records import read_jsonl
+
+SMOKE = ("training=smoke", "gpu=cpu")
+
+
+def tree_of(store: Path, *overrides: str) -> DictConfig:
+    return resolve_gpu(compose([f"store_dir={store}", *SMOKE, *overrides]), [])
+
+
+def run(run_dir: Path, store: Path, *overrides: str) -> dict:
+    """One run in this process; its metrics."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run_in(run_dir, tree_of(store, *overrides))
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def outcomes(run_dir: Path) -> dict[str, str]:
+    """Window of each stage to its last outcome."""
+    rows = read_jsonl(run_dir / "stages.jsonl")
+    return {row["window"]: row["outcome"] for row in rows if row["parent"] == "run"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """The folder of a run through every stage, evaluation cut short."""
+    run_dir = tmp_path_factory.mktemp("full")
+    tree = tree_of(store, "paradigm=response")
+    for task in tree.eval.tasks:
+        task.limit = 12
+    run_in(run_dir, tree)
+    return run_dir
+
+
+def test_a_finished_run_leaves_every_record_and_says_done(full: Path):
+    names = {path.name for path in full.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "manifest.json",
+        "status.json",
+        "telemetry.jsonl",
+        "stages.jsonl",
+        "train.jsonl",
+        "eval.json",
+        "metrics.json",
+        "student",
+    }
+    status = json.loads((full / "status.json").read_text())
+    assert (status["state"], status["attempt"], status["error"]) == ("done", 1, None)
+
+
+def test_every_stage_is_a_window_below_run_and_its_parts_lie_below_it(full: Path):
+    rows = list(read_jsonl(full / "stages.jsonl"))
+    stages = [row["window"] for row in rows if row["parent"] == "run"]
+    assert stages == [
+        "run/shards",
+        "run/teacher",
+        "run/distill",
+        "run/evaluate_student",
+        "run/evaluate_teacher",
+        "run/inference_student",
+        "run/inference_teacher",
+    ]
+    below = {row["window"] for row in rows if row["parent"] == "run/distill"}
+    assert below == {"run/distill/load", "run/distill/train"}
+    assert rows[-1]["window"] == "run"
+
+
+def test_stage_energies_add_up_to_the_whole_within_its_uncertainty(full: Path):
+    rows = list(read_jsonl(full / "stages.jsonl"))
+    whole = rows[-1]
+    parts = sum(row["energy_j"]["cpu"] for row in rows if row["parent"] == "run")
+    assert parts <= whole["energy_j"]["cpu"] * 1.001
+    assert whole["energy_j"]["cpu"] - parts < whole["uncertainty_j"]["cpu"]
+
+
+def test_an_estimate_is_called_one_and_what_was_not_measured_is_null(full: Path):
+    metrics = json.loads((full / "metrics.json").read_text())
+    assert metrics["own_energy_quality"] == "estimated"
+    assert metrics["gpu_energy_j"] is None
+    assert metrics["gpu"] == "cpu"
+
+
+def test_both_subjects_are_scored_alike_with_standard_errors(full: Path):
+    scores = json.loads((full / "eval.json").read_text())
+    primary = {
+        (s["subject"], s["task"]): s for s in scores if s["metric"] in ("acc", "bits_per_byte")
+    }
+    assert set(primary) == {
+        ("student", "tiny_held_out"),
+        ("teacher", "tiny_held_out"),
+        ("student", "tiny_word_order"),
+        ("teacher", "tiny_word_order"),
+    }
+    assert all(score["stderr"] > 0 and score["energy_j"] > 0 for score in primary.values())
+    assert not primary["student", "tiny_held_out"]["higher_is_better"]
+    student, teacher = (primary[subject, "tiny_held_out"]["value"] for subject in ("student", "teacher"))
+    assert teacher < student
+
+
+def test_serving_costs_are_told_apart_for_prefill_and_decode(full: Path):
+    metrics = json.loads((full / "metrics.json").read_text())
+    for subject in ("student", "teacher"):
+        prefill, decode, total = (
+            metrics[f"{subject}_{phase}_j_per_token"] for phase in ("prefill", "decode", "total")
+        )
+        assert total == pytest.approx((64 * prefill + 32 * decode) / 96)
+    assert metrics["teacher_decode_j_per_token"] > metrics["student_decode_j_per_token"]
+
+
+def test_the_energy_of_training_the_teacher_is_inherited(full: Path):
+    metrics = json.loads((full / "metrics.json").read_text())
+    ancestors = metrics["inherited_energy_by_artifact_j"]
+    (trained,) = [joules for key, joules in ancestors.items() if key.startswith("model:")]
+    assert len(ancestors) == 3
+    assert metrics["inherited_energy_j"] == pytest.approx(sum(ancestors.values()))
+    assert trained > 1000
+
+
+def test_the_student_is_an_ordinary_model_folder(full: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(full / "student")
+    tokenizer = AutoTokenizer.from_pretrained(full / "student")
+    inputs = tokenizer("To be, or not", return_tensors="pt")
+    assert model(**inputs).logits.shape[-1] == 1024
+
+
+def test_the_same_command_again_builds_nothing_and_keeps_the_joules(
+    full: Path, store: Path, tmp_path: Path
+):
+    tree = tree_of(store, "paradigm=response")
+    for task in tree.eval.tasks:
+        task.limit = 12
+    run_in(tmp_path, tree)
+    first, again = (json.loads((d / "metrics.json").read_text()) for d in (full, tmp_path))
+    assert set(outcomes(tmp_path).values()) == {"reused"}
+    assert again["own_energy_j"] == first["own_energy_j"]
+    assert again["inherited_energy_j"] == first["inherited_energy_j"]
+    assert again["saved_energy_j"] > again["own_energy_j"]
+    assert again["spent_energy_j"] < first["spent_energy_j"] / 5
+
+
+def test_another_temperature_rebuilds_the_student_and_keeps_the_teacher_cache(
+    full: Path, store: Path, tmp_path: Path
+):
+    run(tmp_path, store, "paradigm=response", "until=distill", "paradigm.response.temperature=2")
+    assert outcomes(tmp_path) == {
+        "run/shards": "reused",
+        "run/teacher": "reused",
+        "run/distill": "done",
+    }
+
+
+def test_another_seed_shares_the_teacher_cache(full: Path, store: Path, tmp_path: Path):
+    run(tmp_path, store, "paradigm=response", "until=distill", "training.seed=1")
+    assert outcomes(tmp_path)["run/teacher"] == "reused"
+    assert outcomes(tmp_path)["run/distill"] == "done"
+
+
+@pytest.mark.parametrize("paradigm", ["sft", "feature", "relational", "combined"])
+def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path, tmp_path: Path):
+    run(tmp_path, store, f"paradigm={paradigm}", "until=distill")
+    steps = list(read_jsonl(tmp_path / "train.jsonl"))
+    terms = {
+        "sft": {"ce_nats"},
+        "feature": {"ce_nats", "feature"},
+        "relational": {"ce_nats", "relational"},
+        "combined": {"ce_nats", "response_nats", "feature", "relational"},
+    }[paradigm]
+    named = {"ce_nats", "response_nats", "feature", "relational"}
+    assert set(steps[-1]) & named == terms
+    assert steps[-1]["step"] == 8
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    "term", ["paradigm=response", "paradigm=response paradigm.response.support=dense", "paradigm=feature"]
+)
+def test_a_cached_teacher_says_what_an_online_one_says(term: str, store: Path, tmp_path: Path):
+    losses = []
+    for teacher in ("cached", "online"):
+        run_dir = tmp_path / teacher
+        run(run_dir, store, *term.split(), "until=distill", f"paradigm.teacher={teacher}")
+        losses.append([row["loss"] for row in read_jsonl(run_dir / "train.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_accumulation_does_not_change_what_is_learned(store: Path, tmp_path: Path):
+    weights = []
+    for name, micro_batch, accumulation in (("whole", 16, 1), ("parts", 8, 2)):
+        run(
+            tmp_path / name,
+            store,
+            "paradigm=combined",
+            "until=distill",
+            f"training.micro_batch={micro_batch}",
+            f"training.accumulation={accumulation}",
+        )
+        weights.append(_weights(tmp_path / name))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=2e-4, rtol=0)
+
+
+def _weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run_dir / "student" / "model.safetensors")
+
+
+TEN_STEPS = (
+    "until=distill",
+    "paradigm=feature",
+    "training.target_tokens=10240",
+    "training.log_every=1",
+    "training.checkpoint_every_s=1e-6",
+)
+
+
+def _start(run_dir: Path, store: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kdwatts", f"hydra.run.dir={run_dir}", f"store_dir={store}"]
+    return subprocess.Popen(
+        [*command, *SMOKE, *TEN_STEPS],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+    )
+
+
+def _signal_after(step: int, number: int, process: subprocess.Popen[str], run_dir: Path) -> str:
+    """Send the signal once the log shows the step; what the process wrote to stderr."""
+    log, deadline_s = run_dir / "train.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if log.is_file() and log.read_bytes().count(b"\n") >= step:
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    return process.communicate(timeout=60)[1]
+
+
+def test_ten_steps_equal_six_a_kill_and_four_bit_for_bit_and_no_joule_is_lost(
+    store: Path, tmp_path: Path
+):
+    run(tmp_path / "whole", tmp_path / "other", *TEN_STEPS)
+    killed = tmp_path / "killed"
+    process = _start(killed, store)
+    _signal_after(6, signal.SIGKILL, process, killed)
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads((killed / "status.json").read_text())["state"] == "running"
+    assert not (killed / "metrics.json").exists()
+
+    metrics = run(killed, store, *TEN_STEPS)
+    resumed, whole = _weights(killed), _weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert metrics["num_attempts"] == 2
+    assert metrics["train_tokens"] == 10240
+    attempts = json.loads(((killed / "student").resolve().parent / "artifact.json").read_text())["attempts"]
+    assert all(row["energy_j"]["cpu"] > 0 for row in attempts)
+    assert metrics["own_energy_j"] == pytest.approx(sum(r["energy_j"]["cpu"] for r in attempts))
+
+
+def test_a_terminated_run_ends_its_step_saves_and_says_preempted(store: Path, tmp_path: Path):
+    overrides = ("training.seed=7",)
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdwatts", f"hydra.run.dir={run_dir}", f"store_dir={store}"]
+        + [*SMOKE, *TEN_STEPS, *overrides, "training.checkpoint_every_s=900"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    message = _signal_after(3, signal.SIGTERM, process, run_dir)
+    assert process.returncode == 75
+    assert "stopped by SIGTERM; saved after step" in message
+    status = json.loads((run_dir / "status.json").read_text())
+    assert (status["state"], status["stage"]) == ("preempted", "distill")
+    assert outcomes(run_dir)["run/distill"] == "preempted"
+    metrics = run(run_dir, store, *TEN_STEPS, *overrides, "training.checkpoint_every_s=900")
+    assert metrics["num_attempts"] == 2

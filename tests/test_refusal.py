@@ -1,0 +1,69 @@
+"""What a user reads when Hydra, OmegaConf or the operating system refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+
+from kdwatts.cli import compose
+from kdwatts.config import to_config
+from kdwatts.refusal import in_one_sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gpu=h1000", "gpu=h1000 is unknown; choose one of a100_40, a100_80, auto, cpu, h100,"),
+        (
+            "training.sed=1",
+            "training.sed is unknown; did you mean seed? training has seed, target_tokens,",
+        ),
+        ("trainin.seed=1", "trainin is unknown; did you mean training? the configuration has"),
+        ("paradigm.response.q=1", "paradigm.response.q is unknown; paradigm.response has weight,"),
+        (
+            "training.seed=abc",
+            "training.seed: value 'abc' of type 'str' could not be converted to Integer; give a",
+        ),
+        ("data.source=null", "data.source: field 'data.source' is not Optional; give a value"),
+        ("training.target_tokens=???", "training.target_tokens has no value; give one on the"),
+        ("store_dir=${oc.env:KDWATTS_NONE}", "store_dir refers to what is not there: "),
+        ("paradigm.relational.weight=2", "an override sets a key of a part that is null; choose"),
+        ("paradigm.relational={weight: 2}", "an override sets a key of a part that is null;"),
+        ("foo", "'foo' is no override (Error parsing override 'foo'); write group.key=value"),
+    ],
+)
+def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override: str, said: str):
+    with pytest.raises(Exception) as caught:
+        to_config(compose([override]))
+    text = in_one_sentence(caught.value)
+    assert text.startswith(said)
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/a"),
+            "the disk is full at /scratch/a; free space or move store_dir, and rerun",
+        ),
+        (
+            OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+            "the disk is full at a file; free space or move store_dir, and rerun",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/data/x.jsonl"),
+            "no such file or directory: '/data/x.jsonl'; check that the path exists and may be "
+            "written",
+        ),
+        (OSError("hub said\n  no"), "hub said no"),
+        (ValueError("a; b"), "a; b"),
+        (RuntimeError(), "RuntimeError"),
+        (RuntimeError("two\nlines"), "two lines"),
+    ],
+)
+def test_any_error_becomes_one_line(error: Any, said: str):
+    assert in_one_sentence(error) == said
