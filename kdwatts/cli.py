@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, resolve_gpu
@@ -37,7 +40,18 @@ log = logging.getLogger(__name__)
 EXIT_FAILED, EXIT_REFUSED, EXIT_PREEMPTED = 1, 2, 75
 """75 is EX_TEMPFAIL of sysexits.h: try the same command again."""
 
+EXPECTED = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    SafetensorError,
+    HydraException,
+    OmegaConfBaseException,
+)
+"""Told in one sentence; the run's folder has the traceback. Others are bugs and show it."""
+
 CONFIG_NAME = "config.yaml"
+TRACEBACK_NAME = "traceback.txt"
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -73,7 +87,8 @@ def run_in(run_dir: Path, tree: DictConfig, overrides: Sequence[str] = ()) -> No
             raise
         except BaseException as error:
             conclude("failed", error)
-            log.debug("the run failed", exc_info=error)
+            with contextlib.suppress(OSError):  # The disk may be what failed.
+                (run_dir / TRACEBACK_NAME).write_text("".join(traceback.format_exception(error)))
             raise
         conclude("done")
 
@@ -171,9 +186,8 @@ def main() -> None:
     except Preempted as stop:
         _tell(stop)
         sys.exit(EXIT_PREEMPTED)
-    except (ValueError, RuntimeError, OSError, HydraException, OmegaConfBaseException) as error:
+    except EXPECTED as error:
         _tell(error)
-        log.debug("traceback", exc_info=error)
         sys.exit(EXIT_FAILED)
 
 

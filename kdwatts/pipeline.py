@@ -118,7 +118,10 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     config = run.config
     device = torch.device("cpu" if config.gpu.device == "cpu" else "cuda")
     artifacts: dict[str, Artifact] = {}
-    with Meter(run.run_dir, config.telemetry, attempt=run.attempt) as meter:
+    uses_gpus = device.type != "cpu"
+    with Meter(
+        run.run_dir, config.telemetry, attempt=run.attempt, use_gpus=uses_gpus
+    ) as meter:
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
@@ -127,6 +130,15 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
     return artifacts
+
+
+def _attempts_before(run: Run, node: Node, scratch_dir: Path) -> list[dict[str, Any]]:
+    """Energy of unfinished attempts at this artifact; only a student's training is resumed."""
+    from kdwatts.stages.distill import earlier_attempts
+
+    if node.stage != "distill":
+        return []
+    return earlier_attempts(scratch_dir, interval_s=run.config.telemetry.interval_s)
 
 
 def _obtain(
@@ -138,7 +150,7 @@ def _obtain(
     synchronize: Callable[[], None],
 ) -> Artifact:
     """The node's artifact from the store, or built, recorded and committed."""
-    from kdwatts.stages.distill import earlier_attempts, write_energy
+    from kdwatts.stages.distill import write_energy
     from kdwatts.stages.work import Work
 
     with run.store.claim(node.stage, node.key) as claim:
@@ -147,7 +159,7 @@ def _obtain(
                 window.outcome = "reused"
             else:
                 inputs = {name: artifacts[name].directory for name in node.parents}
-                before = earlier_attempts(claim.scratch_dir) if node.stage == "distill" else []
+                before = _attempts_before(run, node, claim.scratch_dir)
                 work = Work(
                     run.config, inputs, claim.work_dir, claim.scratch_dir, run.run_dir,
                     run.attempt, meter, window, device,

@@ -17,6 +17,7 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from safetensors import SafetensorError
 
 from kdwatts.config import Config
 
@@ -44,6 +45,8 @@ def in_one_sentence(error: BaseException) -> str:
         )
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
+    if isinstance(error, SafetensorError) and "No space left" in str(error):
+        return _disk_full()
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
     return " ".join(str(error).split()) or type(error).__name__
@@ -96,9 +99,13 @@ def _dataclass_of(hint: Any) -> Any:
     return None
 
 
+def _disk_full(place: str | None = None) -> str:
+    where = f" at {place}" if place else ""
+    return f"the disk is full{where}; free space or set store_dir to another disk, and rerun"
+
+
 def _system(error: OSError) -> str:
-    place = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full at {place}; free space or move store_dir, and rerun"
+        return _disk_full(error.filename)
     match = re.sub(r"^\[Errno \d+\] ", "", str(error))
     return f"{_lower(match)}; check that the path exists and may be written"

@@ -92,7 +92,7 @@ def write_shards(
     for number, block in enumerate(_blocks(documents, shard_tokens)):
         tokens = np.concatenate(block)
         path = out_dir / f"tokens-{number:05d}.bin"
-        tokens.astype("<u4").tofile(path)
+        path.write_bytes(tokens.astype("<u4").tobytes())
         shards.append({"file": path.name, "tokens": len(tokens), "sha256": sha256_file(path)})
         num_documents += len(block)
         num_targets += int((tokens < NO_TARGET).sum())

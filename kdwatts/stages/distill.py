@@ -117,11 +117,11 @@ def write_energy(out_dir: Path, record: dict[str, Any], parents: list[dict[str, 
     write_json(out_dir / STUDENT_NAME / ENERGY_NAME, value)
 
 
-def earlier_attempts(scratch_dir: Path) -> list[dict[str, Any]]:
+def earlier_attempts(scratch_dir: Path, *, interval_s: float) -> list[dict[str, Any]]:
     """What earlier, unfinished attempts at this student drew: one record of components each.
 
     A window that was closed is read from the run's stages.jsonl; one that a kill left open is
-    recovered from its telemetry. An attempt whose run folder is gone has missing components.
+    recovered from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is gone has missing components.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
@@ -137,13 +137,15 @@ def earlier_attempts(scratch_dir: Path) -> list[dict[str, Any]]:
         if closed:
             records.append(closed[-1])
         else:
-            records.append(_recovered(run_dir / "telemetry.jsonl", number))
+            records.append(_recovered(run_dir / "telemetry.jsonl", number, interval_s))
     return records
 
 
-def _recovered(telemetry_path: Path, attempt: int) -> dict[str, Any]:
+def _recovered(telemetry_path: Path, attempt: int, interval_s: float) -> dict[str, Any]:
     if telemetry_path.is_file():
-        row = recover_components(telemetry_path, "run/distill", attempt)
+        row = recover_components(
+            telemetry_path, "run/distill", attempt, interval_s=interval_s
+        )
         if row:
             return asdict(row)
     log.warning("distill: no trace of attempt %d in %s; its energy is lost", attempt, telemetry_path)

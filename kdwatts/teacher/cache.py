@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -126,9 +128,15 @@ def _to_numpy(tensor: Tensor, kind: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _open(
-    directory: Path, name: str, kind: str, shape: tuple[int, ...], *, mode: Literal["r", "w+"]
+    directory: Path, name: str, kind: str, shape: tuple[int, ...], *, mode: Literal["r", "r+", "w+"]
 ) -> np.memmap:
-    return np.memmap(directory / f"{name}.bin", dtype=kind, mode=mode, shape=shape)
+    path = directory / f"{name}.bin"
+    if mode == "w+":
+        # Space is taken now: a write to a map of a full disk is no error but a fatal signal.
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(kind).itemsize)
+        mode = "r+"
+    return np.memmap(path, dtype=kind, mode=mode, shape=shape)
 
 
 class SignalCache:

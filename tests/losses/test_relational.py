@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from kdwatts.losses.relational import (
     triplet_cosines,
 )
 
-LOSSES = [distance_loss, angle_loss]
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES: list[Loss] = [distance_loss, angle_loss]
 
 
 def embeddings(seed: int, num: int = 5, width: int = 4) -> Tensor:
@@ -80,23 +82,20 @@ def test_angle_loss_is_the_mean_huber_loss_over_ordered_triplets():
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scale", [1.0, 2.0, 1000.0])
 def test_a_student_at_a_multiple_of_the_teachers_embedding_has_no_relational_loss(
-    loss: object, scale: float
+    loss: Loss, scale: float
 ):
-    assert callable(loss)
     assert loss(scale * embeddings(0), embeddings(0)).item() == pytest.approx(0, abs=1e-20)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_narrow_student_that_lies_as_the_wide_teacher_does_has_no_relational_loss(loss: object):
-    assert callable(loss)
+def test_a_narrow_student_that_lies_as_the_wide_teacher_does_has_no_relational_loss(loss: Loss):
     wider = F.pad(embeddings(0), (0, 3))
     moved = wider + torch.arange(7.0)
     assert loss(embeddings(0), moved).item() == pytest.approx(0, abs=1e-20)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_gradient_of_a_relational_loss_is_its_finite_difference(loss: object):
-    assert callable(loss)
+def test_the_gradient_of_a_relational_loss_is_its_finite_difference(loss: Loss):
     teacher_GD = embeddings(1)
     assert torch.autograd.gradcheck(lambda x: loss(x, teacher_GD), embeddings(0).requires_grad_())
 
@@ -104,9 +103,8 @@ def test_the_gradient_of_a_relational_loss_is_its_finite_difference(loss: object
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("num_coincident", [2, 5])
 def test_embeddings_that_coincide_leave_a_gradient_of_ordinary_size(
-    loss: object, num_coincident: int
+    loss: Loss, num_coincident: int
 ):
-    assert callable(loss)
     student_GD = embeddings(0)
     student_GD[:num_coincident] = student_GD[0]
     student_GD = student_GD.float().requires_grad_()
@@ -117,8 +115,7 @@ def test_embeddings_that_coincide_leave_a_gradient_of_ordinary_size(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_relational_loss_under_autocast_is_the_one_without(loss: object):
-    assert callable(loss)
+def test_a_relational_loss_under_autocast_is_the_one_without(loss: Loss):
     student_GD, teacher_GD = embeddings(0).float(), embeddings(1).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss(student_GD, teacher_GD)
@@ -126,8 +123,7 @@ def test_a_relational_loss_under_autocast_is_the_one_without(loss: object):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_relational_loss_of_bfloat16_embeddings_is_taken_in_float32(loss: object):
-    assert callable(loss)
+def test_a_relational_loss_of_bfloat16_embeddings_is_taken_in_float32(loss: Loss):
     student_GD, teacher_GD = embeddings(0).bfloat16(), embeddings(1).bfloat16()
     found, expected = loss(student_GD, teacher_GD), loss(student_GD.float(), teacher_GD.float())
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -146,7 +142,9 @@ def test_the_loss_of_two_groups_is_the_sum_of_theirs_by_their_weights():
 
 def test_an_embedding_has_no_relation_to_another_group():
     student_BD = embeddings(0, 8).requires_grad_()
-    moved_BD = torch.cat([student_BD[:4], student_BD[4:].detach() * torch.arange(1.0, 5.0)[:, None]])
+    moved_BD = torch.cat(
+        [student_BD[:4], student_BD[4:].detach() * torch.arange(1.0, 5.0)[:, None]]
+    )
     gradients = [
         torch.autograd.grad(
             relational_loss(

@@ -1,12 +1,12 @@
 /* A stand-in for libnvidia-ml.so.1 that replays a power trace to the genuine Python bindings.
  *
- * Build:  gcc -O2 -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o DIR/libnvidia-ml.so.1 nvml_replay.c -lm
- * Use:    LD_LIBRARY_PATH=DIR python ...
+ * Build: gcc -O2 -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o DIR/libnvidia-ml.so.1 FILE.c -lm
+ * Use:   LD_LIBRARY_PATH=DIR python ...
  *
  * Power is constant between the times of the trace, so its integral is known in closed form.
  * Settings are environment variables:
  *
- *   NVML_REPLAY_TRACE              file with columns `t_s w_gpu0 w_gpu1 ...`; without it 100 W, one GPU
+ *   NVML_REPLAY_TRACE              file of `t_s w_gpu0 w_gpu1 ...`; without it one GPU at 100 W
  *   NVML_REPLAY_START_S            CLOCK_MONOTONIC seconds of t = 0; default: the first nvmlInit
  *   NVML_REPLAY_POWER_PERIOD_MS    the power sensor is refreshed this often (100)
  *   NVML_REPLAY_POWER_WINDOW_MS    and averages this long (25)
@@ -14,9 +14,9 @@
  *   NVML_REPLAY_COUNTER_MJ         its value at t = 0 (123456789)
  *   NVML_REPLAY_RESET_S            it falls to 0 at this t (never)
  *   NVML_REPLAY_LATENCY_US         every query sleeps this long (0)
- *   NVML_REPLAY_FAULTS             `from:to:gpu:code,...`: queries of that GPU (-1: all) fail with the code
- *   NVML_REPLAY_UNSUPPORTED        `energy,power,fields,slow`: kinds of queries the card does not support
- *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 is a driver that mistakes units
+ *   NVML_REPLAY_FAULTS             `from:to:gpu:code,...`: that GPU (-1: all) answers with the code
+ *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the card lacks
+ *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 mistakes units
  *   NVML_REPLAY_NAME               product name
  *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU
  *   NVML_REPLAY_MIG                1: the cards are sliced
@@ -40,10 +40,7 @@ typedef struct {
   double energy_j[MAX_GPUS]; /* from the start of the trace to time_s */
 } Point;
 
-typedef struct {
-  double from_s, to_s;
-  int gpu, code;
-} Fault;
+typedef struct { double from_s, to_s; int gpu, code; } Fault;
 
 static Point *points;
 static int num_points, num_gpus = 1;
@@ -205,8 +202,7 @@ int nvmlShutdown(void) {
 }
 
 int nvmlSystemGetDriverVersion(char *text, unsigned size) {
-  snprintf(text, size, "555.00.replay");
-  return SUCCESS;
+  return snprintf(text, size, "555.00.replay") > 0 ? SUCCESS : INVALID_ARGUMENT;
 }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
@@ -277,7 +273,6 @@ typedef struct {
   unsigned type;
   int answer;
   union {
-    double real;
     unsigned number;
     unsigned long long large;
   } value;

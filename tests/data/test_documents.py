@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts.config import TextSource
+from kdwatts.data.documents import read_documents
+
+
+def _jsonl(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_text_file_is_one_document_compressed_or_not(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("äh\n\noh", encoding="utf-8")
+    with lzma.open(tmp_path / "b.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("äh\n\noh")
+    for name in ("a.txt", "b.txt.xz"):
+        assert list(read_documents(TextSource(str(tmp_path / name)), None)) == ["äh\n\noh"]
+
+
+def test_rows_come_in_order_from_jsonl_its_compressed_form_and_parquet(tmp_path: Path):
+    rows = [{"text": "one", "n": 1}, {"text": "two", "n": 2}, {"text": "", "n": 3}]
+    with lzma.open(tmp_path / "b.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
+    _jsonl(tmp_path / "a.jsonl", rows)
+    for name in ("a.jsonl", "b.jsonl.xz", "c.parquet"):
+        source = TextSource(str(tmp_path / name))
+        assert list(read_documents(source, None)) == ["one", "two", ""]
+        assert list(read_documents(source, 2)) == ["one", "two"]
+
+
+def test_the_shipped_corpus_is_text_and_leaves_out_the_held_out_works():
+    documents = list(read_documents(TextSource("tiny:corpus/train.jsonl.xz"), None))
+    assert 4e6 < sum(len(str(document)) for document in documents) < 6e6
+    assert not any("Lady Macbeth" in document or "Prospero" in document for document in documents)
+
+
+def test_conversations_come_as_roles_and_contents_whatever_their_form(tmp_path: Path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    rows = [{"messages": turns, "ask": "Hi", "say": "Ho", "shared": shared}]
+    path = _jsonl(tmp_path / "a.jsonl", rows)
+    sources = [
+        TextSource(path, text_field=None, messages_field="messages"),
+        TextSource(path, text_field=None, messages_field="shared"),
+        TextSource(path, text_field=None, prompt_field="ask", response_field="say"),
+    ]
+    for source in sources:
+        assert list(read_documents(source, None)) == [turns]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", r"a.jsonl:2: not JSON \(.*\); mend the line"),
+        ("[1]", r"a.jsonl:2: holds list, not an object; mend the line"),
+        ('{"body": "b", "id": 7}', r"has no field 'text', its rows have body, id; set data.source"),
+        ('{"text": null}', r"field 'text' holds None, not text; name another field or leave"),
+        ('{"text": ["a"]}', r"field 'text' holds \['a'\], not text"),
+    ],
+)
+def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
+    line: str, said: str, tmp_path: Path
+):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "one"}}\n{line}\n')
+    documents = read_documents(TextSource(str(path)), None)
+    assert next(documents) == "one"
+    with pytest.raises(ValueError, match=said):
+        next(documents)
+
+
+@pytest.mark.parametrize("path", ["/none/a.jsonl", "./a", "../a.txt", "$NONE/a", "tiny:none", "b.jsonl"])
+def test_a_file_that_is_not_there_is_refused_and_not_taken_for_a_hub_s(path: str):
+    with pytest.raises(ValueError, match=r"data.source.path=.*: there is no such file; check"):
+        read_documents(TextSource(path), None)
+
+
+def test_a_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text\none\n")
+    with pytest.raises(ValueError, match=r"a.csv: unknown kind of file; give one of .txt, .txt.xz"):
+        list(read_documents(TextSource(str(tmp_path / "a.csv")), None))

@@ -1,0 +1,140 @@
+"""What cannot work is refused in one sentence, is told by status.json, and spoils nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdwatts.cli import EXPECTED, compose, run_in
+from kdwatts.hardware import resolve_gpu
+from kdwatts.models.load import load_tokenizer
+from kdwatts.refusal import in_one_sentence
+
+
+def attempt(run_dir: Path, *overrides: str) -> str:
+    """Run, expect a failure, and return its sentence after checking that status.json has it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    tree = resolve_gpu(compose(["training=smoke", "gpu=cpu", "until=distill", *overrides]), [])
+    with pytest.raises(EXPECTED) as caught:
+        run_in(run_dir, tree)
+    sentence = in_one_sentence(caught.value)
+    status = json.loads((run_dir / "status.json").read_text())
+    assert (status["state"], status["error"]) == ("failed", sentence)
+    assert "\n" not in sentence
+    assert not (run_dir / "metrics.json").exists()
+    return sentence
+
+
+def finished(store: Path) -> list[Path]:
+    """Folders of the store that look like finished artifacts."""
+    return [p for p in store.glob("*/*") if p.is_dir() and "." not in p.name]
+
+
+def test_a_missing_model_folder_is_named(tmp_path: Path):
+    sentence = attempt(
+        tmp_path / "run", f"store_dir={tmp_path}/store", "model.teacher.path=/nowhere/model"
+    )
+    assert sentence == "model: there is no folder /nowhere/model; check the path or give a hub id"
+
+
+def test_an_empty_corpus_is_refused_and_leaves_no_shards(tmp_path: Path):
+    (tmp_path / "empty.jsonl").write_text("")
+    store = tmp_path / "store"
+    sentence = attempt(
+        tmp_path / "run", f"store_dir={store}", f"data.source.path={tmp_path}/empty.jsonl"
+    )
+    assert "no text to train on in 0 documents" in sentence
+    assert finished(store) == []
+
+
+def test_a_corpus_below_one_sequence_is_refused(tmp_path: Path):
+    (tmp_path / "short.jsonl").write_text('{"text": "To be."}\n')
+    sentence = attempt(
+        tmp_path / "run", f"store_dir={tmp_path}/store", f"data.source.path={tmp_path}/short.jsonl"
+    )
+    assert "training.sequence_length=64 is longer than the corpus" in sentence
+
+
+def test_vocabularies_that_do_not_match_are_refused_by_token(tmp_path: Path):
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    directory = tmp_path / "tokenizer"
+    tokenizer.save_pretrained(directory)
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    sentence = attempt(
+        tmp_path / "run", f"store_dir={tmp_path}/store", f"model.tokenizer={directory}"
+    )
+    assert sentence.startswith("the vocabularies do not match: token '")
+    assert sentence.endswith("choose a pair of one family")
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    sentence = attempt(tmp_path / "run", f"store_dir={tmp_path}/file/store")
+    assert "cannot be written" in sentence and "set store_dir" in sentence
+    assert not (tmp_path / "run" / "stages.jsonl").exists()
+
+
+def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
+    store = tmp_path / "store"
+    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
+    run_in(tmp_path, tree)
+    (shard,) = store.glob("shards/*/tokens-00000.bin")
+    with shard.open("r+b") as file:
+        file.write(b"\xff")
+    sentence = attempt(tmp_path / "run", f"store_dir={store}")
+    assert f"{shard} has sha256" in sentence and "delete" in sentence
+
+
+def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
+    store = tmp_path / "store"
+    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
+    run_in(tmp_path, tree)
+    (record,) = store.glob("shards/*/artifact.json")
+    record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
+    assert "schema is 99" in attempt(tmp_path / "run", f"store_dir={store}")
+
+
+@pytest.mark.parametrize(("size", "stage"), [("3m", "shards"), ("9m", "teacher"), ("10500k", "distill")])
+def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
+    size: str, stage: str, tmp_path: Path
+):
+    """On file systems that hold the stages before `stage`, and then no more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        sentence = attempt(tmp_path / "run", f"store_dir={disk}/store", "paradigm=response")
+        assert {path.parent.name for path in finished(disk / "store")}.isdisjoint({stage})
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["stage"] == stage
+    assert sentence.startswith("the disk is full")
+    assert sentence.endswith("set store_dir to another disk, and rerun")
+
+
+def test_a_failed_run_of_a_sweep_exits_nonzero_and_the_others_finish(tmp_path: Path):
+    """The second element names a folder that is not there; the third runs all the same."""
+    command = [sys.executable, "-m", "kdwatts", "-m", "training=smoke", "gpu=cpu", "until=distill"]
+    sweep = [f"hydra.sweep.dir={tmp_path}/sweep", f"store_dir={tmp_path}/store"]
+    teachers = "model.teacher.path=tiny:teacher,/nowhere/model"
+    done = subprocess.run(
+        [*command, *sweep, teachers, "paradigm=response"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "there is no folder /nowhere/model" in done.stderr
+    assert "Traceback" not in done.stderr
+    states = {
+        path.parent.name: json.loads(path.read_text())["state"]
+        for path in (tmp_path / "sweep").glob("*/status.json")
+    }
+    assert states == {"0-response-tiny": "done", "1-response-tiny": "failed"}

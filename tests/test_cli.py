@@ -1,0 +1,121 @@
+"""Commands that are answered or refused before anything heavy is imported or written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdwatts.cli import expand, main
+
+ASK = """
+import contextlib, io, json, sys
+from kdwatts.cli import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["kdwatts", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    answers.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
+print(json.dumps(answers))
+"""
+
+
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def test_help_a_printed_configuration_and_a_refusal_import_no_torch_and_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _environment(monkeypatch)
+    commands = [["--help"], ["--cfg", "job", "training=smoke"], ["gpu=h1000"]]
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(commands)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, printed, refused = json.loads(done.stdout)
+    assert told[0] == 0 and "paradigm: combined, feature, relational, response, sft" in told[1]
+    assert printed[0] == 0 and "target_tokens: 8192" in printed[1]
+    assert refused[:2] == [2, ""] and refused[2].startswith("kdwatts: gpu=h1000 is unknown; ")
+    assert not any(imported for *_, imported in (told, printed, refused))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_ends_with_status_2_and_one_line_for_a_refused_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _environment(monkeypatch)
+    command = [sys.executable, "-W", "error", "-m", "kdwatts", "training.sequence_length=4096"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("kdwatts: training.sequence_length=4096 is longer than the stu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a command that must be refused; what it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def refused(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["kdwatts", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        assert list(tmp_path.iterdir()) == []
+        said = capsys.readouterr()
+        assert said.out == ""
+        return said.err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["training.sed=1"], "training.sed is unknown; did you mean seed? training has seed,"),
+        (["model=tiny_teacher"], "paradigm=response needs a teacher, model=tiny_teacher has none;"),
+        (["training.seed=abc"], "training.seed: value 'abc' of type 'str' could not be converted"),
+        (["until=finish"], "until=finish is unknown; choose one of plan, shards, teacher,"),
+        (
+            ["-m", "training.seed=0,1", "paradigm=response,nope"],
+            "paradigm=nope is unknown; choose one of combined, feature, relational, response, sft",
+        ),
+        (
+            ["-m", "paradigm.response.temperature=1,2,0"],
+            "paradigm.response.temperature=0.0 is out of range; give a number above 0",
+        ),
+    ],
+)
+def test_an_impossible_command_is_refused_before_its_first_run_starts(
+    arguments: list[str], said: str, ask: Callable[..., str]
+):
+    text = ask(*arguments)
+    assert text.startswith(f"kdwatts: {said}")
+    assert text.count("\n") == 1
+
+
+def test_a_sweep_is_the_product_of_its_choices_in_the_order_they_were_given():
+    overrides = ["paradigm=sft,response", "training.seed=range(2)", "gpu=cpu"]
+    assert expand(overrides, multirun=True) == [
+        ["paradigm=sft", "training.seed=0", "gpu=cpu"],
+        ["paradigm=sft", "training.seed=1", "gpu=cpu"],
+        ["paradigm=response", "training.seed=0", "gpu=cpu"],
+        ["paradigm=response", "training.seed=1", "gpu=cpu"],
+    ]
+    assert expand(overrides, multirun=False) == [overrides]
