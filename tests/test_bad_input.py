@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
         sentence = attempt(tmp_path / "run", f"store_dir={disk}/store", "paradigm=response")
         assert {path.parent.name for path in finished(disk / "store")}.isdisjoint({stage})
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["stage"] == stage
     assert sentence.startswith("the disk is full")
