@@ -82,9 +82,10 @@ def test_a_file_imports_only_its_own_room_and_rooms_below(path: Path):
             continue
         here, there = _floor(room), _floor(imported)
         assert there <= here, f"{where} from floor {here}, that is floor {there}"
-        packages = (REPOSITORY / "kdwatts" / room).is_dir(), (
-            REPOSITORY / "kdwatts" / imported
-        ).is_dir()
+        packages = (
+            (REPOSITORY / "kdwatts" / room).is_dir(),
+            (REPOSITORY / "kdwatts" / imported).is_dir(),
+        )
         shares_room = room == imported or not any(packages)
         assert there < here or shares_room, f"{where}, another room on floor {here}"
 
@@ -133,7 +134,9 @@ def test_the_analysis_imports_of_kdwatts_only_records_and_metrics_and_no_torch(p
 
 
 def test_importing_the_package_imports_nothing_else():
-    script = "import sys; before = set(sys.modules); import kdwatts; print(set(sys.modules) - before)"
+    script = (
+        "import sys; before = set(sys.modules); import kdwatts; print(set(sys.modules) - before)"
+    )
     command = [sys.executable, "-c", script]
     printed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "{'kdwatts'}"

@@ -72,7 +72,10 @@ def test_a_real_pair_brings_data_and_evaluation_and_the_command_line_still_wins(
     assert (brought.data.name, brought.eval.name) == ("tulu3", "quick")
     assert brought.training.sequence_length == 2048
     for overrides in (["data=dolly", "eval=none"], ["eval=none", "data=dolly"]):
-        for order in (["model=llama31_8b_to_1b", *overrides], [*overrides, "model=qwen25_7b_to_0b5"]):
+        for order in (
+            ["model=llama31_8b_to_1b", *overrides],
+            [*overrides, "model=qwen25_7b_to_0b5"],
+        ):
             chosen = compose(order)
             assert (chosen.data.name, chosen.eval.name) == ("dolly", "none")
 
@@ -84,7 +87,9 @@ def test_the_tiny_pair_brings_a_training_that_fits_it_and_the_command_line_still
     assert compose(["training.target_tokens=7"]).training.target_tokens == 7
 
 
-@pytest.mark.parametrize("option", [name for name in _options("gpu") if name not in ("auto", "cpu")])
+@pytest.mark.parametrize(
+    "option", [name for name in _options("gpu") if name not in ("auto", "cpu")]
+)
 def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option: str):
     gpu = OmegaConf.to_object(
         OmegaConf.merge(Gpu, OmegaConf.load(conf_dir() / "gpu" / f"{option}.yaml"))

@@ -79,7 +79,9 @@ def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
         next(documents)
 
 
-@pytest.mark.parametrize("path", ["/none/a.jsonl", "./a", "../a.txt", "$NONE/a", "tiny:none", "b.jsonl"])
+@pytest.mark.parametrize(
+    "path", ["/none/a.jsonl", "./a", "../a.txt", "$NONE/a", "tiny:none", "b.jsonl"]
+)
 def test_a_file_that_is_not_there_is_refused_and_not_taken_for_a_hub_s(path: str):
     with pytest.raises(ValueError, match=r"data.source.path=.*: there is no such file; check"):
         read_documents(TextSource(path), None)

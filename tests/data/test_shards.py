@@ -147,7 +147,9 @@ def test_a_changed_or_missing_shard_is_refused_with_both_checksums_and_the_remed
 
 @pytest.mark.parametrize("documents", [[], [[]], [[1 | int(NO_TARGET)]]])
 def test_a_corpus_without_a_target_is_refused(documents: list[list[int]], tmp_path: Path):
-    with pytest.raises(ValueError, match=r"data.source.path=p: no text to train on in \d documents"):
+    with pytest.raises(
+        ValueError, match=r"data.source.path=p: no text to train on in \d documents"
+    ):
         _write(tmp_path, documents, shard_tokens=4)
 
 
