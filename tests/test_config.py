@@ -219,7 +219,7 @@ def _change(config: Config, path: str, value: Any) -> None:
         ),
         (
             {"eval.inference.new_tokens": 65},
-            "eval.inference: 64 prompt + 65 new tokens exceed the student's context of 128; shorten",
+            "eval.inference: 64 prompt + 65 new tokens exceed the student's context of 128; sho",
         ),
         (
             {"training.micro_batch": 12},

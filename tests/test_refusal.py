@@ -48,7 +48,8 @@ def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override
     [
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/a"),
-            "the disk is full at /scratch/a; free space or set store_dir to another disk, and rerun",
+            "the disk is full at /scratch/a; free space or set store_dir to another disk, and "
+            "rerun",
         ),
         (
             OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),

@@ -55,8 +55,8 @@ def test_a_conversation_s_tokens_are_those_of_its_whole_text_where_parts_would_c
     whole = f"Where?{END}answer: there now{END}"
     tokens = encode_document(_turns("Where?", "ere now"), tokenizer)
     assert _ids(tokens) == tokenizer(whole)["input_ids"]
-    parts = [tokenizer(part)["input_ids"] for part in (f"Where?{END}answer: th", f"ere now{END}")]
-    assert _ids(tokens) != sum(parts, [])
+    header, answer = f"Where?{END}answer: th", f"ere now{END}"
+    assert _ids(tokens) != tokenizer(header)["input_ids"] + tokenizer(answer)["input_ids"]
     # The word that straddles the border begins in the header and is no target.
     assert _targets(tokens, tokenizer).endswith(f" now{END}")
     assert "th" not in _targets(tokens, tokenizer)

@@ -208,7 +208,7 @@ def test_a_tokenizer_s_key_holds_its_chat_template_and_not_the_weights_beside_it
     "path", ["tiny:none", "/none", "./none", "~/none", "$NONE/a", "none", "a/b/c"]
 )
 def test_a_path_that_can_be_no_hub_id_and_is_no_folder_is_refused(path: str):
-    with pytest.raises(ValueError, match="^model: there is no folder .*; check the path or give a"):
+    with pytest.raises(ValueError, match=r"^model: there is no folder .*; check the path or"):
         local_dir(path)
 
 

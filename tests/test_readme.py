@@ -1,0 +1,66 @@
+"""Every command that README.md shows works as shown, only on fewer tokens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands(start: str) -> list[str]:
+    """The lines of README's bash blocks that begin with `start`, without their comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(start)]
+
+
+def run(command: str, *extra: str) -> subprocess.CompletedProcess[str]:
+    arguments = shlex.split(command)
+    assert arguments[0] == "python"
+    return subprocess.run(
+        [sys.executable, *arguments[1:], *extra], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_make_targets_exist():
+    targets = commands("make")
+    assert targets == ["make demo", "make test"]
+    for target in [*targets, "make test-all", "make tiny tiny-teacher"]:
+        done = subprocess.run([*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_plan_of_a_real_pair_is_printed_without_any_download(tmp_path: Path):
+    (command,) = [line for line in commands("python -m kdwatts") if "until=plan" in line]
+    done = run(command, f"store_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for words in ("would be built", "1.24 B parameters; teacher: 8.03 B", "memory", "kWh"):
+        assert words in done.stdout
+
+
+@pytest.mark.slow
+def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
+    smoke = ["training=smoke", "until=distill", f"store_dir={tmp_path}/store"]
+    runs = [line for line in commands("python -m kdwatts") if "until=" not in line]
+    assert len(runs) == 3
+    for number, command in enumerate(runs):
+        folder = tmp_path / str(number)
+        done = run(command, *smoke, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}")
+        assert done.returncode == 0, done.stderr
+    (collect,) = commands("python -m multirun_analysis")
+    done = run(collect.replace("multirun/demo", str(tmp_path / "1")))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "1" / "analysis" / "report.html").stat().st_size > 1_000_000
+
+
+def test_the_tables_name_every_option_and_only_those():
+    for group, listed in re.findall(r"^\| `([\w/]+)` \| (`.*?) \|", README, re.MULTILINE):
+        options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", listed)) == options, group
