@@ -119,7 +119,9 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
     if path.is_file():
         first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         assert isinstance(first, DictConfig)
-        if OmegaConf.to_container(first, resolve=True) != OmegaConf.to_container(tree, resolve=True):
+        if OmegaConf.to_container(first, resolve=True) != OmegaConf.to_container(
+            tree, resolve=True
+        ):
             log.warning("%s is of an earlier start and wins over this command's settings", path)
         return first
     OmegaConf.save(tree, path, resolve=True)

@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts.config import Config, Gpu
+from kdwatts.config import Config
 from kdwatts.paths import conf_dir
+from kdwatts.schema import Gpu
 from kdwatts.telemetry.nvml import Gpu as Card
 
 
@@ -33,7 +34,7 @@ def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
 
 def _option_for(cards: Sequence[Card]) -> DictConfig:
     paths = sorted((conf_dir() / "gpu").glob("*.yaml"))
-    options = {path.stem: OmegaConf.load(path) for path in paths}
+    options: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in paths}
     if not cards:
         return DictConfig(options["cpu"])
     for option in options.values():

@@ -1,4 +1,4 @@
-"""The stages, in order: what exists in the store is reused, what does not is built under the meter."""
+"""The stages, in order: what is in the store is reused, the rest is built under the meter."""
 
 from __future__ import annotations
 
@@ -64,7 +64,14 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     add("shards", shards, shards.settings(config), [], until="shards", measured=False)
     needs_cache = config.paradigm.needs_teacher and config.paradigm.teacher == "cached"
     if needs_cache:
-        add("teacher", teacher, teacher.settings(config), ["shards"], until="teacher", measured=False)
+        add(
+            "teacher",
+            teacher,
+            teacher.settings(config),
+            ["shards"],
+            until="teacher",
+            measured=False,
+        )
     parents = ["shards", "teacher"] if needs_cache else ["shards"]
     add("distill", distill, distill.settings(config), parents, until="distill", measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
@@ -119,13 +126,13 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     device = torch.device("cpu" if config.gpu.device == "cpu" else "cuda")
     artifacts: dict[str, Artifact] = {}
     uses_gpus = device.type != "cpu"
-    with Meter(
-        run.run_dir, config.telemetry, attempt=run.attempt, use_gpus=uses_gpus
-    ) as meter:
+    with Meter(run.run_dir, config.telemetry, attempt=run.attempt, use_gpus=uses_gpus) as meter:
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
-            artifacts[node.name] = _obtain(run, node, artifacts, meter, device, synchronizer(device))
+            artifacts[node.name] = _obtain(
+                run, node, artifacts, meter, device, synchronizer(device)
+            )
     assert meter.row
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
@@ -185,4 +192,3 @@ def _obtain(
     artifact = Artifact(claim.artifact_dir, record, reused=False)
     log.info("%s: built %s (%s)", node.name, node.key, artifact.cost_in_words())
     return artifact
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdwatts.artifact import in_words, read_artifact
+from kdwatts.artifact import read_artifact
 from kdwatts.config import Config
 from kdwatts.models.budget import Budget, estimate
 from kdwatts.pipeline import Node
@@ -33,13 +33,26 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
 def check_memory(config: Config) -> None:
     """Raise ValueError when the estimate exceeds the card that `gpu` names."""
     budget, available = estimate(config), config.gpu.memory_gib
-    if config.gpu.device == "cuda" and available and budget.total_gib > available:
+    if config.gpu.device != "cuda" or not available:
+        return
+    _check_teacher_fits(config, budget.teacher_weights_gib, available)
+    if budget.total_gib > available:
         raise ValueError(
             f"model={config.model.name} on one gpu={config.gpu.name} needs about "
             f"{budget.total_gib:.0f} GiB (student with optimizer {budget.student_state_gib:.0f}, "
             f"teacher {budget.teacher_gib:.0f}, activations {budget.activations_gib:.0f}, logits "
-            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; lower training.micro_batch, set "
-            "training.gradient_checkpointing=true or paradigm.teacher=cached, or choose a smaller pair"
+            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; lower training.micro_batch, "
+            "set training.gradient_checkpointing=true or paradigm.teacher=cached, or choose a "
+            "smaller pair"
+        )
+
+
+def _check_teacher_fits(config: Config, teacher_gib: float, available_gib: float) -> None:
+    if config.paradigm.needs_teacher and teacher_gib > available_gib:
+        raise ValueError(
+            f"model={config.model.name}: the teacher's weights alone take {teacher_gib:.0f} GiB, "
+            f"one gpu={config.gpu.name} has {available_gib:.0f}; choose a larger card or a smaller "
+            "pair"
         )
 
 
@@ -65,7 +78,7 @@ def _size_lines(config: Config, budget: Budget) -> list[str]:
         f"student: {_count(budget.student_params)} parameters"
         + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else ""),
         f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
-        f"{-(-training.target_tokens // tokens_per_step):,} steps or a few more where prompts are masked",
+        f"{-(-training.target_tokens // tokens_per_step):,} steps, more where prompts are masked",
         f"operations: {_pflop(budget.train_pflop)} for the student, "
         f"{_pflop(budget.teacher_pflop)} for the teacher",
     ]
@@ -82,9 +95,9 @@ def _size_lines(config: Config, budget: Budget) -> list[str]:
 def _memory_lines(config: Config, budget: Budget) -> list[str]:
     has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     return [
-        f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with optimizer "
-        f"{budget.student_state_gib:,.2f}, teacher {budget.teacher_gib:,.2f}, activations "
-        f"{budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
+        f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with "
+        f"optimizer {budget.student_state_gib:,.2f}, teacher {budget.teacher_gib:,.2f}, "
+        f"activations {budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
     ]
 
 

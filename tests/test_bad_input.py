@@ -101,7 +101,9 @@ def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
     assert "schema is 99" in attempt(tmp_path / "run", f"store_dir={store}")
 
 
-@pytest.mark.parametrize(("size", "stage"), [("3m", "shards"), ("9m", "teacher"), ("10500k", "distill")])
+@pytest.mark.parametrize(
+    ("size", "stage"), [("3m", "shards"), ("9m", "teacher"), ("10500k", "distill")]
+)
 def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
     size: str, stage: str, tmp_path: Path
 ):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts import config as schema
+from kdwatts import schema
 from kdwatts.cli import compose
 from kdwatts.config import Config, check, to_config, to_dict
 

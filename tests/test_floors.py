@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
     ("paths", "fingerprint", "records", "interrupt", "store"),
-    ("config", "metrics"),
+    ("schema", "config", "metrics"),
     ("telemetry",),
     ("artifact", "hardware", "manifest", "losses", "data", "models"),
     ("teacher",),

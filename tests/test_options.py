@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts.cli import compose
-from kdwatts.config import Config, Gpu, to_config
+from kdwatts.config import Config, to_config
 from kdwatts.paths import conf_dir
+from kdwatts.schema import Gpu
 
 GROUPS = ("paradigm", "model", "data", "gpu", "training", "eval", "telemetry", "site")
 
@@ -107,8 +108,8 @@ def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option
 
 
 def test_no_two_options_claim_one_card():
-    files = (conf_dir() / "gpu").glob("*.yaml")
-    names = [name for path in files for name in OmegaConf.load(path).get("nvml_names", [])]
+    options: list[Any] = [OmegaConf.load(p) for p in (conf_dir() / "gpu").glob("*.yaml")]
+    names = [name for option in options for name in option.get("nvml_names", [])]
     assert len(names) == len(set(names)) >= 9
 
 

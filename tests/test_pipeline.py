@@ -116,7 +116,9 @@ def test_both_subjects_are_scored_alike_with_standard_errors(full: Path):
     }
     assert all(score["stderr"] > 0 and score["energy_j"] > 0 for score in primary.values())
     assert not primary["student", "tiny_held_out"]["higher_is_better"]
-    student, teacher = (primary[subject, "tiny_held_out"]["value"] for subject in ("student", "teacher"))
+    student, teacher = (
+        primary[subject, "tiny_held_out"]["value"] for subject in ("student", "teacher")
+    )
     assert teacher < student
 
 
@@ -197,7 +199,8 @@ def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path,
 
 
 @pytest.mark.parametrize(
-    "term", ["paradigm=response", "paradigm=response paradigm.response.support=dense", "paradigm=feature"]
+    "term",
+    ["paradigm=response", "paradigm=response paradigm.response.support=dense", "paradigm=feature"],
 )
 def test_a_cached_teacher_says_what_an_online_one_says(term: str, store: Path, tmp_path: Path):
     losses = []
@@ -239,10 +242,10 @@ TEN_STEPS = (
 )
 
 
-def _start(run_dir: Path, store: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kdwatts", f"hydra.run.dir={run_dir}", f"store_dir={store}"]
+def _start(run_dir: Path, store: Path, *overrides: str) -> subprocess.Popen[str]:
+    folders = [f"hydra.run.dir={run_dir}", f"store_dir={store}"]
     return subprocess.Popen(
-        [*command, *SMOKE, *TEN_STEPS],
+        [sys.executable, "-m", "kdwatts", *folders, *SMOKE, *TEN_STEPS, *overrides],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -277,26 +280,22 @@ def test_ten_steps_equal_six_a_kill_and_four_bit_for_bit_and_no_joule_is_lost(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert metrics["num_attempts"] == 2
     assert metrics["train_tokens"] == 10240
-    attempts = json.loads(((killed / "student").resolve().parent / "artifact.json").read_text())["attempts"]
+    attempts = json.loads(((killed / "student").resolve().parent / "artifact.json").read_text())[
+        "attempts"
+    ]
     assert all(row["energy_j"]["cpu"] > 0 for row in attempts)
     assert metrics["own_energy_j"] == pytest.approx(sum(r["energy_j"]["cpu"] for r in attempts))
 
 
 def test_a_terminated_run_ends_its_step_saves_and_says_preempted(store: Path, tmp_path: Path):
-    overrides = ("training.seed=7",)
+    overrides = ("training.seed=7", "training.checkpoint_every_s=900")
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kdwatts", f"hydra.run.dir={run_dir}", f"store_dir={store}"]
-        + [*SMOKE, *TEN_STEPS, *overrides, "training.checkpoint_every_s=900"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    process = _start(run_dir, store, *overrides)
     message = _signal_after(3, signal.SIGTERM, process, run_dir)
     assert process.returncode == 75
     assert "stopped by SIGTERM; saved after step" in message
     status = json.loads((run_dir / "status.json").read_text())
     assert (status["state"], status["stage"]) == ("preempted", "distill")
     assert outcomes(run_dir)["run/distill"] == "preempted"
-    metrics = run(run_dir, store, *TEN_STEPS, *overrides, "training.checkpoint_every_s=900")
+    metrics = run(run_dir, store, *TEN_STEPS, *overrides)
     assert metrics["num_attempts"] == 2

@@ -33,7 +33,9 @@ def test_the_make_targets_exist():
     targets = commands("make")
     assert targets == ["make demo", "make test"]
     for target in [*targets, "make test-all", "make tiny tiny-teacher"]:
-        done = subprocess.run([*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The wheel is complete: it composes and plans from any folder, with conf/ and the tiny world in it."""
+"""The wheel is complete: with conf/ and the tiny world in it, it works from any folder."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdwatts.config import TextSource
 from kdwatts.paths import resolve_dir
+from kdwatts.schema import TextSource
 
 LOCAL_SUFFIXES = (".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".parquet")
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdwatts.config import InferenceGrid
 from kdwatts.metrics import Energy, total_energy
+from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
 
 MIN_REPEATS = 3
@@ -135,7 +135,9 @@ def _repeat(
 def _mean_and_interval(
     energies: list[Energy], tokens: list[int]
 ) -> tuple[float | None, float | None]:
-    rates = [e.energy_j / n for e, n in zip(energies, tokens, strict=True) if e.energy_j is not None]
+    rates = [
+        e.energy_j / n for e, n in zip(energies, tokens, strict=True) if e.energy_j is not None
+    ]
     if len(rates) < len(energies):
         return None, None
     quantile = T_QUANTILE_975.get(len(rates) - 1, 1.96)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
-from kdwatts.config import EvalTask
 from kdwatts.metrics import total_energy
 from kdwatts.paths import TINY_DIR
 from kdwatts.records import Score
+from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"
@@ -41,9 +42,8 @@ def evaluate(
     Raises ValueError for a task that the harness does not know, or whose primary metric it lacks.
     """
     with _quiet_libraries():
-        from lm_eval.models.huggingface import HFLM
-
-        served = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)  # pyright: ignore[reportArgumentType]
+        models = _harness("lm_eval.models.huggingface")
+        served = models.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         scores: list[Score] = []
         for task in tasks:
             with meter.window(display_name(task.name)) as window:
@@ -53,6 +53,11 @@ def evaluate(
             energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
             scores.extend(_scores(results, task, subject, energy.energy_j))
     return scores
+
+
+def _harness(module: str) -> Any:
+    """A module of the harness: seconds to import, and its decorators hide its types."""
+    return import_module(module)
 
 
 def display_name(task: str) -> str:
@@ -73,11 +78,8 @@ def task_files(task: str) -> list[Path]:
 
 
 def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str, Any]:
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
     shipped = task_files(task.name)
-    manager = TaskManager(include_defaults=not shipped)
+    manager = _harness("lm_eval.tasks").TaskManager(include_defaults=not shipped)
     request: str | dict[str, Any] = task.name
     if shipped:
         definition, data = shipped
@@ -86,9 +88,10 @@ def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str,
         request["dataset_kwargs"] = {"data_files": {"test": str(data)}}
     elif task.name not in manager.all_tasks:
         raise ValueError(
-            f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}; see its list of tasks"
+            f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}; "
+            "see its list of tasks"
         )
-    results = simple_evaluate(
+    results = _harness("lm_eval").simple_evaluate(
         model=served,
         tasks=[request],
         num_fewshot=task.num_fewshot,
@@ -136,11 +139,13 @@ def _scores(
                     energy_j=energy_j,
                 )
             )
-    if not any(s.task == display_name(task.name) and s.metric == task.primary_metric for s in scores):
+    if not any(
+        s.task == display_name(task.name) and s.metric == task.primary_metric for s in scores
+    ):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
-            f"eval.tasks: {task.name} gives {found}, not the primary metric {task.primary_metric!r}; "
-            "correct primary_metric in conf/eval"
+            f"eval.tasks: {task.name} gives {found}, not the primary metric "
+            f"{task.primary_metric!r}; correct primary_metric in conf/eval"
         )
     return scores
 
@@ -183,7 +188,7 @@ def _quiet_libraries() -> Iterator[None]:
         start_bar(bar, *arguments, **{**options, "disable": True})
 
     harness.setLevel(logging.ERROR)
-    tqdm.__init__ = start_hidden
+    tqdm.__init__ = start_hidden  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

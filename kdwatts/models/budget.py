@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.config import Architecture, Config
+from kdwatts.config import Config
+from kdwatts.schema import Architecture
 
 GIB = 1 << 30
 WEIGHT_AND_ADAM_BYTES = 16
@@ -53,6 +54,8 @@ class Budget:
     teacher_params: int | None
     student_state_gib: float
     """Weights, gradients and optimizer state in float32."""
+    teacher_weights_gib: float
+    """Weights of the teacher wherever it runs; 0 without one."""
     teacher_gib: float
     """Weights of a teacher that is on the card during training; 0 when its signals are cached."""
     activations_gib: float
@@ -83,17 +86,16 @@ def estimate(config: Config) -> Budget:
         activations = student.num_layers * student.hidden_size * value_bytes + per_block
     else:
         activations = student.num_layers * per_block
-    uses_teacher = paradigm.needs_teacher and teacher is not None
-    online = uses_teacher and paradigm.teacher == "online"
+    asked = teacher if paradigm.needs_teacher else None
+    online = asked if paradigm.teacher == "online" else None
     student_forward = forward_flops_per_token(student, training.sequence_length)
-    teacher_forward = (
-        forward_flops_per_token(teacher, training.sequence_length) if uses_teacher else 0.0
-    )
+    teacher_forward = forward_flops_per_token(asked, training.sequence_length) if asked else 0.0
     return Budget(
         student_params=parameters_of(student),
         teacher_params=parameters_of(teacher) if teacher else None,
         student_state_gib=parameters_of(student) * WEIGHT_AND_ADAM_BYTES / GIB,
-        teacher_gib=parameters_of(teacher) * value_bytes / GIB if online else 0.0,
+        teacher_weights_gib=parameters_of(asked) * value_bytes / GIB if asked else 0.0,
+        teacher_gib=parameters_of(online) * value_bytes / GIB if online else 0.0,
         activations_gib=tokens * activations / GIB,
         chunk_gib=4 * training.chunk_rows * student.vocab_size * 4 / GIB,
         train_pflop=3 * student_forward * training.target_tokens / 1e15,

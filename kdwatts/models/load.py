@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdwatts.config import Architecture, ModelSource
 from kdwatts.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.paths import resolve_dir
 from kdwatts.records import read_json
+from kdwatts.schema import Architecture, ModelSource
 
 ENERGY_NAME = "energy.json"
 """Beside a model that we trained: what that cost. It travels with the folder."""
@@ -112,7 +112,7 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
         **architecture_settings(source.architecture),
     }
     for name, stated in shape.items():
-        found = getattr(config, name, None)
+        found: Any = getattr(config, name, None)
         if name == "head_dim":  # Qwen2 configurations leave it out.
             found = found or config.hidden_size // config.num_attention_heads
         if name == "rope_parameters":
@@ -126,7 +126,7 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
 
 def head_weight(model: nn.Module) -> Tensor:
     """The weight [V, D] of the output head, tied or not."""
-    return model.get_output_embeddings().weight
+    return model.get_output_embeddings().weight  # pyright: ignore[reportCallIssue]
 
 
 def num_parameters(model: nn.Module) -> int:

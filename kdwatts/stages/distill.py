@@ -43,7 +43,7 @@ LOG_NAME = "train.jsonl"
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the student's bytes depend on; hardware, which its joules depend on, is added outside."""
+    """What the student's bytes depend on; hardware, which joules depend on, is added outside."""
     paradigm = to_dict(config.paradigm)
     del paradigm["name"]
     if paradigm["response"]:
@@ -61,7 +61,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Train the student and leave it as a standard Hugging Face folder in `work.out_dir/student`."""
+    """Train the student and leave it as an ordinary Hugging Face folder in `out_dir/student`."""
     config, device = work.config, work.device
     training = config.training
     work.scratch_dir.mkdir(exist_ok=True)
@@ -113,7 +113,12 @@ def write_energy(out_dir: Path, record: dict[str, Any], parents: list[dict[str, 
     others spent on weights that it started from.
     """
     energy = add_energies(record_energy(r) for r in [record, *parents])
-    value = {"schema": SCHEMA, **asdict(energy), "key": record["key"], "time_utc": record["time_utc"]}
+    value = {
+        "schema": SCHEMA,
+        **asdict(energy),
+        "key": record["key"],
+        "time_utc": record["time_utc"],
+    }
     write_json(out_dir / STUDENT_NAME / ENERGY_NAME, value)
 
 
@@ -121,7 +126,8 @@ def earlier_attempts(scratch_dir: Path, *, interval_s: float) -> list[dict[str, 
     """What earlier, unfinished attempts at this student drew: one record of components each.
 
     A window that was closed is read from the run's stages.jsonl; one that a kill left open is
-    recovered from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is gone has missing components.
+    recovered from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is
+    gone has missing components.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
@@ -143,12 +149,12 @@ def earlier_attempts(scratch_dir: Path, *, interval_s: float) -> list[dict[str, 
 
 def _recovered(telemetry_path: Path, attempt: int, interval_s: float) -> dict[str, Any]:
     if telemetry_path.is_file():
-        row = recover_components(
-            telemetry_path, "run/distill", attempt, interval_s=interval_s
-        )
+        row = recover_components(telemetry_path, "run/distill", attempt, interval_s=interval_s)
         if row:
             return asdict(row)
-    log.warning("distill: no trace of attempt %d in %s; its energy is lost", attempt, telemetry_path)
+    log.warning(
+        "distill: no trace of attempt %d in %s; its energy is lost", attempt, telemetry_path
+    )
     nothing = dict.fromkeys(COMPONENTS)
     quality = dict.fromkeys(COMPONENTS, "missing")
     return {"attempt": attempt, "energy_j": nothing, "quality": quality, "uncertainty_j": nothing}
@@ -200,4 +206,3 @@ def _signal_readers(work: Work) -> tuple[SignalReader, SignalReader, Tensor | No
 def _frozen_teacher(config: Config, device: torch.device) -> nn.Module:
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     return load_model(teacher_source(config), dtype=dtype).to(device).requires_grad_(False)
-

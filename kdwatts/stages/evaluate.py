@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdwatts.config import Config, ModelSource, to_dict
+from kdwatts.config import Config, to_dict
 from kdwatts.evaluation.lm_eval import evaluate, task_files
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_model, load_tokenizer, source_fingerprint
 from kdwatts.records import write_json
+from kdwatts.schema import ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.work import Work, teacher_source
 
@@ -47,7 +48,9 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
 def load_subject(work: Work, subject: str) -> nn.Module:
     """The model to measure, on its device, in the precision it is served in."""
     config = work.config
-    source = teacher_source(config) if subject == "teacher" else _student_source(config, work.inputs)
+    source = (
+        teacher_source(config) if subject == "teacher" else _student_source(config, work.inputs)
+    )
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     with work.meter.window("load"):
         return load_model(source, dtype=dtype).to(work.device)

@@ -34,8 +34,8 @@ def build(work: Work, subject: str) -> None:
     rows = np.arange(grid.batch_size, dtype=np.int64)
     if shards.num_tokens <= grid.batch_size * grid.prompt_tokens:
         raise ValueError(
-            f"eval.inference: {grid.batch_size} prompts of {grid.prompt_tokens} tokens need more than "
-            f"the corpus of {shards.num_tokens} tokens; shorten them"
+            f"eval.inference: {grid.batch_size} prompts of {grid.prompt_tokens} tokens need more "
+            f"than the corpus of {shards.num_tokens} tokens; shorten them"
         )
     prompts = load_batch(shards, rows, grid.prompt_tokens).input_BT.to(work.device)
     model = load_subject(work, subject)

@@ -11,12 +11,13 @@ from typing import Any
 
 from kdwatts import metrics
 from kdwatts.artifact import Artifact, component_energy_j
-from kdwatts.config import Config, EvalTask
+from kdwatts.config import Config
 from kdwatts.evaluation.lm_eval import display_name
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
 from kdwatts.models.budget import parameters_of
 from kdwatts.models.load import read_training_energy, source_fingerprint
 from kdwatts.records import Metrics, StageRow, read_json, write_json
+from kdwatts.schema import EvalTask
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME
 from kdwatts.stages.evaluate import SCORES_NAME
 from kdwatts.stages.inference import COST_NAME

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from kdwatts.config import Config, ModelSource
-from kdwatts.models.layers import LayerPairs, layer_pairs
-from kdwatts.teacher.signals import SignalPlan, signal_plan
+from kdwatts.config import Config
 from kdwatts.models.align import shared_vocabulary
+from kdwatts.models.layers import LayerPairs, layer_pairs
+from kdwatts.schema import ModelSource
+from kdwatts.teacher.signals import SignalPlan, signal_plan
 from kdwatts.telemetry.meter import Meter, OpenWindow
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from kdwatts.config import Paradigm
 from kdwatts.losses.precision import wide
 from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.response import TopK
 from kdwatts.models.layers import LayerPairs, captured_blocks
 from kdwatts.models.load import head_weight
+from kdwatts.schema import Paradigm
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from kdwatts.config import Telemetry
 from kdwatts.interrupt import Preempted
 from kdwatts.metrics import Energy
 from kdwatts.records import COMPONENTS, StageRow
+from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal

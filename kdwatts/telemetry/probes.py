@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from kdwatts.config import Telemetry
+from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.sampler import Probe

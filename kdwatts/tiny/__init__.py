@@ -1,1 +1,1 @@
-"""The tiny world: a corpus, a tokenizer, a teacher and held-out tasks that ship with the package."""
+"""The tiny world: corpus, tokenizer, teacher and held-out tasks that ship with the package."""

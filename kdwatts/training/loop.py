@@ -13,10 +13,10 @@ from torch import nn
 from tqdm import tqdm
 
 from kdwatts import interrupt
-from kdwatts.config import Training
 from kdwatts.data.packing import Batch, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.records import SCHEMA, append_jsonl
+from kdwatts.schema import Training
 from kdwatts.teacher.signals import Signals
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.training import checkpoint
@@ -128,8 +128,8 @@ def train(
             loss_value = total.item()
             if not loss_value == loss_value or loss_value in (float("inf"), -float("inf")):
                 raise RuntimeError(
-                    f"distill: the loss is {loss_value} at step {step + 1}; lower "
-                    f"training.learning_rate={settings.learning_rate} or use training.precision=fp32"
+                    f"distill: the loss is {loss_value} at step {step + 1}; lower training."
+                    f"learning_rate={settings.learning_rate} or use training.precision=fp32"
                 )
             record = {
                 "schema": SCHEMA,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdwatts.config import Paradigm
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.head import RowTerm, head_loss
@@ -17,6 +16,7 @@ from kdwatts.losses.relational import mean_pool, relational_loss
 from kdwatts.losses.response import DIVERGENCES, cross_entropy, top_k_forward_kl
 from kdwatts.models.layers import LayerPairs, captured_blocks
 from kdwatts.models.load import head_weight
+from kdwatts.schema import Paradigm
 from kdwatts.teacher.signals import SignalPlan, Signals
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.config import TextSource
 from kdwatts.data.documents import read_documents
+from kdwatts.schema import TextSource
 
 
 def _jsonl(path: Path, rows: list[Any]) -> str:

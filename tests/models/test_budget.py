@@ -11,10 +11,11 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kdwatts.config import Architecture, Config
+from kdwatts.config import Config
 from kdwatts.models.budget import estimate, forward_flops_per_token, parameters_of
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.paths import conf_dir
+from kdwatts.schema import Architecture
 
 GIB = 2**30
 
@@ -26,11 +27,11 @@ def _shipped_shapes() -> dict[str, Architecture]:
         pair: Any = OmegaConf.load(path)
         for subject in ("student", "teacher"):
             if pair.get(subject):
-                shape = OmegaConf.merge(Architecture, pair[subject].architecture)
+                tree = OmegaConf.merge(Architecture, pair[subject].architecture)
+                shape: Any = OmegaConf.to_object(tree)
                 name = pair[subject].path or f"{path.stem} {subject}"
-                assert shapes.setdefault(name, OmegaConf.to_object(shape)) == (
-                    OmegaConf.to_object(shape)
-                ), f"{path.name} gives {name} another shape than an earlier file"
+                same = shapes.setdefault(name, shape) == shape
+                assert same, f"{path.name} gives {name} another shape than an earlier file"
     return shapes
 
 

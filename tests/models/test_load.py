@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdwatts.config import Architecture, ModelSource
 from kdwatts.models.budget import parameters_of
 from kdwatts.models.load import (
     head_weight,
@@ -26,6 +25,7 @@ from kdwatts.models.load import (
 )
 from kdwatts.paths import TINY_DIR
 from kdwatts.records import write_json
+from kdwatts.schema import Architecture, ModelSource
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

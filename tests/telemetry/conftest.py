@@ -20,7 +20,7 @@ REPLAY_SOURCE = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
 PREAMBLE = """
 import json, os, sys, time
 from pathlib import Path
-from kdwatts.config import Telemetry
+from kdwatts.schema import Telemetry
 from kdwatts.telemetry.meter import Meter
 out_dir = Path(sys.argv[1])
 print_json = lambda value: print(json.dumps(value, default=vars), flush=True)

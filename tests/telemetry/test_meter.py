@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdwatts.config import Telemetry
 from kdwatts.interrupt import Preempted
 from kdwatts.records import read_jsonl, to_json
+from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.journal import Journal
@@ -279,7 +279,7 @@ def test_telemetry_imports_neither_torch_nor_other_rooms():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert (
-        printed.stdout.strip() == "['config', 'interrupt', 'metrics', 'records', 'telemetry'] False"
+        printed.stdout.strip() == "['interrupt', 'metrics', 'records', 'schema', 'telemetry'] False"
     )
 
 

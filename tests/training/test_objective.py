@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kdwatts.config import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
 from kdwatts.models.layers import layer_pairs
+from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.teacher.cache import SignalCache, SignalWriter
 from kdwatts.teacher.signals import Signals, SparseLogits, compute_signals, signal_plan
 from kdwatts.training.objective import Objective, StepSize
