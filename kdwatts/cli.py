@@ -22,6 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
@@ -49,6 +50,9 @@ EXPECTED = (
     OmegaConfBaseException,
 )
 """Told in one sentence; the run's folder has the traceback. Others are bugs and show it."""
+
+REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, AssertionError)
+"""What composing raises; the last two come from OmegaConf for a key below a part that is null."""
 
 CONFIG_NAME = "config.yaml"
 TRACEBACK_NAME = "traceback.txt"
@@ -147,12 +151,26 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*choices)]
 
 
+def _swept_by_option(overrides: Sequence[str], *, multirun: bool) -> tuple[list[str], bool]:
+    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep."""
+    fixed = [
+        str(item.input_line)
+        for item in OverridesParser.create().parse_overrides(list(overrides))
+        if not (multirun and item.is_sweep_override())
+    ]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        settings = hydra.compose("config", overrides=fixed, return_hydra_config=True).hydra
+    multirun = multirun or settings.mode == RunMode.MULTIRUN
+    params = settings.sweeper.params if multirun else None
+    return [f"{key}={values}" for key, values in (params or {}).items()], multirun
+
+
 def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """The configuration of every run a command asks for; raises for the first impossible one."""
     cards = list_gpus()
-    return [
-        to_config(resolve_gpu(compose(job), cards)) for job in expand(overrides, multirun=multirun)
-    ]
+    swept, multirun = _swept_by_option(overrides, multirun=multirun)
+    jobs = expand([*swept, *overrides], multirun=multirun)
+    return [to_config(resolve_gpu(compose(job), cards)) for job in jobs]
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
@@ -170,10 +188,12 @@ def _print_plans(configs: Sequence[Config]) -> None:
 
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
-    arguments = get_args_parser().parse_args()
+    arguments = get_args_parser().parse_intermixed_args()
     asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
     own_folder = arguments.config_dir or arguments.config_path or arguments.config_name
     overrides = list(arguments.overrides)
+    # Hydra parses once more, and takes overrides on one side of its flags only.
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
     try:
         if not asks_only and not own_folder:
             try:
@@ -181,7 +201,7 @@ def main() -> None:
                 if any(config.until == "plan" for config in configs) and not arguments.cfg:
                     _print_plans(configs)
                     return
-            except (ValueError, HydraException, OmegaConfBaseException) as error:
+            except REFUSED as error:
                 _tell(error)
                 sys.exit(EXIT_REFUSED)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()

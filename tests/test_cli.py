@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import expand, main
+from kdwatts.cli import expand, main, preflight
 
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli import main
+from kdwatts.cli import preflight, main
 answers = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["kdwatts", *arguments]
@@ -119,3 +119,30 @@ def test_a_sweep_is_the_product_of_its_choices_in_the_order_they_were_given():
         ["paradigm=response", "training.seed=1", "gpu=cpu"],
     ]
     assert expand(overrides, multirun=False) == [overrides]
+
+
+def test_the_sweep_of_an_experiment_is_expanded_and_checked_like_one_on_the_command_line():
+    configs = preflight(["experiment=paradigm_grid", "gpu=cpu"], multirun=True)
+    grid = [(config.paradigm.name, config.training.seed) for config in configs]
+    paradigms = ("sft", "response", "feature", "relational", "combined")
+    assert grid == [(paradigm, seed) for paradigm in paradigms for seed in (0, 1, 2)]
+
+
+def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_in_a_sentence(
+    tmp_path,
+):
+    command = [
+        sys.executable,
+        "-m",
+        "kdwatts",
+        "until=plan",
+        "-m",
+        "gpu=cpu",
+        f"store_dir={tmp_path}",
+    ]
+    done = subprocess.run([*command, "training.seed=0,1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stages:") == 2
+    done = subprocess.run([*command, "paradigm.feature.weight=1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kdwatts: an override sets a key of a part that is null")

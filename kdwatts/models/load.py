@@ -92,8 +92,8 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         config = AutoConfig.for_model(
             source.architecture.family,
             **architecture_settings(source.architecture),
-            bos_token_id=0,
-            eos_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
             pad_token_id=None,
         )
         torch.manual_seed(seed)

@@ -93,17 +93,28 @@ def build(work: Work) -> None:
             window=window,
             checkpoint_dir=work.scratch_dir / "checkpoints",
             log_path=work.run_dir / LOG_NAME,
+            attempt=work.attempt,
         )
     work.window.tokens, work.window.steps = window.tokens, window.steps
     work.window.data_wait_s = window.data_wait_s
 
     student_dir = work.out_dir / STUDENT_NAME
+    tokenizer = load_tokenizer(config.model.tokenizer)
+    if config.model.student.path is None:
+        _name_end_token(student, tokenizer)
     student.save_pretrained(student_dir)  # pyright: ignore[reportCallIssue]
-    load_tokenizer(config.model.tokenizer).save_pretrained(student_dir)
+    tokenizer.save_pretrained(student_dir)
     # A run that reuses this student shows how it learned, too.
     shutil.copyfile(work.run_dir / LOG_NAME, work.out_dir / LOG_NAME)
     summary = {**asdict(progress), "student_params": num_parameters(student)}
     write_json(work.out_dir / SUMMARY_NAME, summary)
+
+
+def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
+    """Tell a model that began from random weights where its texts begin and end."""
+    for settings in (student.config, student.generation_config):
+        settings.bos_token_id = tokenizer.bos_token_id  # pyright: ignore[reportAttributeAccessIssue]
+        settings.eos_token_id = tokenizer.eos_token_id  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def write_energy(out_dir: Path, record: dict[str, Any], parents: list[dict[str, Any]]) -> None:

@@ -12,7 +12,12 @@ from torch import nn
 from kdwatts.config import Config, to_dict
 from kdwatts.evaluation.lm_eval import evaluate, task_files
 from kdwatts.fingerprint import sha256_file
-from kdwatts.models.load import load_model, load_tokenizer, source_fingerprint
+from kdwatts.models.load import (
+    load_model,
+    load_tokenizer,
+    source_fingerprint,
+    tokenizer_fingerprint,
+)
 from kdwatts.records import write_json
 from kdwatts.schema import ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
@@ -29,7 +34,7 @@ def subject_settings(config: Config, subject: str) -> dict[str, Any]:
         "subject": subject,
         "teacher": teacher,
         "precision": config.training.precision,
-        "tokenizer": config.model.tokenizer,
+        "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
     }
 
 

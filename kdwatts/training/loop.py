@@ -51,6 +51,7 @@ def train(
     window: OpenWindow,
     checkpoint_dir: Path,
     log_path: Path,
+    attempt: int,
 ) -> Progress:
     """Train the student and the objective's projectors in place, from the last checkpoint on.
 
@@ -133,6 +134,7 @@ def train(
                 )
             record = {
                 "schema": SCHEMA,
+                "attempt": attempt,
                 "step": step + 1,
                 "tokens": progress.num_targets,
                 "seconds": round(progress.train_duration_s, 3),
