@@ -6,16 +6,22 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdwatts import interrupt
 from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
-from kdwatts.config import Config
+from kdwatts.config import STAGES, Config
 from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import joule_settings
 from kdwatts.records import write_json
 from kdwatts.store import Store
+from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import Gpu as Card
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +37,7 @@ class Node:
     settings: dict[str, Any]
     parents: dict[str, str]
     """Name of each parent node to its key."""
-    build: Callable[[Any], None]
-    until: str
-    """The value of `until` at which this node is the last."""
+    build: Callable[[Work], None]
 
 
 def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
@@ -49,7 +53,6 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         settings: dict[str, Any],
         parents: list[str],
         *,
-        until: str,
         measured: bool,
         subject: str | None = None,
     ) -> None:
@@ -59,44 +62,30 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         keys = {parent: nodes[parent].key for parent in parents}
         key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
         build = stage.build if subject is None else lambda work: stage.build(work, subject)
-        nodes[name] = Node(name, stage_name, key, settings, keys, build, until)
+        nodes[name] = Node(name, stage_name, key, settings, keys, build)
 
-    add("shards", shards, shards.settings(config), [], until="shards", measured=False)
+    add("shards", shards, shards.settings(config), [], measured=False)
     needs_cache = config.paradigm.needs_teacher and config.paradigm.teacher == "cached"
     if needs_cache:
-        add(
-            "teacher",
-            teacher,
-            teacher.settings(config),
-            ["shards"],
-            until="teacher",
-            measured=False,
-        )
+        add("teacher", teacher, teacher.settings(config), ["shards"], measured=False)
     parents = ["shards", "teacher"] if needs_cache else ["shards"]
-    add("distill", distill, distill.settings(config), parents, until="distill", measured=True)
+    add("distill", distill, distill.settings(config), parents, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     for subject in subjects if config.eval.tasks else []:
         parents = ["distill"] if subject == "student" else []
         settings = evaluate.settings(config, subject)
-        add(
-            f"evaluate_{subject}", evaluate, settings, parents,
-            until="evaluate", measured=True, subject=subject,
-        )  # fmt: skip
+        add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
     for subject in subjects if config.eval.inference else []:
         parents = ["shards", "distill"] if subject == "student" else ["shards"]
         settings = inference.settings(config, subject)
-        add(
-            f"inference_{subject}", inference, settings, parents,
-            until="inference", measured=True, subject=subject,
-        )  # fmt: skip
+        add(f"inference_{subject}", inference, settings, parents, measured=True, subject=subject)
     return _up_to(list(nodes.values()), config.until)
 
 
 def _up_to(nodes: list[Node], until: str) -> list[Node]:
-    order = ("shards", "teacher", "distill", "evaluate", "inference")
     if until == "plan":
         return nodes
-    return [node for node in nodes if order.index(node.until) <= order.index(until)]
+    return [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(until)]
 
 
 @dataclass(frozen=True)
@@ -119,7 +108,6 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
 
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.summarize import summarize
-    from kdwatts.telemetry.meter import Meter
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
@@ -152,8 +140,8 @@ def _obtain(
     run: Run,
     node: Node,
     artifacts: dict[str, Artifact],
-    meter: Any,
-    device: Any,
+    meter: Meter,
+    device: torch.device,
     synchronize: Callable[[], None],
 ) -> Artifact:
     """The node's artifact from the store, or built, recorded and committed."""
@@ -167,15 +155,24 @@ def _obtain(
             else:
                 inputs = {name: artifacts[name].directory for name in node.parents}
                 before = _attempts_before(run, node, claim.scratch_dir)
-                work = Work(
-                    run.config, inputs, claim.work_dir, claim.scratch_dir, run.run_dir,
-                    run.attempt, meter, window, device,
-                )  # fmt: skip
-                node.build(work)
+                node.build(
+                    Work(
+                        config=run.config,
+                        inputs=inputs,
+                        out_dir=claim.work_dir,
+                        scratch_dir=claim.scratch_dir,
+                        run_dir=run.run_dir,
+                        attempt=run.attempt,
+                        meter=meter,
+                        window=window,
+                        device=device,
+                    )
+                )
         if claim.exists:
             artifact = read_artifact(claim.artifact_dir)
             log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
             return Artifact(artifact.directory, artifact.record, reused=True)
+        assert window.row
         record = make_record(
             stage=node.stage,
             key=node.key,

@@ -131,18 +131,15 @@ def test_the_sweep_of_an_experiment_is_expanded_and_checked_like_one_on_the_comm
 def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_in_a_sentence(
     tmp_path,
 ):
-    command = [
-        sys.executable,
-        "-m",
-        "kdwatts",
-        "until=plan",
-        "-m",
-        "gpu=cpu",
-        f"store_dir={tmp_path}",
-    ]
-    done = subprocess.run([*command, "training.seed=0,1"], capture_output=True, text=True)
+    def kdwatts(*overrides: str) -> subprocess.CompletedProcess[str]:
+        words = ["until=plan", "-m", "gpu=cpu", f"store_dir={tmp_path}", *overrides]
+        return subprocess.run(
+            [sys.executable, "-m", "kdwatts", *words], capture_output=True, text=True
+        )
+
+    done = kdwatts("training.seed=0,1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stages:") == 2
-    done = subprocess.run([*command, "paradigm.feature.weight=1"], capture_output=True, text=True)
+    done = kdwatts("paradigm.feature.weight=1")
     assert done.returncode == 2
     assert done.stderr.startswith("kdwatts: an override sets a key of a part that is null")
