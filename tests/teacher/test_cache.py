@@ -51,12 +51,17 @@ def test_cached_signals_are_the_live_ones_within_the_precision_they_are_kept_in(
         (found.sparse.log_tail_NM, signals.sparse.log_tail_NM),
     ):
         torch.testing.assert_close(one.float(), other, rtol=2**-11, atol=0)
-    assert torch.equal(found.sparse.offset_NM, signals.sparse.offset_NM)
+    # Written in other batches than the live ones: products of another shape round differently.
+    torch.testing.assert_close(
+        found.sparse.offset_NM, signals.sparse.offset_NM, rtol=1e-5, atol=1e-6
+    )
     assert found.blocks and signals.blocks and list(found.blocks) == [0, 1]
     for block in (0, 1):
-        assert torch.equal(found.blocks[block], signals.blocks[block].bfloat16())
+        torch.testing.assert_close(
+            found.blocks[block].float(), signals.blocks[block], rtol=2**-8, atol=1e-5
+        )
     assert found.final_ND is not None and signals.final_ND is not None
-    assert torch.equal(found.final_ND, signals.final_ND.bfloat16())
+    torch.testing.assert_close(found.final_ND.float(), signals.final_ND, rtol=2**-8, atol=1e-5)
     assert found.pooled_BD is not None and signals.pooled_BD is not None
     torch.testing.assert_close(found.pooled_BD, signals.pooled_BD)
 
