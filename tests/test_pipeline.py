@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.utils
 from omegaconf import DictConfig
 
 from kdwatts.cli import compose, run_in
@@ -225,6 +226,21 @@ def test_accumulation_does_not_change_what_is_learned(store: Path, tmp_path: Pat
         weights.append(_weights(tmp_path / name))
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-4, rtol=0)
+
+
+@pytest.mark.slow
+# The compiler of torch 2.13 imports parts of torch that it has itself deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_student_really_is_compiled_and_learns_the_same(store: Path, tmp_path: Path):
+    losses, num_graphs = [], []
+    for compiled in ("false", "true"):
+        torch._dynamo.utils.counters.clear()
+        run_dir = tmp_path / compiled
+        run(run_dir, store, "paradigm=sft", "until=distill", f"training.compile={compiled}")
+        losses.append([row["loss"] for row in read_jsonl(run_dir / "train.jsonl")])
+        num_graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert num_graphs[0] == 0 < num_graphs[1]
 
 
 def _weights(run_dir: Path) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ from kdwatts.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -78,7 +78,8 @@ def build(work: Work) -> None:
         read_signals, live_signals, teacher_head_VD = _signal_readers(work)
         objective = _objective(config, teacher_head_VD).to(device)
         if training.compile:
-            student.compile()
+            # The objective calls the body and does the head itself.
+            student.get_submodule("model").compile()
     with work.meter.window("train") as window:
         progress = train(
             student,
