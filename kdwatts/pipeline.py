@@ -184,7 +184,8 @@ def _obtain(
         )
         write_json(claim.work_dir / ARTIFACT_NAME, record)
         if node.stage == "distill":
-            write_energy(claim.work_dir, record, [artifacts[name].record for name in node.parents])
+            parents = [artifacts[name].record for name in node.parents]
+            write_energy(run.config, claim.work_dir, record, parents)
         claim.commit()
     artifact = Artifact(claim.artifact_dir, record, reused=False)
     log.info("%s: built %s (%s)", node.name, node.key, artifact.cost_in_words())

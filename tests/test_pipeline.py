@@ -142,6 +142,14 @@ def test_the_energy_of_training_the_teacher_is_inherited(full: Path):
     assert trained > 1000
 
 
+def test_a_student_that_becomes_a_teacher_carries_its_own_teachers_joules_too(full: Path):
+    metrics = json.loads((full / "metrics.json").read_text())
+    carried = json.loads((full / "student" / "energy.json").read_text())
+    assert carried["energy_j"] == pytest.approx(
+        metrics["own_energy_j"] + metrics["inherited_energy_j"]
+    )
+
+
 def test_the_student_is_an_ordinary_model_folder(full: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

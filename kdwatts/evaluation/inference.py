@@ -106,7 +106,7 @@ def _repeat(
     tokens: list[int] = []
     durations: list[float] = []
     while len(energies) < grid.max_repeats:
-        with meter.window(name, synchronize=synchronize) as window:
+        with meter.window(name) as window:
             started_s = time.monotonic()
             while time.monotonic() - started_s < grid.min_window_s:
                 work()

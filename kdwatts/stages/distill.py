@@ -15,18 +15,26 @@ from kdwatts.artifact import record_energy
 from kdwatts.config import Config, to_dict
 from kdwatts.data.packing import Batch
 from kdwatts.data.shards import TokenShards
-from kdwatts.metrics import add_energies
+from kdwatts.metrics import Energy, add_energies
 from kdwatts.models.load import (
     ENERGY_NAME,
     head_weight,
     load_model,
     load_tokenizer,
     num_parameters,
+    read_training_energy,
     source_fingerprint,
 )
 from kdwatts.records import COMPONENTS, SCHEMA, append_jsonl, read_jsonl, write_json
 from kdwatts.stages.teacher import check_vocabularies, training_schedule
-from kdwatts.stages.work import Work, feature_pairs, plan_signals, shared_rows, teacher_source
+from kdwatts.stages.work import (
+    Work,
+    feature_pairs,
+    frozen_dtype,
+    plan_signals,
+    shared_rows,
+    teacher_source,
+)
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.signals import Signals, compute_signals
 from kdwatts.telemetry.recover import recover_components
@@ -35,7 +43,7 @@ from kdwatts.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -118,13 +126,32 @@ def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
         settings.eos_token_id = tokenizer.eos_token_id  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def write_energy(out_dir: Path, record: dict[str, Any], parents: list[dict[str, Any]]) -> None:
+def trained_models(config: Config) -> dict[str, Energy]:
+    """The models that this student stands on and that we trained, by key, with what each cost.
+
+    What others spent on published weights is not recorded anywhere and is not in it.
+    """
+    sources = [config.model.student]
+    if config.paradigm.needs_teacher:
+        sources.append(teacher_source(config))
+    return {
+        f"model:{source_fingerprint(source)}": Energy(
+            trained["energy_j"], trained["uncertainty_j"], trained["quality"]
+        )
+        for source in sources
+        if (trained := read_training_energy(source))
+    }
+
+
+def write_energy(
+    config: Config, out_dir: Path, record: dict[str, Any], parents: list[dict[str, Any]]
+) -> None:
     """Put what the student cost beside its weights, so that it travels when it becomes a teacher.
 
-    Its ancestors are in the sum: energy.json is all that was spent to have this model, except what
-    others spent on weights that it started from.
+    Its ancestors are in the sum, artifacts and models that we trained alike.
     """
-    energy = add_energies(record_energy(r) for r in [record, *parents])
+    built = [record_energy(artifact) for artifact in [record, *parents]]
+    energy = add_energies([*built, *trained_models(config).values()])
     value = {
         "schema": SCHEMA,
         **asdict(energy),
@@ -207,14 +234,10 @@ def _signal_readers(work: Work) -> tuple[SignalReader, SignalReader, Tensor | No
         head_VD = cache.head_weight() if plan.final_hidden else None
         return lambda batch: cache.read(batch.rows, device), nothing, head_VD
     check_vocabularies(config)
-    teacher = _frozen_teacher(config, device)
+    teacher = load_model(teacher_source(config), dtype=frozen_dtype(config))
+    teacher.to(device).requires_grad_(False)
 
     def live(batch: Batch) -> Signals | None:
         return compute_signals(teacher, batch.input_BT, plan)
 
     return nothing, live, head_weight(teacher).detach() if plan.final_hidden else None
-
-
-def _frozen_teacher(config: Config, device: torch.device) -> nn.Module:
-    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-    return load_model(teacher_source(config), dtype=dtype).to(device).requires_grad_(False)

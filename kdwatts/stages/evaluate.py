@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from kdwatts.config import Config, to_dict
@@ -21,7 +20,7 @@ from kdwatts.models.load import (
 from kdwatts.records import write_json
 from kdwatts.schema import ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
-from kdwatts.stages.work import Work, teacher_source
+from kdwatts.stages.work import Work, frozen_dtype, teacher_source
 
 VERSION = 2
 SCORES_NAME = "eval.json"
@@ -56,9 +55,8 @@ def load_subject(work: Work, subject: str) -> nn.Module:
     source = (
         teacher_source(config) if subject == "teacher" else _student_source(config, work.inputs)
     )
-    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     with work.meter.window("load"):
-        return load_model(source, dtype=dtype).to(work.device)
+        return load_model(source, dtype=frozen_dtype(config)).to(work.device)
 
 
 def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:

@@ -15,10 +15,9 @@ from kdwatts.config import Config
 from kdwatts.evaluation.lm_eval import display_name
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
 from kdwatts.models.budget import parameters_of
-from kdwatts.models.load import read_training_energy, source_fingerprint
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
-from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME
+from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.telemetry.nvml import Gpu as Card
@@ -143,20 +142,13 @@ def _metrics(
 
 
 def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, Energy]:
-    """Key of each ancestor of the student to its energy: artifacts, and a teacher we trained."""
+    """Key of each ancestor of the student to its energy: artifacts, and models that we trained."""
     ancestors = {
         artifacts[name].key: artifacts[name].energy
         for name in ("shards", "teacher")
         if name in artifacts
     }
-    teacher = config.model.teacher
-    if config.paradigm.needs_teacher and teacher:
-        trained = read_training_energy(teacher)
-        if trained:
-            ancestors[f"model:{source_fingerprint(teacher)}"] = Energy(
-                trained["energy_j"], trained["uncertainty_j"], trained["quality"]
-            )
-    return ancestors
+    return ancestors | trained_models(config)
 
 
 def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:

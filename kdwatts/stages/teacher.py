@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from kdwatts import interrupt
@@ -14,7 +13,7 @@ from kdwatts.data.packing import Schedule, load_batch, make_schedule
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import head_weight, load_model, load_tokenizer, source_fingerprint
-from kdwatts.stages.work import Work, plan_signals, shared_rows, teacher_source
+from kdwatts.stages.work import Work, frozen_dtype, plan_signals, shared_rows, teacher_source
 from kdwatts.teacher.cache import HEAD_NAME, SignalWriter
 from kdwatts.teacher.signals import compute_signals
 from kdwatts.training.loop import autocast
@@ -74,8 +73,7 @@ def build(work: Work) -> None:
     plan = plan_signals(config)
     source = teacher_source(config)
     with work.meter.window("load"):
-        dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-        teacher = load_model(source, dtype=dtype).to(device)
+        teacher = load_model(source, dtype=frozen_dtype(config)).to(device)
     writer = SignalWriter(
         work.out_dir,
         schedule.rows,

@@ -59,6 +59,11 @@ def feature_pairs(config: Config) -> LayerPairs:
     )
 
 
+def frozen_dtype(config: Config) -> torch.dtype:
+    """What weights that are only read, a teacher's or a served model's, are kept in."""
+    return torch.bfloat16 if config.training.precision == "bf16" else torch.float32
+
+
 def plan_signals(config: Config) -> SignalPlan:
     """The teacher signals that the paradigm needs."""
     return signal_plan(config.paradigm, feature_pairs(config), shared_rows(config))

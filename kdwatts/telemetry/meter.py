@@ -41,6 +41,8 @@ class OpenWindow:
         self.tokens = 0
         self.steps = 0
         self.data_wait_s = 0.0
+        self.synchronize: Callable[[], None] | None = None
+        """Waits for the devices' queued work at both edges."""
         self.outcome = "done"
         """A caller that found the work done already sets `reused`; errors set the rest."""
         self.row: StageRow | None = None
@@ -138,14 +140,17 @@ class Meter:
     ) -> Iterator[OpenWindow]:
         """A window inside the innermost open one. `synchronize` waits for the devices' queued work.
 
+        It holds for the windows inside this one too, unless they name another.
         Opening and closing wait for the next update of the GPUs' counters, at most twice their
         period, and take its time. A window that raises is written as `preempted` or `failed`, and
         the error goes on.
         """
         assert self._stack, "a window opens inside an entered meter"
+        synchronize = synchronize or self._stack[-1].synchronize
         if synchronize is not None:
             synchronize()
         window = self._open(f"{self._stack[-1].path}/{name}", key)
+        window.synchronize = synchronize
         try:
             yield window
             if synchronize is not None:

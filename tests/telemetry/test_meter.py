@@ -295,3 +295,18 @@ def test_a_journal_writes_the_lines_of_the_records_contract(tmp_path, estimate):
     with Meter(tmp_path, estimate) as meter:
         pass
     assert (tmp_path / "stages.jsonl").read_text() == to_json(meter.row) + "\n"
+
+
+def test_a_window_inside_waits_for_the_device_as_the_one_around_it_does(tmp_path, estimate):
+    waits: list[str] = []
+    with Meter(tmp_path, estimate, use_gpus=False) as meter:
+        with meter.window("distill", synchronize=lambda: waits.append("stage")):
+            with meter.window("train"):
+                assert waits == ["stage"] * 2
+            assert waits == ["stage"] * 3
+            with meter.window("other", synchronize=lambda: waits.append("own")):
+                pass
+            assert waits == ["stage"] * 3 + ["own"] * 2
+        with meter.window("after"):
+            pass
+    assert waits == ["stage"] * 3 + ["own"] * 2 + ["stage"]
