@@ -82,7 +82,8 @@ def test_a_reset_and_a_second_of_lost_ticks_leave_half_a_percent(measured):
     result = measured[bursts_random]
     assert abs(error_pct(result, bursts_random())) < 0.5
     assert "reset: 1" in result["row"]["reason"]["gpu"]
-    assert result["row"]["coverage"]["gpu"] == pytest.approx(1, abs=1e-4)
+    # The window's length and its covered time are sums of the same clock's readings.
+    assert result["row"]["coverage"]["gpu"] == pytest.approx(1, abs=1e-6)
 
 
 def test_sampling_at_10_hz_takes_less_than_1_percent_of_a_core(measured):
