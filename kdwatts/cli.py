@@ -54,6 +54,9 @@ EXPECTED = (
 REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, AssertionError)
 """What composing raises; the last two come from OmegaConf for a key below a part that is null."""
 
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 warns of a missing version base, Hydra 1.4 of one that is given."""
+
 CONFIG_NAME = "config.yaml"
 TRACEBACK_NAME = "traceback.txt"
 
@@ -134,7 +137,7 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The composed tree of one run, as Hydra would build it, without its own settings."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         return hydra.compose("config", overrides=list(overrides))
 
 
@@ -158,7 +161,7 @@ def _swept_by_option(overrides: Sequence[str], *, multirun: bool) -> tuple[list[
         for item in OverridesParser.create().parse_overrides(list(overrides))
         if not (multirun and item.is_sweep_override())
     ]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         settings = hydra.compose("config", overrides=fixed, return_hydra_config=True).hydra
     multirun = multirun or settings.mode == RunMode.MULTIRUN
     params = settings.sweeper.params if multirun else None
@@ -204,7 +207,7 @@ def main() -> None:
             except REFUSED as error:
                 _tell(error)
                 sys.exit(EXIT_REFUSED)
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run)()
+        hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
         sys.exit(EXIT_PREEMPTED)

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -25,6 +26,11 @@ from kdwatts.config import Config
 def in_one_sentence(error: BaseException) -> str:
     """What was asked, what was found, what to do; on one line."""
     cause = _omegaconf_cause(error)
+    if _names_a_null_part(cause or error):
+        return (
+            "an override sets a key of a part that is null; choose an option that has the part, "
+            "such as paradigm=combined, and set its keys"
+        )
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
     if isinstance(cause, MissingMandatoryValue):
@@ -36,13 +42,7 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: {_lower(_first_line(cause))}; give a value of that type"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no override ({_first_line(error)}); write group.key=value"
-    if isinstance(error, AttributeError | AssertionError) and "NoneType" in str(error):
-        # What OmegaConf raises for paradigm.feature.weight=1 where paradigm.feature is null.
-        return (
-            "an override sets a key of a part that is null; choose an option that has the part, "
-            "such as paradigm=combined, and set its keys"
-        )
+        return f"{error.override!r} is no override; write group.key=value"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if isinstance(error, SafetensorError) and "No space left" in str(error):
@@ -50,6 +50,13 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _names_a_null_part(error: BaseException) -> bool:
+    """What OmegaConf raises for paradigm.feature.weight=1 where paradigm.feature is null."""
+    if isinstance(error, ConfigTypeError):  # 2.4
+        return str(error).startswith("Cannot set") and "is None" in str(error)
+    return isinstance(error, AttributeError | AssertionError) and "NoneType" in str(error)  # 2.3
 
 
 def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:

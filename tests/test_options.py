@@ -10,7 +10,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts.cli import compose
+from kdwatts.cli import VERSION_BASE, compose
 from kdwatts.config import Config, to_config
 from kdwatts.paths import conf_dir
 from kdwatts.schema import Gpu
@@ -59,7 +59,7 @@ def test_every_option_file_says_first_what_choosing_it_means(path: Path):
 
 
 def test_the_slurm_launcher_takes_partition_and_card_from_the_gpu_option():
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         tree = hydra.compose(
             "config", overrides=["gpu=a100_80", "hydra/launcher=slurm"], return_hydra_config=True
         )

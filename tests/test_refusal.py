@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -31,8 +32,14 @@ from kdwatts.refusal import in_one_sentence
         ("training.target_tokens=???", "training.target_tokens has no value; give one on the"),
         ("store_dir=${oc.env:KDWATTS_NONE}", "store_dir refers to what is not there: "),
         ("paradigm.relational.weight=2", "an override sets a key of a part that is null; choose"),
-        ("paradigm.relational={weight: 2}", "an override sets a key of a part that is null;"),
-        ("foo", "'foo' is no override (Error parsing override 'foo'); write group.key=value"),
+        pytest.param(
+            "paradigm.relational={weight: 2}",
+            "an override sets a key of a part that is null;",
+            marks=pytest.mark.skipif(
+                not version("omegaconf").startswith("2.3"), reason="OmegaConf 2.4 makes the part"
+            ),
+        ),
+        ("foo", "'foo' is no override; write group.key=value"),
     ],
 )
 def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override: str, said: str):
