@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kdwatts.artifact import read_artifact
 from kdwatts.config import Config
-from kdwatts.models.budget import Budget, estimate
+from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.pipeline import Node
 from kdwatts.stages.work import plan_signals, teacher_source
 from kdwatts.store import Store
@@ -26,6 +26,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
         *_size_lines(config, budget),
         *_memory_lines(config, budget),
         *_time_lines(config, budget),
+        *_serving_lines(config, budget),
     ]
     return "\n".join(lines)
 
@@ -110,6 +111,20 @@ def _time_lines(config: Config, budget: Budget) -> list[str]:
         f"lower bound at the card's {peak:,.0f} TFLOP/s and {tdp_w:,.0f} W: {hours:,.2f} h, "
         f"{hours * tdp_w / 1000:,.2f} kWh; real runs reach a third to a half of that rate"
     ]
+
+
+def _serving_lines(config: Config, budget: Budget) -> list[str]:
+    """A decoding step reads every weight once, whatever the batch: no card is faster than that."""
+    bandwidth_gb_s = config.gpu.memory_bandwidth_gb_s
+    if not bandwidth_gb_s:
+        return []
+    sizes_gib = {"student": budget.student_served_gib, "teacher": budget.teacher_weights_gib}
+    steps = [
+        f"{subject} {bandwidth_gb_s * 1e9 / (size_gib * GIB):,.0f} steps/s"
+        for subject, size_gib in sizes_gib.items()
+        if size_gib
+    ]
+    return [f"decoding at the card's {bandwidth_gb_s:,.0f} GB/s, at most: {', '.join(steps)}"]
 
 
 def _count(number: int) -> str:

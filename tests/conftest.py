@@ -37,3 +37,25 @@ def tokenizer() -> Any:
     tokenizer = load_tokenizer("tiny:tokenizer")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., Any]:
+    """Makes a real Llama of two blocks, the same weights every time; keywords change its shape."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+
+    def make(**changes: Any) -> LlamaForCausalLM:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**{**shape, **changes})).eval()
+
+    return make

@@ -63,6 +63,8 @@ class Budget:
     """Logits of one chunk and their gradient."""
     train_pflop: float
     teacher_pflop: float
+    student_served_gib: float
+    """Weights of the student when it is served: read once for every token of a decoding step."""
 
     @property
     def total_gib(self) -> float:
@@ -100,4 +102,5 @@ def estimate(config: Config) -> Budget:
         chunk_gib=4 * training.chunk_rows * student.vocab_size * 4 / GIB,
         train_pflop=3 * student_forward * training.target_tokens / 1e15,
         teacher_pflop=teacher_forward * training.target_tokens / 1e15,
+        student_served_gib=parameters_of(student) * value_bytes / GIB,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,22 +36,11 @@ def test_one_repeat_without_a_measurement_leaves_the_rate_missing():
     assert _mean_and_interval([*joules(10, 20), MISSING], [10, 10, 10]) == (None, None)
 
 
-def test_decoding_leaves_the_cache_as_prefill_made_it_and_counts_every_token(tmp_path: Path):
+def test_decoding_leaves_the_cache_as_prefill_made_it_and_counts_every_token(
+    tmp_path: Path, make_llama: Callable[..., Any]
+):
     """Windows of 2 s are the shortest allowed; one of each phase is repeated three times."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=32,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=32,
-        )
-    ).eval()
+    model = make_llama(vocab_size=32, num_hidden_layers=1, max_position_embeddings=32)
     lengths: list[int] = []
     model.model.register_forward_hook(
         lambda module, inputs, output: lengths.append(output.past_key_values.get_seq_length())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from kdwatts.models.layers import captured_blocks, layer_pairs, uniform_pairs
 
@@ -13,17 +15,8 @@ INPUT = torch.tensor([[5, 1, 8, 2, 9, 4]])
 
 
 @pytest.fixture
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    model = LlamaForCausalLM(config)
+def llama(make_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
+    model = make_llama(vocab_size=16, hidden_size=8, intermediate_size=16)
     # A norm of ones hides whether a state was taken before or after it.
     nn.init.uniform_(model.model.norm.weight, 2.0, 3.0)
     return model

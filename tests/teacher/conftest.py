@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 
 @pytest.fixture(scope="session")
-def teacher() -> LlamaForCausalLM:
+def teacher(make_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
     """64 tokens, 2 blocks, width 16; sharp enough that its probabilities differ."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = make_llama(tie_word_embeddings=False)
     nn.init.normal_(model.lm_head.weight, std=0.8)
     nn.init.uniform_(model.model.norm.weight, 1.0, 2.0)
     return model
