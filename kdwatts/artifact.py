@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts.metrics import Energy, add_energies, total_energy
+from kdwatts.metrics import Energy, add_energies, summed_components, total_energy
 from kdwatts.records import COMPONENTS, SCHEMA, read_json
 
 ARTIFACT_NAME = "artifact.json"
@@ -102,3 +102,19 @@ def component_energy_j(record: dict[str, Any], component: str) -> float | None:
     assert component in COMPONENTS
     parts = [row["energy_j"][component] for row in record["attempts"]]
     return None if None in parts else sum(parts)
+
+
+def net_energy_j(record: dict[str, Any]) -> float | None:
+    """Joules over all attempts, less what the idle devices would have drawn.
+
+    It is net of the components that `record_energy` adds; None if idle of one of them is unknown.
+    """
+    net_j = 0.0
+    for row in record["attempts"]:
+        parts = summed_components(row["energy_j"], row["quality"])
+        # Older records have no net figures.
+        found = [row.get("net_energy_j", {}).get(part) for part in parts]
+        if not parts or None in found:
+            return None
+        net_j += sum(found)
+    return net_j

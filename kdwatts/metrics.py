@@ -40,18 +40,27 @@ def total_energy(
     Measured and estimated components are never added. Independent sensors: uncertainties add in
     squares. A sum that holds an attributed component is attributed.
     """
+    parts = summed_components(energy_j, quality)
+    if not parts:
+        return MISSING
+    # The weaker word of the two sensors' kinds names the sum.
+    labels = ("measured", "attributed", "estimated")
+    return Energy(
+        sum(energy_j[c] or 0.0 for c in parts),
+        _root_sum_square(uncertainty_j.get(c) for c in parts),
+        max((quality[c] for c in parts), key=labels.index),
+    )
+
+
+def summed_components(
+    energy_j: Mapping[str, float | None], quality: Mapping[str, str]
+) -> list[str]:
+    """The components that `total_energy` adds: the measured ones, else the estimated ones."""
     for wanted in (MEASURED, ("estimated",)):
         parts = [c for c, j in energy_j.items() if j is not None and quality[c] in wanted]
         if parts:
-            # The weaker word of the two sensors' kinds names the sum.
-            labels = ("measured", "attributed", "estimated")
-            label = max((quality[c] for c in parts), key=labels.index)
-            return Energy(
-                sum(energy_j[c] or 0.0 for c in parts),
-                _root_sum_square(uncertainty_j.get(c) for c in parts),
-                label,
-            )
-    return MISSING
+            return parts
+    return []
 
 
 def add_energies(energies: Iterable[Energy]) -> Energy:

@@ -32,11 +32,11 @@ class TelemetryRow:
     window: str
     """Path of the innermost open window, such as `run/distill/train`."""
     device_kind: str
-    """gpu, cpu, dram or host."""
+    """gpu, cpu, dram or host; node_cpu and node_dram where the job is told only its share of them."""
     device_index: int | None
     uuid: str | None = None
     method: str | None = None
-    """How power and energy were obtained: nvml_counter, nvml_samples, rapl, tdp_model."""
+    """How power and energy were obtained: nvml_counter, nvml_samples, rapl, attributed, tdp_model."""
     power_w: float | None = None
     power_average_w: float | None = None
     energy_counter_j: float | None = None
@@ -45,6 +45,9 @@ class TelemetryRow:
     memory_used_gib: float | None = None
     temperature_c: float | None = None
     sm_clock_mhz: float | None = None
+    cpu_clock_mhz: float | None = None
+    process_cpu_s: float | None = None
+    """CPU seconds of this job's process tree since it began; a row of the host."""
     throttle_reasons: int | None = None
     power_limit_w: float | None = None
     error: str | None = None
@@ -84,6 +87,10 @@ class StageRow:
     """Per component, why it is missing or flagged."""
     sampled_energy_j: Components = field(default_factory=dict)
     """Integral of the power samples: the check on counters, never mixed with `energy_j`."""
+    net_energy_j: Components = field(default_factory=dict)
+    """`energy_j` less idle power times the seconds covered; None where idle was not measured."""
+    node_energy_j: Components = field(default_factory=dict)
+    """Gross of the whole node, where `energy_j` is an attributed share of it."""
     schema: int = SCHEMA
 
 
@@ -133,6 +140,8 @@ class Metrics:
     own_energy_quality: str
     own_energy_uncertainty_j: float | None
     """One standard deviation."""
+    own_net_energy_j: float | None
+    """`own_energy_j` less idle power times seconds; None where one part's idle is unknown."""
     inherited_energy_j: float | None
     """Its ancestors, unamortised: shards, teacher signals, training the teacher if it was ours."""
     inherited_energy_quality: str

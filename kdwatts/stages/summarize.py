@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts import metrics
-from kdwatts.artifact import Artifact, component_energy_j
+from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.config import Config
 from kdwatts.evaluation.lm_eval import display_name
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
@@ -95,6 +95,7 @@ def _metrics(
         own_energy_j=own.energy_j,
         own_energy_quality=own.quality,
         own_energy_uncertainty_j=own.uncertainty_j,
+        own_net_energy_j=net_energy_j(student.record),
         inherited_energy_j=inherited.energy_j,
         inherited_energy_quality=inherited.quality,
         inherited_energy_by_artifact_j={key: e.energy_j for key, e in ancestors.items()},

@@ -16,6 +16,9 @@ ACCEPTED_OVER_LIMIT = 1.5
 EDGE_S = 0.05
 """Reading all devices at the edge of a window takes up to this long."""
 
+MAX_DELTA_S = 0.1
+"""Slowest update of a GPU's counter seen on cards in use; taken where none was observed."""
+
 UNKNOWN_LIMIT_W = 1500.0
 """Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
 

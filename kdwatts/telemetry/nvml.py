@@ -15,7 +15,7 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Reading, Sensor
+from kdwatts.telemetry.energy import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,6 @@ _FIELDS = (
     (pynvml.NVML_FI_DEV_POWER_INSTANT, 0),  # 186: mW now.
 )
 _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
-
-MAX_DELTA_S = 0.1
-"""Slowest update of a counter seen on cards in use; taken where none was observed in time."""
 
 
 @dataclass(frozen=True)

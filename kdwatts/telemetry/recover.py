@@ -9,8 +9,15 @@ from typing import Any
 
 from kdwatts.records import COMPONENTS, StageRow, read_jsonl
 from kdwatts.telemetry import parts
-from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Reading, Sensor, Tally, advance, span
-from kdwatts.telemetry.nvml import MAX_DELTA_S
+from kdwatts.telemetry.energy import (
+    MAX_DELTA_S,
+    UNKNOWN_LIMIT_W,
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    span,
+)
 
 
 @dataclass

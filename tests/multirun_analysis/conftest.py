@@ -21,6 +21,7 @@ METRICS = Metrics(
     run="0-response-tiny", paradigm="response", model="tiny", data="tiny", gpu="h100",
     gpu_name="NVIDIA H100 80GB HBM3", num_gpus=1, site="world", seed=0,
     own_energy_j=400e3, own_energy_quality="measured", own_energy_uncertainty_j=20e3,
+    own_net_energy_j=310e3,
     inherited_energy_j=100e3, inherited_energy_quality="measured",
     inherited_energy_by_artifact_j={SHARDS_KEY: 10e3, TEACHER_KEY: 90e3},
     evaluation_energy_j=30e3, inference_energy_j=12e3, spent_energy_j=540e3, saved_energy_j=0.0,
