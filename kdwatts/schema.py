@@ -363,10 +363,15 @@ class Telemetry:
     cpu_tdp_w: float = 280.0
     cpu_tdp_threads: int = 128
     cpu_tdp_source: str = "AMD EPYC 7763 data sheet: 280 W, 64 cores, 128 threads"
+    cpu_scope: str = "auto"
+    """node: the packages' energy is all this job's; job: its part by CPU time; auto: by CPU time
+    where the job holds only some of the node's CPUs."""
     rapl_root: str = "/sys/class/powercap"
     allow_shared: bool = False
     idle_s: float = 0.0
-    """Seconds of idle measured before the first window; 0 skips it."""
+    """Seconds of idle measured before the first window, for net figures; 0 skips it."""
+    openmetrics: str | None = None
+    """A .prom or .om file, or a folder for one per process, with live figures for Prometheus."""
 
     def __post_init__(self) -> None:
         _between("telemetry.interval_s", self.interval_s, 0.01, 10)
@@ -376,9 +381,14 @@ class Telemetry:
                 f"interval_s={self.interval_s}; give at least the sampling interval"
             )
         choice("telemetry.cpu_estimate", self.cpu_estimate, ("off", "tdp"))
+        choice("telemetry.cpu_scope", self.cpu_scope, ("auto", "node", "job"))
         _above_zero("telemetry.cpu_tdp_w", self.cpu_tdp_w)
         _at_least("telemetry.cpu_tdp_threads", self.cpu_tdp_threads, 1)
         _at_least("telemetry.idle_s", self.idle_s, 0)
+        if self.openmetrics == "":
+            raise ValueError(
+                "telemetry.openmetrics is empty; give a .prom or .om file, a folder, or null"
+            )
 
 
 @dataclass

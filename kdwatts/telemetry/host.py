@@ -1,4 +1,4 @@
-"""The host: utilisation, memory, the CPU time of this job, and power estimated from it."""
+"""The host: load, memory, clock, the CPU time of this job, and power estimated from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import os
 import resource
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -14,18 +17,44 @@ from kdwatts.telemetry.energy import Sensor
 
 log = logging.getLogger(__name__)
 
-_SCAN_SHARE = 0.002
-"""Looking for new descendants walks all processes of the node: at most 0.2 % of a core for it."""
-
-
-def utilisation_pct() -> float:
-    """Busy share of all CPUs since this thread's last call; the first call means nothing."""
-    return psutil.cpu_percent(interval=None)
+_COSTLY_SHARE = 0.0002
+"""What walks all processes or CPUs of a node is asked so seldom that it takes 0.02 % of a core."""
 
 
 def memory_used_gib() -> float:
     """Memory of the node in use."""
     return psutil.virtual_memory().used / 2**30
+
+
+def busy_s() -> float:
+    """CPU seconds that all CPUs of the node were busy since it started."""
+    times = psutil.cpu_times()
+    busy = times.user + times.nice + times.system
+    # Not everywhere are interrupts told apart. Stolen time is another machine's work.
+    return busy + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
+
+
+def clock_mhz() -> float | None:
+    """Mean clock of the node's CPUs; None where the kernel does not tell."""
+    frequency = psutil.cpu_freq()
+    return frequency.current if frequency and frequency.current else None
+
+
+class Seldom:
+    """A costly query that is answered as often as its cost allows, and with None in between."""
+
+    def __init__(self, query: Callable[[], Any]) -> None:
+        self._query = query
+        self._next_s = -math.inf
+
+    def __call__(self, *, now: bool = False) -> Any:
+        started_s = time.monotonic()
+        if not now and started_s < self._next_s:
+            return None
+        answer = self._query()
+        ended_s = time.monotonic()
+        self._next_s = ended_s + (ended_s - started_s) / _COSTLY_SHARE
+        return answer
 
 
 def own_pids() -> set[int]:
@@ -48,7 +77,7 @@ class TreeClock:
     def __init__(self) -> None:
         self._me = psutil.Process()
         self._descendants: list[psutil.Process] = []
-        self._next_scan_s = -math.inf
+        self._scan = Seldom(lambda: self._me.children(recursive=True))
         self._cpu_s = 0.0
         self._lost_s = 0.0
         """CPU seconds of processes that left the tree without being reaped by it."""
@@ -59,11 +88,9 @@ class TreeClock:
 
         `scan` looks for new descendants even if the last look is recent.
         """
-        started_s = time.monotonic()
-        if scan or started_s >= self._next_scan_s:
-            self._descendants = self._me.children(recursive=True)
-            ended_s = time.monotonic()
-            self._next_scan_s = ended_s + (ended_s - started_s) / _SCAN_SHARE
+        found = self._scan(now=scan)
+        if found is not None:
+            self._descendants = found
         # Own time first: a child reaped meanwhile is missed until the next call, not counted twice.
         now_s = time.monotonic()
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -83,6 +110,41 @@ class TreeClock:
         return now_s, self._cpu_s
 
 
+@dataclass(frozen=True)
+class CpuTimes:
+    """CPU seconds until one moment."""
+
+    time_s: float
+    """Monotonic seconds of this host."""
+    job_s: float
+    node_s: float
+
+
+def utilisation_pct(before: CpuTimes | None, after: CpuTimes) -> float | None:
+    """Busy share of all CPUs between two looks; None for the first look."""
+    if before is None or after.time_s <= before.time_s:
+        return None
+    cpus_s = (after.time_s - before.time_s) * (os.cpu_count() or 1)
+    return min(100.0, max(0.0, 100 * (after.node_s - before.node_s) / cpus_s))
+
+
+class Clocks:
+    """CPU time of job and node, looked at once for all that need it within one tick."""
+
+    def __init__(self) -> None:
+        self._tree = TreeClock()
+        self._latest = CpuTimes(-math.inf, 0.0, 0.0)
+        self._scanned = False
+
+    def read(self, *, scan: bool = False, max_age_s: float = 0.005) -> CpuTimes:
+        """The times now. `scan` looks for new descendants even if the last look is recent."""
+        is_old = time.monotonic() - self._latest.time_s > max_age_s
+        if is_old or (scan and not self._scanned):
+            time_s, job_s = self._tree.read(scan=scan)
+            self._latest, self._scanned = CpuTimes(time_s, job_s, busy_s()), scan
+        return self._latest
+
+
 def tdp_energy_j(cpu_s: float, *, cpu_tdp_w: float, cpu_tdp_threads: int) -> float:
     """Estimated joules of CPU seconds: each hardware thread's share of the TDP while it is busy.
 
@@ -93,12 +155,12 @@ def tdp_energy_j(cpu_s: float, *, cpu_tdp_w: float, cpu_tdp_threads: int) -> flo
     return cpu_s * cpu_tdp_w / cpu_tdp_threads
 
 
-def tdp_sensor() -> Sensor:
-    """How readings of the model are judged: it cannot fail, so nothing is refused."""
+def model_sensor(kind: str, method: str) -> Sensor:
+    """How readings of a model are judged: they are computed, so none is refused."""
     return Sensor(
-        kind="cpu",
+        kind=kind,
         label=f"process tree of {os.getpid()}",
-        method="tdp_model",
+        method=method,
         limit_w=math.inf,
         delta_s=0.0,
         max_gap_s=math.inf,

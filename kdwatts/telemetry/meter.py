@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -20,12 +21,18 @@ from kdwatts.metrics import Energy
 from kdwatts.records import COMPONENTS, StageRow
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
-from kdwatts.telemetry.energy import Tally, span
+from kdwatts.telemetry.energy import CLOSE_LOOK_S, MAX_DELTA_S, Edge, Tally, edge, span
 from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.probes import find_probes
-from kdwatts.telemetry.sampler import Probe, Sampler, now_utc
+from kdwatts.telemetry.sampler import Sampler
+from kdwatts.telemetry.share import find_allocation
+from kdwatts.telemetry.strangers import Watch
 
 log = logging.getLogger(__name__)
+
+MAX_IDLE_LOAD_PCT = 10.0
+"""Load of the node above which it does not idle, and its power says nothing of idle power."""
 
 _POLL_S = 0.001
 """Between two looks at a counter while an edge waits for its update."""
@@ -78,42 +85,47 @@ class Meter:
         self.row: StageRow | None = None
         """The row of the root window `run`, once left."""
         self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
+        """Of this job's devices before the first window; its share where the node is shared."""
         self._out_dir = out_dir
         self._settings = settings
         self._attempt = attempt
         self._use_gpus = use_gpus
         self._stack: list[OpenWindow] = []
-        self._absent: dict[str, str] = {}
-        self._note: str | None = None
 
     def __enter__(self) -> Meter:
         settings = self._settings
         cards, no_gpu = nvml.open_cards() if self._use_gpus else ([], "this run uses no GPU")
         self._has_nvml = bool(cards)
         self.gpus = [card.gpu for card in cards]
+        self._allocation = find_allocation()
         try:
-            self._note = _refuse_sharing(cards, allowed=settings.allow_shared)
-            self._probes, self._absent = find_probes(cards, settings)
+            self._watch = Watch(cards, allowed=settings.allow_shared)
+            self._probes = find_probes(cards, settings, self._allocation)
         except BaseException:
             self._close_nvml()
             raise
+        self._devices = self._probes.devices
         if no_gpu:
-            self._absent["gpu"] = no_gpu
-        for kind, reason in self._absent.items():
+            self._probes.absent["gpu"] = no_gpu
+        for kind, reason in self._probes.absent.items():
             log.info("telemetry: no energy for %s: %s", kind, reason)
         self._out_dir.mkdir(parents=True, exist_ok=True)
         self._telemetry = Journal(self._out_dir / "telemetry.jsonl")
-        self._stages = Journal(self._out_dir / "stages.jsonl")
+        self._stages = Journal(self._out_dir / "stages.jsonl", tell_lost=True)
         self._sampler = Sampler(
-            self._probes,
+            self._devices,
+            self._probes.clocks,
             self._telemetry,
             attempt=self._attempt,
             interval_s=settings.interval_s,
             slow_interval_s=settings.slow_interval_s,
+            look=self._watch.look,
         )
-        self._sampler.window = "idle" if settings.idle_s > 0 else "run"
+        sensed = any(parts.QUALITY[p.sensor.method] == "measured" for p in self._devices)
+        measures_idle = sensed and settings.idle_s > 0
+        self._sampler.window = "idle" if measures_idle else "run"
         self._sampler.start()
-        if settings.idle_s > 0:
+        if measures_idle:
             self._measure_idle(settings.idle_s)
         self._root = self._open("run", None)
         return self
@@ -128,6 +140,8 @@ class Meter:
         self._sampler.stop()
         self._telemetry.close()
         self._stages.close()
+        for probe in self._devices:
+            probe.close()
         self._close_nvml()
 
     @contextmanager
@@ -166,7 +180,7 @@ class Meter:
 
     def last_tick_s(self) -> float:
         """Monotonic time of the latest reading of any device; minus infinity without one."""
-        latest = [p.tally.counter or p.tally.sample for p in self._probes]
+        latest = [p.tally.counter or p.tally.sample for p in self._devices]
         return max((reading.time_s for reading in latest if reading), default=-math.inf)
 
     def parts_of(
@@ -175,28 +189,36 @@ class Meter:
         """Every component of a window, up to the devices' last readings where `ends` has none."""
         found: dict[str, parts.Part] = {}
         for kind in COMPONENTS:
-            spans = [
-                span(probe.sensor, window.starts.get(probe), ends.get(probe, probe.tally))
-                for probe in self._probes
-                if probe.sensor.kind == kind
-            ]
-            found[kind] = (
-                parts.component(
-                    spans,
-                    duration_s,
-                    idle_power_w=self.idle_power_w[kind],
-                    note=self._note if kind == "gpu" else None,
-                )
-                if spans
-                else parts.missing(self._absent.get(kind, "not measured"))
-            )
+            part = self._part(kind, window, ends, duration_s)
+            if kind in self._probes.attributed:
+                node = self._part(f"node_{kind}", window, ends, duration_s)
+                found[f"node_{kind}"] = node
+                part = parts.attributed(part, node)
+            found[kind] = part
         return found
+
+    def _part(
+        self, kind: str, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
+    ) -> parts.Part:
+        spans = [
+            span(probe.sensor, window.starts.get(probe), ends.get(probe, probe.tally))
+            for probe in self._devices
+            if probe.sensor.kind == kind
+        ]
+        if not spans:
+            return parts.missing(self._probes.absent.get(kind, "not measured"))
+        return parts.component(
+            spans,
+            duration_s,
+            idle_power_w=self.idle_power_w.get(kind),
+            note=self._watch.remark(window.start_s) if kind == "gpu" else None,
+        )
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
         window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)
         window.start_s, window.starts = self._edge()
-        window.start_utc = now_utc()
-        for probe in self._probes:
+        window.start_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for probe in self._devices:
             if probe not in window.starts:
                 probe.late_starts.append(window.starts)
         self._stack.append(window)
@@ -234,35 +256,36 @@ class Meter:
     def _edge(self) -> tuple[float, dict[Probe, Tally]]:
         """The moment of an edge and a fresh tally of every device that answers.
 
-        GPU counters are steps: their next update is waited for. RAPL and CPU time are read at once.
+        GPU counters are steps: their next update is waited for, and the edge is halfway between
+        the looks before and after it. RAPL and CPU time are read at once.
         """
-        waiting = {p: self._counter(p) for p in self._probes if p.read_counter is not None}
-        slowest_s = max((probe.sensor.delta_s for probe in waiting), default=0.0)
-        deadline_s = time.monotonic() + 2 * slowest_s
-        tallies: dict[Probe, Tally] = {}
+        waiting = {probe for probe in self._devices if probe.sensor.method == "nvml_counter"}
+        begin_s = time.monotonic()
+        # Who has failed for a second is asked once: it may stay away for good.
+        counters = {probe: probe.tally.counter for probe in waiting if probe.error is not None}
+        lost = {p for p, last in counters.items() if last is None or begin_s - last.time_s > 1}
+        looks: dict[Probe, Tally] = {}
+        edges: dict[Probe, Edge] = {}
         while waiting:
-            for probe, before in list(waiting.items()):
-                now = self._counter(probe) if before is not None else None
-                if now is not None and now == before and time.monotonic() < deadline_s:
-                    continue
-                del waiting[probe]
-                if now is not None:
-                    self._update(probe, tallies)
+            is_late = time.monotonic() > begin_s + 2 * MAX_DELTA_S
+            for probe in list(waiting):
+                before = looks.get(probe)
+                self._update(probe, looks)
+                if probe in looks:
+                    now = edge(before, looks[probe])
+                    edges[probe] = min(now, edges.get(probe, now), key=lambda one: one.width_s)
+                    if is_late or edges[probe].width_s < CLOSE_LOOK_S:
+                        waiting.discard(probe)
+                elif is_late or probe in lost:
+                    waiting.discard(probe)
             if waiting:
                 time.sleep(_POLL_S)
-        edge_s = time.monotonic()
-        for probe in self._probes:
-            if probe.read_counter is None:
+        edge_s = max((one.time_s for one in edges.values()), default=time.monotonic())
+        tallies = {probe: one.tally for probe, one in edges.items()}
+        for probe in self._devices:
+            if probe.sensor.method != "nvml_counter":
                 self._update(probe, tallies)
         return edge_s, tallies
-
-    def _counter(self, probe: Probe) -> int | None:
-        assert probe.read_counter is not None
-        try:
-            return probe.read_counter()
-        except nvml.NVMLError as error:
-            probe.fail(error)
-            return None
 
     def _update(self, probe: Probe, tallies: dict[Probe, Tally]) -> None:
         with self._sampler.lock:
@@ -271,42 +294,39 @@ class Meter:
 
     def _measure_idle(self, idle_s: float) -> None:
         idle = self._open("idle", None)
+        before = self._cpu_times()
         time.sleep(idle_s)
         self._stack.pop()
         end_s, ends = self._edge()
         duration_s = end_s - idle.start_s
-        for kind, part in self.parts_of(idle, ends, duration_s).items():
-            if part.energy_j is not None and part.quality == "measured":
-                self.idle_power_w[kind] = part.energy_j / duration_s
+        load_pct = host.utilisation_pct(before, self._cpu_times()) or 0.0
+        power_w = {
+            kind: part.energy_j / duration_s
+            for kind, part in self.parts_of(idle, ends, duration_s).items()
+            if part.energy_j is not None and part.quality == "measured"
+        }
+        if "gpu" in power_w and self._watch.remark(idle.start_s) is None:
+            self.idle_power_w["gpu"] = power_w["gpu"]
+        if load_pct > MAX_IDLE_LOAD_PCT:
+            log.warning(
+                "telemetry: the node was %.0f %% busy when its idle power was to be measured; "
+                "there are no net figures of cpu and dram",
+                load_pct,
+            )
+            power_w = {}
+        for kind in ("cpu", "dram"):
+            if counter := self._probes.attributed.get(kind):
+                counter.idle_power_w = power_w.get(f"node_{kind}", 0.0)
+                if counter.idle_power_w:
+                    self.idle_power_w[kind] = counter.idle_power_w * self._allocation.share
+            elif kind in power_w:
+                self.idle_power_w[kind] = power_w[kind]
         log.info("telemetry: idle power over %.1f s: %s W", duration_s, self.idle_power_w)
+
+    def _cpu_times(self) -> host.CpuTimes:
+        with self._sampler.lock:
+            return self._probes.clocks.read()
 
     def _close_nvml(self) -> None:
         if self._has_nvml:
             nvml.close()
-
-
-def _refuse_sharing(cards: list[nvml.Card], *, allowed: bool) -> str | None:
-    """A remark for every GPU figure when cards are shared and that is allowed.
-
-    Raises RuntimeError when they are shared and it is not.
-    """
-    remarks: list[str] = []
-    own = host.own_pids() if cards else set()
-    for card in cards:
-        if card.gpu.is_sliced:
-            if not allowed:
-                raise RuntimeError(
-                    f"telemetry: {card.gpu.uuid} is sliced by MIG, its meter is for all slices; "
-                    "use a whole card or set telemetry.allow_shared=true to report all of it"
-                )
-            remarks.append(f"scope: whole_gpu, {card.gpu.uuid} is sliced by MIG")
-        strangers = sorted(nvml.compute_pids(card) - own)
-        if strangers:
-            named = ", ".join(f"pid {pid} ({host.process_name(pid)})" for pid in strangers)
-            if not allowed:
-                raise RuntimeError(
-                    f"telemetry: {card.gpu.uuid} is also used by {named}; energy would be "
-                    "misattributed; run alone or set telemetry.allow_shared=true"
-                )
-            remarks.append(f"scope: whole_gpu, {card.gpu.uuid} is also used by {named}")
-    return "; ".join(remarks) or None

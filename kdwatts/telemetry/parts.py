@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdwatts.metrics import Energy, total_energy
+from kdwatts.records import COMPONENTS
 from kdwatts.telemetry.energy import Span, cross_check, gap_s, uncertainty_j
 
 QUALITY = {
     "nvml_counter": "measured",
     "nvml_samples": "measured",
     "rapl": "measured",
+    "attributed": "attributed",
     "tdp_model": "estimated",
 }
 
@@ -22,6 +24,9 @@ CALIBRATION = {
     "nvml_samples": 0.05,
     # Intel and AMD state no figure: taken as wide as the cards'.
     "rapl": 0.05,
+    # Busy seconds of two jobs may differ in power by about a factor of two (vector units, memory
+    # traffic, clock): a uniform error of half the figure either way has this deviation.
+    "attributed": 0.3,
     # Deliberately wide: idle power, boost and instruction mix of the true CPU are unknown, and a
     # busy thread of an otherwise empty package draws far more than its share of the TDP.
     "tdp_model": 0.5,
@@ -48,13 +53,15 @@ class Part:
     uncertainty_j: float | None
     coverage: float | None
     sampled_energy_j: float | None = None
+    net_energy_j: float | None = None
+    """Less what the idle device would have drawn while it was read; None if idle is unknown."""
     reason: str | None = None
     """Why it is missing or flagged."""
 
 
 def missing(reason: str) -> Part:
     """A component that was not measured."""
-    return Part(None, None, "missing", None, None, None, reason)
+    return Part(None, None, "missing", None, None, reason=reason)
 
 
 def component(
@@ -99,15 +106,20 @@ def component(
     if resets:
         remarks.append(f"reset: {resets} counter differences refused")
     sampled = any(one.sampled_s > 0 for one in spans)
+    energy_j = sum(one.energy_j for one in spans)
+    coverage = max(0.0, min(1.0, coverage))
+    net_j = None if idle_power_w is None else energy_j - idle_power_w * coverage * duration_s
     return Part(
-        energy_j=sum(one.energy_j for one in spans),
+        energy_j=energy_j,
         method=method,
         quality=QUALITY[method],
         uncertainty_j=uncertainty_j(
             spans, duration_s, calibration=CALIBRATION[method], idle_power_w=idle_power_w
         ),
-        coverage=max(0.0, min(1.0, coverage)),
+        coverage=coverage,
         sampled_energy_j=sum(one.sampled_j for one in spans) if sampled else None,
+        # An idle window whose power happens to lie below the baseline is not negative energy.
+        net_energy_j=None if net_j is None else max(0.0, net_j),
         reason="; ".join(remark for remark in remarks if remark) or None,
     )
 
@@ -123,23 +135,43 @@ def _gaps(spans: Sequence[Span], gaps_s: Sequence[float]) -> str:
     )
 
 
+def attributed(share: Part, node: Part) -> Part:
+    """The job's part of a component of the node, which is no better known than the node's whole."""
+    if node.energy_j is None or share.energy_j is None:
+        return missing(node.reason or share.reason or "")
+    reasons = (node.reason, share.reason)
+    return replace(
+        share,
+        coverage=node.coverage,
+        reason="; ".join(reason for reason in reasons if reason) or None,
+    )
+
+
 def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The fields of a StageRow that hold one value per component."""
+    """The fields of a StageRow that hold one value per component; `node_cpu` is the node's cpu."""
+    own = {kind: part for kind, part in parts.items() if kind in COMPONENTS}
     return {
-        "energy_j": {kind: part.energy_j for kind, part in parts.items()},
-        "method": {kind: part.method for kind, part in parts.items()},
-        "quality": {kind: part.quality for kind, part in parts.items()},
-        "uncertainty_j": {kind: part.uncertainty_j for kind, part in parts.items()},
-        "coverage": {kind: part.coverage for kind, part in parts.items()},
-        "sampled_energy_j": {kind: part.sampled_energy_j for kind, part in parts.items()},
-        "reason": {kind: part.reason for kind, part in parts.items() if part.reason},
+        "energy_j": {kind: part.energy_j for kind, part in own.items()},
+        "method": {kind: part.method for kind, part in own.items()},
+        "quality": {kind: part.quality for kind, part in own.items()},
+        "uncertainty_j": {kind: part.uncertainty_j for kind, part in own.items()},
+        "coverage": {kind: part.coverage for kind, part in own.items()},
+        "sampled_energy_j": {kind: part.sampled_energy_j for kind, part in own.items()},
+        "net_energy_j": {kind: part.net_energy_j for kind, part in own.items()},
+        "node_energy_j": {
+            kind.removeprefix("node_"): part.energy_j
+            for kind, part in parts.items()
+            if kind not in COMPONENTS
+        },
+        "reason": {kind: part.reason for kind, part in own.items() if part.reason},
     }
 
 
 def total(parts: Mapping[str, Part]) -> Energy:
-    """The sum of the measured components; of the estimated ones where none is measured."""
+    """The sum of the job's measured components; of the estimated ones where none is measured."""
+    own = {kind: part for kind, part in parts.items() if kind in COMPONENTS}
     return total_energy(
-        {kind: part.energy_j for kind, part in parts.items()},
-        {kind: part.quality for kind, part in parts.items()},
-        {kind: part.uncertainty_j for kind, part in parts.items()},
+        {kind: part.energy_j for kind, part in own.items()},
+        {kind: part.quality for kind, part in own.items()},
+        {kind: part.uncertainty_j for kind, part in own.items()},
     )

@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from kdwatts.records import COMPONENTS
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
 from kdwatts.telemetry.energy import Reading
-from kdwatts.telemetry.sampler import Probe
+from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.share import Allocation, AttributedCounter
 
 
-def find_probes(
-    cards: Sequence[nvml.Card], settings: Telemetry
-) -> tuple[list[Probe], dict[str, str]]:
-    """A probe for every device that can be read, and per absent component the reason."""
+@dataclass(frozen=True)
+class Probes:
+    """Every device that can be read."""
+
+    devices: list[Probe]
+    """Devices of the job; with an attributed part, the node's come before it."""
+    clocks: host.Clocks
+    absent: dict[str, str]
+    """Component to the reason why it has no figure."""
+    attributed: dict[str, AttributedCounter]
+    """Component to the counter of the job's part of it, where the node is shared."""
+
+
+def find_probes(cards: Sequence[nvml.Card], settings: Telemetry, allocation: Allocation) -> Probes:
+    """The probes of cards, CPU packages and their memory, as far as they can be read."""
+    clocks = host.Clocks()
     deltas_s = nvml.counter_periods_s(cards)
-    probes = [
+    devices = [
         _gpu_probe(card, delta_s, settings.interval_s)
         for card, delta_s in zip(cards, deltas_s, strict=True)
     ]
     zones, absent = rapl.find_zones(Path(settings.rapl_root))
-    probes += [_zone_probe(zone, settings.interval_s) for zone in zones]
+    nodes = [_zone_probe(zone, settings.interval_s) for zone in zones]
+    attributed: dict[str, AttributedCounter] = {}
+    if settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part):
+        for kind in COMPONENTS:
+            if parts := [probe for probe in nodes if probe.sensor.kind == kind]:
+                attributed[kind] = _share(parts, clocks, allocation)
+        for probe in nodes:
+            probe.sensor = replace(probe.sensor, kind=f"node_{probe.sensor.kind}")
+    devices += nodes
+    devices += [_attributed_probe(kind, counter) for kind, counter in attributed.items()]
     if "cpu" in absent and settings.cpu_estimate == "tdp":
-        probes.append(_tdp_probe(settings))
+        devices.append(_tdp_probe(settings, clocks))
         del absent["cpu"]
-    return probes, absent
+    return Probes(devices, clocks, absent, attributed)
 
 
 def _gpu_probe(card: nvml.Card, delta_s: float, interval_s: float) -> Probe:
@@ -37,14 +61,15 @@ def _gpu_probe(card: nvml.Card, delta_s: float, interval_s: float) -> Probe:
         index=card.gpu.index,
         read=read,
         read_edge=read,
-        read_counter=partial(nvml.read_counter_mj, card) if card.gpu.has_energy_counter else None,
         read_slow=partial(nvml.read_slow, card),
     )
 
 
 def _zone_probe(zone: rapl.Zone, interval_s: float) -> Probe:
+    counter = rapl.Counter(zone)
+
     def read() -> Reading:
-        energy_counter_j = rapl.read_energy_j(zone)
+        energy_counter_j = counter.read_j()
         return Reading(time.monotonic(), energy_counter_j)
 
     return Probe(
@@ -52,21 +77,39 @@ def _zone_probe(zone: rapl.Zone, interval_s: float) -> Probe:
         index=zone.package_index,
         read=read,
         read_edge=read,
+        close=counter.close,
     )
 
 
-def _tdp_probe(settings: Telemetry) -> Probe:
-    clock = host.TreeClock()
+def _share(
+    zones: Sequence[Probe], clocks: host.Clocks, allocation: Allocation
+) -> AttributedCounter:
+    def node_energy_j() -> float:
+        return sum(probe.tally.counted_j for probe in zones)
 
+    return AttributedCounter(node_energy_j, clocks, allocation)
+
+
+def _attributed_probe(kind: str, counter: AttributedCounter) -> Probe:
+    return Probe(
+        sensor=host.model_sensor(kind, "attributed"),
+        index=None,
+        read=partial(counter.read, scan=False),
+        read_edge=partial(counter.read, scan=True),
+        every_tick=False,
+    )
+
+
+def _tdp_probe(settings: Telemetry, clocks: host.Clocks) -> Probe:
     def read(*, scan: bool) -> Reading:
-        now_s, cpu_s = clock.read(scan=scan)
+        times = clocks.read(scan=scan)
         energy_counter_j = host.tdp_energy_j(
-            cpu_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
+            times.job_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
         )
-        return Reading(now_s, energy_counter_j)
+        return Reading(times.time_s, energy_counter_j)
 
     return Probe(
-        sensor=host.tdp_sensor(),
+        sensor=host.model_sensor("cpu", "tdp_model"),
         index=None,
         read=partial(read, scan=False),
         read_edge=partial(read, scan=True),

@@ -50,7 +50,9 @@ def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
                 energy_path=folder / "energy_uj",
                 range_j=_number(folder / "max_energy_range_uj") * 1e-6,
             )
-            read_energy_j(zone)
+            counter = Counter(zone)
+            counter.read_j()
+            counter.close()
         except OSError as error:
             denied.setdefault(kind, _reason(folder, error))
         else:
@@ -62,9 +64,35 @@ def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
     return [zone for zone in zones if zone.kind not in denied], denied
 
 
-def read_energy_j(zone: Zone) -> float:
-    """Joules of the zone's counter, which wraps at `range_j`. Raises OSError."""
-    return _number(zone.energy_path) * 1e-6
+class Counter:
+    """A zone's counter behind an open file: read at every tick, it must cost one system call."""
+
+    def __init__(self, zone: Zone) -> None:
+        self._path = zone.energy_path
+        self._descriptor: int | None = None
+
+    def read_j(self) -> float:
+        """Joules since an arbitrary start; wraps at the zone's range. Raises OSError."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            text = os.pread(self._descriptor, 32, 0)
+            if not os.fstat(self._descriptor).st_nlink:
+                raise OSError(f"{self._path} vanished")
+        except OSError:
+            # It may come back under the same name as another file.
+            self.close()
+            raise
+        try:
+            return int(text) * 1e-6
+        except ValueError:
+            found = text.decode(errors="replace").strip()
+            raise OSError(f"{self._path} holds {found!r}, not a number") from None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def sensor(zone: Zone, *, max_gap_s: float) -> Sensor:
@@ -104,12 +132,7 @@ def _is_named(folder: Path, prefix: str) -> bool:
 
 
 def _text(path: Path) -> str:
-    # Plain descriptors: this runs at every tick, and pathlib costs five times as much.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(descriptor, 64).decode().strip()
-    finally:
-        os.close(descriptor)
+    return path.read_text().strip()
 
 
 def _number(path: Path) -> int:

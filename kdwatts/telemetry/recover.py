@@ -19,6 +19,9 @@ from kdwatts.telemetry.energy import (
     span,
 )
 
+MODELS = ("tdp_model", "attributed")
+"""Methods that compute a figure: it has no limit that would tell a wrong one."""
+
 
 @dataclass
 class _Device:
@@ -27,7 +30,12 @@ class _Device:
 
 
 def recover_components(
-    telemetry_path: Path, window_prefix: str, attempt: int, *, interval_s: float = 0.1
+    telemetry_path: Path,
+    window_prefix: str,
+    attempt: int,
+    *,
+    interval_s: float = 0.1,
+    note: str = "recovered from the trace of a killed attempt",
 ) -> StageRow | None:
     """What the attempt drew inside the window and those below it; None when no row is of them.
 
@@ -65,7 +73,7 @@ def recover_components(
             span(d.sensor, Tally(), d.tally) for d in devices.values() if d.sensor.kind == kind
         ]
         found[kind] = (
-            parts.component(spans, duration_s, note="recovered from the trace of a killed attempt")
+            parts.component(spans, duration_s, note=note)
             if spans
             else parts.missing("no rows of it in the trace")
         )
@@ -108,7 +116,7 @@ def _sensor(kind: str, label: str, method: str, row: dict[str, Any], interval_s:
         kind=kind,
         label=label,
         method=method,
-        limit_w=math.inf if method == "tdp_model" else row["power_limit_w"] or UNKNOWN_LIMIT_W,
+        limit_w=math.inf if method in MODELS else row["power_limit_w"] or UNKNOWN_LIMIT_W,
         delta_s=MAX_DELTA_S if method == "nvml_counter" else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -2,121 +2,53 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from typing import Any
 
-import psutil
-
-from kdwatts.records import TelemetryRow
+from kdwatts.metrics import MEASURED
+from kdwatts.records import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
-from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
 from kdwatts.telemetry.journal import Journal
-from kdwatts.telemetry.nvml import NVMLError, SlowQuantities
 from kdwatts.telemetry.parts import QUALITY
-
-log = logging.getLogger(__name__)
-
-READ_ERRORS = (NVMLError, OSError, psutil.Error)
-"""What a device that does not answer raises: written as a row, and the sampling goes on."""
-
-_MIN_MEAN_S = 0.005
-"""A mean power over less says nothing: RAPL is updated every millisecond."""
-
-
-def now_utc() -> str:
-    """The time in ISO 8601, to the millisecond."""
-    now_s = time.time()
-    return f"{_second_utc(int(now_s))}.{int(now_s % 1 * 1000):03d}+00:00"
-
-
-@lru_cache(maxsize=1)
-def _second_utc(second: int) -> str:
-    # Once a second: in a thread that has just woken, a datetime costs as much as asking the card.
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-@dataclass(eq=False)
-class Probe:
-    """One device: how to read it and all it used since the meter started."""
-
-    sensor: Sensor
-    index: int | None
-    read: Callable[[], Reading]
-    read_edge: Callable[[], Reading]
-    """As `read`, with the pains worth taking at the edge of a window."""
-    read_counter: Callable[[], int] | None = None
-    """The raw counter whose next update an edge waits for; None where counters are continuous."""
-    read_slow: Callable[[], SlowQuantities] | None = None
-    every_tick: bool = True
-    """False: only slow ticks, for what costs more or matters less."""
-    tally: Tally = field(default_factory=Tally)
-    power_w: float | None = None
-    """At the last tick; None when it failed."""
-    error: str | None = None
-    late_starts: list[dict[Probe, Tally]] = field(default_factory=list)
-    """Starts of windows that opened while the device was silent, filled by its next reading."""
-    _ticked: Tally = field(default_factory=Tally)
-
-    def update(self, *, edge: bool = False) -> Reading | None:
-        """One more reading in the tally, or None with `error` set when the device fails."""
-        try:
-            reading = self.read_edge() if edge else self.read()
-        except READ_ERRORS as error:
-            self.fail(error)
-            return None
-        if self.error is not None:
-            log.warning("telemetry: %s answers again", self.sensor.label)
-            self.error = None
-        self.tally = advance(self.tally, reading, self.sensor)
-        for starts in self.late_starts:
-            starts[self] = self.tally
-        self.late_starts.clear()
-        return reading
-
-    def fail(self, error: BaseException) -> None:
-        """Note a failed reading; the log says so once until the device answers again."""
-        if self.error is None:
-            log.warning(
-                "telemetry: %s cannot be read (%s); the gap is stated in its windows",
-                self.sensor.label,
-                error,
-            )
-        self.error = str(error) or type(error).__name__
-        self.power_w = None
-
-    def mean_power_w(self) -> float | None:
-        """Counter power since the last tick, for devices that tell no power themselves."""
-        since, self._ticked = self._ticked, self.tally
-        counted_s = self.tally.counted_s - since.counted_s
-        if counted_s < _MIN_MEAN_S:
-            return None
-        return (self.tally.counted_j - since.counted_j) / counted_s
+from kdwatts.telemetry.probe import READ_ERRORS, Probe
 
 
 class Sampler:
-    """Reads probes and host in one daemon thread, at absolute times: the rate never drifts."""
+    """Reads probes and host in one daemon thread, at absolute times: the rate never drifts.
+
+    A tick must cost little: between two ticks the processor forgets all of it, and each line of
+    Python that it has to fetch again costs as much as a query. So what never changes in a row is
+    made once, and a row is a mapping that begins as a copy of it.
+    """
 
     def __init__(
         self,
         probes: Sequence[Probe],
+        clocks: host.Clocks,
         journal: Journal,
         *,
         attempt: int,
         interval_s: float,
         slow_interval_s: float,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.probes = probes
         self.window = ""
         """Path of the innermost open window, as the next rows will say."""
         self.lock = threading.Lock()
         """Held around one reading, so that the readings of a device are in the order of time."""
+        self._clocks = clocks
         self._journal = journal
-        self._attempt = attempt
+        self._blanks = [(probe, _blank(probe, attempt)) for probe in probes]
+        self._host_blank = vars(
+            TelemetryRow("", 0.0, attempt, window="", device_kind="host", device_index=None)
+        )
+        self._host_since: host.CpuTimes | None = None
+        self._clock_mhz = host.Seldom(host.clock_mhz)
+        self._look = host.Seldom(look)
         is_fast = any(probe.every_tick for probe in probes)
         self._interval_s = interval_s if is_fast else slow_interval_s
         self._ticks_per_slow = max(1, round(slow_interval_s / self._interval_s))
@@ -134,12 +66,14 @@ class Sampler:
         self._thread.join()
 
     def power_w(self) -> float | None:
-        """Sum of the latest measured powers; of the estimated ones where none is measured."""
-        for wanted in ("measured", "estimated"):
+        """Sum of the latest powers from sensors; of the estimated ones where none is."""
+        for wanted in (MEASURED, ("estimated",)):
             powers_w = [
                 probe.power_w
                 for probe in self.probes
-                if probe.power_w is not None and QUALITY[probe.sensor.method] == wanted
+                if probe.power_w is not None
+                and probe.sensor.kind in COMPONENTS
+                and QUALITY[probe.sensor.method] in wanted
             ]
             if powers_w:
                 return sum(powers_w)
@@ -151,7 +85,7 @@ class Sampler:
         num_slow = 0
         while True:
             slow = tick >= num_slow * self._ticks_per_slow
-            self._tick(slow=slow, first=tick == 0)
+            self._tick(slow=slow)
             if slow:
                 num_slow = tick // self._ticks_per_slow + 1
             # Ticks that a long query swallowed are skipped, not caught up with.
@@ -160,72 +94,72 @@ class Sampler:
             if self._running.acquire(timeout=max(0.0, left_s)):
                 return
 
-    def _tick(self, *, slow: bool, first: bool) -> None:
-        time_utc = now_utc()
+    def _tick(self, *, slow: bool) -> None:
+        now_utc = datetime.now(UTC)
         rows = [
-            self._device_row(probe, time_utc, slow=slow)
-            for probe in self.probes
+            self._device_row(probe, blank, now_utc, slow=slow)
+            for probe, blank in self._blanks
             if slow or probe.every_tick
         ]
         if slow:
-            rows.append(self._host_row(time_utc, first=first))
+            rows.append(self._host_row(now_utc))
         self._journal.write(rows)
+        if slow:
+            self._look()
 
-    def _device_row(self, probe: Probe, time_utc: str, *, slow: bool) -> TelemetryRow:
-        with self.lock:
-            window = self.window
-            reading = probe.update()
-            tally = probe.tally
-            mean_power_w = probe.mean_power_w()
-        extra = None
-        if slow and reading is not None and probe.read_slow is not None:
-            try:
-                extra = probe.read_slow()
-            except READ_ERRORS as error:
-                probe.fail(error)
+    def _device_row(
+        self, probe: Probe, blank: dict[str, Any], now_utc: datetime, *, slow: bool
+    ) -> dict[str, Any]:
         is_gpu = probe.sensor.kind == "gpu"
-        counter_j = None
-        if reading is not None:
-            probe.power_w = reading.power_w if is_gpu else mean_power_w
-            # RAPL wraps: its rows carry the unwrapped sum since the meter started.
-            counter_j = reading.energy_counter_j if is_gpu else tally.counted_j
-        return TelemetryRow(
-            time_utc=time_utc,
-            monotonic_s=reading.time_s if reading is not None else time.monotonic(),
-            attempt=self._attempt,
-            window=window,
-            device_kind=probe.sensor.kind,
-            device_index=probe.index,
-            uuid=probe.sensor.label if is_gpu else None,
-            method=probe.sensor.method,
-            power_w=probe.power_w if reading is not None else None,
-            power_average_w=reading.power_average_w if reading is not None else None,
-            energy_counter_j=counter_j,
-            util_pct=extra.util_pct if extra else None,
-            memory_used_gib=extra.memory_used_gib if extra else None,
-            temperature_c=extra.temperature_c if extra else None,
-            sm_clock_mhz=extra.sm_clock_mhz if extra else None,
-            throttle_reasons=extra.throttle_reasons if extra else None,
-            power_limit_w=extra.power_limit_w if extra else None,
-            error=probe.error,
-        )
+        with self.lock:
+            row = {**blank, "time_utc": now_utc, "window": self.window}
+            reading = probe.update()
+            if reading is not None and not is_gpu:
+                # Counters that wrap: their rows carry the sum since the meter started.
+                row["energy_counter_j"] = probe.tally.counted_j
+                row["power_w"] = probe.power_w = probe.mean_power_w()
+        if reading is None:
+            row["monotonic_s"], row["error"] = time.monotonic(), probe.error
+            return row
+        row["monotonic_s"] = reading.time_s
+        if is_gpu:
+            row["energy_counter_j"] = reading.energy_counter_j
+            row["power_w"] = probe.power_w = reading.power_w
+            row["power_average_w"] = reading.power_average_w
+            if slow and probe.read_slow is not None:
+                try:
+                    row |= vars(probe.read_slow())
+                except READ_ERRORS as error:
+                    row["error"] = probe.fail(error)
+        return row
 
-    def _host_row(self, time_utc: str, *, first: bool) -> TelemetryRow:
-        util_pct = memory_used_gib = error = None
+    def _host_row(self, now_utc: datetime) -> dict[str, Any]:
+        row = {**self._host_blank, "time_utc": now_utc, "window": self.window}
+        row["monotonic_s"] = time.monotonic()
         try:
-            util_pct = host.utilisation_pct()
-            memory_used_gib = host.memory_used_gib()
-        except READ_ERRORS as failure:
-            error = str(failure)
-        return TelemetryRow(
-            time_utc=time_utc,
-            monotonic_s=time.monotonic(),
-            attempt=self._attempt,
-            window=self.window,
-            device_kind="host",
-            device_index=None,
-            # The first answer of a thread means nothing.
-            util_pct=None if first else util_pct,
-            memory_used_gib=memory_used_gib,
-            error=error,
-        )
+            with self.lock:
+                times = self._clocks.read()
+            row["util_pct"] = host.utilisation_pct(self._host_since, times)
+            row["process_cpu_s"] = times.job_s
+            row["memory_used_gib"] = host.memory_used_gib()
+            row["cpu_clock_mhz"] = self._clock_mhz()
+            self._host_since = times
+        except READ_ERRORS as error:
+            row["error"] = str(error)
+        return row
+
+
+def _blank(probe: Probe, attempt: int) -> dict[str, Any]:
+    """The row of a probe of which nothing is known yet."""
+    sensor = probe.sensor
+    row = TelemetryRow(
+        time_utc="",
+        monotonic_s=0.0,
+        attempt=attempt,
+        window="",
+        device_kind=sensor.kind,
+        device_index=probe.index,
+        uuid=sensor.label if sensor.kind == "gpu" else None,
+        method=sensor.method,
+    )
+    return vars(row)

@@ -1,11 +1,14 @@
 """What sampling one GPU at 10 Hz costs, beside a bare thread: `python tests/bench/sampler.py`.
 
-Both run for 30 s on the replaying NVML library, one after the other in a process of their own. The
+Each runs for 30 s on the replaying NVML library, one after the other in a process of its own, and
+all of it again `--rounds` times, so that a noisy machine shows. The meter reads counter, power and
+RAPL (one package and its memory) ten times a second and all slow quantities once a second. The
 bare thread asks for power and energy and writes one line of JSON a tick, and does no more.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -18,17 +21,17 @@ SECONDS = 30
 COMMON = """
 import json, sys, threading, time
 import psutil
-out, seconds = sys.argv[1], float(sys.argv[2])
+out, powercap, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 process = psutil.Process()
+before = process.memory_info().rss
 """
 
 METER = """
 from pathlib import Path
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.meter import Meter
-before = process.memory_info().rss
 started = time.monotonic()
-with Meter(Path(out), Telemetry(rapl_root="/nowhere")):
+with Meter(Path(out), Telemetry(rapl_root=powercap)):
     entered = time.monotonic() - started
     time.sleep(2)
     used, threads = time.process_time(), threading.active_count()
@@ -38,7 +41,6 @@ with Meter(Path(out), Telemetry(rapl_root="/nowhere")):
 
 BARE = """
 import pynvml
-before = process.memory_info().rss
 started = time.monotonic()
 pynvml.nvmlInit()
 card = pynvml.nvmlDeviceGetHandleByIndex(0)
@@ -62,25 +64,38 @@ used = time.process_time() - used
 REPORT = """
 grown = (process.memory_info().rss - before) / 2**20
 children = len(process.children())
-print(f"{100 * used / seconds:.2f} % of a core, {grown:.1f} MiB more, started in "
+print(f"{100 * used / seconds:.3f} % of a core, {grown:.1f} MiB more with its imports, started in "
       f"{1000 * entered:.0f} ms, {threads - 1} thread and {children} processes more")
 """
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libnvidia-ml.so.1"
         source = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
         build = ["gcc", "-O2", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
         subprocess.run([*build, "-o", str(library), str(source), "-lm"], check=True)
+        powercap = Path(folder) / "powercap"
+        _add_zone(powercap / "intel-rapl:0", "package-0")
+        _add_zone(powercap / "intel-rapl:0:0", "dram")
         environment = {**os.environ, "LD_LIBRARY_PATH": folder}
-        for name, body in (("kdwatts meter", METER), ("bare thread", BARE)):
+        for name, body in (("kdwatts meter", METER), ("bare thread", BARE)) * rounds:
             code = COMMON + body + REPORT
-            command = [sys.executable, "-c", code, folder, str(SECONDS)]
+            command = [sys.executable, "-c", code, folder, str(powercap), str(SECONDS)]
             done = subprocess.run(
                 command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True
             )
-            print(f"{name:<14} {done.stdout.strip()}")
+            print(f"{name:<14} {done.stdout.strip()}", flush=True)
+
+
+def _add_zone(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "max_energy_range_uj").write_text("262143328850\n")
+    (folder / "energy_uj").write_text("123456789\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +112,39 @@ class PowercapTree:
         self.set(zone, energy_j)
 
     def set(self, zone: str, energy_j: float) -> None:
-        (self.root / zone / "energy_uj").write_text(f"{round(energy_j * 1e6)}\n")
+        path = self.root / zone / "energy_uj"
+        # In place and always as long: a reader never sees a file that is being written.
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.write(f"{round(energy_j * 1e6):018d}\n".encode())
+
+    @contextmanager
+    def drawing(self, **power_w: float) -> Iterator[dict[str, float]]:
+        """The zones, named as `package_0` or `dram_0`, draw this power; it may be changed."""
+        zones = {
+            name: f"intel-rapl:{name[-1]}" + (":0" if "dram" in name else "") for name in power_w
+        }
+        ended = threading.Event()
+
+        def draw() -> None:
+            energy_j = {
+                name: int((self.root / zone / "energy_uj").read_text()) / 1e6
+                for name, zone in zones.items()
+            }
+            last_s = time.monotonic()
+            while not ended.wait(0.002):
+                now_s = time.monotonic()
+                for name, zone in zones.items():
+                    energy_j[name] += power_w[name] * (now_s - last_s)
+                    self.set(zone, energy_j[name])
+                last_s = now_s
+
+        thread = threading.Thread(target=draw)
+        thread.start()
+        try:
+            yield power_w
+        finally:
+            ended.set()
+            thread.join()
 
 
 @pytest.fixture

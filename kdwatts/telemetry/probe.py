@@ -1,0 +1,78 @@
+"""One device under the meter: how to read it, and all it used since the meter started."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psutil
+
+from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
+from kdwatts.telemetry.nvml import NVMLError, SlowQuantities
+
+log = logging.getLogger(__name__)
+
+READ_ERRORS = (NVMLError, OSError, psutil.Error)
+"""What a device that does not answer raises: written as a row, and the sampling goes on."""
+
+_MIN_MEAN_S = 0.005
+"""A mean power over less says nothing: RAPL is updated every millisecond."""
+
+
+@dataclass(eq=False)
+class Probe:
+    """One device: how to read it and all it used since the meter started."""
+
+    sensor: Sensor
+    index: int | None
+    read: Callable[[], Reading]
+    read_edge: Callable[[], Reading]
+    """As `read`, with the pains worth taking at the edge of a window."""
+    read_slow: Callable[[], SlowQuantities] | None = None
+    every_tick: bool = True
+    """False: only slow ticks, for what costs more or matters less."""
+    close: Callable[[], None] = lambda: None
+    tally: Tally = field(default_factory=Tally)
+    power_w: float | None = None
+    """At the last tick; None when it failed."""
+    error: str | None = None
+    late_starts: list[dict[Probe, Tally]] = field(default_factory=list)
+    """Starts of windows that opened while the device was silent, filled by its next reading."""
+    _ticked: Tally = field(default_factory=Tally)
+
+    def update(self, *, edge: bool = False) -> Reading | None:
+        """One more reading in the tally, or None with `error` set when the device fails."""
+        try:
+            reading = self.read_edge() if edge else self.read()
+        except READ_ERRORS as error:
+            self.fail(error)
+            return None
+        if self.error is not None:
+            log.warning("telemetry: %s answers again", self.sensor.label)
+            self.error = None
+        self.tally = advance(self.tally, reading, self.sensor)
+        for starts in self.late_starts:
+            starts[self] = self.tally
+        self.late_starts.clear()
+        return reading
+
+    def fail(self, error: BaseException) -> str:
+        """Note a failed reading and name it; the log says so once until the device answers."""
+        if self.error is None:
+            log.warning(
+                "telemetry: %s cannot be read (%s); the gap is stated in its windows",
+                self.sensor.label,
+                error,
+            )
+        self.error = str(error) or type(error).__name__
+        self.power_w = None
+        return self.error
+
+    def mean_power_w(self) -> float | None:
+        """Counter power since the last tick, for devices that tell no power themselves."""
+        since, self._ticked = self._ticked, self.tally
+        counted_s = self.tally.counted_s - since.counted_s
+        if counted_s < _MIN_MEAN_S:
+            return None
+        return (self.tally.counted_j - since.counted_j) / counted_s

@@ -1,0 +1,81 @@
+"""This job's share of a node that several jobs use, by CPU time.
+
+RAPL counts whole packages. A job with some of a node's CPUs is told its part: of the idle power
+what it holds of the CPUs, of the rest what it used of the CPU time. Jobs that hold different CPUs
+then never sum to more than the node, and the node's gross is reported beside each part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kdwatts.telemetry.energy import Reading
+from kdwatts.telemetry.host import Clocks, CpuTimes
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How many of the node's CPUs (hardware threads) the job may use."""
+
+    job_cpus: int
+    node_cpus: int
+
+    @property
+    def is_part(self) -> bool:
+        """Whether others may hold the rest of the node."""
+        return self.job_cpus < self.node_cpus
+
+    @property
+    def share(self) -> float:
+        """Of the idle power; 0 where the job holds all CPUs of a node that it shares."""
+        return self.job_cpus / self.node_cpus if self.is_part else 0.0
+
+
+def find_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
+    """The CPUs of this job: Slurm's word for it, else those that the scheduler lets it run on."""
+    node_cpus = os.cpu_count() or 1
+    told = environment.get("SLURM_CPUS_ON_NODE", "")
+    job_cpus = int(told) if told.isdigit() else len(os.sched_getaffinity(0))
+    return Allocation(min(job_cpus, node_cpus), node_cpus)
+
+
+def attributed_j(
+    node_j: float, *, idle_j: float, core_share: float, cpu_time_share: float
+) -> float:
+    """Joules of the job: idle times its share of CPUs plus the rest times its share of CPU time.
+
+    Both shares are 0 to 1, so the sum is never more than `node_j`.
+    """
+    idle_j = min(idle_j, node_j)
+    return idle_j * core_share + (node_j - idle_j) * min(1.0, cpu_time_share)
+
+
+class AttributedCounter:
+    """Joules of one component that are the job's since the meter started: it only grows."""
+
+    def __init__(
+        self, node_energy_j: Callable[[], float], clocks: Clocks, allocation: Allocation
+    ) -> None:
+        self.idle_power_w = 0.0
+        """Of the whole node's component; 0 until it is measured: all is told by CPU time."""
+        self._node_energy_j = node_energy_j
+        self._clocks = clocks
+        self._core_share = allocation.share
+        self._since: tuple[CpuTimes, float] | None = None
+        self._energy_j = 0.0
+
+    def read(self, *, scan: bool) -> Reading:
+        now, node_j = self._clocks.read(scan=scan), self._node_energy_j()
+        if self._since is not None:
+            since, since_j = self._since
+            busy_s = now.node_s - since.node_s
+            self._energy_j += attributed_j(
+                node_j - since_j,
+                idle_j=self.idle_power_w * (now.time_s - since.time_s),
+                core_share=self._core_share,
+                cpu_time_share=(now.job_s - since.job_s) / busy_s if busy_s > 0 else 0.0,
+            )
+        self._since = now, node_j
+        return Reading(now.time_s, self._energy_j)

@@ -1,0 +1,94 @@
+"""Who else uses the cards of this job: refused, or marked in every figure that they spoil."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdwatts.telemetry import host, nvml
+
+log = logging.getLogger(__name__)
+
+# The number that Linux gives the first namespace of processes (PROC_PID_INIT_INO).
+_FIRST_NAMESPACE = "pid:[4026531836]"
+
+
+@dataclass
+class _Sighting:
+    """One process that is not ours, on one card."""
+
+    uuid: str
+    name: str
+    last_s: float
+    """Monotonic time of the latest look that found it."""
+
+
+class Watch:
+    """Looks for other processes on the cards of this job.
+
+    Raises RuntimeError when it begins and one is there, or a card is sliced, unless `allowed`:
+    then figures are of the whole card and say so. One that comes later never stops the run: its
+    figures are marked.
+    """
+
+    def __init__(self, cards: Sequence[nvml.Card], *, allowed: bool) -> None:
+        self._cards = cards
+        self._seen: dict[tuple[str, int], _Sighting] = {}
+        self._sliced = [card.gpu.uuid for card in cards if card.gpu.is_sliced]
+        # NVML counts processes as the host does: inside a container our own look like a stranger.
+        self._knows_own = not cards or _namespace() == _FIRST_NAMESPACE
+        if self._sliced and not allowed:
+            raise RuntimeError(
+                f"telemetry: {self._sliced[0]} is sliced by MIG, its meter is for all slices; use "
+                "a whole card or set telemetry.allow_shared=true to report all of it"
+            )
+        self._look(first=True)
+        if self._seen and not allowed:
+            uuid = next(iter(self._seen.values())).uuid
+            named = ", ".join(s.name for s in self._seen.values() if s.uuid == uuid)
+            raise RuntimeError(
+                f"telemetry: {uuid} is also used by {named}; energy would be misattributed; run "
+                "alone or set telemetry.allow_shared=true"
+            )
+
+    def look(self) -> None:
+        """One more look; in a container those that were there at first stand for all."""
+        if self._knows_own:
+            self._look(first=False)
+
+    def remark(self, since_s: float) -> str | None:
+        """What to say of a GPU figure of a window since `since_s`; None if the cards are ours."""
+        remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
+        found = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
+        for uuid in dict.fromkeys(seen.uuid for seen in found):
+            named = ", ".join(seen.name for seen in found if seen.uuid == uuid)
+            remarks.append(f"{uuid} is also used by {named}")
+        return f"scope: whole_gpu, {'; '.join(remarks)}" if remarks else None
+
+    def _look(self, *, first: bool) -> None:
+        present = [(card.gpu.uuid, pid) for card in self._cards for pid in nvml.compute_pids(card)]
+        if not present:
+            return
+        own = host.own_pids()
+        for uuid, pid in present:
+            if pid in own:
+                continue
+            now_s = time.monotonic() if self._knows_own else math.inf
+            if (uuid, pid) in self._seen:
+                self._seen[uuid, pid].last_s = now_s
+                continue
+            name = f"pid {pid} ({host.process_name(pid)})"
+            self._seen[uuid, pid] = _Sighting(uuid, name, now_s)
+            if not first:
+                log.warning("telemetry: %s is now also used by %s; figures say so", uuid, name)
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

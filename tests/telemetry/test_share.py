@@ -1,0 +1,234 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kdwatts.records import read_jsonl
+from kdwatts.schema import Telemetry
+from kdwatts.telemetry.energy import Reading, Sensor
+from kdwatts.telemetry.host import Clocks, CpuTimes
+from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.recover import recover_components
+from kdwatts.telemetry.sampler import Sampler
+from kdwatts.telemetry.share import (
+    Allocation,
+    AttributedCounter,
+    attributed_j,
+    find_allocation,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def burn(duration_s: float) -> None:
+    end_s = time.monotonic() + duration_s
+    while time.monotonic() < end_s:
+        pass
+
+
+def test_a_quarter_of_the_cpus_and_half_of_the_cpu_time_is_45_of_100_j():
+    # 20 J of idle times 1/4, and 80 J above it times 1/2.
+    assert attributed_j(100, idle_j=20, core_share=0.25, cpu_time_share=0.5) == 45
+
+
+def test_a_node_below_its_idle_power_is_shared_by_cpus_alone():
+    assert attributed_j(10, idle_j=20, core_share=0.25, cpu_time_share=0.5) == 2.5
+
+
+def test_cpu_time_counted_late_never_gives_a_job_more_than_the_node():
+    assert attributed_j(100, idle_j=0, core_share=0.25, cpu_time_share=1.7) == 100
+
+
+def test_slurm_tells_the_job_s_cpus_and_without_it_the_scheduler_does():
+    num_cpus = os.cpu_count() or 1
+    assert find_allocation({"SLURM_CPUS_ON_NODE": "1"}) == Allocation(1, num_cpus)
+    assert find_allocation({}) == Allocation(len(os.sched_getaffinity(0)), num_cpus)
+    assert find_allocation({"SLURM_CPUS_ON_NODE": "4096"}) == Allocation(num_cpus, num_cpus)
+
+
+def test_a_job_with_every_cpu_of_a_node_has_no_claim_on_idle_power_that_others_share():
+    assert Allocation(8, 8).share == 0
+    assert Allocation(2, 8).share == 0.25
+
+
+class HandClocks:
+    """Clocks that a test sets by hand."""
+
+    def __init__(self) -> None:
+        self.times = CpuTimes(0.0, 0.0, 0.0)
+
+    def read(self, *, scan: bool = False, max_age_s: float = 0.0) -> CpuTimes:
+        return self.times
+
+
+def test_two_jobs_that_hold_a_node_together_sum_to_the_node():
+    node_j = 0.0
+    jobs = []
+    for cpus in (16, 48):
+        clocks = HandClocks()
+        counter = AttributedCounter(lambda: node_j, clocks, Allocation(cpus, 64))  # pyright: ignore[reportArgumentType]
+        counter.idle_power_w = 80.0
+        counter.read(scan=False)
+        jobs.append((clocks, counter))
+    # In the second hour the first job sleeps; power per busy second is never the same.
+    busy_s = (0.0, 0.0)
+    for hour, (power_w, first_s, second_s) in enumerate(
+        [(300, 5e4, 7e4), (220, 0, 1e5), (90, 10, 5)], start=1
+    ):
+        node_j += power_w * 3600
+        busy_s = (busy_s[0] + first_s, busy_s[1] + second_s)
+        for (clocks, _), job_s in zip(jobs, busy_s, strict=True):
+            clocks.times = CpuTimes(3600.0 * hour, job_s, sum(busy_s))
+        parts_j = [counter.read(scan=False).energy_counter_j for _, counter in jobs]
+    assert sum(parts_j) == pytest.approx(node_j)
+    idle_j = 80 * 3 * 3600
+    first_j = idle_j / 4 + 220 * 3600 * 5 / 12 + 10 * 3600 * 10 / 15
+    assert parts_j[0] == pytest.approx(first_j)
+
+
+@pytest.fixture
+def node(powercap):
+    powercap.add("intel-rapl:0", "package-0")
+    powercap.add("intel-rapl:0:0", "dram")
+    return powercap
+
+
+def settings(node, **changes) -> Telemetry:
+    return Telemetry(interval_s=0.02, slow_interval_s=0.1, rapl_root=str(node.root), **changes)
+
+
+def test_a_job_with_some_cpus_reports_its_part_and_the_node_s_gross_beside_it(node, tmp_path):
+    with (
+        node.drawing(package_0=100, dram_0=10),
+        Meter(tmp_path, settings(node, cpu_scope="job")) as meter,
+        meter.window("train") as window,
+    ):
+        burn(1.0)
+    row = window.row
+    assert row is not None
+    # The thread that draws competes with this one for the interpreter.
+    assert row.node_energy_j["cpu"] == pytest.approx(100, rel=0.2)
+    assert row.node_energy_j["dram"] == pytest.approx(10, rel=0.2)
+    assert row.quality == {"gpu": "missing", "cpu": "attributed", "dram": "attributed"}
+    assert row.method["cpu"] == "attributed"
+    # The fixture's thread burns with it; other processes of the machine take the rest.
+    assert 20 < (row.energy_j["cpu"] or 0) <= row.node_energy_j["cpu"]
+    assert row.energy_j["dram"] == pytest.approx((row.energy_j["cpu"] or 0) / 10, rel=0.1)
+    assert (row.uncertainty_j["cpu"] or 0) >= 0.3 * (row.energy_j["cpu"] or 0)
+    kinds = {r["device_kind"]: r["method"] for r in read_jsonl(tmp_path / "telemetry.jsonl")}
+    assert kinds == {
+        "node_cpu": "rapl",
+        "node_dram": "rapl",
+        "cpu": "attributed",
+        "dram": "attributed",
+        "host": None,
+    }
+
+
+def test_the_live_power_is_the_job_s_and_not_the_node_s(tmp_path):
+    def probe(kind: str, method: str, power_w: float) -> Probe:
+        sensor = Sensor(kind, kind, method, limit_w=1500, delta_s=0.001, max_gap_s=0.3)
+        read = partial(Reading, 0.0, 0.0)
+        return Probe(sensor, None, read, read, power_w=power_w)
+
+    probes = [
+        probe("gpu", "nvml_counter", 200.0),
+        probe("node_cpu", "rapl", 100.0),
+        probe("cpu", "attributed", 30.0),
+    ]
+    journal = Journal(tmp_path / "rows.jsonl")
+    sampler = Sampler(probes, Clocks(), journal, attempt=1, interval_s=0.1, slow_interval_s=1)
+    assert sampler.power_w() == 230
+
+
+def test_a_killed_attempt_recovers_the_job_s_part_and_not_the_node_s(node, tmp_path):
+    with (
+        node.drawing(package_0=100, dram_0=10),
+        Meter(tmp_path, settings(node, cpu_scope="job")) as meter,
+        meter.window("train") as window,
+    ):
+        burn(1.0)
+    assert window.row is not None
+    row = recover_components(tmp_path / "telemetry.jsonl", "run/train", 1, interval_s=0.1)
+    assert row is not None
+    assert row.quality["cpu"] == "attributed"
+    # Ends are lost, a slow tick of a tenth of a second each.
+    assert row.energy_j["cpu"] == pytest.approx(window.row.energy_j["cpu"], rel=0.25)
+
+
+def test_a_node_that_cannot_be_read_leaves_nothing_to_attribute(node, tmp_path):
+    with Meter(tmp_path, settings(node, cpu_scope="job")) as meter:
+        (node.root / "intel-rapl:0" / "energy_uj").unlink()
+        with meter.window("train") as window:
+            time.sleep(0.3)
+    row = window.row
+    assert row is not None
+    assert row.energy_j["cpu"] is None and row.node_energy_j["cpu"] is None
+    assert "intel-rapl:0 package-0" in row.reason["cpu"]
+
+
+def test_a_whole_node_is_measured_and_no_part_of_it_is_told(node, tmp_path):
+    with Meter(tmp_path, settings(node, cpu_scope="node")) as meter:
+        pass
+    assert meter.row is not None
+    assert meter.row.quality["cpu"] == "measured"
+    assert meter.row.node_energy_j == {}
+
+
+JOB = """
+import json, sys, time
+from pathlib import Path
+from kdwatts.schema import Telemetry
+from kdwatts.telemetry.meter import Meter
+settings = Telemetry(interval_s=0.02, slow_interval_s=0.1, rapl_root=sys.argv[2])
+with Meter(Path(sys.argv[1]), settings) as meter:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with meter.window("train") as window:
+        end_s = time.monotonic() + 1.5
+        while time.monotonic() < end_s:
+            pass
+print(json.dumps(window.row, default=vars))
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU cannot be shared by two jobs")
+def test_two_jobs_side_by_side_never_sum_to_more_than_their_node(node, tmp_path):
+    environment = {**os.environ, "SLURM_CPUS_ON_NODE": "1"}
+    with node.drawing(package_0=100, dram_0=10):
+        jobs = [
+            subprocess.Popen(
+                [sys.executable, "-c", JOB, str(tmp_path / name), str(node.root)],
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in ("a", "b")
+        ]
+        for job in jobs:
+            assert job.stdout is not None and job.stdout.readline() == "ready\n"
+        for job in jobs:
+            assert job.stdin is not None
+            job.stdin.write("\n")
+            job.stdin.flush()
+        rows = [json.loads(job.communicate()[0]) for job in jobs]
+    parts_j = [row["energy_j"]["cpu"] for row in rows]
+    node_j = max(row["node_energy_j"]["cpu"] for row in rows)
+    assert {row["quality"]["cpu"] for row in rows} == {"attributed"}
+    assert all(part_j > 0.1 * node_j for part_j in parts_j), parts_j
+    # Their windows do not begin and end at the same instant.
+    assert sum(parts_j) < 1.02 * node_j
