@@ -249,6 +249,9 @@ def test_a_compiled_student_really_is_compiled_and_learns_the_same(store: Path, 
         num_graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert num_graphs[0] == 0 < num_graphs[1]
+    windows = [row["window"] for row in read_jsonl(tmp_path / "true" / "stages.jsonl")]
+    load, compiled, train = (f"run/distill/{name}" for name in ("load", "compile", "train"))
+    assert windows.index(load) < windows.index(compiled) < windows.index(train)
 
 
 def _weights(run_dir: Path) -> dict[str, torch.Tensor]:

@@ -38,12 +38,12 @@ from kdwatts.stages.work import (
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.signals import Signals, compute_signals
 from kdwatts.telemetry.recover import recover_components
-from kdwatts.training.loop import SignalReader, train
+from kdwatts.training.loop import SignalReader, train, warm_up
 from kdwatts.training.objective import Objective
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"
 ATTEMPTS_NAME = "attempts.jsonl"
@@ -85,9 +85,20 @@ def build(work: Work) -> None:
             student.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
         read_signals, live_signals, teacher_head_VD = _signal_readers(work)
         objective = _objective(config, teacher_head_VD).to(device)
-        if training.compile:
+    if training.compile:
+        with work.meter.window("compile"):
             # The objective calls the body and does the head itself.
             student.get_submodule("model").compile()
+            warm_up(
+                student,
+                objective,
+                schedule,
+                shards,
+                training,
+                device=device,
+                read_signals=read_signals,
+                live_signals=live_signals,
+            )
     with work.meter.window("train") as window:
         progress = train(
             student,

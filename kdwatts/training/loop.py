@@ -37,6 +37,35 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return nullcontext()
 
 
+def warm_up(
+    student: nn.Module,
+    objective: Objective,
+    schedule: Schedule,
+    shards: TokenShards,
+    settings: Training,
+    *,
+    device: torch.device,
+    read_signals: SignalReader,
+    live_signals: SignalReader,
+) -> None:
+    """One forward and backward pass, for what the first one builds: compiled code, its caches.
+
+    Weights, random state and gradients are left as they were.
+    """
+    student.train()
+    rows = schedule.rows_of_step(0)[: settings.micro_batch]
+    batch = _to_device(load_batch(shards, rows, settings.sequence_length), device)
+    size = StepSize(batch.num_targets, len(rows), settings.sequence_length)
+    with torch.random.fork_rng():
+        with autocast(settings.precision, device):
+            cached = read_signals(batch)
+            said = cached if cached is not None else live_signals(batch)
+            loss, _ = objective.micro_batch_loss(student, batch, said, size)
+        loss.backward()
+    for module in (student, objective.projectors):
+        module.zero_grad(set_to_none=True)
+
+
 def train(
     student: nn.Module,
     objective: Objective,
