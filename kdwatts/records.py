@@ -118,23 +118,24 @@ class Score:
 class Metrics:
     """Everything a plot needs of one run. Energies are gross, in joules.
 
-    An energy sums the measured components; where none is measured it is the estimate, and the
+    A run of ours knows what it was asked; where that is None, the run was imported (`origin`) and
+    its records do not say. An energy sums the measured components; where none is measured it is the estimate, and the
     `_quality` beside it says so (measured, attributed, estimated, missing, or mixed when artifacts
     of different quality are added).
     """
 
     run: str
     """Name of the run's folder."""
-    paradigm: str
-    model: str
-    data: str
-    gpu: str
+    paradigm: str | None
+    model: str | None
+    data: str | None
+    gpu: str | None
     """Option name, resolved: never auto."""
     gpu_name: str | None
     """What NVML calls the card; None without one."""
     num_gpus: int
-    site: str
-    seed: int
+    site: str | None
+    seed: int | None
     own_energy_j: float | None
     """Building this student, all attempts, whether built now or reused."""
     own_energy_quality: str
@@ -145,7 +146,7 @@ class Metrics:
     inherited_energy_j: float | None
     """Its ancestors, unamortised: shards, teacher signals, training the teacher if it was ours."""
     inherited_energy_quality: str
-    inherited_energy_by_artifact_j: dict[str, float | None]
+    inherited_energy_by_artifact_j: dict[str, float | None] | None
     """Key of each ancestor to its energy, so that a collector can divide it among its sharers."""
     evaluation_energy_j: float | None
     inference_energy_j: float | None
@@ -158,14 +159,14 @@ class Metrics:
     cpu_energy_j: float | None
     dram_energy_j: float | None
     num_attempts: int
-    train_duration_s: float
-    train_tokens: int
+    train_duration_s: float | None
+    train_tokens: int | None
     """Loss-bearing target tokens."""
-    train_tokens_per_s: float
+    train_tokens_per_s: float | None
     train_j_per_token: float | None
     data_wait_share: float | None
     """Share of the training time that the loop waited for data, 0 to 1."""
-    student_params: int
+    student_params: int | None
     teacher_params: int | None
     student_prefill_j_per_token: float | None
     student_decode_j_per_token: float | None
@@ -175,6 +176,7 @@ class Metrics:
     teacher_decode_j_per_token: float | None
     teacher_total_j_per_token: float | None
     inference_energy_quality: str
+    """As above, or reported: a foreign figure without a trace that it could be checked against."""
     student_decode_tokens_per_s: float | None
     teacher_decode_tokens_per_s: float | None
     student_bits_per_byte: float | None
@@ -192,10 +194,14 @@ class Metrics:
     total_co2e_kg: float | None
     cost_usd: float | None
     """Electricity for own_energy_j at `site`, building overhead included."""
-    grid_gco2e_per_kwh: float
-    pue: float
+    grid_gco2e_per_kwh: float | None
+    pue: float | None
     student_key: str
     """Key of the distilled student in the store: equal keys are the same student."""
+    origin: str | None = None
+    """Where an imported run comes from; None for a run of ours."""
+    unit_correction: float | None = None
+    """Factor by which an import rescaled the energy counters; None where they were right."""
     schema: int = SCHEMA
 
 

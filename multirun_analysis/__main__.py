@@ -1,4 +1,7 @@
-"""Tables and one page about the runs below some folders: `python -m multirun_analysis DIR`."""
+"""Tables and one page about the runs below some folders: `python -m multirun_analysis DIR`.
+
+`python -m multirun_analysis import DIR --out DIR` reads foreign records into such folders.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ import pandas as pd
 
 from multirun_analysis import units
 from multirun_analysis.collect import collect, write_tables
+from multirun_analysis.importer import cli as importer
 from multirun_analysis.report import write_report
 from multirun_analysis.rows import to_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one sentence on stderr about what cannot be read."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["import"]:
+        return importer.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
     parser.add_argument(
@@ -56,7 +63,7 @@ def table(runs: pd.DataFrame) -> str:
                 own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
                 units.with_error(run["om_perf"], run["om_perf_stderr"]),
                 units.number(run["student_bits_per_byte"]),
-                run["state"],
+                f"{run['state']}, imported" if run["origin"] else run["state"],
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -13,6 +13,8 @@ from multirun_analysis.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, Quality
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 
+_BITS = BITS_PER_BYTE.column
+
 _WARNINGS = {
     "mixed": "These energies are sums of measured and estimated parts: no measurement.",
     "estimated": "These energies are estimates from processor load and rated power: no sensor was "
@@ -68,19 +70,28 @@ def answer(runs: pd.DataFrame) -> Answer:
     if not students:
         text = f"{len(runs)} runs were found; each is listed below with its reason."
         return Answer("No run has finished yet.", [text], None, [])
-    energy = energy_column(students)
-    kinds = [energy_class(run[quality_of(energy)]) for run in students]
+    scored = [run for run in students if known([run], "om_perf") or known([run], _BITS)]
+    candidates = scored or students
+    energy = energy_column(candidates)
+    kinds = [energy_class(run[quality_of(energy)]) for run in candidates]
     kind = min(kinds, key=CLASSES.index)
-    ranked = [run for run, found in zip(students, kinds, strict=True) if found == kind]
+    ranked = [run for run, found in zip(candidates, kinds, strict=True) if found == kind]
     sure = [_energy_words(ranked, kind, energy)]
-    if len(ranked) < len(students):
-        apart = len(students) - len(ranked)
+    if apart := len(candidates) - len(ranked):
         sure.append(f"Left out of this ranking, as their energy is not {kind}: {apart}.")
+    if apart := len(students) - len(candidates):
+        sure.append(f"Left out of this ranking, as no score places them: {apart}.")
+    if imported := len(known(students, "origin")):
+        sure.append(f"Imported, recorded elsewhere by other software: {imported}.")
+    if not scored:
+        words = ", none was evaluated: no advice follows"
+        if known(students, "om_perf_reason"):
+            words = ", and no score of theirs can be set beside their teacher's"
+        text = f"{len(students)} students were built{words}."
+        frugal = _least_energy(ranked, energy)
+        return Answer(text, sure, _WARNINGS.get(kind), [frugal] if frugal else [])
     quality = OM_PERF if known(ranked, "om_perf") else BITS_PER_BYTE
     settings = _ranked_settings(ranked, energy, quality)
-    if not settings:
-        text = f"{len(students)} students were built, none was evaluated: no advice follows."
-        return Answer(text, sure, _WARNINGS.get(kind), [])
     sure.insert(0, _quality_words(settings, quality))
     headline = _headline(settings, quality, note="" if kind == "measured" else f", {kind}")
     return Answer(headline, sure, _WARNINGS.get(kind), _cards(settings, quality))
@@ -132,19 +143,39 @@ def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
         score = _score(frugal.value, quality)
         cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
     student_j = _mean(best, "student_total_j_per_token")
-    teacher_j = _mean(best, "teacher_total_j_per_token")
     if student_j:
-        detail = "prompt and answer together"
-        if teacher_j:
-            times = units.significant(teacher_j / student_j, 2)
-            detail = f"its teacher takes {units.quantity(teacher_j, 'J/token')}, {times} times that"
         figure = units.quantity(student_j, "J/token")
-        cards.append(_card("Serving the most accurate", best, figure, detail))
+        cards.append(
+            _card("Serving the most accurate", best, figure, _serving_detail(best, student_j))
+        )
     return cards
 
 
+def _serving_detail(setting: _Setting, student_j: float) -> str:
+    """What stands beside the joules per token; a reported figure is compared with none."""
+    if any(run["inference_energy_quality"] == "reported" for run in setting.students):
+        return "prompt and answer together, as reported, without a trace"
+    teacher_j = _mean(setting, "teacher_total_j_per_token")
+    if not teacher_j:
+        return "prompt and answer together"
+    times = units.significant(teacher_j / student_j, 2)
+    return f"its teacher takes {units.quantity(teacher_j, 'J/token')}, {times} times that"
+
+
+def _least_energy(students: list[Row], energy: str) -> Card | None:
+    """The cheapest of students that no score compares."""
+    means = over_seeds(students, energy)
+    if not means:
+        return None
+    group = min(means, key=lambda group: means[group].mean)
+    same = grouped(students, "group")[group]
+    setting = _Setting(same[0]["group_label"], same, means[group], means[group])
+    return _card("Least energy to build", setting, _cost(setting), "its accuracy is not compared")
+
+
 def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
-    return Card(question, setting.label, setting.students[0]["paradigm"], figure, detail)
+    paradigm = str(setting.students[0]["paradigm"] or "unknown")
+    return Card(question, setting.label, paradigm, figure, detail)
 
 
 def _mean(setting: _Setting, column: str) -> float | None:

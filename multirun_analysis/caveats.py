@@ -22,6 +22,7 @@ def caveats(collected: Collected) -> list[tuple[str, str]]:
         ("What is not counted", _not_counted(students)),
         ("Uncertainty and coverage", _uncertainty(students, to_rows(collected.stages))),
         ("Inherited work", _sharing(students)),
+        ("Imported runs", _imported(students)),
         ("Accuracy", _accuracy(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
@@ -96,7 +97,7 @@ def _sharing(students: list[Row]) -> str:
 
 
 def _accuracy(scores: list[Row], students: list[Row]) -> str:
-    names = {run["run"] for run in students}
+    names = {run["run"] for run in known(students, "om_perf")}
     scores = [row for row in scores if row["run"] in names and row["higher_is_better"]]
     if not scores:
         return ""
@@ -114,6 +115,47 @@ def _accuracy(scores: list[Row], students: list[Row]) -> str:
     if len({run["model"] for run in students}) > 1:
         text += " The pairs differ: each OM_perf is relative to its own teacher."
     return text
+
+
+def _imported(students: list[Row]) -> str:
+    """Origin, what was corrected, and what the foreign records cannot tell."""
+    imported = known(students, "origin")
+    if not imported:
+        return ""
+    origins = "; ".join(run["origin"] for run in imported)
+    parts = [f"{len(imported)} of {len(students)} students: {origins}."]
+    for factor, runs in grouped(known(imported, "unit_correction"), "unit_correction").items():
+        parts.append(
+            f"Energy counters rescaled by {factor:g}, since their declared unit contradicts the "
+            f"power samples: {_names(runs)}."
+        )
+    missing = [
+        part.upper()
+        for part in COMPONENTS
+        if all(run[f"{part}_energy_j"] is None for run in imported)
+    ]
+    if missing:
+        parts.append(f"Not measured, which is not 0: {', '.join(missing)}.")
+    if sampled := known(imported, "sampling_mean_s", "sampling_longest_s"):
+        means = [run["sampling_mean_s"] for run in sampled]
+        ends = dict.fromkeys(units.significant(end) for end in (min(means), max(means)))
+        longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
+        parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
+    for reason, runs in grouped(known(imported, "om_perf_reason"), "om_perf_reason").items():
+        parts.append(f"No OM_perf of {_names(runs)}: {reason}.")
+    remarks = [
+        {"run": run["run"], "remark": remark}
+        for run in known(imported, "inference_reason")
+        for remark in run["inference_reason"].split("; ")
+    ]
+    for remark, runs in grouped(remarks, "remark").items():
+        parts.append(f"Serving energy of {_names(runs)}: {remark}.")
+    parts.append("What their records do not say, such as tokens, data, seed or site, is empty.")
+    return " ".join(parts)
+
+
+def _names(runs: list[Row]) -> str:
+    return ", ".join(run["run"] for run in runs)
 
 
 def _seeds(students: list[Row]) -> str:
@@ -141,11 +183,13 @@ def _carbon(students: list[Row]) -> str:
 
 def _hardware(runs: list[Row]) -> str:
     machines = set()
-    for run in known(runs, "host"):
+    found = [run for run in runs if run["cards"] or run["host"]]
+    for run in found:
         driver = run["driver"] and f"driver {run['driver']}"
-        machines.add(", ".join(filter(None, (run["host"], run["cards"] or run["cpu"], driver))))
+        host = run["host"] or "a host that is not recorded"
+        machines.add(", ".join(filter(None, (host, run["cards"] or run["cpu"], driver))))
     text = f"{'; '.join(sorted(machines))}." if machines else ""
-    if len({run["cards"] or run["cpu"] for run in known(runs, "host")}) > 1:
+    if len({run["cards"] or run["cpu"] for run in found}) > 1:
         text += " Devices differ: energies compare methods only on the same device."
     return text
 

@@ -25,12 +25,14 @@ _RUN_COLUMNS = [
     "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
     "duplicate_of", "label", "group", "group_label", "setting",
     "host", "cpu", "cards", "driver", "cpu_estimate", "git_commit", "versions",
+    "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
 ]
 # fmt: on
 
 _METRIC_COLUMNS = [field.name for field in fields(Metrics) if field.name not in ("run", "schema")]
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
+_NUMBERS = [*_TOTALS, "sampling_mean_s", "sampling_longest_s"]
 
 # Overrides that leave the student as it is, or that have a column of their own.
 _NO_SETTING = re.compile(
@@ -69,7 +71,7 @@ def collect(directories: Sequence[Path]) -> Collected:
                 parts[part].append(table.assign(run=name))
     for step in (mark_duplicates, label_runs, add_totals):
         step(rows)
-    runs = typed(pd.DataFrame(rows), Metrics).astype(dict.fromkeys(_TOTALS, "float64"))
+    runs = typed(pd.DataFrame(rows), Metrics).astype(dict.fromkeys(_NUMBERS, "float64"))
     tables = {
         part: pd.concat(found[1:] or found, ignore_index=True) for part, found in parts.items()
     }
@@ -126,7 +128,8 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     metrics_problem = metrics_problem or type_problem(metrics, Metrics, "metrics.json")
     manifest, manifest_problem = read_record(folder / "manifest.json")
     state, reason = _state(status, metrics, status_problem or metrics_problem)
-    problems, tables = [manifest_problem], {}
+    imported = _imported(manifest)
+    problems, tables = [manifest_problem, imported.pop("notes", None)], {}
     for part, name, record_type in (
         ("stages", "stages.jsonl", StageRow),
         ("telemetry", "telemetry.jsonl", TelemetryRow),
@@ -135,7 +138,8 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     ):
         tables[part], problem = read_table(folder / name, record_type)
         problems.append(problem)
-    row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS]) | _asked(folder) | _provenance(manifest)
+    row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
+    row |= _asked(folder) | _provenance(manifest) | imported
     if not metrics_problem:
         row |= {
             key: value if isinstance(value, (int, float)) else _text(value)
@@ -196,6 +200,25 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
         "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
         "cpu_estimate": _text(estimate.get("source")),
         "versions": json.dumps(versions) if versions else None,
+    }
+
+
+def _imported(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest of an imported run says about its source; empty for a run of ours."""
+    record = manifest.get("import")
+    if not isinstance(record, dict):
+        return {}
+    left_out = ", ".join(map(str, record.get("left_out") or []))
+    notes = [
+        "the source's telemetry had a torn last line" if record.get("torn_last_line") else "",
+        f"scores without an agreed metric left out: {left_out}" if left_out else "",
+    ]
+    return {
+        "sampling_mean_s": record.get("mean_interval_s"),
+        "sampling_longest_s": record.get("longest_interval_s"),
+        "om_perf_reason": _text(record.get("om_perf_reason")),
+        "inference_reason": _text(record.get("inference_reason")),
+        "notes": "; ".join(note for note in notes if note) or None,
     }
 
 

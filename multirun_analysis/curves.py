@@ -171,6 +171,7 @@ def _thinned(elapsed_s: Any, power_w: Any, num_points: int) -> Any:
         return curve
     first_s = curve.index[0]
     span_s = (curve.index[-1] - first_s) / num_points
-    means = curve.groupby(((curve.index - first_s) // span_s).clip(0, num_points - 1)).mean()
+    spans = (curve.index.to_numpy() - first_s) // span_s
+    means = curve.groupby(spans.clip(0, num_points - 1)).mean()
     means.index = first_s + (means.index + 0.5) * span_s
     return means

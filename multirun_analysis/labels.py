@@ -23,20 +23,27 @@ def mark_duplicates(runs: list[Row]) -> None:
 def label_runs(runs: list[Row]) -> None:
     """Sets `label`, `group` (all but the seed) and `group_label`.
 
-    Labels hold the paradigm, whatever else differs between finished runs, and the seed.
+    Labels hold the paradigm, whether the run was imported, whatever else differs between finished
+    runs, and the seed. An imported run is never in a group with runs of ours.
     """
     settings = [set(run["setting"].split(", ") if run["setting"] else ()) for run in runs]
     done = [i for i, run in enumerate(runs) if run["finished"]] or range(len(runs))
-    common = set.intersection(*(settings[i] for i in done))
+    # What an imported run was asked is unknown, so it says nothing about what is common.
+    asked = [i for i in done if not runs[i]["origin"]] or done
+    common = set.intersection(*(settings[i] for i in asked))
     varying = [key for key in GROUPS[1:] if len({runs[i][key] for i in done} - {None}) > 1]
     short = _short_names(set.union(*settings))
     for run, own in zip(runs, settings, strict=True):
-        parts = [run["paradigm"], *(run[key] for key in varying)]
+        imported = "imported" if run["origin"] else None
+        parts = [run["paradigm"], imported, *(run[key] for key in varying)]
         parts += [short[setting] for setting in sorted(own - common)]
-        words = [part for part in parts if part] or [run["run"]]
+        words = [part for part in parts if part]
+        if not run["paradigm"]:
+            words.insert(0, run["run"])
         seed = [] if run["seed"] is None else [f"seed {run['seed']}"]
         run["label"] = " · ".join(words + seed)
-        run["group"] = " · ".join([*(str(run[key]) for key in GROUPS), *sorted(own)])
+        groups = [*(str(run[key]) for key in GROUPS), imported or "", *sorted(own)]
+        run["group"] = " · ".join(groups)
         run["group_label"] = " · ".join(words)
     # One group and seed with several students: something that the overrides do not show differs,
     # and averaging them would pass off a setting as chance.

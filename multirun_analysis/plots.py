@@ -66,7 +66,7 @@ def quality_against_energy(
     """Students by energy and quality, with the Pareto front of each class of energy.
 
     A circle is a run, with one standard error; a diamond the mean of two or more seeds, with its
-    95 % interval. Open circles are not measured.
+    95 % interval. Open marks are not measured, squares are imported.
     """
     students = known(distinct_students(runs), energy, quality.column)
     joules = [run[energy] for run in students]
@@ -99,7 +99,7 @@ def quality_against_energy(
             marker={
                 "color": color,
                 "size": 8,
-                "symbol": ["circle" if kind == "measured" else "circle-open" for kind in kinds],
+                "symbol": [_symbol(run, kind) for run, kind in zip(rows, kinds, strict=True)],
             },
             error_x=_bars([run.get(error_j) for run in rows], factor, faded(color, 0.4), 1),
             error_y=_bars([run.get(quality.stderr) for run in rows], 1, faded(color, 0.4), 1),
@@ -118,6 +118,10 @@ def quality_against_energy(
     span = _padded([joule / factor for joule in joules])
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
     return styled(fig, height=420, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
+
+
+def _symbol(run: Row, kind: str) -> str:
+    return ("square" if run["origin"] else "circle") + ("" if kind == "measured" else "-open")
 
 
 def _add_means(
@@ -267,7 +271,7 @@ def _position(order: list[str], name: str) -> int:
 def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
     """Runs of each paradigm, in the palette's order, so that figures list them alike."""
     order = list(PARADIGM_COLORS)
-    groups = grouped(runs, lambda run: str(run["paradigm"]))
+    groups = grouped(runs, lambda run: str(run["paradigm"] or "unknown"))
     return sorted(groups.items(), key=lambda item: (_position(order, item[0]), item[0]))
 
 
@@ -313,4 +317,5 @@ def _run_text(run: Row, is_on_front: bool) -> str:
         f"teacher {units.number(run['teacher_bits_per_byte'])}",
         escape(str(run["gpu_name"] or run["gpu"])),
     ]
+    lines += [escape(run["origin"])] if run["origin"] else []
     return "<br>".join([*lines, "on the Pareto front"] if is_on_front else lines)

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from multirun_analysis import units
-from multirun_analysis.answer import answer, energy_column
+from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import Collected
 from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
 from multirun_analysis.metrics import stage_energies, top_windows
+from multirun_analysis.page import radio, section, select, slot
 from multirun_analysis.palette import paradigm_color, stage_words
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
@@ -33,6 +31,12 @@ from multirun_analysis.plots import (
     quality_against_energy,
 )
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.tables import (
+    imported_section,
+    runs_section,
+    scores_section,
+    unfinished_section,
+)
 
 MAX_POWER_RUNS = 24
 """Runs whose power curves go into the page: at some 30 kB each the page stays a few megabytes."""
@@ -55,8 +59,10 @@ def report_html(collected: Collected) -> str:
         _quality_section(runs),
         _stage_section(runs, collected.stages),
         _serving_section(runs),
-        _runs_section(rows),
-        _unfinished_section(rows),
+        runs_section(rows),
+        scores_section(rows, to_rows(collected.scores)),
+        imported_section(rows),
+        unfinished_section(rows),
         _power_section(rows, collected.telemetry, collected.stages),
         _loss_section(runs, collected.train),
         _caveats_section(collected),
@@ -100,6 +106,8 @@ def _header(runs: pd.DataFrame) -> str:
     listed = (
         f'<a href="#unfinished">{num_open} failed or unfinished</a>' if num_open else "all finished"
     )
+    if num_imported := len(known(to_rows(runs), "origin")):
+        listed += f' · <a href="#imported">{num_imported} imported</a>'
     cards = "".join(
         f'<div class="card" style="--hue:{paradigm_color(card.paradigm)}">'
         f'<div class="question">{escape(card.question)}</div>'
@@ -117,46 +125,6 @@ def _header(runs: pd.DataFrame) -> str:
 </header>"""
 
 
-def _section(title: str, subtitle: str, body: str, *, anchor: str = "") -> str:
-    return f"""<section{f' id="{anchor}"' if anchor else ""}>
-<h2>{title}</h2>
-<p class="sub">{subtitle}</p>
-{body}
-</section>
-"""
-
-
-def _slot(title: str, figures: Mapping[str, go.Figure]) -> str:
-    """A panel that shows one of its figures, by the value of the section's control."""
-    data = "".join(
-        f'<script type="application/json" data-choice="{choice}">{_json(figure)}</script>'
-        for choice, figure in figures.items()
-    )
-    plot = f'<div class="plot" role="img" aria-label="{title}"></div>'
-    return f'<figure class="panel slot"><figcaption>{title}</figcaption>{plot}{data}</figure>'
-
-
-def _json(figure: go.Figure) -> str:
-    # A closing script tag inside a label would end the element; JSON may spell it otherwise.
-    return str(figure.to_json()).replace("<", "\\u003c")
-
-
-def _radio(name: str, choices: Mapping[str, str]) -> str:
-    options = "".join(
-        f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (i == 0)}>'
-        f"<span>{escape(text)}</span></label>"
-        for i, (value, text) in enumerate(choices.items())
-    )
-    return f'<fieldset class="controls control">{options}</fieldset>'
-
-
-def _select(label: str, choices: Sequence[str]) -> str:
-    options = "".join(
-        f'<option value="{i}">{escape(text)}</option>' for i, text in enumerate(choices)
-    )
-    return f'<select class="control" aria-label="{label}">{options}</select>'
-
-
 def _quality_section(runs: pd.DataFrame) -> str:
     students = distinct_students(runs)
     energies = {
@@ -169,102 +137,23 @@ def _quality_section(runs: pd.DataFrame) -> str:
         "Held-out text: lower is better": BITS_PER_BYTE,
     }
     slots = [
-        _slot(title, {e: quality_against_energy(runs, energy=e, quality=quality) for e in energies})
+        slot(title, {e: quality_against_energy(runs, energy=e, quality=quality) for e in energies})
         for title, quality in panels.items()
         if energies and known(students, quality.column)
     ]
     if not slots:
         return ""
+    drawn = [run for run in students if any(known([run], q.column) for q in panels.values())]
     kinds = {run["total_energy_quality"] for run in students}
     opened = " Open circles are not measured." if kinds & {"estimated", "mixed"} else ""
-    return _section(
+    opened += " Squares are imported." if known(drawn, "origin") else ""
+    if num_apart := len(students) - len(drawn):
+        opened += f" Without a score to draw: {num_apart}."
+    return section(
         "Accuracy against energy",
         "Circles are runs, diamonds are means over seeds with 95 % intervals, which may leave the "
         f"figure. The dotted line joins the students that no other beats on both counts.{opened}",
-        _radio("energy", energies) + f'<div class="pair">{"".join(slots)}</div>',
-    )
-
-
-_COLUMNS = {
-    "Own energy": "± sd",
-    "All in": "with inherited share",
-    "OM_perf": "± se",
-    "Bits per byte": "student, teacher",
-    "Decode, J/token": "student, teacher",
-    "Training": "time, J/token",
-    "CO2e": "own energy",
-}
-
-
-def _runs_section(runs: list[Row]) -> str:
-    finished = [run for run in runs if run["finished"]]
-    energy = energy_column(finished)
-    finished.sort(key=lambda run: (run[energy] is None, run[energy]))
-    if not finished:
-        return ""
-    heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
-    notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
-    return _section(
-        "Runs",
-        "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
-        "standard deviation, se one standard error. All columns are in runs.csv.",
-        _table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
-        + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
-    )
-
-
-def _table(heads: str, body: str) -> str:
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
-
-
-def _run_row(run: Row) -> str:
-    co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
-    own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
-    cells = [
-        (own, run["own_energy_quality"]),
-        (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
-        (units.with_error(run["om_perf"], run["om_perf_stderr"]), None),
-        (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
-        (
-            units.quantity(run["student_decode_j_per_token"], "J"),
-            units.quantity(run["teacher_decode_j_per_token"], "J"),
-        ),
-        (
-            units.duration(run["train_duration_s"]),
-            units.quantity(run["train_j_per_token"], "J/token"),
-        ),
-        (units.quantity(co2e_g, "g"), run["site"]),
-    ]
-    columns = "".join(
-        f"<td>{escape(text)}<small>{_text(small)}</small></td>" for text, small in cells
-    )
-    return f"<tr>{_run_head(run)}{columns}</tr>"
-
-
-def _run_head(run: Row) -> str:
-    return (
-        f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
-        f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
-    )
-
-
-def _text(value: object) -> str:
-    return "" if value is None else escape(str(value))
-
-
-def _unfinished_section(runs: list[Row]) -> str:
-    body = "".join(
-        f'<tr>{_run_head(run)}<td class="left"><span class="state">{_text(run["state"])}</span>'
-        f'</td><td class="words">{_text(run["reason"])}</td></tr>'
-        for run in runs
-        if not run["finished"]
-    )
-    return body and _section(
-        "Failed and unfinished runs",
-        "They are in no figure and in no mean.",
-        _table('<th>Run</th><th class="left">State</th><th class="left">Reason</th>', body),
-        anchor="unfinished",
+        radio("energy", energies) + f'<div class="pair">{"".join(slots)}</div>',
     )
 
 
@@ -276,11 +165,17 @@ def _stage_section(runs: pd.DataFrame, stages: pd.DataFrame) -> str:
     drawn = {(part["run"], part["stage"]) for part in stage_energies(to_rows(finished), windows)}
     absent = {stage_words(w["stage"]) for w in windows if (w["run"], w["stage"]) not in drawn}
     note = f" Not recorded in some runs: {escape(', '.join(sorted(absent)))}." if absent else ""
-    return _section(
+    # On one axis the runs of one origin may dwarf those of the other.
+    ours = finished["origin"].isna()
+    origins = {"Runs of ours": finished.loc[ours], "Imported runs": finished.loc[~ours]}
+    origins = {words: table for words, table in origins.items() if len(table)}
+    figures = {str(i): energy_by_stage(t, stages) for i, t in enumerate(origins.values())}
+    choices = dict(zip(figures, origins, strict=True))
+    return section(
         "Where the energy went",
         "All attempts of each run. Hatched stages were reused: the bar is what they once cost "
         f"another run, undivided.{note}",
-        _slot("Energy by stage", {"0": energy_by_stage(finished, stages)}),
+        (radio("origin", choices) if len(choices) > 1 else "") + slot("Energy by stage", figures),
     )
 
 
@@ -301,22 +196,22 @@ def _power_section(runs: list[Row], telemetry: pd.DataFrame, stages: pd.DataFram
         str(i): power_over_time(telemetry, stages, run=r["run"]) for i, r in enumerate(shown)
     }
     labels = [r["label"] + ("" if r["finished"] else f" ({r['state']}, {r['run']})") for r in shown]
-    return _section(
+    return section(
         "Power over time",
         "Each device of one run, and the stage it was in. Long runs are averaged over equal spans. "
         f"A dotted curve is estimated, not measured.{note}",
-        _select("Run", labels) + _slot("Power of each device", figures),
+        select("Run", labels) + slot("Power of each device", figures),
     )
 
 
 def _serving_section(runs: pd.DataFrame) -> str:
     if not known(distinct_students(runs), "student_decode_j_per_token"):
         return ""
-    return _section(
+    return section(
         "Energy to serve",
         "Filled points are students, rings their teachers, on the same prompts, batch and device. "
         "Bars are 95 % intervals over seeds.",
-        _slot("Student and teacher, joules per token", {"0": energy_per_token(runs)}),
+        slot("Student and teacher, joules per token", {"0": energy_per_token(runs)}),
     )
 
 
@@ -326,11 +221,11 @@ def _loss_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         return ""
     figures = {str(i): loss_curves(train, runs, term=term) for i, term in enumerate(terms)}
     names = {str(i): stage_words(term.removesuffix("_nats")) for i, term in enumerate(terms)}
-    return _section(
+    return section(
         "Training loss",
         "One line for each student. Losses of different paradigms sum different terms: compare a "
         "term, not the whole.",
-        _radio("term", names) + _slot("Loss over training", figures),
+        radio("term", names) + slot("Loss over training", figures),
     )
 
 
@@ -338,4 +233,4 @@ def _caveats_section(collected: Collected) -> str:
     items = "".join(
         f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in caveats(collected)
     )
-    return items and _section("Before you quote a number", "", f"<dl>{items}</dl>")
+    return items and section("Before you quote a number", "", f"<dl>{items}</dl>")

@@ -59,10 +59,21 @@ def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
         folder = tmp_path / str(number)
         done = run(command, *smoke, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}")
         assert done.returncode == 0, done.stderr
-    (collect,) = commands("python -m multirun_analysis")
+    (collect,) = commands("python -m multirun_analysis multirun/demo")
     done = run(collect.replace("multirun/demo", str(tmp_path / "1")))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "1" / "analysis" / "report.html").stat().st_size > 1_000_000
+
+
+def test_the_import_is_read_and_analysed_beside_a_run_of_ours(tmp_path: Path):
+    both = [line for line in commands("python -m multirun_analysis") if "h100_runs" in line]
+    assert len(both) == 2
+    for command in both:
+        # The import stands for the demo too, which takes minutes.
+        command = command.replace("multirun/demo", "multirun/h100_runs")
+        done = run(command.replace("multirun/", f"{tmp_path}/"))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "both" / "report.html").stat().st_size > 1_000_000
 
 
 def test_the_tables_name_every_option_and_only_those():

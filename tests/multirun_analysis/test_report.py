@@ -221,6 +221,16 @@ def test_a_browser_draws_every_figure_without_an_error(page, tmp_path, width):
 
 
 @pytest.mark.slow
+def test_a_browser_draws_imported_runs_beside_ours(imported_dir, sweep_dir, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(report_html(collect([imported_dir, sweep_dir])))
+    arguments = ("--dump-dom", "--window-size=1280,9000", path.as_uri())
+    dom, log = chromium(*arguments, profile=tmp_path / "profile")
+    assert "CONSOLE" not in log
+    assert dom.replace(get_plotlyjs(), "").count('class="main-svg"') == 3 * 6
+
+
+@pytest.mark.slow
 def test_a_browser_redraws_when_another_run_is_chosen(page, tmp_path):
     # The page's own policy would stop this script, so the policy goes for this test.
     choose = """<script>setTimeout(() => {

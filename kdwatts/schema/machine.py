@@ -1,0 +1,85 @@
+"""What a run is on, how it is metered, and where its electricity comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from kdwatts.schema.checks import above_zero, at_least, between, choice
+
+
+@dataclass
+class Gpu:
+    name: str = MISSING
+    device: str = "cuda"
+    nvml_names: list[str] = field(default_factory=list)
+    """Names that NVML gives this product; a job on another one is refused."""
+    memory_gib: float | None = None
+    tdp_w: float | None = None
+    bf16_dense_tflops: float | None = None
+    """Tensor-core peak without sparsity, from the data sheet."""
+    memory_bandwidth_gb_s: float | None = None
+    partition: str | None = None
+    gres: str | None = None
+    source: str = MISSING
+    """Where the figures come from."""
+    cpu_estimate: str = "off"
+    """Default of telemetry.cpu_estimate for this option."""
+
+    def __post_init__(self) -> None:
+        choice("gpu.device", self.device, ("auto", "cuda", "cpu"))
+
+
+@dataclass
+class Telemetry:
+    interval_s: float = 0.1
+    slow_interval_s: float = 1.0
+    """Utilisation, memory, temperature, clocks and limits change slowly and cost more to ask."""
+    cpu_estimate: str = "off"
+    cpu_tdp_w: float = 280.0
+    cpu_tdp_threads: int = 128
+    cpu_tdp_source: str = "AMD EPYC 7763 data sheet: 280 W, 64 cores, 128 threads"
+    cpu_scope: str = "auto"
+    """node: the packages' energy is all this job's; job: its part by CPU time; auto: by CPU time
+    where the job holds only some of the node's CPUs."""
+    rapl_root: str = "/sys/class/powercap"
+    allow_shared: bool = False
+    idle_s: float = 0.0
+    """Seconds of idle measured before the first window, for net figures; 0 skips it."""
+    openmetrics: str | None = None
+    """A .prom or .om file, or a folder for one per process, with live figures for Prometheus."""
+
+    def __post_init__(self) -> None:
+        between("telemetry.interval_s", self.interval_s, 0.01, 10)
+        if not self.slow_interval_s >= self.interval_s:
+            raise ValueError(
+                f"telemetry.slow_interval_s={self.slow_interval_s} is below "
+                f"interval_s={self.interval_s}; give at least the sampling interval"
+            )
+        choice("telemetry.cpu_estimate", self.cpu_estimate, ("off", "tdp"))
+        choice("telemetry.cpu_scope", self.cpu_scope, ("auto", "node", "job"))
+        above_zero("telemetry.cpu_tdp_w", self.cpu_tdp_w)
+        at_least("telemetry.cpu_tdp_threads", self.cpu_tdp_threads, 1)
+        at_least("telemetry.idle_s", self.idle_s, 0)
+        if self.openmetrics == "":
+            raise ValueError(
+                "telemetry.openmetrics is empty; give a .prom or .om file, a folder, or null"
+            )
+
+
+@dataclass
+class Site:
+    name: str = MISSING
+    grid_gco2e_per_kwh: float = MISSING
+    grid_source: str = MISSING
+    pue: float = MISSING
+    """Power usage effectiveness: energy of the building over energy of its computers."""
+    pue_source: str = MISSING
+    price_usd_per_kwh: float = MISSING
+    price_source: str = MISSING
+
+    def __post_init__(self) -> None:
+        at_least("site.grid_gco2e_per_kwh", self.grid_gco2e_per_kwh, 0)
+        at_least("site.pue", self.pue, 1)
+        at_least("site.price_usd_per_kwh", self.price_usd_per_kwh, 0)

@@ -1,0 +1,76 @@
+"""What foreign names are called here: paradigms, pairs, cards, and the score that counts.
+
+Tables in code, because this room reads no YAML; a test holds them against `conf/`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PARADIGMS = {
+    "sft": "sft",
+    "response": "response",
+    "feature": "feature",
+    "relation": "relational",
+    "relational": "relational",
+    "combined": "combined",
+}
+"""First word of a run's folder to the paradigm's option."""
+
+GPUS = {
+    "NVIDIA A100-SXM4-40GB": "a100_40",
+    "NVIDIA A100-PCIE-40GB": "a100_40",
+    "NVIDIA A100-SXM4-80GB": "a100_80",
+    "NVIDIA A100 80GB PCIe": "a100_80",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 NVL": "h100_nvl",
+    "NVIDIA H200": "h200",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA GeForce RTX 4090": "rtx4090",
+    "NVIDIA RTX 6000 Ada Generation": "rtx6000ada",
+}
+"""Name that NVML gives to the option; from `nvml_names` in conf/gpu."""
+
+PAIRS = {
+    ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"): "llama31_8b_to_1b",
+    ("meta-llama/Llama-3.1-70B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"): "llama31_70b_to_8b",
+    ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"): "qwen25_7b_to_1b5",
+    ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"): "qwen25_7b_to_0b5",
+    ("Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-7B-Instruct"): "qwen25_72b_to_7b",
+}
+"""Teacher and student to the pair's option; from `path` in conf/model."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The metric that counts for a benchmark, as records name it, and the score of guessing."""
+
+    metric: str
+    chance: float | None
+
+
+BENCHMARKS = {
+    "mmlu": Benchmark("acc", 0.25),
+    "arc_challenge": Benchmark("acc_norm", 0.25),
+    "hellaswag": Benchmark("acc_norm", 0.25),
+    "winogrande": Benchmark("acc", 0.5),
+    "gsm8k": Benchmark("exact_match,strict-match", 0.0),
+    "truthfulqa_mc2": Benchmark("acc", None),
+    "bbh": Benchmark("exact_match,get-answer", 0.0),
+    "ifeval": Benchmark("prompt_level_strict_acc", 0.0),
+    "tiny_word_order": Benchmark("acc", 0.25),
+}
+"""From conf/eval (paper, tiny). A group, such as mmlu with its 57 subjects, is one benchmark."""
+
+
+def paradigm_of(name: str) -> str | None:
+    """The paradigm that a folder's name begins with, such as `relation_1`."""
+    first = re.match(r"[a-z]+", name.lower())
+    return PARADIGMS.get(first[0]) if first else None
+
+
+def seed_of(name: str) -> int | None:
+    """The seed in a folder's name, such as `feature_seed3`; a bare number need not be one."""
+    found = re.search(r"seed[_-]?(\d+)", name.lower())
+    return int(found[1]) if found else None

@@ -1,0 +1,127 @@
+"""The metrics of an imported run: what its records say, and null for what they do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdwatts.metrics import eff_overall, total_energy
+from kdwatts.records import Metrics, StageRow
+from multirun_analysis.importer.foreign import Source, load
+from multirun_analysis.importer.known import GPUS, PAIRS, paradigm_of, seed_of
+from multirun_analysis.importer.scores import Evaluation, accuracy_kept, read_evaluation
+from multirun_analysis.importer.serving import Served, read_served, reservation
+from multirun_analysis.importer.trace import Trace
+
+FILES = ("telemetry.jsonl", "eval.json", "ept.json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of one model apart from its training."""
+
+    sources: dict[str, Source]
+    evaluation: Evaluation | None
+    served: Served | None
+
+
+def read_model(folder: Path, *, subject: str) -> Model:
+    """Evaluation and inference energy of a folder, as far as they are there."""
+    sources = {name: source for name in FILES if (source := load(folder, name))}
+    evaluation, served = sources.get("eval.json"), sources.get("ept.json")
+    return Model(
+        sources=sources,
+        evaluation=read_evaluation(evaluation, subject=subject) if evaluation else None,
+        served=read_served(served) if served else None,
+    )
+
+
+def summarize(
+    run_name: str,
+    trace: Trace,
+    row: StageRow,
+    student: Model,
+    teacher: Model | None,
+    *,
+    origin: str,
+    correction: float | None,
+) -> tuple[Metrics, dict[str, str | None]]:
+    """Metrics, and the reasons for what is missing or doubtful in them."""
+    own = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    teacher = teacher or Model({}, None, None)
+    kept, om_perf_reason = accuracy_kept(student.evaluation, teacher.evaluation)
+    student_params, teacher_params = (
+        model.evaluation.params if model.evaluation else None for model in (student, teacher)
+    )
+    inference_reason, is_credible = reservation(
+        student.served,
+        teacher.served,
+        student_params=student_params,
+        teacher_params=teacher_params,
+    )
+    served_j, its_served_j = (
+        model.served.total_j_per_token if model.served else None for model in (student, teacher)
+    )
+    gpu_names = set(trace.cards.values())
+    gpu_name = gpu_names.pop() if len(gpu_names) == 1 else None
+    models = [m.evaluation.model if m.evaluation else None for m in (teacher, student)]
+    has_served = student.served or teacher.served
+    result = Metrics(
+        run=run_name,
+        paradigm=paradigm_of(run_name),
+        model=PAIRS.get((models[0] or "", models[1] or "")),
+        data=None,
+        gpu=GPUS.get(gpu_name or ""),
+        gpu_name=gpu_name,
+        num_gpus=len(trace.cards),
+        site=None,
+        seed=seed_of(run_name),
+        own_energy_j=own.energy_j,
+        own_energy_quality=own.quality,
+        own_energy_uncertainty_j=own.uncertainty_j,
+        own_net_energy_j=None,
+        # Data and teacher signals were made elsewhere and left no trace: unknown, not nothing.
+        inherited_energy_j=None,
+        inherited_energy_quality="missing",
+        inherited_energy_by_artifact_j=None,
+        evaluation_energy_j=None,
+        inference_energy_j=None,
+        spent_energy_j=None,
+        saved_energy_j=None,
+        gpu_energy_j=row.energy_j["gpu"],
+        cpu_energy_j=row.energy_j["cpu"],
+        dram_energy_j=row.energy_j["dram"],
+        num_attempts=1,
+        # The trace spans loading and saving too, so that its length is no training time.
+        train_duration_s=None,
+        train_tokens=None,
+        train_tokens_per_s=None,
+        train_j_per_token=None,
+        data_wait_share=None,
+        student_params=student_params,
+        teacher_params=teacher_params,
+        student_prefill_j_per_token=None,
+        student_decode_j_per_token=None,
+        student_total_j_per_token=served_j,
+        teacher_prefill_j_per_token=None,
+        teacher_decode_j_per_token=None,
+        teacher_total_j_per_token=its_served_j,
+        inference_energy_quality="reported" if has_served else "missing",
+        student_decode_tokens_per_s=None,
+        teacher_decode_tokens_per_s=None,
+        student_bits_per_byte=None,
+        teacher_bits_per_byte=None,
+        om_perf=kept.ratio,
+        om_perf_stderr=kept.stderr,
+        om_perf_corrected=kept.corrected,
+        eff_overall=eff_overall(kept.ratio, its_served_j, served_j) if is_credible else None,
+        co2e_kg=None,
+        total_co2e_kg=None,
+        cost_usd=None,
+        grid_gco2e_per_kwh=None,
+        pue=None,
+        student_key=row.key or "",
+        origin=origin,
+        unit_correction=correction,
+    )
+    return result, {"om_perf_reason": om_perf_reason, "inference_reason": inference_reason}

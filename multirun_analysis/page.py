@@ -1,0 +1,58 @@
+"""The pieces of HTML that the page is made of. Titles are ours; callers escape what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+
+def section(title: str, subtitle: str, body: str, *, anchor: str = "") -> str:
+    return f"""<section{f' id="{anchor}"' if anchor else ""}>
+<h2>{title}</h2>
+<p class="sub">{subtitle}</p>
+{body}
+</section>
+"""
+
+
+def slot(title: str, figures: Mapping[str, go.Figure]) -> str:
+    """A panel that shows one of its figures, by the value of the section's control."""
+    data = "".join(
+        f'<script type="application/json" data-choice="{choice}">{_json(figure)}</script>'
+        for choice, figure in figures.items()
+    )
+    plot = f'<div class="plot" role="img" aria-label="{title}"></div>'
+    return f'<figure class="panel slot"><figcaption>{title}</figcaption>{plot}{data}</figure>'
+
+
+def _json(figure: go.Figure) -> str:
+    # A closing script tag inside a label would end the element; JSON may spell it otherwise.
+    return str(figure.to_json()).replace("<", "\\u003c")
+
+
+def radio(name: str, choices: Mapping[str, str]) -> str:
+    options = "".join(
+        f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (i == 0)}>'
+        f"<span>{escape(text)}</span></label>"
+        for i, (value, text) in enumerate(choices.items())
+    )
+    return f'<fieldset class="controls control">{options}</fieldset>'
+
+
+def select(label: str, choices: Sequence[str]) -> str:
+    options = "".join(
+        f'<option value="{i}">{escape(text)}</option>' for i, text in enumerate(choices)
+    )
+    return f'<select class="control" aria-label="{label}">{options}</select>'
+
+
+def table(heads: str, body: str) -> str:
+    html = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{html}</div>'
+
+
+def escaped(value: object) -> str:
+    """Text from a record as HTML; nothing for None."""
+    return "" if value is None else escape(str(value))

@@ -1,0 +1,159 @@
+"""Tables of the page: finished runs, their scores, where imported ones come from, and failures."""
+
+from __future__ import annotations
+
+from html import escape
+
+from multirun_analysis import units
+from multirun_analysis.answer import energy_column
+from multirun_analysis.importer.known import BENCHMARKS
+from multirun_analysis.page import escaped, section, table
+from multirun_analysis.palette import paradigm_color
+from multirun_analysis.rows import Row, grouped, known
+
+_COLUMNS = {
+    "Own energy": "± sd",
+    "All in": "with inherited share",
+    "OM_perf": "± se",
+    "Bits per byte": "student, teacher",
+    "Decode, J/token": "student, teacher",
+    "Training": "time, J/token",
+    "CO2e": "own energy",
+}
+
+
+def runs_section(runs: list[Row]) -> str:
+    finished = [run for run in runs if run["finished"]]
+    energy = energy_column(finished)
+    finished.sort(key=lambda run: (run[energy] is None, run[energy]))
+    if not finished:
+        return ""
+    heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
+    notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
+    return section(
+        "Runs",
+        "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
+        "standard deviation, se one standard error. All columns are in runs.csv.",
+        table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
+        + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
+    )
+
+
+def _run_row(run: Row) -> str:
+    co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
+    own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
+    cells = [
+        (own, run["own_energy_quality"]),
+        (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
+        (units.with_error(run["om_perf"], run["om_perf_stderr"]), None),
+        (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
+        (
+            units.quantity(run["student_decode_j_per_token"], "J"),
+            units.quantity(run["teacher_decode_j_per_token"], "J"),
+        ),
+        (
+            units.duration(run["train_duration_s"]),
+            units.quantity(run["train_j_per_token"], "J/token"),
+        ),
+        (units.quantity(co2e_g, "g"), run["site"]),
+    ]
+    columns = "".join(
+        f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
+    )
+    return f"<tr>{_run_head(run)}{columns}</tr>"
+
+
+def _run_head(run: Row) -> str:
+    return (
+        f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
+        f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
+    )
+
+
+def scores_section(runs: list[Row], scores: list[Row]) -> str:
+    """The scores behind OM_perf, also where nothing may be divided by the teacher's."""
+    found = {
+        (score["run"], score["task"], score["subject"]): score
+        for score in scores
+        if score["task"] in BENCHMARKS and score["metric"] == BENCHMARKS[score["task"]].metric
+    }
+    tasks = [task for task in BENCHMARKS if any(task == key[1] for key in found)]
+    scored = {key[0] for key in found}
+    rows = [run for run in runs if run["finished"] and run["run"] in scored]
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{task}<small>{BENCHMARKS[task].metric}</small></th>" for task in tasks)
+    body = ""
+    for run in rows:
+        cells = ""
+        for task in tasks:
+            mine, its = (found.get((run["run"], task, s)) for s in ("student", "teacher"))
+            beside = f"<small>teacher {units.number(its['value'])}</small>" if its else ""
+            cells += f"<td>{_score_text(mine)}{beside}</td>"
+        kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
+        body += f"<tr>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
+    reasons = grouped(known(rows, "om_perf_reason"), "om_perf_reason")
+    notes = [f"{_names(same)}: {reason}." for reason, same in reasons.items()]
+    return section(
+        "Scores",
+        "One score of each benchmark, with one standard error. OM_perf is the mean of student over "
+        "teacher; without a teacher that was asked alike there is none.",
+        table(f"<th>Run</th><th>OM_perf<small>± se</small></th>{heads}", body)
+        + (f'<p class="sub">No OM_perf. {escape(" ".join(notes))}</p>' if notes else ""),
+    )
+
+
+def _score_text(score: Row | None) -> str:
+    return units.MISSING if score is None else units.with_error(score["value"], score["stderr"])
+
+
+def _names(runs: list[Row]) -> str:
+    return ", ".join(run["run"] for run in runs)
+
+
+def imported_section(runs: list[Row]) -> str:
+    """Where imported runs come from, and what their records say about serving."""
+    body = "".join(_imported_row(run) for run in known(runs, "origin"))
+    heads = (
+        '<th>Run</th><th class="left">Origin</th><th>Energy counter<small>rescaled by</small></th>'
+        "<th>Sampled every<small>mean, at most</small></th>"
+        "<th>Served, J/token<small>student, teacher</small></th>"
+    )
+    return body and section(
+        "Imported runs",
+        "Recorded elsewhere, by other software. Serving energy is as reported, all tokens together "
+        "and without a trace: it is ranked with nothing. What else to know is at the end.",
+        table(heads, body),
+        anchor="imported",
+    )
+
+
+def _imported_row(run: Row) -> str:
+    correction = run["unit_correction"]
+    served = [
+        units.quantity(run[f"{subject}_total_j_per_token"], "J")
+        for subject in ("student", "teacher")
+    ]
+    return (
+        f'<tr>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
+        f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
+        f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
+        f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
+        f"<td>{served[0]}<small>{served[1]}, {escape(run['inference_energy_quality'])}</small></td>"
+        "</tr>"
+    )
+
+
+def unfinished_section(runs: list[Row]) -> str:
+    body = "".join(
+        f'<tr>{_run_head(run)}<td class="left"><span class="state">{escaped(run["state"])}</span>'
+        f'</td><td class="words">{escaped(run["reason"])}</td></tr>'
+        for run in runs
+        if not run["finished"]
+    )
+    return body and section(
+        "Failed and unfinished runs",
+        "They are in no figure and in no mean.",
+        table('<th>Run</th><th class="left">State</th><th class="left">Reason</th>', body),
+        anchor="unfinished",
+    )

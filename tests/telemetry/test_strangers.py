@@ -1,0 +1,97 @@
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kdwatts.telemetry import nvml, strangers
+from kdwatts.telemetry.strangers import Watch
+
+
+@pytest.fixture
+def on_card(monkeypatch) -> set[int]:
+    """The processes that NVML names as users of every card; tests change it."""
+    pids: set[int] = set()
+    monkeypatch.setattr(nvml, "compute_pids", lambda card: set(pids))
+    return pids
+
+
+@pytest.fixture
+def other() -> Any:
+    """A living process that is no relative of this one: its parent has ended."""
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    pid = int(printed.stdout)
+    yield pid
+    os.kill(pid, 9)
+
+
+def card(uuid: str = "GPU-a", *, is_sliced: bool = False) -> Any:
+    return SimpleNamespace(gpu=SimpleNamespace(uuid=uuid, is_sliced=is_sliced))
+
+
+def test_a_card_that_only_this_job_uses_leaves_no_remark(on_card):
+    child = subprocess.Popen(["sleep", "60"])
+    on_card |= {os.getpid(), os.getppid(), child.pid}
+    watch = Watch([card()], allowed=False)
+    watch.look()
+    child.kill()
+    child.wait()
+    assert watch.remark(since_s=0.0) is None
+
+
+def test_a_card_in_use_is_refused_with_the_process_named(on_card, other):
+    on_card.add(other)
+    with pytest.raises(RuntimeError) as refusal:
+        Watch([card()], allowed=False)
+    assert str(refusal.value) == (
+        f"telemetry: GPU-a is also used by pid {other} (sleep); energy would be misattributed; "
+        "run alone or set telemetry.allow_shared=true"
+    )
+
+
+def test_a_slice_is_refused_or_reported_as_the_whole_card(on_card):
+    with pytest.raises(RuntimeError, match="GPU-a is sliced by MIG, its meter is for all slices"):
+        Watch([card(is_sliced=True)], allowed=False)
+    watch = Watch([card(is_sliced=True)], allowed=True)
+    assert watch.remark(since_s=0.0) == "scope: whole_gpu, GPU-a is sliced by MIG"
+
+
+def test_one_that_comes_later_marks_the_windows_it_was_in_and_stops_nothing(
+    on_card, other, monkeypatch, caplog
+):
+    monkeypatch.setattr(strangers, "_namespace", lambda: strangers._FIRST_NAMESPACE)
+    watch = Watch([card("GPU-a"), card("GPU-b")], allowed=False)
+    before_s = time.monotonic()
+    on_card.add(other)
+    watch.look()
+    on_card.clear()
+    watch.look()
+    after_s = time.monotonic()
+    assert watch.remark(before_s) == (
+        f"scope: whole_gpu, GPU-a is also used by pid {other} (sleep); "
+        f"GPU-b is also used by pid {other} (sleep)"
+    )
+    assert watch.remark(after_s) is None
+    assert [f"now also used by pid {other}" in message for message in caplog.messages] == [True] * 2
+
+
+def test_in_a_container_our_own_process_does_not_look_like_a_stranger_later(on_card, monkeypatch):
+    monkeypatch.setattr(strangers, "_namespace", lambda: "pid:[4026533000]")
+    watch = Watch([card()], allowed=False)
+    on_card.add(4_000_000)  # This process as the host counts it.
+    watch.look()
+    assert watch.remark(since_s=0.0) is None
+
+
+def test_in_a_container_those_of_the_start_mark_every_window(on_card, monkeypatch):
+    monkeypatch.setattr(strangers, "_namespace", lambda: "pid:[4026533000]")
+    on_card.add(4_000_000)
+    watch = Watch([card()], allowed=True)
+    on_card.clear()
+    assert watch.remark(time.monotonic() + 1e6) == (
+        "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
+    )
