@@ -21,6 +21,7 @@ def caveats(collected: Collected) -> list[tuple[str, str]]:
         ("How energy was obtained", _provenance(students)),
         ("What is not counted", _not_counted(students)),
         ("Uncertainty and coverage", _uncertainty(students, to_rows(collected.stages))),
+        ("Idle power", _idle(students)),
         ("Inherited work", _sharing(students)),
         ("Imported runs", _imported(students)),
         ("Accuracy", _accuracy(to_rows(collected.scores), students)),
@@ -59,7 +60,7 @@ def _not_counted(students: list[Row]) -> str:
         return ""
     return (
         f"Without a figure, and so in no sum: {', '.join(absent)}. Power supplies, fans, disks and "
-        "network are outside every figure. Idle power is inside."
+        "network are outside every figure."
     )
 
 
@@ -82,6 +83,20 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
         lowest = units.significant(100 * min(covered))
         parts.append(f"Readings span at least {lowest} % of the time of every stage.")
     return " ".join(parts)
+
+
+def _idle(students: list[Row]) -> str:
+    netted = known(students, "own_energy_j", "own_net_energy_j")
+    netted = [run for run in netted if run["own_energy_j"] > 0]
+    text = "Idle power is inside every energy unless it is called net."
+    if netted:
+        shares = [100 * (1 - run["own_net_energy_j"] / run["own_energy_j"]) for run in netted]
+        ends = dict.fromkeys(units.significant(end, 2) for end in (min(shares), max(shares)))
+        text += (
+            f" For {len(netted)} of {len(students)} students it was measured before the run: it is "
+            f"{' to '.join(ends)} % of their own energy; own_net_energy_j in runs.csv is the rest."
+        )
+    return text if students else ""
 
 
 def _sharing(students: list[Row]) -> str:

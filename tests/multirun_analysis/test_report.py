@@ -250,3 +250,11 @@ def test_a_browser_redraws_when_another_run_is_chosen(page, tmp_path):
     before, after = re.search(r"<title>(.*?)</title>", dom)[1].split(" | ")
     assert "teacher" not in before.split(",")
     assert "teacher" in after.split(",")
+
+
+def test_caveats_tell_the_share_of_idle_power_where_it_was_measured(run_in, tmp_path):
+    run_in("0-response-tiny", own_energy_j=400e3, own_net_energy_j=300e3)
+    run_in("1-sft-tiny", student_key="b", own_net_energy_j=None)
+    text = dict(caveats(collect([tmp_path])))["Idle power"]
+    assert "For 1 of 2 students" in text
+    assert "it is 25 % of their own energy" in text
