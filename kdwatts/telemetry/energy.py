@@ -71,6 +71,8 @@ class Tally:
     sampled_j: float = 0.0
     """Trapezoid of all power samples."""
     sampled_s: float = 0.0
+    sampled_var_j2: float = 0.0
+    """Variance of `sampled_j`: a jump between two samples may be anywhere between them."""
     checked_counter_j: float = 0.0
     """Counter over the intervals that samples cover too: what the cross-check compares."""
     checked_sampled_j: float = 0.0
@@ -134,7 +136,7 @@ def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
     starts a new segment; its time is filled by the samples on both sides where they are close,
     else it stays uncovered.
     """
-    sampled_j, sampled_s = _trapezoid(tally.sample, reading, sensor.max_gap_s)
+    sampled_j, sampled_s, sampled_var_j2 = _trapezoid(tally.sample, reading, sensor.max_gap_s)
     counted_j = counted_s = filled_j = filled_s = checked_counter_j = checked_sampled_j = 0.0
     num_resets = 0
     same_pair = tally.sample is not None and tally.sample is tally.counter
@@ -145,7 +147,8 @@ def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
             reading.energy_counter_j,
             elapsed_s,
             limit_w=sensor.limit_w,
-            delta_s=sensor.delta_s,
+            # A card's updates are not always as close as at the start.
+            delta_s=MAX_DELTA_S if sensor.method == "nvml_counter" else sensor.delta_s,
             range_j=sensor.range_j,
         )
         if step_j is None:
@@ -165,20 +168,27 @@ def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
         filled_s=tally.filled_s + filled_s,
         sampled_j=tally.sampled_j + sampled_j,
         sampled_s=tally.sampled_s + sampled_s,
+        sampled_var_j2=tally.sampled_var_j2 + sampled_var_j2,
         checked_counter_j=tally.checked_counter_j + checked_counter_j,
         checked_sampled_j=tally.checked_sampled_j + checked_sampled_j,
         num_resets=tally.num_resets + num_resets,
     )
 
 
-def _trapezoid(before: Reading | None, after: Reading, max_gap_s: float) -> tuple[float, float]:
-    """Joules and seconds between two samples; nothing where one lacks or they are far apart."""
+def _trapezoid(
+    before: Reading | None, after: Reading, max_gap_s: float
+) -> tuple[float, float, float]:
+    """Joules between two samples, seconds and variance; 0 where one lacks or they are far apart.
+
+    A step of power at an unknown moment between them leaves an error of dP dt / sqrt(12).
+    """
     if before is None or before.power_w is None or after.power_w is None:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     elapsed_s = after.time_s - before.time_s
     if elapsed_s > max_gap_s:
-        return 0.0, 0.0
-    return elapsed_s * (before.power_w + after.power_w) / 2, elapsed_s
+        return 0.0, 0.0, 0.0
+    energy_j = elapsed_s * (before.power_w + after.power_w) / 2
+    return energy_j, elapsed_s, (elapsed_s * (after.power_w - before.power_w)) ** 2 / 12
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,7 @@ class Span:
     """The part of `covered_s` that only samples cover."""
     sampled_j: float
     sampled_s: float
+    sampled_var_j2: float
     checked_counter_j: float
     checked_sampled_j: float
     num_resets: int
@@ -214,6 +225,7 @@ def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
         filled_s=filled_s if counts else 0.0,
         sampled_j=sampled_j,
         sampled_s=sampled_s,
+        sampled_var_j2=end.sampled_var_j2 - start.sampled_var_j2,
         checked_counter_j=end.checked_counter_j - start.checked_counter_j,
         checked_sampled_j=end.checked_sampled_j - start.checked_sampled_j,
         num_resets=end.num_resets - start.num_resets,
@@ -221,9 +233,9 @@ def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
 
 
 def gap_s(one: Span, duration_s: float) -> float:
-    """Seconds of the window that nothing covers; two counter updates or less are its edges."""
+    """Seconds of the window that nothing covers; one counter update or less is its edges'."""
     missing_s = duration_s - one.covered_s
-    edges_s = 0.0 if one.num_resets else max(2 * one.sensor.delta_s, EDGE_S)
+    edges_s = EDGE_S if one.num_resets else max(one.sensor.delta_s, EDGE_S)
     return missing_s if missing_s > edges_s else 0.0
 
 
@@ -234,26 +246,32 @@ def uncertainty_j(
     calibration: float,
     idle_power_w: float | None = None,
 ) -> float:
-    """One standard deviation: u^2 = u_quantum^2 + u_gap^2 + u_cal^2.
+    """One standard deviation: u^2 = u_quantum^2 + u_gap^2 + u_sampling^2 + u_cal^2.
 
-    u_quantum = P delta / sqrt(6): both edges are uniform within one counter update. u_gap bounds
-    the power between idle (0 W where it was not measured) and the limit: uncovered time is left
-    out of the energy, so its error is the root mean square of what may be missing,
+    u_quantum = P delta / sqrt(6): both edges are uniform within one counter update, and so are
+    both sides of a reset, where P is taken as the limit. u_gap bounds the power between idle (0 W
+    where it was not measured) and the limit: uncovered time, also that too short for `gap_s`, is
+    left out of the energy, so its error is the root mean square of what may be missing,
     t sqrt((i^2 + i l + l^2) / 3); time that only samples fill errs by t (l - i) / sqrt(12).
-    u_cal is shared by devices of one kind, so it adds linearly over them.
+    u_sampling is that of cards without a counter. u_cal is shared by devices of one kind, so it
+    adds linearly over them.
     """
     idle_w = (idle_power_w or 0.0) / len(spans)
     squares = 0.0
     for one in spans:
         # A model has no limit, and nothing of it is ever uncovered.
         limit_w = one.sensor.limit_w if math.isfinite(one.sensor.limit_w) else 0.0
-        uncovered_s = gap_s(one, duration_s)
+        uncovered_s = max(0.0, duration_s - one.covered_s)
+        if gap_s(one, duration_s):
+            # The last counter before a gap may be as old as an update.
+            uncovered_s += one.sensor.delta_s
         if duration_s > 0:
             squares += (one.energy_j / duration_s * one.sensor.delta_s) ** 2 / 6
-        if uncovered_s > 0:
-            squares += uncovered_s**2 * (idle_w**2 + idle_w * limit_w + limit_w**2) / 3
-        if one.filled_s > 0:
-            squares += (one.filled_s * (limit_w - idle_w)) ** 2 / 12
+        squares += one.num_resets * (limit_w * one.sensor.delta_s) ** 2 / 6
+        squares += uncovered_s**2 * (idle_w**2 + idle_w * limit_w + limit_w**2) / 3
+        squares += (one.filled_s * (limit_w - idle_w)) ** 2 / 12
+        if one.sensor.method == "nvml_samples":
+            squares += one.sampled_var_j2
     return math.sqrt(squares + (calibration * sum(one.energy_j for one in spans)) ** 2)
 
 

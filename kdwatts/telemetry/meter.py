@@ -21,7 +21,8 @@ from kdwatts.metrics import Energy
 from kdwatts.records import COMPONENTS, StageRow
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
-from kdwatts.telemetry.energy import CLOSE_LOOK_S, MAX_DELTA_S, Edge, Tally, edge, span
+from kdwatts.telemetry.edges import find_edge
+from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.probes import find_probes
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 MAX_IDLE_LOAD_PCT = 10.0
 """Load of the node above which it does not idle, and its power says nothing of idle power."""
-
-_POLL_S = 0.001
-"""Between two looks at a counter while an edge waits for its update."""
 
 
 class OpenWindow:
@@ -254,43 +252,7 @@ class Meter:
         return row
 
     def _edge(self) -> tuple[float, dict[Probe, Tally]]:
-        """The moment of an edge and a fresh tally of every device that answers.
-
-        GPU counters are steps: their next update is waited for, and the edge is halfway between
-        the looks before and after it. RAPL and CPU time are read at once.
-        """
-        waiting = {probe for probe in self._devices if probe.sensor.method == "nvml_counter"}
-        begin_s = time.monotonic()
-        # Who has failed for a second is asked once: it may stay away for good.
-        counters = {probe: probe.tally.counter for probe in waiting if probe.error is not None}
-        lost = {p for p, last in counters.items() if last is None or begin_s - last.time_s > 1}
-        looks: dict[Probe, Tally] = {}
-        edges: dict[Probe, Edge] = {}
-        while waiting:
-            is_late = time.monotonic() > begin_s + 2 * MAX_DELTA_S
-            for probe in list(waiting):
-                before = looks.get(probe)
-                self._update(probe, looks)
-                if probe in looks:
-                    now = edge(before, looks[probe])
-                    edges[probe] = min(now, edges.get(probe, now), key=lambda one: one.width_s)
-                    if is_late or edges[probe].width_s < CLOSE_LOOK_S:
-                        waiting.discard(probe)
-                elif is_late or probe in lost:
-                    waiting.discard(probe)
-            if waiting:
-                time.sleep(_POLL_S)
-        edge_s = max((one.time_s for one in edges.values()), default=time.monotonic())
-        tallies = {probe: one.tally for probe, one in edges.items()}
-        for probe in self._devices:
-            if probe.sensor.method != "nvml_counter":
-                self._update(probe, tallies)
-        return edge_s, tallies
-
-    def _update(self, probe: Probe, tallies: dict[Probe, Tally]) -> None:
-        with self._sampler.lock:
-            if probe.update(edge=True) is not None:
-                tallies[probe] = probe.tally
+        return find_edge(self._devices, self._sampler.lock)
 
     def _measure_idle(self, idle_s: float) -> None:
         idle = self._open("idle", None)

@@ -10,14 +10,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import pynvml
 from pynvml import NVMLError
 
 from kdwatts.telemetry.energy import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor
+from kdwatts.telemetry.handles import Handles
 
 log = logging.getLogger(__name__)
+_warn_once = lru_cache(log.warning)
 
 # Pairs of field and scope 0, the whole card: without the scope the bindings raise and catch a
 # TypeError for every field.
@@ -51,9 +54,13 @@ class Card:
     """A card and how to ask it."""
 
     gpu: Gpu
-    handle: Any = field(repr=False, compare=False)
+    handles: Handles = field(repr=False, compare=False)
     has_fields: bool
     """The three quantities come in one query; older drivers need one query each."""
+
+    @property
+    def handle(self) -> Any:
+        return self.handles.of(self.gpu.uuid)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ def open_cards(environment: Mapping[str, str] = os.environ) -> tuple[list[Card],
         return [], f"no NVML: {error}"
     try:
         cards = _chosen(environment)
+    except NVMLError as error:
+        close()
+        return [], f"NVML does not list its GPUs: {error}"
     except BaseException:
         close()
         raise
@@ -115,8 +125,8 @@ def _where(environment: Mapping[str, str]) -> str:
 
 
 def _chosen(environment: Mapping[str, str]) -> list[Card]:
-    driver = pynvml.nvmlSystemGetDriverVersion()
-    found = [_card(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    driver, handles = _insist(pynvml.nvmlSystemGetDriverVersion), Handles()
+    found = [_card(i, driver, handles) for i in range(_insist(pynvml.nvmlDeviceGetCount))]
     cards = [card for card in found if card is not None]
     if not cards:
         return []
@@ -176,16 +186,27 @@ def _warn_of_order(
         )
 
 
-def _card(index: int, driver: str) -> Card | None:
+def _card(index: int, driver: str, handles: Handles) -> Card | None:
     """A card of the node; None, with a warning, where it does not answer: it may be another's."""
     try:
-        return _described(pynvml.nvmlDeviceGetHandleByIndex(index), index, driver)
+        return _insist(_described, index, driver, handles)
     except NVMLError as error:
         log.warning("telemetry: GPU %d of the node does not answer (%s); left out", index, error)
         return None
 
 
-def _described(handle: Any, index: int, driver: str) -> Card:
+def _insist(query: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer at one of three tries: a moment's error must not cost a run its energy."""
+    for _ in range(2):
+        try:
+            return query(*arguments)
+        except NVMLError:
+            time.sleep(0.1)
+    return query(*arguments)
+
+
+def _described(index: int, driver: str, handles: Handles) -> Card:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
     limit_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     values = _or_none(pynvml.nvmlDeviceGetFieldValues, handle, _FIELDS)
@@ -204,7 +225,7 @@ def _described(handle: Any, index: int, driver: str) -> Card:
         has_energy_counter=counter_mj is not None,
         is_sliced=mig_modes is not None and mig_modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
     )
-    return Card(gpu, handle, has_fields and gpu.has_energy_counter)
+    return Card(gpu, handles, has_fields and gpu.has_energy_counter)
 
 
 def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
@@ -219,6 +240,16 @@ def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
 
 def read(card: Card) -> Reading:
     """Counter and power of a card. Raises NVMLError when it does not answer."""
+    try:
+        reading = _read(card)
+    except NVMLError as error:
+        card.handles.failed(card.gpu.uuid, error)
+        raise
+    card.handles.answered(card.gpu.uuid)
+    return reading
+
+
+def _read(card: Card) -> Reading:
     asked_s = time.monotonic()
     if card.has_fields:
         energy, average, instant = pynvml.nvmlDeviceGetFieldValues(card.handle, _FIELDS)
@@ -226,8 +257,7 @@ def read(card: Card) -> Reading:
             if value.nvmlReturn != pynvml.NVML_SUCCESS:
                 raise NVMLError(value.nvmlReturn)
         counter_mj, power_mw = energy.value.ullVal, instant.value.uiVal
-        knows_average = average.nvmlReturn == pynvml.NVML_SUCCESS
-        average_mw = average.value.uiVal if knows_average else None
+        average_mw = average.value.uiVal if average.nvmlReturn == pynvml.NVML_SUCCESS else None
     else:
         counter_mj, average_mw = None, None
         if card.gpu.has_energy_counter:
@@ -239,11 +269,6 @@ def read(card: Card) -> Reading:
         power_w=None if power_mw is None else power_mw / 1e3,
         power_average_w=None if average_mw is None else average_mw / 1e3,
     )
-
-
-def read_counter_mj(card: Card) -> int:
-    """The raw counter, for waiting on its next update. Raises NVMLError."""
-    return pynvml.nvmlDeviceGetTotalEnergyConsumption(card.handle)
 
 
 def read_slow(card: Card) -> SlowQuantities:
@@ -273,39 +298,43 @@ def compute_pids(card: Card) -> set[int]:
     try:
         processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, card.handle) or []
     except NVMLError as error:
-        log.warning(
-            "telemetry: cannot tell who else uses %s (%s); taken as nobody", card.gpu.uuid, error
-        )
+        _warn_once("telemetry: %s: nobody else is seen (%s)", card.gpu.uuid, str(error))
         return set()
     return {process.pid for process in processes}
 
 
 def _counter_mj_or_none(card: Card) -> int | None:
     try:
-        return read_counter_mj(card) if card.gpu.has_energy_counter else None
+        return _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, card.handle)
     except NVMLError:
         return None  # The first tick writes the error as a row.
 
 
 def counter_periods_s(cards: Sequence[Card], *, budget_s: float = 0.12) -> list[float]:
-    """Seconds between two updates of each card's counter, watched for at most `budget_s`.
+    """At most so many seconds lie between two updates of each card's counter.
 
-    A counter seen to change less than twice in that time is taken to be as slow as MAX_DELTA_S.
+    From the last look before one update to the first look after the next, watched for at most
+    `budget_s`; a counter seen to change less than twice is taken to be as slow as MAX_DELTA_S.
     """
-    deadline_s = time.monotonic() + budget_s
-    last = [_counter_mj_or_none(card) for card in cards]
-    changes_s: list[list[float]] = [[] for _ in cards]
-    waiting = {i for i, value in enumerate(last) if value is not None}
+    deadline_s = (now_s := time.monotonic()) + budget_s
+    periods_s = [MAX_DELTA_S] * len(cards)
+    last = [(now_s, _counter_mj_or_none(card)) for card in cards]
+    before_s: dict[int, float] = {}
+    waiting = {i for i, (_, value) in enumerate(last) if value is not None}
     while waiting and time.monotonic() < deadline_s:
         time.sleep(0.001)
         for i in sorted(waiting):
+            asked_s = time.monotonic()
             value = _counter_mj_or_none(cards[i])
-            if value is not None and value != last[i]:
-                last[i] = value
-                changes_s[i].append(time.monotonic())
-            if len(changes_s[i]) == 2:
+            if value is None:
+                continue
+            if value != last[i][1] and i in before_s:
+                periods_s[i] = min(MAX_DELTA_S, time.monotonic() - before_s[i])
                 waiting.discard(i)
-    return [times[1] - times[0] if len(times) == 2 else MAX_DELTA_S for times in changes_s]
+            elif value != last[i][1]:
+                before_s[i] = last[i][0]
+            last[i] = asked_s, value
+    return periods_s
 
 
 def sensor(card: Card, *, delta_s: float, interval_s: float) -> Sensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from kdwatts.metrics import Energy, total_energy
 from kdwatts.records import COMPONENTS
 from kdwatts.telemetry.energy import Span, cross_check, gap_s, uncertainty_j
+
+log = logging.getLogger(__name__)
+_error_once = lru_cache(log.error)
 
 QUALITY = {
     "nvml_counter": "measured",
@@ -94,6 +99,7 @@ def component(
         )
     believed, flag = cross_check(spans, duration_s) if is_nvml else (True, None)
     if not believed:
+        _error_once("telemetry: units of %s are wrong, there is no energy of it", _labels(spans))
         return missing(flag or "")
     remarks = [note, flag]
     if is_nvml and duration_s < SHORT_NVML_WINDOW_S:

@@ -46,6 +46,7 @@ class Watch:
                 f"telemetry: {self._sliced[0]} is sliced by MIG, its meter is for all slices; use "
                 "a whole card or set telemetry.allow_shared=true to report all of it"
             )
+        self._latest_look_s = 0.0
         self._look(first=True)
         if self._seen and not allowed:
             uuid = next(iter(self._seen.values())).uuid
@@ -63,6 +64,8 @@ class Watch:
     def remark(self, since_s: float) -> str | None:
         """What to say of a GPU figure of a window since `since_s`; None if the cards are ours."""
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
+        # Looks are seldom: who was there at the latest one is taken to be there still.
+        since_s = min(since_s, self._latest_look_s)
         found = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
         for uuid in dict.fromkeys(seen.uuid for seen in found):
             named = ", ".join(seen.name for seen in found if seen.uuid == uuid)
@@ -70,19 +73,19 @@ class Watch:
         return f"scope: whole_gpu, {'; '.join(remarks)}" if remarks else None
 
     def _look(self, *, first: bool) -> None:
+        now_s = time.monotonic()
         present = [(card.gpu.uuid, pid) for card in self._cards for pid in nvml.compute_pids(card)]
-        if not present:
-            return
-        own = host.own_pids()
+        own = host.own_pids() if present else set()
+        self._latest_look_s = now_s
         for uuid, pid in present:
             if pid in own:
                 continue
-            now_s = time.monotonic() if self._knows_own else math.inf
+            last_s = now_s if self._knows_own else math.inf
             if (uuid, pid) in self._seen:
-                self._seen[uuid, pid].last_s = now_s
+                self._seen[uuid, pid].last_s = last_s
                 continue
             name = f"pid {pid} ({host.process_name(pid)})"
-            self._seen[uuid, pid] = _Sighting(uuid, name, now_s)
+            self._seen[uuid, pid] = _Sighting(uuid, name, last_s)
             if not first:
                 log.warning("telemetry: %s is now also used by %s; figures say so", uuid, name)
 

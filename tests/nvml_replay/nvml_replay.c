@@ -11,10 +11,14 @@
  *   NVML_REPLAY_POWER_PERIOD_MS    the power sensor is refreshed this often (100)
  *   NVML_REPLAY_POWER_WINDOW_MS    and averages this long (25)
  *   NVML_REPLAY_COUNTER_PERIOD_MS  the energy counter is updated this often (20)
+ *   NVML_REPLAY_COUNTER_PHASE_MS   of each GPU this much later than of the one before it (0)
  *   NVML_REPLAY_COUNTER_MJ         its value at t = 0 (123456789)
  *   NVML_REPLAY_RESET_S            it falls to 0 at this t (never)
  *   NVML_REPLAY_LATENCY_US         every query sleeps this long (0)
- *   NVML_REPLAY_FAULTS             `from:to:gpu:code,...`: that GPU (-1: all) answers with the code
+ *   NVML_REPLAY_FAULTS             `from:to:gpu:code,...`: that GPU answers with the code; -1: all
+ *                                  GPUs, nvmlInit and the queries of the node do
+ *   NVML_REPLAY_RELOAD             `from:to:code`: the driver is away; what was initialised before
+ *                                  answers with the code for good, the counter restarts at 0 at `to`
  *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the card lacks
  *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 mistakes units
  *   NVML_REPLAY_NAME               product name
@@ -22,161 +26,59 @@
  *   NVML_REPLAY_MIG                1: the cards are sliced
  */
 #define _GNU_SOURCE
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { MAX_GPUS = 16, MAX_FAULTS = 64, MAX_PIDS = 64 };
+#include "trace.h"
 
 /* nvmlReturn_t */
-enum { SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE };
+enum {
+  SUCCESS,
+  UNINITIALIZED,
+  INVALID_ARGUMENT,
+  NOT_SUPPORTED,
+  NOT_FOUND = 6,
+  INSUFFICIENT_SIZE = 7,
+  DRIVER_NOT_LOADED = 9,
+};
 
-typedef struct {
-  double time_s, power_w[MAX_GPUS];
-  double energy_j[MAX_GPUS]; /* from the start of the trace to time_s */
-} Point;
+static double init_s; /* when the library was last initialised from nothing */
+static int num_inits;
+static intptr_t generation; /* of handles: those given before are stale */
 
-typedef struct { double from_s, to_s; int gpu, code; } Fault;
-
-static Point *points;
-static int num_points, num_gpus = 1;
-static Fault faults[MAX_FAULTS];
-static int num_faults;
-static unsigned pids[MAX_PIDS];
-static unsigned num_pids;
-static double start_s = -1, power_period_s, power_window_s, counter_period_s, reset_s, mw_per_w;
-static unsigned long long counter_start_mj;
-static int latency_us, num_inits, is_sliced;
-static const char *unsupported = "", *name = "NVIDIA H100 80GB HBM3";
-
-static double setting(const char *key, double fallback) {
-  const char *text = getenv(key);
-  return text && *text ? atof(text) : fallback;
-}
-
-static double monotonic_s(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec + now.tv_nsec * 1e-9;
-}
-
-static double trace_time_s(void) { return monotonic_s() - start_s; }
-
-static void read_trace(const char *path) {
-  points = calloc(1, sizeof *points);
-  num_points = 1;
-  points[0].power_w[0] = 100;
-  FILE *file = path ? fopen(path, "r") : NULL;
-  if (!file) return;
-  char line[4096];
-  num_points = 0;
-  while (fgets(line, sizeof line, file)) {
-    if (*line == '#' || *line == '\n') continue;
-    points = realloc(points, (num_points + 1) * sizeof *points);
-    Point *point = &points[num_points++];
-    memset(point, 0, sizeof *point);
-    char *rest = line;
-    point->time_s = strtod(line, &rest);
-    for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
-      char *end;
-      double power_w = strtod(rest, &end);
-      if (end == rest) break;
-      point->power_w[gpu] = power_w;
-      rest = end;
-      if (gpu + 1 > num_gpus) num_gpus = gpu + 1;
-    }
-  }
-  fclose(file);
-  for (int i = 1; i < num_points; i++)
-    for (int gpu = 0; gpu < num_gpus; gpu++)
-      points[i].energy_j[gpu] =
-          points[i - 1].energy_j[gpu] +
-          points[i - 1].power_w[gpu] * (points[i].time_s - points[i - 1].time_s);
-}
-
-static const char *first_item(const char *key) {
-  const char *text = getenv(key);
-  return text && *text ? text : NULL;
-}
-
-static const char *next_item(const char *text) {
-  const char *comma = strchr(text, ',');
-  return comma ? comma + 1 : NULL;
-}
-
-static void read_settings(void) {
-  power_period_s = setting("NVML_REPLAY_POWER_PERIOD_MS", 100) / 1e3;
-  power_window_s = setting("NVML_REPLAY_POWER_WINDOW_MS", 25) / 1e3;
-  counter_period_s = setting("NVML_REPLAY_COUNTER_PERIOD_MS", 20) / 1e3;
-  counter_start_mj = (unsigned long long)setting("NVML_REPLAY_COUNTER_MJ", 123456789);
-  reset_s = setting("NVML_REPLAY_RESET_S", INFINITY);
-  latency_us = (int)setting("NVML_REPLAY_LATENCY_US", 0);
-  mw_per_w = setting("NVML_REPLAY_MW_PER_W", 1000);
-  is_sliced = (int)setting("NVML_REPLAY_MIG", 0);
-  start_s = setting("NVML_REPLAY_START_S", monotonic_s());
-  if (getenv("NVML_REPLAY_UNSUPPORTED")) unsupported = getenv("NVML_REPLAY_UNSUPPORTED");
-  if (getenv("NVML_REPLAY_NAME")) name = getenv("NVML_REPLAY_NAME");
-  for (const char *text = first_item("NVML_REPLAY_FAULTS"); text; text = next_item(text)) {
-    Fault *fault = &faults[num_faults];
-    if (num_faults < MAX_FAULTS && sscanf(text, "%lf:%lf:%d:%d", &fault->from_s, &fault->to_s,
-                                          &fault->gpu, &fault->code) == 4)
-      num_faults++;
-  }
-  for (const char *text = first_item("NVML_REPLAY_PIDS"); text; text = next_item(text))
-    if (num_pids < MAX_PIDS) pids[num_pids++] = (unsigned)atoi(text);
-  read_trace(getenv("NVML_REPLAY_TRACE"));
-}
-
-/* Joules from t = 0 to t. */
-static double energy_until_j(int gpu, double time_s) {
-  if (time_s <= points[0].time_s) return 0;
-  int low = 0, high = num_points - 1;
-  while (low < high) {
-    int middle = (low + high + 1) / 2;
-    if (points[middle].time_s <= time_s) low = middle;
-    else high = middle - 1;
-  }
-  return points[low].energy_j[gpu] + points[low].power_w[gpu] * (time_s - points[low].time_s);
-}
-
-static double last_update_s(double period_s) {
+/* What is wrong now with a GPU, or with EVERYTHING. */
+static int fault_of(int gpu) {
   double now_s = trace_time_s();
-  return period_s > 0 ? floor(now_s / period_s) * period_s : now_s;
+  for (int i = 0; i < num_faults; i++) {
+    Fault *fault = &faults[i];
+    if (now_s >= fault->from_s && now_s < fault->to_s &&
+        (fault->gpu == EVERYTHING || fault->gpu == gpu))
+      return fault->code;
+  }
+  return SUCCESS;
 }
 
-static unsigned power_mw(int gpu, double window_s) {
-  double to_s = last_update_s(power_period_s), from_s = to_s - window_s;
-  if (from_s < 0) from_s = 0;
-  if (to_s <= from_s) to_s = from_s + 1e-6;
-  double mean_w = (energy_until_j(gpu, to_s) - energy_until_j(gpu, from_s)) / (to_s - from_s);
-  return (unsigned)llround(mean_w * mw_per_w);
-}
-
-static unsigned long long counter_mj(int gpu) {
-  double to_s = last_update_s(counter_period_s);
-  if (trace_time_s() < reset_s)
-    return counter_start_mj + (unsigned long long)(energy_until_j(gpu, to_s) * 1e3);
-  double since_j = energy_until_j(gpu, to_s) - energy_until_j(gpu, reset_s);
-  return since_j > 0 ? (unsigned long long)(since_j * 1e3) : 0;
+/* Whether the library answers now for a GPU, or at all. */
+static int answer_of(int gpu) {
+  if (!num_inits) return UNINITIALIZED;
+  if (init_s < reload.from_s && trace_time_s() >= reload.from_s) return reload.code;
+  return fault_of(gpu);
 }
 
 /* Which GPU a handle means, and whether it answers this kind of query now. */
 static int ask(void *handle, const char *kind, int *gpu) {
-  if (!num_inits) return UNINITIALIZED;
-  *gpu = (int)(intptr_t)handle - 1;
-  if (*gpu < 0 || *gpu >= num_gpus) return INVALID_ARGUMENT;
   if (latency_us) usleep(latency_us);
-  double now_s = trace_time_s();
-  for (int i = 0; i < num_faults; i++) {
-    Fault *fault = &faults[i];
-    if (now_s >= fault->from_s && now_s < fault->to_s && (fault->gpu < 0 || fault->gpu == *gpu))
-      return fault->code;
-  }
+  *gpu = (int)((intptr_t)handle % (MAX_GPUS + 1)) - 1;
+  int answer = answer_of(*gpu);
+  if (answer != SUCCESS) return answer;
+  if (*gpu < 0 || *gpu >= num_gpus || (intptr_t)handle / (MAX_GPUS + 1) != generation)
+    return INVALID_ARGUMENT;
   return *kind && strstr(unsupported, kind) ? NOT_SUPPORTED : SUCCESS;
+}
+
+static int give_handle(int gpu, void **handle) {
+  int answer = answer_of(gpu);
+  *handle = (void *)(generation * (MAX_GPUS + 1) + gpu + 1);
+  return answer;
 }
 
 #define ASK(kind)                        \
@@ -191,7 +93,17 @@ static void write_uuid(int gpu, char *text, unsigned size) {
 int nvmlInitWithFlags(unsigned flags) {
   (void)flags;
   if (!points) read_settings();
-  num_inits++;
+  if (num_inits) {
+    num_inits++; /* of another user in this process: nothing is asked of the driver */
+    return SUCCESS;
+  }
+  double now_s = trace_time_s();
+  if (now_s >= reload.from_s && now_s < reload.to_s) return DRIVER_NOT_LOADED;
+  int answer = fault_of(EVERYTHING);
+  if (answer != SUCCESS) return answer;
+  num_inits = 1;
+  init_s = now_s;
+  generation++;
   return SUCCESS;
 }
 
@@ -202,20 +114,18 @@ int nvmlShutdown(void) {
 }
 
 int nvmlSystemGetDriverVersion(char *text, unsigned size) {
-  return snprintf(text, size, "555.00.replay") > 0 ? SUCCESS : INVALID_ARGUMENT;
+  int answer = answer_of(EVERYTHING);
+  snprintf(text, size, "555.00.replay");
+  return answer;
 }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
-  if (!num_inits) return UNINITIALIZED;
   *count = num_gpus;
-  return SUCCESS;
+  return answer_of(EVERYTHING);
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
-  if (!num_inits) return UNINITIALIZED;
-  if ((int)index >= num_gpus) return INVALID_ARGUMENT;
-  *handle = (void *)(intptr_t)(index + 1);
-  return SUCCESS;
+  return (int)index < num_gpus ? give_handle((int)index, handle) : INVALID_ARGUMENT;
 }
 
 /* Slices are named after their card: MIG-GPU-5f0c0000-... */
@@ -223,9 +133,7 @@ int nvmlDeviceGetHandleByUUID(const char *wanted, void **handle) {
   for (int gpu = 0; gpu < num_gpus; gpu++) {
     char uuid[96];
     write_uuid(gpu, uuid, sizeof uuid);
-    if (strcmp(uuid, wanted) && strcmp(uuid, wanted + 4)) continue;
-    *handle = (void *)(intptr_t)(gpu + 1);
-    return SUCCESS;
+    if (!strcmp(uuid, wanted) || !strcmp(uuid, wanted + 4)) return give_handle(gpu, handle);
   }
   return NOT_FOUND;
 }

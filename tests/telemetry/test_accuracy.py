@@ -1,100 +1,92 @@
-import json
-import random
+"""Figures of cards against their traces' own energy; `tests.bench.accuracy` prints them."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+from statistics import median
 
 import pytest
 
-from kdwatts.telemetry.energy import integrate_power_j
+from tests.telemetry.cases import Result, end_s, measure, stated_j
 
 pytestmark = pytest.mark.slow
 
-WINDOW = """
-with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
-    time.sleep(1.3)
-    used_s = time.process_time()
-    with meter.window("train") as window:
-        time.sleep(30)
-    used_s = time.process_time() - used_s
-share_pct = 100 * used_s / window.row.duration_s
-print_json({"row": window.row, "share_pct": share_pct})
-"""
-
-LENGTH_S = 40
-
-
-def constant() -> list[tuple[float, float]]:
-    return [(0.0, 350.0)]
-
-
-def square_1_hz() -> list[tuple[float, float]]:
-    return [(half / 2, 600.0 if half % 2 else 80.0) for half in range(2 * LENGTH_S)]
-
-
-def bursts_6_s() -> list[tuple[float, float]]:
-    return [(t, 80.0 if t % 6 else 650.0) for t in range(LENGTH_S)]
-
-
-def bursts_random() -> list[tuple[float, float]]:
-    dice = random.Random(0)
-    points, time_s = [], 0.0
-    while time_s < LENGTH_S:
-        points.append((time_s, dice.uniform(60, 700)))
-        time_s += dice.expovariate(2)
-    return points
-
-
-TRACES = [constant, square_1_hz, bursts_6_s, bursts_random]
-
-
-def truth_j(trace: list[tuple[float, float]], start_s: float, end_s: float) -> float:
-    """Integral of a step-wise constant power, piece by piece."""
-    energy_j = 0.0
-    for (from_s, power_w), (to_s, _) in zip(trace, [*trace[1:], (end_s, 0)], strict=True):
-        low_s, high_s = max(from_s, start_s), min(max(to_s, from_s), end_s)
-        if high_s > low_s:
-            energy_j += integrate_power_j([low_s, high_s], [power_w, power_w])
-    return energy_j
-
 
 @pytest.fixture(scope="module")
-def measured(start_script):
-    scripts = {}
-    for number, trace in enumerate(TRACES):
-        # A reset and a second of lost ticks in the last one.
-        faults = {"reset_s": 12, "faults": "20:21:0:15"} if number == 3 else {}
-        scripts[trace] = start_script(START_AT_ZERO + WINDOW, trace(), **faults)
-    return {trace: script.finish() for trace, script in scripts.items()}
+def measured(nvml_dir, tmp_path_factory) -> list[Result]:
+    return measure(nvml_dir, tmp_path_factory.mktemp("cases"))
 
 
-START_AT_ZERO = """
-os.environ["NVML_REPLAY_START_S"] = str(time.monotonic())
-print_json = lambda value, start_s=float(os.environ["NVML_REPLAY_START_S"]): print(
-    json.dumps(value | {"start_s": start_s}, default=vars))
-"""
+def expecting(measured: list[Result], kind: str) -> list[Result]:
+    return [one for one in measured if one.case.expects == kind]
 
 
-@pytest.mark.parametrize("trace", TRACES[:3])
-def test_a_window_of_30_s_is_within_a_tenth_of_a_percent_of_the_trace(measured, trace):
-    assert abs(error_pct(measured[trace], trace())) < 0.1
+def test_a_window_of_20_s_is_within_a_tenth_of_a_percent_of_the_trace(measured):
+    exact = expecting(measured, "exact")
+    assert len(exact) >= 40
+    assert {one.case.name: one.error_pct for one in exact if abs(one.error_pct) >= 0.1} == {}
 
 
-def test_a_reset_and_a_second_of_lost_ticks_leave_half_a_percent(measured):
-    # The tick of the reset is 1/300 of the window, and its power samples may miss a burst.
-    result = measured[bursts_random]
-    assert abs(error_pct(result, bursts_random())) < 0.5
-    assert "reset: 1" in result["row"]["reason"]["gpu"]
-    # The window's length and its covered time are sums of the same clock's readings.
-    assert result["row"]["coverage"]["gpu"] == pytest.approx(1, abs=1e-6)
+def test_queries_that_fail_or_take_long_open_no_gap(measured):
+    for one in expecting(measured, "exact"):
+        assert one.row["method"]["gpu"] == "nvml_counter", one.case.name
+        assert one.row["quality"]["gpu"] == "measured", one.case.name
+        assert one.row["coverage"]["gpu"] == 1, one.case.name
+        assert not re.search("not covered|reset", one.reason), one.case.name
+
+
+def test_what_a_card_kept_to_itself_is_inside_the_stated_uncertainty(measured):
+    # Two standard deviations, and 5 % for the sensor's calibration do not count: it has no error.
+    stated = expecting(measured, "stated")
+    assert len(stated) >= 30
+    errors_j = {one.case.name: (one.energy_j or 0) - one.window_j for one in stated}
+    allowed_j = {one.case.name: 2 * one.stated_j for one in stated}
+    assert {n: (e, allowed_j[n]) for n, e in errors_j.items() if abs(e) > allowed_j[n]} == {}
+
+
+def test_a_reset_a_reload_and_a_lost_card_are_never_silent(measured):
+    said = {one.case.name: one.reason for one in measured if one.case.says}
+    wrong = [one.case.name for one in measured if not re.search(one.case.says, one.reason)]
+    assert len(said) >= 20
+    assert wrong == [], said
+
+
+def test_a_card_without_counter_says_that_it_was_sampled(measured):
+    sampled = [one for one in measured if one.case.condition == "samples only"]
+    assert len(sampled) == 4
+    assert {one.row["method"]["gpu"] for one in sampled} == {"nvml_samples"}
+    assert {one.row["quality"]["gpu"] for one in sampled} == {"measured"}
+
+
+def test_milliwatts_taken_for_watts_are_refused_and_an_error_says_so_once(measured):
+    (one,) = expecting(measured, "refused")
+    assert one.energy_j is None
+    assert one.row["quality"]["gpu"] == "missing"
+    assert "error of units" in one.reason
+    assert len(re.findall("^ERROR:.*units", one.log, re.MULTILINE)) == 1
+
+
+def test_the_sum_of_the_parts_is_the_whole(measured):
+    with_parts = [one for one in measured if one.inner]
+    assert len(with_parts) == 2
+    for one in with_parts:
+        rows = [*one.inner, one.row]
+        for row in one.inner:
+            true_j = one.true_j(row["start_s"], end_s(row))
+            assert abs(row["energy_j"]["gpu"] - true_j) < 2 * stated_j(row)
+        edges_s = [one.row["start_s"]]
+        for row in one.inner:
+            edges_s += [row["start_s"], end_s(row)]
+        edges_s.append(end_s(one.row))
+        assert edges_s == sorted(edges_s)
+        gaps_j = sum(one.true_j(from_s, to_s) for from_s, to_s in list(pairwise(edges_s))[::2])
+        parts_j = sum(row["energy_j"]["gpu"] for row in one.inner)
+        allowed_j = 2 * math.hypot(*(stated_j(row) for row in rows))
+        assert abs(parts_j + gaps_j - one.row["energy_j"]["gpu"]) < allowed_j
 
 
 def test_sampling_at_10_hz_takes_less_than_1_percent_of_a_core(measured):
-    # 0.3 % on an idle machine; other tests may run beside this one.
-    assert max(result["share_pct"] for result in measured.values()) < 1
-
-
-def error_pct(result: dict, trace: list[tuple[float, float]]) -> float:
-    row = result["row"]
-    start_s = row["start_s"] - result["start_s"]
-    true_j = truth_j(trace, start_s, start_s + row["duration_s"])
-    error = 100 * (row["energy_j"]["gpu"] / true_j - 1)
-    print(json.dumps({"error_pct": error, "share_pct": result["share_pct"]}))
-    return error
+    # 0.3 to 0.5 % on an idle machine; here nearly a hundred meters share two cores.
+    assert median(one.share_pct for one in measured) < 1

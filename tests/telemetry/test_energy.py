@@ -10,6 +10,7 @@ from kdwatts.telemetry.energy import (
     Tally,
     advance,
     counter_step_j,
+    gap_s,
     integrate_power_j,
     span,
     uncertainty_j,
@@ -111,8 +112,14 @@ def test_a_reset_without_samples_near_it_leaves_a_gap_that_widens_the_uncertaint
     assert result.energy_j == 3000
     assert result.coverage == pytest.approx(10 / 11)
     assert "not covered: GPU-0 1.0 s of 11.0 s" in (result.reason or "")
-    # Quantum 3000/11 * 0.1 / sqrt(6) = 11.134, gap 700/sqrt(3) = 404.145, calibration 150.
-    assert result.uncertainty_j == pytest.approx(431.23, abs=0.01)
+    # Quantum 3000/11 * 0.1 / sqrt(6) = 11.134, at the reset 700 * 0.1 / sqrt(6) = 28.577,
+    # gap and one update 1.1 * 700/sqrt(3) = 444.56, calibration 150.
+    assert result.uncertainty_j == pytest.approx(470.19, abs=0.01)
+
+
+def test_a_card_whose_updates_come_later_than_at_the_start_was_not_reset():
+    # 70 J of the last 0.1 s arrive within 1 ms; 1.5 * 700 W * 0.041 s would allow 43 J.
+    assert fold(replace(CARD, delta_s=0.02), (0, 1000, 700), (0.001, 1070, 700)).num_resets == 0
 
 
 def test_no_energy_is_ever_negative():
@@ -134,6 +141,28 @@ def test_idle_power_narrows_the_bound_of_time_that_samples_fill():
     one = replace(span(CARD, Tally(), Tally()), filled_s=2.0, covered_s=10.0)
     # 2 s * (700 W - 100 W) / sqrt(12) = 346.41 J.
     assert uncertainty_j([one], 10, calibration=0, idle_power_w=100) == pytest.approx(346.41, 1e-4)
+
+
+def test_time_at_an_edge_too_short_to_be_called_a_gap_still_widens_the_uncertainty():
+    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (9.96, 0, None)))
+    # 0.04 s * 700 W / sqrt(3).
+    assert gap_s(one, 10) == 0
+    assert uncertainty_j([one], 10, calibration=0) == pytest.approx(16.17, abs=0.01)
+
+
+def test_a_reset_errs_as_both_edges_do_at_the_power_limit():
+    one = replace(span(CARD, Tally(), Tally()), covered_s=10.0, num_resets=2)
+    # Twice (700 W * 0.1 s)^2 / 6.
+    assert uncertainty_j([one], 10, calibration=0) == pytest.approx(40.41, abs=0.01)
+
+
+def test_a_jump_between_two_samples_may_be_anywhere_between_them():
+    sampled = replace(CARD, method="nvml_samples", delta_s=0)
+    one = span(sampled, Tally(), fold(sampled, (0, None, 100), (1, None, 400), (2, None, 400)))
+    # A step of 300 W within 1 s: 300 / sqrt(12). The counter of another card knows better.
+    assert uncertainty_j([one], 2, calibration=0) == pytest.approx(86.60, abs=0.01)
+    counted = replace(one, sensor=replace(CARD, delta_s=0))
+    assert uncertainty_j([replace(counted, covered_s=2.0)], 2, calibration=0) == 0
 
 
 def test_calibration_errors_of_equal_cards_add_linearly():

@@ -1,5 +1,6 @@
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -52,7 +53,7 @@ def scenarios(start_script):
         "reset": start_script(WINDOW, [(0, 300)], reset_s=1.2),
         "lost ticks": start_script(WINDOW, SQUARE, faults="0.8:1.6:0:15"),
         "lost card": start_script(WINDOW, TWO_CARDS, faults="1.2:99:1:15"),
-        "lost at start": start_script(LATE_WINDOW, TWO_CARDS, faults="0.5:1.5:1:15"),
+        "lost at start": start_script(LATE_WINDOW, TWO_CARDS, faults="0.5:1.8:1:15"),
         "no counter": start_script(WINDOW, [(0, 250)], unsupported="energy"),
         "old driver": start_script(WINDOW, [(0, 250)], unsupported="fields"),
         "bare card": start_script(WINDOW, [(0, 250)], unsupported="slow"),
@@ -231,6 +232,54 @@ def test_the_cards_of_the_job_are_those_of_its_environment(start_script):
     for environment, answer in zip(refused, answers[len(cases) :], strict=True):
         assert environment["CUDA_VISIBLE_DEVICES"] in answer
         assert answer.endswith("name one of these by index, UUID or a prefix that fits one only")
+
+
+RELOADED = """
+import pynvml
+pynvml.nvmlInit()  # As torch.cuda.device_count() does, which never lets go.
+with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
+    time.sleep(0.5)
+    with meter.window("train") as window:
+        time.sleep(6)
+print_json({"row": window.row, "start_s": float(os.environ["NVML_REPLAY_START_S"])})
+"""
+
+
+def test_a_driver_that_is_reloaded_is_read_again_and_its_gap_stated(start_script):
+    uninitialized, gpu_is_lost = 1, 15
+    scripts = [
+        start_script(RELOADED, [(0, 300, 100)], reload=f"3:4.5:{code}", start_s=time.monotonic())
+        for code in (uninitialized, gpu_is_lost)
+    ]
+    for script in scripts:
+        result = script.finish()
+        row = result["row"]
+        ticks = script.rows("gpu")
+        # NVML is asked anew every second, so the cards are back at most that long after the driver.
+        back_s = min(t["monotonic_s"] for t in ticks if (t["energy_counter_j"] or 1e6) < 1e5)
+        assert 4.5 < back_s - result["start_s"] < 5.8
+        for uuid in {t["uuid"] for t in ticks}:
+            counters_j = [t["energy_counter_j"] for t in ticks if t["uuid"] == uuid]
+            assert counters_j[-1] < 2000 and None in counters_j
+        assert "reset: 2 counter differences refused" in row["reason"]["gpu"]
+        assert "not covered: GPU-5f0c0000" in row["reason"]["gpu"]
+        missing_j = 400 * row["duration_s"] - row["energy_j"]["gpu"]
+        assert 400 * 1.4 < missing_j < 400 * 3
+        assert missing_j < 2 * (row["uncertainty_j"]["gpu"] ** 2 - (0.05 * 2400) ** 2) ** 0.5
+
+
+def test_a_card_that_is_silent_for_a_moment_is_found_all_the_same(start_script):
+    unknown = 999
+    code = "from kdwatts.telemetry.nvml import open_cards\nimport pynvml\npynvml.nvmlInit()\n"
+    code += "cards, reason = open_cards({})\nprint_json([len(cards), reason])"
+    brief = start_script(code, [(0, 1, 2)], faults=f"0:0.12:1:{unknown},0:0.12:0:{unknown}")
+    long = start_script(code, [(0, 1, 2)], faults=f"0:9:1:{unknown}")
+    none = start_script(
+        code.replace("cards,", "time.sleep(0.1); cards,"), faults=f"0.05:9:-1:{unknown}"
+    )
+    assert brief.finish() == [2, ""]
+    assert long.finish() == [1, ""]
+    assert none.finish() == [0, "NVML does not list its GPUs: Unknown Error"]
 
 
 SHARED = """

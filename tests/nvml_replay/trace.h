@@ -1,0 +1,144 @@
+/* The trace that nvml_replay.c replays, its settings, and what the meters of a card make of it. */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MAX_GPUS = 16, MAX_FAULTS = 4096, MAX_PIDS = 64, EVERYTHING = -1 };
+
+typedef struct {
+  double time_s, power_w[MAX_GPUS];
+  double energy_j[MAX_GPUS]; /* from the start of the trace to time_s */
+} Point;
+
+typedef struct { double from_s, to_s; int gpu, code; } Fault;
+
+static Point *points;
+static int num_points, num_gpus = 1;
+static Fault faults[MAX_FAULTS];
+static int num_faults;
+static Fault reload = {INFINITY, INFINITY, EVERYTHING, 0};
+static unsigned pids[MAX_PIDS];
+static unsigned num_pids;
+static double start_s = -1, power_period_s, power_window_s, reset_s, mw_per_w;
+static double counter_period_s, counter_phase_s;
+static unsigned long long counter_start_mj;
+static int latency_us, is_sliced;
+static const char *unsupported = "", *name = "NVIDIA H100 80GB HBM3";
+
+static double setting(const char *key, double fallback) {
+  const char *text = getenv(key);
+  return text && *text ? atof(text) : fallback;
+}
+
+static double monotonic_s(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+static double trace_time_s(void) { return monotonic_s() - start_s; }
+
+static void read_trace(const char *path) {
+  points = calloc(1, sizeof *points);
+  num_points = 1;
+  points[0].power_w[0] = 100;
+  FILE *file = path ? fopen(path, "r") : NULL;
+  if (!file) return;
+  char line[4096];
+  num_points = 0;
+  while (fgets(line, sizeof line, file)) {
+    if (*line == '#' || *line == '\n') continue;
+    points = realloc(points, (num_points + 1) * sizeof *points);
+    Point *point = &points[num_points++];
+    memset(point, 0, sizeof *point);
+    char *rest = line;
+    point->time_s = strtod(line, &rest);
+    for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
+      char *end;
+      double power_w = strtod(rest, &end);
+      if (end == rest) break;
+      point->power_w[gpu] = power_w;
+      rest = end;
+      if (gpu + 1 > num_gpus) num_gpus = gpu + 1;
+    }
+  }
+  fclose(file);
+  for (int i = 1; i < num_points; i++)
+    for (int gpu = 0; gpu < num_gpus; gpu++)
+      points[i].energy_j[gpu] =
+          points[i - 1].energy_j[gpu] +
+          points[i - 1].power_w[gpu] * (points[i].time_s - points[i - 1].time_s);
+}
+
+static const char *first_item(const char *key) {
+  const char *text = getenv(key);
+  return text && *text ? text : NULL;
+}
+
+static const char *next_item(const char *text) {
+  const char *comma = strchr(text, ',');
+  return comma ? comma + 1 : NULL;
+}
+
+static void read_settings(void) {
+  power_period_s = setting("NVML_REPLAY_POWER_PERIOD_MS", 100) / 1e3;
+  power_window_s = setting("NVML_REPLAY_POWER_WINDOW_MS", 25) / 1e3;
+  counter_period_s = setting("NVML_REPLAY_COUNTER_PERIOD_MS", 20) / 1e3;
+  counter_phase_s = setting("NVML_REPLAY_COUNTER_PHASE_MS", 0) / 1e3;
+  counter_start_mj = (unsigned long long)setting("NVML_REPLAY_COUNTER_MJ", 123456789);
+  reset_s = setting("NVML_REPLAY_RESET_S", INFINITY);
+  latency_us = (int)setting("NVML_REPLAY_LATENCY_US", 0);
+  mw_per_w = setting("NVML_REPLAY_MW_PER_W", 1000);
+  is_sliced = (int)setting("NVML_REPLAY_MIG", 0);
+  start_s = setting("NVML_REPLAY_START_S", monotonic_s());
+  if (getenv("NVML_REPLAY_UNSUPPORTED")) unsupported = getenv("NVML_REPLAY_UNSUPPORTED");
+  if (getenv("NVML_REPLAY_NAME")) name = getenv("NVML_REPLAY_NAME");
+  for (const char *text = first_item("NVML_REPLAY_FAULTS"); text; text = next_item(text)) {
+    Fault *fault = &faults[num_faults];
+    if (num_faults < MAX_FAULTS && sscanf(text, "%lf:%lf:%d:%d", &fault->from_s, &fault->to_s,
+                                          &fault->gpu, &fault->code) == 4)
+      num_faults++;
+  }
+  const char *away = first_item("NVML_REPLAY_RELOAD");
+  if (away) sscanf(away, "%lf:%lf:%d", &reload.from_s, &reload.to_s, &reload.code);
+  for (const char *text = first_item("NVML_REPLAY_PIDS"); text; text = next_item(text))
+    if (num_pids < MAX_PIDS) pids[num_pids++] = (unsigned)atoi(text);
+  read_trace(getenv("NVML_REPLAY_TRACE"));
+}
+
+/* Joules from t = 0 to t. */
+static double energy_until_j(int gpu, double time_s) {
+  if (time_s <= points[0].time_s) return 0;
+  int low = 0, high = num_points - 1;
+  while (low < high) {
+    int middle = (low + high + 1) / 2;
+    if (points[middle].time_s <= time_s) low = middle;
+    else high = middle - 1;
+  }
+  return points[low].energy_j[gpu] + points[low].power_w[gpu] * (time_s - points[low].time_s);
+}
+
+static double last_update_s(double period_s, double phase_s) {
+  double now_s = trace_time_s();
+  return period_s > 0 ? floor((now_s - phase_s) / period_s) * period_s + phase_s : now_s;
+}
+
+static unsigned power_mw(int gpu, double window_s) {
+  double to_s = last_update_s(power_period_s, 0), from_s = to_s - window_s;
+  if (from_s < 0) from_s = 0;
+  if (to_s <= from_s) to_s = from_s + 1e-6;
+  double mean_w = (energy_until_j(gpu, to_s) - energy_until_j(gpu, from_s)) / (to_s - from_s);
+  return (unsigned)llround(mean_w * mw_per_w);
+}
+
+static unsigned long long counter_mj(int gpu) {
+  double now_s = trace_time_s(), to_s = last_update_s(counter_period_s, gpu * counter_phase_s);
+  double restart_s = now_s >= reload.to_s ? reload.to_s : reset_s;
+  if (now_s < restart_s)
+    return counter_start_mj + (unsigned long long)(energy_until_j(gpu, to_s) * 1e3);
+  double since_j = energy_until_j(gpu, to_s) - energy_until_j(gpu, restart_s);
+  return since_j > 0 ? (unsigned long long)(since_j * 1e3) : 0;
+}
