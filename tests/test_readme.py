@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_make_targets_exist():
 
 
 def test_the_plan_of_a_real_pair_is_printed_without_any_download(tmp_path: Path):
-    (command,) = [line for line in commands("python -m kdwatts") if "until=plan" in line]
+    (command,) = [line for line in commands("python -m kdwatts ") if "until=plan" in line]
     done = run(command, f"store_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     # 3,350 GB/s over 1.236 and 8.030 billion weights of two bytes.
@@ -53,7 +54,7 @@ def test_the_plan_of_a_real_pair_is_printed_without_any_download(tmp_path: Path)
 @pytest.mark.slow
 def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
     smoke = ["training=smoke", "until=distill", f"store_dir={tmp_path}/store"]
-    runs = [line for line in commands("python -m kdwatts") if "until=" not in line]
+    runs = [line for line in commands("python -m kdwatts ") if "until=" not in line]
     assert len(runs) == 3
     for number, command in enumerate(runs):
         folder = tmp_path / str(number)
@@ -74,6 +75,23 @@ def test_the_import_is_read_and_analysed_beside_a_run_of_ours(tmp_path: Path):
         done = run(command.replace("multirun/", f"{tmp_path}/"))
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "both" / "report.html").stat().st_size > 1_000_000
+
+
+def test_the_meter_measures_a_command_and_stands_beside_a_job(tmp_path: Path):
+    of_command, beside = commands("python -m kdwatts.telemetry")
+    options, _, command = of_command.partition(" -- ")
+    done = run(f"{options} --out {tmp_path}/command -- {command}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "command" / "summary.json").is_file()
+    words = shlex.split(beside.replace("runs/", f"{tmp_path}/"))
+    process = subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "beside" / "telemetry.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+    assert (tmp_path / "beside" / "summary.json").is_file()
 
 
 def test_the_tables_name_every_option_and_only_those():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ACCEPTED_OVER_LIMIT = 1.5
 """Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
@@ -23,8 +24,8 @@ UNKNOWN_LIMIT_W = 1500.0
 """Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
 
 
-@dataclass(frozen=True)
-class Reading:
+# Named tuples, for a tick makes one of each: a frozen dataclass sets field by field in Python.
+class Reading(NamedTuple):
     """One device at one moment."""
 
     time_s: float
@@ -54,8 +55,7 @@ class Sensor:
     """Where the counter wraps to 0; None where it does not."""
 
 
-@dataclass(frozen=True)
-class Tally:
+class Tally(NamedTuple):
     """What one device used since the meter started."""
 
     counter: Reading | None = None

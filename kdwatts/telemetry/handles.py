@@ -63,7 +63,8 @@ class Handles:
 
     def answered(self, uuid: str) -> None:
         """Note that the card is well."""
-        self._outages.pop(uuid, None)
+        if self._outages:
+            self._outages.pop(uuid, None)
 
     def failed(self, uuid: str, error: NVMLError) -> None:
         """Initialise NVML anew and drop all handles when only that may end the card's error.

@@ -17,8 +17,8 @@ from kdwatts.telemetry.energy import Sensor
 
 log = logging.getLogger(__name__)
 
-_COSTLY_SHARE = 0.0002
-"""What walks all processes or CPUs of a node is asked so seldom that it takes 0.02 % of a core."""
+_COSTLY_SHARE = 0.0001
+"""What walks all processes or CPUs of a node is asked so seldom that it takes 0.01 % of a core."""
 
 
 def memory_used_gib() -> float:

@@ -24,6 +24,7 @@ from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.openmetrics import Exposition, run_labels
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.probes import find_probes
 from kdwatts.telemetry.sampler import Sampler
@@ -110,6 +111,9 @@ class Meter:
         self._out_dir.mkdir(parents=True, exist_ok=True)
         self._telemetry = Journal(self._out_dir / "telemetry.jsonl")
         self._stages = Journal(self._out_dir / "stages.jsonl", tell_lost=True)
+        exposition = None
+        if settings.openmetrics is not None:
+            exposition = Exposition(settings.openmetrics, run_labels(self._out_dir, self._attempt))
         self._sampler = Sampler(
             self._devices,
             self._probes.clocks,
@@ -118,6 +122,7 @@ class Meter:
             interval_s=settings.interval_s,
             slow_interval_s=settings.slow_interval_s,
             look=self._watch.look,
+            exposition=exposition,
         )
         sensed = any(parts.QUALITY[p.sensor.method] == "measured" for p in self._devices)
         measures_idle = sensed and settings.idle_s > 0

@@ -17,18 +17,12 @@ import pynvml
 from pynvml import NVMLError
 
 from kdwatts.telemetry.energy import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor
+from kdwatts.telemetry.fields import FIELDS, FieldQuery
 from kdwatts.telemetry.handles import Handles
 
 log = logging.getLogger(__name__)
 _warn_once = lru_cache(log.warning)
 
-# Pairs of field and scope 0, the whole card: without the scope the bindings raise and catch a
-# TypeError for every field.
-_FIELDS = (
-    (pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, 0),  # 83: mJ since driver load, Volta and later.
-    (pynvml.NVML_FI_DEV_POWER_AVERAGE, 0),  # 185: mW over the last second, Ampere and later.
-    (pynvml.NVML_FI_DEV_POWER_INSTANT, 0),  # 186: mW now.
-)
 _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
 
 
@@ -57,6 +51,7 @@ class Card:
     handles: Handles = field(repr=False, compare=False)
     has_fields: bool
     """The three quantities come in one query; older drivers need one query each."""
+    fields: FieldQuery = field(default_factory=FieldQuery, repr=False, compare=False)
 
     @property
     def handle(self) -> Any:
@@ -209,7 +204,7 @@ def _described(index: int, driver: str, handles: Handles) -> Card:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
     limit_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    values = _or_none(pynvml.nvmlDeviceGetFieldValues, handle, _FIELDS)
+    values = _or_none(pynvml.nvmlDeviceGetFieldValues, handle, FIELDS)
     has_fields = values is not None and all(
         values[i].nvmlReturn == pynvml.NVML_SUCCESS for i in (0, 2)
     )
@@ -240,35 +235,29 @@ def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
 
 def read(card: Card) -> Reading:
     """Counter and power of a card. Raises NVMLError when it does not answer."""
+    asked_s = time.monotonic()
     try:
-        reading = _read(card)
+        counter_mj, power_mw, average_mw = _ask(card)
     except NVMLError as error:
         card.handles.failed(card.gpu.uuid, error)
         raise
     card.handles.answered(card.gpu.uuid)
-    return reading
-
-
-def _read(card: Card) -> Reading:
-    asked_s = time.monotonic()
-    if card.has_fields:
-        energy, average, instant = pynvml.nvmlDeviceGetFieldValues(card.handle, _FIELDS)
-        for value in (energy, instant):
-            if value.nvmlReturn != pynvml.NVML_SUCCESS:
-                raise NVMLError(value.nvmlReturn)
-        counter_mj, power_mw = energy.value.ullVal, instant.value.uiVal
-        average_mw = average.value.uiVal if average.nvmlReturn == pynvml.NVML_SUCCESS else None
-    else:
-        counter_mj, average_mw = None, None
-        if card.gpu.has_energy_counter:
-            counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(card.handle)
-        power_mw = _or_none(pynvml.nvmlDeviceGetPowerUsage, card.handle)
     return Reading(
         time_s=(asked_s + time.monotonic()) / 2,
         energy_counter_j=None if counter_mj is None else counter_mj / 1e3,
         power_w=None if power_mw is None else power_mw / 1e3,
         power_average_w=None if average_mw is None else average_mw / 1e3,
     )
+
+
+def _ask(card: Card) -> tuple[int | None, int | None, int | None]:
+    """Counter in mJ, instant and average power in mW."""
+    if card.has_fields:
+        return card.fields.ask(card.handle)
+    counter_mj = None
+    if card.gpu.has_energy_counter:
+        counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(card.handle)
+    return counter_mj, _or_none(pynvml.nvmlDeviceGetPowerUsage, card.handle), None
 
 
 def read_slow(card: Card) -> SlowQuantities:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,29 +35,47 @@ class Probe:
     every_tick: bool = True
     """False: only slow ticks, for what costs more or matters less."""
     close: Callable[[], None] = lambda: None
-    tally: Tally = field(default_factory=Tally)
     power_w: float | None = None
-    """At the last tick; None when it failed."""
+    """At the last tick that asked; None when it failed."""
     error: str | None = None
     late_starts: list[dict[Probe, Tally]] = field(default_factory=list)
     """Starts of windows that opened while the device was silent, filled by its next reading."""
-    _ticked: Tally = field(default_factory=Tally)
+    _tally: Tally = field(default_factory=Tally)
+    _pending: deque[Reading] = field(default_factory=deque)
+    _folding: threading.Lock = field(default_factory=threading.Lock)
+    _powered: Tally = field(default_factory=Tally)
 
-    def update(self, *, edge: bool = False) -> Reading | None:
-        """One more reading in the tally, or None with `error` set when the device fails."""
+    @property
+    def tally(self) -> Tally:
+        """All it used since the meter started."""
+        with self._folding:
+            while self._pending:
+                self._tally = advance(self._tally, self._pending.popleft(), self.sensor)
+            return self._tally
+
+    def take(self, read: Callable[[], Reading]) -> Reading | None:
+        """One more reading, or None with `error` set when the device fails.
+
+        It is folded into the tally when somebody asks for that: a tick must cost little.
+        """
         try:
-            reading = self.read_edge() if edge else self.read()
+            reading = read()
         except READ_ERRORS as error:
             self.fail(error)
             return None
+        self._pending.append(reading)
         if self.error is not None:
             log.warning("telemetry: %s answers again", self.sensor.label)
             self.error = None
-        self.tally = advance(self.tally, reading, self.sensor)
-        for starts in self.late_starts:
-            starts[self] = self.tally
-        self.late_starts.clear()
+        if self.late_starts:
+            for starts in self.late_starts:
+                starts[self] = self.tally
+            self.late_starts.clear()
         return reading
+
+    def update(self, *, edge: bool = False) -> Reading | None:
+        """One more reading, with the pains worth taking at the edge of a window."""
+        return self.take(self.read_edge if edge else self.read)
 
     def fail(self, error: BaseException) -> str:
         """Note a failed reading and name it; the log says so once until the device answers."""
@@ -70,9 +90,9 @@ class Probe:
         return self.error
 
     def mean_power_w(self) -> float | None:
-        """Counter power since the last tick, for devices that tell no power themselves."""
-        since, self._ticked = self._ticked, self.tally
-        counted_s = self.tally.counted_s - since.counted_s
+        """Counter power since this was last asked, for devices that tell no power themselves."""
+        since, self._powered = self._powered, self.tally
+        counted_s = self._powered.counted_s - since.counted_s
         if counted_s < _MIN_MEAN_S:
             return None
-        return (self.tally.counted_j - since.counted_j) / counted_s
+        return (self._powered.counted_j - since.counted_j) / counted_s

@@ -65,14 +65,21 @@ def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
 
 
 class Counter:
-    """A zone's counter behind an open file: read at every tick, it must cost one system call."""
+    """A zone's counter behind an open file: read at every tick, it must cost little.
+
+    It counts on where the zone's own wraps to 0. After a silence long enough for two wraps it is
+    wrong, which `counter_step_j` tells from the time that passed.
+    """
 
     def __init__(self, zone: Zone) -> None:
         self._path = zone.energy_path
+        self._range_j = zone.range_j
         self._descriptor: int | None = None
+        self._last_j: float | None = None
+        self._drawn_j = 0.0
 
     def read_j(self) -> float:
-        """Joules since an arbitrary start; wraps at the zone's range. Raises OSError."""
+        """Joules since the first reading. Raises OSError."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDONLY)
         try:
@@ -84,10 +91,15 @@ class Counter:
             self.close()
             raise
         try:
-            return int(text) * 1e-6
+            raw_j = int(text) * 1e-6
         except ValueError:
             found = text.decode(errors="replace").strip()
             raise OSError(f"{self._path} holds {found!r}, not a number") from None
+        if self._last_j is not None:
+            step_j = raw_j - self._last_j
+            self._drawn_j += step_j if step_j >= 0 else step_j + self._range_j
+        self._last_j = raw_j
+        return self._drawn_j
 
     def close(self) -> None:
         if self._descriptor is not None:

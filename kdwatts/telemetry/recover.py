@@ -58,7 +58,7 @@ def recover_components(
             continue
         if not inside:
             for device in devices.values():
-                device.tally = replace(device.tally, counter=None, sample=None)
+                device.tally = device.tally._replace(counter=None, sample=None)
             last_s = row["monotonic_s"]
             inside = True
         first = first or row

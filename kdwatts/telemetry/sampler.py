@@ -11,7 +11,9 @@ from typing import Any
 from kdwatts.metrics import MEASURED
 from kdwatts.records import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
+from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.openmetrics import Exposition, Live, live
 from kdwatts.telemetry.parts import QUALITY
 from kdwatts.telemetry.probe import READ_ERRORS, Probe
 
@@ -34,7 +36,9 @@ class Sampler:
         interval_s: float,
         slow_interval_s: float,
         look: Callable[[], None] = lambda: None,
+        exposition: Exposition | None = None,
     ) -> None:
+        """`look` is called now and then for what else is worth watching."""
         self.probes = probes
         self.window = ""
         """Path of the innermost open window, as the next rows will say."""
@@ -42,13 +46,15 @@ class Sampler:
         """Held around one reading, so that the readings of a device are in the order of time."""
         self._clocks = clocks
         self._journal = journal
-        self._blanks = [(probe, _blank(probe, attempt)) for probe in probes]
+        self._every_probe = [(probe, _blank(probe, attempt)) for probe in probes]
+        self._fast_probes = [(p, blank) for p, blank in self._every_probe if p.every_tick]
         self._host_blank = vars(
             TelemetryRow("", 0.0, attempt, window="", device_kind="host", device_index=None)
         )
         self._host_since: host.CpuTimes | None = None
         self._clock_mhz = host.Seldom(host.clock_mhz)
         self._look = host.Seldom(look)
+        self._exposition = exposition
         is_fast = any(probe.every_tick for probe in probes)
         self._interval_s = interval_s if is_fast else slow_interval_s
         self._ticks_per_slow = max(1, round(slow_interval_s / self._interval_s))
@@ -64,6 +70,8 @@ class Sampler:
         """End the thread after the tick it is in."""
         self._running.release()
         self._thread.join()
+        if self._exposition is not None:
+            self._exposition.close()
 
     def power_w(self) -> float | None:
         """Sum of the latest powers from sensors; of the estimated ones where none is."""
@@ -96,42 +104,44 @@ class Sampler:
 
     def _tick(self, *, slow: bool) -> None:
         now_utc = datetime.now(UTC)
-        rows = [
-            self._device_row(probe, blank, now_utc, slow=slow)
-            for probe, blank in self._blanks
-            if slow or probe.every_tick
-        ]
+        rows = []
+        with self.lock:
+            for probe, blank in self._every_probe if slow else self._fast_probes:
+                row = {**blank, "time_utc": now_utc, "window": self.window}
+                reading = probe.take(probe.read)
+                if reading is None:
+                    row["monotonic_s"], row["error"] = time.monotonic(), probe.error
+                else:
+                    row["monotonic_s"] = reading.time_s
+                    row["energy_counter_j"] = reading.energy_counter_j
+                    if reading.power_w is not None:
+                        row["power_w"] = probe.power_w = reading.power_w
+                        row["power_average_w"] = reading.power_average_w
+                    if slow:
+                        self._add_slow(row, probe)
+                rows.append(row)
         if slow:
             rows.append(self._host_row(now_utc))
         self._journal.write(rows)
         if slow:
+            if self._exposition is not None:
+                self._exposition.write(self._live(rows), window=self.window)
             self._look()
 
-    def _device_row(
-        self, probe: Probe, blank: dict[str, Any], now_utc: datetime, *, slow: bool
-    ) -> dict[str, Any]:
-        is_gpu = probe.sensor.kind == "gpu"
-        with self.lock:
-            row = {**blank, "time_utc": now_utc, "window": self.window}
-            reading = probe.update()
-            if reading is not None and not is_gpu:
-                # Counters that wrap: their rows carry the sum since the meter started.
-                row["energy_counter_j"] = probe.tally.counted_j
-                row["power_w"] = probe.power_w = probe.mean_power_w()
-        if reading is None:
-            row["monotonic_s"], row["error"] = time.monotonic(), probe.error
-            return row
-        row["monotonic_s"] = reading.time_s
-        if is_gpu:
-            row["energy_counter_j"] = reading.energy_counter_j
-            row["power_w"] = probe.power_w = reading.power_w
-            row["power_average_w"] = reading.power_average_w
-            if slow and probe.read_slow is not None:
-                try:
-                    row |= vars(probe.read_slow())
-                except READ_ERRORS as error:
-                    row["error"] = probe.fail(error)
-        return row
+    def _live(self, rows: Sequence[dict[str, Any]]) -> list[Live]:
+        """The rows of a slow tick, which are those of all probes in their order and the host's."""
+        used = [span(probe.sensor, Tally(), probe.tally) for probe in self.probes]
+        return [live(row, one) for row, one in zip(rows, [*used, None], strict=True)]
+
+    def _add_slow(self, row: dict[str, Any], probe: Probe) -> None:
+        """What is asked once a second: a card's other quantities, a counter's mean power."""
+        if probe.sensor.kind != "gpu":
+            row["power_w"] = probe.power_w = probe.mean_power_w()
+        elif probe.read_slow is not None:
+            try:
+                row |= vars(probe.read_slow())
+            except READ_ERRORS as error:
+                row["error"] = probe.fail(error)
 
     def _host_row(self, now_utc: datetime) -> dict[str, Any]:
         row = {**self._host_blank, "time_utc": now_utc, "window": self.window}

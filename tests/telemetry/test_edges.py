@@ -52,7 +52,7 @@ def test_a_card_that_fails_for_a_moment_is_waited_for():
     until_s = time.monotonic() + 0.1
     probe = card(silent=lambda now_s: now_s < until_s)
     probe.update()
-    probe.tally = type(probe.tally)(counter=Reading(until_s - 0.2, 0.0))
+    probe._tally = type(probe.tally)(counter=Reading(until_s - 0.2, 0.0))
     edge_s, tallies = find_edge([probe], threading.Lock())
     assert probe in tallies
     assert until_s < edge_s < until_s + 2 * PERIOD_S
