@@ -32,11 +32,11 @@ class TelemetryRow:
     window: str
     """Path of the innermost open window, such as `run/distill/train`."""
     device_kind: str
-    """gpu, cpu, dram or host; node_cpu and node_dram where the job is told only its share of them."""
+    """gpu, cpu, dram or host; node_cpu and node_dram where the job is told its share of them."""
     device_index: int | None
     uuid: str | None = None
     method: str | None = None
-    """How power and energy were obtained: nvml_counter, nvml_samples, rapl, attributed, tdp_model."""
+    """How power and energy were obtained: a method as in StageRow."""
     power_w: float | None = None
     power_average_w: float | None = None
     energy_counter_j: float | None = None
@@ -119,9 +119,9 @@ class Metrics:
     """Everything a plot needs of one run. Energies are gross, in joules.
 
     A run of ours knows what it was asked; where that is None, the run was imported (`origin`) and
-    its records do not say. An energy sums the measured components; where none is measured it is the estimate, and the
-    `_quality` beside it says so (measured, attributed, estimated, missing, or mixed when artifacts
-    of different quality are added).
+    its records do not say. An energy sums the measured components; where none is measured it is the
+    estimate, and the `_quality` beside it says so (measured, attributed, estimated, missing, or
+    mixed when artifacts of different quality are added).
     """
 
     run: str
@@ -202,6 +202,13 @@ class Metrics:
     """Where an imported run comes from; None for a run of ours."""
     unit_correction: float | None = None
     """Factor by which an import rescaled the energy counters; None where they were right."""
+    stopped_by: str | None = None
+    """What ended training: target_tokens, or budget_kj, the joules; None where it is not known."""
+    heldout_ce_nats: float | None = None
+    """Cross entropy per target at the end of training, on rows of the corpus held out of it."""
+    heldout_bits_per_byte: float | None = None
+    heldout_energy_j: float | None = None
+    """Part of own_energy_j that went into reading it; 0 where it is never read."""
     schema: int = SCHEMA
 
 

@@ -21,6 +21,7 @@ SECONDS = 30
 COMMON = """
 import json, sys, threading, time
 import psutil
+import kdwatts.records, kdwatts.schema  # Which every run has.
 out, powercap, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 process = psutil.Process()
 before = process.memory_info().rss
@@ -64,7 +65,7 @@ used = time.process_time() - used
 REPORT = """
 grown = (process.memory_info().rss - before) / 2**20
 children = len(process.children())
-print(f"{100 * used / seconds:.3f} % of a core, {grown:.1f} MiB more with its imports, started in "
+print(f"{100 * used / seconds:.3f} % of a core, {grown:.1f} MiB with its libraries, started in "
       f"{1000 * entered:.0f} ms, {threads - 1} thread and {children} processes more")
 """
 
@@ -74,13 +75,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "libnvidia-ml.so.1"
-        source = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
-        build = ["gcc", "-O2", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-        subprocess.run([*build, "-o", str(library), str(source), "-lm"], check=True)
+        build_replay(Path(folder))
         powercap = Path(folder) / "powercap"
-        _add_zone(powercap / "intel-rapl:0", "package-0")
-        _add_zone(powercap / "intel-rapl:0:0", "dram")
+        add_zone(powercap / "intel-rapl:0", "package-0")
+        add_zone(powercap / "intel-rapl:0:0", "dram")
         environment = {**os.environ, "LD_LIBRARY_PATH": folder}
         for name, body in (("kdwatts meter", METER), ("bare thread", BARE)) * rounds:
             code = COMMON + body + REPORT
@@ -91,7 +89,15 @@ def main() -> None:
             print(f"{name:<14} {done.stdout.strip()}", flush=True)
 
 
-def _add_zone(folder: Path, name: str) -> None:
+def build_replay(folder: Path) -> None:
+    """The replaying libnvidia-ml.so.1, in a folder for LD_LIBRARY_PATH."""
+    source = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
+    build = ["gcc", "-O2", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
+    library = folder / "libnvidia-ml.so.1"
+    subprocess.run([*build, "-o", str(library), str(source), "-lm"], check=True)
+
+
+def add_zone(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     (folder / "name").write_text(f"{name}\n")
     (folder / "max_energy_range_uj").write_text("262143328850\n")
