@@ -22,7 +22,11 @@ def on_card(monkeypatch) -> set[int]:
 @pytest.fixture
 def other() -> Any:
     """A living process that is no relative of this one: its parent has ended."""
-    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid)"
+    # It must not hold the pipes that are read here, or this would wait for its end.
+    code = (
+        "import subprocess as s\n"
+        "print(s.Popen(['sleep', '60'], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     pid = int(printed.stdout)
     yield pid
