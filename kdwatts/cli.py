@@ -7,9 +7,11 @@ import itertools
 import logging
 import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,11 +32,15 @@ from safetensors import SafetensorError
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
+from kdwatts.launch import launched
 from kdwatts.manifest import next_attempt, write_manifest, write_status
 from kdwatts.paths import conf_dir
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
 from kdwatts.telemetry.nvml import list_gpus
+
+if TYPE_CHECKING:
+    from kdwatts.training.parallel import Company
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +70,59 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 
 def run(tree: DictConfig) -> None:
-    """One run: Hydra calls this with the composed configuration, once per element of a sweep."""
-    settings = HydraConfig.get()
-    run_in(Path(settings.runtime.output_dir), tree, list(settings.overrides.task))
+    """One run: Hydra calls this with the composed configuration, once per element of a sweep.
+
+    Of several ranks the first runs it, in its folder, and the others help where it calls them.
+    """
+    settings, company = HydraConfig.get(), _meet(tree)
+    if company and not company.ranks.leads:
+        _follow(company)
+        return
+    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    state = "failed"
+    try:
+        run_in(run_dir, tree, overrides, company)
+        state = "done"
+    except Preempted:
+        state = "preempted"
+        raise
+    finally:
+        if company:
+            from kdwatts.pipeline import Ended
+
+            company.tell_last(Ended(state))
 
 
-def run_in(run_dir: Path, tree: DictConfig, overrides: Sequence[str] = ()) -> None:
+def _meet(tree: DictConfig) -> Company | None:
+    """The other ranks of this launch; None for a process that is alone."""
+    ranks = launched()
+    if ranks.world == 1:
+        return None
+    from kdwatts.training.parallel import meet
+
+    return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+
+
+def _follow(company: Company) -> None:
+    """A run of a rank that helps; it ends as the first rank's does, which tells why."""
+    from kdwatts.pipeline import follow
+
+    with deferred():
+        state = follow(company)
+    if state != "done":
+        sys.exit(EXIT_PREEMPTED if state == "preempted" else EXIT_FAILED)
+
+
+def run_in(
+    run_dir: Path,
+    tree: DictConfig,
+    overrides: Sequence[str] = (),
+    company: Company | None = None,
+) -> None:
     """One attempt in `run_dir`, whose status.json says at every moment how far it is.
 
-    Raises what stopped it, after the reason is in status.json.
+    `company` are the ranks of this launch, of which this is the first. Raises what stopped it,
+    after the reason is in status.json.
     """
     attempt, stage = next_attempt(run_dir), "configure"
 
@@ -81,14 +131,18 @@ def run_in(run_dir: Path, tree: DictConfig, overrides: Sequence[str] = ()) -> No
         stage = name
         write_status(run_dir, state="running", stage=name, attempt=attempt)
 
-    def conclude(state: str, error: BaseException | None = None) -> None:
+    def conclude(
+        state: str, error: BaseException | None = None, stopped_by: str | None = None
+    ) -> None:
         text = None if error is None else in_one_sentence(error)
-        write_status(run_dir, state=state, stage=stage, attempt=attempt, error=text)
+        write_status(
+            run_dir, state=state, stage=stage, attempt=attempt, error=text, stopped_by=stopped_by
+        )
 
     with deferred():
         try:
             notice(stage)
-            _execute(run_dir, tree, overrides, attempt, notice)
+            stopped_by = _execute(run_dir, tree, overrides, attempt, notice, company)
         except Preempted as stop:
             conclude("preempted", stop)
             raise
@@ -97,7 +151,7 @@ def run_in(run_dir: Path, tree: DictConfig, overrides: Sequence[str] = ()) -> No
             with contextlib.suppress(OSError):  # The disk may be what failed.
                 (run_dir / TRACEBACK_NAME).write_text("".join(traceback.format_exception(error)))
             raise
-        conclude("done")
+        conclude("done", stopped_by=stopped_by)
 
 
 def _execute(
@@ -106,8 +160,10 @@ def _execute(
     overrides: Sequence[str],
     attempt: int,
     notice: Callable[[str], None],
-) -> None:
-    from kdwatts.pipeline import Run, execute, plan
+    company: Company | None,
+) -> str | None:
+    """Run every stage; what ended the student's training, None where there is none."""
+    from kdwatts.pipeline import Run, execute, plan, stopped_by
 
     cards = list_gpus()
     config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
@@ -117,7 +173,8 @@ def _execute(
     store.check_writable()
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
-    execute(Run(config, run_dir, store, attempt, cards, notice), nodes)
+    run = Run(config, run_dir, store, attempt, cards, notice, company)
+    return stopped_by(execute(run, nodes))
 
 
 def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
@@ -194,7 +251,9 @@ def main() -> None:
     arguments = get_args_parser().parse_intermixed_args()
     asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
     own_folder = arguments.config_dir or arguments.config_path or arguments.config_name
-    overrides = list(arguments.overrides)
+    overrides, leads = list(arguments.overrides), launched().leads
+    if not leads and (asks_only or arguments.cfg):
+        return
     # Hydra parses once more, and takes overrides on one side of its flags only.
     sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
     try:
@@ -202,12 +261,15 @@ def main() -> None:
             try:
                 configs = preflight(overrides, multirun=arguments.multirun)
                 if any(config.until == "plan" for config in configs) and not arguments.cfg:
-                    _print_plans(configs)
+                    if leads:
+                        _print_plans(configs)
                     return
             except REFUSED as error:
-                _tell(error)
+                if leads:
+                    _tell(error)
                 sys.exit(EXIT_REFUSED)
-        hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
+        with _folder_of_hydra(leads):
+            hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
         sys.exit(EXIT_PREEMPTED)
@@ -216,5 +278,26 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
 
 
+@contextlib.contextmanager
+def _folder_of_hydra(leads: bool) -> Iterator[None]:
+    """Let Hydra write into the run's folder on the first rank, and on others into one for nothing.
+
+    Its folder is named by the time, which ranks read differently.
+    """
+    if leads:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="kdwatts-rank-") as folder:
+        sys.argv += [
+            *(f"hydra.{mode}.dir={folder}" for mode in ("run", "sweep")),
+            "hydra.output_subdir=null",
+            "hydra/hydra_logging=disabled",
+            "hydra/job_logging=disabled",
+        ]
+        yield
+
+
 def _tell(error: Exception) -> None:
-    print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)
+    ranks = launched()
+    place = f" rank {ranks.rank}:" if ranks.rank else ""
+    print(f"kdwatts:{place} {in_one_sentence(error)}", file=sys.stderr)

@@ -12,6 +12,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts.config import Config
+from kdwatts.launch import launched
 from kdwatts.paths import conf_dir
 from kdwatts.schema import Gpu
 from kdwatts.telemetry.nvml import Gpu as Card
@@ -68,13 +69,21 @@ def check_cards(config: Config, cards: Sequence[Card]) -> None:
                 f"gpu={config.gpu.name} expects NVML name {expected}, device {card.index} is "
                 f"{card.name!r}; choose the matching gpu= option"
             )
+    num_ranks = launched().world
+    if len(cards) < num_ranks:
+        raise ValueError(
+            f"{num_ranks} ranks were launched, the meter sees {len(cards)} GPUs and would miss the "
+            "energy of others; launch one rank a GPU, and let every rank see all of the job's GPUs "
+            "(no --gpus-per-task, no --gpu-bind)"
+        )
 
 
 def joule_settings(config: Config, cards: Sequence[Card]) -> dict[str, Any]:
     """What of machine and meter changes the joules of a measured stage, for its key."""
-    telemetry = config.telemetry
+    telemetry, num_ranks = config.telemetry, launched().world
     estimate = [telemetry.cpu_tdp_w, telemetry.cpu_tdp_threads]
     return {
+        **({"ranks": num_ranks} if num_ranks > 1 else {}),
         "gpu": config.gpu.name,
         "cards": [[card.name, card.power_limit_w] for card in cards],
         "cpu": cpu_name(),

@@ -41,6 +41,17 @@ def requested() -> str | None:
     return signal.Signals(_received[0]).name if _received else None
 
 
+def number() -> int:
+    """The number of that signal, 0 for none: what ranks tell each other."""
+    return _received[0] if _received else 0
+
+
+def join(number: int) -> None:
+    """Take a signal that another rank received for one of our own; 0 is none."""
+    if number and not _received:
+        _received.append(number)
+
+
 def stop_if_requested(saved: str) -> None:
     """Raise Preempted when a signal came; `saved` says in words what was kept."""
     name = requested()

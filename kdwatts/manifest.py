@@ -26,7 +26,7 @@ from kdwatts.telemetry.nvml import Gpu as Card
 
 PACKAGES = (
     "torch", "transformers", "datasets", "hydra-core", "omegaconf", "lm-eval", "nvidia-ml-py",
-    "psutil", "safetensors", "numpy",
+    "psutil", "safetensors", "numpy", "peft",
 )  # fmt: skip
 STATUS_NAME = "status.json"
 MANIFEST_NAME = "manifest.json"
@@ -39,9 +39,18 @@ def next_attempt(run_dir: Path) -> int:
 
 
 def write_status(
-    run_dir: Path, *, state: str, stage: str | None, attempt: int, error: str | None = None
+    run_dir: Path,
+    *,
+    state: str,
+    stage: str | None,
+    attempt: int,
+    error: str | None = None,
+    stopped_by: str | None = None,
 ) -> None:
-    """Replace status.json: running, done, failed or preempted, where, and why."""
+    """Replace status.json: running, done, failed or preempted, where, and why.
+
+    `stopped_by` says of a finished run what ended its training: target_tokens or budget_kj.
+    """
     write_json(
         run_dir / STATUS_NAME,
         {
@@ -50,6 +59,7 @@ def write_status(
             "stage": stage,
             "attempt": attempt,
             "error": error,
+            "stopped_by": stopped_by,
             "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
@@ -89,6 +99,13 @@ def write_manifest(
             "earlier_attempts": earlier,
         },
     )
+
+
+def add_to_manifest(run_dir: Path, **facts: Any) -> None:
+    """Add what an attempt found out later to its manifest, in one atomic replacement."""
+    path = run_dir / MANIFEST_NAME
+    manifest = read_json(path) if path.is_file() else {"schema": SCHEMA}
+    write_json(path, {**manifest, **facts})
 
 
 def git_commit() -> str | None:

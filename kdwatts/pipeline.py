@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,17 @@ from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
 from kdwatts.config import STAGES, Config
 from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import joule_settings
-from kdwatts.records import write_json
-from kdwatts.store import Store
-from kdwatts.telemetry.meter import Meter
+from kdwatts.launch import launched
+from kdwatts.records import read_json, write_json
+from kdwatts.store import Claim, Store
+from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.telemetry.nvml import Gpu as Card
 
 if TYPE_CHECKING:
     import torch
 
     from kdwatts.stages.work import Work
+    from kdwatts.training.parallel import Company
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,13 @@ class Node:
     parents: dict[str, str]
     """Name of each parent node to its key."""
     build: Callable[[Work], None]
+    is_assisted: bool
+    """Whether the other ranks of a launch take part in building it."""
 
 
 def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
-    from kdwatts.stages import distill, evaluate, inference, shards, teacher
+    from kdwatts.stages import distill, evaluate, generate, inference, shards, teacher
 
     hardware = joule_settings(config, cards)
     nodes: dict[str, Node] = {}
@@ -62,14 +66,17 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         keys = {parent: nodes[parent].key for parent in parents}
         key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
         build = stage.build if subject is None else lambda work: stage.build(work, subject)
-        nodes[name] = Node(name, stage_name, key, settings, keys, build)
+        is_assisted = hasattr(stage, "assist")
+        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted)
 
     add("shards", shards, shards.settings(config), [], measured=False)
-    needs_cache = config.paradigm.needs_teacher and config.paradigm.teacher == "cached"
-    if needs_cache:
-        add("teacher", teacher, teacher.settings(config), ["shards"], measured=False)
-    parents = ["shards", "teacher"] if needs_cache else ["shards"]
-    add("distill", distill, distill.settings(config), parents, measured=True)
+    if config.paradigm.text == "teacher":
+        add("generate", generate, generate.settings(config), ["shards"], measured=False)
+    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
+        text = "generate" if "generate" in nodes else "shards"
+        add("teacher", teacher, teacher.settings(config), [text], measured=False)
+    # All that stands before the student is its ancestor, the corpus of a generated text too.
+    add("distill", distill, distill.settings(config), list(nodes), measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     for subject in subjects if config.eval.tasks else []:
         parents = ["distill"] if subject == "student" else []
@@ -99,22 +106,49 @@ class Run:
     cards: Sequence[Card]
     notice: Callable[[str], None]
     """Told the name of each stage as it begins."""
+    company: Company | None = None
+    """The ranks of this launch, of which this is the first; None for a process that is alone."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the first rank asks the others to help with, told so that each can do it alone."""
+
+    stage: str
+    config: Config
+    inputs: dict[str, Path]
+    artifact_dir: Path
+    scratch_dir: Path
+    run_dir: Path
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the first rank's run ended: done, failed or preempted."""
+
+    state: str
 
 
 def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.summarize import summarize
+    from kdwatts.training.parallel import device_of
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
-    device = torch.device("cpu" if config.gpu.device == "cpu" else "cuda")
     artifacts: dict[str, Artifact] = {}
-    uses_gpus = device.type != "cpu"
-    with Meter(run.run_dir, config.telemetry, attempt=run.attempt, use_gpus=uses_gpus) as meter:
+    with Meter(
+        run.run_dir,
+        config.telemetry,
+        attempt=run.attempt,
+        use_gpus=config.gpu.device != "cpu",
+        peers=run.company.peers if run.company else (),
+    ) as meter:
+        device = device_of(launched(), config.gpu.device)
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
@@ -127,13 +161,68 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     return artifacts
 
 
-def _attempts_before(run: Run, node: Node, scratch_dir: Path) -> list[dict[str, Any]]:
-    """Energy of unfinished attempts at this artifact; only a student's training is resumed."""
-    from kdwatts.stages.distill import earlier_attempts
+def follow(company: Company) -> str:
+    """Help the first rank with what ranks build together, until its run is over; how that ended."""
+    from transformers.utils.logging import disable_progress_bar
 
-    if node.stage != "distill":
-        return []
-    return earlier_attempts(scratch_dir, interval_s=run.config.telemetry.interval_s)
+    from kdwatts.stages import distill, teacher
+    from kdwatts.stages.inference import synchronizer
+    from kdwatts.stages.work import Work
+    from kdwatts.telemetry.bystander import Bystander
+    from kdwatts.training.parallel import device_of, together
+
+    disable_progress_bar()
+    stages = {"teacher": teacher, "distill": distill}
+    while isinstance(message := company.hear(), Call):
+        device = device_of(company.ranks, message.config.gpu.device)
+        meter = Bystander(together(synchronizer(device)))
+        work = Work(
+            config=message.config,
+            inputs=message.inputs,
+            out_dir=message.artifact_dir,
+            scratch_dir=message.scratch_dir,
+            run_dir=message.run_dir,
+            attempt=message.attempt,
+            meter=meter,
+            window=OpenWindow(meter, message.stage, None, None),
+            device=device,
+        )
+        stages[message.stage].assist(work, message.artifact_dir)
+    assert isinstance(message, Ended)
+    return message.state
+
+
+def stopped_by(artifacts: Mapping[str, Artifact]) -> str | None:
+    """What ended the student's training, target_tokens or budget_kj; None without a student."""
+    from kdwatts.stages.distill import SUMMARY_NAME
+
+    if "distill" not in artifacts:
+        return None
+    return read_json(artifacts["distill"].directory / SUMMARY_NAME)["stopped_by"]
+
+
+def _attempts_before(run: Run, node: Node, scratch_dir: Path) -> list[dict[str, Any]]:
+    """Energy of unfinished attempts at this artifact; none where a stage begins anew."""
+    from kdwatts.stages.attempts import earlier_attempts
+
+    interval_s = run.config.telemetry.interval_s
+    return earlier_attempts(scratch_dir, window=f"run/{node.name}", interval_s=interval_s)
+
+
+def _call(run: Run, node: Node, inputs: dict[str, Path], claim: Claim) -> None:
+    """Have the other ranks help with a build."""
+    assert run.company
+    run.company.tell(
+        Call(
+            stage=node.stage,
+            config=run.config,
+            inputs=inputs,
+            artifact_dir=claim.artifact_dir,
+            scratch_dir=claim.scratch_dir,
+            run_dir=run.run_dir,
+            attempt=run.attempt,
+        )
+    )
 
 
 def _obtain(
@@ -147,6 +236,7 @@ def _obtain(
     """The node's artifact from the store, or built, recorded and committed."""
     from kdwatts.stages.distill import write_energy
     from kdwatts.stages.work import Work
+    from kdwatts.training.parallel import together
 
     with run.store.claim(node.stage, node.key) as claim:
         with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
@@ -155,6 +245,10 @@ def _obtain(
             else:
                 inputs = {name: artifacts[name].directory for name in node.parents}
                 before = _attempts_before(run, node, claim.scratch_dir)
+                if run.company and node.is_assisted:
+                    _call(run, node, inputs, claim)
+                    if node.stage == "distill":  # From here to its end ranks go in step.
+                        window.synchronize = together(synchronize)
                 node.build(
                     Work(
                         config=run.config,

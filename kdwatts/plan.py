@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from kdwatts.artifact import read_artifact
 from kdwatts.config import Config
 from kdwatts.models.budget import GIB, Budget, estimate
+from kdwatts.models.writing import estimate_writing
 from kdwatts.pipeline import Node
 from kdwatts.stages.work import plan_signals, teacher_source
 from kdwatts.store import Store
-from kdwatts.teacher.cache import bytes_per_token
+from kdwatts.teacher.record import bytes_per_token
 from kdwatts.telemetry.nvml import Gpu as Card
 
 
@@ -37,6 +38,7 @@ def check_memory(config: Config) -> None:
     if config.gpu.device != "cuda" or not available:
         return
     _check_teacher_fits(config, budget.teacher_weights_gib, available)
+    _check_writing_fits(config, budget, available)
     if budget.total_gib > available:
         raise ValueError(
             f"model={config.model.name} on one gpu={config.gpu.name} needs about "
@@ -54,6 +56,20 @@ def _check_teacher_fits(config: Config, teacher_gib: float, available_gib: float
             f"model={config.model.name}: the teacher's weights alone take {teacher_gib:.0f} GiB, "
             f"one gpu={config.gpu.name} has {available_gib:.0f}; choose a larger card or a smaller "
             "pair"
+        )
+
+
+def _check_writing_fits(config: Config, budget: Budget, available_gib: float) -> None:
+    """The teacher writes alone on the card, the student beside all that trains it."""
+    writing = estimate_writing(config)
+    if not writing:
+        return
+    beside_gib = budget.total_gib if writing.writer == "student" else writing.weights_gib
+    if beside_gib <= available_gib < beside_gib + writing.cache_gib:
+        raise ValueError(
+            f"paradigm.generate: keys and values of a batch take {writing.cache_gib:.0f} GiB and "
+            f"what is beside them {beside_gib:.0f}, one gpu={config.gpu.name} has "
+            f"{available_gib:.0f}; lower paradigm.generate.batch_size or new_tokens"
         )
 
 
@@ -77,13 +93,28 @@ def _size_lines(config: Config, budget: Budget) -> list[str]:
     tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
     lines = [
         f"student: {_count(budget.student_params)} parameters"
+        + (f", {_count(budget.trained_params)} in adapters" if training.lora else "")
         + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else ""),
         f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
         f"{-(-training.target_tokens // tokens_per_step):,} steps, more where prompts are masked",
         f"operations: {_pflop(budget.train_pflop)} for the student, "
         f"{_pflop(budget.teacher_pflop)} for the teacher",
     ]
-    if config.paradigm.needs_teacher and config.paradigm.teacher == "cached":
+    if training.budget_kj is not None:
+        lines.append(f"stops at {training.budget_kj:g} kJ, load and earlier attempts included")
+    if training.heldout_every:
+        lines.append(
+            f"held-out loss: {training.heldout_tokens:,} targets every {training.heldout_every} "
+            "steps and at the end"
+        )
+    if writing := estimate_writing(config):
+        lines.append(
+            f"text: the {writing.writer} writes at most {writing.num_tokens:,} tokens, "
+            f"{writing.new_tokens:,} after each of {writing.num_prompts:,} prompts of "
+            f"{writing.prompt_tokens:,}: {_pflop(writing.pflop)}, {writing.cache_gib:,.2f} GiB of "
+            "keys and values a batch"
+        )
+    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
         width = teacher_source(config).architecture.hidden_size
         each = bytes_per_token(plan_signals(config), training.sequence_length, width)
         lines.append(
@@ -106,7 +137,9 @@ def _time_lines(config: Config, budget: Budget) -> list[str]:
     peak, tdp_w = config.gpu.bf16_dense_tflops, config.gpu.tdp_w
     if not peak or not tdp_w:
         return []
-    hours = (budget.train_pflop + budget.teacher_pflop) * 1e3 / peak / 3600
+    writing = estimate_writing(config)
+    pflop = budget.train_pflop + budget.teacher_pflop + (writing.pflop if writing else 0.0)
+    hours = pflop * 1e3 / peak / 3600
     return [
         f"lower bound at the card's {peak:,.0f} TFLOP/s and {tdp_w:,.0f} W: {hours:,.2f} h, "
         f"{hours * tdp_w / 1000:,.2f} kWh; real runs reach a third to a half of that rate"

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import threading
 import time
 import uuid
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdwatts import interrupt
+from kdwatts.launch import node
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
     """The lease that follows `newest`, or None when another process was faster."""
     number = int(newest.name.rpartition("-")[2]) + 1 if newest else 1
     path = target.with_name(f"{target.name}.lease-{number:06d}")
-    text = json.dumps({"host": _host(), "pid": os.getpid(), "claim": uuid.uuid4().hex})
+    text = json.dumps({"host": node(), "pid": os.getpid(), "claim": uuid.uuid4().hex})
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
@@ -221,7 +221,7 @@ def _is_alive(lease: Path) -> bool:
         return False
     except ValueError:
         holder = {}  # Its holder is about to write it.
-    if holder.get("host") == _host():
+    if holder.get("host") == node():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:
@@ -230,14 +230,6 @@ def _is_alive(lease: Path) -> bool:
             pass  # Another user's process: it lives, or its number was given anew.
     first_s = _first_seen.setdefault((lease, touched), time.monotonic())
     return time.monotonic() - first_s <= LEASE_TIMEOUT_S
-
-
-def _host() -> str:
-    """Where a process id names a process: containers may share a host's name but not its ids."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
 
 
 def _flush(directory: Path) -> None:

@@ -104,7 +104,7 @@ def _sharing(students: list[Row]) -> str:
     if not sharers:
         return ""
     return (
-        f"{len(sharers)} artifacts (token shards, teacher signals) have up to "
+        f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "
         f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
         "students found in these folders; students elsewhere would make it smaller. The "
         "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."

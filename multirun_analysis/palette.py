@@ -22,6 +22,7 @@ _OTHER_COLORS = ("#a3475c", "#5b6f1f", "#35507a", "#8c6239")
 
 STAGE_COLORS = {
     "shards": "#c9c3b8",
+    "generate": "#a99a80",
     "teacher": "#8d7f6c",
     "distill": "#0f6e6e",
     "evaluate_student": "#7fb2ab",

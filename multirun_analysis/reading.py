@@ -39,7 +39,11 @@ def read_record(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def read_table(path: Path, record_type: type | None) -> tuple[pd.DataFrame, str | None]:
-    """The records of one file, and what is wrong with it; without a type only numbers are kept."""
+    """The records of one file, and what is wrong with it.
+
+    Without a type only numbers are kept, and `split`, which says what held-out rows of train.jsonl
+    are.
+    """
     records: list[Any] = []
     # A long run has millions of ticks: tuples instead of mappings.
     ticks = [f.name for f in fields(TelemetryRow)] if record_type is TelemetryRow else None
@@ -56,10 +60,15 @@ def read_table(path: Path, record_type: type | None) -> tuple[pd.DataFrame, str 
         if record_type is StageRow:
             records = [_flat_stage(record) for record in records]
         table = pd.DataFrame(records, columns=ticks)
-        table = typed(table, record_type) if record_type else table.select_dtypes("number")
+        table = typed(table, record_type) if record_type else _numbers(table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return pd.DataFrame(), f"{path.name}: a record is not as agreed ({error!r}); file left out"
     return table.drop(columns="schema", errors="ignore"), problem
+
+
+def _numbers(table: pd.DataFrame) -> pd.DataFrame:
+    numbers = table.select_dtypes("number")
+    return numbers.assign(split=table["split"]) if "split" in table else numbers
 
 
 def type_problem(record: dict[str, Any], record_type: type, where: str) -> str | None:

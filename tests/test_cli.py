@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from kdwatts.cli import expand, main, preflight
+from kdwatts.paths import conf_dir
 
+PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
 from kdwatts.cli import preflight, main
@@ -46,7 +48,7 @@ def test_help_a_printed_configuration_and_a_refusal_import_no_torch_and_write_no
         check=True,
     )
     told, printed, refused = json.loads(done.stdout)
-    assert told[0] == 0 and "paradigm: combined, feature, relational, response, sft" in told[1]
+    assert told[0] == 0 and f"paradigm: {PARADIGMS}" in told[1]
     assert printed[0] == 0 and "target_tokens: 8192" in printed[1]
     assert refused[:2] == [2, ""] and refused[2].startswith("kdwatts: gpu=h1000 is unknown; ")
     assert not any(imported for *_, imported in (told, printed, refused))
@@ -91,10 +93,10 @@ def ask(
         (["training.sed=1"], "training.sed is unknown; did you mean seed? training has seed,"),
         (["model=tiny_teacher"], "paradigm=response needs a teacher, model=tiny_teacher has none;"),
         (["training.seed=abc"], "training.seed: value 'abc' of type 'str' could not be converted"),
-        (["until=finish"], "until=finish is unknown; choose one of plan, shards, teacher,"),
+        (["until=finish"], "until=finish is unknown; choose one of plan, shards, generate,"),
         (
             ["-m", "training.seed=0,1", "paradigm=response,nope"],
-            "paradigm=nope is unknown; choose one of combined, feature, relational, response, sft",
+            f"paradigm=nope is unknown; choose one of {PARADIGMS}",
         ),
         (
             ["-m", "paradigm.response.temperature=1,2,0"],

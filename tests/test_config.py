@@ -56,6 +56,8 @@ def _task(**changes: Any) -> schema.EvalTask:
     return schema.EvalTask(name="arc", primary_metric="acc", **changes)
 
 
+CE = schema.CrossEntropy()
+
 REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: schema.CrossEntropy(weight=0), "paradigm.ce.weight=0 is out of range; give a number"),
     (lambda: schema.CrossEntropy(weight=float("nan")), "paradigm.ce.weight=nan"),
@@ -77,9 +79,25 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         lambda: schema.Response(divergence="reverse_kl"),
         "paradigm.response.divergence=reverse_kl with support=top_k is unstable",
     ),
+    (
+        lambda: schema.Response(divergence="total_variation", support="sampled"),
+        "paradigm.response.divergence=total_variation with support=sampled is unstable",
+    ),
+    (lambda: schema.Response(skew=0), "paradigm.response.skew=0 is not between 0 and 1; try 0.1"),
+    (lambda: schema.Response(num_samples=0), "paradigm.response.num_samples=0 is out of range"),
     (lambda: schema.Feature(weight=0), "paradigm.feature.weight=0"),
     (lambda: schema.Feature(layers="all"), "paradigm.feature.layers=all is unknown"),
-    (lambda: schema.Feature(projector="mlp"), "paradigm.feature.projector=mlp is unknown"),
+    (lambda: schema.Feature(projector="deep"), "paradigm.feature.projector=deep is unknown"),
+    (lambda: schema.Feature(positions=-1), "paradigm.feature.positions=-1 is out of range"),
+    (lambda: schema.Feature(num_pairs=2), "paradigm.feature.num_pairs=2 with layers=uniform, whi"),
+    (
+        lambda: schema.Feature(projector="none", share_projector=True),
+        "paradigm.feature.share_projector=true with projector=none leaves nothing to share; choose",
+    ),
+    (
+        lambda: schema.Feature(positions=8, skip_first_position=False),
+        "paradigm.feature.positions=8 with skip_first_position=false: sampling never draws the",
+    ),
     (lambda: schema.Feature(distance="l1"), "paradigm.feature.distance=l1 is unknown"),
     (lambda: schema.Feature(layers="explicit"), "layers=explicit with pairs=[]; give pairs"),
     (lambda: schema.Feature(pairs=[[0, 1]]), "layers=uniform with pairs=[[0, 1]]; give pairs"),
@@ -95,11 +113,58 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         lambda: schema.Relational(distance_weight=0, angle_weight=0),
         "paradigm.relational.distance_weight + angle_weight=0",
     ),
-    (lambda: schema.Relational(level="token"), "paradigm.relational.level=token is unknown"),
+    (lambda: schema.Relational(level="head"), "paradigm.relational.level=head is unknown"),
+    (lambda: schema.Relational(tokens=2), "paradigm.relational.tokens=2 is out of range; give at"),
+    (lambda: schema.Relational(relation_heads=0), "paradigm.relational.relation_heads=0 is out"),
+    (lambda: schema.Relational(teacher_block=-2), "paradigm.relational.teacher_block=-2 is out"),
     (lambda: schema.Relational(group_size=2), "paradigm.relational.group_size=2 is out of range"),
     (lambda: schema.Paradigm("p", text="web"), "paradigm.text=web is unknown"),
     (lambda: schema.Paradigm("p", teacher="live"), "paradigm.teacher=live is unknown"),
     (lambda: schema.Paradigm("p"), "paradigm=p has no term; set at least one of ce, response"),
+    (lambda: schema.Generate(prompt_tokens=0), "paradigm.generate.prompt_tokens=0 is out of range"),
+    (lambda: schema.Generate(new_tokens=0), "paradigm.generate.new_tokens=0 is out of range"),
+    (lambda: schema.Generate(num_prompts=0), "paradigm.generate.num_prompts=0 is out of range"),
+    (lambda: schema.Generate(batch_size=0), "paradigm.generate.batch_size=0 is out of range"),
+    (lambda: schema.Generate(temperature=-1), "paradigm.generate.temperature=-1 is out of range"),
+    (lambda: schema.Generate(top_p=0), "paradigm.generate.top_p=0 is out of range; give a number"),
+    (lambda: schema.Generate(top_p=1.1), "paradigm.generate.top_p=1.1 is out of range; give 0 to"),
+    (lambda: schema.Generate(seed=-1), "paradigm.generate.seed=-1 is out of range"),
+    (lambda: schema.OnPolicy(fraction=0), "paradigm.on_policy.fraction=0 is out of range; give a"),
+    (lambda: schema.OnPolicy(fraction=2), "paradigm.on_policy.fraction=2 is out of range; give 0"),
+    (
+        lambda: schema.OnPolicy(rollout_every=0),
+        "paradigm.on_policy.rollout_every=0 is out of range",
+    ),
+    (
+        lambda: schema.Paradigm("p", ce=CE, generate=schema.Generate()),
+        "paradigm.generate is set and paradigm.text=corpus would not read it; set",
+    ),
+    (
+        lambda: schema.Paradigm("p", "teacher", ce=CE, on_policy=schema.OnPolicy()),
+        "paradigm.on_policy is set and paradigm.text=teacher would not read it; set",
+    ),
+    (
+        lambda: schema.Paradigm("p", "student", "cached", response=schema.Response()),
+        "paradigm.text=student with paradigm.teacher=cached and a term of the teacher's: it must",
+    ),
+    (
+        lambda: schema.Paradigm("p", "student", "online", ce=CE),
+        "paradigm.text=student with paradigm.teacher=online and no term of the teacher's: it must",
+    ),
+    (
+        lambda: schema.Paradigm("p", "student", "online", ce=CE, response=schema.Response()),
+        "paradigm.ce with text=student would teach the student its own words; set paradigm.ce=null",
+    ),
+    (
+        lambda: schema.Paradigm(
+            "p",
+            "student",
+            "online",
+            schema.Generate(num_prompts=4),
+            response=schema.Response(),
+        ),
+        "paradigm.generate.num_prompts=4 with text=student: the prompts are those of the rows",
+    ),
     (lambda: _shape(family="gpt2"), "model architecture family=gpt2 is unknown"),
     (lambda: _shape(num_kv_heads=0), "model: num_kv_heads=0 is out of range; give at least 1"),
     (lambda: _shape(num_layers=0), "model: num_layers=0 is out of range"),
@@ -134,6 +199,33 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _training(min_learning_rate_ratio=-1), "training.min_learning_rate_ratio=-1"),
     (lambda: _training(weight_decay=-1), "training.weight_decay=-1"),
     (lambda: _training(precision="fp16"), "training.precision=fp16 is unknown"),
+    (lambda: _training(heldout_every=-1), "training.heldout_every=-1 is out of range; give at"),
+    (lambda: _training(heldout_tokens=0), "training.heldout_tokens=0 is out of range; give at"),
+    (lambda: _training(budget_kj=0), "training.budget_kj=0 is out of range; give a number above 0"),
+    (lambda: schema.Lora(rank=0), "training.lora.rank=0 is out of range; give at least 1"),
+    (lambda: schema.Lora(alpha=0), "training.lora.alpha=0 is out of range; give a number above 0"),
+    (lambda: schema.Lora(dropout=1), "training.lora.dropout=1 is out of range; give 0 to below 1"),
+    (
+        lambda: schema.Lora(targets=["lm_head"]),
+        "training.lora.targets=lm_head is unknown; choose one of q_proj, k_proj",
+    ),
+    (lambda: schema.Lora(targets=[]), "training.lora.targets=[] names none or one twice; choose"),
+    (
+        lambda: schema.Lora(targets=["q_proj", "q_proj"]),
+        "training.lora.targets=['q_proj', 'q_proj'] names none or one twice",
+    ),
+    (
+        lambda: schema.TextSource("a", context_field="c"),
+        "data.source.context_field=c without a prompt_field; set prompt_field and response_field",
+    ),
+    (
+        lambda: schema.MixPart(schema.TextSource("a"), 1.0, "none", max_epochs=0),
+        "data.sources.max_epochs=0 is out of range; give at least 1",
+    ),
+    (
+        lambda: schema.MixPart(schema.TextSource("a"), 1.0, "none", num_documents=0),
+        "data.sources.num_documents=0 is out of range",
+    ),
     (lambda: _training(betas=[0.9]), "training.betas=[0.9] is out of range; give two numbers"),
     (lambda: _training(betas=[0.9, 1.0]), "training.betas=[0.9, 1.0] is out of range"),
     (lambda: schema.InferenceGrid(batch_size=0), "eval.inference.batch_size=0"),
@@ -209,6 +301,34 @@ def _change(config: Config, path: str, value: Any) -> None:
     [
         ({"model.teacher": None}, "paradigm=combined needs a teacher, model=tiny has none; choose"),
         (
+            {"model.one_vocabulary": False},
+            "two vocabularies and tokens of different lengths, which paradigm=combined with "
+            "response.divergence=forward_kl cannot compare; set paradigm.response.divergence="
+            "universal and paradigm.response.support=dense, or",
+        ),
+        (
+            {"model.one_vocabulary": False, "paradigm.response": None},
+            "paradigm=combined with a feature term cannot compare; set paradigm.feature=null",
+        ),
+        (
+            {
+                "model.one_vocabulary": False,
+                "paradigm.response": None,
+                "paradigm.feature": None,
+                "paradigm.relational.level": "token",
+            },
+            "with relational.level=token cannot compare; set paradigm.relational.level=sequence",
+        ),
+        (
+            {
+                "model.one_vocabulary": False,
+                "paradigm.response.divergence": "universal",
+                "paradigm.feature": None,
+                "paradigm.teacher": "cached",
+            },
+            "with teacher=cached cannot compare; set paradigm.teacher=online",
+        ),
+        (
             {"training.sequence_length": 129},
             "training.sequence_length=129 is longer than the student's context of 128 tokens in "
             "model=tiny; shorten it",
@@ -239,6 +359,46 @@ def _change(config: Config, path: str, value: Any) -> None:
             "teacher 128; choose projector=linear",
         ),
         (
+            {"paradigm.feature.layers": "cka", "paradigm.teacher": "cached"},
+            "paradigm.feature.layers=cka with paradigm.teacher=cached: which blocks to cache is "
+            "known only when they are measured; choose paradigm.teacher=online",
+        ),
+        (
+            {"paradigm.feature.layers": "cka", "paradigm.feature.num_pairs": 3},
+            "paradigm.feature.num_pairs=3, the models have 2 and 4 blocks; give at most 2, or 0",
+        ),
+        (
+            {"paradigm.feature.positions": 128},
+            "paradigm.feature.positions=128 cannot be drawn from rows of training.sequence_length="
+            "128 without their first position; give at most 127",
+        ),
+        (
+            {"paradigm.relational.level": "token", "paradigm.relational.tokens": 128},
+            "paradigm.relational.tokens=128 cannot be drawn from rows of training.sequence_length",
+        ),
+        (
+            {"paradigm.relational.level": "attention", "paradigm.teacher": "cached"},
+            "paradigm.relational.level=attention with paradigm.teacher=cached: queries, keys and",
+        ),
+        (
+            {"paradigm.relational.level": "attention", "paradigm.relational.teacher_block": 4},
+            "paradigm.relational.teacher_block=4, the teacher has 4 blocks; count from 0, or give",
+        ),
+        (
+            {"paradigm.relational.level": "attention", "paradigm.relational.relation_heads": 16},
+            "paradigm.relational.relation_heads=16 does not divide the width 24 of the student's "
+            "keys; give a divisor of 8",
+        ),
+        (
+            {"training.lora": schema.Lora()},
+            "training.lora trains around weights that are kept, the student of model=tiny begins "
+            "from random ones; set training.lora=null, model.student.path to a trained",
+        ),
+        (
+            {"training.heldout_every": 10, "training.heldout_tokens": 300_000},
+            "training.heldout_tokens=300000 is no smaller than training.target_tokens=300000; hold",
+        ),
+        (
             {"paradigm.response.k": 1024},
             "paradigm.response.k=1024 is not below the shared vocabulary of 1024; lower it or",
         ),
@@ -264,6 +424,19 @@ def test_choices_that_exclude_each_other_are_refused_in_one_sentence(
         {"paradigm.response.k": 1023},
         {"paradigm.response.k": 1024, "paradigm.response.support": "dense"},
         {"paradigm.feature.layers": "explicit", "paradigm.feature.pairs": [[1, 3]]},
+        {"paradigm.feature.layers": "cka", "paradigm.feature.num_pairs": 2},
+        {"paradigm.feature.positions": 127},
+        {"paradigm.relational.level": "token", "paradigm.relational.tokens": 127},
+        # Groups of sequences bind the micro-batch; groups within one do not.
+        {"paradigm.relational.level": "token", "training.micro_batch": 3},
+        {"paradigm.relational.level": "attention", "paradigm.relational.teacher_block": 3},
+        {"training.lora": schema.Lora(), "model.student.path": "tiny:teacher"},
+        {
+            "training.lora": schema.Lora(),
+            "model.student.init_from_teacher": schema.TeacherBlocks(),
+        },
+        {"training.heldout_every": 0, "training.heldout_tokens": 300_000},
+        {"training.heldout_every": 10, "training.heldout_tokens": 299_999},
     ],
 )
 def test_choices_at_the_edge_of_each_other_s_range_are_allowed(

@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "fingerprint", "records", "interrupt", "store"),
+    ("paths", "fingerprint", "records", "interrupt", "launch", "store"),
     ("schema",),
     ("config", "metrics"),
     ("telemetry",),

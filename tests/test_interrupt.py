@@ -14,6 +14,16 @@ def _send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def test_a_signal_that_another_rank_received_stops_this_one_and_no_signal_does_not():
+    with interrupt.deferred():
+        interrupt.join(interrupt.number())
+        assert (interrupt.number(), interrupt.requested()) == (0, None)
+        interrupt.join(signal.SIGTERM)
+        assert interrupt.number() == signal.SIGTERM
+        interrupt.join(signal.SIGUSR2)
+        assert interrupt.requested() == "SIGTERM"
+
+
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
 def test_a_signal_only_raises_the_flag_and_the_step_in_progress_ends(number: signal.Signals):
     with interrupt.deferred():

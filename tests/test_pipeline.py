@@ -191,7 +191,9 @@ def test_another_seed_shares_the_teacher_cache(full: Path, store: Path, tmp_path
     assert outcomes(tmp_path)["run/distill"] == "done"
 
 
-@pytest.mark.parametrize("paradigm", ["sft", "feature", "relational", "combined"])
+@pytest.mark.parametrize(
+    "paradigm", ["sft", "feature", "relational", "relational_token", "attention", "combined"]
+)
 def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path, tmp_path: Path):
     run(tmp_path, store, f"paradigm={paradigm}", "until=distill")
     steps = list(read_jsonl(tmp_path / "train.jsonl"))
@@ -199,9 +201,11 @@ def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path,
         "sft": {"ce_nats"},
         "feature": {"ce_nats", "feature"},
         "relational": {"ce_nats", "relational"},
+        "relational_token": {"ce_nats", "relational"},
+        "attention": {"ce_nats", "attention_nats"},
         "combined": {"ce_nats", "response_nats", "feature", "relational"},
     }[paradigm]
-    named = {"ce_nats", "response_nats", "feature", "relational"}
+    named = {"ce_nats", "response_nats", "feature", "relational", "attention_nats"}
     assert set(steps[-1]) & named == terms
     assert steps[-1]["step"] == 8
     assert steps[-1]["loss"] < steps[0]["loss"]
@@ -209,7 +213,13 @@ def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path,
 
 @pytest.mark.parametrize(
     "term",
-    ["paradigm=response", "paradigm=response paradigm.response.support=dense", "paradigm=feature"],
+    [
+        "paradigm=response",
+        "paradigm=response paradigm.response.support=dense",
+        "paradigm=feature",
+        "paradigm=feature paradigm.feature.positions=16",
+        "paradigm=relational_token",
+    ],
 )
 def test_a_cached_teacher_says_what_an_online_one_says(term: str, store: Path, tmp_path: Path):
     losses = []

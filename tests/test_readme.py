@@ -98,3 +98,19 @@ def test_the_tables_name_every_option_and_only_those():
     for group, listed in re.findall(r"^\| `([\w/]+)` \| (`.*?) \|", README, re.MULTILINE):
         options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
         assert set(re.findall(r"`(\w+)`", listed)) == options, group
+
+
+def test_the_command_for_several_gpus_plans_on_its_first_rank_alone():
+    (command,) = commands("torchrun ")
+    launcher, _, arguments = command.partition(" -m kdwatts")
+    options = shlex.split(launcher)[1:]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", *options),
+            *("-m", "kdwatts", *shlex.split(arguments), "until=plan", "gpu=h100"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("paradigm=response model=llama31_8b_to_1b") == 1

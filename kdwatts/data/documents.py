@@ -89,10 +89,17 @@ def _document(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
         return [_turn(turn) for turn in _field(row, source.messages_field, source)]
     if source.prompt_field and source.response_field:
         return [
-            {"role": "user", "content": _text(row, source.prompt_field, source)},
+            {"role": "user", "content": _prompt(row, source)},
             {"role": "assistant", "content": _text(row, source.response_field, source)},
         ]
     return _text(row, source.text_field or "text", source)
+
+
+def _prompt(row: dict[str, Any], source: TextSource) -> str:
+    prompt = _text(row, source.prompt_field or "", source)
+    if not source.context_field or not _field(row, source.context_field, source):
+        return prompt
+    return f"{prompt}\n\n{_text(row, source.context_field, source)}"
 
 
 def _field(row: dict[str, Any], name: str, source: TextSource) -> Any:

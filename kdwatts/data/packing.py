@@ -8,7 +8,8 @@ Row r holds tokens r*T to r*T + T, both ends included: T inputs and, one further
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdwatts.data.boundaries import attention_inputs, positions_in_documents
 from kdwatts.data.shards import NO_TARGET, TokenShards
 
 IGNORE = -100
@@ -30,10 +32,49 @@ class Batch:
     input_BT: Tensor
     target_BT: Tensor
     """Already shifted: the target of position t is the token at t + 1, or IGNORE."""
+    valid_BT: Tensor | None = None
+    """True where a position holds real text and not padding; None where all do."""
+    position_BT: Tensor | None = None
+    """Place of each token in its document; None where a row is taken as one text."""
 
     @property
     def num_targets(self) -> int:
         return int((self.target_BT != IGNORE).sum())
+
+    @property
+    def text_BT(self) -> Tensor:
+        """True where a position holds real text; all true without padding."""
+        if self.valid_BT is None:
+            return torch.ones_like(self.input_BT, dtype=torch.bool)
+        return self.valid_BT
+
+    @property
+    def beyond_first_BT(self) -> Tensor:
+        """True at text other than the first token of its document, which is a sink of attention.
+
+        Where a row is taken as one text, its first token counts as any other here.
+        """
+        return self.text_BT if self.position_BT is None else self.text_BT & (self.position_BT > 0)
+
+    @property
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What the body of a decoder is called with."""
+        return {"input_ids": self.input_BT, **attention_inputs(self.position_BT)}
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on `device`; from pinned memory the host does not wait."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, which a GPU reads by itself."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: part for name, part in vars(self).items() if torch.is_tensor(part)}
+        return replace(self, **{name: change(part) for name, part in tensors.items()})
+
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -45,6 +86,13 @@ class Schedule:
     rows_per_step: int
     num_steps: int
     seed: int
+    heldout: NDArray[np.int64] = field(default_factory=_NO_ROWS.copy)
+    """Rows that no step takes, ascending, on which the loss is read while training."""
+
+    @property
+    def taught_rows(self) -> NDArray[np.int64]:
+        """Every row of which the teacher is asked, ascending."""
+        return np.union1d(self.rows, self.heldout)
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
         """Rows of optimizer step `step`, counted from 0; every pass over the data is reshuffled."""
@@ -60,12 +108,23 @@ def _epoch_order(seed: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
 
 
 def make_schedule(
-    shards: TokenShards, *, sequence_length: int, target_tokens: int, rows_per_step: int, seed: int
+    shards: TokenShards,
+    *,
+    sequence_length: int,
+    target_tokens: int,
+    rows_per_step: int,
+    seed: int,
+    respect_documents: bool = False,
+    heldout_tokens: int = 0,
+    heldout_multiple: int = 1,
 ) -> Schedule:
     """A schedule of whole steps that together bear about `target_tokens` targets.
 
-    The rows in use are drawn from all the shards by a permutation that ignores the seed.
-    Raises ValueError when the shards do not fill one row.
+    The rows in use are the first of a permutation of all rows that ignores the seed; those held
+    out, a multiple of `heldout_multiple` that bears about `heldout_tokens` targets, are its last.
+    So a longer run adds to the rows of a shorter one, and holding out changes none of them while
+    the corpus is long enough. Raises ValueError when the shards do not fill one row, or when more
+    than half of them would be held out.
     """
     num_rows = (shards.num_tokens - 1) // sequence_length
     if num_rows < 1:
@@ -73,18 +132,55 @@ def make_schedule(
             f"training.sequence_length={sequence_length} is longer than the corpus of "
             f"{shards.num_tokens} tokens in {shards.directory}; shorten it or add text"
         )
-    targets_per_row = sequence_length * shards.num_targets / shards.num_tokens
+    num_targets = shards.num_targets - (shards.num_first_targets if respect_documents else 0)
+    targets_per_row = sequence_length * num_targets / shards.num_tokens
+    if not targets_per_row:
+        raise ValueError(
+            f"training.respect_documents=true: no document in {shards.directory} has a target "
+            "after its first token, so nothing is left to train on; set it to false or add text"
+        )
+    num_heldout = math.ceil(heldout_tokens / targets_per_row / heldout_multiple) * heldout_multiple
+    if 2 * num_heldout > num_rows:
+        raise ValueError(
+            f"training.heldout_tokens={heldout_tokens} would hold out {num_heldout} of the "
+            f"corpus's {num_rows} rows, more than half; lower it, shorten training.sequence_length "
+            "or add text"
+        )
     num_steps = math.ceil(target_tokens / targets_per_row / rows_per_step)
-    needed = min(num_rows, num_steps * rows_per_step)
-    rows = np.sort(np.random.default_rng(0).permutation(num_rows)[:needed])
-    return Schedule(rows, rows_per_step, num_steps, seed)
+    order = np.random.default_rng(0).permutation(num_rows)
+    needed = min(num_rows - num_heldout, num_steps * rows_per_step)
+    heldout = np.sort(order[num_rows - num_heldout :])
+    return Schedule(np.sort(order[:needed]), rows_per_step, num_steps, seed, heldout)
 
 
-def load_batch(shards: TokenShards, rows: NDArray[np.int64], sequence_length: int) -> Batch:
-    """The given rows as one batch of int64 tensors on the CPU."""
+def load_batch(
+    shards: TokenShards,
+    rows: NDArray[np.int64],
+    sequence_length: int,
+    *,
+    respect_documents: bool = False,
+) -> Batch:
+    """The given rows as one batch of int64 tensors on the CPU.
+
+    With `respect_documents` the batch says where documents begin, and a document's first token is
+    no target of what stands before it.
+    """
     tokens = np.stack(
         [shards.read(row * sequence_length, (row + 1) * sequence_length + 1) for row in rows]
     )
     ids = (tokens & ~NO_TARGET).astype(np.int64)
     target = np.where(tokens[:, 1:] >= NO_TARGET, IGNORE, ids[:, 1:])
-    return Batch(rows, torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(target))
+    position = None
+    if respect_documents:
+        position = np.empty_like(target)
+        for index, row in enumerate(rows):
+            first = int(row) * sequence_length
+            starts = shards.starts_between(first + 1, first + sequence_length + 1) - first
+            target[index, starts - 1] = IGNORE
+            position[index] = positions_in_documents(sequence_length, starts)
+    return Batch(
+        rows,
+        torch.from_numpy(ids[:, :-1].copy()),
+        torch.from_numpy(target),
+        position_BT=None if position is None else torch.from_numpy(position),
+    )

@@ -1,7 +1,8 @@
 """Token shards: flat files of token ids with an index, written once and memory-mapped ever after.
 
 A token is four bytes, little endian: the id in the low 31 bits (Qwen2.5 ids exceed 2^17), and
-NO_TARGET where a token is context only, such as a prompt.
+NO_TARGET where a token is context only, such as a prompt. Beside each shard lie the places in it at
+which documents begin: an end token cannot tell, for a conversation holds many.
 """
 
 from __future__ import annotations
@@ -88,14 +89,28 @@ def write_shards(
     `source` is copied into the index. Raises ValueError when there is no target token at all.
     """
     shards: list[dict[str, Any]] = []
-    num_documents = num_targets = 0
+    num_documents = num_targets = num_first_targets = 0
     for number, block in enumerate(_blocks(documents, shard_tokens)):
         tokens = np.concatenate(block)
         path = out_dir / f"tokens-{number:05d}.bin"
         path.write_bytes(tokens.astype("<u4").tobytes())
-        shards.append({"file": path.name, "tokens": len(tokens), "sha256": sha256_file(path)})
+        # A document of no token begins nowhere.
+        lengths = [len(document) for document in block if len(document)]
+        starts = np.cumsum([0, *lengths])[:-1]
+        starts_path = out_dir / f"documents-{number:05d}.bin"
+        starts_path.write_bytes(starts.astype("<u8").tobytes())
+        shards.append(
+            {
+                "file": path.name,
+                "tokens": len(tokens),
+                "sha256": sha256_file(path),
+                "documents_file": starts_path.name,
+                "documents_sha256": sha256_file(starts_path),
+            }
+        )
         num_documents += len(block)
         num_targets += int((tokens < NO_TARGET).sum())
+        num_first_targets += int((tokens[starts] < NO_TARGET).sum())
     if num_targets == 0:
         raise ValueError(
             f"data.source.path={source.get('path')}: no text to train on in {num_documents} "
@@ -106,6 +121,7 @@ def write_shards(
         "num_documents": num_documents,
         "num_tokens": sum(shard["tokens"] for shard in shards),
         "num_targets": num_targets,
+        "num_first_targets": num_first_targets,
         "source": source,
         "shards": shards,
     }
@@ -136,16 +152,16 @@ class TokenShards:
         self.directory = directory
         self.index = read_json(directory / INDEX_NAME)
         self._maps = []
+        begins = []
         for shard in self.index["shards"]:
-            path = directory / shard["file"]
-            found = sha256_file(path) if path.is_file() else "no file"
-            if found != shard["sha256"]:
-                raise ValueError(
-                    f"shards: {path} has sha256 {found[:12]}, the index says "
-                    f"{shard['sha256'][:12]}; delete {directory} and rerun"
-                )
+            path = _verified(directory, shard["file"], shard["sha256"])
             self._maps.append(np.memmap(path, dtype="<u4", mode="r"))
+            path = _verified(directory, shard["documents_file"], shard["documents_sha256"])
+            begins.append(np.fromfile(path, dtype="<u8").astype(np.int64))
         self._starts = np.cumsum([0, *(len(tokens) for tokens in self._maps)])
+        self._documents = np.concatenate(
+            [start + begin for start, begin in zip(self._starts[:-1], begins, strict=True)]
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -154,6 +170,16 @@ class TokenShards:
     @property
     def num_targets(self) -> int:
         return int(self.index["num_targets"])
+
+    @property
+    def num_first_targets(self) -> int:
+        """Targets that are first tokens of documents, which nothing before them foretells."""
+        return int(self.index["num_first_targets"])
+
+    def starts_between(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The tokens from `start` to before `stop` at which documents begin, ascending."""
+        low, high = np.searchsorted(self._documents, [start, stop])
+        return self._documents[low:high]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint32]:
         """Tokens `start` to `stop` as stored, NO_TARGET bits included."""
@@ -164,3 +190,15 @@ class TokenShards:
             for i in range(first, last)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _verified(directory: Path, name: str, expected: str) -> Path:
+    """The path of a file whose checksum is the index's; ValueError names it when it is not."""
+    path = directory / name
+    found = sha256_file(path) if path.is_file() else "no file"
+    if found != expected:
+        raise ValueError(
+            f"shards: {path} has sha256 {found[:12]}, the index says {expected[:12]}; "
+            f"delete {directory} and rerun"
+        )
+    return path

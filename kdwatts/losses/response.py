@@ -1,133 +1,171 @@
 """Divergences between what teacher and student say next, one value per position, in nats.
 
-Every function takes logits in any float dtype, works in float32 (float64 stays float64) and
-multiplies by the temperature squared, which keeps gradients the same size at every temperature
-(Hinton et al. 2015, arXiv 1503.02531, section 2).
+A divergence takes a block of logits in any float dtype, works in float32 (float64 stays float64)
+and multiplies by the temperature squared, which keeps gradients the same size at every temperature
+(Hinton et al. 2015, arXiv 1503.02531, section 2). p is the teacher, q the student, both at that
+temperature. Where a loss is the sum of f(p, q) over the vocabulary, its gradient with respect to
+the student's logits over T is h - q sum(h), with h = q df/dq.
 """
 
-# N positions kept by the loss mask, V shared vocabulary, K support of a sparse teacher.
+# N positions, n those of one block, V shared vocabulary.
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from kdwatts.losses.precision import wide
-
-
-def _log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
-    return (wide(logits_NV) / temperature).log_softmax(-1)
+from kdwatts.losses.rows import Block, RowTerm, Softmax, row_loss
 
 
-def _check_shapes(name: str, student_NV: Tensor, teacher_NV: Tensor) -> None:
-    if student_NV.shape != teacher_NV.shape:
-        raise ValueError(
-            f"{name}: student logits are {tuple(student_NV.shape)}, teacher logits are "
-            f"{tuple(teacher_NV.shape)}; cut both to models.align.shared_vocabulary first"
-        )
+def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
+    """T^2 KL(p || q), [n] (Hinton et al. 2015, section 2). Its gradient is T (q - p)."""
+    q, p = _pair("forward_kl", block, temperature)
+    if block.needs_grad:
+        factor = weight * temperature
+        block.add_gradient(q.exp_nV, factor * q.scale_n1)
+        block.add_gradient(p.exp_nV, -factor * p.scale_n1)
+    gap_nV = p.shifted_nV.sub_(q.shifted_nV).mul_(p.exp_nV)
+    kl_n = gap_nV.sum(-1).double() / p.total_n1[:, 0] + q.log_total_n - p.log_total_n
+    return temperature**2 * kl_n
 
 
-def _kl(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
-    """KL(p || q) per position; a probability of zero in p adds nothing."""
-    p_NV = log_p_NV.exp()
-    return torch.where(p_NV > 0, p_NV * (log_p_NV - log_q_NV), 0.0).sum(-1)
+def reverse_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
+    """T^2 KL(q || p), [n] (MiniLLM, arXiv 2306.08543, section 2)."""
+    q, p = _pair("reverse_kl", block, temperature)
+    q_nV, ratio_nV = q.probabilities(), _log_ratio(q, p)
+    kl_n1 = (q_nV * ratio_nV).sum(-1, keepdim=True)
+    if block.needs_grad:
+        block.add_gradient(ratio_nV.sub_(kl_n1).mul_(q_nV), weight * temperature)
+    return temperature**2 * kl_n1[:, 0].double()
 
 
-def forward_kl(student_NV: Tensor, teacher_NV: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student) in nats, [N] (Hinton et al. 2015, section 2).
+def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tensor:
+    """T^2 (beta KL(p || m) + (1 - beta) KL(q || m)), [n], m = beta p + (1 - beta) q.
 
-    Raises ValueError when the shapes differ: align the vocabularies first.
+    GKD, arXiv 2306.13649, equation 1.
     """
-    _check_shapes("forward_kl", student_NV, teacher_NV)
-    log_q_NV = _log_softmax(student_NV, temperature)
-    return temperature**2 * _kl(_log_softmax(teacher_NV, temperature), log_q_NV)
+    q, p = _pair("jsd", block, temperature)
+    q_nV, p_nV, ratio_nV = q.probabilities(), p.probabilities(), _log_ratio(q, p)
+    over_m_nV = _log_of_share(ratio_nV, 1 - beta)
+    own_n1 = (q_nV * over_m_nV).sum(-1, keepdim=True)
+    # Not log(q / m) - log(q / p): where both are large their difference has lost its digits.
+    teacher_n = _log_of_share(ratio_nV.neg_(), beta).mul_(p_nV).sum(-1)
+    if block.needs_grad:
+        factor = weight * temperature * (1 - beta)
+        block.add_gradient(over_m_nV.sub_(own_n1).mul_(q_nV), factor)
+    return temperature**2 * (beta * teacher_n.double() + (1 - beta) * own_n1[:, 0].double())
 
 
-def reverse_kl(student_NV: Tensor, teacher_NV: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(student || teacher) in nats, [N] (MiniLLM, arXiv 2306.08543, section 2).
+def skew_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
+    """T^2 KL(p || skew p + (1 - skew) q), [n] (DistiLLM, arXiv 2402.03898, section 3.1).
 
-    Raises ValueError when the shapes differ: align the vocabularies first.
+    The mixture is never 0 where p is not, so no gradient exceeds T (1 - skew) / skew.
     """
-    _check_shapes("reverse_kl", student_NV, teacher_NV)
-    log_q_NV = _log_softmax(student_NV, temperature)
-    return temperature**2 * _kl(log_q_NV, _log_softmax(teacher_NV, temperature))
+    q, p = _pair("skew_kl", block, temperature)
+    q_nV, p_nV = q.probabilities(), p.probabilities()
+    over_m_nV = _log_of_share(_log_ratio(q, p).neg_(), skew)
+    loss_n = (p_nV * over_m_nV).sum(-1)
+    if block.needs_grad:
+        # q df/dq is -(1 - skew) q p / m.
+        pull_nV = over_m_nV.exp_()
+        mean_n1 = (pull_nV * q_nV).sum(-1, keepdim=True)
+        factor = weight * temperature * (1 - skew)
+        block.add_gradient(pull_nV.neg_().add_(mean_n1).mul_(q_nV), factor)
+    return temperature**2 * loss_n.double()
 
 
-def jsd(
-    student_NV: Tensor, teacher_NV: Tensor, *, temperature: float = 1.0, beta: float = 0.5
-) -> Tensor:
-    """T^2 times beta KL(p || m) + (1 - beta) KL(q || m) in nats, [N], m = beta p + (1 - beta) q.
+def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
+    """T^2 KL(q || skew q + (1 - skew) p), [n] (DistiLLM, arXiv 2402.03898, section 3.1)."""
+    q, p = _pair("skew_reverse_kl", block, temperature)
+    q_nV = q.probabilities()
+    over_m_nV = _log_of_share(_log_ratio(q, p), skew)
+    loss_n = (q_nV * over_m_nV).sum(-1)
+    if block.needs_grad:
+        # df/dq is log(q / m) + 1 - skew q / m.
+        slope_nV = over_m_nV.exp().mul_(-skew).add_(over_m_nV).add_(1)
+        mean_n1 = (slope_nV * q_nV).sum(-1, keepdim=True)
+        block.add_gradient(slope_nV.sub_(mean_n1).mul_(q_nV), weight * temperature)
+    return temperature**2 * loss_n.double()
 
-    p is the teacher, q the student (GKD, arXiv 2306.13649, equation 1).
-    Raises ValueError when the shapes differ: align the vocabularies first.
-    """
-    _check_shapes("jsd", student_NV, teacher_NV)
-    log_q_NV = _log_softmax(student_NV, temperature)
-    log_p_NV = _log_softmax(teacher_NV, temperature)
-    log_m_NV = torch.logaddexp(log_p_NV + math.log(beta), log_q_NV + math.log1p(-beta))
-    mixture_N = beta * _kl(log_p_NV, log_m_NV) + (1 - beta) * _kl(log_q_NV, log_m_NV)
-    return temperature**2 * mixture_N
+
+def total_variation(block: Block, weight: float, *, temperature: float) -> Tensor:
+    """T^2 / 2 sum |q - p|, [n], between 0 and T^2, no unit (f-DISTILL, arXiv 2307.15190)."""
+    q, p = _pair("total_variation", block, temperature)
+    q_nV = q.probabilities()
+    gap_nV = q_nV.addcmul(p.exp_nV, p.scale_n1, value=-1)
+    loss_n = gap_nV.abs().sum(-1) / 2
+    if block.needs_grad:
+        sign_nV = gap_nV.sign_()
+        mean_n1 = (sign_nV * q_nV).sum(-1, keepdim=True)
+        block.add_gradient(sign_nV.sub_(mean_n1).mul_(q_nV), weight * temperature / 2)
+    return temperature**2 * loss_n.double()
 
 
 DIVERGENCES: dict[str, Callable[..., Tensor]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
     "jsd": jsd,
+    "skew_kl": skew_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "total_variation": total_variation,
 }
+OPTIONS = {"jsd": ("beta",), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",)}
+"""What a divergence takes besides the temperature."""
 
 
-@dataclass(frozen=True)
-class TopK:
-    """A teacher's K likeliest tokens, exact at one temperature."""
-
-    ids_NK: Tensor
-    log_p_NK: Tensor
-    """log p at the temperature asked for, over the whole vocabulary."""
-    log_tail_N: Tensor
-    """log of the probability outside the support, at the same temperature."""
-
-    def rows(self, rows: slice) -> TopK:
-        """The positions of one chunk."""
-        return TopK(self.ids_NK[rows], self.log_p_NK[rows], self.log_tail_N[rows])
+def dense_term(
+    divergence: str, *, temperature: float = 1.0, beta: float = 0.5, skew: float = 0.1
+) -> RowTerm:
+    """The divergence of that name as a term of `head_loss`, which brings the teacher's logits."""
+    given = {"beta": beta, "skew": skew}
+    options = {name: given[name] for name in OPTIONS.get(divergence, ())}
+    function = DIVERGENCES[divergence]
+    return lambda block, weight: function(block, weight, temperature=temperature, **options)
 
 
-def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
-    """The K likeliest tokens of dense teacher logits, and the mass of the rest.
+def divergence_loss(
+    divergence: str,
+    student_NV: Tensor,
+    teacher_NV: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 0.5,
+    skew: float = 0.1,
+) -> Tensor:
+    """The divergence of that name between two sets of logits, [N], differentiable.
 
-    Raises ValueError when K leaves no tail: then the dense loss is the one to use.
+    Raises ValueError when the shapes differ: align the vocabularies first.
     """
-    if k >= teacher_NV.shape[-1]:
+    term = dense_term(divergence, temperature=temperature, beta=beta, skew=skew)
+    return row_loss(term, student_NV, teacher_NV)
+
+
+def _pair(name: str, block: Block, temperature: float) -> tuple[Softmax, Softmax]:
+    """Student's and teacher's softmax; the teacher's may be overwritten."""
+    q, p = block.student(temperature), block.teacher(temperature)
+    if q.exp_nV.shape != p.exp_nV.shape:
         raise ValueError(
-            f"top_k_of: k={k} is not below the vocabulary of {teacher_NV.shape[-1]}; "
-            "use support=dense"
+            f"{name}: student logits are {tuple(q.exp_nV.shape)}, teacher logits are "
+            f"{tuple(p.exp_nV.shape)}; cut both to models.align.shared_vocabulary first"
         )
-    log_p_NV = _log_softmax(teacher_NV, temperature)
-    log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)
-    log_tail_N = log_p_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1)
-    return TopK(ids_NK, log_p_NK, log_tail_N)
+    return q, p
 
 
-def top_k_forward_kl(student_NV: Tensor, teacher: TopK, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL over K + 1 bins, the last of which holds all that is off the support, in nats, [N].
+def _log_ratio(q: Softmax, p: Softmax) -> Tensor:
+    """log(q / p), in the memory of the teacher's logits."""
+    constant_n = p.log_total_n - q.log_total_n
+    gap_nV = p.shifted_nV.sub_(q.shifted_nV).neg_()
+    return gap_nV.add_(constant_n[:, None].to(gap_nV.dtype))
 
-    The ghost token makes mass outside the support cost what it should: the result is the exact KL
-    of the K + 1 bins and a lower bound of the full one (log-sum inequality). Without it the
-    minimiser is the teacher renormalised on its support, an over-confident head.
+
+def _log_of_share(log_ratio_nV: Tensor, share: float) -> Tensor:
+    """log(a / m) of m = share a + (1 - share) b, from log(a / b): at most -log(share).
+
+    log m / a = log(share) + log(1 + exp(log(1 / share - 1) - log a / b)): no probability can
+    underflow in it. torch turns linear at the threshold, which float64 must not notice.
     """
-    log_q_NV = _log_softmax(student_NV, temperature)
-    log_q_NK = log_q_NV.gather(-1, teacher.ids_NK)
-    # Summed over the tail itself: 1 - sum(q) would cancel when the tail is small.
-    log_rest_N = log_q_NV.scatter(-1, teacher.ids_NK, -torch.inf).logsumexp(-1)
-    log_q_bins = torch.cat([log_q_NK, log_rest_N[:, None]], dim=-1)
-    log_p_bins = torch.cat([teacher.log_p_NK, teacher.log_tail_N[:, None]], dim=-1)
-    # Rounding in a cache leaves the bins' sum at 1 +- 1e-4; they are made a distribution again.
-    return temperature**2 * _kl(log_p_bins.to(log_q_bins.dtype).log_softmax(-1), log_q_bins)
-
-
-def cross_entropy(student_NV: Tensor, target_N: Tensor) -> Tensor:
-    """-log q of the target token in nats, [N], at temperature 1."""
-    return -_log_softmax(student_NV, 1.0).gather(-1, target_N[:, None])[:, 0]
+    odds = math.log1p(-share) - math.log(share)
+    return F.softplus(odds - log_ratio_nV, threshold=40).add_(math.log(share)).neg_()

@@ -24,5 +24,6 @@ def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
         if mine != theirs and any(index is not None and index < rows for index in (mine, theirs)):
             raise ValueError(
                 f"the vocabularies do not match: token {token!r} is id {mine} for the student and "
-                f"{theirs} for the teacher; choose a pair of one family"
+                f"{theirs} for the teacher; choose a pair of one family, or compare texts with "
+                "model.one_vocabulary=false and paradigm.response.divergence=universal"
             )

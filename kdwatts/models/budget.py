@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.schema import Architecture
+from kdwatts.launch import launched
+from kdwatts.schema import Architecture, Lora
 
 GIB = 1 << 30
 WEIGHT_AND_ADAM_BYTES = 16
@@ -32,6 +33,23 @@ def parameters_of(architecture: Architecture) -> int:
     return blocks + tables + shape.hidden_size
 
 
+def adapter_parameters_of(architecture: Architecture, lora: Lora) -> int:
+    """Parameters of the adapters: rank times inputs plus outputs of every target layer."""
+    shape = architecture
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    ends = {
+        "q_proj": hidden + query,
+        "k_proj": hidden + key_value,
+        "v_proj": hidden + key_value,
+        "o_proj": query + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    return shape.num_layers * lora.rank * sum(ends[name] for name in lora.targets)
+
+
 def forward_flops_per_token(architecture: Architecture, sequence_length: int) -> float:
     """Floating-point operations of one forward pass, per token.
 
@@ -51,9 +69,12 @@ class Budget:
     """What a run will need, estimated; units in the names."""
 
     student_params: int
+    trained_params: int
+    """All of the student's, or its adapters' alone; projectors are left out."""
     teacher_params: int | None
     student_state_gib: float
-    """Weights, gradients and optimizer state in float32."""
+    """Weights, gradients and optimizer state in float32, this rank's part; under adapters, weights
+    as read."""
     teacher_weights_gib: float
     """Weights of the teacher wherever it runs; 0 without one."""
     teacher_gib: float
@@ -72,7 +93,10 @@ class Budget:
 
 
 def estimate(config: Config) -> Budget:
-    """The memory and the operations of distilling this configuration.
+    """The memory on each card and the operations of distilling this configuration.
+
+    Under several ranks what is kept in shards is divided by them; a block that is put together for
+    a moment is not counted.
 
     Activations: about 34 D + 5 F bytes per token and block without checkpointing, at two bytes a
     value (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1, its attention term left out as
@@ -88,19 +112,35 @@ def estimate(config: Config) -> Budget:
         activations = student.num_layers * student.hidden_size * value_bytes + per_block
     else:
         activations = student.num_layers * per_block
+    if training.respect_documents:
+        # The mask of a row is T bytes a token, and twice that where a kernel wants it added.
+        activations += 3 * training.sequence_length
+    num_ranks = launched().world
+    student_shards = num_ranks if training.parallel == "fsdp" else 1
+    teacher_shards = num_ranks if training.teacher_parallel == "fsdp" else 1
+    student_params = trained_params = parameters_of(student)
+    frozen_bytes, passes = 0, 3.0
+    if training.lora:
+        trained_params = adapter_parameters_of(student, training.lora)
+        # A backward pass makes gradients of activations and, but for frozen weights, of weights.
+        frozen_bytes, passes = student_params * value_bytes, 2.0
     asked = teacher if paradigm.needs_teacher else None
-    online = asked if paradigm.teacher == "online" else None
+    scorer = teacher if paradigm.needs_signals else None
+    online = scorer if paradigm.teacher == "online" else None
     student_forward = forward_flops_per_token(student, training.sequence_length)
-    teacher_forward = forward_flops_per_token(asked, training.sequence_length) if asked else 0.0
+    teacher_forward = forward_flops_per_token(scorer, training.sequence_length) if scorer else 0.0
     return Budget(
-        student_params=parameters_of(student),
+        student_params=student_params,
+        trained_params=trained_params,
         teacher_params=parameters_of(teacher) if teacher else None,
-        student_state_gib=parameters_of(student) * WEIGHT_AND_ADAM_BYTES / GIB,
+        student_state_gib=(
+            (trained_params * WEIGHT_AND_ADAM_BYTES + frozen_bytes) / GIB / student_shards
+        ),
         teacher_weights_gib=parameters_of(asked) * value_bytes / GIB if asked else 0.0,
-        teacher_gib=parameters_of(online) * value_bytes / GIB if online else 0.0,
+        teacher_gib=parameters_of(online) * value_bytes / GIB / teacher_shards if online else 0.0,
         activations_gib=tokens * activations / GIB,
         chunk_gib=4 * training.chunk_rows * student.vocab_size * 4 / GIB,
-        train_pflop=3 * student_forward * training.target_tokens / 1e15,
+        train_pflop=passes * student_forward * training.target_tokens / 1e15,
         teacher_pflop=teacher_forward * training.target_tokens / 1e15,
         student_served_gib=parameters_of(student) * value_bytes / GIB,
     )

@@ -7,10 +7,13 @@ outputs are caught by hooks and never indexed out of that tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor, nn
+
+Key = TypeVar("Key")
 
 LayerPairs = list[tuple[int, int]]
 """(student block, teacher block), counted from 0."""
@@ -46,18 +49,40 @@ def layer_pairs(
 @contextmanager
 def captured_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """A dictionary that fills with the output [B, T, D] of each named block as `model` runs."""
-    outputs: dict[int, Tensor] = {}
+    layers = model.get_submodule("model.layers")
+    with _captured({block: layers.get_submodule(str(block)) for block in blocks}) as outputs:
+        yield outputs
 
-    def keep(block: int):
+
+@contextmanager
+def captured_projections(model: nn.Module, block: int | None) -> Iterator[dict[str, Tensor]]:
+    """A dictionary that fills with a block's queries, keys and values as `model` runs; -1 the last.
+
+    Under q, k and v lies [B, T, heads times head width], all heads side by side, where keys and
+    values have fewer heads under grouped-query attention. Taken before the rotary embedding, so
+    that what tokens are to each other does not depend on how far apart they stand. Without a block
+    it stays empty.
+    """
+    if block is None:
+        yield {}
+        return
+    layers = list(model.get_submodule("model.layers").children())
+    attention = layers[block].get_submodule("self_attn")
+    with _captured({name: attention.get_submodule(f"{name}_proj") for name in "qkv"}) as outputs:
+        yield outputs
+
+
+@contextmanager
+def _captured(modules: Mapping[Key, nn.Module]) -> Iterator[dict[Key, Tensor]]:
+    outputs: dict[Key, Tensor] = {}
+
+    def keep(key: Key) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            outputs[block] = output if isinstance(output, Tensor) else output[0]
+            outputs[key] = output if isinstance(output, Tensor) else output[0]
 
         return hook
 
-    handles = [
-        model.get_submodule(f"model.layers.{block}").register_forward_hook(keep(block))
-        for block in set(blocks)
-    ]
+    handles = [module.register_forward_hook(keep(key)) for key, module in modules.items()]
     try:
         yield outputs
     finally:

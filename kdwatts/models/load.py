@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.fingerprint import fingerprint, fingerprint_dir
+from kdwatts.models.sharding import gathered
 from kdwatts.paths import resolve_dir
 from kdwatts.records import read_json
 from kdwatts.schema import Architecture, ModelSource
@@ -125,8 +126,14 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
 
 
 def head_weight(model: nn.Module) -> Tensor:
-    """The weight [V, D] of the output head, tied or not."""
-    return model.get_output_embeddings().weight  # pyright: ignore[reportCallIssue]
+    """The weight [V, D] of the output head, tied or not; of a sharded model the whole, gathered."""
+    return gathered(model.get_output_embeddings().weight)  # pyright: ignore[reportCallIssue]
+
+
+def head_bias(model: nn.Module) -> Tensor | None:
+    """The bias [V] of the output head, where it has one."""
+    bias_V = getattr(model.get_output_embeddings(), "bias", None)  # pyright: ignore[reportCallIssue]
+    return None if bias_V is None else gathered(bias_V)
 
 
 def num_parameters(model: nn.Module) -> int:

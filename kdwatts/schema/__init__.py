@@ -4,14 +4,15 @@ These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only an
 """
 
 from kdwatts.schema.checks import choice
-from kdwatts.schema.data import Data, TextSource
+from kdwatts.schema.data import Data, MixPart, TextSource
 from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid
 from kdwatts.schema.machine import Gpu, Site, Telemetry
-from kdwatts.schema.model import Architecture, ModelSource, Pair
+from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
 from kdwatts.schema.paradigm import (
     DISTANCES,
     DIVERGENCES,
     LAYER_MAPS,
+    LEVELS,
     PROJECTORS,
     SUPPORTS,
     CrossEntropy,
@@ -20,28 +21,36 @@ from kdwatts.schema.paradigm import (
     Relational,
     Response,
 )
-from kdwatts.schema.training import Training
+from kdwatts.schema.training import Lora, Training
+from kdwatts.schema.writing import TEXTS, Generate, OnPolicy
 
 __all__ = [
     "DISTANCES",
     "DIVERGENCES",
     "LAYER_MAPS",
+    "LEVELS",
     "PROJECTORS",
     "SUPPORTS",
+    "TEXTS",
     "Architecture",
     "CrossEntropy",
     "Data",
     "Eval",
     "EvalTask",
     "Feature",
+    "Generate",
     "Gpu",
     "InferenceGrid",
+    "Lora",
+    "MixPart",
     "ModelSource",
+    "OnPolicy",
     "Pair",
     "Paradigm",
     "Relational",
     "Response",
     "Site",
+    "TeacherBlocks",
     "Telemetry",
     "TextSource",
     "Training",

@@ -1,12 +1,12 @@
-"""The corpus."""
+"""The corpus: one source of text or a mix of several."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import at_least
+from kdwatts.schema.checks import above_zero, at_least
 
 
 @dataclass
@@ -23,12 +23,20 @@ class TextSource:
     prompt_field: str | None = None
     response_field: str | None = None
     """With `prompt_field`: two fields that become a conversation of two turns."""
+    context_field: str | None = None
+    """Beside them, a passage that the prompt asks about: it follows the prompt after a blank line.
+    Rows where it is empty or null have none."""
 
     def __post_init__(self) -> None:
         if bool(self.prompt_field) != bool(self.response_field):
             raise ValueError(
                 f"data.source.prompt_field={self.prompt_field} with "
                 f"response_field={self.response_field}; set both or neither"
+            )
+        if self.context_field and not self.prompt_field:
+            raise ValueError(
+                f"data.source.context_field={self.context_field} without a prompt_field; "
+                "set prompt_field and response_field too, or neither"
             )
         chosen = [n for n in (self.text_field, self.messages_field, self.prompt_field) if n]
         if len(chosen) != 1:
@@ -39,15 +47,40 @@ class TextSource:
 
 
 @dataclass
-class Data:
-    name: str = MISSING
+class MixPart:
     source: TextSource = MISSING
+    weight: float = MISSING
+    """Its share of the mix's tokens, prompts included, over the sum of all weights."""
     licence: str = MISSING
     num_documents: int | None = None
-    """Take only the first documents; None takes all."""
-    shard_tokens: int = 16_777_216
+    """Take only the first documents of this source; None takes all."""
+    max_epochs: int = 1
+    """How often it may be read from its beginning before the mix ends for want of it."""
 
     def __post_init__(self) -> None:
+        above_zero("data.sources.weight", self.weight)
+        at_least("data.sources.max_epochs", self.max_epochs, 1)
+        if self.num_documents is not None:
+            at_least("data.sources.num_documents", self.num_documents, 1)
+
+
+@dataclass
+class Data:
+    name: str = MISSING
+    source: TextSource | None = None
+    licence: str = MISSING
+    num_documents: int | None = None
+    """Take only the first documents, of a mix as mixed; None takes all."""
+    shard_tokens: int = 16_777_216
+    sources: list[MixPart] = field(default_factory=list)
+    """In place of `source`: a mix, which ends when one of them has no more to give its share."""
+
+    def __post_init__(self) -> None:
+        if bool(self.source) == bool(self.sources):
+            raise ValueError(
+                f"data={self.name} has {'both source and' if self.source else 'neither source nor'}"
+                " sources; give exactly one of them, the other null or []"
+            )
         at_least("data.shard_tokens", self.shard_tokens, 1024)
         if self.num_documents is not None:
             at_least("data.num_documents", self.num_documents, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -41,12 +41,45 @@ class Architecture:
             )
 
 
+SAME_SHAPE = (
+    "family", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim",
+    "vocab_size", "rope_theta", "rope_scaling",
+)  # fmt: skip
+"""What a student must share with its teacher to begin with its weights."""
+
+
+@dataclass
+class TeacherBlocks:
+    """Which blocks of its teacher a student begins as."""
+
+    layers: str = "uniform"
+    blocks: list[int] = field(default_factory=list)
+    """For layers=explicit: the teacher block of each student block, counted from 0."""
+
+    def __post_init__(self) -> None:
+        choice("model.student.init_from_teacher.layers", self.layers, ("uniform", "explicit"))
+        if (self.layers == "explicit") != bool(self.blocks) or min(self.blocks, default=0) < 0:
+            raise ValueError(
+                f"model.student.init_from_teacher: layers={self.layers} with blocks={self.blocks}; "
+                "give blocks, counted from 0, with layers=explicit and only then"
+            )
+
+
 @dataclass
 class ModelSource:
     path: str | None = None
     """Hub id, local folder, or `tiny:NAME`; None starts from random weights of `architecture`."""
     revision: str | None = None
     architecture: Architecture = MISSING
+    init_from_teacher: TeacherBlocks | None = None
+    """For a student without a path: begin with blocks, tables and norm of the pair's teacher."""
+
+    def __post_init__(self) -> None:
+        if self.init_from_teacher and self.path is not None:
+            raise ValueError(
+                f"model: path={self.path} with init_from_teacher: a student begins from one of "
+                "them; set the other to null"
+            )
 
 
 @dataclass
@@ -56,4 +89,41 @@ class Pair:
     """Hub id, local folder or `tiny:NAME` of the student's tokenizer."""
     student: ModelSource = MISSING
     teacher: ModelSource | None = None
+    one_vocabulary: bool = True
+    """Whether a token id means the same to both; if not, the teacher reads the text in its own."""
     licence: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.teacher and self.teacher.init_from_teacher:
+            raise ValueError("model.teacher.init_from_teacher has no meaning; set it to null")
+        if isinstance(self.student, ModelSource) and self.student.init_from_teacher:
+            self._check_fits(self.student.init_from_teacher, self.student.architecture)
+
+    def _check_fits(self, chosen: TeacherBlocks, mine: Architecture) -> None:
+        """Raise ValueError unless the teacher's weights fit a student that begins with them."""
+        if self.teacher is None:
+            raise ValueError(
+                f"model.student.init_from_teacher is set and model={self.name} has no teacher; "
+                "set it to null or choose a pair with a teacher"
+            )
+        theirs = self.teacher.architecture
+        for name in SAME_SHAPE:
+            if getattr(mine, name) != getattr(theirs, name):
+                raise ValueError(
+                    f"model.student.init_from_teacher needs equal {name}, the student of model="
+                    f"{self.name} has {getattr(mine, name)} and its teacher "
+                    f"{getattr(theirs, name)}; set it to null or change the student's architecture"
+                )
+        if mine.tied_head and not theirs.tied_head:
+            raise ValueError(
+                f"model.student.init_from_teacher: the teacher of model={self.name} has a head of "
+                "its own, for which a student with tied_head=true has no place; set it to false"
+            )
+        if chosen.blocks and (
+            len(chosen.blocks) != mine.num_layers or max(chosen.blocks) >= theirs.num_layers
+        ):
+            raise ValueError(
+                f"model.student.init_from_teacher.blocks={chosen.blocks} for {mine.num_layers} "
+                f"student and {theirs.num_layers} teacher blocks; name a teacher block, counted "
+                "from 0, for each student block"
+            )

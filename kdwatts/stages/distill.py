@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,40 +14,49 @@ from torch import Tensor, nn
 
 from kdwatts.artifact import record_energy
 from kdwatts.config import Config, to_dict
-from kdwatts.data.packing import Batch
+from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
-from kdwatts.metrics import Energy, add_energies
+from kdwatts.data.text_size import bytes_of_tokens
+from kdwatts.manifest import add_to_manifest
+from kdwatts.metrics import MISSING, Energy, add_energies, total_energy
+from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
+from kdwatts.models.layers import LayerPairs
 from kdwatts.models.load import (
     ENERGY_NAME,
-    head_weight,
-    load_model,
     load_tokenizer,
     num_parameters,
     read_training_energy,
     source_fingerprint,
 )
-from kdwatts.records import COMPONENTS, SCHEMA, append_jsonl, read_jsonl, write_json
-from kdwatts.stages.teacher import check_vocabularies, training_schedule
+from kdwatts.models.sharding import is_sharded, place, whole_state
+from kdwatts.records import SCHEMA, write_json
+from kdwatts.stages.attempts import earlier_attempts, note_attempt
+from kdwatts.stages.pairing import PairedBlocks, paired_blocks
+from kdwatts.stages.reading import online_teacher, signal_readers
+from kdwatts.stages.teacher import training_schedule
 from kdwatts.stages.work import (
     Work,
-    feature_pairs,
+    compared_rows,
+    end_tokens,
     frozen_dtype,
     plan_signals,
-    shared_rows,
     teacher_source,
+    text_shards,
 )
-from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.signals import Signals, compute_signals
-from kdwatts.telemetry.recover import recover_components
-from kdwatts.training.loop import SignalReader, train, warm_up
+from kdwatts.teacher.signals import SignalPlan
+from kdwatts.training.checkpoint import Progress
+from kdwatts.training.heldout import HeldOut
+from kdwatts.training.loop import train, warm_up
+from kdwatts.training.lora import add_adapters, merge_adapters
 from kdwatts.training.objective import Objective
+from kdwatts.training.parallel import collected, rank
+from kdwatts.training.rollout import Rollouts
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 7
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"
-ATTEMPTS_NAME = "attempts.jsonl"
 LOG_NAME = "train.jsonl"
 
 
@@ -54,6 +64,9 @@ def settings(config: Config) -> dict[str, Any]:
     """What the student's bytes depend on; hardware, which joules depend on, is added outside."""
     paradigm = to_dict(config.paradigm)
     del paradigm["name"]
+    if config.paradigm.text == "teacher":
+        # The text's own key, a parent's, says how it was written.
+        del paradigm["generate"]
     if paradigm["response"]:
         del paradigm["response"]["teacher_temperatures"]
     training = to_dict(config.training)
@@ -63,28 +76,73 @@ def settings(config: Config) -> dict[str, Any]:
     return {
         "paradigm": paradigm,
         "training": training,
-        "student": source_fingerprint(config.model.student),
+        "student": student_fingerprint(config.model),
         "teacher": source_fingerprint(teacher_source(config)) if needs_teacher else None,
+        "one_vocabulary": config.model.one_vocabulary,
     }
 
 
 def build(work: Work) -> None:
     """Train the student and leave it as an ordinary Hugging Face folder in `out_dir/student`."""
+    config = work.config
+    training = config.training
+    own_energy = _own_energy(work)
+    note_attempt(work)
+    student, progress, paired = _trained(work, own_energy)
+
+    if progress.stopped_by == "budget_kj":
+        log.info("distill: training.budget_kj=%g ended training", training.budget_kj)
+    trained_params = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    if training.lora:
+        merge_adapters(student)
+    student_dir = work.out_dir / STUDENT_NAME
+    tokenizer = load_tokenizer(config.model.tokenizer)
+    if config.model.student.path is None:
+        _name_end_token(student, tokenizer)
+    student.save_pretrained(student_dir)  # pyright: ignore[reportCallIssue]
+    tokenizer.save_pretrained(student_dir)
+    # A run that reuses this student shows how it learned, too.
+    shutil.copyfile(work.run_dir / LOG_NAME, work.out_dir / LOG_NAME)
+    summary = {
+        **asdict(progress),
+        "student_params": num_parameters(student),
+        "trained_params": trained_params,
+        "feature_pairs": [asdict(pair) for pair in paired],
+    }
+    write_json(work.out_dir / SUMMARY_NAME, summary)
+
+
+def assist(work: Work, artifact_dir: Path) -> None:
+    """Train beside the rank that builds; `work.out_dir` is not used, nothing is written."""
+    del artifact_dir
+    _trained(work, lambda: MISSING)
+
+
+def _trained(
+    work: Work, own_energy: Callable[[], Energy]
+) -> tuple[nn.Module, Progress, list[PairedBlocks]]:
+    """The trained student, whole on the first rank, how far it came, and which blocks were paired.
+
+    All ranks of a launch call it together.
+    """
     config, device = work.config, work.device
     training = config.training
-    work.scratch_dir.mkdir(exist_ok=True)
-    attempt = {"schema": SCHEMA, "run_dir": str(work.run_dir), "attempt": work.attempt}
-    append_jsonl(work.scratch_dir / ATTEMPTS_NAME, attempt)
-
-    shards = TokenShards(work.inputs["shards"])
+    shards = text_shards(work)
     schedule = training_schedule(config, shards)
     with work.meter.window("load"):
-        student = load_model(config.model.student, dtype=torch.float32, seed=training.seed)
-        student.to(device)
+        student = _fresh_student(config)
         if training.gradient_checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
-        read_signals, live_signals, teacher_head_VD = _signal_readers(work)
-        objective = _objective(config, teacher_head_VD).to(device)
+        place(student, device, sharded=training.parallel == "fsdp")
+        teacher = online_teacher(work)
+        # Measured pairs may differ by rounding from rank to rank.
+        paired, *_ = collected(paired_blocks(work, student, teacher, shards, schedule))
+        pairs = [(pair.student_block, pair.teacher_block) for pair in paired]
+        if paired and rank() == 0:
+            add_to_manifest(work.run_dir, feature_pairs=[asdict(pair) for pair in paired])
+        plan = plan_signals(config, pairs)
+        read_signals, live_signals, teacher_head = signal_readers(work, teacher, plan)
+        objective = _objective(config, pairs, plan, teacher_head).to(device)
     if training.compile:
         with work.meter.window("compile"):
             # The objective calls the body and does the head itself.
@@ -109,6 +167,9 @@ def build(work: Work) -> None:
             device=device,
             read_signals=read_signals,
             live_signals=live_signals,
+            rollouts=_rollouts(work, student, shards, schedule),
+            held_out=_held_out(config, shards, schedule),
+            own_energy=own_energy,
             meter=work.meter,
             window=window,
             checkpoint_dir=work.scratch_dir / "checkpoints",
@@ -117,17 +178,78 @@ def build(work: Work) -> None:
         )
     work.window.tokens, work.window.steps = window.tokens, window.steps
     work.window.data_wait_s = window.data_wait_s
+    if any(is_sharded(parameter) for parameter in student.parameters()):
+        state = whole_state(student)
+        if rank() == 0:
+            student = _fresh_student(config)
+            student.load_state_dict(state)
+    return student, progress, paired
 
-    student_dir = work.out_dir / STUDENT_NAME
-    tokenizer = load_tokenizer(config.model.tokenizer)
-    if config.model.student.path is None:
-        _name_end_token(student, tokenizer)
-    student.save_pretrained(student_dir)  # pyright: ignore[reportCallIssue]
-    tokenizer.save_pretrained(student_dir)
-    # A run that reuses this student shows how it learned, too.
-    shutil.copyfile(work.run_dir / LOG_NAME, work.out_dir / LOG_NAME)
-    summary = {**asdict(progress), "student_params": num_parameters(student)}
-    write_json(work.out_dir / SUMMARY_NAME, summary)
+
+def _fresh_student(config: Config) -> nn.Module:
+    """The student as training begins, with adapters if they are what is trained; on the CPU."""
+    training = config.training
+    # Weights that adapters train around are only read.
+    dtype = frozen_dtype(config) if training.lora else torch.float32
+    student = load_student(config.model, dtype=dtype, seed=training.seed)
+    if training.lora:
+        add_adapters(student, training.lora, seed=training.seed)
+    return student
+
+
+def _own_energy(work: Work) -> Callable[[], Energy]:
+    """What all attempts at this student, this one included, have drawn by now."""
+    interval_s = work.config.telemetry.interval_s
+    earlier = [
+        total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+        for row in earlier_attempts(
+            work.scratch_dir, window=work.window.path, interval_s=interval_s
+        )
+    ]
+    return lambda: add_energies([*earlier, work.window.so_far()])
+
+
+def _held_out(config: Config, shards: TokenShards, schedule: Schedule) -> HeldOut | None:
+    """The rows on which the loss is read while training; None where none are held out."""
+    training = config.training
+    if not len(schedule.heldout):
+        return None
+    batches = [
+        load_batch(
+            shards, rows, training.sequence_length, respect_documents=training.respect_documents
+        )
+        for rows in schedule.heldout.reshape(-1, training.micro_batch)
+    ]
+    sizes = bytes_of_tokens(load_tokenizer(config.model.tokenizer))
+    num_bytes = None
+    if sizes is not None:
+        targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]
+        num_bytes = sum(int(sizes[ids].sum()) for ids in targets)
+    return HeldOut(batches, num_bytes)
+
+
+def _rollouts(
+    work: Work, student: nn.Module, shards: TokenShards, schedule: Schedule
+) -> Rollouts | None:
+    """What has the student write its own rows; None where it writes none."""
+    config, paradigm = work.config, work.config.paradigm
+    if paradigm.text != "student":
+        return None
+    assert paradigm.generate and paradigm.on_policy, "Paradigm fills them in"
+    return Rollouts(
+        student,
+        shards,
+        schedule,
+        paradigm.generate,
+        paradigm.on_policy,
+        sequence_length=config.training.sequence_length,
+        seed=config.training.seed,
+        end_ids=end_tokens(load_tokenizer(config.model.tokenizer), student),
+        vocabulary=compared_rows(config)[0],
+        precision=config.training.precision,
+        directory=work.scratch_dir / "checkpoints",
+        meter=work.meter,
+    )
 
 
 def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
@@ -142,7 +264,7 @@ def trained_models(config: Config) -> dict[str, Energy]:
 
     What others spent on published weights is not recorded anywhere and is not in it.
     """
-    sources = [config.model.student]
+    sources = student_ancestors(config.model)
     if config.paradigm.needs_teacher:
         sources.append(teacher_source(config))
     return {
@@ -172,83 +294,20 @@ def write_energy(
     write_json(out_dir / STUDENT_NAME / ENERGY_NAME, value)
 
 
-def earlier_attempts(scratch_dir: Path, *, interval_s: float) -> list[dict[str, Any]]:
-    """What earlier, unfinished attempts at this student drew: one record of components each.
-
-    A window that was closed is read from the run's stages.jsonl; one that a kill left open is
-    recovered from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is
-    gone has missing components.
-    """
-    path = scratch_dir / ATTEMPTS_NAME
-    if not path.is_file():
-        return []
-    records = []
-    for attempt in read_jsonl(path):
-        run_dir, number = Path(attempt["run_dir"]), attempt["attempt"]
-        closed = [
-            row
-            for row in _rows(run_dir / "stages.jsonl")
-            if row["window"] == "run/distill" and row["attempt"] == number
-        ]
-        if closed:
-            records.append(closed[-1])
-        else:
-            records.append(_recovered(run_dir / "telemetry.jsonl", number, interval_s))
-    return records
-
-
-def _recovered(telemetry_path: Path, attempt: int, interval_s: float) -> dict[str, Any]:
-    if telemetry_path.is_file():
-        row = recover_components(telemetry_path, "run/distill", attempt, interval_s=interval_s)
-        if row:
-            return asdict(row)
-    log.warning(
-        "distill: no trace of attempt %d in %s; its energy is lost", attempt, telemetry_path
-    )
-    nothing = dict.fromkeys(COMPONENTS)
-    quality = dict.fromkeys(COMPONENTS, "missing")
-    return {"attempt": attempt, "energy_j": nothing, "quality": quality, "uncertainty_j": nothing}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return list(read_jsonl(path)) if path.is_file() else []
-
-
-def _objective(config: Config, teacher_head_VD: Tensor | None) -> Objective:
+def _objective(
+    config: Config, pairs: LayerPairs, plan: SignalPlan, teacher_head: dict[str, Tensor]
+) -> Objective:
     teacher = config.model.teacher
     student = config.model.student.architecture
     return Objective(
         config.paradigm,
-        feature_pairs(config),
-        plan_signals(config),
-        vocabulary=shared_rows(config),
+        pairs,
+        plan,
+        vocabulary=compared_rows(config)[0],
         student_width=student.hidden_size,
         teacher_width=teacher.architecture.hidden_size if teacher else student.hidden_size,
         chunk_rows=config.training.chunk_rows,
-        teacher_head_VD=teacher_head_VD,
+        teacher_head_VD=teacher_head.get("head"),
+        teacher_bias_V=teacher_head.get("bias"),
         seed=config.training.seed,
     )
-
-
-def _signal_readers(work: Work) -> tuple[SignalReader, SignalReader, Tensor | None]:
-    """How a batch gets its teacher signals: from the cache, live, and the head for dense logits."""
-
-    def nothing(batch: Batch) -> Signals | None:
-        return None
-
-    config, device = work.config, work.device
-    plan = plan_signals(config)
-    if not config.paradigm.needs_teacher:
-        return nothing, nothing, None
-    if "teacher" in work.inputs:
-        cache = SignalCache(work.inputs["teacher"])
-        head_VD = cache.head_weight() if plan.final_hidden else None
-        return lambda batch: cache.read(batch.rows, device), nothing, head_VD
-    check_vocabularies(config)
-    teacher = load_model(teacher_source(config), dtype=frozen_dtype(config))
-    teacher.to(device).requires_grad_(False)
-
-    def live(batch: Batch) -> Signals | None:
-        return compute_signals(teacher, batch.input_BT, plan)
-
-    return nothing, live, head_weight(teacher).detach() if plan.final_hidden else None

@@ -2,42 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kdwatts.config import Config, to_dict
 from kdwatts.data.documents import local_path, read_documents
-from kdwatts.data.shards import encode_document, write_shards
+from kdwatts.data.mix import PartSize, mixed
+from kdwatts.data.shards import INDEX_NAME, encode_document, write_shards
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer, tokenizer_fingerprint
+from kdwatts.records import write_json
+from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.work import Work
 
-VERSION = 1
+VERSION = 2
 
 
 def settings(config: Config) -> dict[str, Any]:
     """What the bytes of the shards depend on."""
     data = config.data
-    path = local_path(data.source)
-    source = to_dict(data.source)
-    if path:
-        source["path"] = sha256_file(path)
     return {
-        "source": source,
+        "source": _source_settings(data.source) if data.source else None,
+        "sources": [
+            {
+                "source": _source_settings(part.source),
+                "weight": part.weight,
+                "num_documents": part.num_documents,
+                "max_epochs": part.max_epochs,
+            }
+            for part in data.sources
+        ],
         "num_documents": data.num_documents,
         "shard_tokens": data.shard_tokens,
         "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
     }
 
 
+def _source_settings(source: TextSource) -> dict[str, Any]:
+    path = local_path(source)
+    return {**to_dict(source), "path": sha256_file(path) if path else source.path}
+
+
 def build(work: Work) -> None:
-    """Tokenize the corpus into `work.out_dir`."""
+    """Tokenize the corpus into `work.out_dir`; the index of a mix says what each source gave."""
     data = work.config.data
     tokenizer = load_tokenizer(work.config.model.tokenizer)
-    documents = read_documents(data.source, data.num_documents)
+    parts = parts_of(data)
+    sizes = [PartSize() for _ in parts]
+    documents = mixed(
+        [_encoded(part, tokenizer) for part in parts], [part.weight for part in parts], sizes
+    )
     index = write_shards(
         work.out_dir,
-        (encode_document(document, tokenizer) for document in documents),
+        islice(documents, data.num_documents),
         shard_tokens=data.shard_tokens,
-        source={**to_dict(data.source), "licence": data.licence},
+        source=_source_record(data),
     )
+    if data.sources:
+        index["parts"] = [
+            {"path": part.source.path, "licence": part.licence, "weight": part.weight}
+            | asdict(size)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        write_json(work.out_dir / INDEX_NAME, index)
     work.window.tokens += index["num_tokens"]
+
+
+def parts_of(data: Data) -> list[MixPart]:
+    """The sources of a corpus; of one that is no mix, its only one."""
+    if data.source:
+        return [MixPart(data.source, weight=1.0, licence=data.licence)]
+    return data.sources
+
+
+def _encoded(part: MixPart, tokenizer: Any) -> Iterator[NDArray[np.uint32]]:
+    for _ in range(part.max_epochs):
+        for document in read_documents(part.source, part.num_documents):
+            yield encode_document(document, tokenizer)
+
+
+def _source_record(data: Data) -> dict[str, Any]:
+    if data.source:
+        return {**to_dict(data.source), "licence": data.licence}
+    paths = [part.source.path for part in data.sources]
+    return {
+        "path": " + ".join(paths),
+        "sources": [to_dict(part) for part in data.sources],
+        "licence": data.licence,
+    }

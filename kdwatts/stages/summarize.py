@@ -13,6 +13,7 @@ from kdwatts import metrics
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.config import Config
 from kdwatts.evaluation.lm_eval import display_name
+from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
 from kdwatts.models.budget import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
@@ -32,12 +33,16 @@ def summarize(
 ) -> Metrics:
     """Write eval.json, metrics.json and the link to the student; returns the metrics.
 
-    A reused student brings the log of its training along.
+    A reused student brings the log of its training along, and which blocks it was paired by.
     """
     student_artifact = artifacts["distill"]
     _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)
     if student_artifact.reused:
         shutil.copyfile(student_artifact.directory / LOG_NAME, run_dir / LOG_NAME)
+    summary = read_json(student_artifact.directory / SUMMARY_NAME)
+    add_to_manifest(run_dir, stopped_by=summary["stopped_by"])
+    if student_artifact.reused and summary.get("feature_pairs"):
+        add_to_manifest(run_dir, feature_pairs=summary["feature_pairs"])
     scores = [
         score
         for name in ("evaluate_student", "evaluate_teacher")
@@ -139,6 +144,10 @@ def _metrics(
         grid_gco2e_per_kwh=site.grid_gco2e_per_kwh,
         pue=site.pue,
         student_key=student.key,
+        stopped_by=summary["stopped_by"],
+        heldout_ce_nats=summary["heldout"].get("ce_nats"),
+        heldout_bits_per_byte=summary["heldout"].get("bits_per_byte"),
+        heldout_energy_j=summary["heldout_energy_j"],
     )
 
 
@@ -146,7 +155,7 @@ def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, E
     """Key of each ancestor of the student to its energy: artifacts, and models that we trained."""
     ancestors = {
         artifacts[name].key: artifacts[name].energy
-        for name in ("shards", "teacher")
+        for name in ("shards", "generate", "teacher")
         if name in artifacts
     }
     return ancestors | trained_models(config)

@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from kdwatts import interrupt
 from kdwatts.config import Config
 from kdwatts.data.packing import Schedule, load_batch, make_schedule
 from kdwatts.data.shards import TokenShards
+from kdwatts.fingerprint import fingerprint
+from kdwatts.launch import launched
 from kdwatts.models.align import check_same_tokens
-from kdwatts.models.load import head_weight, load_model, load_tokenizer, source_fingerprint
-from kdwatts.stages.work import Work, frozen_dtype, plan_signals, shared_rows, teacher_source
-from kdwatts.teacher.cache import HEAD_NAME, SignalWriter
-from kdwatts.teacher.signals import compute_signals
-from kdwatts.training.loop import autocast
+from kdwatts.models.load import (
+    head_bias,
+    head_weight,
+    load_model,
+    load_tokenizer,
+    source_fingerprint,
+    tokenizer_fingerprint,
+)
+from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
+from kdwatts.stages.work import (
+    Work,
+    frozen_dtype,
+    plan_signals,
+    shared_rows,
+    teacher_source,
+    text_shards,
+)
+from kdwatts.teacher.parts import (
+    HEAD_NAME,
+    SignalsOf,
+    complete_parts,
+    finish,
+    missing_parts,
+    num_parts,
+    write_parts,
+)
+from kdwatts.teacher.record import Form
+from kdwatts.teacher.signals import Signals, compute_signals
+from kdwatts.training.precision import autocast
+from kdwatts.training.rollout import targets_kept
 
-VERSION = 1
-ROWS_PER_FORWARD = 32
+log = logging.getLogger(__name__)
+
+VERSION = 2
+PATIENCE_S = 300.0
+"""How long ranks that make a cache together wait for a sign of life of each other."""
+_SAVED = "finished parts of the teacher's signals are kept"
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -32,6 +70,8 @@ def settings(config: Config) -> dict[str, Any]:
         "target_tokens": training.target_tokens,
         "rows_per_step": training.micro_batch * training.accumulation,
         "precision": training.precision,
+        "respect_documents": training.respect_documents,
+        "heldout": [training.heldout_tokens, training.micro_batch] * bool(training.heldout_every),
     }
 
 
@@ -41,10 +81,28 @@ def training_schedule(config: Config, shards: TokenShards) -> Schedule:
     return make_schedule(
         shards,
         sequence_length=training.sequence_length,
-        target_tokens=training.target_tokens,
+        target_tokens=_targets_of_corpus(config, shards),
         rows_per_step=training.micro_batch * training.accumulation,
         seed=training.seed,
+        respect_documents=training.respect_documents,
+        heldout_tokens=training.heldout_tokens if training.heldout_every else 0,
+        heldout_multiple=training.micro_batch,
     )
+
+
+def _targets_of_corpus(config: Config, shards: TokenShards) -> int:
+    """Targets that the rows in use bear in the corpus, for `training.target_tokens` to be borne.
+
+    Rows that the student writes bear fewer, so that more of them are needed.
+    """
+    training, paradigm = config.training, config.paradigm
+    if paradigm.text != "student":
+        return training.target_tokens
+    assert paradigm.generate and paradigm.on_policy, "Paradigm fills them in"
+    per_row = training.sequence_length * shards.num_targets / shards.num_tokens
+    _, new_tokens = paradigm.generate.sizes(training.sequence_length)
+    share = targets_kept(per_row, new_tokens, fraction=paradigm.on_policy.fraction)
+    return math.ceil(training.target_tokens / share)
 
 
 def check_vocabularies(config: Config) -> None:
@@ -52,44 +110,143 @@ def check_vocabularies(config: Config) -> None:
 
     A teacher without tokenizer files of its own, such as one that we trained, uses the pair's.
     """
+    teacher = teacher_tokenizer(config)
+    check_same_tokens(load_tokenizer(config.model.tokenizer), teacher, rows=shared_rows(config))
+
+
+def teacher_tokenizer(config: Config) -> Any:
+    """The teacher's own tokenizer. Raises ValueError where it has none."""
     path = teacher_source(config).path
     assert path
     try:
-        teacher = load_tokenizer(path)
+        return load_tokenizer(path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"model={config.model.name}: the teacher {path} has no readable tokenizer ({error}); "
             "save one beside its weights so that the vocabularies can be compared"
         ) from None
-    check_same_tokens(load_tokenizer(config.model.tokenizer), teacher, rows=shared_rows(config))
 
 
 def build(work: Work) -> None:
-    """Run the teacher over the training rows and write its signals to `work.out_dir`."""
-    config, device = work.config, work.device
-    check_vocabularies(config)
-    shards = TokenShards(work.inputs["shards"])
-    schedule = training_schedule(config, shards)
-    plan = plan_signals(config)
-    source = teacher_source(config)
+    """Write the teacher's signals of the rows in use, held-out ones too, to `work.out_dir`.
+
+    They are written in parts, of which every rank of a torchrun or Slurm launch makes its share.
+    Finished parts stay in `work.scratch_dir` until all are there, so a killed build goes on.
+    """
+    config = work.config
+    note_attempt(work)
     with work.meter.window("load"):
-        teacher = load_model(source, dtype=frozen_dtype(config)).to(device)
-    writer = SignalWriter(
-        work.out_dir,
-        schedule.rows,
-        plan,
-        sequence_length=config.training.sequence_length,
-        width=source.architecture.hidden_size,
+        job = _job(work)
+    parts_dir, num_rows = _parts_dir(work.scratch_dir), len(job.rows)
+    num, num_missing = (
+        num_parts(num_rows, job.form),
+        len(missing_parts(parts_dir, num_rows, job.form)),
     )
-    for start in range(0, len(schedule.rows), ROWS_PER_FORWARD):
-        rows = schedule.rows[start : start + ROWS_PER_FORWARD]
-        batch = load_batch(shards, rows, config.training.sequence_length)
-        with autocast(config.training.precision, device):
-            signals = compute_signals(teacher, batch.input_BT.to(device), plan)
-        writer.write(signals, len(rows))
-        work.window.tokens += batch.input_BT.numel()
-        interrupt.stop_if_requested("teacher signals are begun anew")
-    writer.close()
-    if plan.final_hidden:
-        head_VD = head_weight(teacher)[: plan.vocabulary].detach().cpu().contiguous()
-        save_file({"head": head_VD.clone()}, work.out_dir / HEAD_NAME)
+    if num_missing < num:
+        log.info("teacher: resumed after %d/%d parts", num - num_missing, num)
+
+    def signals_of(rows: NDArray[np.int64]) -> Signals:
+        work.window.tokens += len(rows) * config.training.sequence_length
+        return job.signals_of(rows)
+
+    ranks = launched()
+    write_parts(parts_dir, job.rows, job.form, signals_of, rank=ranks.rank, num_ranks=ranks.world)
+    complete_parts(
+        parts_dir,
+        job.rows,
+        job.form,
+        signals_of,
+        patience_s=PATIENCE_S,
+        check=lambda: interrupt.stop_if_requested(_SAVED),
+    )
+    if job.form.plan.final_hidden:
+        head = dense_head(job.teacher, job.form.plan.vocabulary)
+        copies = {name: tensor.cpu().contiguous().clone() for name, tensor in head.items()}
+        save_file(copies, work.out_dir / HEAD_NAME)
+    finish(parts_dir, work.out_dir, job.rows, job.form, sources=_sources(work))
+
+
+def assist(work: Work, artifact_dir: Path) -> None:
+    """Make this rank's share of the parts of a build that another rank leads.
+
+    The leader begins when it notes its attempt; where it has not within PATIENCE_S, or the artifact
+    is there already, nothing is made. The caller waits for the artifact as for any other stage's.
+    `work.out_dir` is not used.
+    """
+    attempts, since_s = work.scratch_dir / ATTEMPTS_NAME, time.monotonic()
+    while not attempts.is_file():
+        if artifact_dir.is_dir() or time.monotonic() - since_s > PATIENCE_S:
+            return
+        interrupt.stop_if_requested(_SAVED)
+        time.sleep(0.2)
+    job, ranks = _job(work), launched()
+    try:
+        write_parts(
+            _parts_dir(work.scratch_dir),
+            job.rows,
+            job.form,
+            job.signals_of,
+            rank=ranks.rank,
+            num_ranks=ranks.world,
+        )
+    except FileNotFoundError:
+        # The leader took our last parts over and is done: the folder they are made in is gone.
+        if not artifact_dir.is_dir():
+            raise
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that making a part takes."""
+
+    teacher: nn.Module
+    rows: NDArray[np.int64]
+    form: Form
+    signals_of: SignalsOf
+
+
+def _job(work: Work) -> _Job:
+    config, training, device = work.config, work.config.training, work.device
+    check_vocabularies(config)
+    shards, source = text_shards(work), teacher_source(config)
+    plan = plan_signals(config)
+    form = Form(plan, training.sequence_length, source.architecture.hidden_size)
+    teacher = load_model(source, dtype=frozen_dtype(config)).to(device)
+
+    def signals_of(rows: NDArray[np.int64]) -> Signals:
+        interrupt.stop_if_requested(_SAVED)
+        batch = load_batch(
+            shards, rows, training.sequence_length, respect_documents=training.respect_documents
+        ).to(device)
+        with autocast(training.precision, device):
+            return compute_signals(
+                teacher,
+                batch.input_BT,
+                plan,
+                rows=batch.rows,
+                valid_BT=batch.valid_BT,
+                position_BT=batch.position_BT,
+            )
+
+    rows = training_schedule(config, shards).taught_rows
+    return _Job(teacher, rows, form, signals_of)
+
+
+def _parts_dir(scratch_dir: Path) -> Path:
+    return scratch_dir / "parts"
+
+
+def dense_head(teacher: nn.Module, vocabulary: int) -> dict[str, Tensor]:
+    """What makes dense logits of final states: `head` [V, D], and `bias` [V] where there is one."""
+    parts = {"head": head_weight(teacher), "bias": head_bias(teacher)}
+    return {name: part.detach()[:vocabulary] for name, part in parts.items() if part is not None}
+
+
+def _sources(work: Work) -> dict[str, str]:
+    """What the signals were made of, by content: a cache that was copied says where it belongs."""
+    model = work.config.model
+    return {
+        "teacher": source_fingerprint(teacher_source(work.config)),
+        "tokenizer": tokenizer_fingerprint(model.tokenizer),
+        "data": fingerprint(text_shards(work).index["shards"]),
+    }

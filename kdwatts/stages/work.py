@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from kdwatts.config import Config
+from kdwatts.data.shards import TokenShards
 from kdwatts.models.align import shared_vocabulary
 from kdwatts.models.layers import LayerPairs, layer_pairs
 from kdwatts.schema import ModelSource
@@ -32,6 +35,22 @@ class Work:
     device: torch.device
 
 
+def text_shards(work: Work) -> TokenShards:
+    """The text that the student is taught on: the corpus, or what the teacher wrote after it."""
+    return TokenShards(work.inputs["generate" if "generate" in work.inputs else "shards"])
+
+
+def end_tokens(tokenizer: Any, writer: nn.Module) -> list[int]:
+    """The tokens that end a text of `writer`: the tokenizer's, and those of its own settings.
+
+    An instruct model has several, and ends some texts by another than the tokenizer's.
+    """
+    settings: Any = writer.generation_config
+    own = settings.eos_token_id
+    own = own if isinstance(own, list) else [own] * (own is not None)
+    return sorted({tokenizer.eos_token_id, *own})
+
+
 def teacher_source(config: Config) -> ModelSource:
     """The pair's teacher, which `config.check` made sure of for whoever needs one."""
     assert config.model.teacher
@@ -45,8 +64,25 @@ def shared_rows(config: Config) -> int:
     return shared_vocabulary(student, teacher.architecture.vocab_size) if teacher else student
 
 
+def compared_rows(config: Config) -> tuple[int, int]:
+    """Rows of the student's and of the teacher's head: the shared ones where tokens are compared.
+
+    The universal divergence compares ranks, and a pair of two vocabularies nothing but texts: there
+    both heads are whole.
+    """
+    response, pair = config.paradigm.response, config.model
+    if pair.teacher and (
+        not pair.one_vocabulary or (response and response.divergence == "universal")
+    ):
+        return pair.student.architecture.vocab_size, pair.teacher.architecture.vocab_size
+    return shared_rows(config), shared_rows(config)
+
+
 def feature_pairs(config: Config) -> LayerPairs:
-    """The block pairs of the feature term; none without one."""
+    """The block pairs of the feature term as depth gives them; none without one.
+
+    With layers=cka they are measured: ask `stages.pairing.paired_blocks`.
+    """
     feature = config.paradigm.feature
     if not feature:
         return []
@@ -64,6 +100,7 @@ def frozen_dtype(config: Config) -> torch.dtype:
     return torch.bfloat16 if config.training.precision == "bf16" else torch.float32
 
 
-def plan_signals(config: Config) -> SignalPlan:
-    """The teacher signals that the paradigm needs."""
-    return signal_plan(config.paradigm, feature_pairs(config), shared_rows(config))
+def plan_signals(config: Config, pairs: LayerPairs | None = None) -> SignalPlan:
+    """The teacher signals that the paradigm needs, for measured block pairs if any are given."""
+    pairs = feature_pairs(config) if pairs is None else pairs
+    return signal_plan(config.paradigm, pairs, compared_rows(config)[1])

@@ -5,17 +5,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kdwatts.data.boundaries import attention_inputs
+from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.precision import wide
 from kdwatts.losses.relational import mean_pool
-from kdwatts.losses.response import TopK
-from kdwatts.models.layers import LayerPairs, captured_blocks
-from kdwatts.models.load import head_weight
+from kdwatts.losses.sparse import TopK
+from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
+from kdwatts.models.load import head_bias, head_weight
 from kdwatts.schema import Paradigm
+from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 
 
 @dataclass(frozen=True)
@@ -28,26 +35,51 @@ class SignalPlan:
     """Temperatures at which the top-k signal must be exact."""
     vocabulary: int = 0
     """Rows of the head that both models share."""
+    precision: str = "u8"
+    """How a cache keeps the top-k log-probabilities: see `teacher.coding`."""
+    samples: int = 0
+    """Tokens drawn at each position, with replacement; 0 draws none."""
+    sample_temperature: float = 1.0
+    """Temperature of the distribution they are drawn from."""
     final_hidden: bool = False
     """The state after the final norm, from which the head gives dense logits."""
     blocks: tuple[int, ...] = ()
     """Teacher blocks whose outputs are taken."""
+    block_positions: int = 0
+    """Sampled positions of each row at which they are taken; 0 takes all."""
     pooled: bool = False
     """Mean over positions of the state after the final norm."""
+    token_positions: int = 0
+    """Sampled positions of each row whose states after the final norm are taken; 0 takes none."""
+    attention_block: int | None = None
+    """Teacher block whose queries, keys and values are taken; never cached."""
 
 
 def signal_plan(paradigm: Paradigm, pairs: LayerPairs, vocabulary: int) -> SignalPlan:
     """The union of what the terms of `paradigm` need."""
     response = paradigm.response
-    sparse = response is not None and response.support == "top_k"
+    support = response.support if response else None
+    sparse = support == "top_k"
     temperatures = {response.temperature, *response.teacher_temperatures} if response else set()
+    feature, relational = paradigm.feature, paradigm.relational
+    level = relational.level if relational else None
     return SignalPlan(
         top_k=response.k if response and sparse else 0,
         temperatures=tuple(sorted(temperatures)) if sparse else (),
         vocabulary=vocabulary if response else 0,
-        final_hidden=response is not None and not sparse,
-        blocks=tuple(sorted({teacher for _, teacher in pairs})) if paradigm.feature else (),
-        pooled=paradigm.relational is not None,
+        precision=response.cache_precision if response and sparse else SignalPlan.precision,
+        samples=response.num_samples if response and support == "sampled" else 0,
+        sample_temperature=(
+            response.temperature
+            if response and support == "sampled"
+            else SignalPlan.sample_temperature
+        ),
+        final_hidden=support == "dense",
+        blocks=tuple(sorted({teacher for _, teacher in pairs})) if feature else (),
+        block_positions=feature.positions if feature else 0,
+        pooled=level == "sequence",
+        token_positions=relational.tokens if relational and level == "token" else 0,
+        attention_block=relational.teacher_block if relational and level == "attention" else None,
     )
 
 
@@ -56,11 +88,13 @@ class SparseLogits:
     """Top-k log-probabilities at temperature 1 with what makes them exact at others.
 
     log p_T(i) = l_i / T - c_T, where l is the log-probability at T = 1 and c_T is
-    log sum exp(l / T) over the whole vocabulary.
+    log sum exp(l / T) over the whole vocabulary. A constant added to the l of a position changes
+    c_T by its T-th part and no probability: a cache counts l from the likeliest token.
     """
 
     ids_NK: Tensor
     log_p_NK: Tensor
+    """l, in any order of the tokens."""
     offset_NM: Tensor
     """c_T for each temperature of the plan."""
     log_tail_NM: Tensor
@@ -82,10 +116,37 @@ class Signals:
     """What the teacher says about one batch; None for what the plan leaves out."""
 
     sparse: SparseLogits | None = None
+    sampled: SampledLogits | None = None
     final_ND: Tensor | None = None
+    aligned_N: Tensor | None = None
+    """Where the final states stand for the student's positions; None for all. See `universal`."""
     blocks: dict[int, Tensor] | None = None
-    """Teacher block to its output [B, T, D]."""
+    """Teacher block to its output [B, T, D], or [B, M, D] at the plan's sampled positions."""
     pooled_BD: Tensor | None = None
+    tokens_BMD: Tensor | None = None
+    """States after the final norm at the plan's sampled positions."""
+    attention: dict[str, Tensor] | None = None
+    """Queries, keys and values [B, T, heads times head width] under q, k and v."""
+
+    def to(self, device: torch.device) -> Signals:
+        """The signals on `device`; from pinned memory the copy does not hold up the host."""
+        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Signals:
+        """The signals in page-locked memory, which a GPU reads by itself."""
+        return _mapped(self, Tensor.pin_memory)
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(part, change) for key, part in value.items()}
+    if is_dataclass(value):
+        parts = {f.name: _mapped(getattr(value, f.name), change) for f in fields(value)}
+        return type(value)(**parts)
+    return value
 
 
 def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...]) -> SparseLogits:
@@ -102,34 +163,112 @@ def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...])
     return SparseLogits(ids_NK, log_p_NK, torch.stack(offsets, -1), torch.stack(tails, -1))
 
 
+def sampled_index(rows: NDArray[np.int64], like: Tensor, *, count: int) -> Tensor:
+    """The `count` sampled positions of each row [B, M], for and where `like` [B, T, ...] lies."""
+    places = sampled_positions(rows, sequence_length=like.shape[1], count=count)
+    return torch.from_numpy(places).to(like.device)
+
+
+def at_positions(state: Tensor, index_BM: Tensor) -> Tensor:
+    """What `state` [B, T] or [B, T, D] has at the given positions of each row, [B, M, ...]."""
+    if state.ndim == 2:
+        return state.gather(1, index_BM)
+    return state.gather(1, index_BM[..., None].expand(-1, -1, state.shape[-1]))
+
+
 @torch.no_grad()
 def compute_signals(
-    teacher: nn.Module, input_BT: Tensor, plan: SignalPlan, *, chunk_rows: int = 1024
+    teacher: nn.Module,
+    input_BT: Tensor,
+    plan: SignalPlan,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    valid_BT: Tensor | None = None,
+    position_BT: Tensor | None = None,
+    chunk_rows: int = 1024,
 ) -> Signals:
     """Run the teacher once over a batch and take what `plan` names.
 
-    Logits exist for `chunk_rows` positions at a time. The caller chooses autocast and device.
+    `rows` are the batch's, from which sampled positions are drawn; `valid_BT` is false at padding,
+    which is to the right of the text and pooled over nowhere; with `position_BT`, the places of
+    tokens in their documents, each token sees its own document alone. Logits exist for
+    `chunk_rows` positions at a time. The caller chooses autocast and device.
     """
     body = teacher.get_submodule("model")
-    with captured_blocks(teacher, plan.blocks) as blocks:
-        final_BTD = body(input_ids=input_BT, use_cache=False).last_hidden_state
+    with (
+        captured_blocks(teacher, plan.blocks) as blocks,
+        captured_projections(teacher, plan.attention_block) as attention,
+    ):
+        final_BTD = body(
+            input_ids=input_BT, use_cache=False, **attention_inputs(position_BT)
+        ).last_hidden_state
     final_ND = final_BTD.flatten(0, 1)
-    sparse = None
-    if plan.top_k:
-        weight_VD = head_weight(teacher)[: plan.vocabulary]
-        parts = [
-            sparse_logits(
-                chunk @ weight_VD.T.to(chunk.dtype), k=plan.top_k, temperatures=plan.temperatures
-            )
-            for chunk in final_ND.split(chunk_rows)
-        ]
-        sparse = SparseLogits(
-            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(SparseLogits))
-        )
-    every_position = torch.ones(input_BT.shape, dtype=torch.bool, device=input_BT.device)
+    sparse, sampled = _of_logits(teacher, final_ND, plan, rows, chunk_rows=chunk_rows)
+    if plan.block_positions:
+        assert rows is not None
+        index_BM = sampled_index(rows, input_BT, count=plan.block_positions)
+        blocks = {block: at_positions(state, index_BM) for block, state in blocks.items()}
+    tokens_BMD = None
+    if plan.token_positions:
+        assert rows is not None
+        index_BM = sampled_index(rows, input_BT, count=plan.token_positions)
+        tokens_BMD = at_positions(final_BTD, index_BM)
+    if valid_BT is None:
+        valid_BT = torch.ones_like(input_BT, dtype=torch.bool)
     return Signals(
         sparse=sparse,
+        sampled=sampled,
         final_ND=final_ND if plan.final_hidden else None,
         blocks=dict(blocks) if plan.blocks else None,
-        pooled_BD=mean_pool(final_BTD, every_position) if plan.pooled else None,
+        pooled_BD=mean_pool(final_BTD, valid_BT) if plan.pooled else None,
+        tokens_BMD=tokens_BMD,
+        attention=dict(attention) or None,
+    )
+
+
+def _of_logits(
+    teacher: nn.Module,
+    final_ND: Tensor,
+    plan: SignalPlan,
+    rows: NDArray[np.int64] | None,
+    *,
+    chunk_rows: int,
+) -> tuple[SparseLogits | None, SampledLogits | None]:
+    """The signals that are taken of logits, which exist for `chunk_rows` positions at a time."""
+    if not plan.top_k and not plan.samples:
+        return None, None
+    weight_VD, bias_V = head_weight(teacher)[: plan.vocabulary], head_bias(teacher)
+    uniform_NS = None
+    if plan.samples:
+        assert rows is not None
+        length = len(final_ND) // len(rows)
+        drawn = uniforms(rows, sequence_length=length, num_samples=plan.samples)
+        uniform_NS = torch.from_numpy(drawn).flatten(0, 1)
+    sparse, sampled = [], []
+    for start in range(0, len(final_ND), chunk_rows):
+        part = slice(start, start + chunk_rows)
+        chunk_nD = final_ND[part]
+        logits_nV = chunk_nD @ weight_VD.T.to(chunk_nD.dtype)
+        if bias_V is not None:
+            logits_nV = logits_nV + bias_V[: plan.vocabulary]
+        if plan.top_k:
+            sparse.append(sparse_logits(logits_nV, k=plan.top_k, temperatures=plan.temperatures))
+        if uniform_NS is not None:
+            sampled.append(
+                sampled_logits(
+                    logits_nV,
+                    uniform_NS[part].to(logits_nV.device),
+                    temperature=plan.sample_temperature,
+                )
+            )
+    return _joined(SparseLogits, sparse), _joined(SampledLogits, sampled)
+
+
+def _joined(kind: type[Any], parts: list[Any]) -> Any:
+    """Signals of consecutive positions as one; None of none."""
+    if not parts:
+        return None
+    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(kind)}
+    return kind(
+        **{name: torch.cat(v) if isinstance(v[0], Tensor) else v[0] for name, v in values.items()}
     )

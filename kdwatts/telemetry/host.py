@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +58,21 @@ class Seldom:
         return answer
 
 
-def own_pids() -> set[int]:
-    """This process, its ancestors and its descendants."""
+def own_pids(peers: Sequence[int] = ()) -> set[int]:
+    """This process, its ancestors and its descendants; the peers and their descendants."""
     me = psutil.Process()
-    return {me.pid} | {p.pid for p in [*me.parents(), *me.children(recursive=True)]}
+    own = [me, *me.parents(), *me.children(recursive=True), *_trees(peers)]
+    return {process.pid for process in own}
+
+
+def _trees(roots: Sequence[int]) -> list[psutil.Process]:
+    """Those of the processes that live, each with its descendants."""
+    found: list[psutil.Process] = []
+    for pid in roots:
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(pid)
+            found += [root, *root.children(recursive=True)]
+    return found
 
 
 def process_name(pid: int) -> str:
@@ -72,12 +84,16 @@ def process_name(pid: int) -> str:
 
 
 class TreeClock:
-    """CPU seconds of this process, its reaped children and live descendants; never goes back."""
+    """CPU seconds of this process, its reaped children and live descendants; never goes back.
 
-    def __init__(self) -> None:
+    `peers` are processes that work for the same run without descending from this one; they count
+    as if they did.
+    """
+
+    def __init__(self, peers: Sequence[int] = ()) -> None:
         self._me = psutil.Process()
         self._descendants: list[psutil.Process] = []
-        self._scan = Seldom(lambda: self._me.children(recursive=True))
+        self._scan = Seldom(lambda: [*self._me.children(recursive=True), *_trees(peers)])
         self._cpu_s = 0.0
         self._lost_s = 0.0
         """CPU seconds of processes that left the tree without being reaped by it."""
@@ -131,8 +147,8 @@ def utilisation_pct(before: CpuTimes | None, after: CpuTimes) -> float | None:
 class Clocks:
     """CPU time of job and node, looked at once for all that need it within one tick."""
 
-    def __init__(self) -> None:
-        self._tree = TreeClock()
+    def __init__(self, peers: Sequence[int] = ()) -> None:
+        self._tree = TreeClock(peers)
         self._latest = CpuTimes(-math.inf, 0.0, 0.0)
         self._scanned = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,10 +74,17 @@ class Meter:
     Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
     MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
     A run on the CPU sets `use_gpus=False`: cards that idle beside it are not its energy.
+    `peers` are the run's other processes on this node that are no children of this one.
     """
 
     def __init__(
-        self, out_dir: Path, settings: Telemetry, *, attempt: int = 1, use_gpus: bool = True
+        self,
+        out_dir: Path,
+        settings: Telemetry,
+        *,
+        attempt: int = 1,
+        use_gpus: bool = True,
+        peers: Sequence[int] = (),
     ) -> None:
         self.gpus: list[nvml.Gpu] = []
         """The cards of this job, once entered."""
@@ -89,6 +96,7 @@ class Meter:
         self._settings = settings
         self._attempt = attempt
         self._use_gpus = use_gpus
+        self._peers = peers
         self._stack: list[OpenWindow] = []
 
     def __enter__(self) -> Meter:
@@ -98,8 +106,8 @@ class Meter:
         self.gpus = [card.gpu for card in cards]
         self._allocation = find_allocation()
         try:
-            self._watch = Watch(cards, allowed=settings.allow_shared)
-            self._probes = find_probes(cards, settings, self._allocation)
+            self._watch = Watch(cards, allowed=settings.allow_shared, peers=self._peers)
+            self._probes = find_probes(cards, settings, self._allocation, self._peers)
         except BaseException:
             self._close_nvml()
             raise

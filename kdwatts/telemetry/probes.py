@@ -29,9 +29,17 @@ class Probes:
     """Component to the counter of the job's part of it, where the node is shared."""
 
 
-def find_probes(cards: Sequence[nvml.Card], settings: Telemetry, allocation: Allocation) -> Probes:
-    """The probes of cards, CPU packages and their memory, as far as they can be read."""
-    clocks = host.Clocks()
+def find_probes(
+    cards: Sequence[nvml.Card],
+    settings: Telemetry,
+    allocation: Allocation,
+    peers: Sequence[int] = (),
+) -> Probes:
+    """The probes of cards, CPU packages and their memory, as far as they can be read.
+
+    `peers` are processes whose CPU time is this job's too, though no child of this one.
+    """
+    clocks = host.Clocks(peers)
     deltas_s = nvml.counter_periods_s(cards)
     devices = [
         _gpu_probe(card, delta_s, settings.interval_s)

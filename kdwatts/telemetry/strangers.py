@@ -32,11 +32,13 @@ class Watch:
 
     Raises RuntimeError when it begins and one is there, or a card is sliced, unless `allowed`:
     then figures are of the whole card and say so. One that comes later never stops the run: its
-    figures are marked.
+    figures are marked. `peers` are the other ranks of this run.
     """
 
-    def __init__(self, cards: Sequence[nvml.Card], *, allowed: bool) -> None:
-        self._cards = cards
+    def __init__(
+        self, cards: Sequence[nvml.Card], *, allowed: bool, peers: Sequence[int] = ()
+    ) -> None:
+        self._cards, self._peers = cards, peers
         self._seen: dict[tuple[str, int], _Sighting] = {}
         self._sliced = [card.gpu.uuid for card in cards if card.gpu.is_sliced]
         # NVML counts processes as the host does: inside a container our own look like a stranger.
@@ -75,7 +77,7 @@ class Watch:
     def _look(self, *, first: bool) -> None:
         now_s = time.monotonic()
         present = [(card.gpu.uuid, pid) for card in self._cards for pid in nvml.compute_pids(card)]
-        own = host.own_pids() if present else set()
+        own = host.own_pids(self._peers) if present else set()
         self._latest_look_s = now_s
         for uuid, pid in present:
             if pid in own:

@@ -2,19 +2,24 @@
 
 Model, projectors, optimizer and random generator; learning rate and data order are functions of
 the step. A checkpoint folder is complete when it has its name: it is filled aside and renamed.
+Tensors are whole in it, however many ranks trained them, so any number of ranks goes on from it.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdwatts.metrics import total_energy
+from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.telemetry.meter import OpenWindow
+from kdwatts.training.parallel import collected, rank
 
 STATE_NAME = "state.safetensors"
 PROGRESS_NAME = "progress.json"
@@ -30,17 +35,58 @@ class Progress:
     """Optimizer steps finished."""
     num_targets: int = 0
     train_duration_s: float = 0.0
+    """Without the readings on held-out rows."""
     data_wait_s: float = 0.0
+    start_energy_j: float | None = None
+    """Drawn before the first step, where a joule budget is counted from it."""
+    stopped_by: str | None = None
+    """target_tokens or budget_kj, once training is over."""
+    heldout_energy_j: float | None = 0.0
+    """Part of the student's energy that read the loss on held-out rows."""
+    heldout: dict[str, float] = field(default_factory=dict)
+    """The latest reading there: the loss and its terms."""
     schema: int = SCHEMA
+
+    def after_heldout(self, reading: OpenWindow, losses: dict[str, float]) -> Progress:
+        """The same with one more reading, whose window is closed; a rank may have measured none."""
+        row = reading.row
+        if row is None:
+            return replace(self, heldout=losses)
+        drawn_j = total_energy(row.energy_j, row.quality, row.uncertainty_j).energy_j
+        before_j = self.heldout_energy_j
+        total_j = None if drawn_j is None or before_j is None else before_j + drawn_j
+        return replace(self, heldout_energy_j=total_j, heldout=losses)
 
 
 def _named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """Every parameter once, under a stable name; a tied head appears as the embedding only."""
+    """Every trained parameter once, under a stable name; a tied head is the embedding only.
+
+    Weights under adapters are not among them: whoever loads the model brings them again.
+    """
     return {
         f"{prefix}.{name}": parameter
         for prefix, module in modules.items()
         for name, parameter in module.named_parameters()
+        if parameter.requires_grad
     }
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The generators of every rank, the first one's under the names of a process that is alone."""
+    own = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["rng.cuda"] = torch.cuda.get_rng_state()
+    return {
+        f"{name}.{number}" if number else name: state
+        for number, states in enumerate(collected(own))
+        for name, state in states.items()
+    }
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor as it is written; the shards of all ranks together, on the CPU."""
+    tensor = tensor.detach()
+    return gathered(tensor).cpu() if is_sharded(tensor) else tensor.contiguous()
 
 
 def save(
@@ -49,14 +95,21 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Write the checkpoint of `progress.step` and remove the ones before it."""
-    tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    """Write the checkpoint of `progress.step` and remove the ones before it.
+
+    Every rank must call it; the first one writes.
+    """
+    tensors = _random_states()
     for name, parameter in _named_parameters(modules).items():
-        tensors[f"parameter.{name}"] = parameter.detach().contiguous()
+        parts = {f"parameter.{name}": parameter}
         for key in OPTIMIZER_STATE:
-            tensors[f"optimizer.{key}.{name}"] = optimizer.state[parameter][key].contiguous()
+            parts[f"optimizer.{key}.{name}"] = optimizer.state[parameter][key]
+        for place, part in parts.items():
+            whole = _whole(part)
+            if rank() == 0:
+                tensors[place] = whole
+    if rank():
+        return
     directory.mkdir(parents=True, exist_ok=True)
     aside = directory / f"step-{progress.step:08d}.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -85,11 +138,17 @@ def load_latest(
     tensors = load_file(folders[-1] / STATE_NAME)
     for name, parameter in _named_parameters(modules).items():
         with torch.no_grad():
-            parameter.copy_(tensors[f"parameter.{name}"])
+            parameter.copy_(part_of(tensors[f"parameter.{name}"], parameter))
+        state = {key: tensors[f"optimizer.{key}.{name}"] for key in OPTIMIZER_STATE}
         optimizer.state[parameter] = {
-            key: tensors[f"optimizer.{key}.{name}"].to(parameter.device) for key in OPTIMIZER_STATE
+            # The count of steps is one number on every rank.
+            key: part_of(value, parameter) if key != "step" else value.to(parameter.device)
+            for key, value in state.items()
         }
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    # A rank that was not there keeps the generator that it began with.
+    suffix = f".{rank()}" if rank() else ""
+    if f"rng.cpu{suffix}" in tensors:
+        torch.set_rng_state(tensors[f"rng.cpu{suffix}"])
+    if f"rng.cuda{suffix}" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"rng.cuda{suffix}"])
     return Progress(**read_json(folders[-1] / PROGRESS_NAME))

@@ -7,29 +7,38 @@ import math
 import torch
 from torch import nn
 
+from kdwatts.models.sharding import is_sharded
+
 
 def make_optimizer(
     modules: list[nn.Module], *, weight_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
     """AdamW over all parameters of `modules`; norms and biases are not decayed."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = []
+    # A fused step takes sharded and whole parameters apart.
+    for sharded in (True, False):
+        parameters = [p for p in trained if is_sharded(p) == sharded]
+        groups += [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=0.0, betas=betas, fused=True
     )
 
 
 def learning_rate_at(
-    step: int, *, num_steps: int, peak: float, warmup_ratio: float, min_ratio: float
+    step: float, *, num_steps: int, peak: float, warmup_ratio: float, min_ratio: float
 ) -> float:
-    """Linear warm-up, then a half cosine down to `min_ratio` of the peak; steps count from 0."""
+    """Linear warm-up, then a half cosine down to `min_ratio` of the peak; steps count from 0.
+
+    A step between whole ones is how far a run is that joules end earlier than steps.
+    """
     # Rounded first: 100 * 0.07 is 7.000000000000001 and would be eight steps.
     warmup_steps = math.ceil(round(num_steps * warmup_ratio, 6))
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * min(1.0, (step + 1) / warmup_steps)
     progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 

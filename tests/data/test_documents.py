@@ -58,6 +58,30 @@ def test_conversations_come_as_roles_and_contents_whatever_their_form(tmp_path: 
         assert list(read_documents(source, None)) == [turns]
 
 
+def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_path: Path):
+    rows = [
+        {"ask": "Who rules?", "about": "Duncan is king.", "say": "Duncan."},
+        {"ask": "Who comes?", "about": "", "say": "Banquo."},
+        {"ask": "Who goes?", "about": None, "say": "Ross."},
+    ]
+    source = TextSource(
+        _jsonl(tmp_path / "a.jsonl", rows),
+        text_field=None,
+        prompt_field="ask",
+        response_field="say",
+        context_field="about",
+    )
+    prompts = [turns[0] for turns in read_documents(source, None)]
+    assert prompts == [
+        {"role": "user", "content": "Who rules?\n\nDuncan is king."},
+        {"role": "user", "content": "Who comes?"},
+        {"role": "user", "content": "Who goes?"},
+    ]
+    source.context_field = "passage"
+    with pytest.raises(ValueError, match="has no field 'passage', its rows have about, ask, say"):
+        list(read_documents(source, None))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -111,6 +111,65 @@ def test_a_step_may_hold_the_end_of_one_pass_and_the_start_of_the_next(tmp_path:
     assert sorted(visited[:5]) == list(range(5))
 
 
+def test_rows_held_out_are_never_trained_on_and_move_no_row_of_a_long_corpus(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(401)))  # A hundred rows.
+    plain, held = _schedule(shards), _schedule(shards, heldout_tokens=40, heldout_multiple=4)
+    assert len(plain.heldout) == 0 and plain.taught_rows.tolist() == plain.rows.tolist()
+    # Forty targets are ten rows, rounded up to whole fours.
+    assert len(held.heldout) == 12 and (np.diff(held.heldout) > 0).all()
+    assert _visited(held) == _visited(plain)
+    assert not set(held.heldout.tolist()) & set(_visited(held))
+    assert held.taught_rows.tolist() == sorted({*held.rows.tolist(), *held.heldout.tolist()})
+    for changes in ({"seed": 5}, {"target_tokens": 320}, {"rows_per_step": 5}):
+        other = _schedule(shards, heldout_tokens=40, heldout_multiple=4, **changes)
+        assert other.heldout.tolist() == held.heldout.tolist()
+
+
+def test_a_run_over_the_whole_corpus_and_more_goes_round_the_rows_held_out(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(41)))  # Ten rows.
+    schedule = _schedule(shards, target_tokens=4 * 30, heldout_tokens=12)
+    assert (len(schedule.heldout), len(schedule.rows), len(_visited(schedule))) == (3, 7, 30)
+    assert not set(schedule.heldout.tolist()) & set(_visited(schedule))
+
+
+def test_more_than_half_of_a_corpus_is_not_held_out(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(41)))
+    assert len(_schedule(shards, heldout_tokens=20).heldout) == 5
+    message = r"heldout_tokens=24 would hold out 6 of the corpus's 10 rows, more than half; lower"
+    with pytest.raises(ValueError, match=message):
+        _schedule(shards, heldout_tokens=24)
+
+
+def test_first_tokens_of_documents_are_made_up_for_where_they_are_no_targets(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(400)), document=4)
+    # Of four targets a row three are left: 32 of them need 11 rows, or 6 steps in place of 4.
+    assert _schedule(shards).num_steps == 4
+    schedule = _schedule(shards, respect_documents=True)
+    assert schedule.num_steps == 6
+    batches = [
+        load_batch(shards, schedule.rows_of_step(step), 4, respect_documents=True)
+        for step in range(6)
+    ]
+    assert sum(batch.num_targets for batch in batches) == 36
+
+
+def test_documents_of_one_token_leave_nothing_to_learn_of_themselves(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(40)), document=1)
+    with pytest.raises(ValueError, match=r"no document in .* has a target after its first token"):
+        _schedule(shards, respect_documents=True)
+
+
+def test_a_batch_that_takes_a_row_as_one_text_says_nothing_of_documents(tmp_path: Path):
+    shards = _shards(tmp_path, list(range(40)))
+    batch = load_batch(shards, np.array([0, 1]), 8)
+    assert batch.position_BT is None and set(batch.model_inputs) == {"input_ids"}
+    assert batch.beyond_first_BT.all()
+    within = load_batch(shards, np.array([0, 1]), 8, respect_documents=True)
+    # Documents of seven tokens: the second begins with token 7, the third with token 14.
+    assert (~within.beyond_first_BT).nonzero().tolist() == [[0, 0], [0, 7], [1, 0], [1, 6]]
+    assert within.input_BT.tolist() == batch.input_BT.tolist()
+
+
 def test_a_sequence_longer_than_the_corpus_is_refused_and_the_longest_is_not(tmp_path: Path):
     shards = _shards(tmp_path, list(range(9)))
     assert _schedule(shards, sequence_length=8).rows.tolist() == [0]

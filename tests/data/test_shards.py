@@ -145,6 +145,24 @@ def test_a_changed_or_missing_shard_is_refused_with_both_checksums_and_the_remed
         TokenShards(tmp_path)
 
 
+def test_documents_begin_where_they_were_written_across_shards_and_empty_ones_nowhere(
+    tmp_path: Path,
+):
+    lengths = [3, 0, 2, 4, 1]
+    documents = (np.arange(length, dtype=np.uint32) for length in lengths)
+    write_shards(tmp_path, documents, shard_tokens=5, source={})
+    shards = TokenShards(tmp_path)
+    assert len(shards.index["shards"]) == 2
+    assert shards.starts_between(0, 10).tolist() == [0, 3, 5, 9]
+    assert shards.starts_between(3, 9).tolist() == [3, 5]
+    assert shards.starts_between(6, 9).tolist() == []
+    assert (shards.num_first_targets, shards.index["num_documents"]) == (4, 5)
+    path = tmp_path / "documents-00001.bin"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"documents-00001.bin has sha256 .*, the index says"):
+        TokenShards(tmp_path)
+
+
 @pytest.mark.parametrize("documents", [[], [[]], [[1 | int(NO_TARGET)]]])
 def test_a_corpus_without_a_target_is_refused(documents: list[list[int]], tmp_path: Path):
     with pytest.raises(

@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.head import RowTerm, head_loss
-from kdwatts.losses.response import (
-    cross_entropy,
-    forward_kl,
-    jsd,
-    reverse_kl,
-    top_k_forward_kl,
-    top_k_of,
-)
+from kdwatts.losses.head import BLOCK_ELEMENTS, Buffers, DenseTeacher, RowTerm, head_loss
+from kdwatts.losses.response import DIVERGENCES, dense_term
+from kdwatts.losses.rows import Block
+from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_of, top_k_term
 
 NUM_ROWS, WIDTH, VOCABULARY = 7, 5, 13
 TEMPERATURE = 2.0
@@ -29,33 +24,75 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-HIDDEN, WEIGHT = normal(0, NUM_ROWS, WIDTH), normal(1, VOCABULARY, WIDTH)
-TEACHER = 2 * normal(2, NUM_ROWS, VOCABULARY)
+HIDDEN, WEIGHT, BIAS = (
+    normal(0, NUM_ROWS, WIDTH),
+    normal(1, VOCABULARY, WIDTH),
+    normal(4, VOCABULARY),
+)
+# A teacher of another width; its logits are what the tests compare with.
+TEACHER_HIDDEN, TEACHER_WEIGHT = normal(2, NUM_ROWS, 6), normal(3, VOCABULARY, 6)
+TEACHER = TEACHER_HIDDEN @ TEACHER_WEIGHT.T
 TARGET = torch.tensor([0, 12, 3, 3, 7, 1, 5])
+KINDS = [*DIVERGENCES, "top_k", "sampled"]
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-def terms(divergence: str = "forward_kl", dtype: torch.dtype = torch.float64) -> dict[str, RowTerm]:
-    teacher = TEACHER.to(dtype)
-    if divergence == "top_k":
-        top_k = top_k_of(teacher, k=4, temperature=TEMPERATURE)
-        kd: RowTerm = lambda x, rows: top_k_forward_kl(  # noqa: E731
-            x, top_k.rows(rows), temperature=TEMPERATURE
-        )
+def terms(kind: str = "forward_kl", temperature: float = TEMPERATURE) -> dict[str, RowTerm]:
+    if kind == "top_k":
+        top_k = top_k_of(TEACHER, k=4, temperature=temperature)
+        kd = top_k_term(top_k, temperature=temperature)
+    elif kind == "sampled":
+        share = torch.tensor([0.5, 0.25, 0.25]).expand(NUM_ROWS, -1)
+        ids = (TEACHER.argmax(-1, keepdim=True) + torch.arange(3)) % VOCABULARY
+        kd = sampled_term(ids, share, temperature=temperature)
     else:
-        dense = {"forward_kl": forward_kl, "reverse_kl": reverse_kl, "jsd": jsd}[divergence]
-        kd = lambda x, rows: dense(x, teacher[rows], temperature=TEMPERATURE)  # noqa: E731
-    return {"ce": lambda x, rows: cross_entropy(x, TARGET[rows]), "kd": kd}
+        kd = dense_term(kind, temperature=temperature)
+    return {"ce": cross_entropy_term(TARGET), "kd": kd}
 
 
-def gradients(hidden: Tensor, weight: Tensor, named: Mapping[str, RowTerm], chunk_rows: int = 3):
+def teacher(dtype: torch.dtype = torch.float64) -> DenseTeacher:
+    return DenseTeacher(TEACHER_HIDDEN.to(dtype), TEACHER_WEIGHT.to(dtype))
+
+
+def loss_of(
+    hidden: Tensor,
+    weight: Tensor,
+    named: Mapping[str, RowTerm] | None = None,
+    bias: Tensor | None = None,
+    chunk_rows: int = 3,
+    buffers: Buffers | None = None,
+) -> Tensor:
+    """The total alone, of forward KL and cross entropy where nothing else is asked for."""
+    named = named or terms()
+    kind = DenseTeacher(*(t.to(weight.dtype) for t in (TEACHER_HIDDEN, TEACHER_WEIGHT)))
+    total, _ = head_loss(
+        hidden,
+        weight,
+        named,
+        WEIGHTS,
+        bias_V=bias,
+        teacher=kind,
+        chunk_rows=chunk_rows,
+        buffers=buffers,
+    )
+    return total
+
+
+def gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    named: Mapping[str, RowTerm] | None = None,
+    chunk_rows: int = 3,
+    buffers: Buffers | None = None,
+):
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    total, _ = head_loss(hidden, weight, named, WEIGHTS, chunk_rows=chunk_rows)
+    total = loss_of(hidden, weight, named, chunk_rows=chunk_rows, buffers=buffers)
     return total.detach(), *torch.autograd.grad(total, (hidden, weight))
 
 
-def dense_reference(hidden: Tensor, weight: Tensor) -> Tensor:
+def dense_reference(hidden: Tensor, weight: Tensor, bias: Tensor | float = 0.0) -> Tensor:
     """Cross entropy and T^2 KL by torch's own functions, on all logits at once."""
-    logits = hidden @ weight.T
+    logits = hidden @ weight.T + bias
     log_q = (logits / TEMPERATURE).log_softmax(-1)
     p = (TEACHER / TEMPERATURE).softmax(-1)
     kd = TEMPERATURE**2 * F.kl_div(log_q, p, reduction="sum")
@@ -68,50 +105,108 @@ def test_chunked_loss_and_gradients_are_those_of_dense_float64_logits(
 ):
     hidden, weight = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
     expected = dense_reference(hidden, weight)
-    found = gradients(HIDDEN.to(dtype), WEIGHT.to(dtype), terms(dtype=dtype))
+    found = gradients(HIDDEN.to(dtype), WEIGHT.to(dtype))
     wanted = (expected.detach(), *torch.autograd.grad(expected, (hidden, weight)))
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == dtype
         torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd", "top_k"])
-def test_the_gradient_of_the_chunked_loss_at_temperature_2_is_its_finite_difference(
-    divergence: str,
-):
-    named = terms(divergence)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@EVERY_KIND
+def test_the_gradient_of_the_chunked_loss_is_its_finite_difference(kind: str, temperature: float):
+    named = terms(kind, temperature)
+    # At temperature 1 cross entropy and divergence share one softmax, at 2 they do not.
     assert torch.autograd.gradcheck(
-        lambda hidden, weight: head_loss(hidden, weight, named, WEIGHTS, chunk_rows=3)[0],
-        (HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()),
+        lambda hidden, weight, bias: loss_of(hidden, weight, named, bias),
+        tuple(t.clone().requires_grad_() for t in (HIDDEN, WEIGHT, BIAS)),
     )
+
+
+@EVERY_KIND
+def test_the_order_of_terms_changes_nothing_though_they_share_memory(kind: str):
+    named = terms(kind)
+    turned = dict(reversed(named.items()))
+    for one, other in zip(
+        gradients(HIDDEN, WEIGHT, named), gradients(HIDDEN, WEIGHT, turned), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_head_with_bias_is_that_of_dense_logits_with_bias_and_so_is_the_biass_gradient():
+    found, expected = (
+        [t.clone().requires_grad_() for t in (HIDDEN, WEIGHT, BIAS)] for _ in range(2)
+    )
+    total, reference = loss_of(found[0], found[1], bias=found[2]), dense_reference(*expected)
+    torch.testing.assert_close(total, reference)
+    assert abs(total.item() - dense_reference(HIDDEN, WEIGHT).item()) > 0.1
+    for one, other in zip(
+        torch.autograd.grad(total, found), torch.autograd.grad(reference, expected), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_the_bias_of_the_teachers_head_is_part_of_what_it_says():
+    with_bias = DenseTeacher(TEACHER_HIDDEN, TEACHER_WEIGHT, BIAS)
+    found, _ = head_loss(HIDDEN, WEIGHT, terms(), WEIGHTS, teacher=with_bias, chunk_rows=3)
+    # A bias is the weight of an input that is always 1.
+    ones = torch.ones(NUM_ROWS, 1, dtype=torch.float64)
+    wider = DenseTeacher(
+        torch.cat([TEACHER_HIDDEN, ones], 1), torch.cat([TEACHER_WEIGHT, BIAS[:, None]], 1)
+    )
+    expected, _ = head_loss(HIDDEN, WEIGHT, terms(), WEIGHTS, teacher=wider)
+    torch.testing.assert_close(found, expected)
+    assert abs(found.item() - dense_reference(HIDDEN, WEIGHT).item()) > 0.1
+
+
+def test_buffers_are_taken_from_call_to_call_and_what_is_in_them_does_not_matter():
+    buffers = Buffers()
+    gradients(HIDDEN, WEIGHT, buffers=buffers)
+    kept = list(buffers._held.values())
+    for held in kept:
+        held.fill_(torch.nan)
+    # Of fewer rows, too, whose last chunk leaves room.
+    found = gradients(HIDDEN[:5], WEIGHT, buffers=buffers)
+    assert all(one is other for one, other in zip(kept, buffers._held.values(), strict=True))
+    for one, other in zip(found, gradients(HIDDEN[:5], WEIGHT), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 7, 100])
 def test_the_chunk_size_changes_neither_loss_nor_gradient(chunk_rows: int):
     for found, expected in zip(
-        gradients(HIDDEN, WEIGHT, terms(), chunk_rows),
-        gradients(HIDDEN, WEIGHT, terms()),
+        gradients(HIDDEN, WEIGHT, chunk_rows=chunk_rows),
+        gradients(HIDDEN, WEIGHT),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_no_term_ever_sees_more_rows_than_a_chunk():
-    seen: list[tuple[torch.Size, slice]] = []
+    seen: list[tuple[int, slice]] = []
+    cross_entropy = cross_entropy_term(TARGET)
 
-    def spy(logits: Tensor, rows: slice) -> Tensor:
-        seen.append((logits.shape, rows))
-        return logits.sum(-1)
+    def spy(block: Block, weight: float) -> Tensor:
+        seen.append((len(block.student(1.0).exp_nV), block.rows))
+        return cross_entropy(block, weight)
 
     head_loss(HIDDEN, WEIGHT, {"spy": spy}, {"spy": 1.0}, chunk_rows=3)
-    assert [shape for shape, _ in seen] == [(3, 13), (3, 13), (1, 13)]
-    assert [rows for _, rows in seen] == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    # As few chunks as go, of about one size.
+    assert [rows for _, rows in seen] == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    assert [count for count, _ in seen] == [2, 2, 3]
+
+
+def test_terms_see_a_few_rows_of_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    expected = gradients(HIDDEN, WEIGHT, chunk_rows=7)
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", 2 * VOCABULARY)
+    for one, other in zip(gradients(HIDDEN, WEIGHT, chunk_rows=7), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_a_tied_embedding_receives_the_gradients_of_both_its_uses():
     tokens = torch.tensor([1, 3, 3, 0, 12, 4, 7])
     found, expected = (WEIGHT.clone().requires_grad_() for _ in range(2))
-    head_loss(found[tokens].tanh(), found, terms(), WEIGHTS, chunk_rows=3)[0].backward()
+    loss_of(found[tokens].tanh(), found).backward()
     dense_reference(expected[tokens].tanh(), expected).backward()
     assert found.grad is not None and expected.grad is not None
     torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
@@ -119,9 +214,9 @@ def test_a_tied_embedding_receives_the_gradients_of_both_its_uses():
 
 def test_head_rows_beyond_the_shared_vocabulary_have_no_part_in_loss_or_gradient():
     padded = torch.cat([WEIGHT, 100 * normal(3, 4, WIDTH)]).requires_grad_()
-    total, _ = head_loss(HIDDEN, padded[:VOCABULARY], terms(), WEIGHTS, chunk_rows=3)
+    total = loss_of(HIDDEN, padded[:VOCABULARY])
     (gradient,) = torch.autograd.grad(total, padded)
-    expected = gradients(HIDDEN, WEIGHT, terms())
+    expected = gradients(HIDDEN, WEIGHT)
     torch.testing.assert_close(total.detach(), expected[0])
     torch.testing.assert_close(gradient[:VOCABULARY], expected[2])
     assert not gradient[VOCABULARY:].any()
@@ -131,14 +226,14 @@ def test_head_rows_beyond_the_shared_vocabulary_have_no_part_in_loss_or_gradient
 def test_a_frozen_side_leaves_the_gradient_of_the_other_as_it_is(frozen: int):
     sides = [HIDDEN.clone(), WEIGHT.clone()]
     trained = sides[1 - frozen].requires_grad_()
-    total, _ = head_loss(sides[0], sides[1], terms(), WEIGHTS, chunk_rows=3)
+    total = loss_of(sides[0], sides[1])
     (gradient,) = torch.autograd.grad(total, trained)
-    torch.testing.assert_close(gradient, gradients(HIDDEN, WEIGHT, terms())[2 - frozen])
+    torch.testing.assert_close(gradient, gradients(HIDDEN, WEIGHT)[2 - frozen])
 
 
 def test_parts_are_sums_without_their_weights_and_without_gradient():
     hidden = HIDDEN.clone().requires_grad_()
-    total, parts = head_loss(hidden, WEIGHT, terms(), WEIGHTS, chunk_rows=3)
+    total, parts = head_loss(hidden, WEIGHT, terms(), WEIGHTS, teacher=teacher(), chunk_rows=3)
     torch.testing.assert_close(total.detach(), 0.3 * parts["ce"] + 1.7 * parts["kd"])
     expected = F.cross_entropy(HIDDEN @ WEIGHT.T, TARGET, reduction="sum")
     torch.testing.assert_close(parts["ce"], expected)
@@ -147,9 +242,9 @@ def test_parts_are_sums_without_their_weights_and_without_gradient():
 
 def test_a_third_of_the_loss_has_a_third_of_the_gradient_and_backward_may_run_twice():
     hidden, weight = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
-    total, _ = head_loss(hidden, weight, terms(), WEIGHTS, chunk_rows=3)
+    total = loss_of(hidden, weight)
     third = total / 3
-    _, *expected = gradients(HIDDEN, WEIGHT, terms())
+    _, *expected = gradients(HIDDEN, WEIGHT)
     for _ in range(2):
         found = torch.autograd.grad(third, (hidden, weight), retain_graph=True)
         for one, other in zip(found, expected, strict=True):
@@ -158,7 +253,7 @@ def test_a_third_of_the_loss_has_a_third_of_the_gradient_and_backward_may_run_tw
 
 def test_a_second_derivative_is_refused_rather_than_zero():
     hidden = HIDDEN.clone().requires_grad_()
-    total, _ = head_loss(hidden, WEIGHT, terms(), WEIGHTS)
+    total = loss_of(hidden, WEIGHT)
     (gradient,) = torch.autograd.grad(total.square(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
@@ -166,7 +261,7 @@ def test_a_second_derivative_is_refused_rather_than_zero():
 
 def test_a_micro_batch_without_targets_has_loss_zero_and_gradient_zero():
     hidden, weight = HIDDEN[:0].clone().requires_grad_(), WEIGHT.clone().requires_grad_()
-    total, parts = head_loss(hidden, weight, terms(), WEIGHTS)
+    total, parts = head_loss(hidden, weight, terms(), WEIGHTS, teacher=teacher())
     found = torch.autograd.grad(total, (hidden, weight))
     assert total.item() == 0 and all(part.item() == 0 for part in parts.values())
     assert found[0].shape == (0, WIDTH) and not found[1].any()
@@ -174,32 +269,51 @@ def test_a_micro_batch_without_targets_has_loss_zero_and_gradient_zero():
 
 def test_without_gradients_the_loss_is_the_same():
     with torch.no_grad():
-        total, _ = head_loss(HIDDEN, WEIGHT, terms(), WEIGHTS, chunk_rows=3)
+        total = loss_of(HIDDEN, WEIGHT)
     torch.testing.assert_close(total, dense_reference(HIDDEN, WEIGHT))
 
 
-def test_under_autocast_products_are_bfloat16_and_losses_and_gradients_float32():
-    seen: list[torch.dtype] = []
+@EVERY_KIND
+def test_under_autocast_products_are_bfloat16_and_losses_and_gradients_float32(kind: str):
+    seen: list[Tensor] = []
+    named, cross_entropy = terms(kind), cross_entropy_term(TARGET)
 
-    def spy(logits: Tensor, rows: slice) -> Tensor:
-        seen.append(logits.dtype)
-        # Rounded by the product: every logit is a bfloat16 number.
-        assert torch.equal(logits, logits.bfloat16().float())
-        return cross_entropy(logits, TARGET[rows])
+    def spy(block: Block, weight: float) -> Tensor:
+        softmax = block.student(1.0)
+        seen.append(softmax.shifted_nV)
+        return cross_entropy(block, weight)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gradients(HIDDEN.float(), WEIGHT.float(), {**terms(dtype=torch.float32), "ce": spy})
-    assert set(seen) == {torch.float32}
-    for one, other in zip(found, gradients(HIDDEN, WEIGHT, terms()), strict=True):
+        found = gradients(HIDDEN.float(), WEIGHT.float(), {"ce": spy, "kd": named["kd"]})
+    assert {logits.dtype for logits in seen} == {torch.float32}
+    # Rounded by the product: in each row every logit is a bfloat16 number, as is their maximum.
+    logits_NV = (HIDDEN.bfloat16() @ WEIGHT.bfloat16().T).float()
+    torch.testing.assert_close(torch.cat(seen), logits_NV - logits_NV.amax(-1, keepdim=True))
+    for one, other in zip(found, gradients(HIDDEN, WEIGHT, named), strict=True):
         assert one.dtype == torch.float32
-        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=0.05)
+        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=0.08)
+
+
+def test_the_gradient_of_narrow_logits_is_summed_in_float32_before_it_is_rounded():
+    # q - p of two nearly equal distributions: in bfloat16 the difference of two rounded numbers
+    # would be a multiple of 2^-9 of them, or nothing at all.
+    student_NV = normal(5, 4, VOCABULARY).bfloat16()
+    block = Block(slice(0, 4), student_NV.clone(), student_NV.float() + 1e-3 * normal(6, 4, 13))
+    dense_term("forward_kl")(block, 1.0)
+    found = block.close()
+    reference = student_NV.double().softmax(-1)
+    expected = reference - (student_NV.float() + 1e-3 * normal(6, 4, 13)).double().softmax(-1)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=1e-7)
+    wrong = reference.bfloat16() - (reference - expected).bfloat16()
+    assert (wrong.double() - expected).norm() > 0.5 * expected.norm()
 
 
 def test_a_bfloat16_head_adds_up_its_gradient_over_chunks_in_float32():
     # The hundredth equal addend of a bfloat16 sum is already rounded; the thousandth is lost.
     hidden = torch.full((1024, 1), 1.0, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    named: dict[str, RowTerm] = {"ce": lambda x, rows: cross_entropy(x, torch.zeros(1).long())}
+    named = {"ce": cross_entropy_term(torch.zeros(1024).long())}
     total, _ = head_loss(hidden, weight, named, {"ce": 1.0}, chunk_rows=1)
     (gradient,) = torch.autograd.grad(total, weight)
     # Each row gives q - 1 = -1/2 to the target and +1/2 to the other.
@@ -207,8 +321,18 @@ def test_a_bfloat16_head_adds_up_its_gradient_over_chunks_in_float32():
 
 
 def test_the_teacher_receives_no_gradient_even_where_it_could():
-    teacher = TEACHER.clone().requires_grad_()
+    sides = [TEACHER_HIDDEN.clone().requires_grad_(), TEACHER_WEIGHT.clone().requires_grad_()]
     hidden = HIDDEN.clone().requires_grad_()
-    named: dict[str, RowTerm] = {"kd": lambda x, rows: forward_kl(x, teacher[rows])}
-    head_loss(hidden, WEIGHT, named, {"kd": 1.0}, chunk_rows=3)[0].backward()
-    assert hidden.grad is not None and teacher.grad is None
+    named = {"kd": dense_term("forward_kl")}
+    total, _ = head_loss(hidden, WEIGHT, named, {"kd": 1.0}, teacher=DenseTeacher(*sides))
+    total.backward()
+    assert hidden.grad is not None and all(side.grad is None for side in sides)
+
+
+def test_a_gradient_that_need_not_be_scaled_is_handed_over_and_not_copied():
+    weight = WEIGHT.clone().requires_grad_()
+    total = loss_of(HIDDEN, weight)
+    assert total.grad_fn is not None
+    saved = total.grad_fn.saved_tensors[1]  # pyright: ignore[reportAttributeAccessIssue]
+    (gradient,) = torch.autograd.grad(total, weight)
+    assert gradient.data_ptr() == saved.data_ptr()

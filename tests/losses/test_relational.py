@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdwatts.losses.relational import (
+    MIN_GROUP,
     angle_loss,
     distance_loss,
+    group_loss,
     mean_pool,
+    num_groups,
     pairwise_distances,
     relational_loss,
     triplet_cosines,
+    unit_extent,
 )
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -61,8 +65,10 @@ def test_points_that_coincide_do_not_count_in_the_mean_distance():
 
 def test_a_right_triangle_with_two_equal_sides_has_cosines_0_and_root_of_a_half():
     found = triplet_cosines(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    expected = torch.tensor([0.0] * 2 + [math.sqrt(0.5)] * 4)
-    torch.testing.assert_close(found.sort().values, expected)
+    # At the right angle [0, 1, 2] and [0, 2, 1], at the others four times; the other 21 are none.
+    expected = torch.tensor([0.0] * 23 + [math.sqrt(0.5)] * 4)
+    torch.testing.assert_close(found.flatten().sort().values, expected)
+    assert found[0, 1, 2] == 0 < found[1, 0, 2]
 
 
 def test_distance_loss_is_the_mean_huber_loss_over_pairs():
@@ -176,3 +182,92 @@ def test_the_mean_pool_keeps_float64_and_widens_bfloat16():
     torch.testing.assert_close(mean_pool(hidden_BTD, mask_BT), hidden_BTD.mean(1))
     narrow_BTD = hidden_BTD.bfloat16()
     torch.testing.assert_close(mean_pool(narrow_BTD, mask_BT), narrow_BTD.float().mean(1))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 2.0, 1e4, 1e12])
+def test_the_scale_of_either_network_changes_neither_loss_nor_direction_of_its_gradient(
+    loss: Loss, scale: float
+):
+    student_GD, teacher_GD = embeddings(0).float(), embeddings(1).float()
+
+    def loss_and_gradient(factor: float, teacher_factor: float) -> tuple[Tensor, Tensor]:
+        scaled_GD = (factor * student_GD).requires_grad_()
+        value = loss(scaled_GD, teacher_factor * teacher_GD)
+        return value, factor * torch.autograd.grad(value, scaled_GD)[0]
+
+    expected, gradient = loss_and_gradient(1.0, 1.0)
+    for factors in ((scale, 1.0), (1.0, scale), (scale, scale)):
+        found, found_gradient = loss_and_gradient(*factors)
+        # Factors of two change no digit; others round the embeddings themselves.
+        tolerance = 0.0 if scale == 2 else 1e-5
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
+        torch.testing.assert_close(found_gradient, gradient, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_a_fixed_threshold_of_coincidence_and_distances_without_a_mean_both_see_the_scale():
+    small_GD = 1e-7 * embeddings(0)
+    # Without the unit extent, every pair of the small group counts as one point.
+    assert not pairwise_distances(small_GD).any() and not triplet_cosines(small_GD).any()
+    torch.testing.assert_close(
+        pairwise_distances(unit_extent(small_GD)), pairwise_distances(unit_extent(embeddings(0)))
+    )
+    plain = [
+        F.smooth_l1_loss(torch.pdist(s * embeddings(0)), torch.pdist(embeddings(0))) for s in (1, 2)
+    ]
+    assert plain[0] == 0 < 0.1 < plain[1]
+    assert distance_loss(2 * embeddings(0), embeddings(0)) == 0
+
+
+def test_two_embeddings_have_no_relation_that_could_teach():
+    # Their one distance is its own mean, 1 in every network: too few to say anything.
+    for seed in (0, 1):
+        found = pairwise_distances(unit_extent(embeddings(seed, 2)))
+        torch.testing.assert_close(found, torch.ones(1, dtype=torch.float64))
+    assert MIN_GROUP == 3
+
+
+WEIGHTS = {"distance_weight": 3.0, "angle_weight": 5.0}
+
+
+def token_states(seed: int, width: int = 4) -> Tensor:
+    return embeddings(seed, 18, width).reshape(3, 6, width)
+
+
+def test_the_token_loss_is_the_sum_over_sequences_of_relations_among_their_own_text():
+    student_BMD, teacher_BMD = token_states(0), token_states(1, width=7)
+    valid_BM = torch.ones(3, 6, dtype=torch.bool)
+    valid_BM[1, 4:] = False
+    found = group_loss(student_BMD, teacher_BMD, valid_BM, **WEIGHTS)
+    expected = 0.0
+    for b, text in enumerate((slice(6), slice(4), slice(6))):
+        mine, theirs = student_BMD[b, text], teacher_BMD[b, text]
+        expected += 3 * distance_loss(mine, theirs) + 5 * angle_loss(mine, theirs)
+    torch.testing.assert_close(found, expected)
+    # The group is the sequence: one group of all tokens is another loss.
+    pooled = relational_loss(
+        student_BMD.flatten(0, 1), teacher_BMD.flatten(0, 1), group_size=18, **WEIGHTS
+    )
+    assert abs(pooled - found) > 0.1
+
+
+def test_padding_among_the_tokens_changes_neither_loss_nor_gradient():
+    valid_BM = torch.ones(3, 6, dtype=torch.bool)
+    valid_BM[0, 3:] = False
+
+    def loss_and_gradient(fill: float) -> tuple[Tensor, Tensor]:
+        student_BMD = token_states(0).masked_fill(~valid_BM[..., None], fill).requires_grad_()
+        value = group_loss(student_BMD, token_states(1), valid_BM, **WEIGHTS)
+        return value, torch.autograd.grad(value, student_BMD)[0]
+
+    first, second = loss_and_gradient(0.0), loss_and_gradient(50.0)
+    torch.testing.assert_close(first, second)
+    assert not first[1][~valid_BM].any() and first[1][valid_BM].any()
+
+
+def test_a_sequence_of_fewer_than_three_text_tokens_is_no_group():
+    valid_BM = torch.tensor([[True] * 6, [True] * 2 + [False] * 4, [False] * 6])
+    assert num_groups(valid_BM) == 1
+    found = group_loss(token_states(0), token_states(1), valid_BM, **WEIGHTS)
+    alone = group_loss(token_states(0)[:1], token_states(1)[:1], valid_BM[:1], **WEIGHTS)
+    torch.testing.assert_close(found, alone)

@@ -33,7 +33,7 @@ def test_a_token_beyond_the_shared_rows_may_be_one_models_own():
 
 def test_swapped_ids_are_refused_by_the_token_and_both_its_ids():
     message = (
-        r"token 'b' is id 1 for the student and 2 for the teacher; choose a pair of one family"
+        r"token 'b' is id 1 for the student and 2 for the teacher; choose a pair of one family, or "
     )
     with pytest.raises(ValueError, match=message):
         check_same_tokens(Vocabulary("a", "b", "c"), Vocabulary("a", "c", "b"), rows=3)

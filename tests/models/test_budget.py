@@ -12,10 +12,15 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kdwatts.config import Config
-from kdwatts.models.budget import estimate, forward_flops_per_token, parameters_of
+from kdwatts.models.budget import (
+    adapter_parameters_of,
+    estimate,
+    forward_flops_per_token,
+    parameters_of,
+)
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.paths import conf_dir
-from kdwatts.schema import Architecture
+from kdwatts.schema import Architecture, Lora
 
 GIB = 2**30
 
@@ -103,6 +108,32 @@ def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_n
     assert budget.chunk_gib == pytest.approx(4 * 256 * 128_256 * 4 / GIB)
     parts = budget.student_state_gib + budget.activations_gib + budget.chunk_gib
     assert budget.total_gib == pytest.approx(parts)
+
+
+def test_adapters_are_counted_by_hand():
+    # Rank 3; two blocks: q 8+8, k and v 8+4 each, o 8+8, gate and up 8+16 each, down 16+8.
+    assert adapter_parameters_of(SMALL, Lora(rank=3)) == 2 * 3 * (16 + 24 + 16 + 48 + 24)
+    assert adapter_parameters_of(SMALL, Lora(rank=1, targets=["v_proj"])) == 2 * 12
+
+
+def test_adapters_alone_have_optimizer_state_and_the_weights_below_are_as_read(llama: Config):
+    adapted = copy.deepcopy(llama)
+    adapted.training.lora = Lora(rank=16)
+    budget, whole = estimate(adapted), estimate(llama)
+    # 16 blocks of q and o 4096, k and v 2560, gate, up and down 10240.
+    adapters = 16 * 16 * (2 * 4096 + 2 * 2560 + 3 * 10240)
+    assert (budget.trained_params, whole.trained_params) == (adapters, 1_235_814_400)
+    assert budget.student_state_gib == pytest.approx((adapters * 16 + 1_235_814_400 * 2) / GIB)
+    # No gradient of a frozen weight is formed: two passes' worth of operations in place of three.
+    assert budget.train_pflop == pytest.approx(whole.train_pflop * 2 / 3)
+    assert budget.total_gib < whole.total_gib
+
+
+def test_the_mask_that_keeps_documents_apart_takes_its_room(llama: Config):
+    apart = copy.deepcopy(llama)
+    apart.training.respect_documents = True
+    added_gib = estimate(apart).activations_gib - estimate(llama).activations_gib
+    assert added_gib == pytest.approx(3 * 8 * 2048**2 / GIB)
 
 
 def test_an_online_teacher_is_on_the_card_in_the_run_s_precision(llama: Config):

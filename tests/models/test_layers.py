@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from kdwatts.models.layers import captured_blocks, layer_pairs, uniform_pairs
+from kdwatts.models.layers import (
+    captured_blocks,
+    captured_projections,
+    layer_pairs,
+    uniform_pairs,
+)
 
 INPUT = torch.tensor([[5, 1, 8, 2, 9, 4]])
 
@@ -99,3 +105,35 @@ def test_gradient_checkpointing_changes_no_gradient_of_a_caught_block(llama: Lla
     for found, wanted in zip(gradients(llama), expected, strict=True):
         torch.testing.assert_close(found, wanted)
     assert any(gradient.any() for gradient in expected)
+
+
+@pytest.mark.parametrize(("block", "index"), [(0, 0), (1, 1), (-1, 1)])
+@torch.no_grad()
+def test_projections_are_those_of_the_block_before_rotation_keys_with_fewer_heads(
+    block: int, index: int, llama: LlamaForCausalLM
+):
+    with captured_projections(llama, block) as caught:
+        hidden_states = llama(INPUT, output_hidden_states=True).hidden_states
+    layer: Any = llama.model.layers[index]
+    normed_BTD = layer.input_layernorm(hidden_states[index])
+    attention = layer.self_attn
+    assert {name: state.shape[-1] for name, state in caught.items()} == {"q": 8, "k": 4, "v": 4}
+    for name, module in (
+        ("q", attention.q_proj),
+        ("k", attention.k_proj),
+        ("v", attention.v_proj),
+    ):
+        torch.testing.assert_close(caught[name], normed_BTD @ module.weight.T)
+    # The same token at two positions has one query here; rotation would tell them apart.
+    with captured_projections(llama, 0) as caught:
+        llama(torch.tensor([[5, 5, 5]]))
+    torch.testing.assert_close(caught["q"][0, 0], caught["q"][0, 2])
+
+
+def test_no_block_leaves_no_projection_and_no_hook(llama: LlamaForCausalLM):
+    with captured_projections(llama, None) as caught:
+        llama(INPUT)
+    assert caught == {}
+    with pytest.raises(ZeroDivisionError), captured_projections(llama, 0):
+        raise ZeroDivisionError
+    assert not llama.get_submodule("model.layers.0.self_attn.q_proj")._forward_hooks

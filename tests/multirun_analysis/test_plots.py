@@ -116,6 +116,30 @@ def test_steps_repeated_after_a_resume_are_drawn_once(make, tmp_path):
     assert list(loss_curves(collected.train, collected.runs).data[0].y) == [5.0, 3.9, 3.0]
 
 
+def test_readings_on_held_out_rows_are_a_line_of_their_own_and_old_rows_are_training(
+    make, tmp_path
+):
+    lines = [
+        {"step": 1, "tokens": 10, "loss": 5.0},  # As an older kdwatts wrote it.
+        {"step": 2, "tokens": 20, "loss": 4.0, "split": "train"},
+        {"step": 2, "tokens": 20, "loss": 4.5, "split": "heldout", "energy_j": 3.0},
+        {"step": 3, "tokens": 30, "loss": 3.0, "split": "train"},
+        {"step": 3, "tokens": 30, "loss": 4.25, "split": "heldout", "bits_per_byte": 2.5},
+    ]
+    folder = make.run(tmp_path / "0")
+    (folder / "train.jsonl").write_text(
+        "".join(json.dumps({"schema": 1, **line}) + "\n" for line in lines)
+    )
+    collected = collect([tmp_path])
+    train, held_out = loss_curves(collected.train, collected.runs).data
+    assert (list(train.y), train.mode) == ([5.0, 4.0, 3.0], "lines")
+    assert (list(held_out.y), held_out.line.dash) == ([4.5, 4.25], "dot")
+    assert held_out.name.endswith(", held out") and not train.name.endswith("held out")
+    assert loss_terms(collected.train) == ["loss", "bits_per_byte"]
+    (bits,) = loss_curves(collected.train, collected.runs, term="bits_per_byte").data
+    assert list(bits.y) == [2.5]
+
+
 def test_figures_of_nothing_are_empty_not_errors(make, tmp_path):
     make.run(tmp_path / "0", metrics=None)
     collected = collect([tmp_path])

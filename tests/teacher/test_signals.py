@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from kdwatts.losses.response import top_k_of
+from kdwatts.losses.sparse import top_k_of
 from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.teacher.signals import SignalPlan, compute_signals, signal_plan, sparse_logits
 
@@ -147,3 +150,31 @@ def test_weights_student_blocks_and_divergences_share_one_plan_of_dense_signals(
     expected = SignalPlan(vocabulary=64, final_hidden=True, blocks=(1, 3), pooled=True)
     assert plan("jsd", [(0, 1), (1, 3)]) == expected
     assert plan("reverse_kl", [(0, 3), (1, 1), (2, 3)]) == expected
+
+
+def test_a_sampled_plan_is_one_temperatures_and_a_top_k_plan_has_its_precision():
+    def plan(**options: Any) -> SignalPlan:
+        return signal_plan(Paradigm("response", response=Response(**options)), [], 64)
+
+    drawn = plan(support="sampled", num_samples=30, temperature=2.0, cache_precision="f16")
+    assert drawn == SignalPlan(vocabulary=64, samples=30, sample_temperature=2.0)
+    assert plan(support="sampled", num_samples=30, temperature=1.0) != drawn
+    exact = plan(k=8, teacher_temperatures=[1.0], cache_precision="f16")
+    assert exact == SignalPlan(8, (1.0,), 64, precision="f16")
+
+
+def test_an_unknown_cache_precision_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"cache_precision=u4.*u8, f16"):
+        Response(cache_precision="u4")
+
+
+def test_moving_signals_moves_every_tensor_and_keeps_the_rest(
+    teacher: LlamaForCausalLM, input_BT: Tensor
+):
+    plan = SignalPlan(5, (1.0,), 64, samples=4, blocks=(0, 1), pooled=True)
+    signals = compute_signals(teacher, input_BT, plan, rows=np.arange(3)).to(torch.device("meta"))
+    assert signals.sparse and signals.sampled and signals.blocks
+    assert signals.pooled_BD is not None and signals.final_ND is None
+    assert signals.sampled.num_samples == 4
+    moved = [signals.sparse.ids_NK, signals.sampled.counts_NK, *signals.blocks.values()]
+    assert all(tensor.device.type == "meta" for tensor in [*moved, signals.pooled_BD])

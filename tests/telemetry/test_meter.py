@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from kdwatts.interrupt import Preempted
@@ -68,6 +69,28 @@ def test_cpu_time_of_children_live_and_reaped_counts(tmp_path, estimate):
     # 0.4 s at 50 W is 20 J; starting an interpreter costs a little more on top.
     assert 19 < (live.row.energy_j["cpu"] or 0) < 35
     assert (reaped.row.energy_j["cpu"] or 0) < 15, "reaping does not count its time again"
+
+
+def test_another_rank_counts_though_it_is_no_child_and_ending_takes_nothing_back():
+    busy = "for _ in range(60): sum(range(10**6))"
+    # Its parent ends at once: init adopts it.
+    start = (
+        "import subprocess, sys; "
+        f"command = [sys.executable, '-c', '{busy}']; "
+        "print(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+    )
+    printed = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    pid = int(printed.stdout)
+    assert pid in host.own_pids([pid]) and pid not in host.own_pids()
+    without, clock = host.TreeClock(), host.TreeClock([pid])
+    before = clock.read(scan=True)[1] - without.read(scan=True)[1]
+    used = [before]
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+        used.append(clock.read()[1] - without.read()[1])
+    after = [clock.read()[1] - without.read()[1] for _ in range(3)]
+    assert max(used) - before > 0.2
+    assert min(after) > max(used) - 0.1
 
 
 def test_cpu_time_never_goes_back():

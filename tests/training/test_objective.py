@@ -9,27 +9,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
-from kdwatts.models.layers import layer_pairs
 from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
-from kdwatts.teacher.cache import SignalCache, SignalWriter
-from kdwatts.teacher.signals import Signals, SparseLogits, compute_signals, signal_plan
-from kdwatts.training.objective import Objective, StepSize
+from kdwatts.teacher.cache import SignalCache
+from kdwatts.teacher.parts import write_cache
+from kdwatts.teacher.record import Form
+from kdwatts.teacher.signals import Signals, SparseLogits, signal_plan
+from tests.training.pair import (
+    LENGTH,
+    VOCABULARY,
+    assert_close,
+    gradients,
+    llama,
+    make_batch,
+    make_objective,
+    part_of,
+    share,
+    signals_of,
+)
 
-VOCABULARY, NUM_ROWS, LENGTH = 64, 8, 6
 CE = CrossEntropy(0.3)
 TOP_K = Response(0.7, temperature=2.0, k=5)
 DENSE = Response(0.7, support="dense", temperature=2.0)
 JSD = Response(0.7, "jsd", support="dense", temperature=2.0, beta=0.3)
 RELATIONAL = Relational(0.9, group_size=4)
+ATTENTION = Relational(0.9, level="attention", relation_heads=2, teacher_block=1)
 PARADIGMS = {
     "sft": Paradigm("sft", ce=CE),
     "top_k": Paradigm("top_k", ce=CE, response=TOP_K),
@@ -38,26 +48,12 @@ PARADIGMS = {
     "jsd": Paradigm("jsd", ce=CE, response=JSD),
     "feature": Paradigm("feature", feature=Feature(0.6)),
     "relational": Paradigm("relational", ce=CE, relational=RELATIONAL),
+    "token": Paradigm("token", ce=CE, relational=Relational(0.9, level="token", tokens=4)),
+    "attention": Paradigm("attention", ce=CE, relational=ATTENTION),
+    "sampled": Paradigm("sampled", feature=Feature(0.6, positions=3, projector="mlp")),
     "combined": Paradigm("all", ce=CE, response=TOP_K, feature=Feature(0.6), relational=RELATIONAL),
 }
 EVERY_PARADIGM = pytest.mark.parametrize("name", PARADIGMS)
-
-
-def llama(seed: int, *, vocabulary: int, width: int, num_layers: int, tied: bool) -> Any:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-    )
-    model = LlamaForCausalLM(config)
-    nn.init.uniform_(model.model.norm.weight, 1.0, 2.0)
-    return model
 
 
 @pytest.fixture
@@ -70,60 +66,6 @@ def teacher() -> Any:
     return llama(1, vocabulary=64, width=24, num_layers=3, tied=False).eval()
 
 
-def make_batch(num_rows: int = NUM_ROWS, length: int = LENGTH) -> Batch:
-    """Rows of which the first bear many targets and the last few, as prompts of many lengths do."""
-    tokens = torch.randint(VOCABULARY, (num_rows, length + 1), generator=torch.manual_seed(7))
-    target_BT = tokens[:, 1:].clone()
-    for row in range(num_rows):
-        target_BT[row, : row * length // num_rows] = IGNORE
-    return Batch(np.arange(num_rows), tokens[:, :-1].contiguous(), target_BT)
-
-
-def part_of(batch: Batch, rows: slice) -> Batch:
-    return Batch(batch.rows[rows], batch.input_BT[rows], batch.target_BT[rows])
-
-
-def size_of(batch: Batch) -> StepSize:
-    return StepSize(batch.num_targets, len(batch.rows), batch.input_BT.shape[1])
-
-
-def make_objective(
-    paradigm: Paradigm, teacher: Any = None, *, chunk_rows: int = 5, seed: int = 0
-) -> Objective:
-    feature = paradigm.feature
-    pairs = layer_pairs(feature.layers, feature.pairs, 2, 3) if feature else []
-    return Objective(
-        paradigm,
-        pairs,
-        signal_plan(paradigm, pairs, VOCABULARY),
-        vocabulary=VOCABULARY,
-        student_width=16,
-        teacher_width=24,
-        chunk_rows=chunk_rows,
-        teacher_head_VD=teacher.lm_head.weight.detach() if teacher else None,
-        seed=seed,
-    )
-
-
-def share(
-    objective: Objective, student: Any, teacher: Any, batch: Batch, size: StepSize | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    signals = compute_signals(teacher, batch.input_BT, objective.plan)
-    return objective.micro_batch_loss(student, batch, signals, size or size_of(batch))
-
-
-def gradients(loss: Tensor, *modules: nn.Module) -> list[Tensor]:
-    """The gradient of every parameter; zero where the loss does not reach."""
-    parameters = [p for module in modules for p in module.parameters()]
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-
-
 @EVERY_PARADIGM
 def test_shares_of_micro_batches_add_up_to_the_step_in_loss_terms_and_gradient(
     name: str, student: Any, teacher: Any
@@ -133,7 +75,8 @@ def test_shares_of_micro_batches_add_up_to_the_step_in_loss_terms_and_gradient(
     whole, whole_parts = share(objective, student, teacher, batch)
     expected = gradients(whole, student, objective.projectors)
     # A group of embeddings stays in one forward pass; tokens and positions may be cut anywhere.
-    cuts = [0, 4, 8] if paradigm.relational else [0, 1, 3, 8]
+    pooled = paradigm.relational and paradigm.relational.level == "sequence"
+    cuts = [0, 4, 8] if pooled else [0, 1, 3, 8]
     total, parts, found = (
         0.0,
         dict.fromkeys(whole_parts, 0.0),
@@ -141,7 +84,7 @@ def test_shares_of_micro_batches_add_up_to_the_step_in_loss_terms_and_gradient(
     )
     for start, stop in itertools.pairwise(cuts):
         micro = part_of(batch, slice(start, stop))
-        loss, micro_parts = share(objective, student, teacher, micro, size_of(batch))
+        loss, micro_parts = share(objective, student, teacher, micro, objective.step_size([batch]))
         total += loss.item()
         for term, value in micro_parts.items():
             parts[term] += value.item()
@@ -162,7 +105,7 @@ def test_the_loss_is_the_sum_of_its_terms_by_their_weights(name: str, student: A
         "ce_nats": paradigm.ce,
         "response_nats": paradigm.response,
         "feature": paradigm.feature,
-        "relational": paradigm.relational,
+        "attention_nats" if name == "attention" else "relational": paradigm.relational,
     }
     present = {term: group.weight for term, group in weights.items() if group}
     assert parts.keys() == present.keys()
@@ -234,7 +177,7 @@ def test_what_the_teacher_says_where_no_target_is_counts_for_nothing(
     name: str, student: Any, teacher: Any
 ):
     batch, objective = make_batch(), make_objective(PARADIGMS[name], teacher)
-    signals = compute_signals(teacher, batch.input_BT, objective.plan)
+    signals = signals_of(objective, teacher, batch)
     # The target of position t is the token at t + 1: the mask is that of the targets, unshifted.
     masked_N = batch.target_BT.flatten() == IGNORE
     assert masked_N.any()
@@ -251,8 +194,8 @@ def test_what_the_teacher_says_where_no_target_is_counts_for_nothing(
     else:
         assert signals.final_ND is not None
         spoilt = Signals(final_ND=signals.final_ND.masked_fill(masked_N[:, None], torch.nan))
-    expected, _ = objective.micro_batch_loss(student, batch, signals, size_of(batch))
-    found, _ = objective.micro_batch_loss(student, batch, spoilt, size_of(batch))
+    expected, _ = objective.micro_batch_loss(student, batch, signals, objective.step_size([batch]))
+    found, _ = objective.micro_batch_loss(student, batch, spoilt, objective.step_size([batch]))
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     assert_close(gradients(found, student), gradients(expected, student), 1e-6)
 
@@ -372,12 +315,12 @@ def test_the_teachers_first_position_counts_only_where_it_is_not_skipped(
 ):
     paradigm = Paradigm("feature", feature=Feature(skip_first_position=skip_first_position))
     batch, objective = make_batch(), make_objective(paradigm, teacher)
-    signals = compute_signals(teacher, batch.input_BT, objective.plan)
-    expected, _ = objective.micro_batch_loss(student, batch, signals, size_of(batch))
+    signals = signals_of(objective, teacher, batch)
+    expected, _ = objective.micro_batch_loss(student, batch, signals, objective.step_size([batch]))
     assert signals.blocks
     for state_BTD in signals.blocks.values():
         state_BTD[:, 0] *= -1000
-    found, _ = objective.micro_batch_loss(student, batch, signals, size_of(batch))
+    found, _ = objective.micro_batch_loss(student, batch, signals, objective.step_size([batch]))
     assert (found.item() == pytest.approx(expected.item(), rel=1e-6)) is skip_first_position
 
 
@@ -420,17 +363,18 @@ def test_a_step_without_any_target_has_finite_gradients(name: str, student: Any,
     assert any(gradient.any() for gradient in found) is (name == "combined")
 
 
-@pytest.mark.parametrize("name", ["top_k", "dense", "jsd", "feature", "relational", "combined"])
+@pytest.mark.parametrize(
+    "name", ["top_k", "dense", "jsd", "feature", "sampled", "relational", "token", "combined"]
+)
 def test_a_step_on_cached_signals_is_the_step_on_live_ones(
     name: str, student: Any, teacher: Any, tmp_path: Path
 ):
     batch, objective = make_batch(), make_objective(PARADIGMS[name], teacher)
     expected, _ = share(objective, student, teacher, batch)
-    writer = SignalWriter(tmp_path, batch.rows, objective.plan, sequence_length=LENGTH, width=24)
-    writer.write(compute_signals(teacher, batch.input_BT, objective.plan), NUM_ROWS)
-    writer.close()
+    form = Form(objective.plan, LENGTH, width=24)
+    write_cache(tmp_path, batch.rows, form, lambda rows: signals_of(objective, teacher, batch))
     signals = SignalCache(tmp_path).read(batch.rows, torch.device("cpu"))
-    found, _ = objective.micro_batch_loss(student, batch, signals, size_of(batch))
+    found, _ = objective.micro_batch_loss(student, batch, signals, objective.step_size([batch]))
     assert found.item() == pytest.approx(expected.item(), rel=2e-3)
     assert found.item() != 0
 

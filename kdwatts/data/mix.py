@@ -1,0 +1,46 @@
+"""Several sources as one corpus, each with its share of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdwatts.data.shards import NO_TARGET
+
+
+@dataclass
+class PartSize:
+    """What one source gave to the corpus, counted as it is written."""
+
+    num_documents: int = 0
+    num_tokens: int = 0
+    num_targets: int = 0
+
+
+def mixed(
+    streams: Sequence[Iterable[NDArray[np.uint32]]],
+    weights: Sequence[float],
+    sizes: Sequence[PartSize],
+) -> Iterator[NDArray[np.uint32]]:
+    """The documents of all streams, each next one from the stream furthest behind its share.
+
+    Shares are of tokens, prompts included: whoever has the fewest tokens over its weight is next,
+    the earlier stream of two alike. So the order is a function of documents and weights alone, no
+    draw, worker or rank has part in it, and at every point each stream is at its share within a
+    document. It ends when the stream whose turn it is has no more: nothing is repeated, and the
+    rest of the others is left. What each gave is added to its `sizes`.
+    """
+    sources = [iter(stream) for stream in streams]
+    while True:
+        behind = min(range(len(sources)), key=lambda i: sizes[i].num_tokens / weights[i])
+        document = next(sources[behind], None)
+        if document is None:
+            return
+        size = sizes[behind]
+        size.num_documents += 1
+        size.num_tokens += len(document)
+        size.num_targets += int((document < NO_TARGET).sum())
+        yield document

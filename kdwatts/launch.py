@@ -1,0 +1,79 @@
+"""How this process was launched: alone, or by torchrun or Slurm's srun as one rank of several."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PLACES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    # Of the step: a batch script that holds many tasks and runs one process by itself is alone.
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+)
+"""Where torchrun, and srun, tell a process its rank, their number, and its rank on the node."""
+
+FIRST_PORT, NUM_PORTS = 15_000, 15_000
+"""Below 32,768, from where Linux takes ports for connections that ask for none."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that make one run."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    """Its rank among those of its node."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that owns folder, store and meter."""
+        return self.rank == 0
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """What torchrun or srun told this process; one of one where neither did."""
+    for names in PLACES:
+        if all(name in environment for name in names):
+            return Ranks(*(int(environment[name]) for name in names))
+    return Ranks()
+
+
+def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
+    """The address at which the ranks find each other, as torch.distributed takes it.
+
+    torchrun gives it in MASTER_ADDR and MASTER_PORT. Under srun it is the first host of the step
+    and a port that follows from the numbers of job and step, unless those variables are set.
+    """
+    if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
+        return "env://"
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    host = environment.get("MASTER_ADDR") or first_host(nodes)
+    if not host:
+        raise RuntimeError(
+            "several ranks were launched, and neither MASTER_ADDR and MASTER_PORT nor "
+            "SLURM_JOB_NODELIST say where they meet; start them with torchrun or srun"
+        )
+    number = 31 * int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+    port = environment.get("MASTER_PORT") or FIRST_PORT + number % NUM_PORTS
+    return f"tcp://{host}:{port}"
+
+
+def node() -> str:
+    """Where a process id names a process: containers may share a host's name but not its ids."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a list that Slurm wrote, such as `gpu[03-05,9],x1`; empty of an empty one.
+
+    Only what a job's environment holds is read: hosts apart by commas, numbers in brackets.
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else ""

@@ -1,0 +1,145 @@
+"""Attention relations: the student copies what the teacher's tokens are to each other.
+
+MiniLMv2, arXiv 2012.15828, section 3: queries with queries, keys with keys, values with values, as
+scaled dot products under a softmax. Neither network's number of heads matters, nor that keys and
+values have fewer of them (grouped-query attention): all heads of a projection lie side by side and
+are split anew into the same number of relation heads in both models, and nothing is repeated.
+"""
+
+# B sequences, T positions, W width of a projection (heads times head width), A relation heads,
+# E = W / A, C queries of one chunk, K = T cut to the keys that some query of a chunk may see.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kdwatts.losses.precision import wide
+
+PROJECTIONS = ("q", "k", "v")
+CPU_CHUNK_ELEMENTS, CHUNK_ELEMENTS = 1 << 18, 1 << 25
+"""Entries of a relation that exist at a time, three copies of them: 1 MiB in float32 where they
+should stay in a processor's cache, 128 MiB on a GPU, which is to be kept busy."""
+UNSEEN = -1e30
+"""Logit of what a query does not see: no mass, and no NaN in 0 times the difference of two logs."""
+
+
+def attention_loss(
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    valid_BT: Tensor,
+    *,
+    position_BT: Tensor | None = None,
+    relation_heads: int,
+) -> Tensor:
+    """KL(teacher || student) of the three relations in nats, summed over the valid queries.
+
+    The mean over the relations of queries, keys and values and over relation heads, in float32
+    (float64 stays float64). Both models' projections [B, T, W] are given under q, k and v; a query
+    sees the valid positions up to its own, and with `position_BT`, the places of tokens in their
+    documents, those of its own document. Raises ValueError when W is no multiple of the heads.
+    """
+    place_T = torch.arange(valid_BT.shape[1], device=valid_BT.device)
+    begin_BT = torch.zeros_like(valid_BT, dtype=torch.int64)
+    if position_BT is not None:
+        begin_BT = place_T - position_BT
+    losses = [
+        _relation_kl(student[name], teacher[name], valid_BT, begin_BT, relation_heads)
+        for name in PROJECTIONS
+    ]
+    return torch.stack(losses).mean()
+
+
+def _relation_kl(
+    student_BTW: Tensor,
+    teacher_BTW: Tensor,
+    valid_BT: Tensor,
+    begin_BT: Tensor,
+    relation_heads: int,
+) -> Tensor:
+    return _RelationKl.apply(  # pyright: ignore[reportReturnType]
+        _split(student_BTW, relation_heads),
+        _split(teacher_BTW, relation_heads),
+        valid_BT,
+        begin_BT,
+    )
+
+
+def _split(projected_BTW: Tensor, relation_heads: int) -> Tensor:
+    """[B, A, T, E], scaled by the fourth root of E so that products are over its square root."""
+    width = projected_BTW.shape[-1]
+    if width % relation_heads:
+        raise ValueError(
+            f"attention: a projection of width {width} does not split into {relation_heads} "
+            "relation heads; set paradigm.relational.relation_heads to a common divisor"
+        )
+    split_BTAE = wide(projected_BTW).unflatten(-1, (relation_heads, -1))
+    return split_BTAE.transpose(1, 2) * (width // relation_heads) ** -0.25
+
+
+class _RelationKl(torch.autograd.Function):
+    """Forms the gradient in the forward pass, so that no [T, T] relation outlives its chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_BATE: Tensor,
+        teacher_BATE: Tensor,
+        valid_BT: Tensor,
+        begin_BT: Tensor,
+    ) -> Tensor:
+        batch, heads, length, _ = student_BATE.shape
+        # Once, and not in the products of every chunk.
+        student_BATE = student_BATE.contiguous()
+        teacher_BATE = teacher_BATE.to(student_BATE.dtype).contiguous()
+        elements = CPU_CHUNK_ELEMENTS if student_BATE.device.type == "cpu" else CHUNK_ELEMENTS
+        chunk = max(1, elements // (batch * heads * length))
+        needs_grad = ctx.needs_input_grad[0]
+        grad_BATE = torch.zeros_like(student_BATE) if needs_grad else None
+        total = student_BATE.new_zeros((), dtype=torch.float64)
+        # Autocast would take the products, whose differences are the loss, in three digits.
+        with torch.autocast(student_BATE.device.type, enabled=False):
+            for start in range(0, length, chunk):
+                queries, keys = slice(start, start + chunk), slice(0, min(start + chunk, length))
+                seen_B1CK = _seen(valid_BT, begin_BT, queries, keys)
+                log_q, log_p = (
+                    _log_relation(state_BATE, queries, keys, seen_B1CK)
+                    for state_BATE in (student_BATE, teacher_BATE)
+                )
+                counted_B1C1 = valid_BT[:, None, queries, None].to(log_q.dtype)
+                p = log_p.exp()
+                kl_BAC1 = (p * log_p.sub_(log_q)).sum(-1, keepdim=True)
+                total += (kl_BAC1 * counted_B1C1).sum().double()
+                if grad_BATE is None:
+                    continue
+                grad_BACK = log_q.exp_().sub_(p)
+                asked_BACE = student_BATE[:, :, queries] * counted_B1C1
+                grad_BATE[:, :, queries] += grad_BACK @ student_BATE[:, :, keys] * counted_B1C1
+                grad_BATE[:, :, keys] += grad_BACK.mT @ asked_BACE
+        ctx.save_for_backward(None if grad_BATE is None else grad_BATE / heads)
+        return (total / heads).to(student_BATE.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_BATE,) = ctx.saved_tensors
+        return None if grad_BATE is None else grad_BATE * grad_outputs[0], None, None, None
+
+
+def _seen(valid_BT: Tensor, begin_BT: Tensor, queries: slice, keys: slice) -> Tensor:
+    """Which keys a query sees [B, 1, C, K]: valid ones of its document up to itself, and itself."""
+    place_T = torch.arange(valid_BT.shape[1], device=valid_BT.device)
+    query_C1, key_K = place_T[queries, None], place_T[keys]
+    earlier_BCK = (key_K < query_C1) & (key_K >= begin_BT[:, queries, None])
+    seen_BCK = earlier_BCK & valid_BT[:, None, keys] | (key_K == query_C1)
+    return seen_BCK[:, None]
+
+
+def _log_relation(state_BATE: Tensor, queries: slice, keys: slice, seen_B1CK: Tensor) -> Tensor:
+    """Log of the softmax [B, A, C, K] over what each query sees; masked before, not after, it."""
+    products = state_BATE[:, :, queries] @ state_BATE[:, :, keys].mT
+    return products.masked_fill_(~seen_B1CK, UNSEEN).log_softmax(-1)

@@ -1,0 +1,169 @@
+"""Logits of a few rows, their softmaxes, and where the gradient of the student's logits goes.
+
+Losses on logits are formed here together with their gradient, in closed form: a loss is a function
+of a `Block` that returns one value a row and adds its gradient to the block's.
+"""
+
+# N positions kept by the loss mask, n those of one block, V vocabulary.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kdwatts.losses.precision import wide
+
+LEAST_LOGIT = -1e30
+"""Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """softmax(z / T) of n rows, unnormalised, in float32 or float64: p = exp / total."""
+
+    shifted_nV: Tensor
+    """z / T less its maximum, so that log p = shifted - log total."""
+    exp_nV: Tensor
+    total_n1: Tensor
+    """Sum of exp over V, in float64 as what is done with it costs nothing."""
+
+    @property
+    def scale_n1(self) -> Tensor:
+        """What turns exp into probabilities."""
+        return self.total_n1.reciprocal().to(self.exp_nV.dtype)
+
+    @property
+    def log_total_n(self) -> Tensor:
+        return self.total_n1[:, 0].log()
+
+    def probabilities(self) -> Tensor:
+        """p [n, V], newly made."""
+        return self.exp_nV * self.scale_n1
+
+    def log_at(self, ids_nK: Tensor) -> Tensor:
+        """log p of the given tokens [n, K] in float64."""
+        return self.shifted_nV.gather(-1, ids_nK).double() - self.log_total_n[:, None]
+
+
+def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False) -> Softmax:
+    """The softmax of logits of any float dtype; `in_place` gives them up to be overwritten."""
+    wide_nV = wide(logits_nV)
+    own = in_place or wide_nV is not logits_nV
+    if temperature != 1:
+        wide_nV = wide_nV.div_(temperature) if own else wide_nV / temperature
+        own = True
+    return _shifted(wide_nV, wide_nV.amax(-1, keepdim=True), own)
+
+
+def _shifted(scaled_nV: Tensor, most_n1: Tensor, own: bool) -> Softmax:
+    shifted_nV = scaled_nV.sub_(most_n1) if own else scaled_nV - most_n1
+    exp_nV = shifted_nV.exp()
+    return Softmax(shifted_nV, exp_nV, exp_nV.sum(-1, keepdim=True).double())
+
+
+class Block:
+    """Student and teacher logits of consecutive rows, and the gradient of the student's.
+
+    Both are given up to the block, which overwrites them: the student's rows end as the gradient of
+    all losses that were taken, unless they are narrower than float32.
+    """
+
+    def __init__(
+        self,
+        rows: slice,
+        student_nV: Tensor,
+        teacher_nV: Tensor | None = None,
+        *,
+        needs_grad: bool = True,
+    ) -> None:
+        self.rows = rows
+        self.needs_grad = needs_grad
+        self._student_nV, self._teacher_nV = student_nV, teacher_nV
+        self._softmaxes: dict[float, Softmax] = {}
+        self._grad_nV: Tensor | None = None
+
+    def student(self, temperature: float) -> Softmax:
+        """The student's softmax, to be read only: losses share it."""
+        if temperature not in self._softmaxes:
+            if self._softmaxes:
+                # The logits may be gone, but for their maximum these are they.
+                known, softmax = next(iter(self._softmaxes.items()))
+                scaled_nV = softmax.shifted_nV * (known / temperature)
+                made = _shifted(scaled_nV, scaled_nV.new_zeros(()), own=True)
+            else:
+                made = softmax_of(self._student_nV, temperature)
+            self._softmaxes[temperature] = made
+        return self._softmaxes[temperature]
+
+    def teacher(self, temperature: float) -> Softmax:
+        """The teacher's softmax, the caller's own: it may be asked for once."""
+        assert self._teacher_nV is not None, "no dense teacher was given, or it was asked for twice"
+        teacher_nV, self._teacher_nV = self._teacher_nV, None
+        return softmax_of(teacher_nV, temperature, in_place=True)
+
+    def add_gradient(self, part_nV: Tensor, factor: Tensor | float) -> None:
+        """Add `factor` (a number, or one a row [n, 1]) times `part_nV` to the gradient."""
+        assert self._softmaxes, "the gradient overwrites logits that nobody has read"
+        if self._grad_nV is None:
+            # The first part needs no zeros to be added to.
+            fits = self._student_nV.dtype == part_nV.dtype
+            target_nV = self._student_nV if fits else torch.empty_like(part_nV)
+            self._grad_nV = torch.mul(part_nV, factor, out=target_nV)
+        elif isinstance(factor, Tensor):
+            self._grad_nV.addcmul_(part_nV, factor)
+        else:
+            self._grad_nV.add_(part_nV, alpha=factor)
+
+    def add_gradient_at(self, ids_nK: Tensor, part_nK: Tensor) -> None:
+        """Add to the gradient at the given tokens; where an id comes twice, both are added."""
+        assert self._grad_nV is not None, "add the dense part first"
+        self._grad_nV.scatter_add_(-1, ids_nK, part_nK.to(self._grad_nV.dtype))
+
+    def close(self) -> Tensor:
+        """The gradient, in the student's rows and their dtype."""
+        assert self._grad_nV is not None
+        if self._grad_nV is not self._student_nV:
+            self._student_nV.copy_(self._grad_nV)
+        return self._student_nV
+
+
+RowTerm = Callable[[Block, float], Tensor]
+"""A loss of each row of a block, [n] in float64; adds that many times its gradient to the block."""
+
+
+class _RowLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student_NV: Tensor, teacher_NV: Tensor | None, term: RowTerm) -> Tensor:
+        needs_grad = ctx.needs_input_grad[0]
+        student_own_NV = wide(student_NV.detach()).clamp(min=LEAST_LOGIT)
+        teacher_own_NV = None
+        if teacher_NV is not None:
+            teacher_own_NV = wide(teacher_NV.detach()).clamp(min=LEAST_LOGIT)
+        block = Block(
+            slice(0, len(student_NV)), student_own_NV, teacher_own_NV, needs_grad=needs_grad
+        )
+        loss_N = term(block, 1.0)
+        ctx.save_for_backward(block.close() if needs_grad else None)
+        ctx.dtype = student_NV.dtype
+        return loss_N.to(student_own_NV.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_NV,) = ctx.saved_tensors
+        scaled_NV = None if grad_NV is None else grad_NV * grad_outputs[0][:, None]
+        return None if scaled_NV is None else scaled_NV.to(ctx.dtype), None, None
+
+
+def row_loss(term: RowTerm, student_NV: Tensor, teacher_NV: Tensor | None = None) -> Tensor:
+    """The term of all rows at once, [N], differentiable once with respect to the student's logits.
+
+    In float32 (float64 stays float64). For a whole vocabulary use `head.head_loss`, which never
+    holds the logits of all rows.
+    """
+    return _RowLoss.apply(student_NV, teacher_NV, term)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,63 @@
+"""Universal logit distillation: next-token distributions over vocabularies that share nothing.
+
+Boizard et al. 2024, arXiv 2402.12030, section 3: probabilities are compared by rank, each
+distribution sorted, the shorter one followed by zeros. It is the Wasserstein distance of the two
+where moving mass between any two tokens costs the same.
+"""
+
+# N positions, n those of one block, m those of it that are compared, V student vocabulary,
+# W teacher vocabulary.
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdwatts.losses.rows import Block, RowTerm, row_loss
+
+
+def universal_term(*, temperature: float = 1.0, compared_N: Tensor | None = None) -> RowTerm:
+    """T^2 sum |q_(i) - p_(i)| over ranks i, [n], between 0 and 2 T^2, no unit.
+
+    Zero with a zero gradient at positions where `compared_N` is false.
+    """
+
+    def term(block: Block, weight: float) -> Tensor:
+        q, p = block.student(temperature), block.teacher(temperature)
+        q_nV, p_nW = q.probabilities(), p.probabilities()
+        loss_n = q_nV.new_zeros(len(q_nV), dtype=torch.float64)
+        grad_nV = torch.zeros_like(q_nV)
+        kept = slice(None) if compared_N is None else compared_N[block.rows]
+        q_mV = q_nV[kept]
+        sorted_mV, token_mV = q_mV.sort(-1, descending=True)
+        gap = _by_rank(sorted_mV, p_nW[kept].sort(-1, descending=True).values)
+        loss_n[kept] = gap.abs().sum(-1).double()
+        if block.needs_grad:
+            sign_mV = gap.sign()[:, : q_mV.shape[-1]]
+            slope_mV = torch.zeros_like(q_mV).scatter_(-1, token_mV, sign_mV)
+            mean_m1 = (slope_mV * q_mV).sum(-1, keepdim=True)
+            grad_nV[kept] = slope_mV.sub_(mean_m1).mul_(q_mV)
+            block.add_gradient(grad_nV, weight * temperature)
+        return temperature**2 * loss_n
+
+    return term
+
+
+def _by_rank(one_mV: Tensor, other_mW: Tensor) -> Tensor:
+    """one - other, the shorter followed by zeros."""
+    width = max(one_mV.shape[-1], other_mW.shape[-1])
+    one, other = (F.pad(x, (0, width - x.shape[-1])) for x in (one_mV, other_mW))
+    return one - other
+
+
+def universal(
+    student_NV: Tensor,
+    teacher_NW: Tensor,
+    *,
+    temperature: float = 1.0,
+    compared_N: Tensor | None = None,
+) -> Tensor:
+    """`universal_term` of logits, [N], differentiable."""
+    term = universal_term(temperature=temperature, compared_N=compared_N)
+    return row_loss(term, student_NV, teacher_NW)

@@ -1,0 +1,65 @@
+"""The student before its first step: as published, from random weights, or cut from its teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kdwatts.fingerprint import fingerprint
+from kdwatts.models.layers import uniform_pairs
+from kdwatts.models.load import load_model, source_fingerprint
+from kdwatts.schema import ModelSource, Pair
+
+
+def initial_blocks(pair: Pair) -> list[int]:
+    """The teacher block that each student block begins as, counted from 0; none unless asked for.
+
+    `uniform` is the map of the feature term: same relative depth, last from last.
+    """
+    chosen = pair.student.init_from_teacher
+    if chosen is None:
+        return []
+    assert pair.teacher
+    if chosen.layers == "explicit":
+        return list(chosen.blocks)
+    depths = (source.architecture.num_layers for source in (pair.student, pair.teacher))
+    return [block for _, block in uniform_pairs(*depths)]
+
+
+def student_fingerprint(pair: Pair) -> str:
+    """A key for the student's first weights; the teacher's where it begins as part of it."""
+    blocks = initial_blocks(pair)
+    if not blocks:
+        return source_fingerprint(pair.student)
+    assert pair.teacher
+    shape = source_fingerprint(pair.student)
+    return fingerprint(
+        {"shape": shape, "teacher": source_fingerprint(pair.teacher), "blocks": blocks}
+    )
+
+
+def student_ancestors(pair: Pair) -> list[ModelSource]:
+    """The models whose weights the student begins with."""
+    if pair.student.init_from_teacher is None:
+        return [pair.student]
+    assert pair.teacher
+    return [pair.teacher]
+
+
+def load_student(pair: Pair, *, dtype: torch.dtype, seed: int) -> nn.Module:
+    """The student on the CPU, in evaluation mode, at the weights it begins with.
+
+    One that begins as part of its teacher takes embedding, chosen blocks, final norm and head; that
+    they fit, the pair has checked.
+    """
+    blocks = initial_blocks(pair)
+    student = load_model(pair.student, dtype=dtype, seed=seed)
+    if not blocks:
+        return student
+    assert pair.teacher
+    teacher = load_model(pair.teacher, dtype=dtype)
+    paths = {f"model.layers.{mine}": f"model.layers.{theirs}" for mine, theirs in enumerate(blocks)}
+    paths |= {name: name for name in ("model.embed_tokens", "model.norm", "lm_head")}
+    for mine, theirs in paths.items():
+        student.get_submodule(mine).load_state_dict(teacher.get_submodule(theirs).state_dict())
+    return student

@@ -1,0 +1,87 @@
+"""A model on one device or, by FSDP2, in equal shards over the ranks of a launch.
+
+FSDP2 puts a model's weights together just before a block runs and drops them after it, and adds up
+what ranks find of their gradients. The objective calls a model's body and does the head itself, so
+body, embedding and head are sharded each by itself; a tied head is the embedding's shard.
+"""
+
+# V vocabulary, D width.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+
+
+def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
+    """The model on `device`: whole or, when `sharded` and there are several ranks, this rank's."""
+    if not sharded or not distributed.is_initialized():
+        return model.to(device)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (distributed.get_world_size(),)),
+        "reshard_after_forward": True,
+    }
+    body, head = model.get_submodule("model"), model.get_submodule("lm_head")
+    embedding = body.get_submodule("embed_tokens")
+    tied = head.weight is embedding.weight
+    for block in body.get_submodule("layers").children():
+        fully_shard(block, **settings)
+    fully_shard(embedding, **settings)
+    fully_shard(body, **settings)
+    if tied:
+        head.weight = embedding.weight
+    else:
+        fully_shard(head, **settings)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss is divided by what all ranks count: the default, a mean, would divide twice.
+            module.set_gradient_divide_factor(1.0)
+            # A factor of 1 is else a product inside the sum, which gloo does not know.
+            module.set_force_sum_reduction_for_comms(True)
+    return model
+
+
+def gathered(weight: Tensor) -> Tensor:
+    """The whole of a weight that is sharded, the weight itself otherwise.
+
+    Every rank must ask. What ranks find of its gradient is added up and cut into shards again.
+    """
+    if not isinstance(weight, DTensor):
+        return weight
+    # By default torch takes the gradient for one that all ranks have alike: a rank's shard would
+    # then learn from that rank's text alone.
+    return weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)
+
+
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """What this rank holds of `whole` when it is sharded as `like` is; on the device of `like`."""
+    whole = whole.to(like.device)
+    if not isinstance(like, DTensor):
+        return whole
+    # Every rank has the whole: nothing is sent.
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model that may be sharded, by name and in whole tensors on the CPU.
+
+    Every rank must ask; only the first is given it, the others get an empty one.
+    """
+    keeps = not distributed.is_initialized() or distributed.get_rank() == 0
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        whole = gathered(tensor)
+        if keeps:
+            state[name] = whole.cpu()
+    return state

@@ -1,0 +1,75 @@
+"""What having a model write text takes, by arithmetic: prompts, tokens, operations, memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kdwatts.config import Config
+from kdwatts.models.budget import GIB, forward_flops_per_token, parameters_of
+
+
+@dataclass(frozen=True)
+class WritingBudget:
+    """What is written for one training run at most, and what that costs, estimated."""
+
+    writer: str
+    """teacher or student."""
+    num_prompts: int
+    prompt_tokens: int
+    new_tokens: int
+    pflop: float
+    weights_gib: float
+    cache_gib: float
+    """Keys and values of one batch at full length."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompts * self.new_tokens
+
+
+def asked_prompts(config: Config) -> int:
+    """Prompts to write to: as configured, or as many as the run's targets need at full length.
+
+    Held-out loss needs some too. The corpus may have fewer, and texts may end early: training then
+    reads the text more than once.
+    """
+    paradigm, training = config.paradigm, config.training
+    assert paradigm.generate, "Paradigm fills it in where a model writes"
+    if paradigm.generate.num_prompts is not None:
+        return paradigm.generate.num_prompts
+    _, new_tokens = paradigm.generate.sizes(training.sequence_length)
+    heldout_tokens = training.heldout_tokens if training.heldout_every else 0
+    return math.ceil((training.target_tokens + heldout_tokens) / new_tokens)
+
+
+def estimate_writing(config: Config) -> WritingBudget | None:
+    """What the paradigm has written; None where it takes the corpus as it is.
+
+    Of a student's rows, all the corpus's tokens are taken as targets.
+    """
+    paradigm, training = config.paradigm, config.training
+    if not paradigm.generate:
+        return None
+    prompt_tokens, new_tokens = paradigm.generate.sizes(training.sequence_length)
+    if paradigm.text == "teacher":
+        assert config.model.teacher
+        shape, num_prompts = config.model.teacher.architecture, asked_prompts(config)
+    else:
+        assert paradigm.on_policy, "Paradigm fills it in where the student writes"
+        shape, fraction = config.model.student.architecture, paradigm.on_policy.fraction
+        per_row = (1 - fraction) * training.sequence_length + fraction * new_tokens
+        num_prompts = math.ceil(fraction * training.target_tokens / per_row)
+    length = prompt_tokens + new_tokens
+    value_bytes = 2 if training.precision == "bf16" else 4
+    # Keys and values of every block and position.
+    cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * length * value_bytes
+    return WritingBudget(
+        writer=paradigm.text,
+        num_prompts=num_prompts,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        pflop=forward_flops_per_token(shape, length) * length * num_prompts / 1e15,
+        weights_gib=parameters_of(shape) * value_bytes / GIB,
+        cache_gib=cache_bytes * min(num_prompts, paradigm.generate.batch_size) / GIB,
+    )

@@ -1,0 +1,126 @@
+"""The teacher writes the text that the student is taught on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdwatts import interrupt
+from kdwatts.config import Config
+from kdwatts.data.prompts import corpus_prompts
+from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
+from kdwatts.models.load import load_model, load_tokenizer, source_fingerprint
+from kdwatts.models.writing import asked_prompts
+from kdwatts.schema import Generate
+from kdwatts.stages.attempts import note_attempt
+from kdwatts.stages.teacher import check_vocabularies
+from kdwatts.stages.work import Work, end_tokens, frozen_dtype, shared_rows, teacher_source
+from kdwatts.teacher.generate import keep_texts, read_texts, uniform_draws, write_text
+from kdwatts.training.precision import autocast
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What the bytes of the text depend on; training seeds and the batch size are not among it."""
+    generate = _generate(config)
+    prompt_tokens, new_tokens = generate.sizes(config.training.sequence_length)
+    return {
+        "teacher": source_fingerprint(teacher_source(config)),
+        "vocabulary": shared_rows(config),
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "piece_tokens": config.training.sequence_length,
+        "num_prompts": asked_prompts(config),
+        "temperature": generate.temperature,
+        "top_p": generate.top_p,
+        "seed": generate.seed,
+        "precision": config.training.precision,
+    }
+
+
+def _generate(config: Config) -> Generate:
+    assert config.paradigm.generate, "Paradigm fills it in where a model writes"
+    return config.paradigm.generate
+
+
+def build(work: Work) -> None:
+    """Have the teacher continue every prompt and write what it says as token shards.
+
+    The window counts what it wrote, end tokens included. Batches lie in the scratch folder as they
+    are finished, so a build that was stopped goes on from there.
+    """
+    config = work.config
+    generate, asked = _generate(config), settings(config)
+    check_vocabularies(config)
+    shards = TokenShards(work.inputs["shards"])
+    prompts = corpus_prompts(
+        shards,
+        prompt_tokens=asked["prompt_tokens"],
+        piece_tokens=asked["piece_tokens"],
+        num_prompts=asked["num_prompts"],
+    )
+    note_attempt(work)
+    with work.meter.window("load"):
+        teacher = load_model(teacher_source(config), dtype=frozen_dtype(config)).to(work.device)
+        tokenizer = load_tokenizer(config.model.tokenizer)
+    ends = end_tokens(tokenizer, teacher)
+    texts = {
+        place: text
+        for path in work.scratch_dir.glob("texts-*.npz")
+        for (place,), text in read_texts(path).items()
+    }
+    if texts:
+        log.info("generate: resumed after %d/%d prompts", len(texts), len(prompts))
+    # The longest first: neighbours are of one length, and what does not fit fails at once.
+    missing = sorted(prompts.keys() - texts.keys(), key=lambda place: (-len(prompts[place]), place))
+    for start in range(0, len(missing), generate.batch_size):
+        places = missing[start : start + generate.batch_size]
+        with autocast(config.training.precision, work.device):
+            written = write_text(
+                teacher,
+                [prompts[place] for place in places],
+                [uniform_draws([generate.seed, place], asked["new_tokens"]) for place in places],
+                end_ids=ends,
+                vocabulary=asked["vocabulary"],
+                temperature=generate.temperature,
+                top_p=generate.top_p,
+            )
+        batch = dict(zip(places, written, strict=True))
+        keep_texts(
+            work.scratch_dir / f"texts-{places[0]}.npz",
+            {(place,): text for place, text in batch.items()},
+        )
+        texts |= batch
+        work.window.tokens += sum(map(len, written))
+        log.info("generate: %d/%d prompts", len(texts), len(prompts))
+        interrupt.stop_if_requested(f"{len(texts)} of {len(prompts)} prompts are written")
+    write_shards(
+        work.out_dir,
+        (
+            document(prompts[place], texts[place], ends=ends, end_id=tokenizer.eos_token_id)
+            for place in prompts
+        ),
+        shard_tokens=config.data.shard_tokens,
+        source={**shards.index["source"], "written_by": teacher_source(config).path},
+    )
+
+
+def document(
+    prompt: NDArray[np.int64], text: NDArray[np.int64], *, ends: Sequence[int], end_id: int
+) -> NDArray[np.uint32]:
+    """A prompt as context and what was written as targets, closed by an end token.
+
+    A text that was cut off is closed by one that is no target: the student would learn to stop in
+    the middle.
+    """
+    parts = [prompt.astype(np.uint32) | NO_TARGET, text.astype(np.uint32)]
+    if int(text[-1]) not in ends:
+        parts.append(np.array([end_id], dtype=np.uint32) | NO_TARGET)
+    return np.concatenate(parts)

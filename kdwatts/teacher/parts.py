@@ -1,0 +1,241 @@
+"""Writing a cache in parts, by one process or by many: whatever is finished outlives a kill.
+
+A part is a folder of a few thousand positions. Who makes it fills a private folder and renames it,
+so a part that exists is whole, and of two makers of the same part the second one's is dropped.
+Nothing else is shared: ranks and jobs need no lock, and their clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdwatts.fingerprint import sha256_file
+from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.teacher.record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
+from kdwatts.teacher.signals import Signals
+
+INDEX_NAME = "signals.json"
+HEAD_NAME = "head.safetensors"
+ROWS_NAME = "rows.npy"
+PART_NAME = "part.json"
+_WRITING = ".writing-"
+
+PART_POSITIONS = 1 << 16
+"""A kill costs a maker at most these; a reader checks a part as a whole when it first meets it."""
+PART_BYTES = 1 << 26
+ROWS_PER_FORWARD = 32
+
+SignalsOf = Callable[[NDArray[np.int64]], Signals]
+"""The teacher's signals of some rows of the data."""
+
+
+def rows_per_part(form: Form) -> int:
+    """Rows of every part but the last, a function of the form alone."""
+    by_size = PART_BYTES // int(form.row_bytes)
+    return max(1, min(PART_POSITIONS // form.sequence_length, by_size))
+
+
+def num_parts(num_rows: int, form: Form) -> int:
+    return -(-num_rows // rows_per_part(form))
+
+
+def part_dir(directory: Path, number: int) -> Path:
+    return directory / f"part-{number:06d}"
+
+
+def write_parts(
+    parts_dir: Path,
+    rows: NDArray[np.int64],
+    form: Form,
+    signals_of: SignalsOf,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> None:
+    """Make every `num_ranks`-th part from `rank` on that does not exist yet.
+
+    `rows` must ascend. An exception out of `signals_of` leaves the finished parts behind.
+    """
+    assert np.all(np.diff(rows) > 0), "a reader finds rows by bisection"
+    for number in range(rank, num_parts(len(rows), form), num_ranks):
+        if not part_dir(parts_dir, number).is_dir():
+            write_part(parts_dir, number, rows, form, signals_of)
+
+
+def write_part(
+    parts_dir: Path, number: int, rows: NDArray[np.int64], form: Form, signals_of: SignalsOf
+) -> None:
+    """Make one part of the cache of `rows`."""
+    step = rows_per_part(form)
+    part_rows = rows[number * step : (number + 1) * step]
+    target = part_dir(parts_dir, number)
+    work_dir = parts_dir / f"{target.name}{_WRITING}{uuid.uuid4().hex[:8]}"
+    work_dir.mkdir(parents=True)
+    try:
+        _fill(work_dir, part_rows, form, signals_of)
+        work_dir.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise  # Otherwise another maker was faster.
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def _fill(work_dir: Path, part_rows: NDArray[np.int64], form: Form, signals_of: SignalsOf) -> None:
+    samples = [SAMPLES_NAME] if form.plan.samples else []
+    names = [*form.records, *samples]
+    hashes = {name: hashlib.sha256() for name in names}
+    files = {name: (work_dir / name).open("wb") for name in names}
+
+    def write(name: str, content: bytes) -> None:
+        files[name].write(content)
+        hashes[name].update(content)
+
+    num_entries = 0
+    try:
+        for start in range(0, len(part_rows), ROWS_PER_FORWARD):
+            some = part_rows[start : start + ROWS_PER_FORWARD]
+            found, entries = encode_rows(signals_of(some), len(some), form)
+            if samples:
+                found[STATES_NAME]["sample_start"] += num_entries
+                num_entries += len(entries)
+                write(SAMPLES_NAME, entries.tobytes())
+            for name, records in found.items():
+                write(name, records.tobytes())
+            os.utime(work_dir)
+        if samples:  # Four bytes can then be read where the last entry of three begins.
+            write(SAMPLES_NAME, b"\0")
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files.values():
+            file.close()
+    record = {
+        "schema": SCHEMA,
+        "rows": [int(part_rows[0]), int(part_rows[-1])],
+        "num_rows": len(part_rows),
+        "bytes": {name: (work_dir / name).stat().st_size for name in names},
+        "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
+    }
+    write_json(work_dir / PART_NAME, record)
+
+
+def missing_parts(parts_dir: Path, num_rows: int, form: Form) -> list[int]:
+    """Numbers of the parts that no maker has finished."""
+    numbers = range(num_parts(num_rows, form))
+    return [number for number in numbers if not part_dir(parts_dir, number).is_dir()]
+
+
+def complete_parts(
+    parts_dir: Path,
+    rows: NDArray[np.int64],
+    form: Form,
+    signals_of: SignalsOf,
+    *,
+    patience_s: float,
+    check: Callable[[], None],
+    poll_s: float = 0.2,
+) -> None:
+    """Return once all parts exist: make those that nobody is at, wait for those that others make.
+
+    Who makes a part touches its folder; left alone for `patience_s`, as this process's own clock
+    tells, it is dead. `check` is called at every look and may raise.
+    """
+    seen_s: dict[tuple[Path, int], float] = {}
+
+    def is_made(number: int) -> bool:
+        for path in parts_dir.glob(f"{part_dir(parts_dir, number).name}{_WRITING}*"):
+            try:
+                touched_ns = path.stat().st_mtime_ns
+            except FileNotFoundError:  # It has just got its name, or was dropped.
+                continue
+            first_s = seen_s.setdefault((path, touched_ns), time.monotonic())
+            if time.monotonic() - first_s < patience_s:
+                return True
+        return False
+
+    while missing := missing_parts(parts_dir, len(rows), form):
+        check()
+        # From the end, which others reach last.
+        free = next((number for number in reversed(missing) if not is_made(number)), None)
+        if free is None:
+            time.sleep(poll_s)
+        else:
+            write_part(parts_dir, free, rows, form, signals_of)
+
+
+def finish(
+    parts_dir: Path,
+    out_dir: Path,
+    rows: NDArray[np.int64],
+    form: Form,
+    *,
+    sources: dict[str, str],
+) -> None:
+    """Move the parts of a whole cache to `out_dir` and write the index that describes them.
+
+    `sources` are the hashes of teacher, tokenizer and data.
+    """
+    parts = [
+        read_json(part_dir(parts_dir, number) / PART_NAME)
+        for number in range(num_parts(len(rows), form))
+    ]
+    np.save(out_dir / ROWS_NAME, rows)
+    names = [name for name in (ROWS_NAME, HEAD_NAME) if (out_dir / name).is_file()]
+    num_tokens = len(rows) * form.sequence_length
+    index = {
+        "schema": SCHEMA,
+        "sources": sources,
+        "plan": asdict(form.plan),
+        "sequence_length": form.sequence_length,
+        "width": form.width,
+        "num_rows": len(rows),
+        "rows_per_part": rows_per_part(form),
+        "bytes_per_token": sum(sum(part["bytes"].values()) for part in parts) / num_tokens,
+        "sha256": {name: sha256_file(out_dir / name) for name in names},
+        "parts": [{name: part[name] for name in ("rows", "bytes", "sha256")} for part in parts],
+    }
+    for number in range(len(parts)):
+        part_dir(parts_dir, number).rename(part_dir(out_dir, number))
+    write_json(out_dir / INDEX_NAME, index)
+
+
+def write_cache(
+    out_dir: Path,
+    rows: NDArray[np.int64],
+    form: Form,
+    signals_of: SignalsOf,
+    *,
+    sources: dict[str, str] | None = None,
+) -> None:
+    """A whole cache in `out_dir`, made by this process alone."""
+    parts_dir = out_dir / "parts"
+    write_parts(parts_dir, rows, form, signals_of)
+    finish(parts_dir, out_dir, rows, form, sources=sources or {})
+    parts_dir.rmdir()
+
+
+def part_problem(directory: Path, part: dict[str, Any], *, content: bool) -> str | None:
+    """What is wrong with a part on disk, in words; its content is hashed only if asked."""
+    for name, size in part["bytes"].items():
+        path = directory / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes, the index says {size}"
+        if content and (found := sha256_file(path)) != part["sha256"][name]:
+            return f"{path} has sha256 {found[:12]}, the index says {part['sha256'][name][:12]}"
+    return None

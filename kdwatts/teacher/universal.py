@@ -1,0 +1,201 @@
+"""A teacher with another tokenizer: it reads the student's text in tokens of its own.
+
+Where a token of the student and a token of the teacher end at the same byte of the text, both have
+read the same prefix and say what comes next; there they are compared. Elsewhere they are not.
+"""
+
+# B sequences, T positions of the student, U of the teacher, N = B T, D teacher width.
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdwatts.data.packing import Batch
+from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
+
+UNREAD = -1
+"""Stands for the teacher's position where it has none that ends with the student's token."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a byte-level tokenizer spells."""
+
+    tokenizer: Any
+    bytes_of: dict[int, bytes]
+    """Token id to the bytes of text it stands for; special tokens stand for none."""
+
+    def ends(self, ids: list[int]) -> NDArray[np.int64]:
+        """Where each token ends in the text of all, in bytes."""
+        return np.cumsum([len(self.bytes_of[token]) for token in ids], dtype=np.int64)
+
+
+def spelling(tokenizer: Any, *, subject: str) -> Spelling:
+    """The bytes of every token. Raises ValueError for a tokenizer that is not byte-level."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    decoder = backend["decoder"] or {}
+    kinds = {decoder.get("type"), *(part["type"] for part in decoder.get("decoders", []))}
+    if "ByteLevel" not in kinds:
+        raise ValueError(
+            f"the {subject}'s tokenizer decodes by {', '.join(sorted(map(str, kinds)))}, not by "
+            "bytes, so its tokens have no place in the text; choose a pair of byte-level "
+            "tokenizers, such as those of Llama 3 and Qwen2.5"
+        )
+    byte_of = _byte_of_character()
+    added = {token["id"]: token for token in backend["added_tokens"]}
+    bytes_of: dict[int, bytes] = {}
+    for name, token in tokenizer.get_vocab().items():
+        if token not in added:
+            bytes_of[token] = bytes(byte_of[character] for character in name)
+        elif not added[token]["special"]:
+            bytes_of[token] = added[token]["content"].encode()
+    return Spelling(tokenizer, bytes_of)
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte that each character of a byte-level token stands for (GPT-2's table).
+
+    Printable bytes stand for themselves; the others follow from U+0100 on, in order.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + place): byte for place, byte in enumerate(others)
+    }
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """One row of the student's as the teacher reads it."""
+
+    ids: list[int]
+    positions: list[int]
+    """Place of each token in its document, where documents are kept apart."""
+    place_T: NDArray[np.int64]
+    """For each position of the student, the teacher's that has read as much, or UNREAD."""
+
+
+def read_row(
+    student: Spelling, teacher: Spelling, ids: list[int], starts: frozenset[int] = frozenset()
+) -> ReadRow:
+    """A row of student tokens in the teacher's, and which positions of the two correspond.
+
+    `starts` are the places at which documents begin whose tokens do not see those before. The
+    teacher's begin token, if it has one, precedes the row and each of them. The student's end token
+    becomes the teacher's; its other special tokens are not read. Bytes of a character that the row
+    cuts in two are not read, nor is a text that the teacher's tokenizer would change.
+    """
+    begin, end = teacher.tokenizer.bos_token_id, teacher.tokenizer.eos_token_id
+    read: list[int] = [begin] * (begin is not None)
+    document_begin = [0] * len(read)
+    place_T = np.full(len(ids), UNREAD, dtype=np.int64)
+    origin = 0
+    cuts = [t for t, token in enumerate(ids) if token not in student.bytes_of]
+    edges = sorted({0, len(ids), *starts, *cuts, *(t + 1 for t in cuts)})
+    for start, stop in itertools.pairwise(edges):
+        if start in starts:
+            origin = len(read)
+            read += [begin] * (begin is not None)
+        if start in cuts:
+            if ids[start] == student.tokenizer.eos_token_id and end is not None:
+                place_T[start] = len(read)
+                read.append(end)
+        else:
+            known, ends = _read_text(student, teacher, ids[start:stop])
+            _, mine, theirs = np.intersect1d(*ends, return_indices=True)
+            place_T[start + mine] = len(read) + theirs
+            read += known
+        document_begin += [origin] * (len(read) - len(document_begin))
+    positions = [place - begun for place, begun in enumerate(document_begin)]
+    return ReadRow(read, positions, place_T)
+
+
+def _read_text(
+    student: Spelling, teacher: Spelling, ids: list[int]
+) -> tuple[list[int], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Ordinary student tokens in the teacher's, and where both end, in bytes of the text."""
+    spelt = b"".join(student.bytes_of[token] for token in ids)
+    nothing = np.empty(0, dtype=np.int64)
+    # A row may begin and end inside a character, of at most four bytes.
+    first = next((place for place in range(min(4, len(spelt))) if spelt[place] & 0xC0 != 0x80), 0)
+    try:
+        text = spelt[first:].decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return [], (nothing, nothing)
+        text = spelt[first : first + error.start].decode()
+    known = teacher.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if any(token not in teacher.bytes_of for token in known):
+        return [], (nothing, nothing)
+    if b"".join(teacher.bytes_of[token] for token in known) != text.encode():
+        return [], (nothing, nothing)
+    return known, (student.ends(ids) - first, teacher.ends(known))
+
+
+def universal_signals(
+    teacher: nn.Module, plan: SignalPlan, batch: Batch, *, student: Spelling, reader: Spelling
+) -> Signals:
+    """What the teacher, whose tokenizer is `reader`, says at the student's positions.
+
+    Its final states stand where the student's tokens end, with `aligned_N` false where it has none;
+    pooled states are over the teacher's own tokens. Signals of single positions besides these have
+    no meaning and must not be in the plan. The caller chooses autocast.
+    """
+    assert not (plan.top_k or plan.samples or plan.blocks or plan.token_positions)
+    assert plan.attention_block is None
+    rows = [
+        read_row(
+            student,
+            reader,
+            ids[:length],
+            _starts(batch.position_BT, row, length),
+        )
+        for row, (ids, length) in enumerate(
+            zip(batch.input_BT.tolist(), batch.text_BT.sum(1).tolist(), strict=True)
+        )
+    ]
+    device = batch.input_BT.device
+    most = int(teacher.config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    width = min(max(1, *(len(row.ids) for row in rows)), most)
+    length_B = torch.tensor([min(len(row.ids), width) for row in rows], device=device)
+    signals = compute_signals(
+        teacher,
+        _padded([row.ids for row in rows], width).to(device),
+        plan,
+        rows=batch.rows,
+        valid_BT=torch.arange(width, device=device) < length_B[:, None],
+        position_BT=(
+            None
+            if batch.position_BT is None
+            else _padded([row.positions for row in rows], width).to(device)
+        ),
+    )
+    if signals.final_ND is None:
+        return signals
+    length = batch.input_BT.shape[1]
+    place_BT = _padded([row.place_T.tolist() for row in rows], length, UNREAD).to(device)
+    aligned_BT = (place_BT != UNREAD) & (place_BT < width)
+    flat_BT = place_BT.clamp(0, width - 1)
+    flat_BT = flat_BT + width * torch.arange(len(rows), device=device)[:, None]
+    final_ND = signals.final_ND[flat_BT.flatten()]
+    return replace(signals, final_ND=final_ND, aligned_N=aligned_BT.flatten())
+
+
+def _starts(position_BT: Tensor | None, row: int, length: int) -> frozenset[int]:
+    if position_BT is None:
+        return frozenset()
+    places = (position_BT[row, 1:length] == 0).nonzero().flatten() + 1
+    return frozenset(places.tolist())
+
+
+def _padded(rows: list[list[int]], width: int, fill: int = 0) -> Tensor:
+    padded = [row[:width] + [fill] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long)

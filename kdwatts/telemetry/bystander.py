@@ -1,0 +1,34 @@
+"""The meter of a rank that measures nothing, for one reader a node does it for all its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdwatts.schema import Telemetry
+from kdwatts.telemetry.meter import Meter, OpenWindow
+
+
+class Bystander(Meter):
+    """A meter that is never entered: its windows measure nothing and are written nowhere.
+
+    At both edges of each it waits as the measuring rank does, which waits for it.
+    """
+
+    def __init__(self, synchronize: Callable[[], None]) -> None:
+        super().__init__(Path(), Telemetry())
+        self._synchronize = synchronize
+
+    @contextmanager
+    def window(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        synchronize: Callable[[], None] | None = None,
+    ) -> Iterator[OpenWindow]:
+        del synchronize
+        self._synchronize()
+        yield OpenWindow(self, name, key, None)
+        self._synchronize()

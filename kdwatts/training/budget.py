@@ -1,0 +1,56 @@
+"""A limit on the joules that building a student may draw."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kdwatts.metrics import Energy
+
+log = logging.getLogger(__name__)
+
+
+class JouleBudget:
+    """What is used up of `budget_kj`, counted from the energy at which training began.
+
+    What loading drew is part of the limit and no progress of training: the learning rate follows
+    the share of what was left then, so that it warms up and decays whole.
+    """
+
+    def __init__(
+        self, budget_kj: float, own_energy: Callable[[], Energy], *, start_j: float | None = None
+    ) -> None:
+        """Begin at `start_j` joules, which a checkpoint remembers, or at what is drawn by now.
+
+        Raises RuntimeError when energy is not known, ValueError when nothing is left for training.
+        """
+        self._own_energy, self._share, self._warned = own_energy, 0.0, False
+        self._limit_j = 1000 * budget_kj
+        drawn_j = own_energy().energy_j
+        if drawn_j is None:
+            raise RuntimeError(
+                f"training.budget_kj={budget_kj}: nothing here measures or estimates the energy of "
+                "every attempt at this student; set telemetry.cpu_estimate=tdp, or budget_kj=null "
+                "and training.target_tokens"
+            )
+        self.start_j = drawn_j if start_j is None else start_j
+        if self.start_j >= self._limit_j:
+            raise ValueError(
+                f"training.budget_kj={budget_kj} is spent before the first step: loading drew "
+                f"{self.start_j / 1000:.3g} kJ; raise it"
+            )
+
+    def used(self) -> float:
+        """Share of the training's joules that is gone: 0 at the start, 1 or more at the end.
+
+        It never falls. When the energy is no longer known, because a device fell silent, it stays
+        where it was and the token budget decides.
+        """
+        drawn_j = self._own_energy().energy_j
+        if drawn_j is not None:
+            share = (drawn_j - self.start_j) / (self._limit_j - self.start_j)
+            self._share = max(self._share, share)
+        elif not self._warned:
+            self._warned = True
+            log.warning("distill: energy is no longer known; training.target_tokens ends the run")
+        return self._share

@@ -1,0 +1,261 @@
+"""What ranks say to each other; alone, a process is its own world.
+
+Ranks share an optimizer step: each takes some of its micro-batches. A loss is divided by what the
+whole step counts, so losses and gradients of ranks are added up and never averaged.
+"""
+
+# B embeddings of this rank, R ranks.
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+
+from kdwatts.launch import Ranks, meeting_point, node
+from kdwatts.models.sharding import is_sharded
+
+BUCKET_ELEMENTS = 1 << 24
+"""Elements of small gradients that travel as one: 64 MiB of float32."""
+POLL_EVERY_S = 0.1
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others inside a computation before it takes one for dead."""
+LAST_PATIENCE = timedelta(seconds=10)
+
+
+class Company:
+    """The ranks of one launch, met: what the first tells the others reaches each, in order.
+
+    It goes through a store beside the computations: who tells waits for nobody.
+    """
+
+    def __init__(self, ranks: Ranks, store: Any, peers: list[int]) -> None:
+        self.ranks = ranks
+        self.peers = peers
+        """Process ids of the other ranks, all on this node."""
+        self._store = store
+        self._num_told = 0
+
+    def tell(self, message: Any) -> None:
+        """Say something to all others; for the first rank alone."""
+        self._store.set(f"told-{self._num_told}", pickle.dumps(message))
+        self._num_told += 1
+
+    def tell_last(self, message: Any) -> None:
+        """Say what may be the last, for the store goes with this process: wait until all heard it.
+
+        A rank that is busy or dead is waited for in vain, but not for long.
+        """
+        self.tell(message)
+        heard = [f"heard-{self._num_told}-{rank}" for rank in range(1, self.ranks.world)]
+        with contextlib.suppress(RuntimeError):
+            self._store.wait(heard, LAST_PATIENCE)
+
+    def hear(self) -> Any:
+        """What the first rank says next, however long it takes.
+
+        Raises RuntimeError when the store is gone, and with it the first rank.
+        """
+        name = f"told-{self._num_told}"
+        while not self._store.check([name]):
+            time.sleep(POLL_EVERY_S)
+        self._num_told += 1
+        message = pickle.loads(self._store.get(name))
+        self._store.set(f"heard-{self._num_told}-{self.ranks.rank}", b"")
+        return message
+
+
+_met: list[Company] = []
+
+
+def meet(ranks: Ranks, device_type: str) -> Company | None:
+    """Find the other ranks of this launch, once a process; None for one that is alone.
+
+    CPU tensors travel by gloo, CUDA tensors by NCCL, which touches a GPU only when it is used.
+    Raises RuntimeError for ranks on several nodes: one meter sees the devices of its node alone.
+    """
+    if ranks.world == 1:
+        return None
+    if not _met:
+        store, *_ = next(rendezvous(meeting_point(), ranks.rank, ranks.world))
+        store.set_timeout(PATIENCE)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+            store=PrefixStore("group", store),
+            rank=ranks.rank,
+            world_size=ranks.world,
+            timeout=PATIENCE,
+        )
+        atexit.register(distributed.destroy_process_group)
+        found = collected((node(), os.getpid()))
+        if len(nodes := {place for place, _ in found}) > 1:
+            raise RuntimeError(
+                f"{ranks.world} ranks were launched on {len(nodes)} nodes, whose energy one meter "
+                "does not see; launch all ranks of a run on one node, outside of containers of "
+                "their own"
+            )
+        peers = [pid for _, pid in found if pid != os.getpid()]
+        _met.append(Company(ranks, PrefixStore("company", store), peers))
+    return _met[0]
+
+
+def device_of(ranks: Ranks, device_type: str) -> torch.device:
+    """The device of this rank: among several GPUs the one of its place on the node.
+
+    Raises RuntimeError when there are fewer GPUs than ranks.
+    """
+    if device_type != "cuda" or ranks.world == 1:
+        return torch.device(device_type)
+    num_gpus = torch.cuda.device_count()
+    # A launcher may show each rank its own card alone.
+    index = 0 if num_gpus == 1 else ranks.local_rank
+    if index >= num_gpus:
+        raise RuntimeError(
+            f"rank {ranks.rank} is number {index + 1} on its node, which shows it {num_gpus} GPUs; "
+            "start one rank a GPU"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def num_ranks() -> int:
+    """Processes that train together; 1 without a process group."""
+    return distributed.get_world_size() if _grouped() else 1
+
+
+def rank() -> int:
+    """This process among them, counted from 0."""
+    return distributed.get_rank() if _grouped() else 0
+
+
+def summed(values: Sequence[float]) -> list[float]:
+    """Each value added up over ranks, in float64; every rank must bring as many."""
+    return _reduced(values, distributed.ReduceOp.SUM)
+
+
+def largest(values: Sequence[float]) -> list[float]:
+    """The largest of each value over ranks."""
+    return _reduced(values, distributed.ReduceOp.MAX)
+
+
+def _reduced(values: Sequence[float], how: Any) -> list[float]:
+    if not _grouped():
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(total, how)
+    return total.tolist()
+
+
+def collected(value: Any) -> list[Any]:
+    """Every rank's value, in rank order."""
+    if not _grouped():
+        return [value]
+    values: list[Any] = [None] * num_ranks()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def together(synchronize: Callable[[], None]) -> Callable[[], None]:
+    """`synchronize`, then a wait until every rank is as far; alone, the function itself."""
+    if not _grouped():
+        return synchronize
+
+    def both() -> None:
+        synchronize()
+        largest([0.0])
+
+    return both
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up over ranks what each found of every gradient, in place.
+
+    Those of sharded parameters are left: FSDP2 has added them up. A parameter without a gradient
+    must have none on any rank, as is so where all ranks run the same terms.
+    """
+    if not _grouped():
+        return
+    waiting: list[Tensor] = []
+    for parameter in parameters:
+        grad = parameter.grad
+        if grad is None or is_sharded(grad):
+            continue
+        if grad.numel() >= BUCKET_ELEMENTS and grad.is_contiguous():
+            distributed.all_reduce(grad)
+            continue
+        if waiting and waiting[0].dtype != grad.dtype:
+            waiting = _sum_as_one(waiting)
+        waiting.append(grad)
+        if sum(part.numel() for part in waiting) >= BUCKET_ELEMENTS:
+            waiting = _sum_as_one(waiting)
+    _sum_as_one(waiting)
+
+
+def _sum_as_one(grads: list[Tensor]) -> list[Tensor]:
+    """Add the gradients up in one message; returns none that are left."""
+    if grads:
+        flat = torch.cat([grad.flatten() for grad in grads])
+        distributed.all_reduce(flat)
+        parts = flat.split([grad.numel() for grad in grads])
+        for grad, part in zip(grads, parts, strict=True):
+            grad.copy_(part.view_as(grad))
+    return []
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients to a norm of at most `max_norm`; the norm before, over all ranks' shards."""
+    sharded = [p for p in parameters if is_sharded(p)]
+    if not sharded:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    whole = [p for p in parameters if not is_sharded(p)]
+    groups = [[p.grad for p in some if p.grad is not None] for some in (sharded, whole)]
+    norm = torch.stack([_whole_norm(grads) for grads in groups if grads]).norm()
+    for some in (sharded, whole):
+        nn.utils.clip_grads_with_norm_(some, max_norm, norm)
+    return norm
+
+
+def _whole_norm(grads: list[Tensor]) -> Tensor:
+    norm = nn.utils.get_total_norm(grads)
+    return norm.full_tensor() if is_sharded(norm) else norm  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def gather_with_gradient(embedding_BD: Tensor) -> Tensor:
+    """The embeddings of all ranks in rank order, [R B, D]; the same tensor without a group.
+
+    Every rank must bring the same shape. Backward adds up what all ranks ask of this rank's rows,
+    so a loss that each rank takes over the gathered rows is to be divided by the ranks: then the
+    shares of all ranks add up to it, and so do their gradients.
+    """
+    return _Gather.apply(embedding_BD) if _grouped() else embedding_BD  # pyright: ignore[reportReturnType]
+
+
+def _grouped() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embedding_BD: Tensor) -> Tensor:
+        embedding_BD = embedding_BD.contiguous()
+        parts = [torch.empty_like(embedding_BD) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, embedding_BD)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        # A sum and a cut in place of reduce_scatter, which gloo has not had in every version.
+        grad = grad_outputs[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(grad)
+        return grad.chunk(distributed.get_world_size())[distributed.get_rank()]

@@ -1,0 +1,227 @@
+"""On-policy text: the student continues prompts of its own rows, to be scored by the teacher.
+
+Generalised knowledge distillation (GKD, arXiv 2306.13649, algorithm 1), with texts written for a
+block of steps at once.
+"""
+
+# B sequences of a batch, T positions.
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kdwatts.data.packing import IGNORE, Batch, Schedule
+from kdwatts.data.prompts import row_prompt
+from kdwatts.data.shards import TokenShards
+from kdwatts.schema import Generate, OnPolicy
+from kdwatts.teacher.generate import keep_texts, read_texts, uniform_draws, write_text
+from kdwatts.telemetry.meter import Meter
+from kdwatts.training.parallel import collected, num_ranks, rank
+from kdwatts.training.precision import autocast
+
+Place = tuple[int, int]
+"""Step and row."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and a draw for each token that may be written after it."""
+
+    prompt: NDArray[np.int64]
+    draws: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt and what the student wrote after it."""
+
+    tokens: NDArray[np.int64]
+    prompt_tokens: int
+
+
+class Rollouts:
+    """What the student wrote for the steps of one block, and the batches made of it.
+
+    A row is the student's with probability `fraction`, else the corpus's; which, and what is drawn,
+    is a function of seed, step and row. A block is written by the weights at its first step, so a
+    checkpoint inside it needs it: `save` puts it beside.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        shards: TokenShards,
+        schedule: Schedule,
+        generate: Generate,
+        on_policy: OnPolicy,
+        *,
+        sequence_length: int,
+        seed: int,
+        end_ids: Collection[int],
+        vocabulary: int,
+        precision: str,
+        directory: Path,
+        meter: Meter,
+    ) -> None:
+        self._student, self._shards, self._schedule = student, shards, schedule
+        self._generate, self._on_policy = generate, on_policy
+        self._sequence_length, self._seed = sequence_length, seed
+        self._prompt_tokens, self._new_tokens = generate.sizes(sequence_length)
+        self._end_ids, self._vocabulary, self._precision = end_ids, vocabulary, precision
+        self._directory, self._meter = directory, meter
+        self._steps = range(0)
+        self._block: dict[Place, Written] = {}
+
+    def prepare(self, step: int) -> None:
+        """Have the block's texts at hand: at its first step they are written, for all its steps.
+
+        They are written in a window `generate`, whose tokens are those generated. Ranks share the
+        work, and each is given all texts.
+        """
+        if step in self._steps:
+            return
+        start = step - step % self._on_policy.rollout_every
+        stop = min(start + self._on_policy.rollout_every, self._schedule.num_steps)
+        kept = self._path(start)
+        self._block = _read(kept) if kept.is_file() else self._write_block(range(step, stop))
+        self._steps = range(start, stop)
+
+    def write(self, batch: Batch, step: int) -> Batch:
+        """The batch of a prepared step with the student's text in the rows that are its own."""
+        assert step in self._steps, f"step {step} was not prepared"
+        return with_text(batch, step, self._block)
+
+    def save(self) -> None:
+        """Keep the block for a checkpoint that is about to be made inside it; the first rank does.
+
+        The block before it stays too: until the new checkpoint is complete the old one counts.
+        """
+        if not self._steps or rank():
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._path(self._steps.start)
+        if not path.is_file():
+            _keep(path, self._block)
+        for older in sorted(self._directory.glob("rollout-*.npz"))[:-2]:
+            older.unlink()
+
+    def _path(self, start: int) -> Path:
+        return self._directory / f"rollout-{start:08d}.npz"
+
+    def _asked(self, steps: range) -> dict[Place, Asked]:
+        """What is to be written for these steps."""
+        asked: dict[Place, Asked] = {}
+        for step in steps:
+            for row in self._schedule.rows_of_step(step).tolist():
+                key = (self._seed, self._generate.seed, step, row)
+                coin, *draws = uniform_draws(key, 1 + self._new_tokens)
+                if coin >= self._on_policy.fraction:
+                    continue
+                prompt = row_prompt(
+                    self._shards,
+                    row,
+                    sequence_length=self._sequence_length,
+                    prompt_tokens=self._prompt_tokens,
+                )
+                if prompt is not None:
+                    asked[step, row] = Asked(prompt, np.array(draws))
+        return asked
+
+    def _write_block(self, steps: range) -> dict[Place, Written]:
+        asked = self._asked(steps)
+        # Neighbours of one length: fewer pads.
+        places = sorted(asked, key=lambda place: (-len(asked[place].prompt), place))
+        mine = places[rank() :: num_ranks()]
+        was_training = self._student.training
+        # Gradient checkpointing keeps no cache of keys and values while training.
+        self._student.eval()
+        device = next(self._student.parameters()).device
+        part: dict[Place, Written] = {}
+        with (
+            self._meter.window("generate") as window,
+            # Every step has another shape: compiled code would be compiled over and over.
+            torch.compiler.set_stance("force_eager"),
+        ):
+            for start in range(0, len(mine), self._generate.batch_size):
+                chunk = mine[start : start + self._generate.batch_size]
+                with autocast(self._precision, device):
+                    texts = write_text(
+                        self._student,
+                        [asked[place].prompt for place in chunk],
+                        [asked[place].draws for place in chunk],
+                        end_ids=self._end_ids,
+                        vocabulary=self._vocabulary,
+                        temperature=self._generate.temperature,
+                        top_p=self._generate.top_p,
+                    )
+                for place, text in zip(chunk, texts, strict=True):
+                    prompt = asked[place].prompt
+                    part[place] = Written(np.concatenate([prompt, text]), len(prompt))
+            block = {place: text for each in collected(part) for place, text in each.items()}
+            window.tokens += sum(len(text.tokens) - text.prompt_tokens for text in block.values())
+        self._student.train(was_training)
+        return block
+
+
+def targets_kept(corpus_per_row: float, new_tokens: int, *, fraction: float) -> float:
+    """Share of the corpus's targets that rows bear when the student writes `fraction` of them.
+
+    Its texts are taken at full length, at most as many targets as the row had; early ends lower it.
+    """
+    return 1 - fraction + fraction * min(1.0, new_tokens / corpus_per_row)
+
+
+def with_text(batch: Batch, step: int, block: dict[Place, Written]) -> Batch:
+    """The batch with written rows in the place of those that the block has for this step.
+
+    Only what was written is a target, its end token included. A text that ends before its row does
+    is followed by padding, which is neither a target nor valid.
+    """
+    found = {
+        index: block[step, row]
+        for index, row in enumerate(batch.rows.tolist())
+        if (step, row) in block
+    }
+    if not found:
+        return batch
+    input_BT, target_BT, valid_BT = (
+        tensor.clone() for tensor in (batch.input_BT, batch.target_BT, batch.text_BT)
+    )
+    position_BT = None if batch.position_BT is None else batch.position_BT.clone()
+    for index, written in found.items():
+        tokens = torch.from_numpy(written.tokens)
+        num_inputs, first = len(tokens) - 1, written.prompt_tokens - 1
+        input_BT[index] = 0
+        input_BT[index, :num_inputs] = tokens[:-1]
+        target_BT[index] = IGNORE
+        target_BT[index, first:num_inputs] = tokens[first + 1 :]
+        valid_BT[index] = False
+        valid_BT[index, :num_inputs] = True
+        if position_BT is not None:
+            position_BT[index] = torch.arange(position_BT.shape[1])
+    return replace(
+        batch,
+        input_BT=input_BT,
+        target_BT=target_BT,
+        valid_BT=valid_BT,
+        position_BT=position_BT,
+    )
+
+
+def _keep(path: Path, block: dict[Place, Written]) -> None:
+    texts = {(*place, written.prompt_tokens): written.tokens for place, written in block.items()}
+    keep_texts(path, texts)
+
+
+def _read(path: Path) -> dict[Place, Written]:
+    return {
+        (step, row): Written(tokens, prompt_tokens)
+        for (step, row, prompt_tokens), tokens in read_texts(path).items()
+    }

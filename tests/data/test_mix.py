@@ -1,0 +1,120 @@
+"""Weighted mixes: shares of tokens, an order that nothing but documents and weights decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdwatts.cli import compose, run_in
+from kdwatts.data.mix import PartSize, mixed
+from kdwatts.data.shards import NO_TARGET
+from kdwatts.hardware import resolve_gpu
+from kdwatts.schema import Data, MixPart, TextSource
+
+
+def documents(source: int, lengths: list[int]) -> list[Any]:
+    return [np.full(length, source, dtype=np.uint32) for length in lengths]
+
+
+def order(streams: list[list[Any]], weights: list[float]) -> tuple[list[int], list[PartSize]]:
+    """Which source each document came from, and what each gave."""
+    sizes = [PartSize() for _ in streams]
+    return [int(d[0] & ~NO_TARGET) for d in mixed(streams, weights, sizes)], sizes
+
+
+def test_the_next_document_is_of_the_source_furthest_behind_its_share():
+    # Tokens over weight after each: (4, 0) (4, 12) (8, 12) (12, 12) (16, 12): the second is out.
+    streams = [documents(0, [4] * 9), documents(1, [3])]
+    sources, sizes = order(streams, [1.0, 0.25])
+    assert sources == [0, 1, 0, 0, 0]
+    assert [size.num_tokens for size in sizes] == [16, 3]
+
+
+def test_a_weight_is_a_share_of_tokens_and_not_of_documents():
+    streams = [documents(0, [100] * 50), documents(1, [10] * 5000)]
+    sources, sizes = order(streams, [0.25, 0.75])
+    assert sizes[0].num_tokens / sum(s.num_tokens for s in sizes) == pytest.approx(0.25, abs=0.01)
+    # Taken by documents, a fifth of the tokens would be the second's: 0.75 * 10 of 32.5.
+    assert sources.count(0) / len(sources) == pytest.approx(1 / 31, rel=0.1)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 2], [0.7, 0.2, 0.1], [3, 5, 0.01]])
+def test_every_prefix_is_at_its_shares_within_a_document(weights: list[float]):
+    lengths = np.random.default_rng(0).integers(1, 40, size=(3, 400)).tolist()
+    sizes = [PartSize() for _ in weights]
+    streams = [documents(i, l) for i, l in enumerate(lengths)]  # noqa: E741
+    for document in mixed(streams, weights, sizes):
+        total = sum(size.num_tokens for size in sizes)
+        assert len(document)
+        for size, weight in zip(sizes, weights, strict=True):
+            assert size.num_tokens < weight / sum(weights) * total + 40
+
+
+def test_only_the_ratio_of_weights_counts_and_the_order_is_the_same_every_time():
+    streams = [documents(i, [7, 3, 11, 5] * 20) for i in range(3)]
+    first = order(streams, [0.5, 0.3, 0.2])[0]
+    assert first == order(streams, [5, 3, 2])[0]
+    assert first != order(streams, [2, 3, 5])[0]
+
+
+def test_what_each_source_gave_is_counted_with_its_targets():
+    prompt = np.array([1 | NO_TARGET, 1, 1], dtype=np.uint32)
+    _, sizes = order([[prompt, prompt], documents(0, [3])], [1.0, 1.0])
+    assert sizes == [PartSize(2, 6, 4), PartSize(1, 3, 3)]
+
+
+def test_the_shares_are_refused_where_they_cannot_be():
+    source = TextSource("a")
+    with pytest.raises(ValueError, match=r"data.sources.weight=0 is out of range; give a number"):
+        MixPart(source, weight=0, licence="none")
+    with pytest.raises(ValueError, match=r"data=d has both source and sources; give exactly one"):
+        Data("d", source, "none", sources=[MixPart(source, 1.0, "none")])
+
+
+def _texts(path: Path, word: str, count: int) -> str:
+    path.write_text("".join(json.dumps({"text": f"{word} " * 30}) + "\n" for _ in range(count)))
+    return str(path)
+
+
+@pytest.fixture
+def mix(tmp_path: Path, configure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Writes the shards of a mix of two local files; their index."""
+
+    def build(name: str, first: str, second: str) -> dict[str, Any]:
+        sources = (
+            f"data.sources=[{{source:{{path:{_texts(tmp_path / 'a.jsonl', 'Rome', 60)}}},"
+            f"weight:3,licence:none{first}}},"
+            f"{{source:{{path:{_texts(tmp_path / 'b.jsonl', 'Verona', 20)}}},"
+            f"weight:1,licence:public{second}}}]"
+        )
+        asked = ["until=shards", "gpu=cpu", "data.source=null", "data.name=mix", sources]
+        run_dir = tmp_path / name
+        run_dir.mkdir()
+        run_in(run_dir, resolve_gpu(compose([*asked, f"store_dir={tmp_path}/{name}-store"]), []))
+        (found,) = (tmp_path / f"{name}-store" / "shards").glob("*/index.json")
+        return json.loads(found.read_text())
+
+    return build
+
+
+def test_a_mix_of_two_files_becomes_shards_that_say_what_each_gave(mix: Callable[..., Any]):
+    index = mix("once", "", "")
+    first, second = index["parts"]
+    assert (first["weight"], first["licence"], second["licence"]) == (3, "none", "public")
+    assert sum(part["num_tokens"] for part in index["parts"]) == index["num_tokens"]
+    assert first["num_tokens"] / index["num_tokens"] == pytest.approx(0.75, abs=0.03)
+    assert min(first["num_documents"] - 60, second["num_documents"] - 20) <= 0
+
+
+def test_a_source_may_be_read_again_where_it_is_short(mix: Callable[..., Any]):
+    once, again = (
+        mix("once", "", ",num_documents:5"),
+        mix("twice", "", ",num_documents:5,max_epochs:2"),
+    )
+    counts = [index["parts"][1]["num_documents"] for index in (once, again)]
+    assert counts == [5, 10]

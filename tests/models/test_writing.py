@@ -1,0 +1,105 @@
+"""What writing takes, worked by hand, and what does not fit in a context or on a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdwatts.config import Config
+from kdwatts.models.budget import estimate, forward_flops_per_token
+from kdwatts.models.writing import asked_prompts, estimate_writing
+from kdwatts.plan import check_memory
+from kdwatts.schema import Generate
+
+Configure = Callable[..., Config]
+LLAMA = ("model=llama31_8b_to_1b", "gpu=h100")
+
+
+def test_prompt_text_and_closing_token_fill_one_sequence_unless_they_are_given():
+    assert Generate().sizes(128) == (32, 95)
+    assert Generate(prompt_tokens=100).sizes(128) == (100, 27)
+    assert Generate(new_tokens=10).sizes(128) == (32, 10)
+    assert Generate().sizes(2) == (1, 0)
+
+
+def test_a_teacher_writes_to_as_many_prompts_as_the_targets_need(configure: Configure):
+    # 300,000 over 95 is 3,157.9.
+    assert asked_prompts(configure("paradigm=sequence")) == 3158
+    held_out = ("training.heldout_every=5", "training.heldout_tokens=1000")
+    assert asked_prompts(configure("paradigm=sequence", *held_out)) == 3169
+    assert asked_prompts(configure("paradigm=sequence", "paradigm.generate.num_prompts=7")) == 7
+
+
+def test_a_teacher_s_writing_worked_by_hand(configure: Configure):
+    config = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=16")
+    writing = estimate_writing(config)
+    assert writing and config.model.teacher
+    # 2,048 tokens a row: 512 of prompt, 1,535 written.
+    assert (writing.writer, writing.prompt_tokens, writing.new_tokens) == ("teacher", 512, 1535)
+    assert writing.num_prompts == 65_147
+    assert writing.num_tokens == 65_147 * 1535
+    # 32 blocks, keys and values of 8 heads of 128 in two bytes: 128 KiB a token.
+    assert writing.cache_gib == pytest.approx(16 * 2047 * 128 / 1024**2)
+    assert writing.weights_gib == pytest.approx(8_030_261_248 * 2 / 1024**3)
+    each = forward_flops_per_token(config.model.teacher.architecture, 2047)
+    assert writing.pflop == pytest.approx(each * 2047 * 65_147 / 1e15)
+    # It scores nothing: no operations and no memory while the student trains.
+    budget = estimate(config)
+    assert (budget.teacher_pflop, budget.teacher_gib) == (0, 0)
+    assert budget.teacher_weights_gib == pytest.approx(writing.weights_gib)
+
+
+def test_a_student_writes_its_share_of_the_rows(configure: Configure):
+    writing = estimate_writing(configure("paradigm=on_policy", "paradigm.on_policy.fraction=0.25"))
+    assert writing and writing.writer == "student"
+    # A row bears 0.75 * 128 + 0.25 * 95 targets: 2,505 rows, a quarter of them written.
+    assert writing.num_prompts == 627
+
+
+def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
+    assert estimate_writing(configure("paradigm=response")) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["paradigm=sequence", "paradigm.generate.new_tokens=97"],
+            "32 prompt + 97 new tokens do not fit in the 128 tokens that the teacher writes in",
+        ),
+        (
+            [
+                "paradigm=on_policy",
+                "training.sequence_length=64",
+                "paradigm.generate.new_tokens=49",
+            ],
+            "16 prompt + 49 new tokens do not fit in the 64 tokens that the student writes in",
+        ),
+        (
+            ["paradigm=sequence", "paradigm.generate.prompt_tokens=127"],
+            "127 prompt + 0 new tokens do not fit in the 128 tokens",
+        ),
+        (
+            ["paradigm=sequence", "model=tiny_teacher"],
+            "paradigm=sequence needs a teacher, model=tiny_teacher has none",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_writer_is_refused(
+    configure: Configure, overrides: list[str], said: str
+):
+    with pytest.raises(ValueError, match=said.replace("+", r"\+")):
+        configure(*overrides)
+
+
+def test_a_batch_whose_keys_and_values_do_not_fit_on_the_card_is_refused(configure: Configure):
+    check_memory(configure("paradigm=sequence", *LLAMA))
+    # 512 texts of 2,047 tokens at 128 KiB are 128 GiB.
+    large: Any = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=512")
+    said = (
+        r"keys and values of a batch take 128 GiB and what is beside them 15, one gpu=h100 has 80"
+    )
+    with pytest.raises(ValueError, match=said):
+        check_memory(large)

@@ -1,0 +1,141 @@
+"""What torchrun and srun tell a process, and what is refused of several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdwatts.hardware import check_cards, joule_settings
+from kdwatts.launch import Ranks, first_host, launched, meeting_point
+from kdwatts.models.budget import estimate
+from kdwatts.telemetry.nvml import Gpu as Card
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}
+
+
+def card(index: int) -> Card:
+    name = "NVIDIA H100 80GB HBM3"
+    return Card(index, f"GPU-{index}", name, 79.6, 700.0, "570", True, False)
+
+
+@pytest.fixture
+def as_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_process_that_nobody_launched_is_alone_and_leads():
+    assert launched({}) == Ranks(0, 1, 0)
+    assert launched({}).leads
+
+
+def test_torchrun_and_srun_say_which_rank_a_process_is():
+    assert launched(TORCHRUN) == Ranks(3, 4, 1)
+    assert launched(SRUN) == Ranks(1, 2, 1)
+    assert not launched(SRUN).leads
+    # torchrun inside of a job step: one task that launches four ranks.
+    assert launched({**SRUN, **TORCHRUN}) == Ranks(3, 4, 1)
+
+
+def test_a_batch_script_for_many_tasks_that_starts_one_process_is_alone():
+    batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"}
+    assert launched(batch) == Ranks()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("gpu7", "gpu7"),
+        ("gpu7,gpu9", "gpu7"),
+        ("gpu[003-010,12],x1", "gpu003"),
+        ("rack[2,4]-ib", "rack2-ib"),
+        ("a.b-c", "a.b-c"),
+        ("", ""),
+    ],
+)
+def test_the_first_host_of_a_list_of_slurm(nodes: str, host: str):
+    assert first_host(nodes) == host
+
+
+def test_ranks_of_a_job_step_meet_at_its_first_host_and_two_steps_at_two_ports():
+    step = {"SLURM_JOB_NODELIST": "gpu[3-4]", "SLURM_JOB_ID": "1000", "SLURM_STEP_ID": "0"}
+    assert meeting_point(step) == "tcp://gpu3:16000"  # 15000 + 31 * 1000 mod 15000
+    assert meeting_point({**step, "SLURM_STEP_ID": "1"}) == "tcp://gpu3:16001"
+    assert meeting_point({**step, "MASTER_PORT": "5"}) == "tcp://gpu3:5"
+    assert meeting_point({"MASTER_ADDR": "x", "MASTER_PORT": "5"}) == "env://"
+    with pytest.raises(RuntimeError, match="start them with torchrun or srun"):
+        meeting_point({})
+
+
+def test_ranks_that_cannot_share_a_step_equally_are_refused(
+    as_two: None, configure: Callable[..., Any]
+):
+    with pytest.raises(ValueError, match=r"accumulation=1 .* by 2 ranks; give a multiple of 2"):
+        configure("training=smoke")
+    assert configure("training=smoke", "training.accumulation=2").training.accumulation == 2
+
+
+def test_a_group_of_sequences_may_span_the_ranks_but_not_more_than_they_hold(
+    as_two: None, configure: Callable[..., Any]
+):
+    smoke = ("paradigm=relational", "training=smoke", "training.accumulation=2")
+    group = "paradigm.relational.group_size=16"
+    assert configure(*smoke, group, "training.micro_batch=8")
+    with pytest.raises(ValueError, match=r"micro_batch=4 on 2 ranks is no multiple of .*=16"):
+        configure(*smoke, group, "training.micro_batch=4")
+    with pytest.raises(ValueError, match=r"heldout_every=2 with groups of 16 .* not supported"):
+        configure(
+            *smoke,
+            group,
+            "training.micro_batch=8",
+            "training.heldout_every=2",
+            "training.heldout_tokens=64",
+        )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("paradigm=on_policy",), ("training.compile=true", "gpu=h100")],
+    ids=["the student writes", "compiled"],
+)
+def test_a_student_in_shards_neither_writes_nor_is_compiled(
+    overrides: tuple[str, ...], configure: Callable[..., Any]
+):
+    assert configure(*overrides)
+    with pytest.raises(ValueError, match=r"training.parallel=fsdp"):
+        configure(*overrides, "training.parallel=fsdp")
+
+
+def test_cards_that_the_meter_would_miss_are_refused(as_two: None, configure: Callable[..., Any]):
+    config = configure("gpu=h100", "training.accumulation=2")
+    check_cards(config, [card(0), card(1)])
+    with pytest.raises(ValueError, match=r"^2 ranks were launched, the meter sees 1 GPUs"):
+        check_cards(config, [card(0)])
+
+
+def test_shards_divide_what_a_card_holds_of_student_and_teacher(
+    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    pair = ("model=llama31_8b_to_1b", "paradigm=feature", "gpu=h100")
+    sharded = configure(*pair, "training.parallel=fsdp", "training.teacher_parallel=fsdp")
+    alone = estimate(sharded)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    whole, shards = estimate(configure(*pair)), estimate(sharded)
+    assert whole.total_gib == alone.total_gib
+    assert shards.student_state_gib == pytest.approx(alone.student_state_gib / 4)
+    assert shards.teacher_gib == pytest.approx(alone.teacher_gib / 4) and alone.teacher_gib > 10
+    assert shards.activations_gib == alone.activations_gib
+
+
+def test_the_number_of_ranks_changes_joules_and_so_the_key(
+    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    config = configure("gpu=cpu", "training.accumulation=4")
+    assert "ranks" not in joule_settings(config, [])
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert joule_settings(config, [])["ranks"] == 4

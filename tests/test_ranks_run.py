@@ -1,0 +1,219 @@
+"""Whole runs of two ranks, under torchrun and as srun starts them, against one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdwatts.cli import EXIT_FAILED, EXIT_PREEMPTED
+from kdwatts.records import read_jsonl
+
+SETTINGS = (
+    "until=distill",
+    "training=smoke",
+    "training.micro_batch=8",
+    "training.accumulation=2",
+    "training.log_every=1",
+)
+CACHED = ("paradigm=combined", "paradigm.teacher=cached")
+ONLINE = ("paradigm=combined", "paradigm.teacher=online", "paradigm.response.support=dense")
+SHARDED = ("training.parallel=fsdp", "training.teacher_parallel=fsdp")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+
+
+def command(run_dir: Path, store: Path, *overrides: str, gpu: str = "cpu") -> list[str]:
+    folders = (f"hydra.run.dir={run_dir}", f"store_dir={store}")
+    return ["-m", "kdwatts", f"gpu={gpu}", *SETTINGS, *overrides, *folders]
+
+
+def as_srun(run_dir: Path, store: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+    """Two processes with the environment that srun gives the two tasks of a job step."""
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        # Names the port: another one for each launch.
+        "SLURM_JOB_ID": str(time.monotonic_ns() // 1000),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *command(run_dir, store, *overrides)],
+            env={**ENVIRONMENT, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for task in range(2)
+    ]
+
+
+def wait(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit code and stderr of each."""
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def signal_in_training(processes: list[subprocess.Popen[str]], run_dir: Path, number: int) -> None:
+    """Send the second rank alone a signal once a step is done."""
+    log, deadline_s = run_dir / "train.jsonl", time.monotonic() + 200
+    while not (log.is_file() and log.read_bytes().count(b"\n")) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    processes[1].send_signal(number)
+
+
+def status(run_dir: Path) -> dict[str, str]:
+    return json.loads((run_dir / "status.json").read_text())
+
+
+def losses(run_dir: Path) -> list[dict[str, float]]:
+    names = ("loss", "ce_nats", "response_nats", "feature", "relational", "tokens")
+    return [{name: row[name] for name in names} for row in read_jsonl(run_dir / "train.jsonl")]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "student" / "model.safetensors")
+
+
+def assert_as_alone(run_dir: Path, alone_dir: Path) -> None:
+    found, alone = losses(run_dir), losses(alone_dir)
+    assert len(found) == len(alone) == 8
+    for one, other in zip(found, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert weights(run_dir).keys() == weights(alone_dir).keys()
+    for name, tensor in weights(alone_dir).items():
+        torch.testing.assert_close(weights(run_dir)[name], tensor, rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def test_two_ranks_of_torchrun_share_cache_and_training_and_learn_what_one_process_does(
+    store: Path, tmp_path: Path
+):
+    """The folders are named by Hydra here, by a time that each rank reads by itself."""
+    named_by_time = Path(f"{tmp_path}/runs/${{now:%H-%M-%S-%f}}")
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, *command(named_by_time, store, *CACHED)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert status(run_dir)["state"] == "done"
+    rows = list(read_jsonl(run_dir / "stages.jsonl"))
+    assert [row["window"] for row in rows if row["parent"] == "run"] == [
+        "run/shards",
+        "run/teacher",
+        "run/distill",
+    ]
+
+    alone_dir = tmp_path / "alone"
+    subprocess.run(
+        [sys.executable, *command(alone_dir, store, *CACHED)],
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
+    outcomes = {row["window"]: row["outcome"] for row in read_jsonl(alone_dir / "stages.jsonl")}
+    # Another number of ranks draws other joules: the student is another artifact.
+    assert (outcomes["run/teacher"], outcomes["run/distill"]) == ("reused", "done")
+    assert_as_alone(run_dir, alone_dir)
+
+
+@pytest.fixture(scope="module")
+def sharded(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two tasks with shards of student and teacher."""
+    run_dir = tmp_path_factory.mktemp("sharded")
+    ended = wait(as_srun(run_dir, store, *ONLINE, *SHARDED))
+    assert [code for code, _ in ended] == [0, 0], ended
+    return run_dir
+
+
+@pytest.mark.slow
+def test_shards_of_student_and_teacher_under_srun_learn_what_one_process_does(
+    sharded: Path, store: Path, tmp_path: Path
+):
+    subprocess.run(
+        [sys.executable, *command(tmp_path, store, *ONLINE)],
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+    )
+    assert_as_alone(sharded, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_goes_on(
+    sharded: Path, tmp_path: Path
+):
+    run_dir, store = tmp_path / "run", tmp_path / "store"
+    processes = as_srun(run_dir, store, *ONLINE, *SHARDED)
+    signal_in_training(processes, run_dir, signal.SIGTERM)
+    ended = wait(processes)
+    assert [code for code, _ in ended] == [EXIT_PREEMPTED, EXIT_PREEMPTED], ended
+    assert status(run_dir)["state"] == "preempted"
+    steps = len(losses(run_dir))
+    assert 1 <= steps < 8
+    assert f"saved after step {steps} of 8" in ended[0][1]
+
+    assert [code for code, _ in wait(as_srun(run_dir, store, *ONLINE, *SHARDED))] == [0, 0]
+    assert len(losses(run_dir)) == 8
+    whole = weights(sharded)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(run_dir).items())
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_which_says_that_it_failed(store: Path, tmp_path: Path):
+    processes = as_srun(tmp_path, store, *ONLINE, "training.seed=3")
+    signal_in_training(processes, tmp_path, signal.SIGKILL)
+    (code, text), (killed, _) = wait(processes)
+    assert (code, killed) == (EXIT_FAILED, -signal.SIGKILL), text
+    assert status(tmp_path)["state"] == "failed"
+
+
+def test_a_run_that_fails_on_the_first_rank_ends_the_other_which_leaves_the_word_to_it(
+    tmp_path: Path,
+):
+    (tmp_path / "file").touch()
+    first, second = wait(as_srun(tmp_path / "run", tmp_path / "file", "paradigm=sft"))
+    assert (first[0], second[0]) == (EXIT_FAILED, EXIT_FAILED)
+    assert "cannot be written" in first[1]
+    assert "kdwatts:" not in second[1]
+    assert status(tmp_path / "run")["state"] == "failed"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("overrides", [(), SHARDED], ids=["ddp", "fsdp"])
+def test_two_gpus_learn_what_one_does_and_both_are_metered(
+    overrides: tuple[str, ...], tmp_path: Path
+):
+    runs = {
+        "one": ([], {"CUDA_VISIBLE_DEVICES": "0"}, ()),
+        "two": (TORCHRUN, {"CUDA_VISIBLE_DEVICES": "0,1"}, overrides),
+    }
+    for name, (launcher, visible, changes) in runs.items():
+        arguments = command(tmp_path / name, tmp_path / "store", *ONLINE, *changes, gpu="auto")
+        done = subprocess.run(
+            [sys.executable, *launcher, *arguments],
+            env={**ENVIRONMENT, **visible},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+    devices = {row["uuid"] for row in read_jsonl(tmp_path / "two" / "telemetry.jsonl")}
+    assert len(devices - {None}) == 2

@@ -1,0 +1,108 @@
+"""A whole run of a pair whose tokenizers differ: refused as one vocabulary, taught by rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kdwatts.cli import compose, run_in
+from kdwatts.hardware import resolve_gpu
+from kdwatts.records import read_jsonl
+from kdwatts.stages.distill import settings
+
+VOCABULARY = 400
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random teacher of the tiny teacher's depth with a byte-level tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],  # pyright: ignore[reportArgumentType]
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        ["What light through yonder window breaks? Speak again."], trainer
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def overrides(teacher_dir: Path, store: Path) -> list[str]:
+    shape = {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "head_dim": 16,
+        "vocab_size": VOCABULARY,
+        "max_positions": 512,
+    }
+    return [
+        f"store_dir={store}",
+        "training=smoke",
+        "gpu=cpu",
+        "until=distill",
+        "training.target_tokens=2048",
+        f"model.teacher.path={teacher_dir}",
+        *(f"model.teacher.architecture.{name}={value}" for name, value in shape.items()),
+    ]
+
+
+def test_a_teacher_with_another_tokenizer_teaches_by_rank_and_nothing_else(
+    teacher_dir: Path, tmp_path: Path
+):
+    given = overrides(teacher_dir, tmp_path / "store")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    chosen = ["paradigm=universal", "model.one_vocabulary=false"]
+    run_in(run_dir, resolve_gpu(compose([*given, *chosen]), []))
+    rows = list(read_jsonl(run_dir / "train.jsonl"))
+    assert all(0 < row["response_nats"] < 2 for row in rows)
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "done"
+
+    refused_dir = tmp_path / "refused"
+    refused_dir.mkdir()
+    with pytest.raises(ValueError, match=r"vocabularies do not match: .*one_vocabulary=false"):
+        run_in(
+            refused_dir,
+            resolve_gpu(compose([*given, "paradigm=response", "paradigm.teacher=online"]), []),
+        )
+
+
+def test_how_the_teacher_reads_is_part_of_the_students_key(configure: Callable[..., Any]):
+    configs = [
+        configure("paradigm=universal", "gpu=cpu", f"model.one_vocabulary={one}")
+        for one in ("true", "false")
+    ]
+    one, other = (settings(config) for config in configs)
+    assert one != other

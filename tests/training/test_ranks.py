@@ -1,0 +1,335 @@
+"""A step shared by two ranks, with whole models or with shards, is the step of one process.
+
+Ranks are processes on gloo. What each found is whole again when it is written down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.distributed.fsdp import FSDPModule
+
+from kdwatts.data.packing import Batch
+from kdwatts.models import load
+from kdwatts.models.load import head_weight
+from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
+from kdwatts.schema import CrossEntropy, Feature, Lora, Paradigm, Relational, Response
+from kdwatts.training import checkpoint
+from kdwatts.training.checkpoint import Progress
+from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.lora import add_adapters
+from kdwatts.training.objective import StepSize
+from kdwatts.training.optim import make_optimizer, set_learning_rate
+from kdwatts.training.parallel import clip_gradients, num_ranks, rank, sum_gradients, summed
+from kdwatts.training.precision import autocast
+from tests.training.pair import llama, make_batch, make_objective, part_of, signals_of
+
+CPU = torch.device("cpu")
+MAX_NORM = 0.1
+PARADIGMS = {
+    "sft": Paradigm("sft", ce=CrossEntropy()),
+    "response": Paradigm("response", response=Response(support="dense", temperature=2.0)),
+    "feature": Paradigm("feature", ce=CrossEntropy(0.1), feature=Feature()),
+    "relational": Paradigm("relational", relational=Relational(group_size=4)),
+    "spanning": Paradigm("relational", relational=Relational(group_size=8)),
+    "combined": Paradigm(
+        "combined",
+        ce=CrossEntropy(0.1),
+        response=Response(support="top_k", k=8),
+        feature=Feature(weight=0.5),
+        relational=Relational(group_size=4, weight=0.5),
+    ),
+}
+"""`spanning` has groups of two ranks' micro-batches; one process takes it with larger ones."""
+
+
+class Pair:
+    """Student, teacher and objective of a test, and what of a step is this rank's."""
+
+    def __init__(
+        self, name: str, *, sharded: bool = False, tied: bool = True, lora: bool = False
+    ) -> None:
+        self.student = llama(0, vocabulary=71, width=16, num_layers=2, tied=tied)
+        if lora:
+            self.student.to(torch.bfloat16)
+            add_adapters(self.student, Lora(rank=2), seed=0)
+        self.teacher = llama(1, vocabulary=64, width=24, num_layers=3, tied=False)
+        self.objective = make_objective(PARADIGMS[name], self.teacher)
+        self.precision = "bf16" if lora else "fp32"
+        place(self.student, CPU, sharded=sharded)
+        place(self.teacher.requires_grad_(False), CPU, sharded=sharded)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"student": self.student, "projectors": self.objective.projectors}
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for m in self.modules().values() for p in m.parameters() if p.requires_grad]
+
+    def batches(self, micro_batch: int) -> list[Batch]:
+        whole = make_batch(16)
+        cuts = range(0, len(whole.rows), micro_batch)
+        parts = [part_of(whole, slice(start, start + micro_batch)) for start in cuts]
+        return parts[rank() :: num_ranks()]
+
+    def backward(self, micro_batch: int, size: StepSize) -> dict[str, float]:
+        """Gradients of this rank's micro-batches; loss and terms of all."""
+        total, terms = 0.0, dict[str, float]()
+        for batch in self.batches(micro_batch):
+            with autocast(self.precision, CPU):
+                said = signals_of(self.objective, self.teacher, batch)
+                loss, parts = self.objective.micro_batch_loss(self.student, batch, said, size)
+            loss.backward()
+            total += loss.item()
+            for name, part in parts.items():
+                terms[name] = terms.get(name, 0.0) + part.item()
+        total, *sums = summed([total, *terms.values()])
+        return {"loss": total, **dict(zip(terms, sums, strict=True))}
+
+    def size(self, micro_batch: int) -> StepSize:
+        own = self.objective.step_size(self.batches(micro_batch))
+        return StepSize(*map(int, summed(astuple(own))))
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {
+            f"{prefix}.{name}": gathered(parameter.grad).clone()
+            for prefix, module in self.modules().items()
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
+
+
+def step(pair: Pair, micro_batch: int = 4) -> dict[str, Any]:
+    """What the training loop makes of one step."""
+    figures = pair.backward(micro_batch, pair.size(micro_batch))
+    sum_gradients(pair.parameters())
+    found: dict[str, Any] = {"figures": figures, "gradients": pair.gradients()}
+    found["norm"] = clip_gradients(pair.parameters(), MAX_NORM)
+    found["clipped"] = pair.gradients()
+    return found
+
+
+def averaged_over_ranks(pair: Pair) -> dict[str, Any]:
+    """The trap: a mean over the targets of each rank, and the mean of those over ranks."""
+    figures = pair.backward(4, pair.objective.step_size(pair.batches(4)))
+    sum_gradients(pair.parameters())
+    gradients = {name: grad / num_ranks() for name, grad in pair.gradients().items()}
+    return {"loss": figures["loss"] / num_ranks(), "gradients": gradients}
+
+
+def divided_by_ranks(pair: Pair) -> dict[str, Any]:
+    """The trap: FSDP2's own mean over ranks on top of the division by what the step counts."""
+    for module in pair.student.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(num_ranks())
+    return {"gradients": step(pair)["gradients"]}
+
+
+def without_the_head_of_others(pair: Pair) -> dict[str, Any]:
+    """The trap: a head gathered as torch does by default, whose gradient stays with its rank."""
+    load.gathered = lambda weight: weight.full_tensor() if is_sharded(weight) else weight
+    try:
+        return {"gradients": step(pair)["gradients"]}
+    finally:
+        load.gathered = gathered
+
+
+def read_on_held_out(pair: Pair) -> dict[str, float]:
+    """Three batches: of two ranks the second has one fewer to read."""
+    batches = [part_of(make_batch(12), slice(start, start + 4)) for start in (0, 4, 8)]
+    return held_out_losses(
+        pair.student,
+        pair.objective,
+        HeldOut(batches, num_bytes=100),
+        precision="fp32",
+        device=CPU,
+        signals_of=lambda batch: signals_of(pair.objective, pair.teacher, batch),
+    )
+
+
+def recomputed(pair: Pair) -> dict[str, Any]:
+    pair.student.train()
+    pair.student.gradient_checkpointing_enable({"use_reentrant": False})
+    return step(pair)
+
+
+def optimizer_of(pair: Pair) -> torch.optim.AdamW:
+    optimizer = make_optimizer(list(pair.modules().values()), weight_decay=0.1, betas=(0.9, 0.95))
+    set_learning_rate(optimizer, 1e-3)
+    return optimizer
+
+
+def taken(pair: Pair, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+    for _ in range(num_steps):
+        step(pair)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def saved_after_a_step(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
+    """The weights after a step, at which a checkpoint was saved, and another one."""
+    pair = Pair("combined", sharded=sharded)
+    optimizer = optimizer_of(pair)
+    taken(pair, optimizer, 1)
+    checkpoint.save(folder, pair.modules(), optimizer, Progress(step=1))
+    taken(pair, optimizer, 1)
+    return weights(pair)
+
+
+def gone_on(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
+    """The weights after a second step, the first one from the checkpoint of others."""
+    pair = Pair("combined", sharded=sharded)
+    optimizer = optimizer_of(pair)
+    assert checkpoint.load_latest(folder, pair.modules(), optimizer).step == 1
+    taken(pair, optimizer, 1)
+    return weights(pair)
+
+
+def weights(pair: Pair) -> dict[str, Tensor]:
+    states = {prefix: whole_state(module) for prefix, module in pair.modules().items()}
+    return {f"{p}.{name}": value for p, state in states.items() for name, value in state.items()}
+
+
+def work(number: int, num: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet-{num}", rank=number, world_size=num
+    )
+    found: dict[Any, Any] = {"resumed": gone_on(folder / "one", sharded=True)}
+    if num == 2:
+        for sharded in (False, True):
+            for name in PARADIGMS:
+                found[name, sharded] = step(Pair(name, sharded=sharded))
+        found["untied"] = step(Pair("combined", sharded=True, tied=False))
+        found["recomputed"] = recomputed(Pair("combined", sharded=True))
+        found["lora"] = step(Pair("combined", sharded=True, lora=True))
+        for sharded in (False, True):
+            found["held out", sharded] = read_on_held_out(Pair("combined", sharded=sharded))
+        found["averaged"] = averaged_over_ranks(Pair("sft"))
+        found["divided"] = divided_by_ranks(Pair("sft", sharded=True))
+        found["own head"] = without_the_head_of_others(Pair("sft", sharded=True, tied=False))
+        found["head"] = gathered(head_weight(Pair("sft", sharded=True).student)).detach().clone()
+        for name, sharded in (("shards", True), ("whole", False)):
+            found[name] = saved_after_a_step(folder / name, sharded=sharded)
+    if number == 0:
+        torch.save(found, folder / f"found-{num}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def launch(num: int, folder: Path) -> dict[Any, Any]:
+    multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+        work, (num, folder), nprocs=num
+    )
+    return torch.load(folder / f"found-{num}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    saved_after_a_step(folder / "one", sharded=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> dict[Any, Any]:
+    """What two ranks found."""
+    return launch(2, folder)
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=2e-5, atol=2e-6, msg=name)
+
+
+def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["figures"] == pytest.approx(expected["figures"], rel=1e-6)
+    torch.testing.assert_close(found["norm"], expected["norm"], rtol=1e-5, atol=0)
+    assert_same(found["gradients"], expected["gradients"])
+    assert_same(found["clipped"], expected["clipped"])
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_two_ranks_find_the_loss_the_gradient_and_its_norm_of_one_process(
+    name: str, sharded: bool, ranks: dict[Any, Any]
+):
+    alone = step(Pair(name), 8 if name == "spanning" else 4)
+    assert_same_step(ranks[name, sharded], alone)
+    assert alone["norm"] > MAX_NORM and any(grad.any() for grad in alone["gradients"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("untied", {"tied": False}), ("recomputed", {}), ("lora", {"lora": True})]
+)
+def test_shards_hold_an_untied_head_recomputed_blocks_and_frozen_weights(
+    name: str, changes: dict[str, bool], ranks: dict[Any, Any]
+):
+    alone = step(Pair("combined", **changes))
+    found = ranks[name]
+    assert found["figures"] == pytest.approx(alone["figures"], rel=1e-5)
+    assert found["gradients"].keys() == alone["gradients"].keys()
+    for parameter, grad in alone["gradients"].items():
+        error = (found["gradients"][parameter] - grad).norm() / grad.norm().clamp(min=1e-6)
+        assert error < (2e-2 if name == "lora" else 1e-5), parameter
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+def test_two_ranks_read_the_loss_on_held_out_rows_that_one_process_reads(
+    sharded: bool, ranks: dict[Any, Any]
+):
+    alone = read_on_held_out(Pair("combined"))
+    assert ranks["held out", sharded] == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_mean_over_each_ranks_own_targets_is_another_loss_and_gradient(ranks: dict[Any, Any]):
+    alone = step(Pair("sft"))
+    assert abs(ranks["averaged"]["loss"] - alone["figures"]["loss"]) > 1e-3
+    with pytest.raises(AssertionError):
+        assert_same(ranks["averaged"]["gradients"], alone["gradients"])
+
+
+def test_fsdp_would_halve_what_is_already_divided_by_the_whole_step(ranks: dict[Any, Any]):
+    name = "student.model.layers.0.mlp.up_proj.weight"
+    right, halved = (ranks[key]["gradients"][name] for key in (("sft", True), "divided"))
+    torch.testing.assert_close(halved, right / 2)
+    assert right.abs().max() > 1e-3
+
+
+def test_a_head_gathered_as_torch_does_learns_from_one_ranks_text_alone(ranks: dict[Any, Any]):
+    alone = step(Pair("sft", tied=False))["gradients"]["student.lm_head.weight"]
+    found = ranks["own head"]["gradients"]["student.lm_head.weight"]
+    assert (found - alone).abs().max() > 0.1 * alone.abs().max()
+
+
+def test_a_sharded_head_is_gathered_whole_though_its_rows_do_not_divide(ranks: dict[Any, Any]):
+    assert torch.equal(ranks["head"], Pair("sft").student.lm_head.weight.detach())
+
+
+@pytest.mark.parametrize("saved", ["shards", "whole"])
+def test_a_checkpoint_of_two_ranks_is_resumed_by_one(
+    saved: str, folder: Path, ranks: dict[Any, Any]
+):
+    assert_same(gone_on(folder / saved, sharded=False), ranks[saved])
+
+
+def test_a_checkpoint_of_one_process_is_resumed_by_two_ranks_in_shards(
+    folder: Path, ranks: dict[Any, Any]
+):
+    assert_same(ranks["resumed"], gone_on(folder / "one", sharded=False))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_resumed_by_four_ranks(folder: Path):
+    assert_same(launch(4, folder)["resumed"], gone_on(folder / "one", sharded=False))
+
+
+def test_a_process_alone_asks_nobody():
+    pair = Pair("sft", sharded=True)
+    assert not any(is_sharded(parameter) for parameter in pair.parameters())
+    assert (rank(), num_ranks(), summed([1.0, 2.0])) == (0, 1, [1.0, 2.0])
