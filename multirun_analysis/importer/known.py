@@ -14,9 +14,14 @@ PARADIGMS = {
     "feature": "feature",
     "relation": "relational",
     "relational": "relational",
+    "relational_token": "relational_token",
+    "attention": "attention",
     "combined": "combined",
+    "sequence": "sequence",
+    "on_policy": "on_policy",
+    "universal": "universal",
 }
-"""First word of a run's folder to the paradigm's option."""
+"""First words of a run's folder to the paradigm's option."""
 
 GPUS = {
     "NVIDIA A100-SXM4-40GB": "a100_40",
@@ -38,6 +43,7 @@ PAIRS = {
     ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"): "qwen25_7b_to_1b5",
     ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"): "qwen25_7b_to_0b5",
     ("Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-7B-Instruct"): "qwen25_72b_to_7b",
+    ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"): "llama31_8b_to_qwen25_1b5",
 }
 """Teacher and student to the pair's option; from `path` in conf/model."""
 
@@ -65,9 +71,10 @@ BENCHMARKS = {
 
 
 def paradigm_of(name: str) -> str | None:
-    """The paradigm that a folder's name begins with, such as `relation_1`."""
-    first = re.match(r"[a-z]+", name.lower())
-    return PARADIGMS.get(first[0]) if first else None
+    """The paradigm in the first words of a folder's name, such as `relation_1`."""
+    words = re.findall(r"[a-z]+", name.lower())
+    firsts = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((PARADIGMS[first] for first in firsts if first in PARADIGMS), None)
 
 
 def seed_of(name: str) -> int | None:

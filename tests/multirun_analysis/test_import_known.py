@@ -52,6 +52,8 @@ def test_paradigms_are_those_of_conf_paradigm():
     [
         ("feature_1", "feature", None),
         ("relation_1", "relational", None),
+        ("relational_token_1", "relational_token", None),
+        ("On-Policy-seed2", "on_policy", 2),
         ("Response-seed12", "response", 12),
         ("sft_seed_3", "sft", 3),
         ("mystery_2", None, None),
