@@ -71,7 +71,7 @@ def test_vocabularies_that_do_not_match_are_refused_by_token(tmp_path: Path):
         tmp_path / "run", f"store_dir={tmp_path}/store", f"model.tokenizer={directory}"
     )
     assert sentence.startswith("the vocabularies do not match: token '")
-    assert sentence.endswith("choose a pair of one family")
+    assert "choose a pair of one family, or compare texts with" in sentence
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path):
@@ -102,7 +102,7 @@ def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("size", "stage"), [("3m", "shards"), ("9m", "teacher"), ("10500k", "distill")]
+    ("size", "stage"), [("3m", "shards"), ("8m", "teacher"), ("9m", "distill")]
 )
 def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
     size: str, stage: str, tmp_path: Path

@@ -187,18 +187,18 @@ def test_holding_rows_out_changes_nothing_of_what_is_learned(store: Path, tmp_pa
 
 def test_a_joule_budget_ends_training_saves_the_student_and_says_so(store: Path, tmp_path: Path):
     options = ("paradigm=sft", "training.target_tokens=2_000_000", "training.log_every=20")
-    metrics = run(tmp_path, store, *options, "training.budget_kj=0.008")
+    metrics = run(tmp_path, store, *options, "training.budget_kj=0.03")
     assert metrics["stopped_by"] == "budget_kj"
     for name in ("status.json", "manifest.json"):
         assert json.loads((tmp_path / name).read_text())["stopped_by"] == "budget_kj"
     # At its end it saves and is weighed: past the budget by what that and one tick draw.
-    assert 8 <= metrics["own_energy_j"] < 16
+    assert 30 <= metrics["own_energy_j"] < 40
     assert metrics["train_tokens"] < 1_500_000
     rows = rows_of(tmp_path, "train")
     assert rows[-1]["tokens"] == metrics["train_tokens"]
-    # The learning rate has come down all the way although few of the steps were made.
-    assert rows[-1]["learning_rate"] == pytest.approx(1e-4, rel=0.2)
-    assert max(row["learning_rate"] for row in rows) > 5e-4
+    # The learning rate has come down, as far as one tick tells, although few steps were made.
+    rates = [row["learning_rate"] for row in rows]
+    assert rates[-1] == min(rates[1:]) < 0.3 * max(rates)
     assert weights(tmp_path)
 
 
