@@ -100,14 +100,18 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "options",
     [
         LORA,
-        ("paradigm=combined", "training.respect_documents=true"),
+        (
+            "paradigm=combined",
+            "training.respect_documents=true",
+            "training.gradient_checkpointing=true",
+        ),
         pytest.param(
             (*LORA, "paradigm=sft", "training.precision=bf16", *SHORT, *HELD_OUT[:1]),
             marks=pytest.mark.slow,
         ),
         pytest.param(("paradigm=response", *HELD_OUT), marks=pytest.mark.slow),
     ],
-    ids=["lora", "documents", "lora in bf16 with held-out rows", "held-out rows"],
+    ids=["lora", "documents, recomputed", "lora in bf16 with held-out rows", "held-out rows"],
 )
 def test_ten_steps_equal_six_a_stop_and_four_bit_for_bit(
     options: tuple[str, ...], stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -132,7 +132,7 @@ def _trained(
     with work.meter.window("load"):
         student = _fresh_student(config)
         if training.gradient_checkpointing:
-            student.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+            student.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue]
         place(student, device, sharded=training.parallel == "fsdp")
         teacher = online_teacher(work)
         # Measured pairs may differ by rounding from rank to rank.

@@ -80,7 +80,7 @@ def main() -> None:
         teacher = load_model(replace(teacher_source(config), path=None), dtype=frozen_dtype(config))
         student = load_model(replace(pair.student, path=None), dtype=torch.float32)
     if training.gradient_checkpointing:
-        student.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+        student.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue]
     place(student, device, sharded=False)
     student.train()
     plan = plan_signals(config, [])

@@ -262,13 +262,12 @@ def test_the_block_before_is_kept_until_another_is_saved(
     assert names == ["rollout-00000002.npz", "rollout-00000004.npz"]
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_the_student_trains_on_as_before_and_its_checkpointing_changes_no_word(
     make: Make, student: Any, shards: TokenShards, schedule: Schedule
 ):
     plain = written(make(), shards, schedule, 0)
     assert student.training
-    student.gradient_checkpointing_enable({"use_reentrant": False})
+    student.activation_checkpointing_enable()
     assert same(written(make(), shards, schedule, 0), plain)
     state = torch.get_rng_state()
     written(make(), shards, schedule, 0)
