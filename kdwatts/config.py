@@ -88,11 +88,11 @@ def check(config: Config) -> None:
         if (
             source
             and grid
-            and grid.prompt_tokens + grid.new_tokens > source.architecture.max_positions
+            and max(grid.prompt_lengths) + max(grid.new_lengths) > source.architecture.max_positions
         ):
             raise ValueError(
-                f"eval.inference: {grid.prompt_tokens} prompt + {grid.new_tokens} new tokens "
-                f"exceed the {subject}'s context of {source.architecture.max_positions}; "
+                f"eval.inference: {max(grid.prompt_lengths)} prompt + {max(grid.new_lengths)} new "
+                f"tokens exceed the {subject}'s context of {source.architecture.max_positions}; "
                 "shorten one of them"
             )
     if paradigm.needs_teacher and not pair.one_vocabulary:

@@ -209,6 +209,35 @@ class Metrics:
     heldout_bits_per_byte: float | None = None
     heldout_energy_j: float | None = None
     """Part of own_energy_j that went into reading it; 0 where it is never read."""
+    om_perf_low: float | None = None
+    """95 % interval of om_perf over the benchmarks' samples, by bootstrap; and om_perf_high."""
+    om_perf_high: float | None = None
+    student_total_interval_95_j: float | None = None
+    """Half of the 95 % interval of student_total_j_per_token, from the spread between repeats."""
+    teacher_total_interval_95_j: float | None = None
+    student_net_total_j_per_token: float | None = None
+    """Less what idle devices would have drawn."""
+    teacher_net_total_j_per_token: float | None = None
+    student_prefill_latency_p50_s: float | None = None
+    """Median seconds until a batch of prompts has its first tokens."""
+    teacher_prefill_latency_p50_s: float | None = None
+    student_decode_latency_p50_s: float | None = None
+    """Median seconds of a step, one token of every sequence; and the 95th percentile."""
+    student_decode_latency_p95_s: float | None = None
+    teacher_decode_latency_p50_s: float | None = None
+    teacher_decode_latency_p95_s: float | None = None
+    break_even_verdict: str | None = None
+    """reached, never, unresolved or unknown: whether serving the student repays its building."""
+    break_even_tokens: float | None = None
+    """Tokens served in the teacher's place that repay own and inherited energy (unamortised)."""
+    break_even_tokens_low: float | None = None
+    """Its 95 % interval; and break_even_tokens_high."""
+    break_even_tokens_high: float | None = None
+    water_l: float | None = None
+    """Litres that the site evaporates for own_energy_j; None where its figure is not known."""
+    wue_l_per_kwh: float | None = None
+    power_limit_w: float | None = None
+    """Limit that the first card enforced, set by whoever runs it; None without a card."""
     schema: int = SCHEMA
 
 

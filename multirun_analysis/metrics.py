@@ -7,16 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdwatts.metrics import Energy, add_energies
+from kdwatts.metrics import Energy, add_energies, mean_and_half_width
 from multirun_analysis.rows import Row, grouped, known
-
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any statistics table); beyond 30
-# the last one is used, which is wider than exact by at most 4 %.
-_T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,19 +30,8 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval by Student's t, values taken as independent draws.
-
-    Raises ValueError for no values.
-    """
-    num_values = len(values)
-    if not num_values:
-        raise ValueError("mean_interval: 0 values given; give at least one")
-    mean = math.fsum(values) / num_values
-    if num_values == 1:
-        return Interval(mean, None, 1)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (num_values - 1)
-    t_975 = _T_975[min(num_values - 1, len(_T_975)) - 1]
-    return Interval(mean, t_975 * math.sqrt(variance / num_values), num_values)
+    """Mean and 95 % interval by Student's t; ValueError for no values."""
+    return Interval(*mean_and_half_width(values), len(values))
 
 
 def over_seeds(runs: list[Row], column: str) -> dict[str, Interval]:

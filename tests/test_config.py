@@ -228,9 +228,10 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: _training(betas=[0.9]), "training.betas=[0.9] is out of range; give two numbers"),
     (lambda: _training(betas=[0.9, 1.0]), "training.betas=[0.9, 1.0] is out of range"),
-    (lambda: schema.InferenceGrid(batch_size=0), "eval.inference.batch_size=0"),
-    (lambda: schema.InferenceGrid(prompt_tokens=0), "eval.inference.prompt_tokens=0"),
-    (lambda: schema.InferenceGrid(new_tokens=0), "eval.inference.new_tokens=0"),
+    (lambda: schema.InferenceGrid(batch_sizes=[0]), "eval.inference.batch_sizes=0"),
+    (lambda: schema.InferenceGrid(prompt_lengths=[8, 0]), "eval.inference.prompt_lengths=0"),
+    (lambda: schema.InferenceGrid(new_lengths=[]), "eval.inference.new_lengths=[] is empty"),
+    (lambda: schema.InferenceGrid(batch_sizes=[1, 1]), "batch_sizes=[1, 1] is empty or repeats"),
     (lambda: schema.InferenceGrid(min_window_s=1), "eval.inference.min_window_s=1 is out of range"),
     (lambda: schema.InferenceGrid(max_repeats=2), "eval.inference.max_repeats=2 is out of range"),
     (lambda: _task(num_fewshot=-1), "eval.tasks.num_fewshot=-1"),
@@ -277,7 +278,7 @@ def test_the_edges_of_every_range_are_allowed():
     _shape(num_kv_heads=4)
     _site()
     _task(limit=1, chance=0)
-    schema.InferenceGrid(1, 1, 1, 2.0, 3)
+    schema.InferenceGrid([1], [1], [1], None, 2.0, 3)
     schema.Telemetry(interval_s=0.01, slow_interval_s=0.01)
     schema.TextSource("a", text_field=None, prompt_field="p", response_field="r")
 
@@ -338,7 +339,7 @@ def _change(config: Config, path: str, value: Any) -> None:
             "training.sequence_length=128 is longer than the teacher's context of 127 tokens",
         ),
         (
-            {"eval.inference.new_tokens": 65},
+            {"eval.inference.new_lengths": [65]},
             "eval.inference: 64 prompt + 65 new tokens exceed the student's context of 128; sho",
         ),
         (
@@ -419,7 +420,7 @@ def test_choices_that_exclude_each_other_are_refused_in_one_sentence(
     "changes",
     [
         {"training.sequence_length": 128},
-        {"eval.inference.new_tokens": 64},
+        {"eval.inference.new_lengths": [64]},
         {"eval.inference": None},
         {"paradigm.response.k": 1023},
         {"paradigm.response.k": 1024, "paradigm.response.support": "dense"},

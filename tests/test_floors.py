@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS = (
     ("paths", "fingerprint", "records", "interrupt", "launch", "store"),
     ("schema",),
-    ("config", "metrics"),
+    ("config", "metrics", "break_even"),
     ("telemetry",),
     ("artifact", "hardware", "manifest", "losses", "data", "models"),
     ("teacher",),
@@ -32,7 +32,14 @@ HEAVY = ("torch", "transformers", "lm_eval", "safetensors.torch", "accelerate", 
 """Libraries that cost seconds to import: not at the top of a file outside these rooms."""
 MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation", "stages"}
 
-OPEN_ROOMS = ("records", "metrics", "telemetry.energy", "telemetry.parts", "telemetry.recover")
+OPEN_ROOMS = (
+    "records",
+    "metrics",
+    "break_even",
+    "telemetry.energy",
+    "telemetry.parts",
+    "telemetry.recover",
+)
 """What the analysis may import of kdwatts: records, and the formulas over them, so that one
 integration makes the energies of live and of imported runs."""
 

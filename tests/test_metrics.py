@@ -14,8 +14,10 @@ from kdwatts.metrics import (
     cost_usd,
     eff_overall,
     j_per_token,
+    mean_and_half_width,
     om_perf,
     total_energy,
+    water_l,
 )
 
 MISSING = Energy(None, None, "missing")
@@ -153,3 +155,38 @@ def test_ten_kilowatt_hours_at_400_g_in_a_building_of_pue_1_5_are_6_kg():
 def test_ten_kilowatt_hours_at_20_cents_in_a_building_of_pue_1_5_are_3_dollars():
     assert cost_usd(3.6e7, pue=1.5, price_usd_per_kwh=0.2) == pytest.approx(3)
     assert cost_usd(None, pue=1.5, price_usd_per_kwh=0.2) is None
+
+
+def test_the_interval_of_three_values_uses_students_t_of_two_degrees_of_freedom():
+    """1, 2, 3: mean 2, sd 1, half width 4.303 / sqrt(3)."""
+    assert mean_and_half_width([1, 2, 3]) == (2, pytest.approx(4.303 / math.sqrt(3)))
+    assert mean_and_half_width([5.0]) == (5.0, None)
+    with pytest.raises(ValueError, match="0 values given; give at least one"):
+        mean_and_half_width([])
+
+
+def test_the_interval_of_om_perf_is_that_of_its_standard_error_where_errors_are_small():
+    scores = [_score("a", 0.60, 0.80), _score("b", 0.30, 0.50)]
+    found = om_perf(scores)
+    assert found.ratio is not None and found.stderr is not None
+    assert found.low == pytest.approx(found.ratio - 1.96 * found.stderr, abs=0.002)
+    assert found.high == pytest.approx(found.ratio + 1.96 * found.stderr, abs=0.002)
+    assert om_perf(scores) == found
+
+
+def test_the_interval_is_lopsided_where_the_teachers_score_is_small():
+    found = om_perf([_score("a", 0.10, 0.10, (0.0, 0.03), chance=0.0)])
+    assert found.low is not None and found.high is not None
+    assert found.high - 1 > 1.5 * (1 - found.low)
+
+
+def test_a_score_without_a_standard_error_leaves_om_perf_without_an_interval():
+    found = om_perf([_score("a", 0.60, 0.80, (None, 0.01))])
+    assert (found.low, found.high) == (None, None) and found.ratio == pytest.approx(0.75)
+
+
+def test_water_is_that_of_the_computers_kilowatt_hours_and_unknown_without_a_figure():
+    """2 kWh at 0.12 L/kWh."""
+    assert water_l(7.2e6, wue_l_per_kwh=0.12) == pytest.approx(0.24)
+    assert water_l(7.2e6, wue_l_per_kwh=None) is None
+    assert water_l(None, wue_l_per_kwh=0.12) is None

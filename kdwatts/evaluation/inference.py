@@ -6,22 +6,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdwatts.metrics import Energy, total_energy
+from kdwatts.metrics import Energy, mean_and_half_width, summed_components, total_energy
+from kdwatts.records import StageRow
 from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
 
 MIN_REPEATS = 3
 RELATIVE_INTERVAL = 0.05
-T_QUANTILE_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t at 97.5 % by degrees of freedom; 1.96 beyond."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,17 @@ class Phase:
     j_per_token: float | None
     interval_95_j: float | None
     """Half width of the 95 % interval of the mean, from the spread between repeats alone."""
+    net_j_per_token: float | None
+    """Less what idle devices would have drawn; None where idle power was not measured."""
     quality: str
     tokens: int
     duration_s: float
     repeats: int
     tokens_per_s: float
+    latency_p50_s: float
+    """Median seconds of a prefill, which end with a first token; of a decode, each step's share."""
+    latency_p95_s: float
+    """Their 95th percentile over calls."""
 
 
 @dataclass(frozen=True)
@@ -49,47 +54,102 @@ class ServingCost:
     decode: Phase
     total_j_per_token: float | None
     """Joules of a whole batch over its prompt and generated tokens."""
+    total_interval_95_j: float | None
+    net_total_j_per_token: float | None
     quality: str
 
 
 @torch.no_grad()
-def serving_cost(
+def serving_costs(
     model: nn.Module,
-    prompt_BT: Tensor,
+    prompts: Callable[[int, int], Tensor],
     grid: InferenceGrid,
     *,
     meter: Meter,
     synchronize: Callable[[], None],
-) -> ServingCost:
-    """Measure prefill and greedy decode of `prompt_BT`, after a warm-up that is not counted."""
-    prompt_tokens = prompt_BT.shape[1]
+) -> list[ServingCost]:
+    """Measure every point of the grid, each after a warm-up that is not counted.
 
-    def prefill() -> Any:
-        return model(input_ids=prompt_BT, use_cache=True, logits_to_keep=1)
+    `prompts` gives B prompts of T tokens [B, T] on the model's device. Raises ValueError for a
+    model that is not whole on one kind of device.
+    """
+    _check_whole(model)
+    costs = []
+    for batch_size in grid.batch_sizes:
+        for prompt_tokens in grid.prompt_lengths:
+            served = _Served(model, prompts(batch_size, prompt_tokens))
+            place = f"b{batch_size}_p{prompt_tokens}"
+            per_call = batch_size * prompt_tokens
+            served.decode(1)
+            reading = _repeat(
+                f"prefill_{place}", served.prefill, per_call, 1, grid, meter, synchronize
+            )
+            for new_tokens in grid.new_lengths:
+                served.decode(new_tokens)
+                writing = _repeat(
+                    f"decode_{place}_n{new_tokens}",
+                    lambda served=served, count=new_tokens: served.decode(count),
+                    batch_size * new_tokens,
+                    new_tokens,
+                    grid,
+                    meter,
+                    synchronize,
+                )
+                costs.append(_cost(batch_size, prompt_tokens, new_tokens, reading, writing))
+    return costs
 
-    first = prefill()
-    cache, first_token_B1 = first.past_key_values, first.logits[:, -1:].argmax(-1)
 
-    def decode() -> None:
-        token_B1 = first_token_B1
-        for _ in range(grid.new_tokens):
-            step = model(input_ids=token_B1, past_key_values=cache, use_cache=True)
+def _check_whole(model: nn.Module) -> None:
+    kinds = sorted({parameter.device.type for parameter in model.parameters()})
+    if len(kinds) > 1 or "meta" in kinds:
+        raise ValueError(
+            f"inference: the model's weights lie on {' and '.join(kinds)}; energy per token of an "
+            "offloaded model is that of moving it: use a card that holds it, or more of them"
+        )
+
+
+class _Served:
+    """A model and the cache of one batch of prompts, which prefill made and decode leaves so."""
+
+    def __init__(self, model: nn.Module, prompt_BT: Tensor) -> None:
+        self._model, self._prompt_BT = model, prompt_BT
+        first = self.prefill()
+        self._cache = first.past_key_values
+        self._first_token_B1 = first.logits[:, -1:].argmax(-1)
+
+    def prefill(self) -> Any:
+        return self._model(input_ids=self._prompt_BT, use_cache=True, logits_to_keep=1)
+
+    def decode(self, new_tokens: int) -> None:
+        token_B1 = self._first_token_B1
+        for _ in range(new_tokens):
+            step = self._model(input_ids=token_B1, past_key_values=self._cache, use_cache=True)
             token_B1 = step.logits[:, -1:].argmax(-1)
         # Back to the prompt: a decode window holds no second prefill.
-        cache.crop(-grid.new_tokens)
+        self._cache.crop(-new_tokens)
 
-    decode()
-    reading = _repeat("prefill", prefill, prompt_BT.numel(), grid, meter, synchronize)
-    writing = _repeat(
-        "decode", decode, prompt_BT.shape[0] * grid.new_tokens, grid, meter, synchronize
-    )
-    total = None
-    if reading.j_per_token is not None and writing.j_per_token is not None:
-        joules = reading.j_per_token * prompt_tokens + writing.j_per_token * grid.new_tokens
-        total = joules / (prompt_tokens + grid.new_tokens)
-    quality = reading.quality if reading.quality == writing.quality else "mixed"
+
+def _cost(
+    batch_size: int, prompt_tokens: int, new_tokens: int, reading: Phase, writing: Phase
+) -> ServingCost:
+    shares = (prompt_tokens, new_tokens)
+
+    def whole(name: str, add: Callable[[Sequence[float]], float]) -> float | None:
+        values = [getattr(phase, name) for phase in (reading, writing)]
+        if None in values:
+            return None
+        return add([v * n for v, n in zip(values, shares, strict=True)]) / sum(shares)
+
     return ServingCost(
-        prompt_BT.shape[0], prompt_tokens, grid.new_tokens, reading, writing, total, quality
+        batch_size,
+        prompt_tokens,
+        new_tokens,
+        reading,
+        writing,
+        total_j_per_token=whole("j_per_token", math.fsum),
+        total_interval_95_j=whole("interval_95_j", lambda parts: math.hypot(*parts)),
+        net_total_j_per_token=whole("net_j_per_token", math.fsum),
+        quality=reading.quality if reading.quality == writing.quality else "mixed",
     )
 
 
@@ -97,53 +157,67 @@ def _repeat(
     name: str,
     work: Callable[[], Any],
     tokens_per_call: int,
+    steps_per_call: int,
     grid: InferenceGrid,
     meter: Meter,
     synchronize: Callable[[], None],
 ) -> Phase:
     """Windows of at least `grid.min_window_s` until their mean is known to 5 %, or the limit."""
     energies: list[Energy] = []
+    nets: list[float | None] = []
     tokens: list[int] = []
     durations: list[float] = []
+    latencies: list[float] = []
     while len(energies) < grid.max_repeats:
         with meter.window(name) as window:
-            started_s = time.monotonic()
-            while time.monotonic() - started_s < grid.min_window_s:
+            started_s = call_s = time.monotonic()
+            while call_s - started_s < grid.min_window_s:
                 work()
                 synchronize()
                 window.tokens += tokens_per_call
+                before_s, call_s = call_s, time.monotonic()
+                latencies.append((call_s - before_s) / steps_per_call)
         assert window.row
         row = window.row
         energies.append(total_energy(row.energy_j, row.quality, row.uncertainty_j))
+        nets.append(_net_j(row))
         tokens.append(window.tokens)
         durations.append(row.duration_s)
         if len(energies) >= MIN_REPEATS and _known_well(energies, tokens):
             break
-    mean_j, half_width_j = _mean_and_interval(energies, tokens)
+    mean_j, half_width_j = _per_token([e.energy_j for e in energies], tokens)
     qualities = {energy.quality for energy in energies}
     return Phase(
         j_per_token=mean_j,
         interval_95_j=half_width_j,
+        net_j_per_token=_per_token(nets, tokens)[0],
         quality=qualities.pop() if len(qualities) == 1 else "mixed",
         tokens=sum(tokens),
         duration_s=sum(durations),
         repeats=len(energies),
         tokens_per_s=sum(tokens) / sum(durations),
+        latency_p50_s=float(np.percentile(latencies, 50)),
+        latency_p95_s=float(np.percentile(latencies, 95)),
     )
 
 
-def _mean_and_interval(
-    energies: list[Energy], tokens: list[int]
+def _net_j(row: StageRow) -> float | None:
+    """Net joules of the components that the window's gross figure adds."""
+    parts = summed_components(row.energy_j, row.quality)
+    found = [row.net_energy_j.get(part) for part in parts]
+    return None if not parts or None in found else math.fsum(j or 0.0 for j in found)
+
+
+def _per_token(
+    joules: Sequence[float | None], tokens: Sequence[int]
 ) -> tuple[float | None, float | None]:
-    rates = [
-        e.energy_j / n for e, n in zip(energies, tokens, strict=True) if e.energy_j is not None
-    ]
-    if len(rates) < len(energies):
+    """Mean over windows of joules per token, and half its 95 % interval; None if one is missing."""
+    rates = [j / n for j, n in zip(joules, tokens, strict=True) if j is not None]
+    if len(rates) < len(joules):
         return None, None
-    quantile = T_QUANTILE_975.get(len(rates) - 1, 1.96)
-    return fmean(rates), quantile * stdev(rates) / math.sqrt(len(rates))
+    return mean_and_half_width(rates)
 
 
-def _known_well(energies: list[Energy], tokens: list[int]) -> bool:
-    mean_j, half_width_j = _mean_and_interval(energies, tokens)
+def _known_well(energies: Sequence[Energy], tokens: Sequence[int]) -> bool:
+    mean_j, half_width_j = _per_token([e.energy_j for e in energies], tokens)
     return mean_j is None or (half_width_j or 0.0) <= RELATIVE_INTERVAL * mean_j

@@ -11,19 +11,33 @@ from kdwatts.schema.checks import at_least, between
 
 @dataclass
 class InferenceGrid:
-    """What the energy-per-token benchmark serves: the same for teacher and student."""
+    """What the energy-per-token benchmark serves: the same for teacher and student.
 
-    batch_size: int = 8
-    prompt_tokens: int = 64
-    new_tokens: int = 32
+    Every batch size with every prompt and new length; the first of each is what metrics.json tells.
+    """
+
+    batch_sizes: list[int] = field(default_factory=lambda: [8])
+    prompt_lengths: list[int] = field(default_factory=lambda: [64])
+    """Tokens of each prompt."""
+    new_lengths: list[int] = field(default_factory=lambda: [32])
+    """Tokens written after it, greedily; the end token ends nothing."""
+    prompts: str | None = None
+    """A text file, or JSONL with `text`; null takes the corpus from its end."""
     min_window_s: float = 2.0
     """A window repeats the work at least this long; shorter ones cannot be measured."""
     max_repeats: int = 10
     """Windows repeat, three times at least, until the 95 % interval is within 5 % of the mean."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "prompt_tokens", "new_tokens"):
-            at_least(f"eval.inference.{name}", getattr(self, name), 1)
+        for name in ("batch_sizes", "prompt_lengths", "new_lengths"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(
+                    f"eval.inference.{name}={list(values)} is empty or repeats itself; give one or "
+                    "more numbers, each once"
+                )
+            for value in values:
+                at_least(f"eval.inference.{name}", value, 1)
         at_least("eval.inference.min_window_s", self.min_window_s, 2.0)
         at_least("eval.inference.max_repeats", self.max_repeats, 3)
 

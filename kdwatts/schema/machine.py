@@ -78,8 +78,13 @@ class Site:
     pue_source: str = MISSING
     price_usd_per_kwh: float = MISSING
     price_source: str = MISSING
+    wue_l_per_kwh: float | None = None
+    """Water usage effectiveness: litres of the site over kWh of its computers; null if unknown."""
+    wue_source: str | None = None
 
     def __post_init__(self) -> None:
         at_least("site.grid_gco2e_per_kwh", self.grid_gco2e_per_kwh, 0)
         at_least("site.pue", self.pue, 1)
         at_least("site.price_usd_per_kwh", self.price_usd_per_kwh, 0)
+        if self.wue_l_per_kwh is not None:
+            at_least("site.wue_l_per_kwh", self.wue_l_per_kwh, 0)

@@ -5,44 +5,57 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from kdwatts.config import Config, to_dict
-from kdwatts.data.packing import load_batch
 from kdwatts.data.shards import TokenShards
-from kdwatts.evaluation.inference import serving_cost
+from kdwatts.evaluation.inference import serving_costs
+from kdwatts.evaluation.prompts import prompts_file, prompts_of_corpus, prompts_of_file
+from kdwatts.fingerprint import sha256_file
+from kdwatts.models.load import load_tokenizer
 from kdwatts.records import SCHEMA, write_json
 from kdwatts.stages.evaluate import load_subject, subject_settings
 from kdwatts.stages.work import Work
 
-VERSION = 1
+VERSION = 2
 COST_NAME = "inference.json"
 
 
 def settings(config: Config, subject: str) -> dict[str, Any]:
     """What the joules depend on, besides hardware."""
-    assert config.eval.inference
-    return {**subject_settings(config, subject), "grid": to_dict(config.eval.inference)}
+    grid = config.eval.inference
+    assert grid
+    path = prompts_file(grid)
+    return {
+        **subject_settings(config, subject),
+        "grid": to_dict(grid) | {"prompts": sha256_file(path) if path else None},
+    }
 
 
 def build(work: Work, subject: str) -> None:
-    """Serve the first rows of the corpus as prompts and write the cost to `work.out_dir`."""
+    """Serve every point of the grid and write what each cost to `work.out_dir`."""
     grid = work.config.eval.inference
     assert grid
-    shards = TokenShards(work.inputs["shards"])
-    rows = np.arange(grid.batch_size, dtype=np.int64)
-    if shards.num_tokens <= grid.batch_size * grid.prompt_tokens:
-        raise ValueError(
-            f"eval.inference: {grid.batch_size} prompts of {grid.prompt_tokens} tokens need more "
-            f"than the corpus of {shards.num_tokens} tokens; shorten them"
-        )
-    prompts = load_batch(shards, rows, grid.prompt_tokens).input_BT.to(work.device)
-    model = load_subject(work, subject)
-    cost = serving_cost(
-        model, prompts, grid, meter=work.meter, synchronize=synchronizer(work.device)
+    path = prompts_file(grid)
+    prompts = (
+        prompts_of_file(path, load_tokenizer(work.config.model.tokenizer))
+        if path
+        else prompts_of_corpus(TokenShards(work.inputs["shards"]))
     )
-    write_json(work.out_dir / COST_NAME, {"schema": SCHEMA, "subject": subject, **asdict(cost)})
+    # What does not fit the text fails before a model is loaded.
+    prompts(max(grid.batch_sizes), max(grid.prompt_lengths))
+    model = load_subject(work, subject)
+    costs = serving_costs(
+        model,
+        lambda batch, length: prompts(batch, length).to(work.device),
+        grid,
+        meter=work.meter,
+        synchronize=synchronizer(work.device),
+    )
+    write_json(
+        work.out_dir / COST_NAME,
+        [{"schema": SCHEMA, "subject": subject, **asdict(cost)} for cost in costs],
+    )
 
 
 def synchronizer(device: torch.device):

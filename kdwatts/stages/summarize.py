@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from kdwatts import metrics
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
+from kdwatts.break_even import Amount, tokens_to_break_even
 from kdwatts.config import Config
 from kdwatts.evaluation.lm_eval import display_name
 from kdwatts.manifest import add_to_manifest
@@ -31,7 +31,7 @@ def summarize(
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
-    """Write eval.json, metrics.json and the link to the student; returns the metrics.
+    """Write eval.json, inference.json, metrics.json and the student's link; returns the metrics.
 
     A reused student brings the log of its training along, and which blocks it was paired by.
     """
@@ -51,6 +51,9 @@ def summarize(
     ]
     if scores:
         write_json(run_dir / "eval.json", scores)
+    costs = [cost for subject in ("student", "teacher") for cost in _costs(artifacts, subject)]
+    if costs:
+        write_json(run_dir / COST_NAME, costs)
     result = _metrics(config, run_dir.name, artifacts, scores, root, cards)
     write_json(run_dir / "metrics.json", asdict(result))
     return result
@@ -78,13 +81,17 @@ def _metrics(
     spent = total_energy(root.energy_j, root.quality, root.uncertainty_j)
     saved = add_energies(a.energy for a in artifacts.values() if a.reused)
     serving = {
-        subject: json.loads((artifacts[name].directory / COST_NAME).read_text())
+        subject: costs[0]
         for subject in ("student", "teacher")
-        if (name := f"inference_{subject}") in artifacts
+        if (costs := _costs(artifacts, subject))
     }
     kept = metrics.om_perf(_benchmarks(config.eval.tasks, scores))
     site = config.site
-    total_j = add_energies([own, inherited]).energy_j
+    total = add_energies([own, inherited])
+    repaid = tokens_to_break_even(
+        Amount(total.energy_j, total.uncertainty_j),
+        *(_per_token_amount(serving, subject) for subject in ("teacher", "student")),
+    )
     place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
     teacher = config.model.teacher
     return Metrics(
@@ -121,10 +128,10 @@ def _metrics(
         teacher_params=parameters_of(teacher.architecture) if teacher else None,
         student_prefill_j_per_token=_phase(serving, "student", "prefill", "j_per_token"),
         student_decode_j_per_token=_phase(serving, "student", "decode", "j_per_token"),
-        student_total_j_per_token=_total(serving, "student"),
+        student_total_j_per_token=_of(serving, "student", "total_j_per_token"),
         teacher_prefill_j_per_token=_phase(serving, "teacher", "prefill", "j_per_token"),
         teacher_decode_j_per_token=_phase(serving, "teacher", "decode", "j_per_token"),
-        teacher_total_j_per_token=_total(serving, "teacher"),
+        teacher_total_j_per_token=_of(serving, "teacher", "total_j_per_token"),
         inference_energy_quality=_common([cost["quality"] for cost in serving.values()]),
         student_decode_tokens_per_s=_phase(serving, "student", "decode", "tokens_per_s"),
         teacher_decode_tokens_per_s=_phase(serving, "teacher", "decode", "tokens_per_s"),
@@ -134,10 +141,12 @@ def _metrics(
         om_perf_stderr=kept.stderr,
         om_perf_corrected=kept.corrected,
         eff_overall=metrics.eff_overall(
-            kept.ratio, _total(serving, "teacher"), _total(serving, "student")
+            kept.ratio,
+            _of(serving, "teacher", "total_j_per_token"),
+            _of(serving, "student", "total_j_per_token"),
         ),
         co2e_kg=metrics.co2e_kg(own.energy_j, **place),
-        total_co2e_kg=metrics.co2e_kg(total_j, **place),
+        total_co2e_kg=metrics.co2e_kg(total.energy_j, **place),
         cost_usd=metrics.cost_usd(
             own.energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh
         ),
@@ -148,6 +157,25 @@ def _metrics(
         heldout_ce_nats=summary["heldout"].get("ce_nats"),
         heldout_bits_per_byte=summary["heldout"].get("bits_per_byte"),
         heldout_energy_j=summary["heldout_energy_j"],
+        om_perf_low=kept.low,
+        om_perf_high=kept.high,
+        student_total_interval_95_j=_of(serving, "student", "total_interval_95_j"),
+        teacher_total_interval_95_j=_of(serving, "teacher", "total_interval_95_j"),
+        student_net_total_j_per_token=_of(serving, "student", "net_total_j_per_token"),
+        teacher_net_total_j_per_token=_of(serving, "teacher", "net_total_j_per_token"),
+        student_prefill_latency_p50_s=_phase(serving, "student", "prefill", "latency_p50_s"),
+        teacher_prefill_latency_p50_s=_phase(serving, "teacher", "prefill", "latency_p50_s"),
+        student_decode_latency_p50_s=_phase(serving, "student", "decode", "latency_p50_s"),
+        student_decode_latency_p95_s=_phase(serving, "student", "decode", "latency_p95_s"),
+        teacher_decode_latency_p50_s=_phase(serving, "teacher", "decode", "latency_p50_s"),
+        teacher_decode_latency_p95_s=_phase(serving, "teacher", "decode", "latency_p95_s"),
+        break_even_verdict=repaid.verdict,
+        break_even_tokens=repaid.value,
+        break_even_tokens_low=repaid.low,
+        break_even_tokens_high=repaid.high,
+        water_l=metrics.water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
+        wue_l_per_kwh=site.wue_l_per_kwh,
+        power_limit_w=cards[0].power_limit_w if cards else None,
     )
 
 
@@ -201,8 +229,23 @@ def _phase(serving: dict[str, Any], subject: str, phase: str, name: str) -> floa
     return serving[subject][phase][name] if subject in serving else None
 
 
-def _total(serving: dict[str, Any], subject: str) -> float | None:
-    return serving[subject]["total_j_per_token"] if subject in serving else None
+def _of(serving: dict[str, Any], subject: str, name: str) -> float | None:
+    return serving[subject][name] if subject in serving else None
+
+
+def _per_token_amount(serving: dict[str, Any], subject: str) -> Amount:
+    """Joules per token served with their spread; the meter's own error is common to both models."""
+    half_width = _of(serving, subject, "total_interval_95_j")
+    return Amount(
+        _of(serving, subject, "total_j_per_token"),
+        None if half_width is None else half_width / 1.96,
+    )
+
+
+def _costs(artifacts: Mapping[str, Artifact], subject: str) -> list[dict[str, Any]]:
+    """What serving the subject cost at each point of the grid; none where it was not measured."""
+    name = f"inference_{subject}"
+    return read_json(artifacts[name].directory / COST_NAME) if name in artifacts else []
 
 
 def _common(qualities: list[str]) -> str:

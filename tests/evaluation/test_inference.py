@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kdwatts.evaluation.inference import _known_well, _mean_and_interval, serving_cost
+from kdwatts.evaluation.inference import _check_whole, _known_well, _per_token, serving_costs
 from kdwatts.metrics import MISSING, Energy
+from kdwatts.records import read_jsonl
 from kdwatts.schema import InferenceGrid, Telemetry
 from kdwatts.telemetry.meter import Meter
 
@@ -20,41 +20,51 @@ def joules(*values: float) -> list[Energy]:
     return [Energy(value, None, "measured") for value in values]
 
 
-def test_the_interval_of_three_repeats_uses_students_t_of_two_degrees_of_freedom():
-    """Rates 1, 2, 3 J/token: mean 2, sd 1, half width 4.303 / sqrt(3)."""
-    mean, half_width = _mean_and_interval(joules(10, 20, 30), [10, 10, 10])
-    assert mean == 2
-    assert half_width == pytest.approx(4.303 / math.sqrt(3))
-
-
 def test_equal_repeats_are_known_well_and_scattered_ones_are_not():
     assert _known_well(joules(10, 10, 10), [10, 10, 10])
     assert not _known_well(joules(10, 20, 30), [10, 10, 10])
 
 
 def test_one_repeat_without_a_measurement_leaves_the_rate_missing():
-    assert _mean_and_interval([*joules(10, 20), MISSING], [10, 10, 10]) == (None, None)
+    assert _per_token([10.0, 20.0, None], [10, 10, 10]) == (None, None)
+    assert _known_well([*joules(10, 20), MISSING], [10, 10, 10])
 
 
-def test_decoding_leaves_the_cache_as_prefill_made_it_and_counts_every_token(
-    tmp_path: Path, make_llama: Callable[..., Any]
-):
-    """Windows of 2 s are the shortest allowed; one of each phase is repeated three times."""
+def test_a_model_that_is_partly_elsewhere_is_refused(make_llama: Callable[..., Any]):
+    model = make_llama(vocab_size=32, num_hidden_layers=1)
+    _check_whole(model)
+    model.model.layers[0].to("meta")
+    with pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a card that holds it"):
+        _check_whole(model)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[..., Any]):
+    """A grid of two new lengths: lengths of the cache in every call, and what each point cost.
+
+    Windows of 2 s are the shortest allowed.
+    """
     model = make_llama(vocab_size=32, num_hidden_layers=1, max_position_embeddings=32)
     lengths: list[int] = []
     model.model.register_forward_hook(
         lambda module, inputs, output: lengths.append(output.past_key_values.get_seq_length())
     )
-    grid = InferenceGrid(batch_size=2, prompt_tokens=8, new_tokens=4, max_repeats=3)
+    grid = InferenceGrid(batch_sizes=[2], prompt_lengths=[8], new_lengths=[4, 2], max_repeats=3)
     settings = Telemetry(cpu_estimate="tdp", interval_s=0.1)
-    with Meter(tmp_path, settings, use_gpus=False) as meter:
-        cost = serving_cost(
+    directory = tmp_path_factory.mktemp("serving")
+    with Meter(directory, settings, use_gpus=False) as meter:
+        costs = serving_costs(
             model,
-            torch.randint(0, 32, (2, 8)),
+            lambda batch, length: torch.randint(0, 32, (batch, length)),
             grid,
             meter=meter,
             synchronize=lambda: None,
         )
+    return lengths, costs, [row["window"] for row in read_jsonl(directory / "stages.jsonl")]
+
+
+def test_decoding_leaves_the_cache_as_prefill_made_it_and_counts_every_token(measured: Any):
+    lengths, (cost, _), _ = measured
     assert set(lengths) == {8, 9, 10, 11, 12}
     assert cost.decode.tokens % 8 == 0 and cost.prefill.tokens % 16 == 0
     assert cost.decode.repeats == cost.prefill.repeats == 3
@@ -64,3 +74,25 @@ def test_decoding_leaves_the_cache_as_prefill_made_it_and_counts_every_token(
     assert cost.total_j_per_token == pytest.approx(
         (8 * cost.prefill.j_per_token + 4 * cost.decode.j_per_token) / 12
     )
+    assert cost.total_interval_95_j == pytest.approx(
+        math.hypot(8 * cost.prefill.interval_95_j, 4 * cost.decode.interval_95_j) / 12
+    )
+    # Idle was not measured, so nothing is net.
+    assert cost.net_total_j_per_token is None and cost.prefill.net_j_per_token is None
+
+
+def test_a_prompt_length_is_prefilled_once_for_all_lengths_written_after_it(measured: Any):
+    _, (first, second), windows = measured
+    assert (first.new_tokens, second.new_tokens) == (4, 2)
+    assert first.prefill == second.prefill
+    assert windows.count("run/prefill_b2_p8") == 3
+    assert windows.count("run/decode_b2_p8_n4") == windows.count("run/decode_b2_p8_n2") == 3
+
+
+def test_latencies_are_those_of_a_step_and_of_a_first_token(measured: Any):
+    _, (cost, _), _ = measured
+    for phase, tokens_per_step in ((cost.prefill, 16), (cost.decode, 2)):
+        assert 0 < phase.latency_p50_s <= phase.latency_p95_s
+        # Windows wait at their edges, so that calls fill most of them and not all.
+        mean_s = tokens_per_step / phase.tokens_per_s
+        assert 0.3 * mean_s < phase.latency_p50_s < 1.5 * mean_s
