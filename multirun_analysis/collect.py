@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from kdwatts.records import Metrics, Score, StageRow, TelemetryRow
-from multirun_analysis.labels import GROUPS, label_runs, mark_duplicates
+from multirun_analysis.labels import CHOICES, label_runs, mark_duplicates
 from multirun_analysis.metrics import add_totals
 from multirun_analysis.reading import read_record, read_table, type_problem, typed
 
@@ -230,7 +230,7 @@ def _asked(folder: Path) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):
         text = path.read_text(errors="replace") if path.is_file() else ""
-        for key in GROUPS:
+        for key in CHOICES:
             if found := re.search(_entry(key, "name", r"(\S+)"), text, re.MULTILINE):
                 asked[key] = found[1].strip("'\"")
         if found := re.search(_entry("training", "seed", r"(\d+)"), text, re.MULTILINE):

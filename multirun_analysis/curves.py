@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kdwatts.metrics import MEASURED
 from multirun_analysis import units
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.palette import (
@@ -21,6 +22,7 @@ from multirun_analysis.palette import (
     styled,
 )
 from multirun_analysis.plots import by_paradigm
+from multirun_analysis.repayment import held_out_curves
 from multirun_analysis.rows import Row, distinct_students, grouped, to_rows
 
 MAX_POINTS = 1200
@@ -109,6 +111,33 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
     unit = "weighted sum of its terms" if term == "loss" else unit
     title = f"{escape(stage_words(term.removesuffix('_nats')).capitalize())}, {unit}"
     return styled(fig, height=400, x=f"Target tokens, {count}", y=title)
+
+
+def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Held-out bits per byte over the joules drawn so far, a line for each distinct student."""
+    students = {run["run"]: run for run in distinct_students(runs)}
+    curves = {run: curve for run, curve in held_out_curves(train).items() if run in students}
+    most_j = max((joules for curve in curves.values() for joules, _ in curve), default=1.0)
+    factor, prefix = units.prefix(most_j)
+    fig = go.Figure()
+    for paradigm, rows in by_paradigm([students[name] for name in curves]):
+        for run in rows:
+            name = escape(run["label"]).replace("{", "(").replace("}", ")")
+            modelled = run["own_energy_quality"] not in MEASURED
+            fig.add_scatter(
+                x=[joules / factor for joules, _ in curves[run["run"]]],
+                y=[value for _, value in curves[run["run"]]],
+                mode="lines+markers",
+                name=escape(paradigm),
+                legendgroup=escape(paradigm),
+                showlegend=run is rows[0],
+                marker={"size": 6, "symbol": "circle-open" if modelled else "circle"},
+                line={"color": faded(paradigm_color(paradigm), 0.8), "width": 1.4},
+                hovertemplate=f"<b>{name}</b><br>%{{y:.4g}} bits per byte at %{{x:.4g}} {prefix}J"
+                "<extra></extra>",
+            )
+    x = f"Energy drawn so far, loading included, {prefix}J"
+    return styled(fig, height=400, x=x, y="Held-out text, bits per byte")
 
 
 def _splits(rows: Any) -> list[tuple[str, Any]]:

@@ -6,7 +6,10 @@ from collections import Counter
 
 from multirun_analysis.rows import Row, grouped, known
 
-GROUPS = ("paradigm", "model", "data", "gpu")
+CHOICES = ("paradigm", "model", "data", "gpu")
+"""Groups of the configuration whose option a run is known by."""
+GROUPS = (*CHOICES, "power_limit_w")
+"""What runs of one setting have in common, besides their overrides."""
 
 
 def mark_duplicates(runs: list[Row]) -> None:
@@ -35,7 +38,7 @@ def label_runs(runs: list[Row]) -> None:
     short = _short_names(set.union(*settings))
     for run, own in zip(runs, settings, strict=True):
         imported = "imported" if run["origin"] else None
-        parts = [run["paradigm"], imported, *(run[key] for key in varying)]
+        parts = [run["paradigm"], imported, *(_word(run, key) for key in varying)]
         parts += [short[setting] for setting in sorted(own - common)]
         words = [part for part in parts if part]
         if not run["paradigm"]:
@@ -55,6 +58,12 @@ def label_runs(runs: list[Row]) -> None:
     for same in grouped([run for run in runs if run["finished"]], "label").values():
         for run in same[1:]:
             run["label"] += f" · {run['run']}"
+
+
+def _word(run: Row, key: str) -> str | None:
+    """What a label says of one of GROUPS."""
+    value = run[key]
+    return f"{value:g} W" if key == "power_limit_w" and value is not None else value
 
 
 def _short_names(settings: set[str]) -> dict[str, str]:

@@ -18,7 +18,12 @@ from plotly.offline import get_plotlyjs
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import Collected
-from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
+from multirun_analysis.curves import (
+    loss_curves,
+    loss_terms,
+    power_over_time,
+    quality_against_joules,
+)
 from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.page import radio, section, select, slot
 from multirun_analysis.palette import paradigm_color, stage_words
@@ -30,6 +35,7 @@ from multirun_analysis.plots import (
     energy_per_token,
     quality_against_energy,
 )
+from multirun_analysis.repayment import repayment_section
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.tables import (
     imported_section,
@@ -59,11 +65,13 @@ def report_html(collected: Collected) -> str:
         _quality_section(runs),
         _stage_section(runs, collected.stages),
         _serving_section(runs),
+        repayment_section(runs, collected.train),
         runs_section(rows),
         scores_section(rows, to_rows(collected.scores)),
         imported_section(rows),
         unfinished_section(rows),
         _power_section(rows, collected.telemetry, collected.stages),
+        _joules_section(runs, collected.train),
         _loss_section(runs, collected.train),
         _caveats_section(collected),
     ]
@@ -212,6 +220,18 @@ def _serving_section(runs: pd.DataFrame) -> str:
         "Filled points are students, rings their teachers, on the same prompts, batch and device. "
         "Bars are 95 % intervals over seeds.",
         slot("Student and teacher, joules per token", {"0": energy_per_token(runs)}),
+    )
+
+
+def _joules_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
+    figure = quality_against_joules(train, runs)
+    if not figure.data:
+        return ""
+    return section(
+        "Quality while training",
+        "What each student had learned by the time it had drawn so many joules, read on rows that "
+        "are never trained on. Open marks are estimates. Inherited work is not in it.",
+        slot("Held-out text against energy", {"0": figure}),
     )
 
 

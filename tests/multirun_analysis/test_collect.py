@@ -182,6 +182,14 @@ def test_labels_hold_what_differs_and_groups_hold_all_but_the_seed(run_in, tmp_p
     assert runs["group"].nunique() == 2
 
 
+def test_runs_under_different_power_limits_are_different_settings(run_in, tmp_path):
+    for name, limit_w in (("0", 700.0), ("1", 350.0)):
+        run_in(name, student_key=name, power_limit_w=limit_w)
+    runs = collect([tmp_path]).runs
+    assert list(runs["label"]) == ["response · 700 W · seed 0", "response · 350 W · seed 0"]
+    assert runs["group"].nunique() == 2
+
+
 def test_two_students_of_one_seed_are_not_taken_for_two_seeds(run_in, tmp_path):
     run_in("0", student_key="aaaaaaaaaa")
     run_in("1", student_key="bbbbbbbbbb")

@@ -1,0 +1,184 @@
+"""When distilling pays: break-even of each setting, from its runs and from plain fine-tuning's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from kdwatts.break_even import (
+    Amount,
+    BreakEven,
+    energy_at_quality,
+    lifetime_efficiency,
+    students_to_break_even,
+    tokens_to_break_even,
+)
+from multirun_analysis import units
+from multirun_analysis.metrics import mean_interval
+from multirun_analysis.page import section, table
+from multirun_analysis.palette import paradigm_color
+from multirun_analysis.rows import Row, distinct_students, grouped, known
+
+BASELINE = "sft"
+"""The paradigm that distillation is held against: the same text, no teacher."""
+LIFETIMES = (1e6, 1e9, 1e12)
+"""Tokens served over a student's life."""
+
+
+@dataclass(frozen=True)
+class Repayment:
+    """One setting, over its seeds."""
+
+    label: str
+    paradigm: str
+    tokens: BreakEven
+    """T*: tokens served in the teacher's place that repay building and inherited share."""
+    students: BreakEven
+    """N*: students that must share what was inherited, against fine-tuning to the same quality."""
+    lifetime: tuple[float | None, ...]
+    """Lifetime efficiency after each of LIFETIMES."""
+
+
+def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
+    """One for each setting of distilled students that has any answer to give."""
+    students = distinct_students(runs)
+    curves = held_out_curves(train)
+    found = []
+    for rows in grouped(students, "group").values():
+        repayment = _repayment(rows, students, curves)
+        # Nothing served and nothing inherited: there is no question.
+        if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
+            found.append(repayment)
+    return found
+
+
+def held_out_curves(train: pd.DataFrame) -> dict[str, list[tuple[float, float]]]:
+    """Run to its readings on held-out rows: joules drawn by then, and bits per byte."""
+    if not {"split", "energy_j", "bits_per_byte"} <= set(train.columns):
+        return {}
+    rows: Any = train.loc[(train["split"] == "heldout")].dropna(
+        subset=["energy_j", "bits_per_byte"]
+    )
+    return {
+        str(run): sorted(zip(part["energy_j"], part["bits_per_byte"], strict=True))
+        for run, part in rows.groupby("run")
+    }
+
+
+def _repayment(
+    rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
+) -> Repayment:
+    built = _amount(rows, "total_amortised_energy_j", "own_energy_uncertainty_j")
+    served = {
+        subject: _amount(
+            rows, f"{subject}_total_j_per_token", f"{subject}_total_interval_95_j", per_sd=1.96
+        )
+        for subject in ("teacher", "student")
+    }
+    kept = _amount(rows, "om_perf").value
+    return Repayment(
+        label=rows[0]["group_label"],
+        paradigm=rows[0]["paradigm"],
+        tokens=tokens_to_break_even(built, served["teacher"], served["student"]),
+        students=_students(rows, students, curves),
+        lifetime=tuple(
+            lifetime_efficiency(
+                kept, served["teacher"].value, served["student"].value, built.value, tokens=tokens
+            )
+            for tokens in LIFETIMES
+        ),
+    )
+
+
+def _students(
+    rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
+) -> BreakEven:
+    """Against the fine-tuned student of the same seed, pair, data and card."""
+    if rows[0]["paradigm"] == BASELINE:
+        return BreakEven("unknown")
+    same = ("seed", "model", "data", "gpu")
+    baselines_j: list[float | None] = []
+    for run in known(rows, "heldout_bits_per_byte"):
+        plain = [
+            other
+            for other in students
+            if other["paradigm"] == BASELINE
+            and other["run"] in curves
+            and all(other[column] == run[column] for column in same)
+        ]
+        if plain:
+            curve = curves[plain[0]["run"]]
+            baselines_j.append(energy_at_quality(curve, run["heldout_bits_per_byte"]))
+    if not baselines_j:
+        return BreakEven("unknown")
+    reached = [joules for joules in baselines_j if joules is not None]
+    # What one seed in three reaches is no answer.
+    baseline = _mean(reached) if len(reached) == len(baselines_j) else Amount(None)
+    return students_to_break_even(
+        _amount(rows, "inherited_energy_j"),
+        baseline,
+        _amount(rows, "own_energy_j", "own_energy_uncertainty_j"),
+    )
+
+
+def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Amount:
+    """Mean over seeds with its standard error; of one seed the error that its run states."""
+    found = known(rows, column)
+    if len(found) < len(rows):
+        return Amount(None)
+    if len(found) > 1 or not error:
+        return _mean([run[column] for run in found])
+    stated = found[0].get(error)
+    return Amount(found[0][column], None if stated is None else stated / per_sd)
+
+
+def _mean(values: Sequence[float]) -> Amount:
+    interval = mean_interval(values)
+    half_width = interval.half_width
+    return Amount(interval.mean, None if half_width is None else half_width / 1.96)
+
+
+def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
+    """A table of when each setting pays; nothing where no run can tell."""
+    found = repayments(runs, train)
+    if not found:
+        return ""
+    heads = (
+        "<th>Setting</th><th>Tokens served<small>until its joules are repaid</small></th>"
+        "<th>Students of one teacher<small>until it is repaid</small></th>"
+    ) + "".join(
+        f"<th>Efficiency<small>after {units.quantity(tokens, 'tokens')}</small></th>"
+        for tokens in LIFETIMES
+    )
+    body = "".join(
+        f'<tr><th scope="row"><span class="dot" style="--hue:{paradigm_color(r.paradigm)}"></span>'
+        f"{escape(r.label)}</th><td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
+        + "".join(f"<td>{units.number(value)}</td>" for value in r.lifetime)
+        + "</tr>"
+        for r in found
+    )
+    return section(
+        "When it pays",
+        "Tokens served in the teacher's place until building the student and its share of inherited"
+        " work are repaid; students that must share the inherited work until distilling each costs "
+        "less than fine-tuning to the same held-out quality (not reached: fine-tuning never got "
+        "there); and OM_perf times the teacher's joules over the student's, its building included. "
+        "In brackets 95 % intervals; unresolved is a gain below twice its uncertainty.",
+        table(heads, body),
+    )
+
+
+def _words(found: BreakEven) -> str:
+    if found.value is None:
+        return found.verdict
+    interval = f"<small>{units.number(found.low)} to {units.number(found.high)}</small>"
+    if found.value >= 1000:
+        interval = (
+            f"<small>{units.quantity(found.low, '')} to {units.quantity(found.high, '')}</small>"
+        )
+        return f"{units.quantity(found.value, '')}{interval}"
+    return f"{units.number(found.value)}{interval}"
