@@ -46,3 +46,21 @@ def fingerprint_dir(directory: Path, *patterns: str) -> str:
             "give a folder that holds one"
         )
     return fingerprint([[path.name, sha256_file(path)] for path in sorted(paths)])
+
+
+def fingerprint_tree(directory: Path) -> str:
+    """A key for the relative names and bytes of all files below `directory`, hidden ones left out.
+
+    Raises ValueError when there is none, since an empty folder would equal every other one.
+    """
+    names = {path: path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    shown = {
+        path: name
+        for path, name in names.items()
+        if not any(part.startswith((".", "__pycache__")) for part in name.parts)
+    }
+    if not shown:
+        raise ValueError(f"fingerprint: no file in {directory}; give a folder that holds one")
+    return fingerprint(
+        [[name.as_posix(), sha256_file(path)] for path, name in sorted(shown.items())]
+    )

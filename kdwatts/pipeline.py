@@ -134,12 +134,15 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     from transformers.utils.logging import disable_progress_bar
 
+    from kdwatts.stages import evaluate
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.summarize import summarize
     from kdwatts.training.parallel import device_of
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
+    if any(n.stage == "evaluate" and not run.store.find(n.stage, n.key) for n in nodes):
+        evaluate.check(config)
     artifacts: dict[str, Artifact] = {}
     with Meter(
         run.run_dir,

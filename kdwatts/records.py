@@ -110,7 +110,15 @@ class Score:
     num_fewshot: int
     num_samples: int
     energy_j: float | None
-    """Energy of evaluating the task this score came from, all components of the best quality."""
+    """Energy of evaluating `benchmark`, all components of the best quality."""
+    energy_quality: str | None = None
+    """As in Metrics; None in records that do not say."""
+    benchmark: str | None = None
+    """The metered window, which a group's children and a task's metrics share; None is the task."""
+    tokens: int | None = None
+    """Read and written in that window, padding left out; None where the harness does not tell."""
+    duration_s: float | None = None
+    """Of that window."""
     schema: int = SCHEMA
 
 

@@ -20,6 +20,8 @@ from kdwatts.records import SCHEMA, read_json, write_json
 
 NO_TARGET = np.uint32(1 << 31)
 INDEX_NAME = "index.json"
+FIXED_DATE = {"date_string": "26 Jul 2024"}
+"""For chat templates: Llama 3.2's writes today's date, unless given one. This is Llama 3.1's."""
 
 
 def encode_document(document: str | list[Turn], tokenizer: Any) -> NDArray[np.uint32]:
@@ -68,12 +70,11 @@ def _encode_conversation(turns: list[Turn], tokenizer: Any) -> NDArray[np.uint32
 
 
 def _render(turns: list[Turn], tokenizer: Any, *, add_generation_prompt: bool = False) -> str:
-    # Llama 3.2's template writes today's date, unless it is given one: this is Llama 3.1's.
     return tokenizer.apply_chat_template(
         turns,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
-        date_string="26 Jul 2024",
+        **FIXED_DATE,
     )
 
 

@@ -6,23 +6,21 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 from tqdm import tqdm
 
+from kdwatts.data.shards import FIXED_DATE
+from kdwatts.evaluation.counting import TokenCount
+from kdwatts.evaluation.lm_tasks import LoadedTask, TaskSources, harness, load_task
 from kdwatts.metrics import total_energy
-from kdwatts.paths import TINY_DIR
-from kdwatts.records import Score
+from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"
-TINY_PREFIX = "tiny:"
 BOOTSTRAP_ITERATIONS = 1000
 """For metrics without a closed form; with 0 the harness gives no standard error at all."""
 
@@ -30,76 +28,52 @@ BOOTSTRAP_ITERATIONS = 1000
 def evaluate(
     model: nn.Module,
     tokenizer: Any,
-    tasks: Sequence[EvalTask],
+    tasks: Sequence[tuple[EvalTask, bool]],
     *,
     subject: str,
     batch_size: int,
-    apply_chat_template: bool,
+    sources: TaskSources,
     meter: Meter,
 ) -> list[Score]:
     """Every metric of every task for one model; each task is a metered window of its own.
 
-    Raises ValueError for a task that the harness does not know, or whose primary metric it lacks.
+    With each task stands whether its prompts are rendered by the chat template. Reading the tasks'
+    data is a window apart. Raises ValueError for a task that the harness does not know, or whose
+    primary metric it lacks.
     """
     with _quiet_libraries():
-        models = _harness("lm_eval.models.huggingface")
-        served = models.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        models = harness("lm_eval.models.huggingface")
+        served = models.HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            chat_template_args=FIXED_DATE,
+        )
+        count = TokenCount(served)
+        with meter.window("load_tasks"):
+            all_loaded = [load_task(task, sources) for task, _ in tasks]
         scores: list[Score] = []
-        for task in tasks:
-            with meter.window(display_name(task.name)) as window:
-                results = _run(served, task, apply_chat_template=apply_chat_template)
+        for (task, templated), parts in zip(tasks, all_loaded, strict=True):
+            with meter.window(task.display_name) as window:
+                count.into(window)
+                results = _run(served, task, parts, apply_chat_template=templated)
             assert window.row
-            row = window.row
-            energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
-            scores.extend(_scores(results, task, subject, energy.energy_j))
+            scores.extend(_scores(results, task, subject, window.row))
     return scores
 
 
-def _harness(module: str) -> Any:
-    """A module of the harness: seconds to import, and its decorators hide its types."""
-    return import_module(module)
-
-
-def display_name(task: str) -> str:
-    """The task's name in records and windows: `tiny:word_order` is `tiny_word_order`."""
-    return task.replace(":", "_")
-
-
-def task_files(task: str) -> list[Path]:
-    """The files that define a shipped task; none for the harness's own."""
-    if not task.startswith(TINY_PREFIX):
-        return []
-    stem = TINY_DIR / "tasks" / task.removeprefix(TINY_PREFIX)
-    files = [stem.with_suffix(".yaml"), stem.with_suffix(".jsonl")]
-    if not all(path.is_file() for path in files):
-        shipped = ", ".join(sorted(f"tiny:{p.stem}" for p in (TINY_DIR / "tasks").glob("*.yaml")))
-        raise ValueError(f"eval.tasks: there is no {task}; the package ships {shipped}")
-    return files
-
-
-def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str, Any]:
-    shipped = task_files(task.name)
-    manager = _harness("lm_eval.tasks").TaskManager(include_defaults=not shipped)
-    request: str | dict[str, Any] = task.name
-    if shipped:
-        definition, data = shipped
-        request = yaml.safe_load(definition.read_text())
-        assert isinstance(request, dict)
-        request["dataset_kwargs"] = {"data_files": {"test": str(data)}}
-    elif task.name not in manager.all_tasks:
-        raise ValueError(
-            f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}; "
-            "see its list of tasks"
-        )
-    results = _harness("lm_eval").simple_evaluate(
+def _run(
+    served: Any, task: EvalTask, loaded: LoadedTask, *, apply_chat_template: bool
+) -> dict[str, Any]:
+    results = harness("lm_eval").simple_evaluate(
         model=served,
-        tasks=[request],
+        tasks=loaded.parts,
         num_fewshot=task.num_fewshot,
         limit=task.limit,
         bootstrap_iters=BOOTSTRAP_ITERATIONS,
-        log_samples=bool(shipped),
+        log_samples=task.primary_metric == "bits_per_byte",
         apply_chat_template=apply_chat_template,
-        task_manager=manager,
+        task_manager=loaded.manager,
         random_seed=0,
         numpy_random_seed=0,
         torch_random_seed=0,
@@ -109,12 +83,10 @@ def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str,
     return results
 
 
-def _scores(
-    results: dict[str, Any], task: EvalTask, subject: str, energy_j: float | None
-) -> list[Score]:
+def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow) -> list[Score]:
+    energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
     scores = []
     for name, metrics in results["results"].items():
-        counts = results["n-samples"].get(name)
         samples = results.get("samples", {}).get(name, [])
         for key, value in metrics.items():
             metric, _, filter_name = key.partition(",")
@@ -135,13 +107,15 @@ def _scores(
                     stderr=float(stderr) if isinstance(stderr, int | float) else None,
                     higher_is_better=metric not in LOWER_IS_BETTER if better is None else better,
                     num_fewshot=task.num_fewshot,
-                    num_samples=counts["effective"] if counts else _num_samples(results),
-                    energy_j=energy_j,
+                    num_samples=metrics["sample_len"],
+                    energy_j=energy.energy_j,
+                    energy_quality=energy.quality,
+                    benchmark=task.display_name,
+                    tokens=row.tokens,
+                    duration_s=row.duration_s,
                 )
             )
-    if not any(
-        s.task == display_name(task.name) and s.metric == task.primary_metric for s in scores
-    ):
+    if not any(s.task == task.display_name and s.metric == task.primary_metric for s in scores):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
             f"eval.tasks: {task.name} gives {found}, not the primary metric "
@@ -151,10 +125,6 @@ def _scores(
 
 
 LOWER_IS_BETTER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")
-
-
-def _num_samples(results: dict[str, Any]) -> int:
-    return sum(counts["effective"] for counts in results["n-samples"].values())
 
 
 def bits_per_byte_stderr(samples: Sequence[dict[str, Any]]) -> float | None:

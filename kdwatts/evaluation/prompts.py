@@ -1,73 +1,70 @@
-"""What the energy-per-token benchmark reads: a text of one's own, or the end of the corpus."""
-
-# B prompts, T tokens of each.
+"""Whether student and teacher are asked in the same words."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from kdwatts.data.shards import FIXED_DATE
 
-from kdwatts.data.shards import NO_TARGET, TokenShards
-from kdwatts.paths import resolve_dir
-from kdwatts.schema import InferenceGrid
-
-Prompts = Callable[[int, int], Tensor]
-"""B prompts of T tokens, [B, T] int64 on the CPU."""
+_QUESTION = {"role": "user", "content": "Which is it?\nA. this\nB. that"}
+_ANSWER = {"role": "assistant", "content": "B"}
+_CONVERSATIONS = (
+    [_QUESTION],
+    [{"role": "system", "content": "Choose."}, _QUESTION, _ANSWER, _QUESTION],
+)
+"""What harnesses send: a question alone, and examples as turns after a description."""
 
 
-def prompts_file(grid: InferenceGrid) -> Path | None:
-    """The file that prompts are taken from; None for the corpus.
+def check_same_prompts(
+    student: Any, teacher: Any | None, *, student_path: str, teacher_path: str | None, task: str
+) -> None:
+    """Raise ValueError unless both tokenizers' chat templates render a conversation alike.
 
-    Raises ValueError when it is not there.
+    Compared is what they print, at a fixed date, and not the templates' text. A teacher without a
+    tokenizer of its own is asked through the student's.
     """
-    if grid.prompts is None:
-        return None
-    path = resolve_dir(grid.prompts)
-    if not path.is_file():
+    advice = (
+        "set apply_chat_template to false for it, give model.tokenizer the teacher's, or choose a "
+        "pair with one template"
+    )
+    if not student.chat_template:
         raise ValueError(
-            f"eval.inference.prompts={grid.prompts}: there is no such file; give a text or JSONL "
-            "file, or null for the corpus"
+            f"eval: {task} is to be asked through a chat template, the tokenizer {student_path} "
+            f"has none; {advice}"
         )
-    return path
-
-
-def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
-    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines."""
-    text = path.read_text()
-    if path.suffix == ".jsonl":
-        try:
-            text = "\n\n".join(json.loads(line)["text"] for line in text.splitlines())
-        except (ValueError, KeyError, TypeError) as error:
+    if teacher is None:
+        return
+    if not teacher.chat_template:
+        raise ValueError(
+            f"eval: {task} is to be asked through a chat template, the teacher's tokenizer "
+            f"{teacher_path} has none; {advice}"
+        )
+    for conversation in _CONVERSATIONS:
+        printed, expected = (_rendered(one, conversation) for one in (student, teacher))
+        if printed != expected:
             raise ValueError(
-                f"eval.inference.prompts={path}: a line is no JSON object with `text` "
-                f"({type(error).__name__}: {error}); correct it or give a plain text"
-            ) from None
-    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
-    return lambda batch, length: _cut(ids, batch, length, str(path))
+                f"eval: {task} would be asked differently, the chat template of {student_path} "
+                f"renders {_differing(printed, expected)!r} where that of the teacher "
+                f"{teacher_path} renders {_differing(expected, printed)!r}; {advice}"
+            )
 
 
-def prompts_of_corpus(shards: TokenShards) -> Prompts:
-    """Prompts cut from the corpus's last tokens, whichever of them a training takes."""
+def _rendered(tokenizer: Any, conversation: list[dict[str, str]]) -> str:
+    """The text; of a template that refuses the conversation, that it does."""
+    from jinja2.exceptions import TemplateError
 
-    def cut(batch: int, length: int) -> Tensor:
-        start = max(0, shards.num_tokens - batch * length)
-        ids = shards.read(start, shards.num_tokens) & ~NO_TARGET
-        return _cut(ids.astype(np.int64), batch, length, "the corpus")
-
-    return cut
-
-
-def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:
-    if len(ids) < batch * length:
-        raise ValueError(
-            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, "
-            f"{source} has {len(ids)}; shorten them or give a longer text"
+    try:
+        return tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **FIXED_DATE
         )
-    return torch.from_numpy(ids[: batch * length].reshape(batch, length))
+    except TemplateError as error:
+        return f"refused: {error}"
+
+
+def _differing(text: str, other: str) -> str:
+    """Where a text begins to be another, 40 characters at most."""
+    same = next(
+        (n for n, (a, b) in enumerate(zip(text, other, strict=False)) if a != b),
+        min(len(text), len(other)),
+    )
+    return text[max(0, same - 10) : same + 30]

@@ -5,7 +5,7 @@ These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only an
 
 from kdwatts.schema.checks import choice
 from kdwatts.schema.data import Data, MixPart, TextSource
-from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid
+from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
 from kdwatts.schema.machine import Gpu, Site, Telemetry
 from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
 from kdwatts.schema.paradigm import (
@@ -41,6 +41,7 @@ __all__ = [
     "Generate",
     "Gpu",
     "InferenceGrid",
+    "Lighteval",
     "Lora",
     "MixPart",
     "ModelSource",

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import at_least, between
+from kdwatts.schema.checks import at_least, between, choice
+
+HARNESSES = ("lm_eval", "lighteval")
 
 
 @dataclass
@@ -45,20 +47,42 @@ class InferenceGrid:
 @dataclass
 class EvalTask:
     name: str = MISSING
-    """Task of the harness, or `tiny:NAME` for one that ships with the package."""
+    """Task or group of the harness or of `eval.tasks_dir`; `tiny:NAME` ships with the package."""
     primary_metric: str = MISSING
+    harness: str = "lm_eval"
+    """lm_eval or lighteval, whose tasks have names and metrics of their own."""
     chance: float | None = None
     """Score of guessing, for the chance-corrected ratio; None where it has no meaning."""
     num_fewshot: int = 0
     limit: int | None = None
-    """First documents only, for smoke runs."""
+    """First documents only, for smoke runs; of each child of a group."""
+    datasets: list[str] = field(default_factory=list)
+    """What it reads, by names on the hub; with eval.data_dir, folders of these names there."""
+    apply_chat_template: bool | None = None
+    """For this task alone; None does as eval.apply_chat_template."""
 
     def __post_init__(self) -> None:
+        choice("eval.tasks.harness", self.harness, HARNESSES)
         at_least("eval.tasks.num_fewshot", self.num_fewshot, 0)
         if self.limit is not None:
             at_least("eval.tasks.limit", self.limit, 1)
         if self.chance is not None:
             between("eval.tasks.chance", self.chance, 0, 1)
+
+    @property
+    def display_name(self) -> str:
+        """Its name in records and windows: `tiny:word_order` is `tiny_word_order`."""
+        return self.name.replace(":", "_")
+
+
+@dataclass
+class Lighteval:
+    """How tasks of lighteval are run: in a process of their own, on a saved model."""
+
+    python: str | None = None
+    """Interpreter that has lighteval; None is the one that runs kdwatts."""
+    tasks_file: str | None = None
+    """Python file with a TASKS_TABLE of one's own tasks."""
 
 
 @dataclass
@@ -67,7 +91,25 @@ class Eval:
     tasks: list[EvalTask] = field(default_factory=list)
     batch_size: int = 16
     apply_chat_template: bool = False
+    """Whether prompts are rendered as conversations; the same for teacher and student."""
+    data_dir: str | None = None
+    """Folder of local copies of datasets, such as DATA_DIR/cais/mmlu; None reads the hub."""
+    tasks_dir: str | None = None
+    """Folder of lm-evaluation-harness tasks of one's own, as YAML files."""
+    lighteval: Lighteval = field(default_factory=Lighteval)
     inference: InferenceGrid | None = None
 
     def __post_init__(self) -> None:
         at_least("eval.batch_size", self.batch_size, 1)
+        names = [task.display_name for task in self.tasks if isinstance(task, EvalTask)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"eval.tasks has {', '.join(twice)} more than once, which would count twice in "
+                "om_perf; remove one"
+            )
+
+    def templated(self, task: EvalTask) -> bool:
+        """Whether a task's prompts are rendered as conversations."""
+        own = task.apply_chat_template
+        return self.apply_chat_template if own is None else own

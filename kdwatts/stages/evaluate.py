@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from kdwatts.config import Config, to_dict
-from kdwatts.evaluation.lm_eval import evaluate, task_files
-from kdwatts.fingerprint import sha256_file
+from kdwatts.evaluation import lighteval
+from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.lm_tasks import TaskSources, check_known, dataset_dir, task_files
+from kdwatts.evaluation.prompts import check_same_prompts
+from kdwatts.fingerprint import fingerprint_tree, sha256_file
+from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
     load_model,
     load_tokenizer,
+    local_dir,
+    location,
     source_fingerprint,
     tokenizer_fingerprint,
 )
-from kdwatts.records import write_json
-from kdwatts.schema import ModelSource
+from kdwatts.records import Score, write_json
+from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
-from kdwatts.stages.work import Work, frozen_dtype, teacher_source
+from kdwatts.stages.teacher import teacher_tokenizer
+from kdwatts.stages.work import Work, frozen_dtype, shared_rows, teacher_source
 
-VERSION = 2
+VERSION = 3
 SCORES_NAME = "eval.json"
 
 
@@ -33,20 +41,102 @@ def subject_settings(config: Config, subject: str) -> dict[str, Any]:
         "subject": subject,
         "teacher": teacher,
         "precision": config.training.precision,
-        "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
+        "tokenizer": tokenizer_fingerprint(_tokenizer_path(config, subject)),
     }
+
+
+def _tokenizer_path(config: Config, subject: str) -> str:
+    """Where one vocabulary serves both it is the pair's, so that both read the same tokens."""
+    if subject == "student" or config.model.one_vocabulary:
+        return config.model.tokenizer
+    path = teacher_source(config).path
+    assert path, "a teacher has weights"
+    return path
 
 
 def settings(config: Config, subject: str) -> dict[str, Any]:
-    """What the scores and their joules depend on, besides hardware."""
-    tasks = config.eval.tasks
+    """What the scores and their joules depend on, besides hardware.
+
+    Raises ValueError where a harness or a local copy of a dataset is missing.
+    """
+    evaluation = config.eval
+    sources = _sources(config)
+    if sources.tasks_dir and not sources.tasks_dir.is_dir():
+        raise ValueError(
+            f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
+            "YAML tasks, or null"
+        )
+    tasks_file = evaluation.lighteval.tasks_file
     return {
         **subject_settings(config, subject),
-        "tasks": [to_dict(task) for task in tasks],
-        "files": [[sha256_file(path) for path in task_files(task.name)] for task in tasks],
-        "batch_size": config.eval.batch_size,
-        "apply_chat_template": config.eval.apply_chat_template,
+        "tasks": [
+            {**to_dict(task), "apply_chat_template": evaluation.templated(task)}
+            for task in evaluation.tasks
+        ],
+        "files": [[sha256_file(path) for path in task_files(t.name)] for t in evaluation.tasks],
+        "datasets": _dataset_keys(evaluation.tasks, sources.data_dir),
+        "tasks_dir": fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None,
+        "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
+        "harnesses": _versions(config),
+        "batch_size": evaluation.batch_size,
     }
+
+
+def _sources(config: Config) -> TaskSources:
+    folders = (config.eval.data_dir, config.eval.tasks_dir)
+    data_dir, tasks_dir = (Path(folder).expanduser() if folder else None for folder in folders)
+    return TaskSources(data_dir, tasks_dir)
+
+
+def _dataset_keys(tasks: list[EvalTask], data_dir: Path | None) -> dict[str, str]:
+    """Name of each dataset to the key of its local copy; none where the hub is read."""
+    if data_dir is None:
+        return {}
+    directories = {
+        dataset: dataset_dir(data_dir, dataset, task.name)
+        for task in tasks
+        for dataset in task.datasets
+    }
+    return {dataset: fingerprint_tree(path) for dataset, path in sorted(directories.items())}
+
+
+def _versions(config: Config) -> dict[str, str]:
+    """Of the harnesses in use: another one may ask and score otherwise."""
+    versions = {"lm_eval": lambda: version("lm_eval")}
+    versions["lighteval"] = lambda: lighteval.installed_version(config.eval.lighteval.python)
+    used = {task.harness for task in config.eval.tasks}
+    return {harness: versions[harness]() for harness in sorted(used)}
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for what would stop an evaluation, or make it unlike, after the training.
+
+    Teacher and student must be asked in the same words: their chat templates render alike wherever
+    one is applied, and where one vocabulary is said to serve both, it does.
+    """
+    tasks = config.eval.tasks
+    check_known([task for task in tasks if task.harness == "lm_eval"], _sources(config))
+    student, teacher = load_tokenizer(config.model.tokenizer), _own_tokenizer(config)
+    if teacher is not None and config.model.one_vocabulary:
+        check_same_tokens(student, teacher, rows=shared_rows(config))
+    for task in tasks:
+        if config.eval.templated(task):
+            check_same_prompts(
+                student,
+                teacher,
+                student_path=config.model.tokenizer,
+                teacher_path=config.model.teacher.path if config.model.teacher else None,
+                task=task.name,
+            )
+
+
+def _own_tokenizer(config: Config) -> Any | None:
+    """The teacher's; None without a teacher, and for one that was saved without, as ours may be."""
+    teacher = config.model.teacher
+    directory = local_dir(teacher.path) if teacher and teacher.path else None
+    if teacher is None or (directory and not (directory / "tokenizer_config.json").is_file()):
+        return None
+    return teacher_tokenizer(config)
 
 
 def load_subject(work: Work, subject: str) -> nn.Module:
@@ -65,15 +155,50 @@ def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:
 
 
 def build(work: Work, subject: str) -> None:
-    """Run every task and write the scores to `work.out_dir`."""
-    config = work.config
-    scores = evaluate(
+    """Run every task and write the scores to `work.out_dir`, in the order of the configuration."""
+    tasks = work.config.eval.tasks
+    scores: list[Score] = []
+    for harness, run in (("lm_eval", _by_lm_eval), ("lighteval", _by_lighteval)):
+        chosen = [(t, work.config.eval.templated(t)) for t in tasks if t.harness == harness]
+        if chosen:
+            scores.extend(run(work, subject, chosen))
+    order = [task.display_name for task in tasks]
+    scores.sort(key=lambda score: order.index(score.benchmark or score.task))
+    write_json(work.out_dir / SCORES_NAME, [asdict(score) for score in scores])
+
+
+def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
+    return evaluate(
         load_subject(work, subject),
-        load_tokenizer(config.model.tokenizer),
-        config.eval.tasks,
+        load_tokenizer(_tokenizer_path(work.config, subject)),
+        tasks,
         subject=subject,
-        batch_size=config.eval.batch_size,
-        apply_chat_template=config.eval.apply_chat_template,
+        batch_size=work.config.eval.batch_size,
+        sources=_sources(work.config),
         meter=work.meter,
     )
-    write_json(work.out_dir / SCORES_NAME, [asdict(score) for score in scores])
+
+
+def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
+    config = work.config
+    if subject == "student":
+        source = _student_source(config, work.inputs)
+    else:
+        source = teacher_source(config)
+    assert source.path
+    served = lighteval.Served(
+        model=location(source.path),
+        revision=source.revision,
+        tokenizer=location(_tokenizer_path(config, subject)),
+        dtype=str(frozen_dtype(config)).removeprefix("torch."),
+        batch_size=config.eval.batch_size,
+        device_index=None if work.device.type == "cpu" else work.device.index or 0,
+    )
+    return lighteval.evaluate(
+        served,
+        tasks,
+        subject=subject,
+        settings=config.eval.lighteval,
+        data_dir=_sources(config).data_dir,
+        meter=work.meter,
+    )

@@ -10,7 +10,7 @@ import torch
 from kdwatts.config import Config, to_dict
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.inference import serving_costs
-from kdwatts.evaluation.prompts import prompts_file, prompts_of_corpus, prompts_of_file
+from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer
 from kdwatts.records import SCHEMA, write_json

@@ -12,7 +12,6 @@ from kdwatts import metrics
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.break_even import Amount, tokens_to_break_even
 from kdwatts.config import Config
-from kdwatts.evaluation.lm_eval import display_name
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
 from kdwatts.models.budget import parameters_of
@@ -202,13 +201,13 @@ def _benchmarks(tasks: list[EvalTask], scores: list[dict[str, Any]]) -> list[Ben
         found = {
             score["subject"]: score
             for score in scores
-            if score["task"] == display_name(task.name) and score["metric"] == task.primary_metric
+            if score["task"] == task.display_name and score["metric"] == task.primary_metric
         }
         if len(found) == 2 and all(score["higher_is_better"] for score in found.values()):
             student, teacher = found["student"], found["teacher"]
             benchmarks.append(
                 BenchmarkScore(
-                    display_name(task.name),
+                    task.display_name,
                     student["value"],
                     teacher["value"],
                     student["stderr"],

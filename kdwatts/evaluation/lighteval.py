@@ -1,0 +1,247 @@
+"""lighteval in an interpreter of its own, on a saved model: its results as our records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdwatts import interrupt
+from kdwatts.metrics import total_energy
+from kdwatts.records import Score, StageRow
+from kdwatts.schema import EvalTask, Lighteval
+from kdwatts.telemetry.meter import Meter
+
+log = logging.getLogger(__name__)
+
+HARNESS = "lighteval"
+CHILD = Path(__file__).with_name("lighteval_child.py")
+
+_OF_A_LAUNCH = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""What torchrun says to this process and would make the child wait for other ranks."""
+_OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model to measure, as a folder or hub id that `from_pretrained` takes."""
+
+    model: str
+    revision: str | None
+    tokenizer: str
+    dtype: str
+    batch_size: int
+    device_index: int | None
+    """Among the visible cards; None for the CPU."""
+
+
+def installed_version(python: str | None) -> str:
+    """The version of lighteval that an interpreter has, without importing it (a moment).
+
+    Raises ValueError where there is no such interpreter, or no lighteval in it.
+    """
+    interpreter = python or sys.executable
+    script = "from importlib.metadata import version; print(version('lighteval'))"
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", script], capture_output=True, text=True, env=_environment(None)
+        )
+    except OSError as error:
+        raise ValueError(
+            f"eval.lighteval.python={python} cannot be run ({error.strerror}); give the path of a "
+            "Python interpreter that has lighteval"
+        ) from None
+    if done.returncode:
+        raise ValueError(
+            f"eval.lighteval.python={python}: {interpreter} has no lighteval; make a virtual "
+            "environment with pip install 'lighteval==0.13.0' 'xxhash<4' and give its bin/python"
+        )
+    return done.stdout.strip()
+
+
+def evaluate(
+    served: Served,
+    tasks: Sequence[tuple[EvalTask, bool]],
+    *,
+    subject: str,
+    settings: Lighteval,
+    data_dir: Path | None,
+    meter: Meter,
+) -> list[Score]:
+    """Every metric of every task for one model; each task is a metered window of its own.
+
+    The child says when it has loaded a task and when it has run it, so that a task's window holds
+    neither imports nor loading, which are windows apart. With each task stands whether its prompts
+    are rendered by the chat template. Raises ValueError for a task that lighteval does not have or
+    cannot read, RuntimeError where it fails.
+    """
+    scores: list[Score] = []
+    with _child(served, settings, data_dir) as ask:
+        with meter.window("load"):
+            harness_version = ask({"do": "start"})["version"]
+        for task, templated in tasks:
+            interrupt.stop_if_requested(f"{subject}: evaluation begins anew")
+            request = {"name": task.name, "num_fewshot": task.num_fewshot, "limit": task.limit}
+            with meter.window("load_tasks"):
+                ask({"do": "load", **request, "datasets": task.datasets, "template": templated})
+            with meter.window(task.display_name) as window:
+                results = ask({"do": "run"})
+                window.tokens += results["tokens"] or 0
+            assert window.row
+            scores.extend(_scores(results, task, subject, harness_version, window.row))
+    return scores
+
+
+Ask = Any
+"""Sends the child a request and waits for its answer."""
+
+
+@contextmanager
+def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterator[Ask]:
+    """The process that runs lighteval; it ends with this context, and with this process."""
+    interpreter = settings.python or sys.executable
+    # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
+    with tempfile.TemporaryDirectory(prefix="kdwatts-lighteval-") as scratch:
+        log_path = Path(scratch) / "stderr.txt"
+        setup = {
+            **asdict(served),
+            "scratch_dir": scratch,
+            "tasks_file": settings.tasks_file,
+            "data_dir": str(data_dir) if data_dir else None,
+        }
+        with log_path.open("w") as stderr:
+            process = subprocess.Popen(
+                [interpreter, str(CHILD), json.dumps(setup)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=_environment(served.device_index, cpu=served.device_index is None),
+                start_new_session=True,  # What is sent to our group is heeded between tasks.
+            )
+        assert process.stdin and process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def ask(request: dict[str, Any]) -> dict[str, Any]:
+            try:
+                stdin.write(json.dumps(request) + "\n")
+                stdin.flush()
+                line = stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            answer = json.loads(line) if line else {"failed": f"exit {process.wait()}"}
+            if "refused" in answer:
+                raise ValueError(answer["refused"])
+            if "failed" in answer:
+                raise RuntimeError(
+                    f"lighteval failed at {request.get('name', request['do'])} "
+                    f"({answer['failed']}): {_last_words(log_path)}"
+                )
+            return answer
+
+        try:
+            yield ask
+            stdin.close()
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+            stdout.close()
+
+
+def _last_words(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
+
+
+def _environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
+    """Ours, without what concerns this interpreter and this launch, and with one card or none."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*_OF_A_LAUNCH, *_OF_THIS_PYTHON)
+    }
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if cpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif device_index is not None:
+        cards = visible.split(",") if visible else []
+        card = cards[device_index] if device_index < len(cards) else str(device_index)
+        environment["CUDA_VISIBLE_DEVICES"] = card
+    return environment
+
+
+def _scores(
+    results: Mapping[str, Any], task: EvalTask, subject: str, harness_version: str, row: StageRow
+) -> list[Score]:
+    """The child's scores, and of a group of tasks their mean by the group's name."""
+    energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    by_task: dict[str, dict[str, Any]] = results["scores"]
+    if len(by_task) > 1:
+        by_task = {task.display_name: _mean_of(by_task), **by_task}
+    else:
+        by_task = {task.display_name: next(iter(by_task.values()))}
+    scores = [
+        Score(
+            subject=subject,
+            harness=HARNESS,
+            harness_version=harness_version,
+            task=name,
+            metric=metric,
+            value=float(one["value"]),
+            stderr=one["stderr"],
+            higher_is_better=one["higher_is_better"],
+            num_fewshot=task.num_fewshot,
+            num_samples=found["num_samples"],
+            energy_j=energy.energy_j,
+            energy_quality=energy.quality,
+            benchmark=task.display_name,
+            tokens=row.tokens,
+            duration_s=row.duration_s,
+        )
+        for name, found in by_task.items()
+        for metric, one in found["metrics"].items()
+    ]
+    metrics = {score.metric for score in scores if score.task == task.display_name}
+    if task.primary_metric not in metrics:
+        raise ValueError(
+            f"eval.tasks: {task.name} of lighteval gives {', '.join(sorted(metrics))}, not the "
+            f"primary metric {task.primary_metric!r}; correct primary_metric in conf/eval"
+        )
+    return scores
+
+
+def _mean_of(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over tasks, each weighing the same, as lighteval has it; its error adds in squares.
+
+    (lighteval itself gives the mean of the tasks' errors, which is not that of their mean.)
+    """
+    tasks = list(by_task.values())
+    shared = set.intersection(*(set(found["metrics"]) for found in tasks))
+    means = {}
+    for metric in sorted(shared):
+        parts = [found["metrics"][metric] for found in tasks]
+        errors = [part["stderr"] for part in parts]
+        known = None not in errors
+        means[metric] = {
+            "value": sum(part["value"] for part in parts) / len(parts),
+            "stderr": math.sqrt(sum(e**2 for e in errors)) / len(parts) if known else None,
+            "higher_is_better": parts[0]["higher_is_better"],
+        }
+    return {"metrics": means, "num_samples": sum(found["num_samples"] for found in tasks)}

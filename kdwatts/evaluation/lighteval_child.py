@@ -1,0 +1,253 @@
+"""Runs inside an interpreter that has lighteval, and need not have kdwatts.
+
+A request is a line of JSON on stdin, an answer one on stdout: `start` loads library and model,
+`load` a task with its data, `run` asks the model. Whatever the libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # This file's folder is first on the path, and holds a lighteval.py that is not the library.
+    sys.path.pop(0)
+
+import ctypes
+import json
+import os
+import signal
+import traceback
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+FIXED_DATE = {"date_string": "26 Jul 2024"}
+"""As in kdwatts.data.shards, which this interpreter may lack."""
+
+
+class Refusal(Exception):
+    """What the user can mend, in one sentence."""
+
+
+class _NoCache:
+    """Takes the place of lighteval's, which keeps answers by configuration and not by weights."""
+
+    def _init_registry(self, registry: Any) -> None:
+        pass
+
+
+class Session:
+    """The model, and the task that was loaded last."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self._setup = setup
+        self._model: Any = None
+        self._pipeline: Any = None
+
+    def start(self, request: dict[str, Any]) -> dict[str, Any]:
+        transformers_model = import_module("lighteval.models.transformers.transformers_model")
+        setup = self._setup
+        config = transformers_model.TransformersModelConfig(
+            model_name=setup["model"],
+            revision=setup["revision"] or "main",
+            tokenizer=setup["tokenizer"],
+            dtype=setup["dtype"],
+            batch_size=setup["batch_size"],
+            device="cpu" if setup["device_index"] is None else "cuda",
+            override_chat_template=False,  # Each task says.
+            model_parallel=False,
+            cache_dir=setup["scratch_dir"],
+        )
+        model = self._model = transformers_model.TransformersModel(config)
+        model.cleanup = lambda: None  # It would drop the model after a task.
+        tokenizer = model.tokenizer
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **FIXED_DATE)
+        _tolerate_broken_task_files()
+        return {"version": version("lighteval")}
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        pipeline = import_module("lighteval.pipeline")
+        prompts = import_module("lighteval.tasks.prompt_manager")
+        tracker = import_module("lighteval.logging.evaluation_tracker").EvaluationTracker(
+            output_dir=self._setup["scratch_dir"], save_details=False
+        )
+        model, name = self._model, request["name"]
+        model.use_chat_template = request["template"]
+        model.prompt_manager = prompts.PromptManager(
+            use_chat_template=request["template"], tokenizer=model.tokenizer
+        )
+        model._cache = _NoCache()
+        self._check_known(name)
+        lighteval_task: Any = import_module("lighteval.tasks.lighteval_task")
+        lighteval_task.load_dataset = partial(
+            _load_dataset,
+            import_module("datasets").load_dataset,
+            self._setup["data_dir"],
+            request["datasets"],
+            name,
+        )
+        self._pipeline = pipeline.Pipeline(
+            tasks=f"{name}|{request['num_fewshot']}",
+            pipeline_parameters=pipeline.PipelineParameters(
+                launcher_type=pipeline.ParallelismManager.NONE,
+                custom_tasks_directory=self._setup["tasks_file"],
+                max_samples=request["limit"],
+            ),
+            evaluation_tracker=tracker,
+            model=model,
+        )
+        model._cache = None
+        return {}
+
+    def _check_known(self, name: str) -> None:
+        registry = import_module("lighteval.tasks.registry").Registry
+        known = registry.load_all_task_configs(custom_tasks=self._setup["tasks_file"])
+        if name not in known and not any(task.startswith(f"{name}:") for task in known):
+            raise Refusal(
+                f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; see "
+                "`lighteval tasks list`, or name a file of your own by eval.lighteval.tasks_file"
+            )
+
+    def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        pipeline, model = self._pipeline, self._model
+        counts: list[int] = []
+        asked = {name: getattr(model, name) for name in ("loglikelihood", "greedy_until")}
+        for name, method in asked.items():
+            setattr(model, name, partial(_counted, method, counts, _repeats(name)))
+        try:
+            pipeline.evaluate()
+        finally:
+            for name, method in asked.items():
+                setattr(model, name, method)
+        if self._setup["device_index"] is not None:
+            import_module("torch").cuda.synchronize()
+        scores = {
+            name: {
+                "metrics": _metrics(task, pipeline.evaluation_tracker.metrics_logger, name),
+                "num_samples": len(pipeline.documents_dict[name]),
+            }
+            for name, task in pipeline.tasks_dict.items()
+        }
+        return {"scores": scores, "tokens": sum(counts)}
+
+
+def _repeats(method: str) -> bool:
+    """Whether the prompt is read again for each answer, as it is for choices that are scored."""
+    return method == "loglikelihood"
+
+
+def _counted(method: Any, counts: list[int], repeats: bool, docs: Any) -> Any:
+    """Tokens read and written, without padding."""
+    responses = method(docs)
+    for response in responses:
+        written = [len(_ids(answer)) for answer in response.output_tokens]
+        prompts = len(written) if repeats else 1
+        counts.append(prompts * len(_ids(response.input_tokens)) + sum(written))
+    return responses
+
+
+def _ids(tokens: Any) -> list[int]:
+    """Token ids of one text, however deep they are packed."""
+    while len(tokens) and hasattr(tokens[0], "__len__"):
+        tokens = tokens[0]
+    return list(tokens)
+
+
+def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
+    better: dict[str, bool] = {}
+    for metric in task.metrics:
+        told = metric.higher_is_better
+        better.update(told if isinstance(told, dict) else {metric.metric_name: told})
+    found = logger.metric_aggregated[name]
+    return {
+        metric: {
+            "value": float(value),
+            "stderr": _number(found.get(f"{metric}_stderr")),
+            "higher_is_better": bool(better.get(metric, True)),
+        }
+        for metric, value in found.items()
+        if not metric.endswith("_stderr")
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None and value == value else None
+
+
+def _load_dataset(
+    load: Any,
+    data_dir: str | None,
+    datasets: list[str],
+    task: str,
+    path: str,
+    name: str | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> Any:
+    """lighteval's way to data, led to the local copies."""
+    if data_dir is None or os.path.isdir(path):
+        return load(path, name, revision=revision, **options)
+    if path not in datasets:
+        raise Refusal(
+            f"eval.tasks: {task} reads the dataset {path}, which its `datasets` do not name, so "
+            f"that eval.data_dir would not be part of the key; add {path} to them"
+        )
+    directory = Path(data_dir) / path
+    if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
+        directory, name = directory / name, None
+    try:
+        return load(str(directory), name, **options)
+    except ValueError as error:
+        raise Refusal(
+            f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for {task} "
+            f"({' '.join(str(error).split())}); copy {path} anew"
+        ) from error
+
+
+def _tolerate_broken_task_files() -> None:
+    """Has the registry import its task files one by one, and once, and skip those that fail.
+
+    It imports all of them whatever is asked for; one downloads while it is imported.
+    """
+    registry = import_module("lighteval.tasks.registry").Registry
+
+    def from_modules(modules: list[str]) -> dict[str, Any]:
+        configs: dict[str, Any] = {}
+        for module in modules:
+            try:
+                configs.update(registry._extract_configs(import_module(module)))
+            except Exception as error:
+                print(f"skipped {module}: {type(error).__name__}: {error}", file=sys.stderr)
+        return configs
+
+    registry._load_from_files = staticmethod(
+        lambda files, prefix: from_modules([f"{prefix}.{file.stem}" for file in files])
+    )
+    registry._load_from_subdirs = staticmethod(
+        lambda folders: from_modules([f"lighteval.tasks.tasks.{f.name}.main" for f in folders])
+    )
+    registry.load_all_task_configs = staticmethod(cache(registry.load_all_task_configs))
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no child outlives its parent.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Whatever prints meanwhile must not be taken for an answer.
+    session = Session(json.loads(sys.argv[1]))
+    handlers = {"start": session.start, "load": session.load, "run": session.run}
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = handlers[request["do"]](request)
+        except Refusal as refusal:
+            answer = {"refused": str(refusal)}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"failed": type(error).__name__}
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Tasks of lm-evaluation-harness: found by name, read from local copies, run once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdwatts.paths import TINY_DIR
+from kdwatts.schema import EvalTask
+
+log = logging.getLogger(__name__)
+
+TINY_PREFIX = "tiny:"
+OWN_TASKS_DIR = Path(__file__).parent / "tasks"
+"""Tasks that ship with the package, on data that ships with the harness."""
+
+FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
+"""What `dataset_path` may be besides a dataset: a format of files that the task names."""
+
+
+@dataclass(frozen=True)
+class TaskSources:
+    """Where tasks and their data are looked for."""
+
+    data_dir: Path | None = None
+    """Holds a folder OWNER/NAME for every dataset; None reads from the hub."""
+    tasks_dir: Path | None = None
+    """YAML tasks of one's own, which win over the harness's of the same name."""
+
+
+def harness(module: str) -> Any:
+    """A module of the harness or below it: seconds to import, and decorators hide its types."""
+    return import_module(module)
+
+
+def task_files(task: str) -> list[Path]:
+    """The files that define a task of the tiny world; none for any other."""
+    if not task.startswith(TINY_PREFIX):
+        return []
+    stem = TINY_DIR / "tasks" / task.removeprefix(TINY_PREFIX)
+    files = [stem.with_suffix(".yaml"), stem.with_suffix(".jsonl")]
+    if not all(path.is_file() for path in files):
+        shipped = ", ".join(sorted(f"tiny:{p.stem}" for p in (TINY_DIR / "tasks").glob("*.yaml")))
+        raise ValueError(f"eval.tasks: there is no {task}; the package ships {shipped}")
+    return files
+
+
+def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
+    """The local copy of a dataset. Raises ValueError, saying how to get one, without it."""
+    directory = data_dir / dataset
+    if not directory.is_dir():
+        raise ValueError(
+            f"eval.data_dir={data_dir}: task {task} reads {dataset} and there is no folder "
+            f"{directory}; fetch it with `hf download {dataset} --repo-type dataset --local-dir "
+            f"{directory}`, or set eval.data_dir=null"
+        )
+    return directory
+
+
+def check_known(tasks: list[EvalTask], sources: TaskSources) -> None:
+    """Raise ValueError for a task that the harness does not have, before anything is loaded."""
+    for task in tasks:
+        if not task_files(task.name):
+            _manager_with(task, sources)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """One benchmark, its data read."""
+
+    parts: list[Any]
+    """What `simple_evaluate` takes: a task or a group, or all tasks of a tag."""
+    manager: Any
+    """The index they are from; `simple_evaluate` would make one of its own, in seconds."""
+
+
+def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
+    """The task, the group, or the tasks of the tag of that name.
+
+    With `sources.data_dir`, every dataset that it or a child reads is the local copy. Where nothing
+    is sampled, `repeats` is 1: the same answer again is joules for nothing. Raises ValueError for a
+    task that is unknown, lacks data or packages, or is run with another number of examples.
+    """
+    files = task_files(task.name)
+    if files:
+        request: Any = yaml.safe_load(files[0].read_text())
+        request["dataset_kwargs"] = {"data_files": {"test": str(files[1])}}
+        manager = _manager(False, None)
+    else:
+        request, manager = task.name, _manager_with(task, sources)
+    try:
+        with _local_datasets(task, sources):
+            loaded = manager.load([request])
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"eval.tasks: {task.name} needs the Python package {error.name}; install it, such as "
+            "with pip install kdwatts[benchmarks], or leave the task out"
+        ) from None
+    for leaf in loaded["tasks"].values():
+        _run_once(leaf)
+        _check_fewshot(leaf, task)
+    children = {name for names in loaded["group_map"].values() for name in names}
+    parts = [
+        one
+        for name, one in [*loaded["groups"].items(), *loaded["tasks"].items()]
+        if name not in children
+    ]
+    return LoadedTask(parts, manager)
+
+
+@cache
+def _manager(include_defaults: bool, tasks_dir: Path | None) -> Any:
+    """The harness's index of tasks; one with its own takes seconds to build."""
+    folders = [str(path) for path in (OWN_TASKS_DIR, tasks_dir) if path]
+    return harness("lm_eval.tasks").TaskManager(
+        include_path=folders, include_defaults=include_defaults
+    )
+
+
+def _manager_with(task: EvalTask, sources: TaskSources) -> Any:
+    """The smallest index that has the task."""
+    for include_defaults in (False, True):
+        manager = _manager(include_defaults, sources.tasks_dir)
+        if task.name in manager.all_tasks:
+            return manager
+    place = f" and {sources.tasks_dir} none" if sources.tasks_dir else ""
+    raise ValueError(
+        f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}{place}; see "
+        "`lm-eval ls tasks` for its names"
+    )
+
+
+@contextmanager
+def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
+    """Has every dataset that is loaded meanwhile come from `sources`.
+
+    The harness names datasets in the files of the tasks, of which a group has many, and always
+    loads them by this one function.
+    """
+    datasets = harness("datasets")
+    load = datasets.load_dataset
+
+    def load_local(path: str, name: str | None = None, **options: Any) -> Any:
+        if path in FORMATS or Path(path).is_dir():
+            if sources.tasks_dir and "data_files" in options:
+                options["data_files"] = _below(sources.tasks_dir, options["data_files"])
+            return load(path, name, **options)
+        if sources.data_dir is None:
+            return load(path, name, **options)
+        if path not in task.datasets:
+            raise ValueError(
+                f"eval.tasks: {task.name} reads the dataset {path}, which its `datasets` do not "
+                f"name, so that eval.data_dir would not be part of the key; add {path} to them"
+            )
+        directory = dataset_dir(sources.data_dir, path, task.name)
+        if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
+            directory, name = directory / name, None
+        try:
+            return load(str(directory), name, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for "
+                f"{task.name} ({' '.join(str(error).split())}); copy {path} anew"
+            ) from error
+
+    datasets.load_dataset = load_local
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load
+
+
+def _below(folder: Path, files: Any) -> Any:
+    """Data files of a task of one's own: relative names are looked for in its folder."""
+    if isinstance(files, dict):
+        return {split: _below(folder, names) for split, names in files.items()}
+    if isinstance(files, list):
+        return [_below(folder, name) for name in files]
+    return str(folder / files) if (folder / files).is_file() else files
+
+
+def _run_once(leaf: Any) -> None:
+    """No repeats where nothing is drawn at random."""
+    samples = (leaf.config.generation_kwargs or {}).get("do_sample", False)
+    if leaf.config.repeats > 1 and not samples:
+        log.warning(
+            "evaluate: %s asks for %d repeats and samples nothing; it is run once",
+            leaf.config.task,
+            leaf.config.repeats,
+        )
+        leaf.set_config(key="repeats", value=1)
+
+
+def _check_fewshot(leaf: Any, task: EvalTask) -> None:
+    """Raise ValueError where the harness would silently keep to no examples."""
+    if leaf.config.num_fewshot == 0 and task.num_fewshot:
+        raise ValueError(
+            f"eval.tasks: {task.name} has num_fewshot={task.num_fewshot} and the harness runs "
+            f"{leaf.config.task} with none, whatever it is asked; set it to 0"
+        )

@@ -1,0 +1,73 @@
+"""What the energy-per-token benchmark reads: a text of one's own, or the end of the corpus."""
+
+# B prompts, T tokens of each.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdwatts.data.shards import NO_TARGET, TokenShards
+from kdwatts.paths import resolve_dir
+from kdwatts.schema import InferenceGrid
+
+Prompts = Callable[[int, int], Tensor]
+"""B prompts of T tokens, [B, T] int64 on the CPU."""
+
+
+def prompts_file(grid: InferenceGrid) -> Path | None:
+    """The file that prompts are taken from; None for the corpus.
+
+    Raises ValueError when it is not there.
+    """
+    if grid.prompts is None:
+        return None
+    path = resolve_dir(grid.prompts)
+    if not path.is_file():
+        raise ValueError(
+            f"eval.inference.prompts={grid.prompts}: there is no such file; give a text or JSONL "
+            "file, or null for the corpus"
+        )
+    return path
+
+
+def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
+    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines."""
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        try:
+            text = "\n\n".join(json.loads(line)["text"] for line in text.splitlines())
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"eval.inference.prompts={path}: a line is no JSON object with `text` "
+                f"({type(error).__name__}: {error}); correct it or give a plain text"
+            ) from None
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+    return lambda batch, length: _cut(ids, batch, length, str(path))
+
+
+def prompts_of_corpus(shards: TokenShards) -> Prompts:
+    """Prompts cut from the corpus's last tokens, whichever of them a training takes."""
+
+    def cut(batch: int, length: int) -> Tensor:
+        start = max(0, shards.num_tokens - batch * length)
+        ids = shards.read(start, shards.num_tokens) & ~NO_TARGET
+        return _cut(ids.astype(np.int64), batch, length, "the corpus")
+
+    return cut
+
+
+def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:
+    if len(ids) < batch * length:
+        raise ValueError(
+            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, "
+            f"{source} has {len(ids)}; shorten them or give a longer text"
+        )
+    return torch.from_numpy(ids[: batch * length].reshape(batch, length))
