@@ -17,6 +17,8 @@ import json
 import os
 import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -103,7 +105,9 @@ class Session:
 
     def _check_known(self, name: str) -> None:
         registry = import_module("lighteval.tasks.registry").Registry
-        known = registry.load_all_task_configs(custom_tasks=self._setup["tasks_file"])
+        known = registry.load_all_task_configs(
+            custom_tasks=self._setup["tasks_file"], load_multilingual=False
+        )
         if name not in known and not any(task.startswith(f"{name}:") for task in known):
             raise Refusal(
                 f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; see "
@@ -113,14 +117,8 @@ class Session:
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         pipeline, model = self._pipeline, self._model
         counts: list[int] = []
-        asked = {name: getattr(model, name) for name in ("loglikelihood", "greedy_until")}
-        for name, method in asked.items():
-            setattr(model, name, partial(_counted, method, counts, _repeats(name)))
-        try:
+        with _counted(model, counts):
             pipeline.evaluate()
-        finally:
-            for name, method in asked.items():
-                setattr(model, name, method)
         if self._setup["device_index"] is not None:
             import_module("torch").cuda.synchronize()
         scores = {
@@ -133,26 +131,43 @@ class Session:
         return {"scores": scores, "tokens": sum(counts)}
 
 
-def _repeats(method: str) -> bool:
-    """Whether the prompt is read again for each answer, as it is for choices that are scored."""
-    return method == "loglikelihood"
+@contextmanager
+def _counted(model: Any, counts: list[int]) -> Iterator[None]:
+    """Adds to `counts` the tokens that the model reads and writes meanwhile, without padding."""
+    score, write = model.loglikelihood, model.greedy_until
+    ends = {model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
+
+    def counted_score(docs: Any) -> Any:
+        """Every choice is read with the whole prompt before it, cut to the context."""
+        responses = score(docs)
+        for response in responses:
+            prompt_tokens = len(_ids(response.input_tokens))
+            texts = [prompt_tokens + len(_ids(choice)) for choice in response.output_tokens]
+            counts.append(sum(min(tokens, model.max_length) for tokens in texts))
+        return responses
+
+    def counted_write(docs: Any) -> Any:
+        """The prompt, and each answer up to its end token."""
+        responses = write(docs)
+        for response in responses:
+            counts.append(len(_ids(response.input_tokens)) - response.padded_tokens_count)
+            counts.extend(_written(_ids(answer), ends) for answer in response.output_tokens)
+        return responses
+
+    model.loglikelihood, model.greedy_until = counted_score, counted_write
+    try:
+        yield
+    finally:
+        model.loglikelihood, model.greedy_until = score, write
 
 
-def _counted(method: Any, counts: list[int], repeats: bool, docs: Any) -> Any:
-    """Tokens read and written, without padding."""
-    responses = method(docs)
-    for response in responses:
-        written = [len(_ids(answer)) for answer in response.output_tokens]
-        prompts = len(written) if repeats else 1
-        counts.append(prompts * len(_ids(response.input_tokens)) + sum(written))
-    return responses
+def _written(ids: list[int], ends: set[int | None]) -> int:
+    return next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
 
 
 def _ids(tokens: Any) -> list[int]:
-    """Token ids of one text, however deep they are packed."""
-    while len(tokens) and hasattr(tokens[0], "__len__"):
-        tokens = tokens[0]
-    return list(tokens)
+    """Token ids of one text; where texts were stacked, shorter ones end in -1."""
+    return [token for token in map(int, tokens) if token >= 0]
 
 
 def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from kdwatts.evaluation.lm_eval import bits_per_byte_stderr, display_name, task_files
+from kdwatts.evaluation.lm_eval import bits_per_byte_stderr
+from kdwatts.schema import EvalTask
 
 
 def sample(bits: float, size: int) -> dict:
@@ -26,14 +27,5 @@ def test_one_document_has_no_standard_error():
     assert bits_per_byte_stderr([sample(10, 10)]) is None
 
 
-def test_a_task_that_does_not_ship_is_refused_with_those_that_do():
-    with pytest.raises(
-        ValueError, match="there is no tiny:nothing; the package ships tiny:held_out"
-    ):
-        task_files("tiny:nothing")
-    assert [path.suffix for path in task_files("tiny:word_order")] == [".yaml", ".jsonl"]
-    assert task_files("arc_challenge") == []
-
-
 def test_a_shipped_task_has_a_name_that_may_stand_in_a_window():
-    assert display_name("tiny:word_order") == "tiny_word_order"
+    assert EvalTask("tiny:word_order", "acc").display_name == "tiny_word_order"

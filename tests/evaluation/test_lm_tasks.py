@@ -1,0 +1,225 @@
+"""Tasks of the harness: real questions, local copies for every child, and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.lm_tasks import (
+    OWN_TASKS_DIR,
+    TaskSources,
+    check_known,
+    dataset_dir,
+    load_task,
+    task_files,
+)
+from kdwatts.evaluation.tasks.mmlu_dev import read_questions
+from kdwatts.schema import EvalTask
+from kdwatts.telemetry.meter import Meter
+
+
+def test_a_task_that_does_not_ship_is_refused_with_those_that_do():
+    with pytest.raises(
+        ValueError, match="there is no tiny:nothing; the package ships tiny:held_out"
+    ):
+        task_files("tiny:nothing")
+    assert [path.suffix for path in task_files("tiny:word_order")] == [".yaml", ".jsonl"]
+    assert task_files("arc_challenge") == []
+
+
+def test_the_wheel_of_the_harness_holds_281_whole_mmlu_questions_of_57_subjects():
+    questions = read_questions()
+    assert len(questions) == 281
+    counts = Counter(question["subject"] for question in questions)
+    assert len(counts) == 57 and max(counts.values()) == 5
+    assert all(len(q["choices"]) == 4 and all(q["choices"]) for q in questions)
+    # From the test set's own cards: a known question, its choices and its answer.
+    (rings,) = [q for q in questions if q["question"].endswith("characteristic of the ring 2Z.")]
+    assert (rings["choices"], rings["answer"]) == (["0", "3", "12", "30"], 0)
+    # Guessing one letter is worth about a quarter.
+    letters = Counter(question["answer"] for question in questions)
+    assert max(letters.values()) / 281 < 0.3
+
+
+def test_the_examples_reasoning_never_reaches_a_prompt():
+    for question in read_questions():
+        assert "Let's think" not in " ".join([question["question"], *question["choices"]])
+
+
+@pytest.fixture(scope="module")
+def model(configure: Callable[..., Any]) -> Any:
+    import torch
+
+    from kdwatts.models.load import load_model
+
+    return load_model(configure().model.teacher, dtype=torch.float32)
+
+
+def run(model: Any, tokenizer: Any, task: EvalTask, meter: Meter, **sources: Path) -> list[Any]:
+    return evaluate(
+        model,
+        tokenizer,
+        [(task, False)],
+        subject="teacher",
+        batch_size=16,
+        sources=TaskSources(**sources),
+        meter=meter,
+    )
+
+
+def test_real_questions_are_scored_in_a_window_with_joules_and_tokens(
+    model: Any, tokenizer: Any, meter: Meter
+):
+    task = EvalTask("mmlu_dev", "acc", limit=16)
+    (score,) = run(model, tokenizer, task, meter)
+    assert (score.task, score.benchmark, score.num_samples) == ("mmlu_dev", "mmlu_dev", 16)
+    assert score.energy_j > 0 and score.energy_quality == "estimated"
+    # Answers are one token, so a question is read once, cut to the model's 128 tokens.
+    prompts = [_prompt(question) for question in read_questions()[:16]]
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    assert score.tokens == sum(min(length, 128) for length in lengths)
+
+
+def _prompt(question: dict[str, Any]) -> str:
+    letters = [f"{a}. {c}" for a, c in zip("ABCD", question["choices"], strict=True)]
+    asked = (
+        f"The following are multiple choice questions (with answers) about {question['subject']}."
+    )
+    return "\n".join([f"{asked}\n\n{question['question']}", *letters, "Answer:"])
+
+
+def mmlu_rows() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Per subject one question to test, and the others as examples."""
+    rows: dict[str, Any] = defaultdict(lambda: {"test": [], "dev": []})
+    for question in read_questions():
+        splits = rows[question["subject"].replace(" ", "_")]
+        name = "dev" if splits["test"] else "test"
+        splits[name].append(question)
+    return dict(rows)
+
+
+@pytest.mark.slow
+def test_all_57_subjects_of_mmlu_are_read_from_the_local_copy_and_scored_as_one_benchmark(
+    model: Any, tokenizer: Any, meter: Meter, tmp_path: Path, write_dataset: Callable[..., None]
+):
+    write_dataset(tmp_path / "cais" / "mmlu", mmlu_rows())
+    task = EvalTask("mmlu", "acc", num_fewshot=2, datasets=["cais/mmlu"])
+    scores = run(model, tokenizer, task, meter, data_dir=tmp_path)
+    assert {score.num_samples for score in scores if score.task == "mmlu"} == {57}
+    # The hub's copy has 100 questions or more of each subject.
+    assert len([score for score in scores if score.num_samples == 1]) == 57
+    assert len({(s.benchmark, s.energy_j, s.tokens, s.num_fewshot) for s in scores}) == 1
+
+
+def test_all_27_children_of_bbh_are_read_from_the_local_copy(
+    tmp_path: Path, write_dataset: Callable[..., None]
+):
+    import lm_eval
+
+    folder = Path(lm_eval.__file__).parent / "tasks" / "bbh" / "cot_fewshot"
+    names = [
+        next(line for line in path.read_text().splitlines() if line.startswith("dataset_name:"))
+        for path in folder.glob("[!_]*.yaml")
+    ]
+    document = {"input": "LOCAL not ( True ) and ( True ) is", "target": "False"}
+    rows = {name.split(": ")[1].strip("'\""): {"test": [document]} for name in names}
+    assert len(rows) == 27
+    write_dataset(tmp_path / "SaylorTwift" / "bbh", rows)
+    task = EvalTask("bbh", "exact_match,get-answer", num_fewshot=3, datasets=["SaylorTwift/bbh"])
+    (group,) = load_task(task, TaskSources(data_dir=tmp_path)).parts
+    read = [child.dataset["test"][0]["input"] for child in group.get_all_tasks()]
+    assert read == ["LOCAL not ( True ) and ( True ) is"] * 27
+
+
+def test_a_dataset_that_was_not_copied_is_refused_with_the_command_that_copies_it(tmp_path: Path):
+    with pytest.raises(
+        ValueError,
+        match=r"task gsm8k reads openai/gsm8k and there is no folder .*/openai/gsm8k; fetch it "
+        "with `hf download openai/gsm8k --repo-type dataset --local-dir",
+    ):
+        dataset_dir(tmp_path, "openai/gsm8k", "gsm8k")
+
+
+def test_a_dataset_that_the_option_does_not_name_is_refused_since_it_would_not_be_keyed(
+    tmp_path: Path,
+):
+    with pytest.raises(ValueError, match="gsm8k reads the dataset openai/gsm8k, which its"):
+        load_task(EvalTask("gsm8k", "x", num_fewshot=5), TaskSources(data_dir=tmp_path))
+
+
+def test_a_configuration_that_the_copy_lacks_is_refused(
+    tmp_path: Path, write_dataset: Callable[..., None]
+):
+    write_dataset(tmp_path / "openai" / "gsm8k", {"socratic": {"test": [{"question": "?"}]}})
+    with pytest.raises(ValueError, match=r"gsm8k cannot be read as main for gsm8k .*copy openai"):
+        load_task(
+            EvalTask("gsm8k", "x", num_fewshot=5, datasets=["openai/gsm8k"]),
+            TaskSources(data_dir=tmp_path),
+        )
+
+
+def own_task(folder: Path, **changes: Any) -> None:
+    """A YAML task beside its data, which it names relatively."""
+    definition = {
+        "task": "own",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "questions.jsonl"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": ["yes", "no"],
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "own.yaml").write_text(yaml.safe_dump(definition))
+    rows = [{"question": "Is it?", "answer": 0}, {"question": "Is it not?", "answer": 1}]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_folder_of_ones_own_tasks_is_found_with_data_beside_it(
+    model: Any, tokenizer: Any, meter: Meter, tmp_path: Path
+):
+    own_task(tmp_path / "tasks")
+    (score,) = run(model, tokenizer, EvalTask("own", "acc"), meter, tasks_dir=tmp_path / "tasks")
+    assert (score.task, score.num_samples, score.metric) == ("own", 2, "acc")
+
+
+def test_a_task_that_samples_nothing_is_run_once_whatever_it_asks(tmp_path: Path):
+    words = {"output_type": "generate_until", "doc_to_choice": None, "repeats": 3}
+    own_task(tmp_path / "greedy", **words, generation_kwargs={"until": ["\n"]})
+    own_task(tmp_path / "drawn", **words, generation_kwargs={"until": ["\n"], "do_sample": True})
+    repeats = []
+    for name in ("greedy", "drawn"):
+        loaded = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path / name))
+        repeats.append(loaded.parts[0].config.repeats)
+    assert repeats == [1, 3]
+
+
+def test_examples_that_the_harness_would_leave_out_in_silence_are_refused(tmp_path: Path):
+    own_task(tmp_path, num_fewshot=0)
+    with pytest.raises(
+        ValueError, match="own has num_fewshot=5 and the harness runs own with none"
+    ):
+        load_task(EvalTask("own", "acc", num_fewshot=5), TaskSources(tasks_dir=tmp_path))
+
+
+def test_a_task_that_nobody_has_is_refused_before_anything_is_loaded(tmp_path: Path):
+    own_task(tmp_path)
+    check_known(
+        [EvalTask("own", "acc"), EvalTask("tiny:word_order", "acc")], TaskSources(None, tmp_path)
+    )
+    with pytest.raises(ValueError, match=r"lm-eval 0\.4\.\d+ has no task 'mmul'"):
+        check_known([EvalTask("mmul", "acc")], TaskSources())
+
+
+def test_the_tasks_that_ship_lie_in_the_package():
+    assert (OWN_TASKS_DIR / "mmlu_dev.yaml").is_file()
