@@ -134,40 +134,38 @@ class Session:
 @contextmanager
 def _counted(model: Any, counts: list[int]) -> Iterator[None]:
     """Adds to `counts` the tokens that the model reads and writes meanwhile, without padding."""
-    score, write = model.loglikelihood, model.greedy_until
+    prepare, write = model.prepare_batch_logprob, model.greedy_until
     ends = {model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
 
-    def counted_score(docs: Any) -> Any:
-        """Every choice is read with the whole prompt before it, cut to the context."""
-        responses = score(docs)
-        for response in responses:
-            prompt_tokens = len(_ids(response.input_tokens))
-            texts = [prompt_tokens + len(_ids(choice)) for choice in response.output_tokens]
-            counts.append(sum(min(tokens, model.max_length) for tokens in texts))
-        return responses
+    def counted_prepare(*arguments: Any, **options: Any) -> Any:
+        """Every choice is read with the whole prompt before it, cut to the context.
+
+        Responses would not tell: of choices of one token they keep the first alone.
+        """
+        batch = prepare(*arguments, **options)
+        counts.append(sum(batch.input_lengths))
+        return batch
 
     def counted_write(docs: Any) -> Any:
         """The prompt, and each answer up to its end token."""
         responses = write(docs)
         for response in responses:
-            counts.append(len(_ids(response.input_tokens)) - response.padded_tokens_count)
-            counts.extend(_written(_ids(answer), ends) for answer in response.output_tokens)
+            counts.append(len(response.input_tokens) - response.padded_tokens_count)
+            counts.extend(
+                _written([int(token) for token in answer], ends)
+                for answer in response.output_tokens
+            )
         return responses
 
-    model.loglikelihood, model.greedy_until = counted_score, counted_write
+    model.prepare_batch_logprob, model.greedy_until = counted_prepare, counted_write
     try:
         yield
     finally:
-        model.loglikelihood, model.greedy_until = score, write
+        model.prepare_batch_logprob, model.greedy_until = prepare, write
 
 
 def _written(ids: list[int], ends: set[int | None]) -> int:
     return next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-
-
-def _ids(tokens: Any) -> list[int]:
-    """Token ids of one text; where texts were stacked, shorter ones end in -1."""
-    return [token for token in map(int, tokens) if token >= 0]
 
 
 def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:

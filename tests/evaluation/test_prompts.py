@@ -1,66 +1,107 @@
-"""Prompts of the energy-per-token benchmark."""
+"""Teacher and student are asked in the same words, on whatever day."""
 
 from __future__ import annotations
 
-import json
+import copy
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from kdwatts.data.shards import TokenShards, write_shards
-from kdwatts.evaluation.prompts import prompts_file, prompts_of_corpus, prompts_of_file
-from kdwatts.models.load import load_tokenizer
-from kdwatts.schema import InferenceGrid
+from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.lm_tasks import TaskSources
+from kdwatts.evaluation.prompts import check_same_prompts
+from kdwatts.schema import EvalTask
+from kdwatts.telemetry.meter import Meter
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today: {{ date_string }}"
+)
+NEEDS_A_DATE = "{% if not date_string is defined %}{{ raise_exception('no date') }}{% endif %}"
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> TokenShards:
-    """One document of the tokens 0 to 99, in shards of 30."""
-    (tmp_path / "shards").mkdir()
-    write_shards(tmp_path / "shards", [np.arange(100, dtype=np.uint32)], shard_tokens=30, source={})
-    return TokenShards(tmp_path / "shards")
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    return other
 
 
-def test_prompts_of_the_corpus_are_its_last_tokens(shards: TokenShards):
-    found = prompts_of_corpus(shards)(3, 8)
-    assert found.flatten().tolist() == list(range(76, 100))
-    assert found.shape == (3, 8)
+def check(student: Any, teacher: Any) -> None:
+    check_same_prompts(student, teacher, student_path="S", teacher_path="T", task="gsm8k")
 
 
-def test_a_corpus_that_is_too_short_is_refused(shards: TokenShards):
-    with pytest.raises(ValueError, match=r"26 prompts of 4 tokens need 104 .* the corpus has 100;"):
-        prompts_of_corpus(shards)(26, 4)
+def test_templates_that_print_the_same_are_alike_however_they_are_written(tokenizer: Any):
+    spelled = TURNS.replace("m.role", "m['role']")
+    check(with_template(tokenizer, TURNS), with_template(tokenizer, spelled))
 
 
-def test_prompts_of_a_text_follow_one_another(tmp_path: Path):
-    tokenizer = load_tokenizer("tiny:tokenizer")
-    path = tmp_path / "service.txt"
-    path.write_text("To be, or not to be, that is the question. " * 20)
-    found = prompts_of_file(path, tokenizer)(2, 16)
-    assert tokenizer.decode(found.flatten()).startswith("To be, or not to be")
-    assert found.flatten().tolist() == tokenizer(path.read_text())["input_ids"][:32]
+def test_a_template_with_todays_date_is_like_one_with_a_fixed_date(tokenizer: Any):
+    """Llama 3.2's and Llama 3.1's, which differ in this alone."""
+    fixed = DATED.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
+    check(with_template(tokenizer, DATED + TURNS), with_template(tokenizer, fixed + TURNS))
 
 
-def test_lines_of_json_give_their_text(tmp_path: Path):
-    tokenizer = load_tokenizer("tiny:tokenizer")
-    path = tmp_path / "service.jsonl"
-    path.write_text("".join(json.dumps({"text": f"Line {n}."}) + "\n" for n in range(50)))
-    text = tokenizer.decode(prompts_of_file(path, tokenizer)(1, 32)[0])
-    assert text.startswith("Line 0.\n\nLine 1.\n\n")
+def test_another_template_is_refused_with_the_words_that_differ(tokenizer: Any):
+    other = with_template(tokenizer, TURNS.replace("<assistant>", "[INST]"))
+    with pytest.raises(
+        ValueError,
+        match=r"gsm8k would be asked differently, the chat template of S renders .*<assistant>' "
+        r"where that of the teacher T renders .*\[INST\]'; set apply_chat_template to false",
+    ):
+        check(with_template(tokenizer, TURNS), other)
 
 
-def test_a_line_without_text_is_refused(tmp_path: Path):
-    path = tmp_path / "service.jsonl"
-    path.write_text('{"prompt": "x"}\n')
-    with pytest.raises(ValueError, match=r"no JSON object with `text` .*; correct it or give a pl"):
-        prompts_of_file(path, load_tokenizer("tiny:tokenizer"))
+def test_templates_that_differ_only_after_a_system_turn_are_refused(tokenizer: Any):
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + TURNS
+    with pytest.raises(ValueError, match="refused: none"):
+        check(with_template(tokenizer, TURNS), with_template(tokenizer, strict))
 
 
-def test_a_file_that_is_not_there_is_refused_before_anything_is_built():
-    grid = InferenceGrid(prompts="no/such.txt")
-    with pytest.raises(ValueError, match=r"prompts=no/such.txt: there is no such file; give a"):
-        prompts_file(grid)
-    assert prompts_file(InferenceGrid()) is None
-    shipped = prompts_file(InferenceGrid(prompts="tiny:tasks/held_out.jsonl"))
-    assert shipped and shipped.name == "held_out.jsonl"
+def test_a_tokenizer_without_a_template_is_refused_of_either(tokenizer: Any):
+    bare, full = with_template(tokenizer, None), with_template(tokenizer, TURNS)
+    with pytest.raises(ValueError, match="the tokenizer S has none"):
+        check(bare, full)
+    with pytest.raises(ValueError, match="the teacher's tokenizer T has none"):
+        check(full, bare)
+    check(full, None)  # A teacher that was saved without one is asked through the student's.
+
+
+def test_each_task_is_asked_through_the_template_or_not_at_the_fixed_date(
+    tokenizer: Any, meter: Meter, make_llama: Any
+):
+    model = make_llama(vocab_size=1024, max_position_embeddings=1024)
+    tasks = [
+        (EvalTask("mmlu_dev", "acc", limit=4), True),
+        (EvalTask("tiny:word_order", "acc", limit=4), False),
+    ]
+    dated = with_template(tokenizer, NEEDS_A_DATE + TURNS)
+    asked, plain = (
+        evaluate(
+            model,
+            dated,
+            [(tasks[0][0], templated), tasks[1]],
+            subject="student",
+            batch_size=4,
+            sources=TaskSources(),
+            meter=meter,
+        )
+        for templated in (True, False)
+    )
+    # "<user>" and "<assistant>" before and after each of four questions, in tokens of their own.
+    assert (
+        asked[0].tokens > plain[0].tokens + 4 * len(tokenizer("<user><assistant>")["input_ids"]) / 2
+    )
+    assert asked[1].tokens == plain[1].tokens
+
+
+def test_a_template_that_the_tokenizer_lacks_is_no_reason_against_a_task_without_one(
+    configure: Any, tmp_path: Path
+):
+    from kdwatts.stages.evaluate import check
+
+    off = ("eval=mmlu_dev", "eval.apply_chat_template=true")
+    with pytest.raises(ValueError, match="the tokenizer tiny:tokenizer has none"):
+        check(configure(*off))
+    check(configure(*off, "eval.tasks.0.apply_chat_template=false"))

@@ -1,0 +1,66 @@
+"""Prompts of the energy-per-token benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdwatts.data.shards import TokenShards, write_shards
+from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
+from kdwatts.models.load import load_tokenizer
+from kdwatts.schema import InferenceGrid
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> TokenShards:
+    """One document of the tokens 0 to 99, in shards of 30."""
+    (tmp_path / "shards").mkdir()
+    write_shards(tmp_path / "shards", [np.arange(100, dtype=np.uint32)], shard_tokens=30, source={})
+    return TokenShards(tmp_path / "shards")
+
+
+def test_prompts_of_the_corpus_are_its_last_tokens(shards: TokenShards):
+    found = prompts_of_corpus(shards)(3, 8)
+    assert found.flatten().tolist() == list(range(76, 100))
+    assert found.shape == (3, 8)
+
+
+def test_a_corpus_that_is_too_short_is_refused(shards: TokenShards):
+    with pytest.raises(ValueError, match=r"26 prompts of 4 tokens need 104 .* the corpus has 100;"):
+        prompts_of_corpus(shards)(26, 4)
+
+
+def test_prompts_of_a_text_follow_one_another(tmp_path: Path):
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    path = tmp_path / "service.txt"
+    path.write_text("To be, or not to be, that is the question. " * 20)
+    found = prompts_of_file(path, tokenizer)(2, 16)
+    assert tokenizer.decode(found.flatten()).startswith("To be, or not to be")
+    assert found.flatten().tolist() == tokenizer(path.read_text())["input_ids"][:32]
+
+
+def test_lines_of_json_give_their_text(tmp_path: Path):
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    path = tmp_path / "service.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Line {n}."}) + "\n" for n in range(50)))
+    text = tokenizer.decode(prompts_of_file(path, tokenizer)(1, 32)[0])
+    assert text.startswith("Line 0.\n\nLine 1.\n\n")
+
+
+def test_a_line_without_text_is_refused(tmp_path: Path):
+    path = tmp_path / "service.jsonl"
+    path.write_text('{"prompt": "x"}\n')
+    with pytest.raises(ValueError, match=r"no JSON object with `text` .*; correct it or give a pl"):
+        prompts_of_file(path, load_tokenizer("tiny:tokenizer"))
+
+
+def test_a_file_that_is_not_there_is_refused_before_anything_is_built():
+    grid = InferenceGrid(prompts="no/such.txt")
+    with pytest.raises(ValueError, match=r"prompts=no/such.txt: there is no such file; give a"):
+        prompts_file(grid)
+    assert prompts_file(InferenceGrid()) is None
+    shipped = prompts_file(InferenceGrid(prompts="tiny:tasks/held_out.jsonl"))
+    assert shipped and shipped.name == "held_out.jsonl"

@@ -1,0 +1,126 @@
+"""What keys an evaluation, and what is refused before a student is trained for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts.cli import compose, run_in
+from kdwatts.hardware import resolve_gpu
+from kdwatts.paths import TINY_DIR
+from kdwatts.records import read_json
+from kdwatts.stages.evaluate import check, settings
+
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+GSM8K = (
+    "eval.tasks=[{name: gsm8k, primary_metric: 'exact_match,strict-match', num_fewshot: 5, "
+    "datasets: [openai/gsm8k]}]"
+)
+
+
+@pytest.fixture
+def tokenizers(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Makes a copy of the tiny teacher's folder, or of its tokenizer, with a chat template."""
+
+    def make(name: str, template: str) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(TINY_DIR / name, folder)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        return folder
+
+    return make
+
+
+def test_the_bytes_of_a_local_dataset_are_part_of_the_key(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    folder = tmp_path / "openai" / "gsm8k"
+    folder.mkdir(parents=True)
+    config = configure("eval=mmlu_dev", GSM8K, f"eval.data_dir={tmp_path}")
+    found = []
+    for text in ("one", "two", "one"):
+        (folder / "test.jsonl").write_text(text)
+        found.append(settings(config, "student"))
+    assert found[0] == found[2] != found[1]
+
+
+def test_where_a_dataset_lies_is_not_part_of_the_key(configure: Callable[..., Any], tmp_path: Path):
+    keys = []
+    for name in ("here", "there"):
+        folder = tmp_path / name / "openai" / "gsm8k"
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").write_text("{}")
+        config = configure("eval=mmlu_dev", GSM8K, f"eval.data_dir={tmp_path / name}")
+        keys.append(settings(config, "student"))
+    assert keys[0] == keys[1]
+
+
+def test_a_dataset_that_is_missing_is_told_by_the_plan(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    with pytest.raises(ValueError, match="task mmlu reads cais/mmlu and there is no folder"):
+        settings(
+            configure("eval=quick", "model=qwen25_7b_to_0b5", f"eval.data_dir={tmp_path}"),
+            "student",
+        )
+
+
+def test_ones_own_tasks_are_part_of_the_key_with_all_that_lies_beside_them(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    config = configure("eval=mmlu_dev", f"eval.tasks_dir={tmp_path / 'tasks'}")
+    with pytest.raises(ValueError, match="tasks: there is no such folder; give one that holds"):
+        settings(config, "student")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text("task: own")
+    before = settings(config, "student")
+    (tmp_path / "tasks" / "questions.jsonl").write_text("{}")
+    assert settings(config, "student") != before
+
+
+def test_a_template_for_one_task_is_part_of_its_key_and_the_switch_means_the_same(
+    configure: Callable[..., Any],
+):
+    switched = settings(configure("eval=mmlu_dev", "eval.apply_chat_template=true"), "student")
+    own = settings(configure("eval=mmlu_dev", "+eval.tasks.0.apply_chat_template=true"), "student")
+    assert switched == own != settings(configure("eval=mmlu_dev"), "student")
+
+
+def test_a_teacher_that_would_be_asked_otherwise_is_refused(
+    configure: Callable[..., Any], tokenizers: Callable[[str, str], Path]
+):
+    paths = (
+        f"model.teacher.path={tokenizers('teacher', TURNS.replace('<assistant>', 'ASSISTANT:'))}",
+        f"model.tokenizer={tokenizers('tokenizer', TURNS)}",
+    )
+    check(configure("eval=mmlu_dev", *paths))
+    with pytest.raises(ValueError, match=r"mmlu_dev would be asked differently.*ASSISTANT:"):
+        check(configure("eval=mmlu_dev", *paths, "eval.apply_chat_template=true"))
+
+
+def test_what_the_evaluation_cannot_do_is_refused_before_a_student_is_trained(tmp_path: Path):
+    tree = compose(
+        [
+            *("gpu=cpu", "training=smoke", f"store_dir={tmp_path}/store", "eval=mmlu_dev"),
+            "eval.tasks.0.name=mmul_dev",
+        ]
+    )
+    with pytest.raises(ValueError, match="has no task 'mmul_dev'"):
+        run_in(tmp_path / "run", resolve_gpu(tree, []))
+    assert read_json(tmp_path / "run" / "status.json")["stage"] == "configure"
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_a_benchmark_that_two_tasks_would_count_twice_is_refused(configure: Callable[..., Any]):
+    with pytest.raises(ValueError, match="eval.tasks has mmlu_dev more than once"):
+        configure(
+            "eval=mmlu_dev",
+            "eval.tasks=[{name: mmlu_dev, primary_metric: acc}, "
+            "{name: mmlu_dev, primary_metric: acc, harness: lighteval}]",
+        )
