@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,8 @@ def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterat
             process.kill()
             process.wait()
             stdout.close()
+            with suppress(BrokenPipeError):  # A request that nobody is there to read.
+                stdin.close()
 
 
 def _last_words(path: Path) -> str:

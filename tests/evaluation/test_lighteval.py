@@ -147,12 +147,11 @@ def python() -> str:
 @pytest.fixture
 def own_tasks(tmp_path: Path, write_dataset: Callable[..., None]) -> tuple[Path, Path]:
     """A file of tasks, and the folder of their data: real questions of two subjects of MMLU."""
-    rows = {
-        subject: {
-            "test": [q for q in read_questions() if q["subject"] == subject.replace("_", " ")]
-        }
-        for subject in SUBJECTS
-    }
+    rows: dict[str, dict[str, Any]] = {subject: {"test": []} for subject in SUBJECTS}
+    for question in read_questions():
+        subject = question["subject"].replace(" ", "_")
+        if subject in rows:
+            rows[subject]["test"].append(question)
     write_dataset(tmp_path / "data" / DATASET, rows)
     (tmp_path / "own.py").write_text(TASKS_FILE)
     return tmp_path / "own.py", tmp_path / "data"
