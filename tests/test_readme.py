@@ -55,10 +55,11 @@ def test_the_plan_of_a_real_pair_is_printed_without_any_download(tmp_path: Path)
 def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
     smoke = ["training=smoke", "until=distill", f"store_dir={tmp_path}/store"]
     runs = [line for line in commands("python -m kdwatts ") if "until=" not in line]
-    assert len(runs) == 3
+    assert len(runs) == 4
     for number, command in enumerate(runs):
         folder = tmp_path / str(number)
-        done = run(command, *smoke, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}")
+        last = ["until=evaluate"] if "eval=" in command else []
+        done = run(command, *smoke, *last, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}")
         assert done.returncode == 0, done.stderr
     (collect,) = commands("python -m multirun_analysis multirun/demo")
     done = run(collect.replace("multirun/demo", str(tmp_path / "1")))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 TINY_PREFIX = "tiny:"
 OWN_TASKS_DIR = Path(__file__).parent / "tasks"
 """Tasks that ship with the package, on data that ships with the harness."""
+
+IFEVAL_PACKAGES = ("langdetect", "immutabledict", "nltk")
 
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
 """What `dataset_path` may be besides a dataset: a format of files that the task names."""
@@ -67,10 +70,38 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
 
 
 def check_known(tasks: list[EvalTask], sources: TaskSources) -> None:
-    """Raise ValueError for a task that the harness does not have, before anything is loaded."""
+    """Raise ValueError for a task that the harness does not have or cannot run here."""
     for task in tasks:
         if not task_files(task.name):
             _manager_with(task, sources)
+        if "ifeval" in task.name:
+            _check_ifeval(task, sources)
+
+
+def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
+    """Raise ValueError without what IFEval checks answers by, of which the harness fetches some.
+
+    Its list of sentence ends is looked for in DATA_DIR/nltk_data, among the usual places.
+    """
+    missing = [name for name in IFEVAL_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"eval.tasks: {task.name} needs the Python packages {', '.join(missing)}; install "
+            "them, such as with pip install 'kdwatts[benchmarks]', or leave the task out"
+        )
+    if sources.data_dir is None:
+        return
+    folder = sources.data_dir / "nltk_data"
+    nltk = harness("nltk")
+    if str(folder) not in nltk.data.path:
+        nltk.data.path.insert(0, str(folder))
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        raise ValueError(
+            f"eval.data_dir={sources.data_dir}: {task.name} needs NLTK's punkt_tab; fetch it with "
+            f"`python -m nltk.downloader -d {folder} punkt_tab`"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -102,8 +133,8 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
             loaded = manager.load([request])
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"eval.tasks: {task.name} needs the Python package {error.name}; install it, such as "
-            "with pip install kdwatts[benchmarks], or leave the task out"
+            f"eval.tasks: {task.name} needs the Python package {error.name}; install it or leave "
+            "the task out"
         ) from None
     for leaf in loaded["tasks"].values():
         _run_once(leaf)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -121,6 +125,15 @@ def test_all_57_subjects_of_mmlu_are_read_from_the_local_copy_and_scored_as_one_
 def test_all_27_children_of_bbh_are_read_from_the_local_copy(
     tmp_path: Path, write_dataset: Callable[..., None]
 ):
+    write_dataset(tmp_path / "SaylorTwift" / "bbh", bbh_rows())
+    task = EvalTask("bbh", "exact_match,get-answer", num_fewshot=3, datasets=["SaylorTwift/bbh"])
+    (group,) = load_task(task, TaskSources(data_dir=tmp_path)).parts
+    read = [child.dataset["test"][0]["input"] for child in group.get_all_tasks()]
+    assert read == ["LOCAL not ( True ) and ( True ) is"] * 27
+
+
+def bbh_rows() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """One document, marked as ours, for each of the configurations that the children name."""
     import lm_eval
 
     folder = Path(lm_eval.__file__).parent / "tasks" / "bbh" / "cot_fewshot"
@@ -129,13 +142,7 @@ def test_all_27_children_of_bbh_are_read_from_the_local_copy(
         for path in folder.glob("[!_]*.yaml")
     ]
     document = {"input": "LOCAL not ( True ) and ( True ) is", "target": "False"}
-    rows = {name.split(": ")[1].strip("'\""): {"test": [document]} for name in names}
-    assert len(rows) == 27
-    write_dataset(tmp_path / "SaylorTwift" / "bbh", rows)
-    task = EvalTask("bbh", "exact_match,get-answer", num_fewshot=3, datasets=["SaylorTwift/bbh"])
-    (group,) = load_task(task, TaskSources(data_dir=tmp_path)).parts
-    read = [child.dataset["test"][0]["input"] for child in group.get_all_tasks()]
-    assert read == ["LOCAL not ( True ) and ( True ) is"] * 27
+    return {name.split(": ")[1].strip("'\""): {"test": [document]} for name in names}
 
 
 def test_a_dataset_that_was_not_copied_is_refused_with_the_command_that_copies_it(tmp_path: Path):
@@ -219,6 +226,118 @@ def test_a_task_that_nobody_has_is_refused_before_anything_is_loaded(tmp_path: P
     )
     with pytest.raises(ValueError, match=r"lm-eval 0\.4\.\d+ has no task 'mmul'"):
         check_known([EvalTask("mmul", "acc")], TaskSources())
+
+
+def test_ifeval_is_refused_before_anything_is_trained_without_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own_task(tmp_path / "tasks")
+    task = EvalTask("own_ifeval", "x")
+    path = tmp_path / "tasks" / "own.yaml"
+    path.write_text(path.read_text().replace("task: own", "task: own_ifeval"))
+    sources = TaskSources(tmp_path / "data", tmp_path / "tasks")
+    (tmp_path / "data").mkdir()
+    monkeypatch.setitem(sys.modules, "langdetect", ModuleType("langdetect"))
+    monkeypatch.setitem(sys.modules, "immutabledict", None)
+    sys.modules["langdetect"].__spec__ = ModuleSpec("langdetect", None)
+    with pytest.raises(ValueError, match="own_ifeval needs the Python packages immutabledict; ins"):
+        check_known([task], sources)
+    monkeypatch.setitem(sys.modules, "immutabledict", sys.modules["langdetect"])
+    with pytest.raises(ValueError, match="needs NLTK's punkt_tab; fetch it with `python -m nltk"):
+        check_known([task], sources)
+    (tmp_path / "data" / "nltk_data" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    check_known([task], sources)
+
+
+ARC = {
+    "id": "1",
+    "question": "Which is hot?",
+    "choices": {"text": ["ice", "fire"], "label": ["A", "B"]},
+    "answerKey": "B",
+}
+HELLASWAG = {
+    "ind": 1,
+    "activity_label": "Cooking",
+    "ctx_a": "A man stands.",
+    "ctx_b": "he",
+    "ctx": "A man stands. he",
+    "endings": ["cooks.", "flies.", "melts.", "rains."],
+    "source_id": "a",
+    "split": "train",
+    "split_type": "indomain",
+    "label": "0",
+}
+WINOGRANDE = {
+    "sentence": "The cup did not fit the box as _ was too big.",
+    "option1": "the cup",
+    "option2": "the box",
+    "answer": "1",
+}
+GSM8K = {"question": "What is 1 + 1?", "answer": "It is 2.\n#### 2"}
+TRUTHFULQA = {
+    "question": "What is the sun?",
+    "mc1_targets": {"choices": ["A star", "A lamp"], "labels": [1, 0]},
+    "mc2_targets": {"choices": ["A star", "A lamp"], "labels": [1, 0]},
+}
+IFEVAL = {
+    "key": 1,
+    "prompt": "Say something without commas.",
+    "instruction_id_list": ["punctuation:no_comma"],
+    "kwargs": [{}],
+}
+COPIES: dict[str, dict[str, dict[str, Any]]] = {
+    "allenai/ai2_arc": {"ARC-Challenge": {"train": ARC, "test": ARC}},
+    "Rowan/hellaswag": {"default": {"train": HELLASWAG, "validation": HELLASWAG}},
+    "allenai/winogrande": {"winogrande_xl": {"train": WINOGRANDE, "validation": WINOGRANDE}},
+    "openai/gsm8k": {"main": {"train": GSM8K, "test": GSM8K}},
+    "truthfulqa/truthful_qa": {"multiple_choice": {"validation": TRUTHFULQA}},
+    "google/IFEval": {"default": {"train": IFEVAL}},
+}
+"""Configurations and splits as on the hub, each of one document, thirty times for the examples."""
+
+
+@pytest.mark.slow
+def test_every_benchmark_of_the_paper_runs_from_local_copies_and_has_its_primary_metric(
+    tokenizer: Any,
+    meter: Meter,
+    make_llama: Any,
+    tmp_path: Path,
+    write_dataset: Callable[..., None],
+    configure: Callable[..., Any],
+):
+    pytest.importorskip("langdetect", reason="IFEval needs lm-eval[ifeval]")
+    tasks = configure("eval=paper", "model=qwen25_7b_to_0b5").eval.tasks
+    copies = {
+        dataset: {
+            config: {split: [document] * 30 for split, document in splits.items()}
+            for config, splits in configs.items()
+        }
+        for dataset, configs in COPIES.items()
+    }
+    copies["cais/mmlu"] = {
+        subject: {"test": rows["test"], "dev": rows["dev"] * 5}
+        for subject, rows in mmlu_rows().items()
+    }
+    copies["SaylorTwift/bbh"] = bbh_rows()
+    for dataset, rows in copies.items():
+        write_dataset(tmp_path / dataset, rows)
+    assert {dataset for task in tasks for dataset in task.datasets} == set(copies)
+    (tmp_path / "nltk_data" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    sources = TaskSources(data_dir=tmp_path)
+    check_known(tasks, sources)
+    scores = evaluate(
+        make_llama(vocab_size=1024, max_position_embeddings=16_384),
+        tokenizer,
+        [(replace(task, limit=1), False) for task in tasks],
+        subject="student",
+        batch_size=8,
+        sources=sources,
+        meter=meter,
+    )
+    for task in tasks:
+        (primary,) = [s for s in scores if s.task == task.name and s.metric == task.primary_metric]
+        assert primary.higher_is_better and primary.energy_j > 0 and primary.tokens > 0
+    assert len({score.energy_j for score in scores}) == len(tasks) == 8
 
 
 def test_the_tasks_that_ship_lie_in_the_package():
