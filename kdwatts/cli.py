@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
+from kdwatts import guards
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
@@ -165,6 +166,7 @@ def _execute(
     """Run every stage; what ended the student's training, None where there is none."""
     from kdwatts.pipeline import Run, execute, plan, stopped_by
 
+    guards.check_unchanged()
     cards = list_gpus()
     config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
     check_cards(config, cards)
@@ -174,7 +176,8 @@ def _execute(
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
     run = Run(config, run_dir, store, attempt, cards, notice, company)
-    return stopped_by(execute(run, nodes))
+    with guards.sole_user(cards, allowed=config.telemetry.allow_shared):
+        return stopped_by(execute(run, nodes))
 
 
 def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
@@ -211,26 +214,34 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*choices)]
 
 
-def _swept_by_option(overrides: Sequence[str], *, multirun: bool) -> tuple[list[str], bool]:
-    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep."""
+def _swept_by_option(
+    overrides: Sequence[str], *, multirun: bool
+) -> tuple[list[str], bool, DictConfig]:
+    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep.
+
+    Beside them the command as composed without what it sweeps, Hydra's own settings included.
+    """
     fixed = [
         str(item.input_line)
         for item in OverridesParser.create().parse_overrides(list(overrides))
         if not (multirun and item.is_sweep_override())
     ]
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        settings = hydra.compose("config", overrides=fixed, return_hydra_config=True).hydra
-    multirun = multirun or settings.mode == RunMode.MULTIRUN
-    params = settings.sweeper.params if multirun else None
-    return [f"{key}={values}" for key, values in (params or {}).items()], multirun
+        asked = hydra.compose("config", overrides=fixed, return_hydra_config=True)
+    multirun = multirun or asked.hydra.mode == RunMode.MULTIRUN
+    params = asked.hydra.sweeper.params if multirun else None
+    return [f"{key}={values}" for key, values in (params or {}).items()], multirun, asked
 
 
 def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """The configuration of every run a command asks for; raises for the first impossible one."""
     cards = list_gpus()
-    swept, multirun = _swept_by_option(overrides, multirun=multirun)
-    jobs = expand([*swept, *overrides], multirun=multirun)
-    return [to_config(resolve_gpu(compose(job), cards)) for job in jobs]
+    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun)
+    jobs = [compose(job) for job in expand([*swept, *overrides], multirun=multirun)]
+    if multirun and guards.goes_to_slurm(asked):
+        guards.check_one_launcher(asked, jobs)
+        guards.note_submission()
+    return [to_config(resolve_gpu(job, cards)) for job in jobs]
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
@@ -244,6 +255,13 @@ def _print_plans(configs: Sequence[Config]) -> None:
         print(describe(config, plan(config, present), store, present), end="\n\n")
     for config in configs:
         check_memory(config)
+
+
+def _prefetch(configs: Sequence[Config]) -> None:
+    from kdwatts.prefetch import prefetch
+
+    for line in prefetch(configs):
+        print(line, flush=True)
 
 
 def main() -> None:
@@ -268,6 +286,10 @@ def main() -> None:
                 if leads:
                     _tell(error)
                 sys.exit(EXIT_REFUSED)
+            if any(config.until == "prefetch" for config in configs) and not arguments.cfg:
+                if leads:
+                    _prefetch(configs)
+                return
         with _folder_of_hydra(leads):
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:

@@ -25,7 +25,7 @@ from kdwatts.schema import (
     choice,
 )
 
-STAGES = ("plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
+STAGES = ("prefetch", "plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
 
 
 @dataclass

@@ -21,7 +21,7 @@ FLOORS = (
     ("teacher",),
     ("training", "evaluation"),
     ("stages",),
-    ("pipeline", "plan", "refusal", "cli", "__main__"),
+    ("pipeline", "plan", "prefetch", "guards", "refusal", "cli", "__main__"),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -77,6 +77,31 @@ def task_files(task: str) -> list[Path]:
     return files
 
 
+def fetcher() -> Callable[[str], None]:
+    """A function that brings the data of one of the harness's own tasks to this disk.
+
+    It lies where running the task looks for it, in the cache of `datasets`. The function raises
+    ValueError for a task that the harness does not know; making it takes seconds.
+    """
+    tasks = _harness("lm_eval.tasks")
+    with _quiet_libraries():
+        manager = tasks.TaskManager()
+
+    def fetch(name: str) -> None:
+        _check_known(name, manager)
+        with _quiet_libraries():
+            tasks.get_task_dict([name], manager)
+
+    return fetch
+
+
+def _check_known(name: str, manager: Any) -> None:
+    if name not in manager.all_tasks:
+        raise ValueError(
+            f"eval.tasks: lm-eval {version('lm_eval')} has no task {name!r}; see its list of tasks"
+        )
+
+
 def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str, Any]:
     shipped = task_files(task.name)
     manager = _harness("lm_eval.tasks").TaskManager(include_defaults=not shipped)
@@ -86,11 +111,8 @@ def _run(served: Any, task: EvalTask, *, apply_chat_template: bool) -> dict[str,
         request = yaml.safe_load(definition.read_text())
         assert isinstance(request, dict)
         request["dataset_kwargs"] = {"data_files": {"test": str(data)}}
-    elif task.name not in manager.all_tasks:
-        raise ValueError(
-            f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}; "
-            "see its list of tasks"
-        )
+    else:
+        _check_known(task.name, manager)
     results = _harness("lm_eval").simple_evaluate(
         model=served,
         tasks=[request],
