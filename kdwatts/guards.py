@@ -31,7 +31,7 @@ BUILT_ONCE = ("gpu", "cluster", "launch")
 
 def goes_to_slurm(settings: DictConfig) -> bool:
     """Whether a composed command, with Hydra's own settings, is for Slurm."""
-    return str(settings.hydra.launcher.get("_target_", "")).endswith(".SlurmLauncher")
+    return str(settings.hydra.launcher.get("_target_", "")).endswith("SlurmLauncher")
 
 
 def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdwatts.records import read_jsonl
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading import read_record
 from multirun_analysis.slurm import Job, find_jobs
@@ -31,6 +32,8 @@ GONE_S = 5.0
 STATES = ("done", "running", "waiting", "failed", "preempted")
 _SUBMITTED = re.compile(r"\d+(?:_\d+)?")
 """Folders of submitit: a job, or an element of an array."""
+_ARTIFACT = re.compile(r"/[a-z]+/[0-9a-f]{16}$")
+"""A folder of the store, STAGE/KEY: jobs before an array make these beside their runs."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +75,31 @@ def stand(directory: Path) -> list[Standing]:
 
     Raises ValueError when the directory is missing or holds neither a run nor a submitted job.
     """
-    folders = sorted(walk_run_folders(directory), key=natural)
-    submitted = _submitted(directory)
-    if not folders and not submitted:
+    folders = walk_run_folders(directory)
+    root = directory.resolve()
+    sent: dict[Path, str] = {}
+    for sweep_dir in {root, *(folder.parent for folder in folders)}:
+        sent |= _sent(sweep_dir)
+    found = sorted(folders | set(sent), key=natural)
+    if not found:
         raise ValueError(
             f"{directory}: no run folder (one with .hydra, config.yaml or status.json) in it or "
             "below, and no submitted job; give the folder of a multirun"
         )
-    records = {folder: read_record(folder / "status.json") for folder in folders}
-    ids = {folder: _job_id(folder, record) for folder, (record, _) in records.items()}
-    jobs = find_jobs([*filter(None, ids.values()), *submitted.values()])
+    records = {folder: read_record(folder / "status.json") for folder in found}
+    ids = {folder: sent.get(folder) or _own_job(folder, records[folder][0]) for folder in found}
+    jobs = find_jobs(filter(None, ids.values()))
     standings = []
-    for folder, (record, problem) in records.items():
-        job_id = ids[folder]
-        state, reason = _state(folder, record, problem, jobs.get(job_id or ""))
+    for folder in found:
+        (record, problem), job_id = records[folder], ids[folder]
+        job = jobs.get(job_id or "")
+        if folder in folders:
+            state, reason = _state(folder, record, problem, job_id, job)
+        else:
+            state, reason = _not_begun(job_id, job)
         standings.append(
             Standing(
-                folder=_relative(folder, directory),
+                folder=folder.name if folder == root else folder.relative_to(root).as_posix(),
                 state=state,
                 stage=record.get("stage"),
                 attempt=record.get("attempt"),
@@ -97,10 +108,6 @@ def stand(directory: Path) -> list[Standing]:
                 host=record.get("host"),
             )
         )
-    begun = {int(found[1]) for folder in folders if (found := re.match(r"(\d+)-", folder.name))}
-    for number, job_id in submitted.items():
-        if number not in begun:
-            standings.append(_not_begun(number, job_id, jobs.get(job_id)))
     return standings
 
 
@@ -121,7 +128,11 @@ def table(standings: Sequence[Standing]) -> str:
 
 
 def _state(
-    folder: Path, record: Mapping[str, Any], problem: str | None, job: Job | None
+    folder: Path,
+    record: Mapping[str, Any],
+    problem: str | None,
+    job_id: str | None,
+    job: Job | None,
 ) -> tuple[str, str | None]:
     """State of a run that has a folder, and the reason of any but done and running."""
     said, error = record.get("state"), record.get("error")
@@ -129,11 +140,13 @@ def _state(
         return "failed", problem
     if said == "done":
         return "done", None
-    if said == "failed":
-        return "failed", error or "left no error"
     if job and job.waits:
         return "waiting", f"{_queued(job)}; {error or 'its last attempt was cut off'}"
-    if said == "preempted":
+    if said in ("failed", "preempted"):
+        if job and not job.is_over and job_id != _said_job(record):
+            return "running", None  # Sent again; its new job has not written yet.
+        if said == "failed":
+            return "failed", error or "left no error"
         if job and not job.is_over:
             return "waiting", f"its job ends or begins anew; {error}"
         return "preempted", error or "stopped by a signal; run the same command to go on"
@@ -153,45 +166,62 @@ def _state(
     return "running", None
 
 
-def _not_begun(number: int, job_id: str, job: Job | None) -> Standing:
-    """A run without a folder, of which there is only what was handed to Slurm."""
-    state, reason = "waiting", f"submitted as job {job_id}"
-    if job and job.waits:
-        reason = _queued(job)
-    elif job and job.is_over:
-        state, reason = "failed", f"Slurm says {job.state} before it wrote anything"
-    elif job:
-        state, reason = "running", f"Slurm says {job.state}, nothing is written yet"
-    return Standing(folder=f"{number}-", state=state, reason=reason, job_id=job_id)
+def _not_begun(job_id: str | None, job: Job | None) -> tuple[str, str | None]:
+    """State and reason of a run without a folder, of which there is only what Slurm was sent."""
+    if job is None:
+        return "waiting", f"submitted as job {job_id}"
+    if job.waits:
+        return "waiting", _queued(job)
+    if job.is_over:
+        return "failed", f"Slurm says {job.state} before it wrote anything"
+    return "running", f"Slurm says {job.state}, nothing is written yet"
 
 
 def _queued(job: Job) -> str:
     return f"in Slurm's queue ({job.reason})" if job.reason else "in Slurm's queue"
 
 
-def _submitted(directory: Path) -> dict[int, str]:
-    """Number of each run of a sweep's latest submission to its job, as submitit laid them down.
+def _sent(sweep_dir: Path) -> dict[Path, str]:
+    """Folder of each run of a sweep that was submitted to the job it was last submitted as."""
+    path = sweep_dir / "jobs.jsonl"
+    if not path.is_file():
+        return _laid_down(sweep_dir)
+    sent: dict[Path, str] = {}
+    for row in read_jsonl(path):
+        for name, job_id in row["jobs"].items():
+            folder = Path(name).resolve()
+            if folder.is_relative_to(sweep_dir) and not _ARTIFACT.search(name):
+                sent[folder] = job_id
+    return sent
 
-    A single run is a job, several are the elements of an array, counted from 0.
-    """
-    root = directory / ".submitit"
-    names = [path.name for path in root.glob("*") if _SUBMITTED.fullmatch(path.name)]
+
+def _laid_down(sweep_dir: Path) -> dict[Path, str]:
+    """The same of a sweep that submitit's own launcher sent: run k is element k of the array."""
+    names = [p.name for p in (sweep_dir / ".submitit").glob("*") if _SUBMITTED.fullmatch(p.name)]
     numbers = [tuple(map(int, name.split("_"))) for name in names]
-    if not numbers:
-        return {}
-    latest = max(number[0] for number in numbers)
-    elements = sorted(number for number in numbers if number[0] == latest)
-    return {number[1] if number[1:] else 0: "_".join(map(str, number)) for number in elements}
+    latest = max((number[0] for number in numbers), default=0)
+    begun = {found[1]: p for p in sweep_dir.glob("*-*") if (found := re.match(r"(\d+)-", p.name))}
+    sent: dict[Path, str] = {}
+    for array, *element in numbers:
+        if array == latest:
+            run = str(element[0] if element else 0)
+            sent[begun.get(run, sweep_dir / run)] = "_".join(map(str, [array, *element]))
+    return sent
 
 
-def _job_id(folder: Path, record: Mapping[str, Any]) -> str | None:
+def _own_job(folder: Path, record: Mapping[str, Any]) -> str | None:
     """The Slurm job of a run's latest attempt; Hydra notes it before the run says anything."""
-    if job_id := record.get("job_id"):
-        return str(job_id)
+    if job_id := _said_job(record):
+        return job_id
     path = folder / ".hydra" / "hydra.yaml"
     text = path.read_text(errors="replace") if path.is_file() else ""
     found = re.search(r"^  job:\n(?:    .*\n)*?    id: '?(\d[\d_]*)'?$", text, re.MULTILINE)
     return found[1] if found else None
+
+
+def _said_job(record: Mapping[str, Any]) -> str | None:
+    job_id = record.get("job") or record.get("job_id")
+    return None if job_id is None else str(job_id)
 
 
 def _silent_s(folder: Path) -> float:
@@ -219,8 +249,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _relative(folder: Path, directory: Path) -> str:
-    path = folder.relative_to(directory.resolve()).as_posix()
-    return folder.name if path == "." else path

@@ -170,16 +170,38 @@ def test_runs_that_slurm_has_not_begun_are_listed_from_what_was_submitted(
     told = {one.folder: (one.state, one.reason, one.job_id) for one in stand(tmp_path)}
     assert told == {
         "0-sft": ("done", None, "12_0"),
-        "1-": ("waiting", "in Slurm's queue (Resources)", "12_1"),
-        "2-": ("failed", "Slurm says CANCELLED before it wrote anything", "12_2"),
-        "3-": ("waiting", "in Slurm's queue", "12_3"),
+        "1": ("waiting", "in Slurm's queue (Resources)", "12_1"),
+        "2": ("failed", "Slurm says CANCELLED before it wrote anything", "12_2"),
+        "3": ("waiting", "in Slurm's queue", "12_3"),
+    }
+
+
+def test_the_driver_s_list_of_jobs_tells_the_folders_of_runs_and_the_latest_job_of_each(
+    make: Make, tmp_path: Path, slurm: Callable[..., None]
+):
+    failed = {"state": "failed", "error": "the disk is full", "job": "12_0"}
+    make("0-sft-tiny", failed, silent_s=9000)
+    make("1-sft-tiny", failed | {"job": "12_1"}, silent_s=9000)
+    make("2-sft-tiny", failed | {"job": "12_2"}, silent_s=9000)
+    first = {f"{tmp_path}/{k}-sft-tiny": f"12_{k}" for k in range(4)}
+    artifact = {f"{tmp_path}/store/teacher/0123456789abcdef": "11", "/elsewhere/run": "10"}
+    again = {f"{tmp_path}/{k}-sft-tiny": f"20_{n}" for n, k in enumerate((0, 1, 3))}
+    rows = [{"schema": 1, "jobs": jobs} for jobs in (artifact, first, again)]
+    (tmp_path / "jobs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    slurm(squeue="20_0|30|PENDING|0:00|Priority\n20_1|31|RUNNING|0:02|None", sacct="12_2|15|FAILED")
+    told = {one.folder: (one.state, one.reason, one.job_id) for one in stand(tmp_path)}
+    assert told == {
+        "0-sft-tiny": ("waiting", "in Slurm's queue (Priority); the disk is full", "20_0"),
+        "1-sft-tiny": ("running", None, "20_1"),
+        "2-sft-tiny": ("failed", "the disk is full", "12_2"),
+        "3-sft-tiny": ("waiting", "submitted as job 20_2", "20_2"),
     }
 
 
 def test_a_sweep_of_which_nothing_has_begun_is_told_without_slurm_too(tmp_path: Path):
     (tmp_path / ".submitit" / "12").mkdir(parents=True)
     (one,) = stand(tmp_path)
-    assert (one.folder, one.state, one.reason) == ("0-", "waiting", "submitted as job 12")
+    assert (one.folder, one.state, one.reason) == ("0", "waiting", "submitted as job 12")
 
 
 def test_the_job_is_known_from_hydras_record_before_the_run_has_written_its_word(
