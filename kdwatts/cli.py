@@ -75,11 +75,12 @@ def run(tree: DictConfig) -> None:
 
     Of several ranks the first runs it, in its folder, and the others help where it calls them.
     """
-    settings, company = HydraConfig.get(), _meet(tree)
+    settings = HydraConfig.get()
+    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    company = _meet(tree, run_dir)
     if company and not company.ranks.leads:
         _follow(company)
         return
-    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
     state = "failed"
     try:
         run_in(run_dir, tree, overrides, company)
@@ -94,14 +95,23 @@ def run(tree: DictConfig) -> None:
             company.tell_last(Ended(state))
 
 
-def _meet(tree: DictConfig) -> Company | None:
-    """The other ranks of this launch; None for a process that is alone."""
+def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
+    """The other ranks of this launch; None for a process that is alone.
+
+    Raises RuntimeError when they do not find each other, which the first rank's run is told.
+    """
     ranks = launched()
     if ranks.world == 1:
         return None
     from kdwatts.training.parallel import meet
 
-    return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+    try:
+        return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+    except Exception as error:
+        if ranks.leads:
+            attempt, text = next_attempt(run_dir), in_one_sentence(error)
+            write_status(run_dir, state="failed", stage="meet", attempt=attempt, error=text)
+        raise
 
 
 def _follow(company: Company) -> None:
