@@ -29,12 +29,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-from kdwatts import guards
+from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
 from kdwatts.launch import launched
-from kdwatts.manifest import next_attempt, write_manifest, write_status
+from kdwatts.manifest import (
+    CONFIG_NAME,
+    amend_status,
+    check_alone,
+    next_attempt,
+    write_manifest,
+    write_status,
+)
 from kdwatts.paths import conf_dir
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
@@ -64,7 +71,9 @@ REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, A
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 warns of a missing version base, Hydra 1.4 of one that is given."""
 
-CONFIG_NAME = "config.yaml"
+PATIENCE_RATIO = 0.75
+"""Of the warning before a time limit: how long a stage without a step boundary is let go on."""
+
 TRACEBACK_NAME = "traceback.txt"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -81,18 +90,53 @@ def run(tree: DictConfig) -> None:
     if company and not company.ranks.leads:
         _follow(company)
         return
-    state = "failed"
+    is_swept, state = not OmegaConf.is_missing(settings.job, "num"), "failed"
     try:
-        run_in(run_dir, tree, overrides, company)
+        if not (is_swept and _was_done(Path(settings.sweep.dir).absolute(), run_dir, tree)):
+            run_in(run_dir, tree, overrides, company)
         state = "done"
-    except Preempted:
+    except Preempted as stop:
         state = "preempted"
+        _requeue(run_dir, stop)
+        if is_swept and not jobs.is_submitted():
+            _tell(stop)
+            sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
         raise
     finally:
         if company:
             from kdwatts.pipeline import Ended
 
             company.tell_last(Ended(state))
+
+
+def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
+    """Whether this run of a sweep was finished by an earlier command, which is said.
+
+    Raises ValueError when the folder holds another run. In a job the driver has looked before, and
+    what it sent goes on by the settings of its first start.
+    """
+    sweep.entered[run_dir] = sweep_dir
+    if not jobs.is_submitted():
+        try:
+            sweep.check_same(run_dir, tree)
+        except ValueError as error:
+            sweep.tell(run_dir, "failed", f"not touched: {in_one_sentence(error)}")
+            raise
+    if not sweep.is_done(run_dir):
+        return False
+    log.info("done before, not run again: %s", run_dir)
+    sweep.tell(run_dir, "done", "before this command")
+    return True
+
+
+def _requeue(run_dir: Path, stop: Preempted) -> None:
+    """In a job of a sweep, see to its next turn, and say so where it gets none."""
+    try:
+        jobs.requeue(interrupt.received())
+    except Exception as error:
+        reason = f"{stop}; {in_one_sentence(error)}"
+        amend_status(run_dir, error=reason)
+        raise Preempted(reason) from error
 
 
 def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
@@ -135,7 +179,9 @@ def run_in(
     `company` are the ranks of this launch, of which this is the first. Raises what stopped it,
     after the reason is in status.json.
     """
+    check_alone(run_dir)
     attempt, stage = next_attempt(run_dir), "configure"
+    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if jobs.is_submitted() else None
 
     def notice(name: str) -> None:
         nonlocal stage
@@ -145,12 +191,13 @@ def run_in(
     def conclude(
         state: str, error: BaseException | None = None, stopped_by: str | None = None
     ) -> None:
+        interrupt.settle()
         text = None if error is None else in_one_sentence(error)
         write_status(
             run_dir, state=state, stage=stage, attempt=attempt, error=text, stopped_by=stopped_by
         )
 
-    with deferred():
+    with deferred(patience_s):
         try:
             notice(stage)
             stopped_by = _execute(run_dir, tree, overrides, attempt, notice, company)
@@ -185,6 +232,7 @@ def _execute(
     store.check_writable()
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
+    sweep.check_promised()
     run = Run(config, run_dir, store, attempt, cards, notice, company)
     with guards.sole_user(cards, allowed=config.telemetry.allow_shared):
         return stopped_by(execute(run, nodes))
@@ -196,9 +244,7 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
     if path.is_file():
         first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         assert isinstance(first, DictConfig)
-        if OmegaConf.to_container(first, resolve=True) != OmegaConf.to_container(
-            tree, resolve=True
-        ):
+        if sweep.differences(first, tree):
             log.warning("%s is of an earlier start and wins over this command's settings", path)
         return first
     OmegaConf.save(tree, path, resolve=True)
@@ -284,10 +330,12 @@ def main() -> None:
         return
     # Hydra parses once more, and takes overrides on one side of its flags only.
     sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
+    num_runs, code = 0, None
     try:
         if not asks_only and not own_folder:
             try:
                 configs = preflight(overrides, multirun=arguments.multirun)
+                num_runs = len(configs)
                 if any(config.until == "plan" for config in configs) and not arguments.cfg:
                     if leads:
                         _print_plans(configs)
@@ -304,10 +352,21 @@ def main() -> None:
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
-        sys.exit(EXIT_PREEMPTED)
+        code = EXIT_PREEMPTED
     except EXPECTED as error:
         _tell(error)
-        sys.exit(EXIT_FAILED)
+        code = EXIT_FAILED
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        outcomes = [sweep.outcome(run_dir) for run_dir in sweep.entered] if leads else []
+        num_untouched = max(0, num_runs - len(outcomes))
+        if outcomes:
+            print(sweep.table(outcomes, num_untouched))
+    if outcomes and not code:
+        code = sweep.exit_code(outcomes, num_untouched)
+    if code:
+        sys.exit(code)
 
 
 @contextlib.contextmanager
