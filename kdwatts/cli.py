@@ -29,11 +29,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
+from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
 from kdwatts.launch import launched
-from kdwatts.manifest import next_attempt, write_manifest, write_status
+from kdwatts.manifest import (
+    CONFIG_NAME,
+    amend_status,
+    check_alone,
+    next_attempt,
+    write_manifest,
+    write_status,
+)
 from kdwatts.paths import conf_dir
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
@@ -63,7 +71,9 @@ REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, A
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 warns of a missing version base, Hydra 1.4 of one that is given."""
 
-CONFIG_NAME = "config.yaml"
+PATIENCE_RATIO = 0.75
+"""Of the warning before a time limit: how long a stage without a step boundary is let go on."""
+
 TRACEBACK_NAME = "traceback.txt"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -74,17 +84,23 @@ def run(tree: DictConfig) -> None:
 
     Of several ranks the first runs it, in its folder, and the others help where it calls them.
     """
-    settings, company = HydraConfig.get(), _meet(tree)
+    settings = HydraConfig.get()
+    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    company = _meet(tree, run_dir)
     if company and not company.ranks.leads:
         _follow(company)
         return
-    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
-    state = "failed"
+    is_swept, state = not OmegaConf.is_missing(settings.job, "num"), "failed"
     try:
-        run_in(run_dir, tree, overrides, company)
+        if not (is_swept and _was_done(Path(settings.sweep.dir).absolute(), run_dir, tree)):
+            run_in(run_dir, tree, overrides, company)
         state = "done"
-    except Preempted:
+    except Preempted as stop:
         state = "preempted"
+        _requeue(run_dir, stop)
+        if is_swept and not jobs.is_submitted():
+            _tell(stop)
+            sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
         raise
     finally:
         if company:
@@ -93,14 +109,53 @@ def run(tree: DictConfig) -> None:
             company.tell_last(Ended(state))
 
 
-def _meet(tree: DictConfig) -> Company | None:
-    """The other ranks of this launch; None for a process that is alone."""
+def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
+    """Whether this run of a sweep was finished by an earlier command, which is said.
+
+    Raises ValueError when the folder holds another run. In a job the driver has looked before, and
+    what it sent goes on by the settings of its first start.
+    """
+    sweep.entered[run_dir] = sweep_dir
+    if not jobs.is_submitted():
+        try:
+            sweep.check_same(run_dir, tree)
+        except ValueError as error:
+            sweep.tell(run_dir, "failed", f"not touched: {in_one_sentence(error)}")
+            raise
+    if not sweep.is_done(run_dir):
+        return False
+    log.info("done before, not run again: %s", run_dir)
+    sweep.tell(run_dir, "done", "before this command")
+    return True
+
+
+def _requeue(run_dir: Path, stop: Preempted) -> None:
+    """In a job of a sweep, see to its next turn, and say so where it gets none."""
+    try:
+        jobs.requeue(interrupt.received())
+    except Exception as error:
+        reason = f"{stop}; {in_one_sentence(error)}"
+        amend_status(run_dir, error=reason)
+        raise Preempted(reason) from error
+
+
+def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
+    """The other ranks of this launch; None for a process that is alone.
+
+    Raises RuntimeError when they do not find each other, which the first rank's run is told.
+    """
     ranks = launched()
     if ranks.world == 1:
         return None
     from kdwatts.training.parallel import meet
 
-    return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+    try:
+        return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+    except Exception as error:
+        if ranks.leads:
+            attempt, text = next_attempt(run_dir), in_one_sentence(error)
+            write_status(run_dir, state="failed", stage="meet", attempt=attempt, error=text)
+        raise
 
 
 def _follow(company: Company) -> None:
@@ -124,7 +179,9 @@ def run_in(
     `company` are the ranks of this launch, of which this is the first. Raises what stopped it,
     after the reason is in status.json.
     """
+    check_alone(run_dir)
     attempt, stage = next_attempt(run_dir), "configure"
+    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if jobs.is_submitted() else None
 
     def notice(name: str) -> None:
         nonlocal stage
@@ -134,12 +191,13 @@ def run_in(
     def conclude(
         state: str, error: BaseException | None = None, stopped_by: str | None = None
     ) -> None:
+        interrupt.settle()
         text = None if error is None else in_one_sentence(error)
         write_status(
             run_dir, state=state, stage=stage, attempt=attempt, error=text, stopped_by=stopped_by
         )
 
-    with deferred():
+    with deferred(patience_s):
         try:
             notice(stage)
             stopped_by = _execute(run_dir, tree, overrides, attempt, notice, company)
@@ -165,6 +223,7 @@ def _execute(
     """Run every stage; what ended the student's training, None where there is none."""
     from kdwatts.pipeline import Run, execute, plan, stopped_by
 
+    guards.check_unchanged()
     cards = list_gpus()
     config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
     check_cards(config, cards)
@@ -173,8 +232,10 @@ def _execute(
     store.check_writable()
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
+    sweep.check_promised()
     run = Run(config, run_dir, store, attempt, cards, notice, company)
-    return stopped_by(execute(run, nodes))
+    with guards.sole_user(cards, allowed=config.telemetry.allow_shared):
+        return stopped_by(execute(run, nodes))
 
 
 def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
@@ -183,9 +244,7 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
     if path.is_file():
         first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         assert isinstance(first, DictConfig)
-        if OmegaConf.to_container(first, resolve=True) != OmegaConf.to_container(
-            tree, resolve=True
-        ):
+        if sweep.differences(first, tree):
             log.warning("%s is of an earlier start and wins over this command's settings", path)
         return first
     OmegaConf.save(tree, path, resolve=True)
@@ -211,26 +270,34 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*choices)]
 
 
-def _swept_by_option(overrides: Sequence[str], *, multirun: bool) -> tuple[list[str], bool]:
-    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep."""
+def _swept_by_option(
+    overrides: Sequence[str], *, multirun: bool
+) -> tuple[list[str], bool, DictConfig]:
+    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep.
+
+    Beside them the command as composed without what it sweeps, Hydra's own settings included.
+    """
     fixed = [
         str(item.input_line)
         for item in OverridesParser.create().parse_overrides(list(overrides))
         if not (multirun and item.is_sweep_override())
     ]
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        settings = hydra.compose("config", overrides=fixed, return_hydra_config=True).hydra
-    multirun = multirun or settings.mode == RunMode.MULTIRUN
-    params = settings.sweeper.params if multirun else None
-    return [f"{key}={values}" for key, values in (params or {}).items()], multirun
+        asked = hydra.compose("config", overrides=fixed, return_hydra_config=True)
+    multirun = multirun or asked.hydra.mode == RunMode.MULTIRUN
+    params = asked.hydra.sweeper.params if multirun else None
+    return [f"{key}={values}" for key, values in (params or {}).items()], multirun, asked
 
 
 def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """The configuration of every run a command asks for; raises for the first impossible one."""
     cards = list_gpus()
-    swept, multirun = _swept_by_option(overrides, multirun=multirun)
-    jobs = expand([*swept, *overrides], multirun=multirun)
-    return [to_config(resolve_gpu(compose(job), cards)) for job in jobs]
+    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun)
+    jobs = [compose(job) for job in expand([*swept, *overrides], multirun=multirun)]
+    if multirun and guards.goes_to_slurm(asked):
+        guards.check_one_launcher(asked, jobs)
+        guards.note_submission()
+    return [to_config(resolve_gpu(job, cards)) for job in jobs]
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
@@ -246,6 +313,13 @@ def _print_plans(configs: Sequence[Config]) -> None:
         check_memory(config)
 
 
+def _prefetch(configs: Sequence[Config]) -> None:
+    from kdwatts.prefetch import prefetch
+
+    for line in prefetch(configs):
+        print(line, flush=True)
+
+
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
     arguments = get_args_parser().parse_intermixed_args()
@@ -256,10 +330,12 @@ def main() -> None:
         return
     # Hydra parses once more, and takes overrides on one side of its flags only.
     sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
+    num_runs, code = 0, None
     try:
         if not asks_only and not own_folder:
             try:
                 configs = preflight(overrides, multirun=arguments.multirun)
+                num_runs = len(configs)
                 if any(config.until == "plan" for config in configs) and not arguments.cfg:
                     if leads:
                         _print_plans(configs)
@@ -268,14 +344,29 @@ def main() -> None:
                 if leads:
                     _tell(error)
                 sys.exit(EXIT_REFUSED)
+            if any(config.until == "prefetch" for config in configs) and not arguments.cfg:
+                if leads:
+                    _prefetch(configs)
+                return
         with _folder_of_hydra(leads):
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
-        sys.exit(EXIT_PREEMPTED)
+        code = EXIT_PREEMPTED
     except EXPECTED as error:
         _tell(error)
-        sys.exit(EXIT_FAILED)
+        code = EXIT_FAILED
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        outcomes = [sweep.outcome(run_dir) for run_dir in sweep.entered] if leads else []
+        num_untouched = max(0, num_runs - len(outcomes))
+        if outcomes:
+            print(sweep.table(outcomes, num_untouched))
+    if outcomes and not code:
+        code = sweep.exit_code(outcomes, num_untouched)
+    if code:
+        sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from kdwatts.launch import launched
 from kdwatts.schema import (
+    Cluster,
     Data,
     Eval,
     Feature,
     Generate,
     Gpu,
+    Launch,
     ModelSource,
     Pair,
     Paradigm,
@@ -25,7 +27,7 @@ from kdwatts.schema import (
     choice,
 )
 
-STAGES = ("plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
+STAGES = ("prefetch", "plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Config:
     eval: Eval = MISSING
     telemetry: Telemetry = MISSING
     site: Site = MISSING
+    cluster: Cluster = field(default_factory=Cluster)
+    launch: Launch = field(default_factory=Launch)
     until: str = "inference"
     store_dir: str = MISSING
 

@@ -11,6 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Schedulers send SIGTERM or SIGUSR2 before they kill; a person presses Ctrl-C (SIGINT)."""
 
 _received: list[int] = []
+_patience_s: float | None = None
 
 
 class Preempted(Exception):
@@ -21,19 +22,49 @@ def _note(number: int, frame: FrameType | None) -> None:
     del frame
     if number == signal.SIGINT and _received:
         raise KeyboardInterrupt  # A second Ctrl-C means now.
+    if _patience_s is not None and not _received:
+        signal.setitimer(signal.ITIMER_REAL, _patience_s)
     _received.append(number)
 
 
+def _give_up(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise Preempted(
+        f"stopped by {requested()}; what was in progress came to no end in {_patience_s:g} s and "
+        "was given up, all before it is kept; run the same command to go on"
+    )
+
+
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Within it, SIGNALS only raise the flag that `requested` reads; outside they act as before."""
+def deferred(patience_s: float | None = None) -> Iterator[None]:
+    """Within it, SIGNALS only raise the flag that `requested` reads; outside they act as before.
+
+    Work that comes to no boundary in `patience_s` after the first signal, such as an evaluation
+    when the time limit is near, is ended wherever it is by a Preempted; None waits for ever.
+    """
+    global _patience_s
     _received.clear()
+    _patience_s = patience_s
     previous = {number: signal.signal(number, _note) for number in SIGNALS}
+    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, _give_up)
     try:
         yield
     finally:
+        settle()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def settle() -> None:
+    """The work has ended, one way or other: signals from now on have nothing to interrupt."""
+    global _patience_s
+    _patience_s = None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def received() -> tuple[int, ...]:
+    """The signals since `deferred` began, in order; kept until it begins again."""
+    return tuple(_received)
 
 
 def requested() -> str | None:

@@ -20,6 +20,7 @@ from kdwatts import __version__
 from kdwatts.config import Config, to_dict
 from kdwatts.fingerprint import fingerprint
 from kdwatts.hardware import cpu_name
+from kdwatts.jobs import alive, own_id
 from kdwatts.paths import PACKAGE_DIR
 from kdwatts.records import SCHEMA, read_json, write_json
 from kdwatts.telemetry.nvml import Gpu as Card
@@ -30,12 +31,50 @@ PACKAGES = (
 )  # fmt: skip
 STATUS_NAME = "status.json"
 MANIFEST_NAME = "manifest.json"
+CONFIG_NAME = "config.yaml"
 
 
 def next_attempt(run_dir: Path) -> int:
     """1 in a new run folder, one more than the last attempt in one that was begun before."""
+    return read_status(run_dir).get("attempt", 0) + 1
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What status.json says; empty in a folder where no run has begun."""
     path = run_dir / STATUS_NAME
-    return read_json(path)["attempt"] + 1 if path.is_file() else 1
+    return read_json(path) if path.is_file() else {}
+
+
+def check_alone(run_dir: Path) -> None:
+    """Raise RuntimeError while another process that lives is at work in the folder."""
+    status = read_status(run_dir)
+    if status.get("state") != "running" or status.get("pid") in (None, os.getpid()):
+        return
+    job = status.get("job")
+    if status["host"] == socket.gethostname():
+        found = f"pid {status['pid']} of this machine" if _lives(status) else None
+    else:
+        found = f"job {job}" if job not in (None, own_id()) and alive([job]) else None
+    if found:
+        raise RuntimeError(
+            f"{run_dir} is being worked on by {found}; wait for it, or end it and run the same "
+            "command again"
+        )
+
+
+def _lives(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote the status lives; its number may have been given anew."""
+    try:
+        began = psutil.Process(status["pid"]).create_time()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    return began <= datetime.fromisoformat(status["time_utc"]).timestamp() + 1
+
+
+def amend_status(run_dir: Path, **facts: Any) -> None:
+    """Replace some of what status.json says; attempt, host, pid and job stay the run's own."""
+    time_utc = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run_dir / STATUS_NAME, {**read_status(run_dir), **facts, "time_utc": time_utc})
 
 
 def write_status(
@@ -49,7 +88,8 @@ def write_status(
 ) -> None:
     """Replace status.json: running, done, failed or preempted, where, and why.
 
-    `stopped_by` says of a finished run what ended its training: target_tokens or budget_kj.
+    `stopped_by` says of a finished run what ended its training: target_tokens or budget_kj. Host,
+    pid and Slurm job are those of the process that writes it.
     """
     write_json(
         run_dir / STATUS_NAME,
@@ -60,6 +100,9 @@ def write_status(
             "attempt": attempt,
             "error": error,
             "stopped_by": stopped_by,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": own_id(),
             "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )

@@ -20,8 +20,6 @@ from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.telemetry.nvml import Gpu as Card
 
 if TYPE_CHECKING:
-    import torch
-
     from kdwatts.stages.work import Work
     from kdwatts.training.parallel import Company
 
@@ -135,9 +133,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages import evaluate
-    from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.summarize import summarize
-    from kdwatts.training.parallel import device_of
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
@@ -151,13 +147,10 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
         use_gpus=config.gpu.device != "cpu",
         peers=run.company.peers if run.company else (),
     ) as meter:
-        device = device_of(launched(), config.gpu.device)
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
-            artifacts[node.name] = _obtain(
-                run, node, artifacts, meter, device, synchronizer(device)
-            )
+            artifacts[node.name] = _obtain(run, node, artifacts, meter)
     assert meter.row
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
@@ -228,20 +221,23 @@ def _call(run: Run, node: Node, inputs: dict[str, Path], claim: Claim) -> None:
     )
 
 
-def _obtain(
-    run: Run,
-    node: Node,
-    artifacts: dict[str, Artifact],
-    meter: Meter,
-    device: torch.device,
-    synchronize: Callable[[], None],
-) -> Artifact:
-    """The node's artifact from the store, or built, recorded and committed."""
+def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) -> Artifact:
+    """The node's artifact from the store, or built, recorded and committed.
+
+    A run that finds it there, or waits for who builds it, asks nothing of a GPU for it.
+    """
+    import torch
+
     from kdwatts.stages.distill import write_energy
+    from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.work import Work
-    from kdwatts.training.parallel import together
+    from kdwatts.training.parallel import device_of, together
 
     with run.store.claim(node.stage, node.key) as claim:
+        device = torch.device(run.config.gpu.device)
+        if not claim.exists and node.stage != "shards":
+            device = device_of(launched(), device.type)
+        synchronize = synchronizer(device)
         with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
             if claim.exists:
                 window.outcome = "reused"

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 LEASE_TIMEOUT_S = 60.0
 RENEW_EVERY_S = 10.0
 POLL_EVERY_S = 0.2
+LONGEST_POLL_S = 2.0
+"""Of a long wait: an array of jobs that look five times a second is a burden to a file server."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _newest_lease(target: Path) -> Path | None:
 
 def _acquire(target: Path) -> _Lease | None:
     """The lease on `target` once it is ours; None once the artifact is there instead."""
-    announced = False
+    announced, pause_s = False, POLL_EVERY_S
     while True:
         newest = _newest_lease(target)
         if newest is None or not _is_alive(newest):
@@ -175,7 +177,8 @@ def _acquire(target: Path) -> _Lease | None:
             log.info("store: waiting for %s, which another process builds", target)
             announced = True
         interrupt.stop_if_requested("what it waited for is built by another process")
-        time.sleep(POLL_EVERY_S)
+        time.sleep(pause_s)
+        pause_s = min(1.1 * pause_s, LONGEST_POLL_S)
 
 
 def _create(target: Path, newest: Path | None) -> _Lease | None:

@@ -91,22 +91,29 @@ def find_run_folders(directories: Sequence[Path]) -> list[Path]:
     """Run folders at or below `directories`, sorted, each once; nothing is sought inside a run."""
     found: set[Path] = set()
     for directory in directories:
-        if not directory.is_dir():
-            raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
-        for path, subdirectories, files in os.walk(directory.resolve()):
-            if ".hydra" in subdirectories or any(marker in files for marker in MARKERS):
-                found.add(Path(path))
-                subdirectories.clear()
-            subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        found |= walk_run_folders(directory)
     if not found:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
             "status.json) in it or below; give the folder of a multirun"
         )
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def walk_run_folders(directory: Path) -> set[Path]:
+    """Run folders at or below a directory; none is no error."""
+    found: set[Path] = set()
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
+    for path, subdirectories, files in os.walk(directory.resolve()):
+        if ".hydra" in subdirectories or any(marker in files for marker in MARKERS):
+            found.add(Path(path))
+            subdirectories.clear()
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+    return found
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
     """A sorting key that puts run 2 before run 10."""
     pieces = re.split(r"(\d+)", str(path))
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]

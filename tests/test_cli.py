@@ -93,7 +93,7 @@ def ask(
         (["training.sed=1"], "training.sed is unknown; did you mean seed? training has seed,"),
         (["model=tiny_teacher"], "paradigm=response needs a teacher, model=tiny_teacher has none;"),
         (["training.seed=abc"], "training.seed: value 'abc' of type 'str' could not be converted"),
-        (["until=finish"], "until=finish is unknown; choose one of plan, shards, generate,"),
+        (["until=finish"], "until=finish is unknown; choose one of prefetch, plan, shards,"),
         (
             ["-m", "training.seed=0,1", "paradigm=response,nope"],
             f"paradigm=nope is unknown; choose one of {PARADIGMS}",

@@ -251,7 +251,7 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _site(grid_gco2e_per_kwh=-1), "site.grid_gco2e_per_kwh=-1"),
     (lambda: _site(pue=0.9), "site.pue=0.9 is out of range; give at least 1"),
     (lambda: _site(price_usd_per_kwh=-1), "site.price_usd_per_kwh=-1"),
-    (lambda: Config(until="done"), "until=done is unknown; choose one of plan, shards"),
+    (lambda: Config(until="done"), "until=done is unknown; choose one of prefetch, plan, shards"),
 ]
 
 

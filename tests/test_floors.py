@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "fingerprint", "records", "interrupt", "launch", "store"),
+    ("paths", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
     ("schema",),
     ("config", "metrics", "break_even"),
     ("telemetry",),
@@ -21,7 +21,7 @@ FLOORS = (
     ("teacher",),
     ("training", "evaluation"),
     ("stages",),
-    ("pipeline", "plan", "refusal", "cli", "__main__"),
+    ("pipeline", "plan", "prefetch", "guards", "refusal", "sweep", "submit", "cli", "__main__"),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 

@@ -10,9 +10,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts.cli import VERSION_BASE, compose
-from kdwatts.config import Config, to_config
+from kdwatts.cli import VERSION_BASE, compose, preflight
+from kdwatts.config import Config, to_config, to_dict
+from kdwatts.fingerprint import fingerprint
 from kdwatts.paths import conf_dir
+from kdwatts.plan import check_memory
 from kdwatts.schema import Gpu
 
 GROUPS = ("paradigm", "model", "data", "gpu", "training", "eval", "telemetry", "site")
@@ -28,7 +30,8 @@ OPTIONS = [(group, option) for group in GROUPS for option in _options(group)]
 def test_the_groups_of_the_menu_are_those_of_the_schema():
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert folders - {"hydra", "experiment", "local"} == set(GROUPS)
-    assert set(GROUPS) == {name for name in vars(Config()) if name not in ("until", "store_dir")}
+    sections = {"until", "store_dir", "cluster", "launch"}
+    assert set(GROUPS) == set(vars(Config())) - sections
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])
@@ -48,6 +51,19 @@ def test_every_experiment_composes_and_names_its_own_command(option: str):
     assert first == "# @package _global_"
     assert second.startswith("# python -m kdwatts ")
     assert second.endswith(f"experiment={option}")
+
+
+@pytest.mark.parametrize(("option", "num_runs"), [("family", 12), ("sizes", 18)])
+def test_a_study_of_real_pairs_is_a_sweep_whose_runs_fit_the_card_of_its_command(
+    option: str, num_runs: int
+):
+    command = (conf_dir() / "experiment" / f"{option}.yaml").read_text().splitlines()[1]
+    words = command.removeprefix("# python -m kdwatts ").replace("-m ", "").split()
+    configs = preflight([word for word in words if "launcher" not in word], multirun=True)
+    assert len({fingerprint(to_dict(config)) for config in configs}) == num_runs
+    for config in configs:
+        assert config.gpu.name == "h100"
+        check_memory(config)
 
 
 FILES = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent.name != "local")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +16,13 @@ import torch
 import torch._dynamo.utils
 from omegaconf import DictConfig
 
+from kdwatts import interrupt
 from kdwatts.cli import compose, run_in
+from kdwatts.config import to_config
 from kdwatts.hardware import resolve_gpu
+from kdwatts.pipeline import Run, execute, plan
 from kdwatts.records import read_jsonl
+from kdwatts.store import Store
 
 SMOKE = ("training=smoke", "gpu=cpu")
 
@@ -336,3 +341,30 @@ def test_a_terminated_run_ends_its_step_saves_and_says_preempted(store: Path, tm
     assert outcomes(run_dir)["run/distill"] == "preempted"
     metrics = run(run_dir, store, *TEN_STEPS, *overrides)
     assert metrics["num_attempts"] == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shown where CUDA cannot be touched")
+def test_a_run_that_waits_for_another_s_teacher_has_not_touched_a_gpu(tmp_path: Path):
+    """Whatever asks for a context of CUDA before the wait ends the run, as there is no CUDA."""
+    config = to_config(tree_of(tmp_path / "store", "paradigm=response", "gpu=h100"))
+    nodes = plan(config, [])
+    teacher = next(node for node in nodes if node.name == "teacher")
+    begun: list[str] = []
+
+    def notice(name: str) -> None:
+        begun.append(name)
+        if name == "teacher":
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+
+    waiting = Run(config, tmp_path, Store(tmp_path / "store"), 1, [], notice)
+    with (
+        interrupt.deferred(),
+        waiting.store.claim("teacher", teacher.key),
+        pytest.raises(interrupt.Preempted, match="what it waited for is built by another"),
+    ):
+        execute(waiting, nodes)
+    with interrupt.deferred():
+        pass  # Forgets the signal, which would end the next wait in this process.
+    assert begun == ["shards", "teacher"]
+    (shards,) = [r for r in read_jsonl(tmp_path / "stages.jsonl") if r["window"] == "run/shards"]
+    assert shards["outcome"] == "done"

@@ -36,8 +36,21 @@ def command(run_dir: Path, store: Path, *overrides: str, gpu: str = "cpu") -> li
     return ["-m", "kdwatts", f"gpu={gpu}", *SETTINGS, *overrides, *folders]
 
 
-def as_srun(run_dir: Path, store: Path, *overrides: str) -> list[subprocess.Popen[str]]:
-    """Two processes with the environment that srun gives the two tasks of a job step."""
+ON_ANOTHER_NODE = """
+import runpy, socket, sys
+socket.gethostname = lambda: "gpu9"
+sys.argv[0] = "kdwatts"
+runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
+"""
+
+
+def as_srun(
+    run_dir: Path, store: Path, *overrides: str, second: tuple[str, ...] = ("-m", "kdwatts")
+) -> list[subprocess.Popen[str]]:
+    """Two processes with the environment that srun gives the two tasks of a job step.
+
+    `second` is what the second runs in place of the module.
+    """
     step = {
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NODELIST": "localhost",
@@ -46,13 +59,13 @@ def as_srun(run_dir: Path, store: Path, *overrides: str) -> list[subprocess.Pope
     }
     return [
         subprocess.Popen(
-            [sys.executable, *command(run_dir, store, *overrides)],
+            [sys.executable, *program, *command(run_dir, store, *overrides)[2:]],
             env={**ENVIRONMENT, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        for task in range(2)
+        for task, program in enumerate([("-m", "kdwatts"), second])
     ]
 
 
@@ -118,6 +131,11 @@ def test_two_ranks_of_torchrun_share_cache_and_training_and_learn_what_one_proce
         "run/teacher",
         "run/distill",
     ]
+
+    # One meter a node: two samplers would write twice as many rows of the host, one a second each.
+    rows = list(read_jsonl(run_dir / "telemetry.jsonl"))
+    seconds = rows[-1]["monotonic_s"] - rows[0]["monotonic_s"]
+    assert 0 < sum(row["device_kind"] == "host" for row in rows) <= seconds + 2
 
     alone_dir = tmp_path / "alone"
     subprocess.run(
@@ -192,6 +210,20 @@ def test_a_run_that_fails_on_the_first_rank_ends_the_other_which_leaves_the_word
     assert "cannot be written" in first[1]
     assert "kdwatts:" not in second[1]
     assert status(tmp_path / "run")["state"] == "failed"
+
+
+def test_ranks_on_two_nodes_are_refused_in_a_sentence_that_the_run_s_folder_has_too(
+    tmp_path: Path,
+):
+    ended = wait(
+        as_srun(tmp_path / "run", tmp_path, "paradigm=sft", second=("-c", ON_ANOTHER_NODE))
+    )
+    said = "2 ranks were launched on 2 nodes, whose energy one meter does not see; launch all ranks"
+    assert [code for code, _ in ended] == [EXIT_FAILED, EXIT_FAILED], ended
+    assert f"kdwatts: {said}" in ended[0][1] and f"kdwatts: rank 1: {said}" in ended[1][1]
+    found = status(tmp_path / "run")
+    assert (found["state"], found["stage"]) == ("failed", "meet")
+    assert found["error"].startswith(said)
 
 
 @pytest.mark.gpu

@@ -54,7 +54,8 @@ def test_the_plan_of_a_real_pair_is_printed_without_any_download(tmp_path: Path)
 @pytest.mark.slow
 def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
     smoke = ["training=smoke", "until=distill", f"store_dir={tmp_path}/store"]
-    runs = [line for line in commands("python -m kdwatts ") if "until=" not in line]
+    lines = commands("python -m kdwatts ")
+    runs = [line for line in lines if "until=" not in line and "launcher" not in line]
     assert len(runs) == 4
     for number, command in enumerate(runs):
         folder = tmp_path / str(number)
@@ -93,6 +94,19 @@ def test_the_meter_measures_a_command_and_stands_beside_a_job(tmp_path: Path):
     process.terminate()
     assert process.wait(timeout=30) == 0
     assert (tmp_path / "beside" / "summary.json").is_file()
+
+
+def test_the_command_for_a_cluster_plans_and_the_state_of_a_sweep_is_told(tmp_path: Path):
+    (command,) = [line for line in commands("python -m kdwatts ") if "launcher" in line]
+    done = run(command, "until=plan", f"store_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stages:") == 6
+    (tmp_path / "0-sft").mkdir()
+    (tmp_path / "0-sft" / "status.json").write_text('{"schema": 1, "state": "done"}')
+    (command,) = commands("python -m multirun_analysis status")
+    done = run(command.replace("multirun/demo", str(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("1 runs: 1 done\n")
 
 
 def test_the_tables_name_every_option_and_only_those():

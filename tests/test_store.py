@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,62 @@ def test_six_processes_that_want_one_artifact_build_it_once(root: Path):
     (pid,) = (root / "built.log").read_text().split()
     assert printed == [f"['{pid}']\n"] * 6
     assert _names(root, "shards") == ["k1"]
+
+
+BUILD_OR_DIE = """
+import os, sys, time
+from pathlib import Path
+from kdwatts import store
+root, host = Path(sys.argv[1]), sys.argv[2]
+# Nobody shares a host with anybody: a lease that stands still is all that tells the dead.
+store.node = lambda: f"{host} {os.getpid()}"
+store.LEASE_TIMEOUT_S, store.RENEW_EVERY_S, store.POLL_EVERY_S = 1.0, 0.1, 0.02
+with store.Store(root).claim("teacher", "k1") as claim:
+    if not claim.exists:
+        claim.scratch_dir.mkdir(exist_ok=True)
+        with open(root / "built.log", "a") as log:
+            log.write(f"{os.getpid()}\\n")
+        parts = claim.scratch_dir / "parts"
+        for part in range(len(parts.read_text()) if parts.exists() else 0, 40):
+            with parts.open("a") as file:
+                file.write("x")
+            time.sleep(0.05)
+        (claim.work_dir / "a.txt").write_text(f"{os.getpid()} {parts.read_text()}")
+        claim.commit()
+print((claim.artifact_dir / "a.txt").read_text(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("hosts", ["one", "many"])
+def test_of_five_that_want_an_artifact_one_goes_on_where_two_killed_builders_stopped(
+    hosts: str, root: Path
+):
+    """The wait of a sweep for its teacher: no two build at once, and nothing is built twice."""
+    names = ["" if hosts == "one" else f"gpu{number}" for number in range(5)]
+    script = BUILD_OR_DIE
+    if hosts == "one":
+        script = "\n".join(line for line in script.splitlines() if "store.node =" not in line)
+    waiting = {(p := _start(script, root, name)).pid: p for name in names}
+    log = root / "built.log"
+    for killed in (1, 2):
+        _until(lambda killed=killed: log.exists() and log.read_text().count("\n") == killed)
+        parts = root / "teacher" / "k1.scratch" / "parts"
+        size = len(parts.read_text()) if parts.exists() else 0
+        _until(lambda size=size, parts=parts: parts.exists() and parts.stat().st_size > size + 5)
+        _end(waiting.pop(int(log.read_text().split()[-1])))
+    printed = {process.communicate(timeout=60)[0] for process in waiting.values()}
+    assert {process.returncode for process in waiting.values()} == {0}
+    first, second, heir = log.read_text().split()
+    assert len({first, second, heir}) == 3
+    assert printed == {f"{heir} {40 * 'x'}\n"}
+    assert _names(root, "teacher") == ["k1"]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):

@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out_dir = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out_dir)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    private = ROOT / "conf" / "local" / f"of_a_test_{os.getpid()}.yaml"
+    private.write_text("cluster: {account: nobody_s_business}\n")
+    try:
+        subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    finally:
+        private.unlink()
     (wheel,) = out_dir.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(out_dir / "site")
@@ -46,6 +51,12 @@ def test_it_carries_the_tiny_world_and_no_tests(unpacked: Path, tmp_path: Path):
     names = {path.name for path in unpacked.iterdir()}
     assert {"kdwatts", "multirun_analysis"} < names
     assert not names & {"tests", "conf", "docs"}
+
+
+def test_it_carries_the_launcher_for_slurm_and_no_site_s_own_values(unpacked: Path, tmp_path: Path):
+    done = run(unpacked, tmp_path, "-m", "kdwatts", "--cfg", "hydra", "hydra/launcher=slurm")
+    assert "_target_: hydra_plugins.kdwatts_slurm.KdwattsSlurmLauncher" in done.stdout, done.stderr
+    assert [path.name for path in (unpacked / "kdwatts/conf/local").iterdir()] == ["example.yaml"]
 
 
 def test_its_console_script_is_the_command_line(unpacked: Path):

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kdwatts.data import hub
 from kdwatts.paths import resolve_dir
 from kdwatts.schema import TextSource
 
@@ -76,6 +77,9 @@ def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _hub_rows(source: TextSource) -> Iterator[dict[str, Any]]:
+    if hub.is_offline():
+        yield from hub.kept_rows(source)
+        return
     from datasets import load_dataset
 
     rows = load_dataset(

@@ -62,6 +62,15 @@ def evaluate(
     return scores
 
 
+def fetch_data(task: EvalTask) -> None:
+    """Bring what a task reads to this disk, where running it will look: the cache of `datasets`.
+
+    Raises ValueError for a task that the harness does not know.
+    """
+    with _quiet_libraries():
+        load_task(task, TaskSources())
+
+
 def _run(
     served: Any, task: EvalTask, loaded: LoadedTask, *, apply_chat_template: bool
 ) -> dict[str, Any]:

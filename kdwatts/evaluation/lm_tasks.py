@@ -57,6 +57,11 @@ def task_files(task: str) -> list[Path]:
     return files
 
 
+def is_shipped(task: str) -> bool:
+    """Whether its questions come with the package or the harness, so that nothing is fetched."""
+    return task.startswith(TINY_PREFIX) or (OWN_TASKS_DIR / f"{task}.yaml").is_file()
+
+
 def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
     """The local copy of a dataset. Raises ValueError, saying how to get one, without it."""
     directory = data_dir / dataset

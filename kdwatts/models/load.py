@@ -99,12 +99,26 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         )
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    place = location(source.path)
-    config = AutoConfig.from_pretrained(place, revision=source.revision)
-    _check_architecture(source, config)
     return AutoModelForCausalLM.from_pretrained(
-        place, config=config, revision=source.revision, dtype=dtype, use_safetensors=True
+        location(source.path),
+        config=read_architecture(source),
+        revision=source.revision,
+        dtype=dtype,
+        use_safetensors=True,
     ).eval()
+
+
+def read_architecture(source: ModelSource) -> Any:
+    """The configuration beside the weights of `source`, read without them.
+
+    Raises ValueError when it is not the architecture that the pair's file states.
+    """
+    from transformers import AutoConfig
+
+    assert source.path is not None
+    config = AutoConfig.from_pretrained(location(source.path), revision=source.revision)
+    _check_architecture(source, config)
+    return config
 
 
 def _check_architecture(source: ModelSource, config: Any) -> None:

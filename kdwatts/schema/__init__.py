@@ -6,7 +6,7 @@ These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only an
 from kdwatts.schema.checks import choice
 from kdwatts.schema.data import Data, MixPart, TextSource
 from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
-from kdwatts.schema.machine import Gpu, Site, Telemetry
+from kdwatts.schema.machine import Cluster, Gpu, Launch, Site, Telemetry
 from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
 from kdwatts.schema.paradigm import (
     DISTANCES,
@@ -33,6 +33,7 @@ __all__ = [
     "SUPPORTS",
     "TEXTS",
     "Architecture",
+    "Cluster",
     "CrossEntropy",
     "Data",
     "Eval",
@@ -41,6 +42,7 @@ __all__ = [
     "Generate",
     "Gpu",
     "InferenceGrid",
+    "Launch",
     "Lighteval",
     "Lora",
     "MixPart",

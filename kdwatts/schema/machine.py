@@ -69,6 +69,50 @@ class Telemetry:
 
 
 @dataclass
+class Cluster:
+    """What a sweep asks of Slurm. Nothing of it changes a result, and none of it enters a key."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    """A feature that nodes must have."""
+    gres: str | None = None
+    cpus_per_task: int = 8
+    mem_gb: int | None = 64
+    """Main memory of a job; null leaves it to the partition's default."""
+    timeout_min: int = 720
+    max_requeues: int = 3
+    """Turns after the first that the time limit may end; preemptions are not counted."""
+    signal_delay_s: int = 120
+    """Warning before the time limit, in which the step ends and the state is saved."""
+    concurrent: int = 16
+    """Jobs of one sweep that run at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpus_per_task", "timeout_min", "concurrent"):
+            at_least(f"cluster.{name}", getattr(self, name), 1)
+        if self.mem_gb is not None:
+            at_least("cluster.mem_gb", self.mem_gb, 1)
+        at_least("cluster.max_requeues", self.max_requeues, 0)
+        at_least("cluster.signal_delay_s", self.signal_delay_s, 1)
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise ValueError(
+                f"cluster.signal_delay_s={self.signal_delay_s} is no shorter than cluster."
+                f"timeout_min={self.timeout_min}; warn later, or ask for more time"
+            )
+
+
+@dataclass
+class Launch:
+    """How the runs of a sweep are sent out."""
+
+    teacher_first: bool = True
+    """On Slurm: jobs of their own make what teachers say and the store lacks, and the array waits
+    for them, so that no GPU waits for another."""
+
+
+@dataclass
 class Site:
     name: str = MISSING
     grid_gco2e_per_kwh: float = MISSING

@@ -59,5 +59,14 @@ def build(work: Work, subject: str) -> None:
 
 
 def synchronizer(device: torch.device):
-    """A function that returns when the device has done all it was asked to."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    """A function that returns when the device has done all it was asked to.
+
+    A card that was asked nothing is left alone: a context of CUDA would keep it from its idle power
+    while the run waits for what another one builds.
+    """
+
+    def synchronize() -> None:
+        if device.type == "cuda" and torch.cuda.is_initialized():
+            torch.cuda.synchronize(device)
+
+    return synchronize

@@ -1,0 +1,130 @@
+"""Text of a hub as files on this disk, for nodes that reach no hub: fetched once, then read alike.
+
+Which files a data set of so many rows is made of is known to the hub alone, so the list of them is
+kept beside the cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdwatts.fingerprint import fingerprint
+from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.schema import TextSource
+
+LISTS_NAME = "kdwatts"
+"""Folder of the lists below HF_HOME."""
+
+_HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<name>.+)")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The files of a source that are on this disk, in the order in which a stream reads them."""
+
+    repo: str
+    commit: str
+    builder: str
+    """What reads them: parquet, json, csv or text."""
+    files: list[str]
+    is_whole: bool
+    """Whether these are all files of the split; else the first of them."""
+    schema: int = SCHEMA
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE, or its like, forbids to ask a hub."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def home_dir() -> Path:
+    """HF_HOME, where models, tokenizers and data of a hub are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)
+
+
+def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
+    """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
+
+    Only of parquet is it known how many rows a file has: other files are fetched all.
+    """
+    from datasets import load_dataset_builder
+    from huggingface_hub import hf_hub_download
+
+    builder = load_dataset_builder(source.path, source.name, revision=source.revision)
+    by_split: Any = builder.config.data_files or {}
+    if source.split not in by_split:
+        raise ValueError(
+            f"data.source.split={source.split} is unknown, {source.path} has "
+            f"{', '.join(map(str, by_split))}; choose one of them"
+        )
+    found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split]]
+    assert found and all(found), f"{source.path}: its files do not lie on the hub"
+    names: list[str] = []
+    repo = commit = ""
+    num_bytes = num_rows = 0
+    for match in found:
+        assert match
+        if limit is not None and num_rows >= limit:
+            break
+        repo, commit, name = match["repo"], match["commit"], match["name"]
+        path = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
+        num_bytes += path.stat().st_size
+        num_rows += _num_rows(path)
+        names.append(name)
+    kept = Kept(repo, commit, str(builder.name), names, len(names) == len(found))
+    path = _list_path(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(kept))
+    return kept, num_bytes
+
+
+def kept_rows(source: TextSource) -> Iterator[dict[str, Any]]:
+    """The rows of a source that was fetched, in the hub's order; asks no hub.
+
+    Raises RuntimeError when it was not, or when more rows are asked for than were fetched.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import hf_hub_download
+
+    path = _list_path(source)
+    again = "run the command with until=prefetch where there is a network, and the same HF_HOME"
+    if not path.is_file():
+        raise RuntimeError(
+            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
+            f"forbids to fetch it; {again}"
+        )
+    kept = Kept(**read_json(path))
+    files = [
+        hf_hub_download(
+            kept.repo, name, repo_type="dataset", revision=kept.commit, local_files_only=True
+        )
+        for name in kept.files
+    ]
+    yield from load_dataset(kept.builder, data_files=files, split="train", streaming=True)
+    if not kept.is_whole:
+        raise RuntimeError(
+            f"data.source.path={source.path}: HF_HOME={home_dir()} holds its first "
+            f"{len(kept.files)} files, more rows are asked for; {again}"
+        )
+
+
+def _list_path(source: TextSource) -> Path:
+    place = [source.path, source.name, source.split, source.revision]
+    return home_dir() / LISTS_NAME / f"{fingerprint(place)}.json"
+
+
+def _num_rows(path: Path) -> int:
+    """Rows of a parquet file; 0 of any other, so that no limit is ever reached by it."""
+    if path.suffix != ".parquet":
+        return 0
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).metadata.num_rows

@@ -1,0 +1,135 @@
+"""What a job must not be: for two kinds of card, of other code than was sent, beside another run.
+
+A queued job reads conf/ and kdwatts/ when it starts, maybe days after it was submitted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from kdwatts.fingerprint import fingerprint, sha256_file
+from kdwatts.paths import PACKAGE_DIR, conf_dir
+from kdwatts.telemetry.host import process_name
+from kdwatts.telemetry.nvml import Gpu as Card
+
+SUBMITTED = "KDWATTS_SUBMITTED"
+"""Environment variable from driver to job: a key for conf/ and kdwatts/, and their newest file's
+time in ns. sbatch hands the environment on, a requeue keeps it, and no fingerprint reads it."""
+
+BUILT_ONCE = ("gpu", "cluster", "launch")
+"""Groups of which the launcher's settings are made, once for a whole sweep."""
+
+
+def goes_to_slurm(settings: DictConfig) -> bool:
+    """Whether a composed command, with Hydra's own settings, is for Slurm."""
+    return str(settings.hydra.launcher.get("_target_", "")).endswith("SlurmLauncher")
+
+
+def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
+    """Raise ValueError when runs of a sweep need partitions or cards of which Slurm is not asked.
+
+    `asked` is the command without what it sweeps: the launcher is built of it, before the runs.
+    """
+    for job in jobs:
+        for group in BUILT_ONCE:
+            mine, theirs = job.get(group), asked.get(group)
+            if mine == theirs:
+                continue
+            found = sorted({str(other[group].get("name", other[group])) for other in jobs})
+            raise ValueError(
+                f"{group} is swept over {', '.join(found)} with hydra/launcher=slurm, whose one "
+                f"array asks for one partition and one kind of card; send a sweep for each {group}"
+            )
+
+
+def note_submission() -> None:
+    """Leave word for the jobs of this command of what conf/ and kdwatts/ are now."""
+    key, newest_ns = _sources()
+    os.environ[SUBMITTED] = f"{key} {newest_ns}"
+
+
+def check_unchanged(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise ValueError when conf/ or kdwatts/ is not what it was when this job was submitted."""
+    told = environment.get(SUBMITTED)
+    if told is None:
+        return
+    key, newest_ns = told.split()
+    if _sources()[0] == key:
+        return
+    changed = [path for path in _source_files() if path.stat().st_mtime_ns > int(newest_ns)]
+    found = f" ({', '.join(map(_name, changed[:3]))}{', ...' * (len(changed) > 3)})"
+    raise ValueError(
+        f"conf/ or kdwatts/ was changed{found if changed else ''} after this job was submitted, "
+        "and its sweep would mix two versions; restore what was there, or submit the same command "
+        "again with hydra.sweep.dir of its folder"
+    )
+
+
+def _source_files() -> list[Path]:
+    found = {*conf_dir().rglob("*.yaml"), *PACKAGE_DIR.rglob("*.py")}
+    return sorted(path for path in found if path.is_file())
+
+
+def _name(path: Path) -> str:
+    """A source's path from the folder that holds conf/ or kdwatts/."""
+    top = conf_dir().parent if path.is_relative_to(conf_dir()) else PACKAGE_DIR.parent
+    return path.relative_to(top).as_posix()
+
+
+def _sources() -> tuple[str, int]:
+    """A key for names and bytes of conf/ and kdwatts/, and when the newest was written, in ns."""
+    paths = _source_files()
+    key = fingerprint([[_name(path), sha256_file(path)] for path in paths])
+    return key, max(path.stat().st_mtime_ns for path in paths)
+
+
+@contextlib.contextmanager
+def sole_user(cards: Sequence[Card], *, allowed: bool) -> Iterator[None]:
+    """Hold this run's cards within it, so that no other run on this node takes one of them.
+
+    NVML names a process only once it has begun to compute, and a run that waits for another's
+    teacher has not: two could pass each other's look. The hold is an abstract socket a card, which
+    every user of the node sees and which ends with its process, however that ends. Where runs have
+    network namespaces of their own, NVML's word is all there is.
+
+    Raises RuntimeError when another run holds a card, unless `allowed`.
+    """
+    with contextlib.ExitStack() as held:
+        for card in cards if sys.platform == "linux" else ():
+            hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            address = f"\0kdwatts/{card.uuid}"
+            try:
+                hold.bind(address)
+                hold.listen()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if not allowed:
+                    raise RuntimeError(
+                        f"{card.uuid} is held by another run of kdwatts, {_holder(address)}; "
+                        "energy would be misattributed; ask Slurm for a card of its own "
+                        "(cluster.gres) or set telemetry.allow_shared=true"
+                    ) from None
+        yield
+
+
+def _holder(address: str) -> str:
+    """The process that listens at an abstract address."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.setblocking(False)
+            peer.connect(address)
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except OSError:  # It ends, or so many have asked that no room is left.
+        return "of which nothing is known"
+    pid, _, _ = struct.unpack("3i", credentials)
+    return f"pid {pid} ({process_name(pid)})"

@@ -1,0 +1,131 @@
+"""What Slurm says of jobs, and how a job of ours asks it for another turn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+
+log = logging.getLogger(__name__)
+
+FIRST_POLL_S, LAST_POLL_S = 1.0, 20.0
+"""Between two looks at the queue: a sweep of minutes is told at once, one of days asks seldom."""
+ACCOUNTING_LAG_S = 15.0
+"""How long after the end of a job its accounting may still call it running; 2 to 4 s are usual."""
+FINAL = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "TIMEOUT",
+)  # fmt: skip
+
+
+def own_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The id of the Slurm job that this process is in, `ARRAY_INDEX` for an element of an array."""
+    array, index = (environment.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID")
+
+
+def alive(ids: Collection[str]) -> set[str] | None:
+    """Those of the jobs that are in the queue, waiting, running or ending; None if nobody says.
+
+    A job that waits for its next turn after a requeue is one of them.
+    """
+    if not ids:
+        return set()
+    # Of an array that wholly left the queue squeue knows no id, and says so as an error.
+    asked = ",".join(sorted({_array_of(number) for number in ids}))
+    done = _ask("squeue", "--noheader", "--array", "--format=%i", f"--jobs={asked}")
+    if done is None:
+        return None
+    return set(done.split()) & set(ids)
+
+
+def surely_alive(ids: Collection[str]) -> set[str]:
+    """Those of the jobs that are in the queue; asks until somebody says."""
+    while (found := alive(ids)) is None:
+        log.warning("slurm: squeue gives no answer; asking again until it does")
+        time.sleep(LAST_POLL_S)
+    return found
+
+
+def wait_for(ids: Collection[str]) -> None:
+    """Return once none of the jobs is in the queue any more."""
+    started_s = time.monotonic()
+    while surely_alive(ids):
+        elapsed_s = time.monotonic() - started_s
+        time.sleep(min(max(FIRST_POLL_S, elapsed_s / 20), LAST_POLL_S))
+
+
+def endings(ids: Collection[str]) -> dict[str, str]:
+    """How Slurm's accounting says that jobs ended: `FAILED, exit code 137`; nothing of others."""
+    deadline_s = time.monotonic() + ACCOUNTING_LAG_S
+    while ids:
+        asked = ",".join(sorted({_array_of(number) for number in ids}))
+        said = _ask(
+            *("sacct", "--noheader", "--parsable2", "--allocations"),
+            *("--format=JobID,State,ExitCode", f"--jobs={asked}"),
+        )
+        found = dict(_rows(said or ""))
+        ended = {number: words for number, words in found.items() if words.startswith(FINAL)}
+        missing = set(ids) - set(ended)
+        if not missing or said is None or time.monotonic() > deadline_s:
+            return {number: words for number, words in ended.items() if number in ids}
+        time.sleep(FIRST_POLL_S)
+    return {}
+
+
+def requeue(received: Collection[int]) -> None:
+    """Have submitit bring this job back, which ends the process; return where no job is to be.
+
+    `received` are the signals that stopped it, its state is saved. Slurm by itself requeues what
+    it ends in order to requeue, and what was cancelled must stay so: after a mere SIGTERM another
+    turn is asked for only while Slurm calls the job running, as in the grace time of a preemption.
+    Raises what submitit raises when the job has had its turns.
+    """
+    handler = signal.getsignal(signal.SIGUSR2)
+    if not is_submitted() or not callable(handler):
+        return
+    if signal.SIGUSR2 not in received:
+        said = _ask("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or ""
+        if said.strip() != "RUNNING":
+            sys.exit(os.EX_TEMPFAIL)
+    handler(signal.SIGUSR2, None)
+
+
+def is_submitted() -> bool:
+    """Whether this process is in a job that submitit sent to Slurm and can requeue."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and own_id() is not None
+
+
+def _array_of(number: str) -> str:
+    return number.partition("_")[0]
+
+
+def _ask(*command: str) -> str | None:
+    """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if "Invalid job id" in done.stderr:
+        return ""
+    return done.stdout if done.returncode == 0 else None
+
+
+def _rows(text: str) -> Iterator[tuple[str, str]]:
+    """Job and its end in words; elements that sacct names together, `7_[2-3,5%2]`, apart."""
+    for line in text.splitlines():
+        job, state, code = line.split("|")
+        code, _, number = code.partition(":")
+        words = state if code == "0" else f"{state}, exit code {code}"
+        words += f", signal {number}" if number not in ("", "0") else ""
+        array, bracket, listed = job.partition("_[")
+        if not bracket:
+            yield job, words
+        for part in re.findall(r"(\d+)(?:-(\d+))?(?=[,\]%])", listed.partition("%")[0] + "]"):
+            first, last = int(part[0]), int(part[1] or part[0])
+            yield from ((f"{array}_{index}", words) for index in range(first, last + 1))

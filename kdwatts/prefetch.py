@@ -1,0 +1,201 @@
+"""`until=prefetch`: what a run needs of a hub, brought to this disk where there is a network.
+
+Nothing is computed, loaded or measured, and no GPU is needed: it is for the login node of a cluster
+whose compute nodes reach nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdwatts.config import Config
+from kdwatts.data import hub
+from kdwatts.data.documents import local_path
+from kdwatts.evaluation.lm_eval import fetch_data
+from kdwatts.evaluation.lm_tasks import is_shipped
+from kdwatts.models.load import load_tokenizer, local_dir, read_architecture
+from kdwatts.schema import EvalTask, ModelSource, TextSource
+from kdwatts.stages.shards import parts_of
+
+TOKENIZER_FILES = [
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
+    "chat_template*", "config.json",
+]  # fmt: skip
+MODEL_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json", "generation_config*"]
+SUBFOLDERS = ["*/*"]
+"""Copies of the weights in other forms."""
+
+
+@dataclass
+class Needs:
+    """What the runs of a command need of hubs, each once, and what of theirs is local."""
+
+    models: dict[str, ModelSource] = field(default_factory=dict)
+    tokenizers: list[str] = field(default_factory=list)
+    texts: dict[str, tuple[TextSource, int | None]] = field(default_factory=dict)
+    """With the number of rows that are enough; None for all."""
+    tasks: dict[str, EvalTask] = field(default_factory=dict)
+    local: list[str] = field(default_factory=list)
+
+    @property
+    def is_local(self) -> bool:
+        return not (self.models or self.tokenizers or self.texts or self.tasks)
+
+
+def prefetch(configs: Sequence[Config]) -> Iterator[str]:
+    """Fetch what the runs need of hubs; a line of what lies where as soon as it does.
+
+    Raises RuntimeError, one sentence, for what cannot be fetched.
+    """
+    needs = Needs()
+    for config in configs:
+        _add(needs, config)
+    for name in sorted(set(needs.local)):
+        yield f"{name}: local, nothing to fetch"
+    if needs.is_local:
+        yield "nothing is needed of a hub"
+        return
+    if hub.is_offline():
+        names = [*needs.models, *needs.tokenizers, *needs.texts, *needs.tasks]
+        raise RuntimeError(
+            f"until=prefetch is to fetch {', '.join(dict.fromkeys(names))} and HF_HUB_OFFLINE "
+            "forbids it; unset it for this command"
+        )
+    yield from _fetch(needs)
+    yield f"for jobs on nodes without a network: HF_HOME={hub.home_dir()} HF_HUB_OFFLINE=1"
+
+
+def _fetch(needs: Needs) -> Iterator[str]:
+    for path in dict.fromkeys(needs.tokenizers):
+        with _told(path, page=path):
+            directory, num_bytes = _snapshot(path, None, TOKENIZER_FILES)
+            # Asks for whatever a job will ask for: the cache keeps what the hub has not got, too.
+            load_tokenizer(path)
+        yield f"tokenizer {path}: {_size(num_bytes)} in {directory}"
+    for path, source in needs.models.items():
+        with _told(path, page=path):
+            directory, num_bytes = _snapshot(path, source.revision, MODEL_FILES)
+            read_architecture(source)
+        yield f"model {path}: {_size(num_bytes)} in {directory}"
+    for path, (source, limit) in needs.texts.items():
+        with _told(source.path, page=f"datasets/{source.path}"):
+            kept, num_bytes = hub.fetch(source, limit)
+        whole = "" if kept.is_whole else f", enough for {limit:,} rows"
+        yield f"data {path}: {len(kept.files)} files, {_size(num_bytes)}{whole}"
+    for name, task in needs.tasks.items():
+        with _told(f"what {name} asks", page=None):
+            if task.harness == "lm_eval":
+                fetch_data(task)
+            else:
+                for dataset in task.datasets:
+                    _snapshot(dataset, None, ["*"], repo_type="dataset")
+        yield f"task {name}: its questions are in the cache of data sets"
+
+
+def _add(needs: Needs, config: Config) -> None:
+    """Note what one run needs."""
+    pair, evaluation = config.model, config.eval
+    reads_teacher = (
+        config.paradigm.needs_teacher
+        or pair.student.init_from_teacher is not None
+        or bool(evaluation.tasks)
+        or evaluation.inference is not None
+    )
+    sources = [pair.student, *([pair.teacher] if pair.teacher and reads_teacher else [])]
+    paths = [source.path for source in sources if source.path is not None]
+    for path in dict.fromkeys([pair.tokenizer, *paths]):
+        if local_dir(path):
+            needs.local.append(path)
+        else:
+            needs.tokenizers.append(path)
+    for source in sources:
+        if source.path is not None and local_dir(source.path) is None:
+            needs.models[source.path] = source
+    for part in parts_of(config.data):
+        if local_path(part.source):
+            needs.local.append(part.source.path)
+        else:
+            limit = config.data.num_documents if config.data.source else part.num_documents
+            _add_text(needs, part.source, limit)
+    for task in evaluation.tasks:
+        if is_shipped(task.name) or evaluation.data_dir:
+            needs.local.append(task.name)
+        else:
+            needs.tasks[task.name] = task
+
+
+def _add_text(needs: Needs, source: TextSource, limit: int | None) -> None:
+    """Note so many rows of a source, or as many as another run needs of it if these are more."""
+    parts = (source.path, source.name, source.split, source.revision)
+    name = " ".join(part for part in parts if part)
+    _, known = needs.texts.get(name, (source, 0))
+    enough = None if limit is None or known is None else max(limit, known)
+    needs.texts[name] = source, enough
+
+
+def _snapshot(
+    path: str, revision: str | None, files: list[str], *, repo_type: str = "model"
+) -> tuple[Path, int]:
+    """The folder of a repository's files that match, and their bytes."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        path,
+        revision=revision,
+        repo_type=repo_type,
+        allow_patterns=files,
+        ignore_patterns=SUBFOLDERS if repo_type == "model" else None,
+    )
+    found = [path for path in Path(folder).iterdir() if any(map(path.match, files))]
+    return Path(folder), sum(path.stat().st_size for path in found)
+
+
+@contextlib.contextmanager
+def _told(what: str, *, page: str | None) -> Iterator[None]:
+    """Raise RuntimeError, one sentence, for what libraries raise when something is not fetched.
+
+    `page` is that of the repository on the hub; None where several may be meant.
+    """
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub_errors
+
+    try:
+        yield
+    except (OSError, hub_errors.HTTPError) as error:  # pyright: ignore
+        causes = _causes(error)
+        is_absent = (hub_errors.RepositoryNotFoundError, DatasetNotFoundError)
+        if page and any(
+            isinstance(cause, hub_errors.GatedRepoError)
+            or (isinstance(cause, DatasetNotFoundError) and "is a gated dataset" in str(cause))
+            for cause in causes
+        ):
+            raise RuntimeError(
+                f"{what} is gated: accept its licence at {constants.ENDPOINT}/{page} and give the "
+                "account's token (HF_TOKEN, or `hf auth login`); then run this again"
+            ) from error
+        if page and any(isinstance(cause, is_absent) for cause in causes):
+            raise RuntimeError(
+                f"{what} is not at {constants.ENDPOINT}, or not for this account; check its name, "
+                "or give a token that may read it (HF_TOKEN, or `hf auth login`)"
+            ) from error
+        first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise RuntimeError(
+            f"{what} cannot be fetched from {constants.ENDPOINT} ({first_line}); run "
+            "until=prefetch where there is a network"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,155 @@
+"""A sweep as its driver sees it: the runs it has, what became of them, the table at its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kdwatts.config import Config
+from kdwatts.manifest import CONFIG_NAME, read_status
+
+EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
+"""75 is EX_TEMPFAIL of sysexits.h: try the same command again."""
+
+NOT_COMPARED = ("cluster.", "launch.", "store_dir")
+"""Settings that another attempt at a run may have: they change nothing that it finds out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    run_dir: Path
+    state: str
+    """done, failed or preempted; running or waiting where the driver left before the end."""
+    reason: str
+
+
+entered: dict[Path, Path] = {}
+"""Folder of each run of this process's sweep, in its order, to the sweep's; empty without one."""
+told: dict[Path, Outcome] = {}
+"""What the driver knows better than a run's own status.json."""
+promised: list[str] = []
+"""In a job of an array: artifacts that were to be made before it began."""
+
+
+def tell(run_dir: Path, state: str, reason: str) -> None:
+    """Have the table say this of a run."""
+    told[run_dir] = Outcome(run_dir, state, reason)
+
+
+def is_done(run_dir: Path) -> bool:
+    return read_status(run_dir).get("state") == "done"
+
+
+def check_same(run_dir: Path, tree: DictConfig) -> None:
+    """Raise ValueError when the folder holds a run of other settings than these."""
+    path = run_dir / CONFIG_NAME
+    if not path.is_file():
+        return
+    for key, (found, asked) in differences(OmegaConf.load(path), tree).items():
+        raise ValueError(
+            f"{run_dir} holds a run with {key}={found}, this command asks for {asked}; give "
+            "another hydra.sweep.dir, or the settings of the run that is to go on"
+        )
+
+
+def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """Key to the value there and here, of all that matters to a run.
+
+    What card `gpu=auto` found there, and where and how runs are sent, does not.
+    """
+    there, here = _flat(OmegaConf.merge(OmegaConf.structured(Config), saved)), _flat(tree)
+    skipped = NOT_COMPARED + (("gpu.",) if here["gpu.name"] == "auto" else ())
+    pairs = {key: (there.get(key), here.get(key)) for key in there | here}
+    return {
+        key: (found, asked)
+        for key, (found, asked) in pairs.items()
+        if found != asked and not key.startswith(skipped)
+    }
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Dotted key to value, interpolations resolved; an empty group is a value."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, part in value.items():
+                add(f"{prefix}.{name}" if prefix else str(name), part)
+        else:
+            flat[prefix] = value
+
+    add("", OmegaConf.to_container(tree, resolve=True))
+    return flat
+
+
+def check_promised() -> None:
+    """Raise RuntimeError when what jobs before this one were to make is not there.
+
+    Were it made here, every other element of the array would wait for it with a GPU in hand.
+    """
+    missing = [path for path in promised if not Path(path).is_dir()]
+    if missing:
+        raise RuntimeError(
+            f"{missing[0]} was made before this job began, and this node does not find it; let "
+            "store_dir lie where all nodes see it, and run the same command again"
+        )
+
+
+def outcome(run_dir: Path) -> Outcome:
+    """What became of a run: what the driver was told, or what status.json says."""
+    if run_dir in told:
+        return told[run_dir]
+    status = read_status(run_dir)
+    if not status:
+        return Outcome(run_dir, "preempted", "not started: the sweep was stopped before it")
+    reason = status.get("error") or ""
+    if status["state"] == "running":
+        reason = f"at {status['stage']} as {place_of(status)}"
+    return Outcome(run_dir, status["state"], reason)
+
+
+def place_of(status: dict[str, Any]) -> str:
+    """Where the process of an attempt is, from its status.json."""
+    job, host, pid = (status.get(name) for name in ("job", "host", "pid"))
+    return f"job {job}" if job else f"pid {pid} on {host}"
+
+
+def table(outcomes: Sequence[Outcome], num_untouched: int = 0) -> str:
+    """A line a run: state, folder, reason; then how many of each state, and how to go on.
+
+    `num_untouched` runs of the sweep have not even a folder.
+    """
+    folders = [_shown(found.run_dir) for found in outcomes]
+    width = max(map(len, folders))
+    lines = [
+        f"{found.state:<9}  {folder:<{width}}  {found.reason}".rstrip()
+        for found, folder in zip(outcomes, folders, strict=True)
+    ]
+    states = [found.state for found in outcomes] + ["not started"] * num_untouched
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    last = f"{len(states)} runs: {counts}"
+    if set(states) != {"done"}:
+        sweep_dir = _shown(entered[outcomes[0].run_dir])
+        last += f"; the same command with hydra.sweep.dir={sweep_dir} goes on with what is not done"
+    return "\n".join([*lines, last])
+
+
+def exit_code(outcomes: Sequence[Outcome], num_untouched: int = 0) -> int:
+    """0 if every run is done, 1 if one failed, 75 if going on is all that is left to do."""
+    states = {found.state for found in outcomes}
+    if "failed" in states:
+        return EXIT_FAILED
+    return EXIT_DONE if states == {"done"} and not num_untouched else EXIT_PREEMPTED
+
+
+def _shown(path: Path) -> str:
+    """A folder as a person would type it from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
