@@ -43,9 +43,9 @@ def outcomes(sweep: Sweep, run: str, window: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights of the LONG run that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the LONG run that nothing interrupts, `run`, and its store."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     settings = ["training=smoke", "gpu=cpu", "until=distill", *LONG]
     folders = [f"store_dir={folder}/store", f"hydra.run.dir={folder}/run"]
     subprocess.run(
@@ -55,18 +55,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return (folder / "run" / "student" / "model.safetensors").read_bytes()
+    return folder
 
 
 @pytest.fixture(scope="module")
-def limited(sweep: Callable[..., Sweep]) -> Sweep:
+def whole(uninterrupted: Path) -> bytes:
+    """The weights of that run."""
+    return (uninterrupted / "run" / "student" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def limited(sweep: Callable[..., Sweep], uninterrupted: Path) -> Sweep:
     """A run of two turns of a minute, which has work for more; begun before other tests."""
     return sweep(
         *LONG,
         "training.target_tokens=4_000_000",
+        f"store_dir={uninterrupted}/store",
         "cluster.gres=null",
         "cluster.timeout_min=1",
-        "cluster.signal_delay_s=25",
+        # Slurm looks every 30 s and warns up to 30 s too early: 22 to 52 s after the job began.
+        "cluster.signal_delay_s=8",
         "cluster.max_requeues=1",
     )
 
