@@ -261,13 +261,16 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     """The overrides of each run of a sweep, in Hydra's order; the only ones without -m."""
     if not multirun:
         return [list(overrides)]
-    choices = [
-        [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
+    # A key that is given again takes the place of the first, as in Hydra's sweeper.
+    choices = {
+        item.get_key_element(): [
+            f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()
+        ]
         if item.is_sweep_override()
         else [str(item.input_line)]
         for item in OverridesParser.create().parse_overrides(list(overrides))
-    ]
-    return [list(combination) for combination in itertools.product(*choices)]
+    }
+    return [list(combination) for combination in itertools.product(*choices.values())]
 
 
 def _swept_by_option(

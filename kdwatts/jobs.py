@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 
 FIRST_POLL_S, LAST_POLL_S = 1.0, 20.0
 """Between two looks at the queue: a sweep of minutes is told at once, one of days asks seldom."""
-ACCOUNTING_LAG_S = 15.0
-"""How long after the end of a job its accounting may still call it running; 2 to 4 s are usual."""
+ACCOUNTING_LAG_S, NO_RECORD_S = 15.0, 5.0
+"""How long after its end the accounting may still call a job running, and how long it may have no
+record of one that ran; 2 to 4 s are usual. One that is cancelled while it waits leaves none."""
 FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -62,20 +63,21 @@ def wait_for(ids: Collection[str]) -> None:
 
 def endings(ids: Collection[str]) -> dict[str, str]:
     """How Slurm's accounting says that jobs ended: `FAILED, exit code 137`; nothing of others."""
-    deadline_s = time.monotonic() + ACCOUNTING_LAG_S
-    while ids:
+    started_s, ended = time.monotonic(), {}
+    while set(ids) - set(ended):
         asked = ",".join(sorted({_array_of(number) for number in ids}))
         said = _ask(
             *("sacct", "--noheader", "--parsable2", "--allocations"),
             *("--format=JobID,State,ExitCode", f"--jobs={asked}"),
         )
-        found = dict(_rows(said or ""))
+        found = {number: words for number, words in _rows(said or "") if number in ids}
         ended = {number: words for number, words in found.items() if words.startswith(FINAL)}
-        missing = set(ids) - set(ended)
-        if not missing or said is None or time.monotonic() > deadline_s:
-            return {number: words for number, words in ended.items() if number in ids}
+        waited_s = time.monotonic() - started_s
+        patience_s = NO_RECORD_S if set(found) == set(ended) else ACCOUNTING_LAG_S
+        if said is None or waited_s > patience_s:
+            break
         time.sleep(FIRST_POLL_S)
-    return {}
+    return ended
 
 
 def requeue(received: Collection[int]) -> None:

@@ -185,12 +185,13 @@ def _submit_builds(
 
     builders: dict[str, str] = {}
     for element in todo:
+        # A plan loads torch, which a driver whose runs have no teacher need not wait for.
+        if not (element.config.launch.teacher_first and element.config.paradigm.needs_teacher):
+            continue
         store = Store(Path(element.config.store_dir))
         nodes = [node for node in plan(element.config, []) if node.stage in BEFORE_THE_STUDENT]
         last = nodes[-1]
-        if not element.config.launch.teacher_first or last.stage == "shards":
-            continue
-        if store.find(last.stage, last.key):
+        if last.stage == "shards" or store.find(last.stage, last.key):
             continue
         missing = [
             str(store.artifact_dir(node.stage, node.key))
@@ -274,9 +275,11 @@ def _settle(sweep_dir: Path, holders: dict[str, str]) -> None:
     }
     endings = jobs.endings(unfinished.values())
     for run_dir, job in unfinished.items():
-        status, ending = read_status(run_dir), endings.get(job, "nothing of it")
+        status, ending = read_status(run_dir), endings.get(job)
         logs_dir = sweep_dir / ".submitit" / job
-        said = f"Slurm says {ending}" + (f", see {logs_dir}" if any(logs_dir.glob("*.err")) else "")
+        # Of an element that is cancelled while it waits Slurm keeps nothing.
+        said = f"Slurm says {ending}" if ending else "Slurm has no record of it, was it cancelled?"
+        said += f", see {logs_dir}" if any(logs_dir.glob("*.err")) else ""
         if status.get("job") != job:
             sweep.tell(run_dir, "failed", f"job {job} did not come to begin it: {said}")
         elif status["state"] == "running":

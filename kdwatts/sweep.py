@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts.config import Config
 from kdwatts.manifest import CONFIG_NAME, read_status
@@ -64,13 +64,17 @@ def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:
 
     What card `gpu=auto` found there, and where and how runs are sent, does not.
     """
-    there, here = _flat(OmegaConf.merge(OmegaConf.structured(Config), saved)), _flat(tree)
-    skipped = NOT_COMPARED + (("gpu.",) if here["gpu.name"] == "auto" else ())
+    first: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
+    if tree.gpu.name == "auto":
+        tree = tree.copy()  # Other settings may follow from the card's.
+        with open_dict(tree):
+            tree.gpu = first.gpu
+    there, here = _flat(first), _flat(tree)
     pairs = {key: (there.get(key), here.get(key)) for key in there | here}
     return {
         key: (found, asked)
         for key, (found, asked) in pairs.items()
-        if found != asked and not key.startswith(skipped)
+        if found != asked and not key.startswith(NOT_COMPARED)
     }
 
 

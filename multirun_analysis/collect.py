@@ -36,7 +36,7 @@ _NUMBERS = [*_TOTALS, "sampling_mean_s", "sampling_longest_s"]
 
 # Overrides that leave the student as it is, or that have a column of their own.
 _NO_SETTING = re.compile(
-    r"(hydra|telemetry|site)[.=/@]|(paradigm|model|data|gpu|store_dir|until|training\.seed)="
+    r"(hydra|telemetry|site|cluster|launch|local)[.=/@]|(paradigm|model|data|gpu|store_dir|until|training\.seed)="
 )
 
 

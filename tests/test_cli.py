@@ -121,6 +121,8 @@ def test_a_sweep_is_the_product_of_its_choices_in_the_order_they_were_given():
         ["paradigm=response", "training.seed=1", "gpu=cpu"],
     ]
     assert expand(overrides, multirun=False) == [overrides]
+    again = ["paradigm=sft,response", "gpu=cpu", "paradigm=feature"]
+    assert expand(again, multirun=True) == [["paradigm=feature", "gpu=cpu"]]
 
 
 def test_the_sweep_of_an_experiment_is_expanded_and_checked_like_one_on_the_command_line():

@@ -477,3 +477,11 @@ def test_a_configuration_is_plain_json_types_all_the_way_down(combined: Config):
             assert value is None or type(value) in (str, int, float, bool), value
 
     walk(to_dict(combined))
+
+
+def test_a_warning_as_long_as_the_time_limit_is_refused(configure: Callable[..., Any]):
+    assert configure("cluster.timeout_min=2", "cluster.signal_delay_s=119")
+    with pytest.raises(ValueError, match=r"^cluster.signal_delay_s=120 is no shorter than cluster"):
+        configure("cluster.timeout_min=2", "cluster.signal_delay_s=120")
+    with pytest.raises(ValueError, match=r"^cluster.concurrent=0 is out of range"):
+        configure("cluster.concurrent=0")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 
 from kdwatts import __version__, manifest
-from kdwatts.records import read_json
+from kdwatts.records import read_json, write_json
 from kdwatts.telemetry.nvml import Gpu
 
 H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
@@ -23,6 +26,45 @@ def test_attempts_count_from_one_and_go_on_where_the_folder_was_left(tmp_path: P
     assert manifest.next_attempt(tmp_path) == 3
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["stage"], status["error"]) == ("failed", "distill", "why")
+
+
+def test_a_status_says_where_its_process_is_and_an_amendment_leaves_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    manifest.write_status(tmp_path, state="running", stage="distill", attempt=1)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    manifest.amend_status(tmp_path, state="failed", error="killed")
+    status = manifest.read_status(tmp_path)
+    place = (status["host"], status["pid"], status["job"])
+    assert place == (socket.gethostname(), os.getpid(), "12_3")
+    assert (status["state"], status["stage"], status["error"]) == ("failed", "distill", "killed")
+
+
+def test_a_folder_is_left_alone_while_the_process_that_works_in_it_lives(tmp_path: Path):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    manifest.write_status(tmp_path, state="running", stage="distill", attempt=1)
+    manifest.check_alone(tmp_path)  # Our own.
+    manifest.amend_status(tmp_path, pid=other.pid)
+    try:
+        with pytest.raises(RuntimeError, match=f"is being worked on by pid {other.pid} of this"):
+            manifest.check_alone(tmp_path)
+    finally:
+        other.communicate(b"\n")
+    manifest.check_alone(tmp_path)
+
+
+def test_a_process_that_got_the_number_of_a_dead_one_does_not_hold_its_folder(tmp_path: Path):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        manifest.write_status(tmp_path, state="running", stage="distill", attempt=1)
+        status = manifest.read_status(tmp_path)
+        long_ago = {**status, "pid": other.pid, "time_utc": "2020-01-01T00:00:00+00:00"}
+        write_json(tmp_path / "status.json", long_ago)
+        manifest.check_alone(tmp_path)
+    finally:
+        other.communicate(b"\n")
 
 
 def test_a_status_that_is_not_ours_is_refused_by_its_path(tmp_path: Path):

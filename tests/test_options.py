@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kdwatts.config import Config, to_config, to_dict
 from kdwatts.fingerprint import fingerprint
 from kdwatts.paths import conf_dir
 from kdwatts.plan import check_memory
-from kdwatts.schema import Gpu
+from kdwatts.schema import Cluster, Gpu
 
 GROUPS = ("paradigm", "model", "data", "gpu", "training", "eval", "telemetry", "site")
 
@@ -82,6 +83,23 @@ def test_the_slurm_launcher_takes_partition_and_card_from_the_gpu_option():
     launcher = tree.hydra.launcher
     assert (launcher.partition, launcher.gres) == ("a100_80", "gpu:a100_80:1")
     assert launcher.max_num_timeout >= 1  # Submitit's own default never requeues.
+    assert launcher.additional_parameters == {"requeue": True}
+
+
+def test_a_site_s_own_file_fills_all_that_the_launcher_asks_for_and_the_command_line_wins():
+    overrides = ["local=example", "hydra/launcher=slurm", "cluster.qos=dev"]
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
+        tree = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    asked = {field.name: tree.cluster[field.name] for field in fields(Cluster)}
+    assert asked["account"] == "abc@h100" and asked["qos"] == "dev"
+    names = {
+        "timeout_min": "timeout_min",
+        "max_requeues": "max_num_timeout",
+        "concurrent": "array_parallelism",
+    }
+    for name, value in asked.items():
+        assert tree.hydra.launcher[names.get(name, name)] == value, name
+    assert to_config(compose(["local=example"])).site.name == "france"
 
 
 def test_a_real_pair_brings_data_and_evaluation_and_the_command_line_still_wins():

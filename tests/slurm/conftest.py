@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.jobs import alive
-from kdwatts.records import read_jsonl
 from tests.slurm.sweeps import Sweep, start
 
 HERE = Path(__file__).resolve().parent
@@ -94,20 +92,20 @@ def _processes_of(directory: Path) -> list[str]:
     return [command for command in found if command]
 
 
-@pytest.fixture
-def sweep(slurm: Path, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+@pytest.fixture(scope="session")
+def sweep(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sweep]]:
     """Starts a sweep of small CPU runs that ask for a stand-in GPU each."""
     started: list[Sweep] = []
 
     def begin(*overrides: str) -> Sweep:
+        folder = tmp_path_factory.mktemp("sweep")
         small = [
-            *("training=smoke", "gpu=cpu", "until=distill", f"store_dir={tmp_path}/store"),
+            *("training=smoke", "gpu=cpu", "until=distill", f"store_dir={folder}/store"),
             *("cluster.partition=main", "cluster.gres=gpu:1", "cluster.cpus_per_task=1"),
             *("cluster.mem_gb=1", "cluster.timeout_min=60"),
         ]
         asked = [*small, *overrides]
-        sweep_dir = tmp_path / "sweep"
-        started.append(Sweep(sweep_dir, asked, start(sweep_dir, asked)))
+        started.append(Sweep(folder / "sweep", asked, start(folder / "sweep", asked)))
         return started[-1]
 
     yield begin
@@ -115,7 +113,3 @@ def sweep(slurm: Path, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
         if one.driver.poll() is None:
             one.driver.kill()
             one.driver.communicate()
-        path = one.sweep_dir / "jobs.jsonl"
-        rows = list(read_jsonl(path)) if path.is_file() else []
-        if left := alive({job for row in rows for job in row["jobs"].values()}):
-            subprocess.run(["scancel", *left], check=True)

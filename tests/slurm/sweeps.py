@@ -24,7 +24,7 @@ class Sweep:
     overrides: Sequence[str]
     driver: subprocess.Popen[str]
 
-    def end(self, timeout_s: float = 300) -> tuple[int, str]:
+    def end(self, timeout_s: float = 400) -> tuple[int, str]:
         """Exit code and output of the driver, once it ends."""
         output, _ = self.driver.communicate(timeout=timeout_s)
         return self.driver.returncode, output
