@@ -86,7 +86,7 @@ class Session:
         lighteval_task.load_dataset = partial(
             _load_dataset,
             import_module("datasets").load_dataset,
-            self._setup["data_dir"],
+            self._setup,
             request["datasets"],
             name,
         )
@@ -191,7 +191,7 @@ def _number(value: Any) -> float | None:
 
 def _load_dataset(
     load: Any,
-    data_dir: str | None,
+    setup: dict[str, Any],
     datasets: list[str],
     task: str,
     path: str,
@@ -199,7 +199,11 @@ def _load_dataset(
     revision: str | None = None,
     **options: Any,
 ) -> Any:
-    """lighteval's way to data, led to the local copies."""
+    """lighteval's way to data, led to the local copies.
+
+    They have a cache of their own: the library's knows a local folder by what its README lists.
+    """
+    data_dir = setup["data_dir"]
     if data_dir is None or os.path.isdir(path):
         return load(path, name, revision=revision, **options)
     if path not in datasets:
@@ -211,7 +215,7 @@ def _load_dataset(
     if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
         directory, name = directory / name, None
     try:
-        return load(str(directory), name, **options)
+        return load(str(directory), name, cache_dir=setup["scratch_dir"], **options)
     except ValueError as error:
         raise Refusal(
             f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for {task} "

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from kdwatts.fingerprint import fingerprint_tree
 from kdwatts.paths import TINY_DIR
 from kdwatts.schema import EvalTask
 
@@ -183,7 +184,7 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
     loads them by this one function.
     """
     datasets = harness("datasets")
-    load = datasets.load_dataset
+    load, key_of = datasets.load_dataset, cache(fingerprint_tree)
 
     def load_local(path: str, name: str | None = None, **options: Any) -> Any:
         if path in FORMATS or Path(path).is_dir():
@@ -198,10 +199,13 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
                 f"name, so that eval.data_dir would not be part of the key; add {path} to them"
             )
         directory = dataset_dir(sources.data_dir, path, task.name)
+        # The library's cache knows a local folder by what its README lists, not by its bytes or
+        # place: it would give what another folder of that name once held.
+        cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "kdwatts" / key_of(directory)
         if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
             directory, name = directory / name, None
         try:
-            return load(str(directory), name, **options)
+            return load(str(directory), name, cache_dir=str(cache_dir), **options)
         except ValueError as error:
             raise ValueError(
                 f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for "

@@ -145,6 +145,21 @@ def bbh_rows() -> dict[str, dict[str, list[dict[str, Any]]]]:
     return {name.split(": ")[1].strip("'\""): {"test": [document]} for name in names}
 
 
+def test_another_copy_of_the_same_name_and_lists_is_read_anew(
+    tmp_path: Path, write_dataset: Callable[..., None]
+):
+    """The datasets library alone would give the first copy's documents again."""
+    task = EvalTask("gsm8k", "x", num_fewshot=5, datasets=["openai/gsm8k"])
+    found = []
+    for name in ("one", "other"):
+        document = {"question": name, "answer": "#### 1"}
+        rows = {"main": {"train": [document], "test": [document]}}
+        write_dataset(tmp_path / name / "openai" / "gsm8k", rows)
+        (loaded,) = load_task(task, TaskSources(data_dir=tmp_path / name)).parts
+        found.append(loaded.dataset["test"][0]["question"])
+    assert found == ["one", "other"]
+
+
 def test_a_dataset_that_was_not_copied_is_refused_with_the_command_that_copies_it(tmp_path: Path):
     with pytest.raises(
         ValueError,
