@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import sys
@@ -20,11 +19,8 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
@@ -43,6 +39,7 @@ from kdwatts.manifest import (
     write_status,
 )
 from kdwatts.paths import conf_dir
+from kdwatts.preflight import VERSION_BASE, preflight
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
 from kdwatts.telemetry.nvml import list_gpus
@@ -68,15 +65,10 @@ EXPECTED = (
 REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, AssertionError)
 """What composing raises; the last two come from OmegaConf for a key below a part that is null."""
 
-VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
-"""Hydra 1.3 warns of a missing version base, Hydra 1.4 of one that is given."""
-
 PATIENCE_RATIO = 0.75
 """Of the warning before a time limit: how long a stage without a step boundary is let go on."""
 
 TRACEBACK_NAME = "traceback.txt"
-
-ConfigStore.instance().store(name="schema", node=Config)
 
 
 def run(tree: DictConfig) -> None:
@@ -249,58 +241,6 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
         return first
     OmegaConf.save(tree, path, resolve=True)
     return tree
-
-
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """The composed tree of one run, as Hydra would build it, without its own settings."""
-    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        return hydra.compose("config", overrides=list(overrides))
-
-
-def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
-    """The overrides of each run of a sweep, in Hydra's order; the only ones without -m."""
-    if not multirun:
-        return [list(overrides)]
-    # A key that is given again takes the place of the first, as in Hydra's sweeper.
-    choices = {
-        item.get_key_element(): [
-            f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()
-        ]
-        if item.is_sweep_override()
-        else [str(item.input_line)]
-        for item in OverridesParser.create().parse_overrides(list(overrides))
-    }
-    return [list(combination) for combination in itertools.product(*choices.values())]
-
-
-def _swept_by_option(
-    overrides: Sequence[str], *, multirun: bool
-) -> tuple[list[str], bool, DictConfig]:
-    """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep.
-
-    Beside them the command as composed without what it sweeps, Hydra's own settings included.
-    """
-    fixed = [
-        str(item.input_line)
-        for item in OverridesParser.create().parse_overrides(list(overrides))
-        if not (multirun and item.is_sweep_override())
-    ]
-    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        asked = hydra.compose("config", overrides=fixed, return_hydra_config=True)
-    multirun = multirun or asked.hydra.mode == RunMode.MULTIRUN
-    params = asked.hydra.sweeper.params if multirun else None
-    return [f"{key}={values}" for key, values in (params or {}).items()], multirun, asked
-
-
-def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
-    """The configuration of every run a command asks for; raises for the first impossible one."""
-    cards = list_gpus()
-    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun)
-    jobs = [compose(job) for job in expand([*swept, *overrides], multirun=multirun)]
-    if multirun and guards.goes_to_slurm(asked):
-        guards.check_one_launcher(asked, jobs)
-        guards.note_submission()
-    return [to_config(resolve_gpu(job, cards)) for job in jobs]
 
 
 def _print_plans(configs: Sequence[Config]) -> None:

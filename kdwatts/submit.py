@@ -81,7 +81,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
         _element(launcher, sweep_dir, first + number, list(overrides))
         for number, overrides in enumerate(job_overrides)
     ]
-    _check_one_array(elements)
+    _check_folders(elements)
     for element in elements:
         sweep.check_same(element.run_dir, element.tree)
     for element in elements:
@@ -109,21 +109,8 @@ def _element(launcher: Any, sweep_dir: Path, index: int, overrides: list[str]) -
     return Element(index, overrides, run_dir, tree, to_config(resolve_gpu(tree, [])))
 
 
-def _check_one_array(elements: Sequence[Element]) -> None:
-    """Raise ValueError when jobs would ask Slurm for different things, or share a folder."""
-    one = elements[0]
-    for other in elements[1:]:
-        names = one.config.gpu.name, other.config.gpu.name
-        if names[0] != names[1]:
-            raise ValueError(
-                f"gpu={names[0]},{names[1]} in one sweep on Slurm: an array asks for one kind of "
-                "card; send a sweep for each"
-            )
-        if one.config.cluster != other.config.cluster:
-            raise ValueError(
-                f"runs {one.index} and {other.index} differ in the section cluster, and an array "
-                "asks Slurm for one thing; send a sweep for each"
-            )
+def _check_folders(elements: Sequence[Element]) -> None:
+    """Raise ValueError when runs would share a folder."""
     for element in elements:
         if [other.run_dir for other in elements].count(element.run_dir) > 1:
             raise ValueError(

@@ -23,8 +23,8 @@ CHAT_TEMPLATE = (
 @pytest.fixture(scope="session")
 def configure() -> Callable[..., Any]:
     """Composes and checks the configuration of a command's overrides."""
-    from kdwatts.cli import compose
     from kdwatts.config import to_config
+    from kdwatts.preflight import compose
 
     return lambda *overrides: to_config(compose(overrides))
 

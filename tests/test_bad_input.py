@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import EXPECTED, compose, run_in
+from kdwatts.cli import EXPECTED, run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
+from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
 
 

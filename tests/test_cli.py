@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import expand, main, preflight
+from kdwatts.cli import main
 from kdwatts.paths import conf_dir
+from kdwatts.preflight import expand, preflight
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli import preflight, main
+from kdwatts.cli import main
+from kdwatts.preflight import preflight
 answers = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["kdwatts", *arguments]

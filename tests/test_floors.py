@@ -21,7 +21,10 @@ FLOORS = (
     ("teacher",),
     ("training", "evaluation"),
     ("stages",),
-    ("pipeline", "plan", "prefetch", "guards", "refusal", "sweep", "submit", "cli", "__main__"),
+    (
+        *("pipeline", "plan", "prefetch", "guards", "preflight"),
+        *("refusal", "sweep", "submit", "cli", "__main__"),
+    ),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kdwatts import guards, paths
-from kdwatts.cli import preflight
+from kdwatts.preflight import preflight
 from kdwatts.telemetry.nvml import Gpu as Card
 
 REPOSITORY = Path(__file__).parents[1]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kdwatts.cli import compose
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import check_cards, cpu_name, joule_settings, resolve_gpu
+from kdwatts.preflight import compose
 from kdwatts.telemetry.nvml import Gpu
 
 H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)

@@ -8,8 +8,9 @@ from statistics import fmean
 
 import pytest
 
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
+from kdwatts.preflight import compose
 
 SEEDS = (0, 1, 2)
 

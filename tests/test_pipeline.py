@@ -17,10 +17,11 @@ import torch._dynamo.utils
 from omegaconf import DictConfig
 
 from kdwatts import interrupt
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.config import to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.pipeline import Run, execute, plan
+from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
 from kdwatts.store import Store
 

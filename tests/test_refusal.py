@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.cli import compose
 from kdwatts.config import to_config
+from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kdwatts import guards
-from kdwatts.cli import preflight
 from kdwatts.plan import check_memory
+from kdwatts.preflight import preflight
 from kdwatts.schema.machine import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent

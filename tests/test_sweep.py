@@ -12,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts import sweep
-from kdwatts.cli import compose
 from kdwatts.manifest import write_status
+from kdwatts.preflight import compose
 from kdwatts.records import read_json
 from kdwatts.sweep import Outcome
 

@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
+from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
 from kdwatts.stages.distill import settings
 

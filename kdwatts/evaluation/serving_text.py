@@ -53,13 +53,24 @@ def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
     return lambda batch, length: _cut(ids, batch, length, str(path))
 
 
-def prompts_of_corpus(shards: TokenShards) -> Prompts:
-    """Prompts cut from the corpus's last tokens, whichever of them a training takes."""
+def prompts_of_corpus(
+    shards: TokenShards, *, read_by: Any = None, written_by: Any = None
+) -> Prompts:
+    """Prompts cut from the corpus's last tokens, whichever of them a training takes.
+
+    A model of another vocabulary than the corpus's is given the same text in tokens of its own:
+    `written_by` is the corpus's tokenizer, `read_by` the model's.
+    """
 
     def cut(batch: int, length: int) -> Tensor:
-        start = max(0, shards.num_tokens - batch * length)
-        ids = shards.read(start, shards.num_tokens) & ~NO_TARGET
-        return _cut(ids.astype(np.int64), batch, length, "the corpus")
+        # Twice as many where another tokenizer may make fewer of them.
+        wanted = batch * length * (2 if read_by else 1)
+        start = max(0, shards.num_tokens - wanted)
+        ids = (shards.read(start, shards.num_tokens) & ~NO_TARGET).astype(np.int64)
+        if read_by:
+            text = written_by.decode(ids.tolist(), skip_special_tokens=True)
+            ids = np.array(read_by(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        return _cut(ids, batch, length, "the corpus")
 
     return cut
 

@@ -41,11 +41,11 @@ def subject_settings(config: Config, subject: str) -> dict[str, Any]:
         "subject": subject,
         "teacher": teacher,
         "precision": config.training.precision,
-        "tokenizer": tokenizer_fingerprint(_tokenizer_path(config, subject)),
+        "tokenizer": tokenizer_fingerprint(tokenizer_path(config, subject)),
     }
 
 
-def _tokenizer_path(config: Config, subject: str) -> str:
+def tokenizer_path(config: Config, subject: str) -> str:
     """Where one vocabulary serves both it is the pair's, so that both read the same tokens."""
     if subject == "student" or config.model.one_vocabulary:
         return config.model.tokenizer
@@ -170,7 +170,7 @@ def build(work: Work, subject: str) -> None:
 def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
     return evaluate(
         load_subject(work, subject),
-        load_tokenizer(_tokenizer_path(work.config, subject)),
+        load_tokenizer(tokenizer_path(work.config, subject)),
         tasks,
         subject=subject,
         batch_size=work.config.eval.batch_size,
@@ -189,7 +189,7 @@ def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) 
     served = lighteval.Served(
         model=location(source.path),
         revision=source.revision,
-        tokenizer=location(_tokenizer_path(config, subject)),
+        tokenizer=location(tokenizer_path(config, subject)),
         dtype=str(frozen_dtype(config)).removeprefix("torch."),
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,

@@ -10,11 +10,16 @@ import torch
 from kdwatts.config import Config, to_dict
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.inference import serving_costs
-from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
+from kdwatts.evaluation.serving_text import (
+    Prompts,
+    prompts_file,
+    prompts_of_corpus,
+    prompts_of_file,
+)
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer
 from kdwatts.records import SCHEMA, write_json
-from kdwatts.stages.evaluate import load_subject, subject_settings
+from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
 from kdwatts.stages.work import Work
 
 VERSION = 2
@@ -36,12 +41,7 @@ def build(work: Work, subject: str) -> None:
     """Serve every point of the grid and write what each cost to `work.out_dir`."""
     grid = work.config.eval.inference
     assert grid
-    path = prompts_file(grid)
-    prompts = (
-        prompts_of_file(path, load_tokenizer(work.config.model.tokenizer))
-        if path
-        else prompts_of_corpus(TokenShards(work.inputs["shards"]))
-    )
+    prompts = _prompts(work, subject)
     # What does not fit the text fails before a model is loaded.
     prompts(max(grid.batch_sizes), max(grid.prompt_lengths))
     model = load_subject(work, subject)
@@ -55,6 +55,23 @@ def build(work: Work, subject: str) -> None:
     write_json(
         work.out_dir / COST_NAME,
         [{"schema": SCHEMA, "subject": subject, **asdict(cost)} for cost in costs],
+    )
+
+
+def _prompts(work: Work, subject: str) -> Prompts:
+    """The same text for both subjects, in the tokens of each."""
+    config = work.config
+    grid = config.eval.inference
+    assert grid
+    own = tokenizer_path(config, subject)
+    path = prompts_file(grid)
+    if path:
+        return prompts_of_file(path, load_tokenizer(own))
+    shards = TokenShards(work.inputs["shards"])
+    if own == config.model.tokenizer:
+        return prompts_of_corpus(shards)
+    return prompts_of_corpus(
+        shards, read_by=load_tokenizer(own), written_by=load_tokenizer(config.model.tokenizer)
     )
 
 

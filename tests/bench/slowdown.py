@@ -47,9 +47,9 @@ def main() -> None:
 def _compare(folder: Path, num_pairs: int) -> None:
     import torch
 
-    from kdwatts.cli import compose
     from kdwatts.config import to_config
     from kdwatts.models.load import load_model
+    from kdwatts.preflight import compose
     from kdwatts.schema import Telemetry
     from kdwatts.telemetry.meter import Meter
 

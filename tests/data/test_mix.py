@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import NO_TARGET
 from kdwatts.hardware import resolve_gpu
+from kdwatts.preflight import compose
 from kdwatts.schema import Data, MixPart, TextSource
 
 

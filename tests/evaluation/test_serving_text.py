@@ -33,6 +33,23 @@ def test_a_corpus_that_is_too_short_is_refused(shards: TokenShards):
         prompts_of_corpus(shards)(26, 4)
 
 
+def test_a_model_of_another_vocabulary_reads_the_same_text(tmp_path: Path):
+    """Every id shifted by one stands for another tokenizer."""
+    tokenizer = load_tokenizer("tiny:tokenizer")
+
+    class Shifted:
+        def __call__(self, text: str, **options: bool):
+            return {"input_ids": [i + 1 for i in tokenizer(text, **options)["input_ids"]]}
+
+    ids = tokenizer("To be, or not to be, that is the question. " * 9)["input_ids"]
+    (tmp_path / "shards").mkdir()
+    write_shards(tmp_path / "shards", [np.array(ids, np.uint32)], shard_tokens=900, source={})
+    cut = prompts_of_corpus(
+        TokenShards(tmp_path / "shards"), read_by=Shifted(), written_by=tokenizer
+    )
+    assert cut(2, 8).flatten().tolist() == [i + 1 for i in ids[-32:][:16]]
+
+
 def test_prompts_of_a_text_follow_one_another(tmp_path: Path):
     tokenizer = load_tokenizer("tiny:tokenizer")
     path = tmp_path / "service.txt"

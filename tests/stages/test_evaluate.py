@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.paths import TINY_DIR
+from kdwatts.preflight import compose
 from kdwatts.records import read_json
 from kdwatts.stages.evaluate import check, settings
 

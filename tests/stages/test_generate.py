@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from kdwatts import interrupt
 from kdwatts.artifact import record_energy
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.pipeline import plan
+from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
 from kdwatts.stages import generate
 from kdwatts.stages.work import end_tokens

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from kdwatts.artifact import record_energy
-from kdwatts.cli import compose, run_in
+from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.interrupt import Preempted
 from kdwatts.pipeline import plan
+from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
 from kdwatts.stages import teacher
 from kdwatts.teacher import parts
