@@ -40,6 +40,7 @@ GPUS = {
 PAIRS = {
     ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"): "llama31_8b_to_1b",
     ("meta-llama/Llama-3.1-70B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"): "llama31_70b_to_8b",
+    ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct"): "qwen25_7b_to_3b",
     ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"): "qwen25_7b_to_1b5",
     ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"): "qwen25_7b_to_0b5",
     ("Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen2.5-7B-Instruct"): "qwen25_72b_to_7b",

@@ -48,6 +48,7 @@ PUBLISHED = {
     "meta-llama/Llama-3.1-70B-Instruct": 70.6e9,
     "Qwen/Qwen2.5-0.5B-Instruct": 0.494e9,
     "Qwen/Qwen2.5-1.5B-Instruct": 1.54e9,
+    "Qwen/Qwen2.5-3B-Instruct": 3.09e9,
     "Qwen/Qwen2.5-7B-Instruct": 7.62e9,
     "Qwen/Qwen2.5-72B-Instruct": 72.7e9,
 }
