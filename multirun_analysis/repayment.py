@@ -25,7 +25,7 @@ from multirun_analysis.rows import Row, distinct_students, grouped, known
 
 BASELINE = "sft"
 """The paradigm that distillation is held against: the same text, no teacher."""
-LIFETIMES = (1e6, 1e9, 1e12)
+LIFETIMES = {"a million": 1e6, "a billion": 1e9, "a trillion": 1e12}
 """Tokens served over a student's life."""
 
 
@@ -89,7 +89,7 @@ def _repayment(
             lifetime_efficiency(
                 kept, served["teacher"].value, served["student"].value, built.value, tokens=tokens
             )
-            for tokens in LIFETIMES
+            for tokens in LIFETIMES.values()
         ),
     )
 
@@ -150,10 +150,7 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
     heads = (
         "<th>Setting</th><th>Tokens served<small>until its joules are repaid</small></th>"
         "<th>Students of one teacher<small>until it is repaid</small></th>"
-    ) + "".join(
-        f"<th>Efficiency<small>after {units.quantity(tokens, 'tokens')}</small></th>"
-        for tokens in LIFETIMES
-    )
+    ) + "".join(f"<th>Efficiency<small>after {words} tokens</small></th>" for words in LIFETIMES)
     body = "".join(
         f'<tr><th scope="row"><span class="dot" style="--hue:{paradigm_color(r.paradigm)}"></span>'
         f"{escape(r.label)}</th><td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
@@ -167,14 +164,14 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         " work are repaid; students that must share the inherited work until distilling each costs "
         "less than fine-tuning to the same held-out quality (not reached: fine-tuning never got "
         "there); and OM_perf times the teacher's joules over the student's, its building included. "
-        "In brackets 95 % intervals; unresolved is a gain below twice its uncertainty.",
+        "Below a number is its 95 % interval; unresolved is a gain below twice its uncertainty.",
         table(heads, body),
     )
 
 
 def _words(found: BreakEven) -> str:
     if found.value is None:
-        return found.verdict
+        return units.MISSING if found.verdict == "unknown" else found.verdict
     interval = f"<small>{units.number(found.low)} to {units.number(found.high)}</small>"
     if found.value >= 1000:
         interval = (
