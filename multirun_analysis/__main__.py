@@ -1,7 +1,8 @@
 """Tables and one page about the runs below some folders: `python -m multirun_analysis DIR`.
 
 `python -m multirun_analysis import DIR --out DIR` reads foreign records into such folders;
-`python -m multirun_analysis status DIR` tells how far a sweep is.
+`python -m multirun_analysis status DIR` tells how far a sweep is;
+`python -m multirun_analysis choose DIR` says which student to serve.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from multirun_analysis import status, units
+from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, write_tables
 from multirun_analysis.importer import cli as importer
 from multirun_analysis.report import write_report
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
         return importer.main(arguments[1:])
+    if arguments[:1] == ["choose"]:
+        return choose.main(arguments[1:])
     if arguments[:1] == ["status"]:
         return status.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)

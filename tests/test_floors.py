@@ -36,6 +36,7 @@ HEAVY = ("torch", "transformers", "lm_eval", "safetensors.torch", "accelerate", 
 MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation", "stages"}
 
 OPEN_ROOMS = (
+    "paths",
     "records",
     "metrics",
     "break_even",
