@@ -42,6 +42,7 @@ from kdwatts.paths import conf_dir
 from kdwatts.preflight import VERSION_BASE, preflight
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
+from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED, EXIT_REFUSED, EXIT_PREEMPTED = 1, 2, 75
-"""75 is EX_TEMPFAIL of sysexits.h: try the same command again."""
+EXIT_REFUSED = 2
+"""Nothing was begun; how a run or a sweep ends is in kdwatts.sweep."""
 
 EXPECTED = (
     ValueError,
