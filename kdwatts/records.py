@@ -322,13 +322,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}:{number}: not JSON ({error}); only a torn last line is tolerated"
-                ) from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}:{number}: holds {type(record).__name__}, not a record")
-            check_schema(record, f"{path}:{number}")
-            yield record
+            yield read_line(line, f"{path}:{number}")
+
+
+def read_line(line: bytes, where: str) -> dict[str, Any]:
+    """The record of one line; ValueError with `where` for anything else, or a foreign schema."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: not JSON ({error}); only a torn last line is tolerated"
+        ) from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: holds {type(record).__name__}, not a record")
+    check_schema(record, where)
+    return record

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from multirun_analysis import choose, status, units
-from multirun_analysis.collect import collect, write_tables
+from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.importer import cli as importer
 from multirun_analysis.report import write_report
 from multirun_analysis.rows import to_rows
@@ -38,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         out_dir = options.out or _default_out(options.directories)
-        collected = collect(options.directories)
-        paths = [*write_tables(collected.runs, out_dir), write_report(collected, out_dir)]
+        collected = collect(options.directories, out_dir)
+        report_path = write_report(collected, out_dir)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
     print(table(collected.runs))
-    for path in paths:
+    for path in (*table_paths(out_dir), report_path):
         print(path)
     return 0
 

@@ -1,43 +1,42 @@
-"""Run folders, whole or torn, as tables. No run is dropped: each has a state, or a reason."""
+"""Run folders, whole or torn, as tables. No run is dropped: each has a state, or a reason.
+
+`collect` reads folders in parallel and never holds more than one block of telemetry in a process.
+Given a folder to write to, it keeps there what it read, and reads changed runs alone next time.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from kdwatts.records import Metrics, Score, StageRow, TelemetryRow
-from multirun_analysis.labels import CHOICES, label_runs, mark_duplicates
+from kdwatts.records import Metrics
+from multirun_analysis.incremental import Found, read_all, read_changed
+from multirun_analysis.labels import label_runs, mark_duplicates
 from multirun_analysis.metrics import add_totals
-from multirun_analysis.reading import read_record, read_table, type_problem, typed
+from multirun_analysis.reading import kept, ticks
+from multirun_analysis.reading.columns import kind_of
+from multirun_analysis.reading.tables import TABLES
+from multirun_analysis.telemetry import Telemetry
+from multirun_analysis.writing import (
+    PARTS,
+    file_paths,
+    new_part_path,
+    part_name,
+    settle_parts,
+    write_files,
+)
 
 MARKERS = ("config.yaml", "status.json")
 """Either file, or a `.hydra` folder, makes a folder a run folder."""
 
-# fmt: off
-_RUN_COLUMNS = [
-    "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
-    "duplicate_of", "label", "group", "group_label", "setting",
-    "host", "cpu", "cards", "driver", "cpu_estimate", "git_commit", "versions",
-    "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
-]
-# fmt: on
-
-_METRIC_COLUMNS = [field.name for field in fields(Metrics) if field.name not in ("run", "schema")]
-
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 _NUMBERS = [*_TOTALS, "sampling_mean_s", "sampling_longest_s"]
-
-# Overrides that leave the student as it is, or that have a column of their own.
-_NO_SETTING = re.compile(
-    r"(hydra|telemetry|site|cluster|launch|local)[.=/@]|(paradigm|model|data|gpu|store_dir|until|training\.seed)="
-)
 
 
 @dataclass(frozen=True)
@@ -48,43 +47,93 @@ class Collected:
     """One row per run folder: state and reason, all keys of Metrics, totals, provenance."""
     stages: pd.DataFrame
     """One row per window and attempt; `energy_j` sums the components of the best quality."""
-    telemetry: pd.DataFrame
     train: pd.DataFrame
     scores: pd.DataFrame
+    inference: pd.DataFrame
+    """One row per model, batch size, prompt length and new length served."""
+    telemetry: Telemetry
 
 
-def collect(directories: Sequence[Path]) -> Collected:
+def collect(
+    directories: Sequence[Path], out_dir: Path | None = None, *, num_workers: int | None = None
+) -> Collected:
     """The runs below `directories` as tables, energies amortised over the students found there.
+
+    With `out_dir`, all tables are written there (see `write_tables`), and runs that have not
+    changed since the last time are read from them. Without it nothing is written, and telemetry is
+    looked at only at the ends of its files until it is asked for. `num_workers` processes read;
+    None is one for each processor where the folders are worth it.
 
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
     """
-    folders = find_run_folders(directories)
-    rows: list[dict[str, Any]] = []
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for name, folder in zip(_names(folders), folders, strict=True):
-        row, tables = _read_run(folder)
-        rows.append(row | {"run": name})
-        for part, table in tables.items():
-            parts.setdefault(part, [pd.DataFrame(columns=["run"])])
-            if len(table):
-                parts[part].append(table.assign(run=name))
+    paths = find_run_folders(directories)
+    folders = dict(zip(_names(paths), paths, strict=True))
+    if out_dir is None:
+        return _compared(read_all(folders, num_workers=num_workers))
+    with kept.locked(out_dir):
+        found = read_changed(folders, out_dir, num_workers=num_workers)
+        collected = _compared(found)
+        if found.is_changed:
+            written = write_files(_frames(collected), out_dir)
+            tables = {path.name: kept.stat_of(path) for path in written}
+            kept.write_kept(out_dir, kept.Kept(found.runs, tables))
+    return collected
+
+
+def _compared(found: Found) -> Collected:
+    """The tables for pandas, with what a run's row can say only beside those of the others."""
+    rows = [dict(run.row) for run in found.runs.values()]
     for step in (mark_duplicates, label_runs, add_totals):
         step(rows)
-    runs = typed(pd.DataFrame(rows), Metrics).astype(dict.fromkeys(_NUMBERS, "float64"))
+    runs = _typed_runs(pd.DataFrame(rows))
     tables = {
-        part: pd.concat(found[1:] or found, ignore_index=True) for part, found in parts.items()
+        # Losses have no agreed type: numbers are numpy's, as in any frame.
+        part: table.to_pandas(types_mapper=None if part == "train" else _NULLABLE.get)
+        for part, table in found.tables.items()
     }
-    return Collected(runs=runs, **tables)
+    return Collected(runs=runs, **tables, telemetry=found.telemetry)
 
 
-def write_tables(runs: pd.DataFrame, out_dir: Path) -> list[Path]:
-    """Paths of `runs.parquet` and `runs.csv`; a missing number is null or an empty cell."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    parquet_path, csv_path = out_dir / "runs.parquet", out_dir / "runs.csv"
-    runs.to_parquet(parquet_path, index=False)
-    runs.to_csv(csv_path, index=False)
-    return [parquet_path, csv_path]
+_NULLABLE = {pa.int64(): pd.Int64Dtype()}
+
+
+def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers as numbers, also where a whole column is missing."""
+    kinds = {field.name: kind_of(field) for field in fields(Metrics) if field.name in table}
+    dtypes = {"int": "Int64", "float": "float64"}
+    types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
+    return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
+
+
+def write_tables(collected: Collected, out_dir: Path) -> list[Path]:
+    """Paths of runs and stages as .parquet and .csv, and of train, scores, inference and telemetry
+    as .parquet; a missing number is null or an empty cell.
+
+    telemetry.parquet is a folder with a file per run, sorted by run, attempt and time. `collect`
+    with a folder has written all of it there: this is for tables that were collected without.
+    """
+    with kept.locked(out_dir):
+        parts_dir = out_dir / PARTS
+        parts_dir.mkdir(exist_ok=True)
+        places = {}
+        for position, (run, folder) in enumerate(collected.telemetry.folders.items()):
+            path = new_part_path(parts_dir, position)
+            if ticks.write_part(run, folder / ticks.FILE, path)[0]:
+                places[part_name(position, run)] = path
+        settle_parts(parts_dir, places)
+        write_files(_frames(collected), out_dir)
+    return table_paths(out_dir)
+
+
+def _frames(collected: Collected) -> dict[str, pd.DataFrame]:
+    return {part: getattr(collected, part) for part in (*TABLES, "runs")}
+
+
+def table_paths(out_dir: Path) -> list[Path]:
+    """Every file that `collect` writes into a folder, and the folder of telemetry."""
+    files = [path for name in (*TABLES, "runs") for path in file_paths(name, out_dir)]
+    return [out_dir / PARTS, *files]
 
 
 def find_run_folders(directories: Sequence[Path]) -> list[Path]:
@@ -126,128 +175,3 @@ def _names(folders: Sequence[Path]) -> list[str]:
         return names
     root = os.path.commonpath([folder.parent for folder in folders])
     return [folder.relative_to(root).as_posix() for folder in folders]
-
-
-def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """One row about the run, and its tables."""
-    status, status_problem = read_record(folder / "status.json")
-    metrics, metrics_problem = read_record(folder / "metrics.json")
-    metrics_problem = metrics_problem or type_problem(metrics, Metrics, "metrics.json")
-    manifest, manifest_problem = read_record(folder / "manifest.json")
-    state, reason = _state(status, metrics, status_problem or metrics_problem)
-    imported = _imported(manifest)
-    problems, tables = [manifest_problem, imported.pop("notes", None)], {}
-    for part, name, record_type in (
-        ("stages", "stages.jsonl", StageRow),
-        ("telemetry", "telemetry.jsonl", TelemetryRow),
-        ("train", "train.jsonl", None),
-        ("scores", "eval.json", Score),
-    ):
-        tables[part], problem = read_table(folder / name, record_type)
-        problems.append(problem)
-    row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
-    row |= _asked(folder) | _provenance(manifest) | imported
-    if not metrics_problem:
-        row |= {
-            key: value if isinstance(value, (int, float)) else _text(value)
-            for key, value in metrics.items()
-            if key != "schema"
-        }
-    row |= {
-        "folder": str(folder),
-        "state": state,
-        "reason": reason,
-        "finished": reason is None,
-        "stage": _text(status.get("stage")),
-        "attempt": attempt if isinstance(attempt := status.get("attempt"), int) else None,
-        "updated_utc": _text(status.get("time_utc")),
-        "notes": "; ".join(problem for problem in problems if problem) or None,
-    }
-    return row, tables
-
-
-def _state(
-    status: dict[str, Any], metrics: dict[str, Any], problem: str | None
-) -> tuple[str, str | None]:
-    """State, and the reason why the run has no place in the figures; None where it has one."""
-    if problem:
-        return "unreadable", problem
-    if not status:
-        return "unknown", "no status.json: never started, or killed before its first stage"
-    state, stage = str(status.get("state")), status.get("stage") or "unknown"
-    if state == "done":
-        return state, None if metrics else f"stopped after stage {stage} as asked: no metrics.json"
-    if state == "failed":
-        return state, str(status.get("error") or f"stage {stage} failed and left no error")
-    since = f"stage {stage}, attempt {status.get('attempt')}, {status.get('time_utc')}"
-    if state == "preempted":
-        return state, f"preempted and not resumed ({since})"
-    if state == "running":
-        return "unfinished", f"still running, or killed without a word ({since})"
-    return state, f"status.json names a state that this version does not know ({since})"
-
-
-def _text(value: Any) -> str | None:
-    """A value for a column of text; mappings and lists stay JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Where and with what a run was made, as far as its manifest says."""
-    gpus = [gpu for gpu in manifest.get("gpus") or [] if isinstance(gpu, dict)]
-    names = [str(gpu.get("name")) for gpu in gpus]
-    cards = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    drivers = {str(gpu["driver"]) for gpu in gpus if gpu.get("driver")}
-    versions = {name: manifest.get(name) for name in ("kdwatts", "python")}
-    versions |= manifest.get("versions") or {}
-    versions = {name: version for name, version in versions.items() if version}
-    estimate = manifest.get("cpu_estimate") or {}
-    return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
-        "cards": cards or None,
-        "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
-        "cpu_estimate": _text(estimate.get("source")),
-        "versions": json.dumps(versions) if versions else None,
-    }
-
-
-def _imported(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest of an imported run says about its source; empty for a run of ours."""
-    record = manifest.get("import")
-    if not isinstance(record, dict):
-        return {}
-    left_out = ", ".join(map(str, record.get("left_out") or []))
-    notes = [
-        "the source's telemetry had a torn last line" if record.get("torn_last_line") else "",
-        f"scores without an agreed metric left out: {left_out}" if left_out else "",
-    ]
-    return {
-        "sampling_mean_s": record.get("mean_interval_s"),
-        "sampling_longest_s": record.get("longest_interval_s"),
-        "om_perf_reason": _text(record.get("om_perf_reason")),
-        "inference_reason": _text(record.get("inference_reason")),
-        "notes": "; ".join(note for note in notes if note) or None,
-    }
-
-
-def _asked(folder: Path) -> dict[str, Any]:
-    """What the configuration asked for, so that a run without metrics still says what it was.
-
-    Read by pattern: the files come from OmegaConf, and this room depends on no YAML reader.
-    """
-    asked: dict[str, Any] = {}
-    for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        for key in CHOICES:
-            if found := re.search(_entry(key, "name", r"(\S+)"), text, re.MULTILINE):
-                asked[key] = found[1].strip("'\"")
-        if found := re.search(_entry("training", "seed", r"(\d+)"), text, re.MULTILINE):
-            asked["seed"] = int(found[1])
-    path = folder / ".hydra" / "overrides.yaml"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    overrides = (line.removeprefix("- ").strip("'\"+ ") for line in lines if line.startswith("- "))
-    settings = sorted(text for text in overrides if not _NO_SETTING.match(text))
-    return asked | {"setting": ", ".join(settings) or None}
-
-
-def _entry(section: str, key: str, value: str) -> str:
-    return rf"^{section}:\n(?:  .*\n)*?  {key}: *{value}$"

@@ -31,12 +31,11 @@ MAX_POINTS = 1200
 _DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a"}
 
 
-def power_over_time(telemetry: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> go.Figure:
+def power_over_time(ticks: Any, stages: pd.DataFrame, *, run: str) -> go.Figure:
     """Power of each device of one run over its stages; attempts follow one another without the gap.
 
-    A dotted curve is estimated from a TDP model.
+    `ticks` are those of the run alone. A dotted curve is estimated from a TDP model.
     """
-    ticks: Any = telemetry.loc[telemetry["run"] == run]
     windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
     starts, active_s = _attempt_starts(ticks, windows)
     factor, unit = units.time_scale(active_s)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 
+from multirun_analysis.reading.folder import CHOICES
 from multirun_analysis.rows import Row, grouped, known
 
-CHOICES = ("paradigm", "model", "data", "gpu")
-"""Groups of the configuration whose option a run is known by."""
 GROUPS = (*CHOICES, "power_limit_w")
 """What runs of one setting have in common, besides their overrides."""
 
 
 def mark_duplicates(runs: list[Row]) -> None:
-    """Sets `duplicate_of`: of finished runs of one student, later ones name the first."""
+    """Sets `duplicate_of`: of finished runs of one student, later ones name the first.
+
+    Runs are of one student when key and seed are equal; the first is that of the folder that comes
+    first in counting order. It alone is in figures and means; the others say so in their notes.
+    Which one counts changes no energy: what building a student cost is told by its artifact, alike
+    in all of them. Attempts of one run are in its one folder, and are no duplicates.
+    """
     finished = known([run for run in runs if run["finished"]], "student_key")
     for same in grouped(finished, lambda run: (run["student_key"], run["seed"])).values():
         first, *others = same

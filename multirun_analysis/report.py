@@ -43,6 +43,7 @@ from multirun_analysis.tables import (
     scores_section,
     unfinished_section,
 )
+from multirun_analysis.telemetry import Telemetry
 
 MAX_POWER_RUNS = 24
 """Runs whose power curves go into the page: at some 30 kB each the page stays a few megabytes."""
@@ -187,8 +188,8 @@ def _stage_section(runs: pd.DataFrame, stages: pd.DataFrame) -> str:
     )
 
 
-def _power_section(runs: list[Row], telemetry: pd.DataFrame, stages: pd.DataFrame) -> str:
-    names = set(telemetry["run"])
+def _power_section(runs: list[Row], telemetry: Telemetry, stages: pd.DataFrame) -> str:
+    names = set(telemetry.runs)
     shown = [run for run in runs if run["run"] in names]
     if not shown:
         return ""
@@ -201,7 +202,8 @@ def _power_section(runs: list[Row], telemetry: pd.DataFrame, stages: pd.DataFram
         ]
         shown = [run for _, run in sorted(turns, key=lambda turn: turn[0])][:MAX_POWER_RUNS]
     figures = {
-        str(i): power_over_time(telemetry, stages, run=r["run"]) for i, r in enumerate(shown)
+        str(i): power_over_time(telemetry.of(r["run"]), stages, run=r["run"])
+        for i, r in enumerate(shown)
     }
     labels = [r["label"] + ("" if r["finished"] else f" ({r['state']}, {r['run']})") for r in shown]
     return section(

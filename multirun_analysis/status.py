@@ -21,7 +21,7 @@ from typing import Any
 
 from kdwatts.records import read_jsonl
 from multirun_analysis.collect import natural, walk_run_folders
-from multirun_analysis.reading import read_record
+from multirun_analysis.reading.records import read_record
 from multirun_analysis.slurm import Job, find_jobs
 
 SILENT_S = 60.0

@@ -133,12 +133,11 @@ def test_stage_energy_is_of_measured_components_when_there_are_any(make, run_in,
 
 def test_missing_numbers_are_empty_cells_in_csv_and_null_in_parquet(run_in, tmp_path):
     run_in(own_energy_j=None, own_energy_quality="missing", own_energy_uncertainty_j=None)
-    paths = write_tables(collect([tmp_path]).runs, tmp_path / "out")
-    assert [path.name for path in paths] == ["runs.parquet", "runs.csv"]
-    with paths[1].open() as file:
+    paths = {path.name: path for path in write_tables(collect([tmp_path]), tmp_path / "out")}
+    with paths["runs.csv"].open() as file:
         (cells,) = csv.DictReader(file)
     assert cells["own_energy_j"] == "" and cells["total_energy_j"] == ""
-    table = pd.read_parquet(paths[0])
+    table = pd.read_parquet(paths["runs.parquet"])
     assert table["own_energy_j"].isna().all()
     assert table["own_energy_j"].dtype == "float64"
 
@@ -216,7 +215,7 @@ def test_run_folders_are_found_once_in_counting_order_and_not_inside_runs(tmp_pa
 def test_telemetry_of_each_run_is_kept_with_missing_power_as_nan(make, run_in, tmp_path):
     tick = TelemetryRow("2025-11-14T01:21:00Z", 1.0, 1, "run", "gpu", 0, power_w=None, error="lost")
     make.append(run_in() / "telemetry.jsonl", [tick])
-    (found,) = collect([tmp_path]).telemetry.to_dict("records")
+    (found,) = collect([tmp_path]).telemetry.of("0-response-tiny").to_dict("records")
     assert (found["run"], found["error"]) == ("0-response-tiny", "lost")
     assert found["power_w"] != found["power_w"]
 

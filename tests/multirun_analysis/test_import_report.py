@@ -36,8 +36,8 @@ def comparable_dir(foreign, tmp_path_factory):
 
 
 def test_imported_runs_have_a_row_each_and_empty_cells_for_the_unknown(alone, tmp_path):
-    path = write_tables(alone.runs, tmp_path)[1]
-    with path.open() as file:
+    write_tables(alone, tmp_path)
+    with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["feature_1", "relation_1", "response_1"]
     for row in rows:
@@ -150,10 +150,10 @@ def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
 
 
 def test_power_of_four_cards_for_20_minutes_is_thinned_and_keeps_its_mean(alone):
-    fig = power_over_time(alone.telemetry, alone.stages, run="feature_1")
+    ticks = alone.telemetry.of("feature_1")
+    fig = power_over_time(ticks, alone.stages, run="feature_1")
     curves = [trace for trace in fig.data if trace.type == "scatter"]
     assert [curve.name for curve in curves] == ["gpu 0", "gpu 1", "gpu 2", "gpu 3"]
-    ticks = alone.telemetry[alone.telemetry["run"] == "feature_1"]
     for index, curve in enumerate(curves):
         assert len(curve.y) <= 300
         mean_w = ticks.loc[ticks["device_index"] == index, "power_w"].mean()

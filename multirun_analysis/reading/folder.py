@@ -1,0 +1,192 @@
+"""One run's folder: a row of what it is and what it cost, and its tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdwatts.records import Metrics
+from multirun_analysis.reading import ticks
+from multirun_analysis.reading.records import read_record, type_problem
+from multirun_analysis.reading.tables import read_tables
+
+CHOICES = ("paradigm", "model", "data", "gpu")
+"""Groups of the configuration whose option a run is known by."""
+
+FILES = (
+    *("status.json", "metrics.json", "manifest.json", "eval.json", "inference.json"),
+    *("stages.jsonl", "train.jsonl", ticks.FILE),
+    *("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"),
+)
+"""All that is read of a run's folder."""
+
+# fmt: off
+_RUN_COLUMNS = [
+    "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
+    "duplicate_of", "label", "group", "group_label", "setting",
+    "host", "cpu", "cards", "driver", "cpu_estimate", "git_commit", "versions",
+    "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
+]
+# fmt: on
+
+_METRIC_COLUMNS = [field.name for field in fields(Metrics) if field.name not in ("run", "schema")]
+
+# Overrides that leave the student as it is, or that have a column of their own.
+_NO_SETTING = re.compile(
+    r"(hydra|telemetry|site|cluster|launch|local)[.=/@]|(paradigm|model|data|gpu|store_dir|until|training\.seed)="
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folder to read."""
+
+    run: str
+    """The name that its rows carry."""
+    folder: Path
+    part_path: Path | None = None
+    """Where its telemetry goes; None only looks whether there is any."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a folder holds."""
+
+    row: dict[str, Any]
+    tables: dict[str, pa.Table]
+    has_ticks: bool
+
+
+def read_run(job: Job) -> Reading:
+    """The run's row, not yet compared with others, its tables, and its part of the telemetry.
+
+    Raises ValueError for a record of a foreign or newer schema.
+    """
+    folder = job.folder
+    status, status_problem = read_record(folder / "status.json")
+    metrics, metrics_problem = read_record(folder / "metrics.json")
+    metrics_problem = metrics_problem or type_problem(metrics, Metrics, "metrics.json")
+    manifest, manifest_problem = read_record(folder / "manifest.json")
+    state, reason = _state(status, metrics, status_problem or metrics_problem)
+    imported = _imported(manifest)
+    tables = read_tables(job.run, folder)
+    if job.part_path is None:
+        has_ticks, ticks_problem = ticks.look_at_ends(folder / ticks.FILE)
+    else:
+        num_rows, ticks_problem = ticks.write_part(job.run, folder / ticks.FILE, job.part_path)
+        has_ticks = num_rows > 0
+    problems = [manifest_problem, imported.pop("notes", None)]
+    problems += [problem for _, problem in tables.values()]
+    problems.append(ticks_problem)
+    row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
+    row |= _asked(folder) | _provenance(manifest) | imported
+    if not metrics_problem:
+        row |= {
+            key: value if isinstance(value, (int, float)) else _text(value)
+            for key, value in metrics.items()
+            if key != "schema"
+        }
+    row |= {
+        "run": job.run,
+        "folder": str(folder),
+        "state": state,
+        "reason": reason,
+        "finished": reason is None,
+        "stage": _text(status.get("stage")),
+        "attempt": attempt if isinstance(attempt := status.get("attempt"), int) else None,
+        "updated_utc": _text(status.get("time_utc")),
+        "notes": "; ".join(problem for problem in problems if problem) or None,
+    }
+    return Reading(row, {part: table for part, (table, _) in tables.items()}, has_ticks)
+
+
+def _state(
+    status: dict[str, Any], metrics: dict[str, Any], problem: str | None
+) -> tuple[str, str | None]:
+    """State, and the reason why the run has no place in the figures; None where it has one."""
+    if problem:
+        return "unreadable", problem
+    if not status:
+        return "unknown", "no status.json: never started, or killed before its first stage"
+    state, stage = str(status.get("state")), status.get("stage") or "unknown"
+    if state == "done":
+        return state, None if metrics else f"stopped after stage {stage} as asked: no metrics.json"
+    if state == "failed":
+        return state, str(status.get("error") or f"stage {stage} failed and left no error")
+    since = f"stage {stage}, attempt {status.get('attempt')}, {status.get('time_utc')}"
+    if state == "preempted":
+        return state, f"preempted and not resumed ({since})"
+    if state == "running":
+        return "unfinished", f"still running, or killed without a word ({since})"
+    return state, f"status.json names a state that this version does not know ({since})"
+
+
+def _text(value: Any) -> str | None:
+    """A value for a column of text; mappings and lists stay JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Where and with what a run was made, as far as its manifest says."""
+    gpus = [gpu for gpu in manifest.get("gpus") or [] if isinstance(gpu, dict)]
+    names = [str(gpu.get("name")) for gpu in gpus]
+    cards = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    drivers = {str(gpu["driver"]) for gpu in gpus if gpu.get("driver")}
+    versions = {name: manifest.get(name) for name in ("kdwatts", "python")}
+    versions |= manifest.get("versions") or {}
+    versions = {name: version for name, version in versions.items() if version}
+    estimate = manifest.get("cpu_estimate") or {}
+    return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
+        "cards": cards or None,
+        "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
+        "cpu_estimate": _text(estimate.get("source")),
+        "versions": json.dumps(versions) if versions else None,
+    }
+
+
+def _imported(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest of an imported run says about its source; empty for a run of ours."""
+    record = manifest.get("import")
+    if not isinstance(record, dict):
+        return {}
+    left_out = ", ".join(map(str, record.get("left_out") or []))
+    notes = [
+        "the source's telemetry had a torn last line" if record.get("torn_last_line") else "",
+        f"scores without an agreed metric left out: {left_out}" if left_out else "",
+    ]
+    return {
+        "sampling_mean_s": record.get("mean_interval_s"),
+        "sampling_longest_s": record.get("longest_interval_s"),
+        "om_perf_reason": _text(record.get("om_perf_reason")),
+        "inference_reason": _text(record.get("inference_reason")),
+        "notes": "; ".join(note for note in notes if note) or None,
+    }
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """What the configuration asked for, so that a run without metrics still says what it was.
+
+    Read by pattern: the files come from OmegaConf, and this room depends on no YAML reader.
+    """
+    asked: dict[str, Any] = {}
+    for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        for key in CHOICES:
+            if found := re.search(_entry(key, "name", r"(\S+)"), text, re.MULTILINE):
+                asked[key] = found[1].strip("'\"")
+        if found := re.search(_entry("training", "seed", r"(\d+)"), text, re.MULTILINE):
+            asked["seed"] = int(found[1])
+    path = folder / ".hydra" / "overrides.yaml"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    overrides = (line.removeprefix("- ").strip("'\"+ ") for line in lines if line.startswith("- "))
+    settings = sorted(text for text in overrides if not _NO_SETTING.match(text))
+    return asked | {"setting": ", ".join(settings) or None}
+
+
+def _entry(section: str, key: str, value: str) -> str:
+    return rf"^{section}:\n(?:  .*\n)*?  {key}: *{value}$"

@@ -1,0 +1,150 @@
+"""What a collection keeps beside its tables, so that the next one reads changed runs alone.
+
+A run is unchanged while none of its files has another size or time of change. What was kept by
+other code, or lies beside a table that somebody changed, is not trusted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import kdwatts.metrics
+import kdwatts.records
+from kdwatts.records import write_json
+from multirun_analysis.reading.folder import FILES
+
+log = logging.getLogger(__name__)
+
+INDEX = ".collected.json"
+_LOCK = ".collected.lock"
+
+YOUNG_S = 2.5
+"""Times of change are as coarse as 2 s on some file systems (FAT): a file that changed so lately
+may change again and look the same."""
+
+Signature = list[tuple[str, int, int]]
+"""Name, bytes and time of change in nanoseconds of each file of a run."""
+Stat = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """One run as it was read."""
+
+    folder: str
+    signature: Signature | None
+    """None where a file was too young to be told from its successor."""
+    row: dict[str, Any]
+    part: str | None
+    """Name of its file in telemetry.parquet; None where it has no ticks."""
+    part_stat: Stat | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished collection."""
+
+    runs: Mapping[str, KeptRun]
+    """By name, in order."""
+    tables: Mapping[str, Stat | None]
+    """Bytes and time of change of each table, by file name."""
+
+
+@contextmanager
+def locked(out_dir: Path) -> Iterator[None]:
+    """One collection at a time writes into `out_dir`; a second one waits, and finds its work done.
+
+    The lock falls with its process. Where a file system has none, tables are still replaced whole.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (out_dir / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): collect into it once at a time", out_dir, error)
+        yield
+
+
+def signatures(folders: Sequence[Path]) -> list[Signature]:
+    """Signature of each run's folder; in threads, as a mounted folder answers late."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_signature, folders, chunksize=16))
+
+
+def _signature(folder: Path) -> Signature:
+    found = []
+    for name in FILES:
+        # Text paths: pathlib would take most of the time of a thousand folders.
+        if stat := stat_of(os.path.join(folder, name)):
+            found.append((name, *stat))
+    return found
+
+
+def stat_of(path: str | Path) -> Stat | None:
+    """Bytes and time of change; None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def is_young(signature: Signature, *, now_s: float | None = None) -> bool:
+    """Whether a file changed so lately that its next change may not show."""
+    since_ns = ((time.time() if now_s is None else now_s) - YOUNG_S) * 1e9
+    return any(changed_ns > since_ns for _, _, changed_ns in signature)
+
+
+def read_kept(out_dir: Path) -> Kept | None:
+    """What the last collection kept; None where it cannot be trusted."""
+    try:
+        record = json.loads((out_dir / INDEX).read_text())
+        if record["code"] != code_version():
+            return None
+        runs = {
+            name: KeptRun(
+                **kept
+                | {
+                    "signature": kept["signature"] and [tuple(file) for file in kept["signature"]],
+                    "part_stat": kept["part_stat"] and tuple(kept["part_stat"]),
+                }
+            )
+            for name, kept in record["runs"].items()
+        }
+        tables = {name: tuple(stat) for name, stat in record["tables"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # None yet, or a half: whatever it is, reading the runs again is right.
+    if any(stat_of(out_dir / name) != stat for name, stat in tables.items()):
+        return None
+    return Kept(runs, tables)
+
+
+def write_kept(out_dir: Path, kept: Kept) -> None:
+    write_json(out_dir / INDEX, {"code": code_version(), **asdict(kept)})
+
+
+@cache
+def code_version() -> str:
+    """Hash of the code that made what is kept."""
+    analysis = Path(__file__).parents[1]
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), analysis / "collect.py"]
+    paths += [analysis / "labels.py", analysis / "metrics.py"]
+    paths += [Path(str(module.__file__)) for module in (kdwatts.records, kdwatts.metrics)]
+    digest = hashlib.sha256(pa.__version__.encode())
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

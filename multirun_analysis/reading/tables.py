@@ -1,0 +1,121 @@
+"""Small files of one run as tables: stages, training, scores, serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import json as arrow_json
+
+from kdwatts.metrics import total_energy
+from kdwatts.records import COMPONENTS
+from multirun_analysis.reading import columns
+from multirun_analysis.reading.lines import fast_table
+from multirun_analysis.reading.records import not_as_agreed, read_records, torn_line
+
+Reading = tuple[pa.Table, str | None]
+"""A table, and what is wrong with its file."""
+
+TABLES = {
+    "stages": columns.STAGES,
+    "train": columns.TRAIN,
+    "scores": columns.SCORES,
+    "inference": columns.INFERENCE,
+}
+"""Every table but runs and telemetry, with the columns that it has at least."""
+
+_FILES = {
+    "stages": "stages.jsonl",
+    "train": "train.jsonl",
+    "scores": "eval.json",
+    "inference": "inference.json",
+}
+
+
+def read_tables(run: str, folder: Path) -> dict[str, Reading]:
+    """Each of TABLES, from its file of a run's folder."""
+    read = {"train": _read_train}
+    return {
+        part: read.get(part, _read_small)(run, folder / name, part) for part, name in _FILES.items()
+    }
+
+
+def _read_small(run: str, path: Path, part: str) -> Reading:
+    flat = {"stages": _flat_stage, "scores": dict, "inference": _flat_cost}[part]
+    records, problem = read_records(path)
+    try:
+        return columns.to_table(run, [flat(r) for r in records], TABLES[part]), problem
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return TABLES[part].empty_table(), not_as_agreed(error, path)
+
+
+def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
+    """A stages.jsonl record with one column per component, and their sum of the best quality."""
+    total = total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+    plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    for part in COMPONENTS:
+        for source in ("energy_j", "quality", "method", "coverage"):
+            plain[f"{part}_{source}"] = row[source].get(part)
+    return plain | {
+        "energy_j": total.energy_j,
+        "uncertainty_j": total.uncertainty_j,
+        "energy_quality": total.quality,
+    }
+
+
+def _flat_cost(row: dict[str, Any]) -> dict[str, Any]:
+    """An inference.json record with the keys of its phases beside its own."""
+    flat = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}_{key}": part for key, part in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _read_train(run: str, path: Path, _part: str) -> Reading:
+    """Numbers of train.jsonl, and `split`, which says what held-out rows are."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return columns.TRAIN.empty_table(), None
+    except OSError:
+        content = b""
+    whole = content[: content.rfind(b"\n") + 1]
+    options = arrow_json.ParseOptions(
+        explicit_schema=pa.schema([("schema", pa.int64()), ("split", pa.string())])
+    )
+    table, problem = fast_table(whole, options), None
+    if table is None:
+        records, problem = read_records(path)
+        try:
+            table = columns.to_table(run, _numbers(records), columns.TRAIN).drop_columns("run")
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            return columns.TRAIN.empty_table(), not_as_agreed(error, path)
+    elif len(whole) < len(content):
+        problem = torn_line(path)
+    kept = [field.name for field in table.schema if _is_kept(field, table)]
+    table = table.select(kept)
+    return table.add_column(0, columns.RUN, pa.repeat(pa.scalar(run), table.num_rows)), problem
+
+
+def _numbers(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without the keys that hold anything but a number in any of them."""
+    other = {
+        key
+        for record in records
+        for key, value in record.items()
+        if value is not None
+        and (isinstance(value, bool) or not isinstance(value, (int, float)))
+        and (key, type(value)) != ("split", str)
+    }
+    return [{k: v for k, v in record.items() if k not in other} for record in records]
+
+
+def _is_kept(field: pa.Field, table: pa.Table) -> bool:
+    if field.name == "split":
+        return pa.types.is_string(field.type) and table["split"].null_count < table.num_rows
+    number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    return number and field.name != "schema"

@@ -1,0 +1,192 @@
+"""telemetry.jsonl of one run, block by block: a long run has millions of rows.
+
+A part is one run's rows in a file of `telemetry.parquet/`, sorted by attempt and time. Monotonic
+seconds of two attempts have nothing in common, so the attempt comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import json as arrow_json
+
+from kdwatts.records import check_schema, read_line
+from multirun_analysis.reading.columns import TELEMETRY, for_pandas, to_table
+from multirun_analysis.reading.lines import fast_table
+from multirun_analysis.reading.records import (
+    not_as_agreed,
+    refuse_foreign_schema,
+    torn_line,
+    without_folder,
+)
+
+FILE = "telemetry.jsonl"
+BLOCK_BYTES = 8 << 20
+"""Some 20,000 rows: what a reader holds at once, three or four times over."""
+
+PART_SCHEMA = for_pandas(TELEMETRY)
+
+_OPTIONS = arrow_json.ParseOptions(
+    explicit_schema=pa.schema([*TELEMETRY][1:]).append(pa.field("schema", pa.int64())),
+    unexpected_field_behavior="ignore",
+)
+_ORDER = ("attempt", "monotonic_s")
+_ASCENDING = [(name, "ascending") for name in _ORDER]
+
+
+def read_ticks(run: str, path: Path, add: Callable[[pa.Table], None]) -> str | None:
+    """What is wrong with a telemetry file, whose rows are given to `add` in tables of TELEMETRY.
+
+    Rows before a broken line count. Raises ValueError for a foreign schema, and TypeError where a
+    value is not of its column's type: then no row of the file counts.
+    """
+    line_number = 1
+    try:
+        for block in _blocks(path):
+            if not block.endswith(b"\n"):
+                return torn_line(path)
+            table = fast_table(block, _OPTIONS)
+            if table is not None:
+                table = table.drop_columns("schema")
+                add(table.add_column(0, TELEMETRY[0], pa.repeat(pa.scalar(run), table.num_rows)))
+            elif problem := _add_by_line(run, path, block, line_number, add):
+                refuse_foreign_schema(path)
+                return problem
+            line_number += block.count(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return without_folder(error, path)
+    return None
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The file's whole lines, some at a time, and at last what follows the last newline, if any."""
+    rest = b""
+    with path.open("rb") as file:
+        while chunk := file.read(BLOCK_BYTES):
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                yield rest + chunk[:end]
+                rest = b""
+            rest += chunk[end:]
+    if rest:
+        yield rest
+
+
+def _add_by_line(
+    run: str, path: Path, block: bytes, first_number: int, add: Callable[[pa.Table], None]
+) -> str | None:
+    """The sentence about the first line that is not a record; the lines before it are added."""
+    records, problem = [], None
+    try:
+        for number, line in enumerate(block.split(b"\n")[:-1], start=first_number):
+            records.append(read_line(line, f"{path}:{number}"))
+    except ValueError as error:
+        problem = without_folder(error, path)
+    known = [{name: record.get(name) for name in TELEMETRY.names[1:]} for record in records]
+    try:
+        add(to_table(run, known, TELEMETRY))
+    except (ValueError, OverflowError) as error:
+        raise TypeError(str(error)) from None
+    return problem
+
+
+def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
+    """Number of rows written to `part_path`, none of which makes no file, and what is wrong.
+
+    The caller renames the file: `part_path` is a place of its own.
+    """
+    writer: pq.ParquetWriter | None = None
+    num_rows, in_order = 0, True
+    last = (-math.inf, -math.inf)
+
+    def add(table: pa.Table) -> None:
+        nonlocal writer, num_rows, in_order, last
+        if not table.num_rows:
+            return
+        writer = writer or pq.ParquetWriter(part_path, PART_SCHEMA, compression="zstd")
+        table = _sorted(table)
+        attempts, seconds = (table[name].to_numpy() for name in _ORDER)
+        in_order &= last <= (attempts[0], seconds[0])
+        last = (attempts[-1], seconds[-1])
+        writer.write_table(table.cast(PART_SCHEMA))
+        num_rows += table.num_rows
+
+    try:
+        problem = read_ticks(run, path, add)
+    except TypeError as error:
+        num_rows, problem = 0, not_as_agreed(error, path)
+    finally:
+        if writer:
+            writer.close()
+    if not num_rows:
+        part_path.unlink(missing_ok=True)
+    elif not in_order:
+        # Rare: rows that go back across the edge of a block. Only here a whole run is in memory.
+        whole = read_part(part_path).sort_by(_ASCENDING)
+        pq.write_table(whole, part_path, compression="zstd")
+    return num_rows, problem
+
+
+def read_part(part_path: Path) -> pa.Table:
+    """A part as it was written. Raises OSError or ValueError where the file is damaged."""
+    return pq.ParquetFile(part_path, memory_map=False).read()
+
+
+def read_whole(run: str, path: Path) -> tuple[pa.Table, str | None]:
+    """The rows of a telemetry file, in order, and what is wrong with it."""
+    tables: list[pa.Table] = []
+    try:
+        problem = read_ticks(run, path, tables.append)
+    except TypeError as error:
+        tables, problem = [], not_as_agreed(error, path)
+    table = pa.concat_tables([TELEMETRY.empty_table(), *tables])
+    return _sorted(table).cast(PART_SCHEMA), problem
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    attempts, seconds = (table[name].to_numpy() for name in _ORDER)
+    if np.all(attempts[1:] == attempts[:-1]) and np.all(seconds[1:] >= seconds[:-1]):
+        return table
+    return table.sort_by(_ASCENDING)
+
+
+def look_at_ends(path: Path) -> tuple[bool, str | None]:
+    """Whether a telemetry file has rows, and what is wrong as far as its ends show.
+
+    Its first record and its last whole one tell its versions: a file grows by attempts, each
+    written by one version. Raises ValueError for a foreign schema in either.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - (1 << 16)))
+            tail = file.read()
+    except FileNotFoundError:
+        return False, None
+    except OSError as error:
+        return False, without_folder(error, path)
+    if not first.endswith(b"\n"):
+        return False, torn_line(path) if first else None
+    try:
+        read_line(first, f"{path}:1")
+    except ValueError as error:
+        refuse_foreign_schema(path)
+        return False, without_folder(error, path)
+    whole, _, rest = tail.rpartition(b"\n")
+    try:
+        record = json.loads(whole.rpartition(b"\n")[2])
+    except ValueError:
+        record = None  # What is broken is told when it is read.
+    if isinstance(record, dict):
+        check_schema(record, str(path))
+    return True, torn_line(path) if rest else None
