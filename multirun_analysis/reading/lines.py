@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from kdwatts.records import SCHEMA
+
+_NEWLINE, _OPEN = b"\n{"
 
 
 def fast_table(block: bytes, options: arrow_json.ParseOptions) -> pa.Table | None:
@@ -14,11 +17,11 @@ def fast_table(block: bytes, options: arrow_json.ParseOptions) -> pa.Table | Non
     None for anything that is not a record a line, or that the options' types do not hold: json and
     the records' own check say better what is wrong, and where.
     """
-    num_lines = block.count(b"\n")
+    content = np.frombuffer(block, np.uint8)
+    newlines = np.flatnonzero(content == _NEWLINE)
+    firsts = np.append(0, newlines[:-1] + 1)
     # pyarrow 26 crashes on a line that is null, and reads two values of a line as two rows.
-    if not num_lines or not block.startswith(b"{") or block.count(b"\n{") != num_lines - 1:
-        return None
-    if block.count(b"}\n") != num_lines or b"}null" in block or not _is_text(block):
+    if not len(newlines) or (content[firsts] != _OPEN).any() or not _is_text(block):
         return None
     # A block is one of pyarrow's too, so that its rows have one set of columns.
     read = arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 1)
@@ -26,7 +29,7 @@ def fast_table(block: bytes, options: arrow_json.ParseOptions) -> pa.Table | Non
         table = arrow_json.read_json(pa.BufferReader(block), read, options)
     except pa.ArrowException:
         return None
-    if table.num_rows != num_lines or table["schema"].null_count:
+    if table.num_rows != len(newlines) or table["schema"].null_count:
         return None
     schemas = table["schema"].to_numpy()
     return table if schemas.min() >= 1 and schemas.max() <= SCHEMA else None

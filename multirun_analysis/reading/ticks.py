@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,11 @@ _OPTIONS = arrow_json.ParseOptions(
     explicit_schema=pa.schema([*TELEMETRY][1:]).append(pa.field("schema", pa.int64())),
     unexpected_field_behavior="ignore",
 )
+_PARQUET: Any = {
+    "compression": "zstd",
+    # Figures seldom repeat: a dictionary of them only costs time.
+    "use_dictionary": [field.name for field in TELEMETRY if pa.types.is_string(field.type)],
+}
 _ORDER = ("attempt", "monotonic_s")
 _ASCENDING = [(name, "ascending") for name in _ORDER]
 
@@ -59,7 +65,7 @@ def read_ticks(run: str, path: Path, add: Callable[[pa.Table], None]) -> str | N
             elif problem := _add_by_line(run, path, block, line_number, add):
                 refuse_foreign_schema(path)
                 return problem
-            line_number += block.count(b"\n")
+            line_number += table.num_rows if table is not None else block.count(b"\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -112,7 +118,7 @@ def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
         nonlocal writer, num_rows, in_order, last
         if not table.num_rows:
             return
-        writer = writer or pq.ParquetWriter(part_path, PART_SCHEMA, compression="zstd")
+        writer = writer or pq.ParquetWriter(part_path, PART_SCHEMA, **_PARQUET)
         table = _sorted(table)
         attempts, seconds = (table[name].to_numpy() for name in _ORDER)
         in_order &= last <= (attempts[0], seconds[0])
@@ -132,7 +138,7 @@ def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
     elif not in_order:
         # Rare: rows that go back across the edge of a block. Only here a whole run is in memory.
         whole = read_part(part_path).sort_by(_ASCENDING)
-        pq.write_table(whole, part_path, compression="zstd")
+        pq.write_table(whole, part_path, **_PARQUET)
     return num_rows, problem
 
 
