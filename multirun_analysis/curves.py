@@ -28,6 +28,10 @@ from multirun_analysis.rows import Row, distinct_students, grouped, to_rows
 MAX_POINTS = 1200
 """Points of a run's curves; longer ones are averaged over equal spans, which keeps their energy."""
 
+MAX_LOSS_POINTS = 24_000
+"""Points of all curves of one loss together: beyond 40 students each is drawn with fewer of them,
+so that the page of a thousand is no larger than that of a hundred."""
+
 _DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a"}
 
 
@@ -84,16 +88,17 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
     factor, prefix = units.prefix(float(table["tokens"].max()) if len(table) else 1.0)
     count = {"": "number", "k": "thousand", "M": "million", "G": "billion"}[prefix]
     curves = dict(list(table.groupby("run")))
+    num_points = max(24, min(600, MAX_LOSS_POINTS // max(1, len(curves))))
     fig = go.Figure()
     for paradigm, rows in by_paradigm([students[name] for name in curves]):
         for run in rows:
             name = escape(run["label"]).replace("{", "(").replace("}", ")")
-            for split, curve in _splits(curves[run["run"]]):
+            for split, curve in _splits(curves[run["run"]], num_points):
                 held_out = split == "heldout"
                 where = ", held out" if held_out else ""
                 fig.add_scatter(
-                    x=curve["tokens"] / factor,
-                    y=curve[term],
+                    x=(curve["tokens"] / factor).astype("float32"),
+                    y=curve[term].astype("float32"),
                     mode="lines+markers" if held_out else "lines",
                     name=escape(paradigm) + where,
                     legendgroup=escape(paradigm) + where,
@@ -139,7 +144,7 @@ def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure
     return styled(fig, height=400, x=x, y="Held-out text, bits per byte")
 
 
-def _splits(rows: Any) -> list[tuple[str, Any]]:
+def _splits(rows: Any, num_points: int) -> list[tuple[str, Any]]:
     """The rows of one run read on training data, then those on held-out rows, each in order.
 
     Rows of older runs do not say, and were all read on training data.
@@ -150,7 +155,7 @@ def _splits(rows: Any) -> list[tuple[str, Any]]:
         # A resumed attempt repeats the steps since its checkpoint: the last word counts.
         curve = rows[split == name].drop_duplicates("step", keep="last").sort_values("step")
         if len(curve):
-            curves.append((name, curve.iloc[:: max(1, len(curve) // 600)]))
+            curves.append((name, curve.iloc[:: max(1, len(curve) // num_points)]))
     return curves
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = "telemetry.parquet"
 """A folder with a file per run, which pandas and pyarrow read as one table."""
@@ -27,7 +30,8 @@ def write_files(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> list[Path]
     paths = []
     for name, table in tables.items():
         for path in file_paths(name, out_dir):
-            _replace(path, table.to_parquet if path.suffix == ".parquet" else table.to_csv)
+            write = table.to_parquet if path.suffix == ".parquet" else table.to_csv
+            replace_whole(path, partial(write, index=False))
             paths.append(path)
     return paths
 
@@ -36,10 +40,11 @@ def file_paths(name: str, out_dir: Path) -> list[Path]:
     return [out_dir / f"{name}.{kind}" for kind in ("parquet", "csv")[: 1 + (name in CSV)]]
 
 
-def _replace(path: Path, write: Callable[..., object]) -> None:
+def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """What `write` makes of a temporary path, in the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary, index=False)
+        write(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

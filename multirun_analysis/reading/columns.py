@@ -96,10 +96,9 @@ def to_table(run: str, records: Sequence[Mapping[str, Any]], schema: pa.Schema) 
             values = [record.get(field.name) for record in records]
             columns[field.name] = _array(field.name, values, field.type)
     added = dict.fromkeys(key for record in records for key in record)
-    for name in added:
+    for name in [name for name in added if name not in columns and name != "schema"]:
         values = [record.get(name) for record in records]
-        flat = not any(isinstance(value, (dict, list)) for value in values)
-        if name not in columns and name != "schema" and flat:
+        if not any(isinstance(value, (dict, list)) for value in values):
             columns[name] = pa.array(values)
     return pa.table(columns)
 

@@ -97,7 +97,8 @@ def _read_train(run: str, path: Path, _part: str) -> Reading:
     elif len(whole) < len(content):
         problem = torn_line(path)
     kept = [field.name for field in table.schema if _is_kept(field, table)]
-    table = table.select(kept)
+    # Where the fast reader puts it, whose own type it is not left to guess.
+    table = table.select(sorted(kept, key=lambda name: name != "split"))
     return table.add_column(0, columns.RUN, pa.repeat(pa.scalar(run), table.num_rows)), problem
 
 
