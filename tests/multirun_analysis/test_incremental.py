@@ -2,14 +2,16 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from kdwatts.records import SCHEMA, TelemetryRow
-from multirun_analysis import collect as collect_module
 from multirun_analysis import incremental
 from multirun_analysis.collect import collect, table_paths, write_tables
 from multirun_analysis.reading import kept, ticks
@@ -197,20 +199,10 @@ def test_a_script_without_a_guard_is_not_run_again_in_each_process(runs_dir, tmp
         "import sys\nfrom pathlib import Path\nfrom multirun_analysis.collect import collect\n"
         "found = collect([Path(sys.argv[1])], num_workers=2)\nprint(len(found.runs))\n"
     )
-    printed = _python(script, runs_dir)
-    assert printed == "6\n"
-
-
-def _python(script, *arguments):
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    environment = os.environ | {"PYTHONPATH": str(Path(collect_module.__file__).parents[1])}
-    command = [sys.executable, str(script), *map(str, arguments)]
+    command = [sys.executable, str(script), str(runs_dir)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert not done.stderr
-    return done.stdout
+    assert (done.stdout, done.stderr) == ("6\n", "")
 
 
 def test_telemetry_reads_as_one_table_sorted_by_run_and_time_with_typed_columns(runs_dir, tmp_path):

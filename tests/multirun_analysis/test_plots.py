@@ -3,6 +3,7 @@ import json
 import pytest
 
 from multirun_analysis.collect import collect
+from multirun_analysis import curves
 from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
@@ -86,6 +87,15 @@ def test_power_of_a_long_run_is_thinned_without_changing_its_energy(collected):
     (curve,) = [trace for trace in fig.data if trace.name == "gpu 0"]
     assert len(curve.y) <= 1200
     assert sum(curve.y) / len(curve.y) == pytest.approx(ticks["power_w"].mean(), rel=0.02)
+
+
+def test_losses_of_many_students_share_a_number_of_points(collected, monkeypatch):
+    longest = max(len(trace.x) for trace in loss_curves(collected.train, collected.runs).data)
+    monkeypatch.setattr(curves, "MAX_LOSS_POINTS", 100)
+    fig = loss_curves(collected.train, collected.runs)
+    assert longest == 80 and len(fig.data) == 10
+    # 24 at least, so that a curve stays one; every third row of 80.
+    assert {len(trace.x) for trace in fig.data} == {27}
 
 
 def test_attempts_follow_one_another_without_the_wait_between_them(make, tmp_path):
