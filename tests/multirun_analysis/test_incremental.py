@@ -152,6 +152,22 @@ def test_a_refused_collection_leaves_what_was_there(runs_dir, tmp_path):
     assert_same(collect([runs_dir], out_dir), before)
 
 
+def test_what_a_killed_collection_left_behind_is_cleared_away(runs_dir, tmp_path):
+    parts_dir = tmp_path / "out" / "telemetry.parquet"
+    parts_dir.mkdir(parents=True)
+    left = [
+        parts_dir / ".new-000002",
+        parts_dir / ".to-000001-x",
+        parts_dir / "000009-gone.parquet",
+    ]
+    left.append(tmp_path / "out" / ".stages.parquet.123.tmp")
+    for path in left:
+        path.write_bytes(b"PAR1")
+    collect([runs_dir], tmp_path / "out")
+    assert not any(path.exists() for path in left)
+    assert len(pd.read_parquet(parts_dir)) == 6 * 300
+
+
 def test_several_processes_collect_what_one_does_in_the_same_order(runs_dir, tmp_path):
     alone = collect([runs_dir], tmp_path / "alone", num_workers=1)
     together = collect([runs_dir], tmp_path / "together", num_workers=2)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from multirun_analysis.collect import collect
 from multirun_analysis import curves
+from multirun_analysis.collect import collect
 from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
