@@ -78,6 +78,6 @@ def settle_parts(parts_dir: Path, places: Mapping[str, Path]) -> None:
 
 
 def remove_unsettled(parts_dir: Path) -> None:
-    """Remove what a collection that was killed or refused left half done, tables beside included."""
+    """Remove what a killed or refused collection left half done, tables beside included."""
     for path in (*parts_dir.glob(f"{_HIDDEN}*"), *parts_dir.parent.glob(f"{_HIDDEN}*.tmp")):
         path.unlink()

@@ -144,8 +144,9 @@ def write_kept(out_dir: Path, kept: Kept) -> None:
 def code_version() -> str:
     """Hash of the code that made what is kept."""
     analysis = Path(__file__).parents[1]
-    paths = [*sorted(Path(__file__).parent.glob("*.py")), analysis / "collect.py"]
-    paths += [analysis / "labels.py", analysis / "metrics.py"]
+    above = ("collect", "incremental", "labels", "metrics", "rows", "writing")
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    paths += [analysis / f"{name}.py" for name in above]
     paths += [Path(str(module.__file__)) for module in (kdwatts.records, kdwatts.metrics)]
     digest = hashlib.sha256(pa.__version__.encode())
     for path in paths:
