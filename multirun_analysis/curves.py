@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics import MEASURED
 from multirun_analysis import units
+from multirun_analysis.marks import by_paradigm
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.palette import (
     INK,
@@ -21,7 +22,6 @@ from multirun_analysis.palette import (
     stage_words,
     styled,
 )
-from multirun_analysis.plots import by_paradigm
 from multirun_analysis.repayment import held_out_curves
 from multirun_analysis.rows import Row, distinct_students, grouped, to_rows
 
