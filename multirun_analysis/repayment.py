@@ -64,7 +64,8 @@ def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     students = distinct_students(runs)
     curves = held_out_curves(train)
     found = []
-    for rows in grouped(students, "group").values():
+    # Seeds measured and seeds estimated have no mean in common.
+    for rows in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
         repayment = _repayment(rows, students, curves)
         # Nothing served and nothing inherited: there is no question.
         if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
@@ -106,10 +107,7 @@ def _repayment(
         group=rows[0]["group"],
         label=rows[0]["group_label"],
         paradigm=rows[0]["paradigm"],
-        energy_class=max(
-            (energy_class(run[column]) for run in rows for column in _QUALITIES),
-            key=CLASSES.index,
-        ),
+        energy_class=_energy_class(rows),
         built=built,
         teacher=served["teacher"],
         student=served["student"],
@@ -128,7 +126,11 @@ def _repayment(
     )
 
 
-_QUALITIES = ("total_energy_quality", "inference_energy_quality")
+def _energy_class(rows: list[Row]) -> str:
+    """The worst word for how joules of building and of serving were obtained."""
+    columns = ("total_energy_quality", "inference_energy_quality")
+    kinds = {energy_class(run[column]) for run in rows for column in columns}
+    return max(kinds, key=CLASSES.index)
 
 
 def _baseline(
