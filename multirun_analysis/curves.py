@@ -10,16 +10,26 @@ import plotly.graph_objects as go
 
 from kdwatts.metrics import MEASURED
 from multirun_analysis import units
-from multirun_analysis.marks import by_paradigm
+from multirun_analysis.marks import (
+    by_paradigm,
+    coordinates,
+    first_of_each,
+    say_left_out,
+    thin,
+)
 from multirun_analysis.palette import (
     faded,
     paradigm_color,
     stage_words,
     styled,
 )
+from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import held_out_curves
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.rows import Row, distinct_students
 from multirun_analysis.timelines import devices_over_time
+
+MAX_POINTS = 12_000
+"""Points of all lines of one figure together; no line has fewer than 50 of its own."""
 
 
 def power_over_time(telemetry: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> go.Figure:
@@ -28,68 +38,134 @@ def power_over_time(telemetry: pd.DataFrame, stages: pd.DataFrame, *, run: str) 
     return devices_over_time(ticks, stages, run=run)
 
 
+def loss_curves_table(
+    train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss"
+) -> pd.DataFrame:
+    """One term of the loss of each distinct student, by split, step and target tokens."""
+    columns = ["run", "label", "group", "split", "step", "tokens", term]
+    parts = [
+        curve.assign(split=split, run=run["run"], label=run["label"], group=run["group"])
+        for run, rows in _term_rows(train, runs, term)
+        for split, curve in _splits(rows)
+    ]
+    table: Any = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return table[columns]
+
+
+def _term_rows(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> list[tuple[Row, Any]]:
+    """Students that have the term, in the palette's order, with their rows of it."""
+    students = {run["run"]: run for run in distinct_students(runs)}
+    if term not in train:
+        return []
+    table: Any = train.loc[train["run"].isin(list(students)) & train[term].notna()]
+    found = dict(list(table.groupby("run")))
+    ordered = by_paradigm([students[name] for name in found])
+    return [(run, found[run["run"]]) for _, rows in ordered for run in rows]
+
+
 def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") -> go.Figure:
     """One term of the training loss over target tokens, a line for each distinct student.
 
-    Where the run read it on held-out rows too, those readings are a dotted line with marks.
+    Where the run read it on held-out rows too, those readings are a dotted line with marks. Of more
+    than MAX_LINES students one of each setting is drawn before further seeds.
     """
-    students = {run["run"]: run for run in distinct_students(runs)}
-    table: Any = train.loc[train["run"].isin(list(students)) & train[term].notna()]
-    factor, prefix = units.prefix(float(table["tokens"].max()) if len(table) else 1.0)
+    every = _term_rows(train, runs, term)
+    names = {run["run"] for run in first_of_each([run for run, _ in every])}
+    drawn = [(run, rows) for run, rows in every if run["run"] in names]
+    most = max((float(rows["tokens"].max()) for _, rows in drawn), default=1.0)
+    factor, prefix = units.prefix(most)
     count = {"": "number", "k": "thousand", "M": "million", "G": "billion"}[prefix]
-    curves = dict(list(table.groupby("run")))
     fig = go.Figure()
-    for paradigm, rows in by_paradigm([students[name] for name in curves]):
-        for run in rows:
-            name = escape(run["label"]).replace("{", "(").replace("}", ")")
-            for split, curve in _splits(curves[run["run"]]):
-                held_out = split == "heldout"
-                where = ", held out" if held_out else ""
-                fig.add_scatter(
-                    x=curve["tokens"] / factor,
-                    y=curve[term],
-                    mode="lines+markers" if held_out else "lines",
-                    name=escape(paradigm) + where,
-                    legendgroup=escape(paradigm) + where,
-                    showlegend=run is rows[0],
-                    line={
-                        "color": faded(paradigm_color(paradigm), 0.8),
-                        "width": 1.4,
-                        "dash": "dot" if held_out else "solid",
-                    },
-                    hovertemplate=f"<b>{name}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
-                    "<extra></extra>",
-                )
+    named: set[str] = set()
+    for run, rows in drawn:
+        label = escape(run["label"]).replace("{", "(").replace("}", ")")
+        for split, curve in _splits(rows):
+            held_out = split == "heldout"
+            where = ", held out" if held_out else ""
+            name = escape(str(run["paradigm"] or "unknown")) + where
+            # Many lines need fewer points each: the page has a limit, and the screen too.
+            curve = curve.iloc[thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
+            fig.add_scatter(
+                x=coordinates(curve["tokens"] / factor),
+                y=coordinates(curve[term]),
+                mode="lines+markers" if held_out else "lines",
+                name=name,
+                legendgroup=name,
+                showlegend=name not in named,
+                line={
+                    "color": faded(paradigm_color(run["paradigm"] or "unknown"), 0.8),
+                    "width": 1.4,
+                    "dash": "dot" if held_out else "solid",
+                },
+                hovertemplate=f"<b>{label}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
+                "<extra></extra>",
+                meta={"run": run["run"]},
+            )
+            named.add(name)
     unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"
     unit = "weighted sum of its terms" if term == "loss" else unit
     title = f"{escape(stage_words(term.removesuffix('_nats')).capitalize())}, {unit}"
+    say_left_out(fig, len(every) - len(drawn), "runs")
     return styled(fig, height=400, x=f"Target tokens, {count}", y=title)
 
 
+def quality_against_joules_table(train: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Held-out bits per byte of each distinct student by the joules drawn so far."""
+    rows = [
+        {key: run[key] for key in ("run", "label", "group")}
+        | {"energy_j": joules, "bits_per_byte": value}
+        | {"energy_class": energy_class(run["own_energy_quality"])}
+        for run, curve in _held_out(train, runs)
+        for joules, value in curve
+    ]
+    columns = ["run", "label", "group", "energy_j", "bits_per_byte", "energy_class"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _held_out(
+    train: pd.DataFrame, runs: pd.DataFrame
+) -> list[tuple[Row, list[tuple[float, float]]]]:
+    curves = held_out_curves(train)
+    students = [run for run in distinct_students(runs) if run["run"] in curves]
+    return [(run, curves[run["run"]]) for _, rows in by_paradigm(students) for run in rows]
+
+
 def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
-    """Held-out bits per byte over the joules drawn so far, a line for each distinct student."""
-    students = {run["run"]: run for run in distinct_students(runs)}
-    curves = {run: curve for run, curve in held_out_curves(train).items() if run in students}
-    most_j = max((joules for curve in curves.values() for joules, _ in curve), default=1.0)
-    factor, prefix = units.prefix(most_j)
+    """Held-out bits per byte over the joules drawn so far, a line for each distinct student.
+
+    Of more than MAX_LINES students one of each setting is drawn before further seeds.
+    """
+    every = _held_out(train, runs)
+    names = {run["run"] for run in first_of_each([run for run, _ in every])}
+    drawn = [(run, curve) for run, curve in every if run["run"] in names]
+    factor, prefix = units.prefix(max((joules for _, c in drawn for joules, _ in c), default=1.0))
     fig = go.Figure()
-    for paradigm, rows in by_paradigm([students[name] for name in curves]):
-        for run in rows:
-            name = escape(run["label"]).replace("{", "(").replace("}", ")")
-            modelled = run["own_energy_quality"] not in MEASURED
-            fig.add_scatter(
-                x=[joules / factor for joules, _ in curves[run["run"]]],
-                y=[value for _, value in curves[run["run"]]],
-                mode="lines+markers",
-                name=escape(paradigm),
-                legendgroup=escape(paradigm),
-                showlegend=run is rows[0],
-                marker={"size": 6, "symbol": "circle-open" if modelled else "circle"},
-                line={"color": faded(paradigm_color(paradigm), 0.8), "width": 1.4},
-                hovertemplate=f"<b>{name}</b><br>%{{y:.4g}} bits per byte at %{{x:.4g}} {prefix}J"
-                "<extra></extra>",
-            )
+    named: set[str] = set()
+    for run, curve in drawn:
+        label = escape(run["label"]).replace("{", "(").replace("}", ")")
+        name = escape(str(run["paradigm"] or "unknown"))
+        modelled = run["own_energy_quality"] not in MEASURED
+        points = [curve[i] for i in thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
+        fig.add_scatter(
+            x=coordinates([joules / factor for joules, _ in points]),
+            y=coordinates([value for _, value in points]),
+            mode="lines+markers",
+            name=name,
+            legendgroup=name,
+            showlegend=name not in named,
+            marker={"size": 6, "symbol": "circle-open" if modelled else "circle"},
+            line={
+                "color": faded(paradigm_color(run["paradigm"] or "unknown"), 0.8),
+                "width": 1.4,
+                "dash": "dot" if modelled else "solid",
+            },
+            hovertemplate=f"<b>{label}</b><br>%{{y:.4g}} bits per byte at %{{x:.4g}} {prefix}J"
+            "<extra></extra>",
+            meta={"run": run["run"]},
+        )
+        named.add(name)
     x = f"Energy drawn so far, loading included, {prefix}J"
+    say_left_out(fig, len(every) - len(drawn), "runs")
     return styled(fig, height=400, x=x, y="Held-out text, bits per byte")
 
 
@@ -104,7 +180,7 @@ def _splits(rows: Any) -> list[tuple[str, Any]]:
         # A resumed attempt repeats the steps since its checkpoint: the last word counts.
         curve = rows[split == name].drop_duplicates("step", keep="last").sort_values("step")
         if len(curve):
-            curves.append((name, curve.iloc[:: max(1, len(curve) // 600)]))
+            curves.append((name, curve))
     return curves
 
 

@@ -93,11 +93,11 @@ def _wait_pct(run: Row, stage: str, windows: list[Row]) -> float | None:
 def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame) -> go.Figure:
     """Idle share, data wait share and GPU utilisation while building the student, by setting.
 
-    Bars are means over seeds, with 95 % intervals. A paler idle bar is read off the run's own trace.
+    Bars are means over seeds, with 95 % intervals. A paler idle bar is read off a run's trace.
     """
     table = to_rows(idle_and_wait_table(runs, stages, summaries))
     rows = {row["run"]: row for row in table if row["stage"] == STAGE}
-    rows = {name: row for name, row in rows.items() if known_share(row)}
+    rows = {name: row for name, row in rows.items() if _has_share(row)}
     settings = settings_of([run for run in distinct_students(runs) if run["run"] in rows])
     shown = settings[:MAX_ROWS]
     fig = go.Figure()
@@ -146,6 +146,6 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
     return named_rows(fig, labels[::-1])
 
 
-def known_share(row: Row) -> bool:
+def _has_share(row: Row) -> bool:
     """Whether a row of the table tells any share."""
     return any(row[column] is not None for column in _SHARES)

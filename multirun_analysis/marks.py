@@ -59,7 +59,7 @@ def say_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
 
 def left_out_words(fig: go.Figure) -> str:
     """A sentence about what a figure does not draw; empty where it draws all."""
-    meta = fig.layout.meta
+    meta: Any = fig.layout["meta"]
     if not isinstance(meta, dict) or not meta.get("left_out"):
         return ""
     return f"{meta['left_out']} more {meta['what']} are not drawn; the table has them."
@@ -126,9 +126,8 @@ def facets(rows: list[Row]) -> Row:
     }
 
 
-def thin(values: Sequence[float], most: int) -> list[int]:
-    """Indices of at most so many values, first and last among them."""
-    count = len(values)
+def thin(count: int, most: int) -> list[int]:
+    """Indices of at most so many of `count` values, first and last among them."""
     if count <= most:
         return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})

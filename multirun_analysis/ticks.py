@@ -24,12 +24,14 @@ def cumulative_energy_j(ticks: pd.DataFrame) -> pd.Series:
     both sides if they are close, else nothing. A device without a counter has the straight lines
     alone. The wait between two attempts adds nothing. Ticks are in order within an attempt.
     """
-    parts, before_j = [], 0.0
+    parts: list[pd.Series] = []
+    before_j = 0.0
     for _, attempt in ticks.groupby("attempt", sort=True):
         energy_j = before_j + np.cumsum(_steps_j(attempt))
         parts.append(pd.Series(energy_j, index=attempt.index))
         before_j = float(energy_j[-1])
-    return pd.concat(parts) if parts else pd.Series(dtype="float64")
+    joules: Any = pd.concat(parts) if parts else pd.Series(dtype="float64")
+    return joules
 
 
 def has_energy(ticks: pd.DataFrame) -> bool:
@@ -41,7 +43,7 @@ def _filled(ticks: pd.DataFrame, column: str) -> np.ndarray:
     return ~np.isnan(_numbers(ticks, column))
 
 
-def _numbers(ticks: pd.DataFrame, column: str) -> np.ndarray:
+def _numbers(ticks: Any, column: str) -> np.ndarray:
     values: Any = ticks[column]
     return values.to_numpy(dtype="float64", na_value=math.nan)
 
@@ -141,7 +143,7 @@ _SOFT_REASONS = 0x1 | 0x2
 
 
 def _summary(ticks: pd.DataFrame) -> dict[str, float | None]:
-    cards = ticks[ticks["device_kind"] == "gpu"]
+    cards: Any = ticks[ticks["device_kind"] == "gpu"]
     host = ticks[ticks["device_kind"] == "host"]
     device_power_w = _means(cards, "power_w")
     reasons = cards["throttle_reasons"].dropna()
@@ -161,12 +163,12 @@ def _mean(values: list[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _most(ticks: pd.DataFrame, column: str) -> float | None:
+def _most(ticks: Any, column: str) -> float | None:
     values = _numbers(ticks, column)
     return None if np.isnan(values).all() else float(np.nanmax(values))
 
 
-def _means(ticks: pd.DataFrame, column: str) -> list[float]:
+def _means(ticks: Any, column: str) -> list[float]:
     """Mean over time of each device that has the column: a tick stands until the next one."""
     found = []
     for _, rows in ticks.groupby(["device_kind", "device_index"], dropna=False):

@@ -51,7 +51,7 @@ def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: s
     table = ticks.reindex(columns=[*columns, "temperature_c"])
     if not len(ticks):
         return table.assign(active_s=[], power_w=[], energy_j=[])
-    elapsed_s: Any = ticks["monotonic_s"] - ticks["attempt"].astype(int).map(starts)
+    elapsed_s: Any = ticks["monotonic_s"] - ticks["attempt"].astype(int).map(pd.Series(starts))
     table.insert(0, "active_s", elapsed_s.astype("float64"))
     table["power_w"] = ticks["power_w"].fillna(ticks["power_average_w"])
     table["energy_j"] = np.nan
@@ -61,7 +61,7 @@ def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: s
     return table
 
 
-def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, Any]]:
     if not len(ticks):
         return []
     return list(ticks.groupby(["device_kind", "device_index"], dropna=False))
@@ -76,7 +76,7 @@ def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) ->
     windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
     starts, active_s = _attempt_starts(ticks, windows)
     factor, unit = units.time_scale(active_s)
-    table = devices_over_time_table(ticks, stages, run=run)
+    table: Any = devices_over_time_table(ticks, stages, run=run)
     panels = [column for column in _PANELS if table[column].notna().any()] or ["power_w"]
     heights = [1.0 if column in ("power_w", "energy_j") else 0.7 for column in panels]
     spacing = 0.03
@@ -103,7 +103,7 @@ def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) ->
     styled(fig, height=170 + round(150 * sum(heights)))
     fig.update_layout(barmode="overlay", bargap=0, hovermode="closest")
     fig.update_xaxes(ticks="", showticklabels=False)
-    last = {"row": len(panels) + 1, "col": 1}
+    last: Any = {"row": len(panels) + 1, "col": 1}
     fig.update_xaxes(ticks="outside", showticklabels=True, **last)
     fig.update_xaxes(title_text=f"Time the run was active, {unit}", **last)
     fig.update_yaxes(nticks=5)
@@ -205,7 +205,7 @@ def _thinned(elapsed_s: Any, values: Any, num_points: int, *, whole: bool) -> An
     if len(curve) <= num_points:
         return curve
     if whole:
-        return curve.iloc[thin(curve.index, num_points)]
+        return curve.iloc[thin(len(curve), num_points)]
     first_s = curve.index[0]
     span_s = (curve.index[-1] - first_s) / num_points
     spans = (curve.index.to_numpy() - first_s) // span_s
