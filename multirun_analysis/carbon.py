@@ -14,6 +14,7 @@ from multirun_analysis.marks import (
     Setting,
     error_bars,
     facets,
+    log_axis,
     named_rows,
     say_left_out,
     setting_mean,
@@ -115,7 +116,9 @@ def co2e_by_site(runs: pd.DataFrame) -> go.Figure:
     say_left_out(fig, len(labels) - len(shown), "settings")
     x = f"CO2e of building one student, {prefix}"
     styled(fig, height=130 + 40 * max(1, len(shown)), x=x)
-    fig.update_xaxes(type="log", nticks=6)
+    values = [row["co2e_kg"] / factor for row in rows if row["co2e_kg"]]
+    if values:
+        fig.update_xaxes(**log_axis(min(values), max(values)))
     named_rows(fig, shown[::-1])
     return fig.update_yaxes(showgrid=True)
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from kdwatts.break_even import Amount, lifetime_efficiency
 from multirun_analysis import units
-from multirun_analysis.marks import MAX_LINES, coordinates, decades, say_left_out
+from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, paradigm_color, styled
 from multirun_analysis.repayment import Repayment, repayments, verdict_words
 from multirun_analysis.rows import Row
@@ -127,15 +127,10 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         _add_answer(fig, r, r.tokens, at=1.0, what="tokens served")
     fig.add_hline(1.0, line={"color": MUTED, "width": 1})
     if drawn:
-        fig.update_xaxes(range=decades(ends[0], ends[-1]))
+        fig.update_xaxes(**log_axis(ends[0], ends[-1], prefixed=True))
+        fig.update_yaxes(**log_axis(lowest, min(highest, 1e4)))
     say_left_out(fig, len(found) - len(drawn), "settings")
-    fig.update_xaxes(type="log", exponentformat="power", dtick=1)
-    fig.update_yaxes(type="log", range=decades(lowest, min(highest, 1e4)), **_PLAIN)
     return styled(fig, height=430, x="Tokens served", y="Teacher's joules / student's, all in")
-
-
-_PLAIN = {"tickmode": "array", "tickvals": [10.0**p for p in range(-2, 5)], "ticktext": [
-    "0.01", "0.1", "1", "10", "100", "1,000", "10,000"]}  # fmt: skip
 
 
 def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
@@ -253,8 +248,11 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
             _add_baseline(fig, r, counts, r.baseline.value / factor, prefix)
             _add_answer(fig, r, r.students, at=r.baseline.value / factor, what="students")
     say_left_out(fig, len(found) - len(drawn), "settings")
-    fig.update_xaxes(type="log", range=decades(1, furthest), dtick=1)
-    fig.update_yaxes(type="log", nticks=6)
+    if drawn:
+        levels = [_j_per_student(r, n).value or 0.0 for r in drawn for n in (1, furthest)]
+        levels += [r.baseline.value for r in drawn if r.baseline.value]
+        fig.update_xaxes(**log_axis(1, furthest))
+        fig.update_yaxes(**log_axis(0.8 * min(levels) / factor, max(levels) / factor))
     y = f"Energy of one student, {prefix}J"
     return styled(fig, height=430, x="Students that share one teacher's work", y=y)
 

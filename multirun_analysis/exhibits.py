@@ -141,7 +141,7 @@ def _serving(runs: pd.DataFrame, inference: pd.DataFrame) -> dict[str, Exhibit]:
         "energy_per_token": _exhibit(
             "Joules per token served, by setting",
             "Filled points are students, rings their teachers, on the same prompts, batch and "
-            "device. Bars are 95 % intervals over seeds.",
+            "device. Bars are 95 % intervals over seeds, which may leave the figure.",
             energy_per_token(runs),
             energy_per_token_table(runs),
         ),

@@ -26,6 +26,7 @@ _SHARES = {
     "idle_pct": ("idle power, share of the energy", "#8d7f6c"),
     "data_wait_pct": ("waiting for data, share of the time", "#b88a00"),
     "gpu_util_pct": ("GPU utilisation, mean", "#0f6e6e"),
+    "host_util_pct": ("CPU utilisation of the host without a GPU, mean", "#7b5ea7"),
 }
 
 
@@ -97,6 +98,9 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
     """
     table = to_rows(idle_and_wait_table(runs, stages, summaries))
     rows = {row["run"]: row for row in table if row["stage"] == STAGE}
+    for row in rows.values():
+        if row["gpu_util_pct"] is not None:
+            row["host_util_pct"] = None
     rows = {name: row for name, row in rows.items() if _has_share(row)}
     settings = settings_of([run for run in distinct_students(runs) if run["run"] in rows])
     shown = settings[:MAX_ROWS]
@@ -116,6 +120,7 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
             y=[setting[0]["group_label"] for setting, _, _ in marks],
             orientation="h",
             name=words,
+            showlegend=True,
             marker={"color": color, "opacity": [0.5 if pale else 1.0 for pale in traced]},
             error_x={
                 "type": "data",

@@ -116,8 +116,9 @@ def om_perf_bars(runs: pd.DataFrame) -> go.Figure:
             alpha = 1.0 if form == "om_perf" else 0.35
             fig.add_bar(**_bars(rows, form, words, alpha=alpha, above=ABOVE_1))
     _add_runs(fig, runs, "om_perf", shown)
-    _add_legend(fig, [words for form, words in _FORMS.items() if _has(table, form)])
-    fig.update_layout(barmode="group", bargroupgap=0.08)
+    if table:
+        _add_legend(fig, [words for form, words in _FORMS.items() if _has(table, form)])
+    fig.update_layout(barmode="group", scattermode="group", bargroupgap=0.08)
     return _finished(fig, table, shown, len(labels), "OM_perf: student / teacher accuracy", 62)
 
 
@@ -156,6 +157,7 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
         "y": [row["setting"] for row in rows],
         "orientation": "h",
         "name": words,
+        "offsetgroup": column,
         "showlegend": False,
         "marker": {
             "color": fills,
@@ -207,6 +209,8 @@ def _add_runs(fig: go.Figure, runs: pd.DataFrame, column: str, shown: Sequence[s
         x=[run[column] for _, run in points],
         y=[label for label, _ in points],
         mode="markers",
+        orientation="h",
+        offsetgroup=column,
         showlegend=False,
         marker={"color": "#fff", "size": 6, "line": {"color": INK, "width": 1}},
         hovertext=[
@@ -222,7 +226,11 @@ def _add_legend(fig: go.Figure, names: list[str]) -> None:
     """Two greys: the bars themselves have the colours of their paradigms."""
     for index, name in enumerate(names):
         grey = faded(INK, 1.0 if index == 0 else 0.35)
-        fig.add_bar(x=[None], y=[None], orientation="h", name=name, marker={"color": grey})
+        group = list(_FORMS)[index]
+        fig.add_bar(
+            x=[None], y=[None], orientation="h", name=name, offsetgroup=group,
+            marker={"color": grey},
+        )  # fmt: skip
 
 
 def _finished(
@@ -240,5 +248,6 @@ def _finished(
     )  # fmt: skip
     say_left_out(fig, num_settings - len(shown), "settings")
     styled(fig, height=110 + row_px * max(1, len(shown)), x=title)
+    fig.update_layout(margin_t=28)
     fig.update_xaxes(range=[0.0, 1.05 * right])
     return named_rows(fig, shown[::-1])

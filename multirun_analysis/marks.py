@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from multirun_analysis import units
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.palette import MUTED, PARADIGM_COLORS
 from multirun_analysis.pareto import energy_class
@@ -145,9 +146,32 @@ def padded(values: Sequence[float]) -> list[float]:
     return [low - padding, high + padding]
 
 
-def decades(low: float, high: float) -> list[float]:
-    """The range of a logarithmic axis, as plotly wants it, that holds both ends."""
-    return [math.log10(low) - 0.05, math.log10(high) + 0.05]
+def log_axis(low: float, high: float, *, prefixed: bool = False) -> dict[str, Any]:
+    """A logarithmic axis that holds both ends, with ticks in plain numbers; `prefixed`: 1 M.
+
+    Plotly's own ticks between powers of ten are single digits, which a reader takes for values.
+    """
+    first, last = math.log10(low), math.log10(high)
+    padding = 0.04 * (last - first) or 0.1
+    first, last = first - padding, last + padding
+    span = last - first
+    steps = (1, 1.5, 2, 3, 4, 6, 8) if span < 0.9 else (1, 2, 5) if span < 2.2 else (1,)
+    powers = range(math.floor(first), math.ceil(last) + 1)
+    every = max(1, math.ceil(len(powers) / 10))
+    values = [step * 10.0**power for power in powers[::every] for step in steps]
+    values = [value for value in values if first <= math.log10(value) <= last]
+    if len(values) < 2:
+        values = [low, high] if high > low else [low]
+    words = [units.quantity(v, "").rstrip() if prefixed else f"{v:,.3g}" for v in values]
+    texts = [_plain(word) for word in words]
+    return {"type": "log", "range": [first, last], "tickvals": values, "ticktext": texts}
+
+
+def _plain(number: str) -> str:
+    """`1.00 k` as `1 k`: a tick is exact."""
+    head, space, prefix = number.partition(" ")
+    head = head.rstrip("0").rstrip(".") if "." in head else head
+    return head + space + prefix
 
 
 def short_name(label: str) -> str:
@@ -167,6 +191,7 @@ def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
         categoryarray=labels,
         tickvals=labels,
         ticktext=[short_name(label) for label in labels],
+        range=[-0.55, max(1, len(labels)) - 0.45],
         showgrid=False,
         ticks="",
     )

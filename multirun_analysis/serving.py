@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,
-    decades,
     error_bars,
     facets,
+    log_axis,
     named_rows,
     say_left_out,
     setting_mean,
@@ -101,10 +101,12 @@ def energy_per_token(runs: pd.DataFrame) -> go.Figure:
                 xaxis=f"x{row}",
                 yaxis=f"y{row}",
             )
-        fig.update_xaxes(title_text=f"{phase.capitalize()}, {prefix}J/token", row=row, col=1)
+        title = f"{phase.capitalize()}, {prefix}J/token"
+        # Intervals over two seeds would dwarf the marks: they may leave the figure.
+        span = [0.0, 1.12 * most / factor]
+        fig.update_xaxes(title_text=title, range=span, row=row, col=1)
     say_left_out(fig, len(groups) - len(drawn), "settings")
     styled(fig, height=170 + 76 * len(drawn))
-    fig.update_xaxes(rangemode="tozero")
     return named_rows(fig, [label for label, _ in reversed(drawn)])
 
 
@@ -192,10 +194,12 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
             names.add(trace["name"])
             fig.add_scatter(**trace, yaxis=f"y{row}", meta={"model": key[0], "gpu": key[1]})
         title = f"{phase.capitalize()}, {prefix}J/token"
-        fig.update_yaxes(type="log", title_text=title, row=row, col=1)
-        if values:
-            span = decades(min(values) / factor, max(values) / factor)
-            fig.update_yaxes(range=span, tickmode="auto", nticks=6, row=row, col=1)
+        # An interval that reaches zero has no place on a logarithmic axis, and may leave it.
+        arms = [min(p["half_width_j_per_token"] or 0.0, 0.7 * p["j_per_token"]) for p in points]
+        ends = [(v + sign * arm) / factor for v, arm in zip(values, arms, strict=True)
+                for sign in (-1, 1)]  # fmt: skip
+        axis = log_axis(min(ends), max(ends)) if ends else {}
+        fig.update_yaxes(title_text=title, row=row, col=1, **axis)
         lengths = sorted({point["prompt_tokens"] for point in points})
         shown = [str(length) for length in lengths]
         fig.update_xaxes(type="log", tickvals=lengths, ticktext=shown, row=row, col=1)

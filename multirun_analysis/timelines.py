@@ -31,8 +31,8 @@ _DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a", "host": "#7b5
 
 _PANELS = {
     "power_w": "Power, W",
-    "util_pct": "Utilisation, %",
-    "temperature_c": "Temperature, °C",
+    "util_pct": "Util., %",
+    "temperature_c": "Temp., °C",
     "energy_j": "Energy, {}J",
 }
 """Column to the title of its panel, from above."""
@@ -51,7 +51,8 @@ def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: s
     table = ticks.reindex(columns=[*columns, "temperature_c"])
     if not len(ticks):
         return table.assign(active_s=[], power_w=[], energy_j=[])
-    elapsed_s: Any = ticks["monotonic_s"] - ticks["attempt"].astype(int).map(pd.Series(starts))
+    start_s = [starts[int(attempt)] for attempt in ticks["attempt"]]
+    elapsed_s: Any = ticks["monotonic_s"] - np.asarray(start_s)
     table.insert(0, "active_s", elapsed_s.astype("float64"))
     table["power_w"] = ticks["power_w"].fillna(ticks["power_average_w"])
     table["energy_j"] = np.nan
