@@ -43,13 +43,19 @@ def loss_curves_table(
 ) -> pd.DataFrame:
     """One term of the loss of each distinct student, by split, step and target tokens."""
     columns = ["run", "label", "group", "split", "step", "tokens", term]
-    parts = [
-        curve.assign(split=split, run=run["run"], label=run["label"], group=run["group"])
-        for run, rows in _term_rows(train, runs, term)
-        for split, curve in _splits(rows)
-    ]
-    table: Any = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return table[columns]
+    every = _term_rows(train, runs, term)
+    if not every:
+        return pd.DataFrame(columns=columns)
+    table: Any = pd.concat([rows for _, rows in every], ignore_index=True)
+    names = {run["run"]: run for run, _ in every}
+    table["split"] = table["split"].fillna("train") if "split" in table else "train"
+    for column in ("label", "group"):
+        table[column] = table["run"].map({name: run[column] for name, run in names.items()})
+    # As `_splits` does it for one run: the last word on a step counts.
+    table = table.drop_duplicates(["run", "split", "step"], keep="last")
+    table["order"] = table["run"].map({name: place for place, name in enumerate(names)})
+    table = table.sort_values(["order", "split", "step"], ascending=[True, False, True])
+    return table[columns].reset_index(drop=True)
 
 
 def _term_rows(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> list[tuple[Row, Any]]:
