@@ -14,8 +14,9 @@ Row = dict[str, Any]
 def to_rows(table: pd.DataFrame) -> list[Row]:
     """The rows of a table, in order; NaN and NA become None."""
     # Column by column: as one frame of objects it takes seconds for a thousand runs.
-    columns = [_plain(table[name]) for name in table.columns]
-    return [dict(zip(table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+    names = list(table.columns)
+    columns = [_plain(table[name]) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _plain(column: Any) -> list[Any]:
