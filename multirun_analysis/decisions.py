@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.break_even import Amount, lifetime_efficiency
+from kdwatts.break_even import Amount, BreakEven, lifetime_efficiency
 from multirun_analysis import units
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, paradigm_color, styled
@@ -46,7 +46,7 @@ def break_even_over_tokens_table(runs: pd.DataFrame) -> pd.DataFrame:
 _SETTING = ["group", "setting", "paradigm", "energy_class", "verdict"]
 
 
-def _setting_columns(r: Repayment, of: str, answer) -> Row:
+def _setting_columns(r: Repayment, of: str, answer: BreakEven) -> Row:
     about = (r.group, r.label, r.paradigm, r.energy_class, answer.verdict)
     numbers = {"": answer.value, "_low": answer.low, "_high": answer.high}
     return dict(zip(_SETTING, about, strict=True)) | {
@@ -123,7 +123,7 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         tokens = [ends[0] * 10 ** (span * i / (_POINTS - 1)) for i in steps]
         curve = [_ratio(r, count) for count in tokens]
         highest = max(highest, *(high for _, _, high in curve))
-        _add_line(fig, r, tokens, curve, words=verdict_words(r.tokens), bands=len(drawn))
+        _add_line(fig, r, tokens, curve, words=_words(r.tokens, "tokens"), bands=len(drawn))
         _add_answer(fig, r, r.tokens, at=1.0, what="tokens served")
     fig.add_hline(1.0, line={"color": MUTED, "width": 1})
     if drawn:
@@ -131,6 +131,15 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         fig.update_yaxes(**log_axis(lowest, min(highest, 1e4)))
     say_left_out(fig, len(found) - len(drawn), "settings")
     return styled(fig, height=430, x="Tokens served", y="Teacher's joules / student's, all in")
+
+
+def _words(answer: BreakEven, what: str) -> str:
+    """An answer for a legend: how many, or why there is none."""
+    if answer.value is None:
+        return answer.verdict
+    if what == "students" and answer.value <= 1:
+        return "from the first student"
+    return f"{verdict_words(answer)} {what}"
 
 
 def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
@@ -161,7 +170,7 @@ def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
     )
 
 
-def _add_answer(fig, r: Repayment, answer, *, at: float | None, what: str) -> None:
+def _add_answer(fig, r: Repayment, answer: BreakEven, *, at: float | None, what: str) -> None:
     """Adds the mark of a break-even that is reached, with its interval along the axis."""
     if not answer.value or at is None:
         return
@@ -243,7 +252,7 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
             # A band below zero has no place on a logarithmic axis.
             ends = (max(value - 1.96 * sd, 0.05 * value), value + 1.96 * sd)
             curve.append((value / factor, ends[0] / factor, ends[1] / factor))
-        _add_line(fig, r, counts, curve, words=verdict_words(r.students), bands=len(drawn))
+        _add_line(fig, r, counts, curve, words=_words(r.students, "students"), bands=len(drawn))
         if r.baseline.value is not None:
             _add_baseline(fig, r, counts, r.baseline.value / factor, prefix)
             _add_answer(fig, r, r.students, at=r.baseline.value / factor, what="students")

@@ -42,7 +42,7 @@ def test_the_line_crosses_1_where_the_joules_are_repaid_and_the_mark_is_there(wr
     assert (list(mark.x), list(mark.y)) == ([50], [1])
     crossing = np.interp(1.0, line.y, line.x)
     assert crossing == pytest.approx(50, rel=0.02)
-    assert line.name == "response: 50.0"
+    assert line.name == "response: 50.0 tokens"
     assert line.meta["group"] == mark.customdata[0] == runs["group"].iloc[0]
 
 
@@ -108,6 +108,7 @@ def test_students_share_until_one_costs_less_than_fine_tuning_to_the_same_qualit
     assert (list(mark.x), list(mark.y)) == ([1], [100])
     dashed = next(t for t in fig.data if t.line.dash == "dash")
     assert list(dashed.y) == [100, 100]
+    assert "response: from the first student" in [t.name for t in fig.data]
 
 
 def test_without_a_fine_tuned_student_as_good_the_answer_is_not_reached(write):
