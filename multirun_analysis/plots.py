@@ -7,18 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from multirun_analysis import units
-from multirun_analysis.metrics import over_seeds, stage_energies
+from multirun_analysis.marks import (
+    EDGE,
+    HATCH,
+    MAX_ROWS,
+    by_paradigm,
+    error_bars,
+    facets,
+    first_of_each,
+    named_rows,
+    padded,
+    position,
+    say_left_out,
+)
+from multirun_analysis.metrics import mean_interval, stage_energies
 from multirun_analysis.palette import (
     INK,
     MUTED,
-    PARADIGM_COLORS,
     STAGE_COLORS,
     faded,
     paradigm_color,
@@ -56,8 +66,72 @@ ENERGY_TITLES = {
     "total_energy_j": "Energy with all inherited work",
 }
 
-_EDGE = {"width": 1.5, "color": "#fff"}
-_HATCH = {"fgcolor": "#fff", "fillmode": "overlay", "size": 6, "solidity": 0.3}
+
+def quality_against_energy_table(
+    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = OM_PERF
+) -> pd.DataFrame:
+    """Runs, then means over two or more seeds, with energy in J, quality, and their errors.
+
+    `mark` says which: errors of a run are one standard deviation and one standard error, those of
+    a mean half of its 95 % interval. Seeds measured and seeds estimated have means of their own.
+    """
+    students = known(distinct_students(runs), energy, quality.column)
+    on_front = _names_on_front(students, energy, quality)
+    kept = ("run", "group", "label", "paradigm", "model", "gpu", "seed")
+    found = [
+        {key: run[key] for key in kept}
+        | {
+            "mark": "run",
+            energy: run[energy],
+            "energy_error_j": run.get(_error_of(energy)),
+            "energy_class": energy_class(run[quality_of(energy)]),
+            quality.column: run[quality.column],
+            "quality_error": run.get(quality.stderr),
+            "on_front": run["run"] in on_front,
+        }
+        for _, rows in by_paradigm(students)
+        for run in rows
+    ]
+    kinds = grouped(found, lambda row: (row["group"], row["energy_class"]))
+    by_run = {run["run"]: run for run in students}
+    for (_, kind), rows in kinds.items():
+        if len(rows) > 1:
+            joules = mean_interval([row[energy] for row in rows])
+            value = mean_interval([row[quality.column] for row in rows])
+            members = [by_run[row["run"]] for row in rows]
+            about = facets(members)
+            found.append(
+                {key: about[key] for key in ("group", "paradigm", "model", "gpu", "num_seeds")}
+                | {
+                    "mark": "mean",
+                    "label": about["setting"],
+                    energy: joules.mean,
+                    "energy_error_j": joules.half_width,
+                    "energy_class": kind,
+                    quality.column: value.mean,
+                    "quality_error": value.half_width,
+                }
+            )
+    columns = ["mark", *kept, "num_seeds", energy, "energy_error_j", "energy_class"]
+    return pd.DataFrame(found, columns=[*columns, quality.column, "quality_error", "on_front"])
+
+
+def _error_of(energy: str) -> str:
+    """Column of one standard deviation; the uncertainty of inherited energy is not recorded."""
+    return "own_energy_uncertainty_j" if energy == "own_energy_j" else ""
+
+
+def _names_on_front(students: list[Row], energy: str, quality: Quality) -> set[str]:
+    return {name for names in _fronts(students, energy, quality).values() for name in names}
+
+
+def _fronts(students: list[Row], energy: str, quality: Quality) -> dict[str, list[str]]:
+    return front_by_class(
+        students,
+        energy=energy,
+        quality=quality.column,
+        higher_is_better=quality.higher_is_better,
+    )
 
 
 def quality_against_energy(
@@ -69,53 +143,55 @@ def quality_against_energy(
     95 % interval. Open marks are not measured, squares are imported.
     """
     students = known(distinct_students(runs), energy, quality.column)
+    table = to_rows(quality_against_energy_table(runs, energy=energy, quality=quality))
     joules = [run[energy] for run in students]
     factor, prefix = units.prefix(max(joules, default=1.0))
-    higher = quality.higher_is_better
-    front = front_by_class(students, energy=energy, quality=quality.column, higher_is_better=higher)
-    on_front = {name for names in front.values() for name in names}
+    by_run = {run["run"]: run for run in students}
     fig = go.Figure()
-    for kind, names in front.items():
-        points = sorted((r[energy], r[quality.column]) for r in students if r["run"] in names)
+    for kind, names in _fronts(students, energy, quality).items():
+        points = sorted((by_run[n][energy], by_run[n][quality.column], n) for n in names)
         fig.add_scatter(
-            x=[energy_j / factor for energy_j, _ in points],
-            y=[value for _, value in points],
+            x=[energy_j / factor for energy_j, _, _ in points],
+            y=[value for _, value, _ in points],
             mode="lines",
             line={"color": INK, "width": 1.2, "dash": "dot", "shape": "hv"},
             name=f"Pareto front, {kind}",
             hoverinfo="skip",
+            customdata=[name for _, _, name in points],
+            meta={"front": kind},
         )
-    for paradigm, rows in by_paradigm(students):
+    for paradigm, marks in grouped(table, lambda row: str(row["paradigm"] or "unknown")).items():
+        rows = [mark for mark in marks if mark["mark"] == "run"]
+        means = [mark for mark in marks if mark["mark"] == "mean"]
         color = paradigm_color(paradigm)
-        kinds = [energy_class(run[quality_of(energy)]) for run in rows]
-        # The uncertainty of inherited energy is not recorded.
-        error_j = "own_energy_uncertainty_j" if energy == "own_energy_j" else ""
         fig.add_scatter(
-            x=[run[energy] / factor for run in rows],
-            y=[run[quality.column] for run in rows],
+            x=[row[energy] / factor for row in rows],
+            y=[row[quality.column] for row in rows],
             mode="markers",
             name=escape(paradigm),
             legendgroup=escape(paradigm),
             marker={
                 "color": color,
                 "size": 8,
-                "symbol": [_symbol(run, kind) for run, kind in zip(rows, kinds, strict=True)],
+                "symbol": [_symbol(by_run[row["run"]], row["energy_class"]) for row in rows],
             },
-            error_x=_bars([run.get(error_j) for run in rows], factor, faded(color, 0.4), 1),
-            error_y=_bars([run.get(quality.stderr) for run in rows], 1, faded(color, 0.4), 1),
-            hovertext=[_run_text(run, run["run"] in on_front) for run in rows],
+            error_x=error_bars([r["energy_error_j"] for r in rows], factor, faded(color, 0.4), 1),
+            error_y=error_bars([r["quality_error"] for r in rows], 1, faded(color, 0.4), 1),
+            hovertext=[_run_text(by_run[row["run"]], row["on_front"]) for row in rows],
             hoverinfo="text",
+            customdata=[row["run"] for row in rows],
         )
-        _add_means(fig, rows, energy, quality, factor)
+        if means:
+            _add_means(fig, means, energy, quality, factor)
     teachers = _add_teachers(fig, students, quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
     errors = [run.get(quality.stderr) or 0.0 for run in students]
     values = [run[quality.column] for run in students]
     ends = [v + sign * e for v, e in zip(values, errors, strict=True) for sign in (-1, 1)]
-    fig.update_yaxes(range=_padded([*ends, *teachers]))
+    fig.update_yaxes(range=padded([*ends, *teachers]))
     # From zero where that leaves room to see differences.
     from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
-    span = _padded([joule / factor for joule in joules])
+    span = padded([joule / factor for joule in joules])
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
     return styled(fig, height=420, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
 
@@ -125,38 +201,39 @@ def _symbol(run: Row, kind: str) -> str:
 
 
 def _add_means(
-    fig: go.Figure, rows: list[Row], energy: str, quality: Quality, factor: float
+    fig: go.Figure, means: list[Row], energy: str, quality: Quality, factor: float
 ) -> None:
-    """Adds a diamond for each group of two or more seeds of one paradigm."""
-    energies, values = over_seeds(rows, energy), over_seeds(rows, quality.column)
-    titles = {run["group"]: run["group_label"] for run in rows}
-    pairs = [(group, energies[group], value) for group, value in values.items()]
-    pairs = [pair for pair in pairs if pair[2].half_width is not None]
-    color = paradigm_color(rows[0]["paradigm"])
+    """Adds a diamond for each setting of one paradigm that has two or more seeds."""
+    color = paradigm_color(means[0]["paradigm"])
+    is_measured = [mean["energy_class"] == "measured" for mean in means]
     fig.add_scatter(
-        x=[joules.mean / factor for _, joules, _ in pairs],
-        y=[value.mean for _, _, value in pairs],
+        x=[mean[energy] / factor for mean in means],
+        y=[mean[quality.column] for mean in means],
         mode="markers",
         showlegend=False,
-        legendgroup=escape(str(rows[0]["paradigm"])),
-        marker={"color": color, "size": 12, "symbol": "diamond", "line": _EDGE},
-        error_x=_bars([joules.half_width for _, joules, _ in pairs], factor, color, 2),
-        error_y=_bars([value.half_width for _, _, value in pairs], 1, color, 2),
+        legendgroup=escape(str(means[0]["paradigm"])),
+        marker={
+            "color": color,
+            "size": 12,
+            "symbol": ["diamond" if measured else "diamond-open" for measured in is_measured],
+            "line": {
+                "width": [EDGE["width"] if measured else 2 for measured in is_measured],
+                "color": [EDGE["color"] if measured else color for measured in is_measured],
+            },
+        },
+        error_x=error_bars([mean["energy_error_j"] for mean in means], factor, color, 2),
+        error_y=error_bars([mean["quality_error"] for mean in means], 1, color, 2),
         hovertext=[
-            f"<b>{escape(titles[group])}</b><br>mean of {value.num_values} seeds, 95 % interval"
-            f"<br>{units.energy(joules.mean, error_j=joules.half_width)}"
-            f"<br>{quality.column} {units.with_error(value.mean, value.half_width)}"
-            for group, joules, value in pairs
+            f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} seeds, 95 % interval"
+            f"<br>{units.energy(mean[energy], error_j=mean['energy_error_j'])} "
+            f"({mean['energy_class']})"
+            f"<br>{quality.column} "
+            f"{units.with_error(mean[quality.column], mean['quality_error'])}"
+            for mean in means
         ],
         hoverinfo="text",
+        customdata=[mean["group"] for mean in means],
     )
-
-
-def _padded(values: list[float]) -> list[float]:
-    """A range around the values."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    padding = 0.1 * (high - low) or 0.1 * abs(high)
-    return [low - padding, high + padding]
 
 
 def _add_teachers(fig: go.Figure, students: list[Row], quality: Quality) -> list[float]:
@@ -176,18 +253,30 @@ def _add_teachers(fig: go.Figure, students: list[Row], quality: Quality) -> list
     return list(lines.values()) if students else []
 
 
+def energy_by_stage_table(runs: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
+    """Joules of each run's stages over all attempts, how they were obtained, and by whom."""
+    columns = ["run", "label", "stage", "energy_j", "quality", "inherited", "how"]
+    return pd.DataFrame(stage_energies(to_rows(runs), to_rows(stages)), columns=columns)
+
+
 def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
     """Stacked energy of each run's stages, all attempts; hatched where the work was reused.
 
-    A reused stage shows what building its artifact once cost, undivided.
+    A reused stage shows what building its artifact once cost, undivided. Of more than MAX_ROWS runs
+    one of each setting is drawn before further seeds.
     """
     parts = stage_energies(to_rows(runs), to_rows(stages))
+    named = {part["run"] for part in parts}
+    every = [run for _, rows in by_paradigm(to_rows(runs)) for run in rows if run["run"] in named]
+    drawn = first_of_each(every, MAX_ROWS)
+    names = {run["run"] for run in drawn}
+    parts = [part for part in parts if part["run"] in names]
     totals = [sum(p["energy_j"] for p in rows) for rows in grouped(parts, "label").values()]
     factor, prefix = units.prefix(max(totals, default=1.0))
     order = list(STAGE_COLORS)
     bars = grouped(parts, lambda part: (part["stage"], part["inherited"]))
     fig = go.Figure()
-    for stage, inherited in sorted(bars, key=lambda bar: (_position(order, bar[0]), bar)):
+    for stage, inherited in sorted(bars, key=lambda bar: (position(order, bar[0]), bar)):
         rows = bars[stage, inherited]
         fig.add_bar(
             x=[part["energy_j"] / factor for part in rows],
@@ -197,7 +286,7 @@ def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
             marker={
                 "color": stage_color(stage),
                 "line": {"color": "#fff", "width": 0.5},
-                "pattern": _HATCH | {"shape": "/" if inherited else ""},
+                "pattern": HATCH | {"shape": "/" if inherited else ""},
             },
             hovertext=[
                 f"<b>{escape(part['label'])}</b><br>{escape(stage_words(stage))}: "
@@ -205,105 +294,13 @@ def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
                 for part in rows
             ],
             hoverinfo="text",
+            customdata=[part["run"] for part in rows],
         )
-    drawn = {part["label"] for part in parts}
-    labels = [r["label"] for _, rows in by_paradigm(to_rows(runs)) for r in rows]
-    labels = [label for label in labels if label in drawn]
+    labels = [run["label"] for run in drawn]
     fig.update_layout(barmode="stack", legend_traceorder="normal")
+    say_left_out(fig, len(every) - len(drawn), "runs")
     styled(fig, height=150 + 38 * len(labels), x=f"Energy, {prefix}J")
-    return _named_rows(fig, labels[::-1])
-
-
-def energy_per_token(runs: pd.DataFrame) -> go.Figure:
-    """Joules per token served, student (filled) against its teacher (ring): prefill and decode.
-
-    Runs of one setting are averaged over seeds.
-    """
-    phases = ("prefill", "decode")
-    fig = make_subplots(2, 1, vertical_spacing=0.2)
-    students = known(distinct_students(runs), "student_decode_j_per_token")
-    groups = [rows for _, part in by_paradigm(students) for rows in grouped(part, "group").values()]
-    for row, phase in enumerate(phases, start=1):
-        columns = {subject: f"{subject}_{phase}_j_per_token" for subject in ("student", "teacher")}
-        values = [run[column] or 0.0 for run in students for column in columns.values()]
-        factor, prefix = units.prefix(max(values, default=1.0), lowest=1e-6)
-        for rows in reversed(groups):
-            means = {
-                subject: mean
-                for subject, column in columns.items()
-                for mean in over_seeds(rows, column).values()
-            }
-            label, color = rows[0]["group_label"], paradigm_color(rows[0]["paradigm"])
-            quality = "/".join(sorted({str(run["inference_energy_quality"]) for run in rows}))
-            fig.add_scatter(
-                x=[mean.mean / factor for mean in means.values()],
-                y=[label] * len(means),
-                mode="lines+markers",
-                showlegend=False,
-                line={"color": faded(color, 0.5), "width": 2},
-                marker={
-                    "color": color,
-                    "size": 11,
-                    "symbol": ["circle" if s == "student" else "circle-open" for s in means],
-                    "line": {"width": 2, "color": color},
-                },
-                error_x=_bars([mean.half_width for mean in means.values()], factor, color, 1.5),
-                hovertext=[
-                    f"<b>{escape(label)}</b><br>{subject}, {phase}: "
-                    f"{units.quantity(mean.mean, 'J/token', error=mean.half_width)}<br>"
-                    f"{mean.num_values} seed(s), {escape(quality)}"
-                    for subject, mean in means.items()
-                ],
-                hoverinfo="text",
-                xaxis=f"x{row}",
-                yaxis=f"y{row}",
-            )
-        fig.update_xaxes(title_text=f"{phase.capitalize()}, {prefix}J/token", row=row, col=1)
-    styled(fig, height=170 + 76 * len(groups))
-    fig.update_xaxes(rangemode="tozero")
-    return _named_rows(fig, [rows[0]["group_label"] for rows in reversed(groups)])
-
-
-def _position(order: list[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
-
-
-def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Runs of each paradigm, in the palette's order, so that figures list them alike."""
-    order = list(PARADIGM_COLORS)
-    groups = grouped(runs, lambda run: str(run["paradigm"] or "unknown"))
-    return sorted(groups.items(), key=lambda item: (_position(order, item[0]), item[0]))
-
-
-def _bars(
-    errors: list[float | None], factor: float, color: str, thickness: float
-) -> dict[str, Any] | None:
-    """Error bars; None where no point has one."""
-    if all(error is None for error in errors):
-        return None
-    array = [(error or 0.0) / factor for error in errors]
-    return {"type": "data", "array": array, "color": color, "thickness": thickness, "width": 0}
-
-
-def _named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
-    """The figure with its rows in this order, from below, and names short enough for a phone."""
-    texts = []
-    for label in labels:
-        first, *rest = label.split(" · ")
-        second = " · ".join(rest)
-        second = second if len(second) <= 26 else f"{second[:12]}…{second[-13:]}"
-        second = f"<br><span style='color:{MUTED}'>{escape(second)}</span>" if second else ""
-        texts.append(escape(first if len(first) <= 26 else f"{first[:25]}…") + second)
-    fig.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=labels,
-        tickvals=labels,
-        ticktext=texts,
-        showgrid=False,
-        ticks="",
-    )
-    return fig
+    return named_rows(fig, labels[::-1])
 
 
 def _run_text(run: Row, is_on_front: bool) -> str:

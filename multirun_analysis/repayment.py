@@ -21,6 +21,7 @@ from multirun_analysis import units
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import section, table
 from multirun_analysis.palette import paradigm_color
+from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 
 BASELINE = "sft"
@@ -33,8 +34,23 @@ LIFETIMES = {"a million": 1e6, "a billion": 1e9, "a trillion": 1e12}
 class Repayment:
     """One setting, over its seeds."""
 
+    group: str
     label: str
     paradigm: str
+    energy_class: str
+    """How its joules were obtained, the worst of its seeds: measured, mixed, estimated, missing."""
+    built: Amount
+    """Joules of building the student with its share of inherited work."""
+    teacher: Amount
+    """Joules per token served; also of the student."""
+    student: Amount
+    kept: float | None
+    """OM_perf."""
+    inherited: Amount
+    """Joules of all that was inherited, undivided; and of building the student alone."""
+    own: Amount
+    baseline: Amount
+    """Joules at which fine-tuning is as good on held-out text; None where it never is."""
     tokens: BreakEven
     """T*: tokens served in the teacher's place that repay building and inherited share."""
     students: BreakEven
@@ -48,7 +64,8 @@ def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     students = distinct_students(runs)
     curves = held_out_curves(train)
     found = []
-    for rows in grouped(students, "group").values():
+    # Seeds measured and seeds estimated have no mean in common.
+    for rows in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
         repayment = _repayment(rows, students, curves)
         # Nothing served and nothing inherited: there is no question.
         if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
@@ -80,11 +97,26 @@ def _repayment(
         for subject in ("teacher", "student")
     }
     kept = _amount(rows, "om_perf").value
+    inherited = _amount(rows, "inherited_energy_j")
+    own = _amount(rows, "own_energy_j", "own_energy_uncertainty_j")
+    baseline = _baseline(rows, students, curves)
+    shared = BreakEven("unknown")
+    if baseline is not None:
+        shared = students_to_break_even(inherited, baseline, own)
     return Repayment(
+        group=rows[0]["group"],
         label=rows[0]["group_label"],
         paradigm=rows[0]["paradigm"],
+        energy_class=_energy_class(rows),
+        built=built,
+        teacher=served["teacher"],
+        student=served["student"],
+        kept=kept,
+        inherited=inherited,
+        own=own,
+        baseline=baseline or Amount(None),
         tokens=tokens_to_break_even(built, served["teacher"], served["student"]),
-        students=_students(rows, students, curves),
+        students=shared,
         lifetime=tuple(
             lifetime_efficiency(
                 kept, served["teacher"].value, served["student"].value, built.value, tokens=tokens
@@ -94,12 +126,22 @@ def _repayment(
     )
 
 
-def _students(
+def _energy_class(rows: list[Row]) -> str:
+    """The worst word for how joules of building and of serving were obtained."""
+    columns = ("total_energy_quality", "inference_energy_quality")
+    kinds = {energy_class(run[column]) for run in rows for column in columns}
+    return max(kinds, key=CLASSES.index)
+
+
+def _baseline(
     rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
-) -> BreakEven:
-    """Against the fine-tuned student of the same seed, pair, data and card."""
+) -> Amount | None:
+    """Joules of the fine-tuned student of the same seed, pair, data and card, once it is as good.
+
+    None where there is none to ask; an amount without value where it never is as good.
+    """
     if rows[0]["paradigm"] == BASELINE:
-        return BreakEven("unknown")
+        return None
     same = ("seed", "model", "data", "gpu")
     baselines_j: list[float | None] = []
     for run in known(rows, "heldout_bits_per_byte"):
@@ -114,15 +156,10 @@ def _students(
             curve = curves[plain[0]["run"]]
             baselines_j.append(energy_at_quality(curve, run["heldout_bits_per_byte"]))
     if not baselines_j:
-        return BreakEven("unknown")
+        return None
     reached = [joules for joules in baselines_j if joules is not None]
     # What one seed in three reaches is no answer.
-    baseline = _mean(reached) if len(reached) == len(baselines_j) else Amount(None)
-    return students_to_break_even(
-        _amount(rows, "inherited_energy_j"),
-        baseline,
-        _amount(rows, "own_energy_j", "own_energy_uncertainty_j"),
-    )
+    return _mean(reached) if len(reached) == len(baselines_j) else Amount(None)
 
 
 def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Amount:
@@ -167,6 +204,13 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         "Below a number is its 95 % interval; unresolved is a gain below twice its uncertainty.",
         table(heads, body),
     )
+
+
+def verdict_words(found: BreakEven) -> str:
+    """An answer in a few words of plain text."""
+    if found.value is None:
+        return found.verdict
+    return units.quantity(found.value, "") if found.value >= 1000 else units.number(found.value)
 
 
 def _words(found: BreakEven) -> str:

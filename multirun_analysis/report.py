@@ -21,7 +21,6 @@ from multirun_analysis.collect import Collected
 from multirun_analysis.curves import (
     loss_curves,
     loss_terms,
-    power_over_time,
     quality_against_joules,
 )
 from multirun_analysis.metrics import stage_energies, top_windows
@@ -32,11 +31,11 @@ from multirun_analysis.plots import (
     OM_PERF,
     Quality,
     energy_by_stage,
-    energy_per_token,
     quality_against_energy,
 )
 from multirun_analysis.repayment import repayment_section
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.serving import energy_per_token
 from multirun_analysis.tables import (
     imported_section,
     runs_section,
@@ -44,6 +43,7 @@ from multirun_analysis.tables import (
     unfinished_section,
 )
 from multirun_analysis.telemetry import Telemetry
+from multirun_analysis.timelines import devices_over_time
 
 MAX_POWER_RUNS = 24
 """Runs whose power curves go into the page: at some 30 kB each the page stays a few megabytes."""
@@ -202,7 +202,7 @@ def _power_section(runs: list[Row], telemetry: Telemetry, stages: pd.DataFrame) 
         ]
         shown = [run for _, run in sorted(turns, key=lambda turn: turn[0])][:MAX_POWER_RUNS]
     figures = {
-        str(i): power_over_time(telemetry.of(r["run"]), stages, run=r["run"])
+        str(i): devices_over_time(telemetry.of(r["run"]), stages, run=r["run"])
         for i, r in enumerate(shown)
     }
     labels = [r["label"] + ("" if r["finished"] else f" ({r['state']}, {r['run']})") for r in shown]

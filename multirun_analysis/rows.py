@@ -6,14 +6,25 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 Row = dict[str, Any]
 
 
 def to_rows(table: pd.DataFrame) -> list[Row]:
     """The rows of a table, in order; NaN and NA become None."""
-    plain: Any = table.astype(object)
-    return plain.where(table.notna(), None).to_dict("records")
+    # Column by column: as one frame of objects it takes seconds for a thousand runs.
+    names = list(table.columns)
+    columns = [_plain(table[name]) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(column: Any) -> list[Any]:
+    """The values of a column as Python's own; None for what is missing."""
+    if isinstance(column.dtype, pd.StringDtype):
+        # Text that pandas keeps in arrow's memory is slow to take out one by one.
+        return pa.array(column, from_pandas=True).to_pylist()
+    return column.to_numpy(dtype=object, na_value=None).tolist()
 
 
 def grouped(rows: Iterable[Row], key: str | Callable[[Row], Any]) -> dict[Any, list[Row]]:

@@ -32,6 +32,11 @@ def site_of(name: str) -> Site:
     return Site(name, _number(text, "grid_gco2e_per_kwh"), _number(text, "pue"))
 
 
+def all_sites() -> list[Site]:
+    """Every site of conf/site, by name."""
+    return [site_of(path.stem) for path in sorted((conf_dir() / "site").glob("*.yaml"))]
+
+
 def _number(text: str, key: str) -> float:
     found = re.search(rf"^{key}: *([0-9.]+)", text, re.MULTILINE)
     assert found, f"conf/site states {key} of every site"

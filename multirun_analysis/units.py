@@ -76,3 +76,9 @@ def time_scale(duration_s: float) -> tuple[float, str]:
     if duration_s < 300:
         return 1.0, "s"
     return (60.0, "min") if duration_s < 3 * 3600 else (3600.0, "h")
+
+
+def signed(value: float, unit: str, *, error: float | None = None, prefixed: bool = True) -> str:
+    """A difference with its sign, such as `+4.1 ± 0.3 kJ`."""
+    text = quantity(value, unit, error=error) if prefixed else with_error(value, error, unit)
+    return text if text.startswith("-") else f"+{text}"

@@ -8,9 +8,9 @@ from multirun_analysis.__main__ import main, table
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect, write_tables
-from multirun_analysis.curves import power_over_time
 from multirun_analysis.plots import energy_by_stage, quality_against_energy
 from multirun_analysis.report import report_html
+from multirun_analysis.timelines import devices_over_time
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +151,8 @@ def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
 
 def test_power_of_four_cards_for_20_minutes_is_thinned_and_keeps_its_mean(alone):
     ticks = alone.telemetry.of("feature_1")
-    fig = power_over_time(ticks, alone.stages, run="feature_1")
-    curves = [trace for trace in fig.data if trace.type == "scatter"]
+    fig = devices_over_time(ticks, alone.stages, run="feature_1")
+    curves = [trace for trace in fig.data if trace.type == "scatter" and trace.yaxis == "y"]
     assert [curve.name for curve in curves] == ["gpu 0", "gpu 1", "gpu 2", "gpu 3"]
     for index, curve in enumerate(curves):
         assert len(curve.y) <= 300

@@ -4,13 +4,14 @@ import pytest
 
 from multirun_analysis import curves
 from multirun_analysis.collect import collect
-from multirun_analysis.curves import loss_curves, loss_terms, power_over_time
+from multirun_analysis.curves import loss_curves, loss_terms
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
     energy_by_stage,
-    energy_per_token,
     quality_against_energy,
 )
+from multirun_analysis.serving import energy_per_token
+from multirun_analysis.timelines import devices_over_time
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_every_numeric_axis_names_its_unit(collected):
         "kJ": quality_against_energy(collected.runs),
         "bits per byte": quality_against_energy(collected.runs, quality=BITS_PER_BYTE),
         "Energy, kJ": energy_by_stage(collected.runs, collected.stages),
-        "Power, W": power_over_time(
+        "Power, W": devices_over_time(
             collected.telemetry.of("0-sft-tiny"), collected.stages, run="0-sft-tiny"
         ),
         "mJ/token": energy_per_token(collected.runs),
@@ -83,8 +84,8 @@ def test_reused_stages_are_hatched_and_built_ones_are_not(collected):
 
 def test_power_of_a_long_run_is_thinned_without_changing_its_energy(collected):
     ticks = collected.telemetry.of("2-response-tiny")
-    fig = power_over_time(ticks, collected.stages, run="2-response-tiny")
-    (curve,) = [trace for trace in fig.data if trace.name == "gpu 0"]
+    fig = devices_over_time(ticks, collected.stages, run="2-response-tiny")
+    curve = next(trace for trace in fig.data if trace.name == "gpu 0" and trace.yaxis == "y")
     assert len(curve.y) <= 1200
     assert sum(curve.y) / len(curve.y) == pytest.approx(ticks["power_w"].mean(), rel=0.02)
 
@@ -108,7 +109,7 @@ def test_attempts_follow_one_another_without_the_wait_between_them(make, tmp_pat
         ],
     )
     collected = collect([tmp_path])
-    fig = power_over_time(collected.telemetry.of("0"), collected.stages, run="0")
+    fig = devices_over_time(collected.telemetry.of("0"), collected.stages, run="0")
     assert list(fig.data[0].base) == [0, 50]
     assert list(fig.data[0].x) == [50, 30]
 
@@ -157,7 +158,7 @@ def test_figures_of_nothing_are_empty_not_errors(make, tmp_path):
     assert not quality_against_energy(collected.runs).data
     assert not energy_by_stage(collected.runs, collected.stages).data
     assert not energy_per_token(collected.runs).data
-    assert not power_over_time(collected.telemetry.of("0"), collected.stages, run="0").data
+    assert not devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").data
 
 
 def test_names_from_run_folders_are_escaped_in_figures(make, tmp_path):

@@ -52,3 +52,9 @@ def test_durations_read_in_seconds_minutes_and_hours():
         "3.40 h",
         "-",
     ]
+
+
+def test_a_difference_shows_its_sign():
+    assert units.signed(4120.0, "J", error=310.0) == "+4.1 ± 0.3 kJ"
+    assert units.signed(-4.0, "%", prefixed=False) == "-4.00 %"
+    assert units.signed(0.012, "", prefixed=False) == "+0.0120"

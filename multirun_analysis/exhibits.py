@@ -1,0 +1,207 @@
+"""The figures over all runs, each with its title, its note and its table."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
+from multirun_analysis.curves import (
+    loss_curves,
+    loss_curves_table,
+    quality_against_joules,
+    quality_against_joules_table,
+)
+from multirun_analysis.decisions import (
+    break_even_over_students,
+    break_even_over_students_table,
+    break_even_over_tokens,
+    break_even_over_tokens_table,
+)
+from multirun_analysis.exhibit import Exhibit
+from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
+from multirun_analysis.kept import (
+    ABOVE_1,
+    eff_overall_bars,
+    eff_overall_table,
+    om_perf_bars,
+    om_perf_table,
+)
+from multirun_analysis.marks import left_out_words
+from multirun_analysis.plots import (
+    BITS_PER_BYTE,
+    ENERGY_TITLES,
+    OM_PERF,
+    Quality,
+    energy_by_stage,
+    energy_by_stage_table,
+    quality_against_energy,
+    quality_against_energy_table,
+)
+from multirun_analysis.rows import to_rows
+from multirun_analysis.serving import (
+    energy_per_token,
+    energy_per_token_by_length,
+    energy_per_token_table,
+    serving_points,
+)
+from multirun_analysis.timelines import devices_over_time, devices_over_time_table
+
+_NOT_MEASURED = "What is open or dotted is not measured."
+
+
+def quality_exhibit(runs: pd.DataFrame, *, energy: str, quality: Quality) -> Exhibit:
+    better = "higher is better" if quality.higher_is_better else "lower is better"
+    return _exhibit(
+        f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
+        "Circles are runs, diamonds means over seeds with 95 % intervals, which may leave the "
+        "figure. The dotted line joins the students that no other beats on both counts. "
+        f"{_NOT_MEASURED} Squares are imported.",
+        quality_against_energy(runs, energy=energy, quality=quality),
+        quality_against_energy_table(runs, energy=energy, quality=quality),
+    )
+
+
+def exhibits(
+    runs: pd.DataFrame,
+    stages: pd.DataFrame,
+    train: pd.DataFrame,
+    inference: pd.DataFrame,
+    summaries: pd.DataFrame,
+) -> dict[str, Exhibit]:
+    """Every exhibit over all runs by name, without the empty ones.
+
+    `inference` holds the rows of each run's inference.json, `summaries` those of
+    `ticks.summary_table`; both may be empty.
+    """
+    found = {
+        f"{quality.column}_against_{energy}": quality_exhibit(runs, energy=energy, quality=quality)
+        for quality in (OM_PERF, BITS_PER_BYTE)
+        for energy in ENERGY_TITLES
+    }
+    found |= _worth(runs) | _serving(runs, inference) | _decisions(runs, train)
+    found["energy_by_stage"] = _exhibit(
+        "Energy by stage",
+        "All attempts of each run. Hatched stages were reused: the bar is what they once cost "
+        "another run, undivided.",
+        energy_by_stage(runs, stages),
+        energy_by_stage_table(runs, stages),
+    )
+    found["idle_and_wait"] = _exhibit(
+        "Idle power, waiting and utilisation",
+        "While building the student, means over seeds with 95 % intervals. Idle share is what idle "
+        "devices would have drawn in the same time, of all that was drawn. A paler bar is not from "
+        "idle power measured before the run, but from the least that its cards drew at 0 % "
+        "utilisation, and counts their energy alone. Utilisation is the share of time in which "
+        "some kernel ran, not how much of the card it used.",
+        idle_and_wait(runs, stages, summaries),
+        idle_and_wait_table(runs, stages, summaries),
+    )
+    found["quality_against_joules"] = _exhibit(
+        "Held-out text against energy while training",
+        "What each student had learned by the time it had drawn so many joules, on rows that are "
+        f"never trained on. Inherited work is not in it. {_NOT_MEASURED}",
+        quality_against_joules(train, runs),
+        quality_against_joules_table(train, runs),
+    )
+    found["loss_curves"] = _exhibit(
+        "Loss over training",
+        "One line for each student. Losses of different paradigms sum different terms: compare a "
+        "term, not the whole.",
+        loss_curves(train, runs),
+        loss_curves_table(train, runs),
+    )
+    return {name: exhibit for name, exhibit in found.items() if not exhibit.is_empty}
+
+
+def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
+    return {
+        "om_perf": _exhibit(
+            "OM_perf by setting",
+            "Mean over benchmarks of student over teacher score; the paler bar has chance "
+            "subtracted from both. Lines are 95 % intervals: over seeds, or for one seed over the "
+            "benchmarks' samples; they may leave the figure. Dots are runs. A hatched bar is "
+            f"{ABOVE_1}.",
+            om_perf_bars(runs),
+            om_perf_table(runs),
+        ),
+        "eff_overall": _exhibit(
+            "Eff_overall by setting",
+            "OM_perf times the teacher's over the student's joules per token served: accuracy kept "
+            "for the energy spent, without building. Lines are 95 % intervals over seeds and may "
+            "leave the figure; dots are runs. A bar that is an outline is not measured.",
+            eff_overall_bars(runs),
+            eff_overall_table(runs),
+        ),
+    }
+
+
+def _serving(runs: pd.DataFrame, inference: pd.DataFrame) -> dict[str, Exhibit]:
+    return {
+        "energy_per_token": _exhibit(
+            "Joules per token served, by setting",
+            "Filled points are students, rings their teachers, on the same prompts, batch and "
+            "device. Bars are 95 % intervals over seeds, which may leave the figure.",
+            energy_per_token(runs),
+            energy_per_token_table(runs),
+        ),
+        "energy_per_token_by_length": _exhibit(
+            "Joules per token served, by length and batch",
+            "Filled marks are students, rings their teachers. Students of one pair are averaged: "
+            "they have one architecture. Bars are 95 % intervals, over measurements or, where "
+            f"there is one, over its repeats. {_NOT_MEASURED}",
+            energy_per_token_by_length(inference, runs),
+            serving_points(inference, runs),
+        ),
+    }
+
+
+def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
+    return {
+        "break_even_over_tokens": _exhibit(
+            "After how many tokens served joules are repaid",
+            "The teacher's joules for so many tokens over the student's, building and share of "
+            "inherited work included. Above 1 they are repaid; the mark is the break-even with its "
+            "95 % interval. never: the student saves nothing a token. unresolved: the saving is "
+            f"below twice its uncertainty. Accuracy is not in it. {_NOT_MEASURED}",
+            break_even_over_tokens(runs),
+            break_even_over_tokens_table(runs),
+        ),
+        "break_even_over_students": _exhibit(
+            "How many students must share a teacher",
+            "Joules of one student, its part of what all of them inherit included. The dashed line "
+            "is fine-tuning without a teacher to the same held-out quality; the mark is the "
+            "break-even with its 95 % interval. not reached: fine-tuning never got there. "
+            f"{_NOT_MEASURED}",
+            break_even_over_students(runs, train),
+            break_even_over_students_table(runs, train),
+        ),
+        "co2e_by_site": _exhibit(
+            "CO2e by site",
+            "Of building one student with its share of inherited work; a triangle leaves out what "
+            "was inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
+            "intervals over seeds, of the joules alone.",
+            co2e_by_site(runs),
+            co2e_by_site_table(runs),
+        ),
+    }
+
+
+def devices_exhibit(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> Exhibit:
+    """What the devices of one run did; `ticks` are its own."""
+    estimated = "A dotted curve is estimated, not measured. " if _is_modelled(ticks) else ""
+    return _exhibit(
+        "Devices over time",
+        f"Each device of one run, and the stage it was in. {estimated}Joules are those of the "
+        "energy counter where there is one. Long runs are averaged over equal spans.",
+        devices_over_time(ticks, stages, run=run),
+        devices_over_time_table(ticks, stages, run=run),
+    )
+
+
+def _is_modelled(ticks: pd.DataFrame) -> bool:
+    return any(row["method"] == "tdp_model" for row in to_rows(ticks.reindex(columns=["method"])))
+
+
+def _exhibit(title: str, note: str, figure: go.Figure, table: pd.DataFrame) -> Exhibit:
+    return Exhibit(title, f"{note} {left_out_words(figure)}".strip(), figure, table)

@@ -1,0 +1,205 @@
+"""What figures share: order of runs, error bars, names of rows, and limits that keep them small.
+
+Every point carries `customdata`: the name of its run, or for a mean over seeds its group. A trace
+that is a whole run's or group's carries it in `meta`. So a page can hide points by what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from multirun_analysis import units
+from multirun_analysis.metrics import Interval, over_seeds
+from multirun_analysis.palette import MUTED, PARADIGM_COLORS
+from multirun_analysis.pareto import energy_class
+from multirun_analysis.rows import Row, grouped
+
+MAX_LINES = 60
+"""Lines of one figure; more can be told apart by nobody."""
+MAX_ROWS = 60
+"""Settings of a figure that has a row for each."""
+
+EDGE = {"width": 1.5, "color": "#fff"}
+HATCH = {"fgcolor": "#fff", "fillmode": "overlay", "size": 6, "solidity": 0.3}
+
+
+def position(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
+    """Runs of each paradigm, in the palette's order, so that figures list them alike."""
+    order = list(PARADIGM_COLORS)
+    groups = grouped(runs, lambda run: str(run["paradigm"] or "unknown"))
+    return sorted(groups.items(), key=lambda item: (position(order, item[0]), item[0]))
+
+
+def settings_of(runs: list[Row]) -> list[list[Row]]:
+    """Runs of each setting, paradigms in the palette's order."""
+    return [rows for _, part in by_paradigm(runs) for rows in grouped(part, "group").values()]
+
+
+def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
+    """At most so many runs: one of each setting before further seeds, in the order given."""
+    turns = [(i, run) for rows in grouped(runs, "group").values() for i, run in enumerate(rows)]
+    chosen = {run["run"] for _, run in sorted(turns, key=lambda turn: turn[0])[:most]}
+    return [run for run in runs if run["run"] in chosen]
+
+
+def say_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
+    """The figure, which remembers how many it does not draw; `left_out_words` tells."""
+    return fig.update_layout(meta={"left_out": left_out, "what": what})
+
+
+def left_out_words(fig: go.Figure) -> str:
+    """A sentence about what a figure does not draw; empty where it draws all."""
+    meta: Any = fig.layout["meta"]
+    if not isinstance(meta, dict) or not meta.get("left_out"):
+        return ""
+    return f"{meta['left_out']} more {meta['what']} are not drawn; the table has them."
+
+
+def error_bars(
+    errors: Sequence[float | None], factor: float, color: str, thickness: float
+) -> dict[str, Any] | None:
+    """Error bars; None where no point has one."""
+    if all(error is None for error in errors):
+        return None
+    array = [(error or 0.0) / factor for error in errors]
+    return {"type": "data", "array": array, "color": color, "thickness": thickness, "width": 0}
+
+
+def setting_mean(rows: list[Row], column: str) -> Interval | None:
+    """Mean over the seeds of one setting; None where no seed has the number."""
+    return next(iter(over_seeds(rows, column).values()), None)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The seeds of one setting whose joules were obtained alike."""
+
+    label: str
+    kind: str
+    """measured, mixed, estimated or missing; empty where no joules are in the figure."""
+    rows: list[Row]
+
+    @property
+    def paradigm(self) -> str:
+        return str(self.rows[0]["paradigm"] or "unknown")
+
+    @property
+    def group(self) -> str:
+        return self.rows[0]["group"]
+
+
+def settings_by_kind(runs: list[Row], quality: str | None) -> list[Setting]:
+    """Settings in the palette's order; one with measured and estimated seeds is told apart as two.
+
+    `quality` is the column that says how joules were obtained; None where no joules are told, and
+    then the kind is empty.
+    """
+    found = []
+    for rows in settings_of(runs):
+        kinds = grouped(rows, lambda run: energy_class(run[quality]) if quality else "")
+        for kind, part in kinds.items():
+            apart = f" · {kind}" if len(kinds) > 1 else ""
+            found.append(Setting(part[0]["group_label"] + apart, kind, part))
+    return found
+
+
+def facets(rows: list[Row]) -> Row:
+    """What a table says of a setting before its numbers."""
+    first = rows[0]
+    return {
+        "group": first["group"],
+        "setting": first["group_label"],
+        "paradigm": first["paradigm"],
+        "model": first["model"],
+        "gpu": first["gpu"],
+        "num_seeds": len(rows),
+    }
+
+
+def thin(count: int, most: int) -> list[int]:
+    """Indices of at most so many of `count` values, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def coordinates(values: Any) -> np.ndarray:
+    """The numbers of a line, in four bytes each: more digits than a screen has."""
+    return np.asarray(values, dtype="float32")
+
+
+def padded(values: Sequence[float]) -> list[float]:
+    """A range around the values."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    padding = 0.1 * (high - low) or 0.1 * abs(high)
+    return [low - padding, high + padding]
+
+
+def log_axis(low: float, high: float, *, prefixed: bool = False) -> dict[str, Any]:
+    """A logarithmic axis that holds both ends, with ticks in plain numbers; `prefixed`: 1 M.
+
+    Plotly's own ticks between powers of ten are single digits, which a reader takes for values.
+    """
+    first, last = math.log10(low), math.log10(high)
+    padding = 0.04 * (last - first) or 0.1
+    first, last = first - padding, last + padding
+    span = last - first
+    steps = (1, 1.5, 2, 3, 4, 6, 8) if span < 0.9 else (1, 2, 5) if span < 2.2 else (1,)
+    powers = range(math.floor(first), math.ceil(last) + 1)
+    every = max(1, math.ceil(len(powers) / 10))
+    values = [step * 10.0**power for power in powers[::every] for step in steps]
+    values = [value for value in values if first <= math.log10(value) <= last]
+    if len(values) < 2:
+        values = [low, high] if high > low else [low]
+    words = [units.quantity(v, "").rstrip() if prefixed else f"{v:,.3g}" for v in values]
+    texts = [_plain(word) for word in words]
+    return {"type": "log", "range": [first, last], "tickvals": values, "ticktext": texts}
+
+
+def _plain(number: str) -> str:
+    """`1.00 k` as `1 k`: a tick is exact."""
+    head, space, prefix = number.partition(" ")
+    head = head.rstrip("0").rstrip(".") if "." in head else head
+    return head + space + prefix
+
+
+def short_name(label: str) -> str:
+    """A setting in two lines that fit a phone: its paradigm, then the rest, muted; HTML."""
+    first, *rest = label.split(" · ")
+    second = " · ".join(rest)
+    second = second if len(second) <= 26 else f"{second[:12]}…{second[-13:]}"
+    second = f"<br><span style='color:{MUTED}'>{escape(second)}</span>" if second else ""
+    return escape(first if len(first) <= 26 else f"{first[:25]}…") + second
+
+
+def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
+    """The figure with its rows in this order, from below, and names short enough for a phone."""
+    fig.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=labels,
+        tickvals=labels,
+        ticktext=[short_name(label) for label in labels],
+        range=[-0.55, max(1, len(labels)) - 0.45],
+        showgrid=False,
+        ticks="",
+    )
+    return fig
+
+
+def seeds_words(interval: Interval) -> str:
+    """What stands behind a mean, for hover text."""
+    if interval.num_values == 1:
+        return "one seed"
+    return f"mean of {interval.num_values} seeds, 95 % interval"

@@ -1,0 +1,215 @@
+"""What the devices of one run did over time, above the stages it was in."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from multirun_analysis import units
+from multirun_analysis.marks import coordinates, thin
+from multirun_analysis.metrics import top_windows
+from multirun_analysis.palette import (
+    INK,
+    MUTED,
+    faded,
+    stage_color,
+    stage_words,
+    styled,
+)
+from multirun_analysis.rows import Row, grouped, to_rows
+from multirun_analysis.ticks import cumulative_energy_j, has_energy
+
+MAX_POINTS = 1200
+"""Points of one panel; longer curves are averaged over equal spans, which keeps their energy."""
+
+_DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a", "host": "#7b5ea7"}
+
+_PANELS = {
+    "power_w": "Power, W",
+    "util_pct": "Util., %",
+    "temperature_c": "Temp., °C",
+    "energy_j": "Energy, {}J",
+}
+"""Column to the title of its panel, from above."""
+
+
+def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> pd.DataFrame:
+    """Each tick of one run with the seconds it was active and the joules of its device by then.
+
+    Attempts follow one another without the wait between them. Energies of `method` tdp_model are
+    estimated. Power is the instant one, or the average where a card has that alone.
+    """
+    windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
+    starts, _ = _attempt_starts(ticks, windows)
+    columns = ["attempt", "window", "device_kind", "device_index", "method", "util_pct"]
+    # The ticks of a run that has none have no columns either.
+    table = ticks.reindex(columns=[*columns, "temperature_c"])
+    if not len(ticks):
+        return table.assign(active_s=[], power_w=[], energy_j=[])
+    start_s = [starts[int(attempt)] for attempt in ticks["attempt"]]
+    elapsed_s: Any = ticks["monotonic_s"] - np.asarray(start_s)
+    table.insert(0, "active_s", elapsed_s.astype("float64"))
+    table["power_w"] = ticks["power_w"].fillna(ticks["power_average_w"])
+    table["energy_j"] = np.nan
+    for _, rows in _by_device(ticks):
+        if has_energy(rows):
+            table.loc[rows.index, "energy_j"] = cumulative_energy_j(rows)
+    return table
+
+
+def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, Any]]:
+    if not len(ticks):
+        return []
+    return list(ticks.groupby(["device_kind", "device_index"], dropna=False))
+
+
+def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> go.Figure:
+    """Power, utilisation, temperature and joules so far of each device of one run, and its stages.
+
+    `ticks` are of that run alone. A device is in a panel if it has the column, and there is no
+    panel that no device is in. A dotted curve is estimated from a TDP model.
+    """
+    windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
+    starts, active_s = _attempt_starts(ticks, windows)
+    factor, unit = units.time_scale(active_s)
+    table: Any = devices_over_time_table(ticks, stages, run=run)
+    panels = [column for column in _PANELS if table[column].notna().any()] or ["power_w"]
+    heights = [1.0 if column in ("power_w", "energy_j") else 0.7 for column in panels]
+    spacing = 0.03
+    fig = make_subplots(
+        len(panels) + 1, 1, shared_xaxes=True, vertical_spacing=spacing,
+        row_heights=[*heights, 0.1],
+    )  # fmt: skip
+    _add_stages(fig, windows, starts, factor, num_panels=len(panels))
+    named: set[str] = set()
+    most_j = float(table["energy_j"].max()) if table["energy_j"].notna().any() else 1.0
+    joules, prefix = units.prefix(most_j)
+    for place, column in enumerate(panels, start=1):
+        devices = [(key, rows) for key, rows in _by_device(table) if rows[column].notna().any()]
+        for (kind, index), rows in devices:
+            scale = joules if column == "energy_j" else 1.0
+            points = max(150, MAX_POINTS // len(devices))
+            curve = _thinned(rows["active_s"], rows[column], points, whole=column == "energy_j")
+            trace = _device_trace(kind, index, rows, curve, unit, factor=factor, scale=scale)
+            trace |= {"showlegend": trace["name"] not in named, "meta": {"run": run}}
+            named.add(trace["name"])
+            fig.add_scatter(**trace, row=place, col=1)
+        title = _PANELS[column].format(prefix)
+        fig.update_yaxes(title_text=title, rangemode="tozero", row=place, col=1)
+    styled(fig, height=170 + round(150 * sum(heights)))
+    fig.update_layout(barmode="overlay", bargap=0, hovermode="closest")
+    fig.update_xaxes(ticks="", showticklabels=False)
+    last: Any = {"row": len(panels) + 1, "col": 1}
+    fig.update_xaxes(ticks="outside", showticklabels=True, **last)
+    fig.update_xaxes(title_text=f"Time the run was active, {unit}", **last)
+    fig.update_yaxes(nticks=5)
+    fig.update_yaxes(visible=False, fixedrange=True, **last)
+    return fig
+
+
+def _device_trace(
+    kind: str, index: Any, rows: pd.DataFrame, curve: Any, unit: str, *, factor: float, scale: float
+) -> dict[str, Any]:
+    modelled = bool((rows["method"] == "tdp_model").any())
+    place = 0 if pd.isna(index) else int(index)
+    name = escape(str(kind) if pd.isna(index) else f"{kind} {place}")
+    name += " (estimated from TDP)" if modelled else ""
+    color = _DEVICE_COLORS.get(kind, MUTED)
+    return {
+        "x": coordinates(curve.index.to_numpy() / factor),
+        "y": coordinates(curve.to_numpy() / scale),
+        "mode": "lines",
+        "name": name,
+        "legendgroup": name,
+        "line": {
+            "color": faded(color, max(0.4, 1 - 0.15 * place)),
+            "width": 1.4,
+            "dash": "dot" if modelled else "solid",
+        },
+        "hovertemplate": f"{name}: %{{y:.4g}} at %{{x:.4g}} {unit}<extra></extra>",
+    }
+
+
+def _add_stages(
+    fig: go.Figure,
+    windows: list[Row],
+    starts: dict[int, float],
+    factor: float,
+    *,
+    num_panels: int,
+) -> None:
+    """Adds bands behind the curves, and a strip below them that explains itself on hover."""
+    strip = num_panels + 1
+    for stage, rows in grouped(windows, "stage").items():
+        left = [(row["start_s"] - starts[row["attempt"]]) / factor for row in rows]
+        width = [row["duration_s"] / factor for row in rows]
+        color = stage_color(stage)
+        fig.add_bar(
+            base=left,
+            x=width,
+            y=["stage"] * len(rows),
+            orientation="h",
+            width=1,
+            name=escape(stage_words(stage)),
+            marker={"color": color, "line": {"color": "#fff", "width": 0.5}},
+            hovertext=[
+                f"<b>{escape(stage_words(stage))}</b>: {escape(row['outcome'])}, "
+                f"attempt {row['attempt']}<br>{units.duration(row['duration_s'])}, "
+                f"{units.energy(row['energy_j'])} ({escape(row['energy_quality'])})"
+                for row in rows
+            ],
+            hoverinfo="text",
+            customdata=[row["run"] for row in rows],
+            row=strip,
+            col=1,
+        )
+        for x0, span in zip(left, width, strict=True):
+            band: Any = {"fillcolor": color, "opacity": 0.15, "line_width": 0, "layer": "below"}
+            for panel in range(1, strip):
+                number = "" if panel == 1 else str(panel)
+                fig.add_shape(
+                    type="rect", x0=x0, x1=x0 + span, y0=0, y1=1,
+                    xref=f"x{number}", yref=f"y{number} domain", **band,
+                )  # fmt: skip
+
+
+def _attempt_starts(ticks: Any, windows: list[Row]) -> tuple[dict[int, float], float]:
+    """Monotonic second at which the active time of each attempt is 0, and the whole active time.
+
+    Monotonic clocks of two attempts have nothing in common, so attempts are laid end to end.
+    """
+    moments: dict[int, list[float]] = {}
+    for window in windows:
+        ends = (window["start_s"], window["start_s"] + window["duration_s"])
+        moments.setdefault(window["attempt"], []).extend(ends)
+    for attempt, seconds in ticks.groupby("attempt")["monotonic_s"] if len(ticks) else ():
+        moments.setdefault(int(attempt), []).extend((seconds.min(), seconds.max()))
+    starts, active_s = {}, 0.0
+    for attempt, found in sorted(moments.items()):
+        starts[attempt] = min(found) - active_s
+        active_s += max(found) - min(found)
+    return starts, active_s
+
+
+def _thinned(elapsed_s: Any, values: Any, num_points: int, *, whole: bool) -> Any:
+    """Values by elapsed seconds, averaged over equal spans where there are too many.
+
+    Of a `whole`, such as joules so far, single points are kept instead, the last one among them.
+    """
+    curve: Any = pd.Series(values.to_numpy("float64"), index=elapsed_s.to_numpy("float64"))
+    curve = curve.dropna().sort_index()
+    if len(curve) <= num_points:
+        return curve
+    if whole:
+        return curve.iloc[thin(len(curve), num_points)]
+    first_s = curve.index[0]
+    span_s = (curve.index[-1] - first_s) / num_points
+    spans = (curve.index.to_numpy() - first_s) // span_s
+    means = curve.groupby(spans.clip(0, num_points - 1)).mean()
+    means.index = first_s + (means.index + 0.5) * span_s
+    return means

@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from multirun_analysis.collect import collect
+from multirun_analysis.decisions import (
+    break_even_over_students,
+    break_even_over_students_table,
+    break_even_over_tokens,
+    break_even_over_tokens_table,
+)
+
+
+@pytest.fixture
+def write(make, tmp_path):
+    """Writes a run of exact energies, 100 J to build and 2 J of 3 J saved a token."""
+
+    def one(name, **changes):
+        exact = {
+            "own_energy_j": 60.0, "own_energy_uncertainty_j": 0.0, "inherited_energy_j": 40.0,
+            "inherited_energy_by_artifact_j": {"teacher-1": 40.0},
+            "student_total_j_per_token": 1.0, "teacher_total_j_per_token": 3.0,
+        }  # fmt: skip
+        return make.run(tmp_path / name, **({"student_key": name} | exact | changes))
+
+    def collected():
+        return collect([tmp_path])
+
+    return one, collected
+
+
+def test_the_line_crosses_1_where_the_joules_are_repaid_and_the_mark_is_there(write):
+    one, collected = write
+    one("0")
+    runs = collected().runs
+    fig = break_even_over_tokens(runs)
+    line = next(t for t in fig.data if t.mode == "lines" and t.name)
+    (mark,) = [t for t in fig.data if t.mode == "markers"]
+    # 100 J over 2 J a token.
+    assert (list(mark.x), list(mark.y)) == ([50], [1])
+    crossing = np.interp(1.0, line.y, line.x)
+    assert crossing == pytest.approx(50, rel=0.02)
+    assert line.name == "response: 50.0 tokens"
+    assert line.meta["group"] == mark.customdata[0] == runs["group"].iloc[0]
+
+
+def test_joules_saved_and_lifetime_efficiency_are_in_the_table(write):
+    one, collected = write
+    one("0", om_perf=0.5)
+    table = break_even_over_tokens_table(collected().runs).set_index("tokens_served")
+    at_1000 = table.loc[1000.0]
+    assert at_1000["joules_saved"] == 2 * 1000 - 100
+    assert at_1000["joules_ratio"] == pytest.approx(3000 / 1100)
+    assert at_1000["lifetime_efficiency"] == pytest.approx(0.5 * 3000 / 1100)
+    assert set(table["break_even_tokens"]) == {50}
+
+
+def test_a_student_that_saves_nothing_says_never_and_has_no_mark(write):
+    one, collected = write
+    one("0", student_total_j_per_token=4.0)
+    fig = break_even_over_tokens(collected().runs)
+    assert [t.name for t in fig.data if t.name] == ["response: never"]
+    assert not [t for t in fig.data if t.mode == "markers"]
+
+
+def test_the_band_is_the_error_of_the_ratio_to_first_order(write):
+    one, collected = write
+    # Teacher 3 J +- 0.3 J (1 sd), the rest exact: ratio times exp(+-1.96 * 0.1).
+    one("0", teacher_total_interval_95_j=0.3 * 1.96, student_total_interval_95_j=0.0)
+    row = break_even_over_tokens_table(collected().runs).iloc[0]
+    assert row["high"] / row["joules_ratio"] == pytest.approx(np.exp(0.196))
+    assert row["joules_ratio"] / row["low"] == pytest.approx(np.exp(0.196))
+
+
+def test_what_is_not_measured_is_dotted(write):
+    one, collected = write
+    one("0", own_energy_quality="estimated", inherited_energy_quality="estimated")
+    line = next(t for t in break_even_over_tokens(collected().runs).data if t.name)
+    assert line.line.dash == "dot" and line.name.endswith("(estimated)")
+
+
+def sharing(write, *, baseline_bits):
+    """A response run of 2.0 bits, and a fine-tuned one that drew 50 and 150 J for those bits."""
+    one, collected = write
+    one("0", heldout_bits_per_byte=2.0)
+    folder = one("1", paradigm="sft", own_energy_j=150.0)
+    lines = [
+        {"schema": 1, "step": i, "tokens": i, "split": "heldout", "energy_j": joules,
+         "bits_per_byte": bits}
+        for i, (joules, bits) in enumerate(zip((50.0, 150.0), baseline_bits, strict=True))
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = collected()
+    return found.runs, found.train
+
+
+def test_students_share_until_one_costs_less_than_fine_tuning_to_the_same_quality(write):
+    # Fine-tuning is at 2.0 bits half way from 50 to 150 J: 100 J. 40 J / (100 - 60) J = 1 student.
+    runs, train = sharing(write, baseline_bits=(2.5, 1.5))
+    table = break_even_over_students_table(runs, train).set_index("num_students")
+    assert table.loc[1, "baseline_j"] == table.loc[1, "j_per_student"] == 100
+    assert table.loc[2, "j_per_student"] == 80
+    assert set(table["break_even_students"]) == {1}
+    fig = break_even_over_students(runs, train)
+    (mark,) = [t for t in fig.data if t.mode == "markers"]
+    assert (list(mark.x), list(mark.y)) == ([1], [100])
+    dashed = next(t for t in fig.data if t.line.dash == "dash")
+    assert list(dashed.y) == [100, 100]
+    assert "response: from the first student" in [t.name for t in fig.data]
+
+
+def test_without_a_fine_tuned_student_as_good_the_answer_is_not_reached(write):
+    runs, train = sharing(write, baseline_bits=(2.5, 2.4))
+    fig = break_even_over_students(runs, train)
+    assert [t.name for t in fig.data if t.name] == ["response: not reached"]
+    assert not [t for t in fig.data if t.mode == "markers" or t.line.dash == "dash"]
+
+
+def test_names_from_run_folders_are_escaped_and_hold_no_template(write):
+    one, collected = write
+    one("0", paradigm="<b>{x}</b>")
+    fig = break_even_over_tokens(collected().runs)
+    line = next(t for t in fig.data if t.name)
+    assert "<b>{" not in line.name and "{x}" not in line.hovertemplate
+
+
+def test_runs_that_cannot_tell_make_empty_figures(write):
+    one, collected = write
+    one("0", student_total_j_per_token=None)
+    runs = collected().runs
+    assert not break_even_over_tokens(runs).data
+    assert not break_even_over_students(runs, pd.DataFrame(columns=["run"])).data

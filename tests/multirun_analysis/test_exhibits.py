@@ -1,0 +1,126 @@
+import json
+
+import pandas as pd
+import pytest
+
+from multirun_analysis.collect import collect
+from multirun_analysis.exhibits import devices_exhibit, exhibits
+from multirun_analysis.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
+from multirun_analysis.ticks import summarise_ticks, summary_table
+
+
+@pytest.fixture(scope="module")
+def collected(sweep_dir):
+    return collect([sweep_dir])
+
+
+@pytest.fixture(scope="module")
+def found(collected):
+    telemetry = collected.telemetry
+    ticks = [(run, telemetry.of(run)) for run in telemetry.runs]
+    summaries = summary_table({str(run): summarise_ticks(rows) for run, rows in ticks})
+    none = pd.DataFrame(columns=["run"])
+    return exhibits(collected.runs, collected.stages, collected.train, none, summaries)
+
+
+def test_every_exhibit_has_marks_numbers_a_title_and_a_note(found):
+    assert {"om_perf", "eff_overall", "co2e_by_site", "break_even_over_tokens"} <= set(found)
+    for name, exhibit in found.items():
+        assert exhibit.figure.data and len(exhibit.table), name
+        assert exhibit.title and exhibit.note.endswith("."), name
+    assert "energy_per_token_by_length" not in found
+
+
+def test_every_mark_can_be_told_by_its_run_or_its_group(found, collected):
+    known = set(collected.runs["run"]) | set(collected.runs["group"])
+    for name, exhibit in found.items():
+        for trace in exhibit.figure.data:
+            meta = dict(trace.meta or {})
+            if {"run", "group"} & set(meta):
+                assert set(meta.values()) <= known, name
+            elif trace.x is not None and list(trace.x) != [None]:
+                assert len(trace.customdata) == len(trace.x), (name, trace.name)
+                assert set(trace.customdata) <= known, name
+
+
+def test_a_run_of_a_thousand_names_stays_out_of_markup(make, tmp_path):
+    """What a run folder calls itself is text everywhere."""
+    evil = "<img src=x onerror=alert(1)>"
+    folder = make.run(tmp_path / "0", paradigm=evil, model=evil, heldout_bits_per_byte=2.0)
+    make.append(folder / "stages.jsonl", [make.stage("distill"), make.stage(f"{evil}")])
+    row = {"schema": 1, "step": 1, "tokens": 9, "loss": 2.0, "split": "heldout"}
+    line = json.dumps(row | {"energy_j": 3.0, "bits_per_byte": 2.0})
+    (folder / "train.jsonl").write_text(line + "\n")
+    c = collect([tmp_path])
+    none = pd.DataFrame(columns=["run"])
+    every = exhibits(c.runs, c.stages, c.train, none, summary_table({}))
+    assert len(every) > 8
+    for name, exhibit in every.items():
+        figure = json.loads(exhibit.figure.to_json())
+        shown = json.dumps([
+            {k: v for k, v in t.items() if k not in ("customdata", "meta", "legendgroup", "y")}
+            for t in figure["data"]
+        ] + [figure["layout"].get("annotations"), *(
+            axis.get("ticktext") for key, axis in figure["layout"].items() if "axis" in key
+        )])  # fmt: skip
+        assert "<img" not in shown, name
+
+
+def many(runs, num_settings):
+    """A table with so many settings of two seeds each."""
+    base = runs[runs["finished"]].iloc[[0]]
+    parts = [
+        base.assign(
+            run=f"{i}-{seed}", group=f"g{i}", group_label=f"response · alpha={i}",
+            label=f"response · alpha={i} · seed {seed}", seed=seed, student_key=f"k{i}-{seed}",
+        )
+        for i in range(num_settings)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_figures_of_many_settings_stay_small_and_say_what_they_leave_out(collected):
+    runs = many(collected.runs, 100)
+    first = str(collected.runs["run"].iloc[0])
+    train = collected.train[collected.train["run"] == first]
+    train = pd.concat([train.assign(run=name) for name in runs["run"]], ignore_index=True)
+    stages = collected.stages[collected.stages["run"] == first]
+    stages = pd.concat([stages.assign(run=name) for name in runs["run"]], ignore_index=True)
+    none = pd.DataFrame(columns=["run"])
+    every = exhibits(runs, stages, train, none, summary_table({}))
+    sizes = {name: len(exhibit.figure.to_json()) for name, exhibit in every.items()}
+    assert max(sizes.values()) < 150_000, sizes
+    losses = every["loss_curves"]
+    assert len(losses.figure.data) == MAX_LINES
+    assert len({trace.meta["run"].split("-")[0] for trace in losses.figure.data}) == MAX_LINES
+    assert f"{200 - MAX_LINES} more runs are not drawn" in losses.note
+    assert losses.table["run"].nunique() == 200
+    assert f"{100 - MAX_ROWS} more settings are not drawn" in every["om_perf"].note
+    assert every["om_perf"].table["group"].nunique() == 100
+
+
+def test_one_of_each_setting_is_drawn_before_further_seeds():
+    runs = [{"run": f"{group}{seed}", "group": group} for group in "ab" for seed in range(3)]
+    assert [run["run"] for run in first_of_each(runs, 3)] == ["a0", "a1", "b0"]
+
+
+def test_thinning_keeps_both_ends():
+    assert thin(3, 5) == [0, 1, 2]
+    assert thin(101, 5) == [0, 25, 50, 75, 100]
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
+    assert log_axis(1, 100)["ticktext"] == ["1", "2", "5", "10", "20", "50", "100"]
+    assert log_axis(1e3, 1e7, prefixed=True)["ticktext"] == ["1 k", "10 k", "100 k", "1 M", "10 M"]
+    assert log_axis(60, 60)["ticktext"] == ["60"]
+
+
+def test_the_devices_of_one_run_are_an_exhibit_too(collected):
+    run = "0-sft-tiny"
+    ticks = collected.telemetry.of(run)
+    exhibit = devices_exhibit(ticks, collected.stages, run=run)
+    assert len(exhibit.table) == len(ticks)
+    assert "estimated" not in exhibit.note
+    modelled = devices_exhibit(ticks.assign(method="tdp_model"), collected.stages, run=run)
+    assert "A dotted curve is estimated" in modelled.note

@@ -1,0 +1,87 @@
+import pandas as pd
+import pytest
+
+from multirun_analysis.collect import collect
+from multirun_analysis.serving import (
+    energy_per_token,
+    energy_per_token_by_length,
+    energy_per_token_table,
+    serving_points,
+)
+
+
+def cost(run, subject="student", *, batch=8, prompt=64, new=32, j=1e-3, quality="measured"):
+    """One point of a run's inference.json."""
+    phase = {"j_per_token": j, "interval_95_j": j / 10, "quality": quality, "duration_s": 6.0}
+    return {
+        "run": run, "subject": subject, "batch_size": batch, "prompt_tokens": prompt,
+        "new_tokens": new, "prefill": phase, "decode": phase | {"j_per_token": 10 * j},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def runs(make, tmp_path):
+    """Two seeds of one setting and one of another, of one pair."""
+    for i, paradigm in enumerate(("response", "response", "sft")):
+        make.run(tmp_path / str(i), paradigm=paradigm, seed=i, student_key=f"s{i}")
+    return collect([tmp_path]).runs
+
+
+def test_a_line_goes_over_the_prompts_of_one_subject_batch_and_phase(runs):
+    costs = [cost("0", prompt=64), cost("0", prompt=256, j=2e-3), cost("0", batch=1, j=9e-3)]
+    fig = energy_per_token_by_length(pd.DataFrame([*costs, cost("0", "teacher", j=4e-3)]), runs)
+    prefill = {t.name: (list(t.x), list(t.y)) for t in fig.data if t.yaxis == "y"}
+    assert prefill["student, batch 8"] == ([64, 256], [1, 2])
+    assert prefill["student, batch 1"] == ([64], [9])
+    assert prefill["teacher, batch 8"] == ([64], [4])
+    assert fig.layout.yaxis.title.text == "Prefill, mJ/token"
+    assert fig.layout.yaxis2.title.text == "Decode, mJ/token"
+
+
+def test_students_of_one_pair_are_averaged_with_an_interval_over_measurements(runs):
+    points = serving_points(pd.DataFrame([cost("0", j=1e-3), cost("2", j=3e-3)]), runs)
+    prefill = points[points["phase"] == "prefill"].iloc[0]
+    # s = sqrt(2) mJ over 2 values: 12.706 / sqrt(2) of it.
+    assert prefill["j_per_token"] == pytest.approx(2e-3)
+    assert prefill["half_width_j_per_token"] == pytest.approx(12.706e-3)
+    assert prefill["num_measurements"] == 2
+
+
+def test_a_teacher_that_runs_share_counts_once_and_keeps_the_interval_of_its_repeats(runs):
+    costs = [cost(run, "teacher", j=5e-3) for run in "012"]
+    points = serving_points(pd.DataFrame(costs), runs)
+    assert list(points["num_measurements"]) == [1, 1]
+    prefill = points[points["phase"] == "prefill"].iloc[0]
+    assert prefill["half_width_j_per_token"] == pytest.approx(5e-4)
+
+
+def test_measured_and_estimated_points_are_lines_apart(runs):
+    costs = [cost("0"), cost("1", quality="estimated")]
+    fig = energy_per_token_by_length(pd.DataFrame(costs), runs)
+    dashes = {t.name: t.line.dash for t in fig.data}
+    assert dashes == {"student, batch 8": "solid", "student, batch 8, estimated": "dot"}
+
+
+def test_a_flat_table_gives_the_points_of_a_nested_one(runs):
+    nested = [cost("0"), cost("1", "teacher")]
+    flat = pd.json_normalize(nested)
+    assert "prefill.j_per_token" in flat
+    under = flat.rename(columns=lambda name: name.replace(".", "_"))
+    expected = serving_points(pd.DataFrame(nested), runs)
+    for table in (flat, under):
+        pd.testing.assert_frame_equal(serving_points(table, runs), expected, check_dtype=False)
+
+
+def test_nothing_served_is_an_empty_figure(runs):
+    assert not energy_per_token_by_length(pd.DataFrame(columns=["run"]), runs).data
+
+
+def test_the_simple_figure_joins_student_and_teacher_of_a_setting(runs):
+    fig = energy_per_token(runs)
+    joined = next(t for t in fig.data if t.yaxis == "y" and t.y[0] == "response")
+    assert list(joined.x) == pytest.approx([2.1, 11])
+    assert list(joined.marker.symbol) == ["circle", "circle-open"]
+    assert joined.meta["group"] == joined.customdata[0]
+    table = energy_per_token_table(runs)
+    assert len(table) == 2 * 2 * 2
+    assert set(table["energy_class"]) == {"measured"}

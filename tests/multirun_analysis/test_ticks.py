@@ -1,0 +1,128 @@
+import random
+
+import pandas as pd
+import pytest
+
+from kdwatts.records import TelemetryRow
+from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance, span
+from multirun_analysis.ticks import cumulative_energy_j, has_energy, summarise_ticks, summary_table
+
+
+def ticks_of(*rows, **common):
+    """Ticks of one run; `common` holds for all of them."""
+    known = {
+        "time_utc": "", "attempt": 1, "window": "run/distill", "device_kind": "gpu",
+        "device_index": 0, "method": "nvml_counter",
+    }  # fmt: skip
+    records = [TelemetryRow(**(known | common | row)) for row in rows]
+    table = pd.DataFrame([vars(record) for record in records])
+    numbers = ["power_w", "energy_counter_j", "util_pct", "power_limit_w", "throttle_reasons"]
+    return table.astype(dict.fromkeys([*numbers, "temperature_c", "memory_used_gib"], "float64"))
+
+
+def at(second, counter_j=None, power_w=None, **more):
+    return {"monotonic_s": float(second), "energy_counter_j": counter_j, "power_w": power_w, **more}
+
+
+def test_joules_are_differences_of_the_counter_not_of_its_start():
+    ticks = ticks_of(at(0, 5000.0, 999.0), at(1, 5100.0, 999.0), at(3, 5400.0, 999.0))
+    assert list(cumulative_energy_j(ticks)) == [0, 100, 400]
+
+
+def test_a_reset_is_filled_by_the_power_samples_on_both_sides_and_not_by_the_counter():
+    ticks = ticks_of(
+        at(0, 5000.0, 100.0), at(1, 5100.0, 100.0), at(2, 30.0, 200.0), at(3, 230.0, 200.0)
+    )
+    # 100 J, then (100 + 200) / 2 over one second, then 200 J of the new counter.
+    assert list(cumulative_energy_j(ticks)) == [0, 100, 250, 450]
+
+
+def test_a_jump_beyond_the_power_limit_is_no_energy():
+    # At most 1.5 * 300 W * (1 s + 2 * 0.1 s) = 540 J fit between two ticks.
+    rows = (at(0, 0.0, 100.0), at(1, 541.0, 100.0), at(2, 1081.0, 100.0))
+    assert list(cumulative_energy_j(ticks_of(*rows, power_limit_w=300.0))) == [0, 100, 640]
+
+
+def test_a_valid_counter_fills_a_gap_and_power_samples_far_apart_do_not():
+    counted = ticks_of(at(0, 0.0), at(1, 100.0), at(2, 200.0), at(60, 6000.0))
+    assert list(cumulative_energy_j(counted)) == [0, 100, 200, 6000]
+    sampled = ticks_of(
+        at(0, None, 100.0), at(1, None, 200.0), at(2, None, 200.0), at(60, None, 200.0),
+        method="nvml_samples",
+    )  # fmt: skip
+    assert list(cumulative_energy_j(sampled)) == [0, 150, 350, 350]
+
+
+def test_attempts_add_up_and_the_wait_between_them_adds_nothing():
+    ticks = ticks_of(
+        at(100, 5000.0), at(101, 5100.0),
+        at(3, 9000.0, attempt=2), at(4, 9050.0, attempt=2),
+    )  # fmt: skip
+    assert list(cumulative_energy_j(ticks)) == [0, 100, 100, 150]
+
+
+@pytest.mark.parametrize("method", ["nvml_counter", "nvml_samples", "tdp_model"])
+def test_joules_are_those_of_the_meter_on_traces_with_gaps_resets_and_lost_readings(method):
+    chance = random.Random(5)
+    for _ in range(40):
+        second, counter_j, rows = 0.0, 1000.0, []
+        for _ in range(60):
+            step_s = chance.choice([1.0, 1.0, 1.0, 1.0, 4.0])
+            second, counter_j = second + step_s, counter_j + 250 * step_s * chance.random()
+            if chance.random() < 0.1:
+                counter_j = chance.choice([0.0, counter_j + 1e6])
+            lost = chance.random() < 0.1
+            is_counted = method != "nvml_samples" and not lost
+            power_w = None if chance.random() < 0.1 else 300 * chance.random()
+            rows.append(at(second, counter_j if is_counted else None, power_w))
+        table = ticks_of(*rows, method=method, power_limit_w=300.0)
+        sensor = Sensor(
+            "gpu", "0", method, float("inf") if method == "tdp_model" else 300.0,
+            MAX_DELTA_S if method == "nvml_counter" else 1.0, max_gap_s=3.0,
+        )  # fmt: skip
+        tally = Tally()
+        for row in rows:
+            reading = Reading(row["monotonic_s"], row["energy_counter_j"], row["power_w"])
+            tally = advance(tally, reading, sensor)
+        expected_j = span(sensor, Tally(), tally).energy_j
+        assert cumulative_energy_j(table).iloc[-1] == pytest.approx(expected_j)
+
+
+def test_a_device_without_counter_and_power_has_no_energy():
+    assert not has_energy(ticks_of(at(0), at(1), device_kind="host", method=None))
+    assert has_energy(ticks_of(at(0, None, 5.0)))
+
+
+def test_utilisation_is_a_mean_over_time_and_over_cards_of_each_stage():
+    ticks = ticks_of(
+        at(0, util_pct=100.0), at(1, util_pct=0.0), at(3, util_pct=50.0),
+        at(0, util_pct=20.0, device_index=1), at(1, util_pct=20.0, device_index=1),
+        at(9, util_pct=7.0, window="run/evaluate_student"),
+    )  # fmt: skip
+    found = summarise_ticks(ticks)
+    # 100 % for 1 s, 0 % for 2 s, 50 % for the usual step of 1.5 s: 175 / 4.5; the other card 20 %.
+    assert found["distill"]["gpu_util_pct_mean"] == pytest.approx((175 / 4.5 + 20) / 2)
+    assert found["evaluate_student"]["gpu_util_pct_mean"] == 7
+    assert found["distill"]["host_util_pct_mean"] is None
+
+
+def test_the_floor_is_the_least_power_of_each_card_at_no_load_and_none_where_one_never_rests():
+    busy = [at(0, None, 300.0, util_pct=90.0), at(1, None, 20.0, util_pct=1.0)]
+    rests = [at(2, None, 90.0, util_pct=0.0), at(3, None, 60.0, util_pct=0.0)]
+    other = [at(0, None, 55.0, util_pct=0.0, device_index=1)]
+    assert summarise_ticks(ticks_of(*busy, *rests, *other))["distill"]["gpu_floor_w"] == 115
+    assert summarise_ticks(ticks_of(*busy, *other))["distill"]["gpu_floor_w"] is None
+
+
+def test_a_throttled_share_counts_what_slows_a_card_down_not_what_its_user_set():
+    bits = [0x0, 0x1, 0x2, 0x4]  # None, idle, clocks set by an application, power cap.
+    ticks = ticks_of(*(at(i, throttle_reasons=bit) for i, bit in enumerate(bits)))
+    assert summarise_ticks(ticks)["distill"]["gpu_throttled_share"] == 0.25
+
+
+def test_summaries_of_runs_are_one_table_and_of_nothing_an_empty_one():
+    ticks = ticks_of(at(0, util_pct=40.0), at(1, util_pct=60.0))
+    table = summary_table({"a": summarise_ticks(ticks), "b": summarise_ticks(ticks.iloc[:0])})
+    assert list(table["run"]) == ["a"]
+    assert list(table["gpu_util_pct_mean"]) == [50]
+    assert list(summary_table({}).columns) == list(table.columns)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from multirun_analysis.collect import collect
+from multirun_analysis.timelines import MAX_POINTS, devices_over_time, devices_over_time_table
+
+
+@pytest.fixture(scope="module")
+def imported(imported_dir):
+    return collect([imported_dir])
+
+
+def ticks_of(collected, run):
+    return collected.telemetry.of(run)
+
+
+def panels(fig):
+    """Title of each panel to the names of the devices in it."""
+    found = {}
+    for trace in fig.data:
+        if trace.type == "scatter":
+            axis = fig.layout[f"yaxis{trace.yaxis[1:]}"]
+            found.setdefault(axis.title.text, []).append(trace.name)
+    return found
+
+
+def test_devices_share_the_time_axis_and_are_in_the_panels_they_have_columns_for(imported):
+    fig = devices_over_time(ticks_of(imported, "feature_1"), imported.stages, run="feature_1")
+    cards = [f"gpu {i}" for i in range(4)]
+    assert panels(fig) == {
+        "Power, W": cards,
+        "Util., %": [*cards, "host"],
+        "Temp., °C": cards,
+        "Energy, kJ": cards,
+    }
+    assert all(t.meta == {"run": "feature_1"} for t in fig.data if t.type == "scatter")
+    matched = {fig.layout[name].matches for name in ("xaxis", "xaxis2", "xaxis3", "xaxis4")}
+    assert matched == {"x5"}
+
+
+def test_joules_so_far_end_at_the_energy_of_the_run(imported):
+    runs = imported.runs.set_index("run")
+    for name in runs.index:
+        ticks = ticks_of(imported, name)
+        table = devices_over_time_table(ticks, imported.stages, run=name)
+        last = table.dropna(subset=["energy_j"]).groupby("device_index")["energy_j"].last()
+        assert last.sum() == pytest.approx(runs.loc[name, "own_energy_j"])
+        fig = devices_over_time(ticks, imported.stages, run=name)
+        drawn = [t.y[-1] for t in fig.data if t.yaxis == "y4"]
+        assert sum(drawn) * 1000 == pytest.approx(last.sum(), rel=1e-6)
+
+
+def test_a_panel_has_no_more_points_than_its_limit_and_joules_never_fall(imported):
+    ticks = ticks_of(imported, "feature_1")
+    fig = devices_over_time(ticks, imported.stages, run="feature_1")
+    energies = [t for t in fig.data if t.yaxis == "y4"]
+    assert sum(len(t.y) for t in energies) <= MAX_POINTS < len(ticks)
+    assert all((np.diff(t.y) >= 0).all() for t in energies)
+    assert all(t.y.dtype == np.float32 for t in energies)
+
+
+def test_attempts_follow_one_another_in_time_and_in_joules(make, tmp_path):
+    folder = make.run(tmp_path / "0")
+    common = {"window": "run/distill", "device_kind": "gpu", "device_index": 0, "schema": 1}
+    common |= {"time_utc": "", "method": "nvml_counter"}
+    ticks = [(1, 1000, 70.0), (1, 1001, 170.0), (2, 5, 9000.0), (2, 6, 9050.0)]
+    rows = [common | {"attempt": a, "monotonic_s": float(s), "energy_counter_j": j}
+            for a, s, j in ticks]  # fmt: skip
+    make.append(folder / "telemetry.jsonl", rows)
+    found = collect([tmp_path])
+    table = devices_over_time_table(found.telemetry.of("0"), found.stages, run="0")
+    assert list(table["active_s"]) == [0, 1, 1, 2]
+    assert list(table["energy_j"]) == [0, 100, 100, 150]
+
+
+def test_an_estimated_device_is_dotted_and_says_so(make, tmp_path):
+    folder = make.run(tmp_path / "0")
+    row = {"window": "run/distill", "device_kind": "cpu", "device_index": None, "schema": 1}
+    row |= {"time_utc": "", "attempt": 1, "method": "tdp_model", "power_w": 15.0}
+    make.append(folder / "telemetry.jsonl", [row | {"monotonic_s": float(s)} for s in range(3)])
+    found = collect([tmp_path])
+    fig = devices_over_time(found.telemetry.of("0"), found.stages, run="0")
+    assert panels(fig) == {
+        "Power, W": ["cpu (estimated from TDP)"],
+        "Energy, J": ["cpu (estimated from TDP)"],
+    }
+    assert {t.line.dash for t in fig.data} == {"dot"}
+    assert [t.showlegend for t in fig.data] == [True, False]
+
+
+def test_stages_are_bands_behind_every_panel(imported):
+    fig = devices_over_time(ticks_of(imported, "feature_1"), imported.stages, run="feature_1")
+    assert len(fig.layout.shapes) == 4
+    (strip,) = [t for t in fig.data if t.type == "bar"]
+    assert list(strip.customdata) == ["feature_1"]
+
+
+def test_a_run_without_ticks_is_an_empty_figure(make, tmp_path):
+    make.run(tmp_path / "0", metrics=None)
+    found = collect([tmp_path])
+    assert not devices_over_time(found.telemetry.of("0"), found.stages, run="0").data
