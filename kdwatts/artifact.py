@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts.metrics import Energy, add_energies, summed_components, total_energy
+from kdwatts.metrics import Energy, add_energies, total_energy, window_net_energy_j
 from kdwatts.records import COMPONENTS, SCHEMA, read_json
 
 ARTIFACT_NAME = "artifact.json"
@@ -109,12 +109,9 @@ def net_energy_j(record: dict[str, Any]) -> float | None:
 
     It is net of the components that `record_energy` adds; None if idle of one of them is unknown.
     """
-    net_j = 0.0
-    for row in record["attempts"]:
-        parts = summed_components(row["energy_j"], row["quality"])
-        # Older records have no net figures.
-        found = [row.get("net_energy_j", {}).get(part) for part in parts]
-        if not parts or None in found:
-            return None
-        net_j += sum(found)
-    return net_j
+    # Older records have no net figures.
+    found = [
+        window_net_energy_j(row["energy_j"], row["quality"], row.get("net_energy_j", {}))
+        for row in record["attempts"]
+    ]
+    return None if None in found else sum(net_j or 0.0 for net_j in found)

@@ -62,6 +62,19 @@ def total_energy(
     )
 
 
+def window_net_energy_j(
+    energy_j: Mapping[str, float | None],
+    quality: Mapping[str, str],
+    net_energy_j: Mapping[str, float | None],
+) -> float | None:
+    """Joules of the components that `total_energy` adds, less what they would have drawn idle.
+
+    None where that of one of them is unknown, or none is known.
+    """
+    found = [net_energy_j.get(part) for part in summed_components(energy_j, quality)]
+    return None if None in found or not found else sum(each or 0.0 for each in found)
+
+
 def summed_components(
     energy_j: Mapping[str, float | None], quality: Mapping[str, str]
 ) -> list[str]:

@@ -16,9 +16,12 @@ import pandas as pd
 
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
+from multirun_analysis.exhibits import with_comparisons
+from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
-from multirun_analysis.report import write_report
+from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
+from multirun_analysis.site import site_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,16 +38,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: DIR/analysis of a single DIR"
     )
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
+    )
+    parser.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
+    parser.add_argument(
+        "--tokens-per-day", type=float, default=1e9, metavar="N", help="served (default 1e9)"
+    )
+    parser.add_argument(
+        "--static", choices=KINDS, help="figures as files too, where a browser is installed"
+    )
     options = parser.parse_args(arguments)
     try:
+        if not options.tokens_per_day > 0:
+            raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
+        site = site_of(options.site) if options.site else None
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
-        report_path = write_report(collected, out_dir)
+        shown = exhibits_of(collected)
+        report_path = write_report(
+            collected,
+            out_dir,
+            profile=options.profile,
+            site=site,
+            tokens_per_day=options.tokens_per_day,
+            shown=shown,
+        )
+        # Tables change with the figures' code too, not with the runs alone.
+        written = write_exhibit_tables(with_comparisons(shown, collected.runs), out_dir)
+        if options.static:
+            if problem := why_not(options.static):
+                print(f"multirun_analysis: --static {options.static}: {problem}", file=sys.stderr)
+            else:
+                written += write_figures(shown, out_dir, options.static)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
     print(table(collected.runs))
-    for path in (*table_paths(out_dir), report_path):
+    folders = dict.fromkeys(path.parent for path in written)
+    for path in (*folders, *table_paths(out_dir), report_path):
         print(path)
     return 0
 

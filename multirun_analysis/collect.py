@@ -53,6 +53,11 @@ class Collected:
     """One row per model, batch size, prompt length and new length served."""
     telemetry: Telemetry
 
+    @property
+    def summaries(self) -> pd.DataFrame:
+        """One row per run and stage: how busy, hot and thirsty its devices were."""
+        return self.telemetry.summaries
+
 
 def collect(
     directories: Sequence[Path], out_dir: Path | None = None, *, num_workers: int | None = None

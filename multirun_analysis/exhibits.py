@@ -21,7 +21,7 @@ from multirun_analysis.decisions import (
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
 from multirun_analysis.kept import (
-    ABOVE_1,
+    ABOVE_TEACHER,
     eff_overall_bars,
     eff_overall_table,
     om_perf_bars,
@@ -45,6 +45,7 @@ from multirun_analysis.serving import (
     energy_per_token_table,
     serving_points,
 )
+from multirun_analysis.statistics import COLUMNS, against_baseline, comparisons_table
 from multirun_analysis.timelines import devices_over_time, devices_over_time_table
 
 _NOT_MEASURED = "What is open or dotted is not measured."
@@ -69,10 +70,9 @@ def exhibits(
     inference: pd.DataFrame,
     summaries: pd.DataFrame,
 ) -> dict[str, Exhibit]:
-    """Every exhibit over all runs by name, without the empty ones.
+    """Every exhibit over all runs by name, without the empty ones; tables are those of Collected.
 
-    `inference` holds the rows of each run's inference.json, `summaries` those of
-    `ticks.summary_table`; both may be empty.
+    `inference` and `summaries` may be empty.
     """
     found = {
         f"{quality.column}_against_{energy}": quality_exhibit(runs, energy=energy, quality=quality)
@@ -121,7 +121,7 @@ def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
             "Mean over benchmarks of student over teacher score; the paler bar has chance "
             "subtracted from both. Lines are 95 % intervals: over seeds, or for one seed over the "
             "benchmarks' samples; they may leave the figure. Dots are runs. A hatched bar is "
-            f"{ABOVE_1}.",
+            f"{ABOVE_TEACHER}.",
             om_perf_bars(runs),
             om_perf_table(runs),
         ),
@@ -185,6 +185,21 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
             co2e_by_site_table(runs),
         ),
     }
+
+
+def with_comparisons(shown: dict[str, Exhibit], runs: pd.DataFrame) -> dict[str, Exhibit]:
+    """The exhibits, and the comparisons with fine-tuning as one of numbers alone.
+
+    p is corrected within each column, as on the page.
+    """
+    found = [c for column in COLUMNS for c in against_baseline(runs, [column])]
+    table = Exhibit(
+        "Settings against plain fine-tuning, by seed",
+        "Differences of runs with one seed, 95 % intervals, paired t-test corrected after Holm.",
+        go.Figure(),
+        comparisons_table(found),
+    )
+    return dict(shown) | ({} if table.is_empty else {"comparisons": table})
 
 
 def devices_exhibit(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> Exhibit:

@@ -35,7 +35,7 @@ def idle_and_wait_table(
 ) -> pd.DataFrame:
     """Per run and stage that it built: idle share, data wait share and mean GPU utilisation, in %.
 
-    `summaries` has a row for each run and stage (`ticks.summary_table`); it may be empty.
+    `summaries` has a row for each run and stage (`Collected.summaries`); it may be empty.
     `idle_source` says where idle power is from: measured before the run, or the least that the
     cards drew at 0 % utilisation in its own trace, of their own energy alone. A share of which
     nothing is known is missing.
@@ -149,6 +149,36 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
     styled(fig, height=120 + 66 * max(1, len(labels)), x="Share while building the student, %")
     fig.update_xaxes(range=[0, 109], tickvals=[0, 25, 50, 75, 100])
     return named_rows(fig, labels[::-1])
+
+
+LOW_UTIL_PCT = 50.0
+HIGH_WAIT_PCT = 10.0
+
+
+def idle_words(table: pd.DataFrame) -> list[str]:
+    """A sentence for each setting whose cards ran less than half the time, or whose training waited
+    for data more than a tenth of it; of rows of `idle_and_wait_table`."""
+    found = []
+    for rows in grouped([r for r in to_rows(table) if r["stage"] == STAGE], "group").values():
+        util, wait, idle = (
+            mean_interval([row[column] for row in known(rows, column)]).mean
+            if known(rows, column)
+            else None
+            for column in ("gpu_util_pct", "data_wait_pct", "idle_pct")
+        )
+        parts = []
+        if util is not None and util < LOW_UTIL_PCT:
+            parts.append(f"its cards ran a kernel {units.significant(util, 2)} % of the time")
+        if wait is not None and wait > HIGH_WAIT_PCT:
+            parts.append(f"it waited for data {units.significant(wait, 2)} % of the time")
+        if parts and idle is not None:
+            parts.append(
+                f"{units.significant(idle, 2)} % of its energy is what idle devices would have "
+                "drawn in as long"
+            )
+        if parts:
+            found.append(f"{rows[0]['label']}: {', and '.join(parts)}.")
+    return found
 
 
 def _has_share(row: Row) -> bool:

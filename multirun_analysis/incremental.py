@@ -35,6 +35,7 @@ class Found:
 
     runs: Mapping[str, KeptRun]
     tables: Mapping[str, pa.Table]
+    """Each of TABLES but the summaries, which belong to the telemetry."""
     telemetry: Telemetry
     is_changed: bool
     """Whether anything differs from what was kept."""
@@ -49,7 +50,9 @@ def read_all(folders: Folders, *, num_workers: int | None) -> Found:
         for name, reading in readings.items()
     }
     parts = {name: None for name, reading in readings.items() if reading.has_ticks}
-    return Found(runs, _tables(readings.values()), Telemetry(parts, folders), is_changed=True)
+    tables = _tables(readings.values())
+    del tables["summaries"]  # Nobody has read the ticks yet.
+    return Found(runs, tables, Telemetry(parts, folders), is_changed=True)
 
 
 def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> Found:
@@ -65,7 +68,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     before = kept.read_kept(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
-        return Found(same, _kept_tables(out_dir), _telemetry(same, folders, parts_dir), False)
+        return _found(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
     parts_dir.mkdir(exist_ok=True)
     remove_unsettled(parts_dir)
     positions = {name: position for position, name in enumerate(folders)}
@@ -103,7 +106,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
         for name in same
     }
     tables = _tables((readings | old)[name] for name in folders)
-    return Found(runs, tables, _telemetry(runs, folders, parts_dir), is_changed=True)
+    return _found(runs, tables, folders, parts_dir, is_changed=True)
 
 
 def _signatures(folders: Folders) -> dict[str, Signature]:
@@ -161,5 +164,14 @@ def _by_run(table: pa.Table) -> dict[str, pa.Table]:
     return {str(names[a]): table.slice(a, b - a) for a, b in zip(starts, ends, strict=False)}
 
 
-def _telemetry(runs: Mapping[str, KeptRun], folders: Folders, parts_dir: Path) -> Telemetry:
-    return Telemetry({n: parts_dir / run.part for n, run in runs.items() if run.part}, folders)
+def _found(
+    runs: Mapping[str, KeptRun],
+    tables: dict[str, pa.Table],
+    folders: Folders,
+    parts_dir: Path,
+    *,
+    is_changed: bool,
+) -> Found:
+    parts = {name: parts_dir / run.part for name, run in runs.items() if run.part}
+    telemetry = Telemetry(parts, folders, kept_summaries=tables.pop("summaries"))
+    return Found(runs, tables, telemetry, is_changed)

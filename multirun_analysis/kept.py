@@ -23,8 +23,8 @@ from multirun_analysis.marks import (
 from multirun_analysis.palette import INK, MUTED, faded, paradigm_color, styled
 from multirun_analysis.rows import Row, distinct_students, known, to_rows
 
-ABOVE_1 = (
-    "above 1: better than its teacher on these benchmarks, or one of the two was asked in a "
+ABOVE_TEACHER = (
+    "above the teacher's: the student is better there, or one of the two was asked in a "
     "format that suits it less"
 )
 
@@ -114,7 +114,7 @@ def om_perf_bars(runs: pd.DataFrame) -> go.Figure:
         rows = [row for row in table if row["form"] == form and row["setting"] in shown]
         if rows:
             alpha = 1.0 if form == "om_perf" else 0.35
-            fig.add_bar(**_bars(rows, form, words, alpha=alpha, above=ABOVE_1))
+            fig.add_bar(**_bars(rows, form, words, alpha=alpha, above=ABOVE_TEACHER))
     _add_runs(fig, runs, "om_perf", shown)
     if table:
         _add_legend(fig, [words for form, words in _FORMS.items() if _has(table, form)])
@@ -162,7 +162,13 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
         "marker": {
             "color": fills,
             "line": {"color": colors, "width": [1.5 if is_open else 0 for is_open in opened]},
-            "pattern": HATCH | {"shape": ["/" if is_above else "" for is_above in hatched]},
+            # plotly.js takes a list of colours only as the background that is given by name.
+            "pattern": HATCH
+            | {
+                "shape": ["/" if is_above else "" for is_above in hatched],
+                "fillmode": "replace",
+                "bgcolor": fills,
+            },
         },
         "error_x": {
             "type": "data",

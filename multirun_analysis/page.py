@@ -56,3 +56,15 @@ def table(heads: str, body: str) -> str:
 def escaped(value: object) -> str:
     """Text from a record as HTML; nothing for None."""
     return "" if value is None else escape(str(value))
+
+
+def filters(choices: Mapping[str, Sequence[str]]) -> str:
+    """A bar of one select for each facet, which hides runs in all figures and tables."""
+    boxes = "".join(
+        f'<label>{escape(facet)} <select class="filter" data-key="{escape(facet)}">'
+        '<option value="">all</option>'
+        + "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
+        + "</select></label>"
+        for facet, values in choices.items()
+    )
+    return boxes and f'<nav class="filters" aria-label="Filters">{boxes}</nav>'

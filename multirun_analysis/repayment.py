@@ -189,7 +189,8 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         "<th>Students of one teacher<small>until it is repaid</small></th>"
     ) + "".join(f"<th>Efficiency<small>after {words} tokens</small></th>" for words in LIFETIMES)
     body = "".join(
-        f'<tr><th scope="row"><span class="dot" style="--hue:{paradigm_color(r.paradigm)}"></span>'
+        f'<tr data-facet="{escape(r.group)}"><th scope="row"><span class="dot" '
+        f'style="--hue:{paradigm_color(r.paradigm)}"></span>'
         f"{escape(r.label)}</th><td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
         + "".join(f"<td>{units.number(value)}</td>" for value in r.lifetime)
         + "</tr>"

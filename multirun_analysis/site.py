@@ -11,11 +11,17 @@ from multirun_analysis.rows import Row, known
 
 @dataclass(frozen=True)
 class Site:
-    """A place's figures; see conf/site for their sources."""
+    """A place's figures, each with its source where conf/site has the same figure."""
 
     name: str
     grid_gco2e_per_kwh: float
     pue: float
+    price_usd_per_kwh: float | None = None
+    wue_l_per_kwh: float | None = None
+    grid_source: str | None = None
+    pue_source: str | None = None
+    price_source: str | None = None
+    wue_source: str | None = None
 
 
 def site_of(name: str) -> Site:
@@ -28,8 +34,17 @@ def site_of(name: str) -> Site:
     if not path.is_file():
         names = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
         raise ValueError(f"--site {name}: there is no such site; choose one of {names}")
-    text = path.read_text()
-    return Site(name, _number(text, "grid_gco2e_per_kwh"), _number(text, "pue"))
+    entries = _entries(path.read_text())
+    price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
+    return Site(
+        name,
+        float(entries["grid_gco2e_per_kwh"]),
+        float(entries["pue"]),
+        price_usd_per_kwh=None if price is None else float(price),
+        wue_l_per_kwh=None if wue is None else float(wue),
+        **{key: entries.get(key) for key in ("grid_source", "pue_source")},
+        **{key: entries.get(key) for key in ("price_source", "wue_source")},
+    )
 
 
 def all_sites() -> list[Site]:
@@ -37,16 +52,34 @@ def all_sites() -> list[Site]:
     return [site_of(path.stem) for path in sorted((conf_dir() / "site").glob("*.yaml"))]
 
 
-def _number(text: str, key: str) -> float:
-    found = re.search(rf"^{key}: *([0-9.]+)", text, re.MULTILINE)
-    assert found, f"conf/site states {key} of every site"
-    return float(found[1])
+def _entries(text: str) -> dict[str, str]:
+    """Keys to values of a flat file; lines that are indented go on with the one before."""
+    entries: dict[str, str] = {}
+    key = ""
+    for line in text.splitlines():
+        line = line.partition(" #")[0].rstrip()
+        if found := re.match(r"(\w+): *(.*)", line):
+            key, entries[found[1]] = found[1], found[2]
+        elif line.startswith(" ") and key:
+            entries[key] = f"{entries[key]} {line.strip()}"
+    return {key: value for key, value in entries.items() if value not in ("null", "")}
 
 
 def common_site(runs: list[Row]) -> Site | None:
-    """The site that all runs were given; None where they differ or do not say."""
+    """The site that all runs were given; None where they differ or do not say.
+
+    Its price and sources are those of conf/site, as long as that still has the runs' figures.
+    """
     found = {
         Site(run["site"], run["grid_gco2e_per_kwh"], run["pue"])
         for run in known(runs, "site", "grid_gco2e_per_kwh", "pue")
     }
-    return found.pop() if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    (given,) = found
+    for site in all_sites():
+        if (site.name, site.grid_gco2e_per_kwh, site.pue) == (
+            *(given.name, given.grid_gco2e_per_kwh, given.pue),
+        ):
+            return site
+    return given

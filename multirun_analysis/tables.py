@@ -7,6 +7,7 @@ from html import escape
 from multirun_analysis import units
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
+from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.page import escaped, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.rows import Row, grouped, known
@@ -60,7 +61,12 @@ def _run_row(run: Row) -> str:
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
-    return f"<tr>{_run_head(run)}{columns}</tr>"
+    return f"<tr{_facet(run)}>{_run_head(run)}{columns}</tr>"
+
+
+def _facet(run: Row) -> str:
+    """The attribute by which the page's filters find a row."""
+    return f' data-facet="{escape(run["run"])}"'
 
 
 def _run_head(run: Row) -> str:
@@ -85,26 +91,37 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
     heads = "".join(f"<th>{task}<small>{BENCHMARKS[task].metric}</small></th>" for task in tasks)
     body = ""
     for run in rows:
-        cells = ""
-        for task in tasks:
-            mine, its = (found.get((run["run"], task, s)) for s in ("student", "teacher"))
-            beside = f"<small>teacher {units.number(its['value'])}</small>" if its else ""
-            cells += f"<td>{_score_text(mine)}{beside}</td>"
+        cells = "".join(
+            _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
+            for task in tasks
+        )
         kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
-        body += f"<tr>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
+        body += f"<tr{_facet(run)}>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
     reasons = grouped(known(rows, "om_perf_reason"), "om_perf_reason")
     notes = [f"{_names(same)}: {reason}." for reason, same in reasons.items()]
+    marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     return section(
         "Scores",
         "One score of each benchmark, with one standard error. OM_perf is the mean of student over "
-        "teacher; without a teacher that was asked alike there is none.",
+        f"teacher; without a teacher that was asked alike there is none.{marked}",
         table(f"<th>Run</th><th>OM_perf<small>± se</small></th>{heads}", body)
         + (f'<p class="sub">No OM_perf. {escape(" ".join(notes))}</p>' if notes else ""),
     )
 
 
-def _score_text(score: Row | None) -> str:
-    return units.MISSING if score is None else units.with_error(score["value"], score["stderr"])
+_ABOVE = '<small class="above">'
+
+
+def _score_cell(mine: Row | None, its: Row | None) -> str:
+    """The student's score and below it the teacher's, marked where the student passes it."""
+    score = units.MISSING if mine is None else units.with_error(mine["value"], mine["stderr"])
+    if its is None:
+        return f"<td>{score}</td>"
+    beside = f"teacher {units.number(its['value'])}"
+    if mine is None or mine["value"] <= its["value"]:
+        return f"<td>{score}<small>{beside}</small></td>"
+    ratio = f", {units.significant(mine['value'] / its['value'])} times it" if its["value"] else ""
+    return f"<td>{score}{_ABOVE}{beside}{ratio}</small></td>"
 
 
 def _names(runs: list[Row]) -> str:
@@ -135,7 +152,7 @@ def _imported_row(run: Row) -> str:
         for subject in ("student", "teacher")
     ]
     return (
-        f'<tr>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
+        f'<tr{_facet(run)}>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
         f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
         f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
         f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
@@ -145,15 +162,18 @@ def _imported_row(run: Row) -> str:
 
 
 def unfinished_section(runs: list[Row]) -> str:
-    body = "".join(
-        f'<tr>{_run_head(run)}<td class="left"><span class="state">{escaped(run["state"])}</span>'
-        f'</td><td class="words">{escaped(run["reason"])}</td></tr>'
-        for run in runs
-        if not run["finished"]
-    )
+    body = "".join(_unfinished_row(run) for run in runs if not run["finished"])
     return body and section(
         "Failed and unfinished runs",
         "They are in no figure and in no mean.",
         table('<th>Run</th><th class="left">State</th><th class="left">Reason</th>', body),
         anchor="unfinished",
+    )
+
+
+def _unfinished_row(run: Row) -> str:
+    state = f'<span class="state">{escaped(run["state"])}</span>'
+    return (
+        f'<tr{_facet(run)}>{_run_head(run)}<td class="left">{state}</td>'
+        f'<td class="words">{escaped(run["reason"])}</td></tr>'
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from multirun_analysis.reading import ticks
+from multirun_analysis.reading.columns import concatenated
+from multirun_analysis.reading.summaries import SUMMARIES, summarise
 
 log = logging.getLogger(__name__)
 
@@ -23,25 +27,42 @@ class Telemetry:
     folders: Mapping[str, Path]
     """Folder of each run."""
 
+    kept_summaries: pa.Table | None = None
+    """Rows of SUMMARIES, where they were made when the ticks were read."""
+
     @property
     def runs(self) -> tuple[str, ...]:
         """Names of the runs that have ticks."""
         return tuple(self.parts)
+
+    @cached_property
+    def summaries(self) -> pd.DataFrame:
+        """A row of `reading.summaries.SUMMARIES` for each run and stage.
+
+        Reads the ticks of all runs, one run after the other, where nothing was kept.
+        """
+        table = self.kept_summaries
+        if table is None:
+            table = concatenated((summarise(run, self._table(run)) for run in self.runs), SUMMARIES)
+        return table.to_pandas()
 
     def of(self, run: str) -> pd.DataFrame:
         """The ticks of one run, sorted by attempt and time; no rows where it has none.
 
         Raises ValueError for a record of a foreign or newer schema.
         """
+        return self._table(run).to_pandas()
+
+    def _table(self, run: str) -> pa.Table:
         part_path = self.parts.get(run)
         if part_path is not None:
             try:
-                return ticks.read_part(part_path).to_pandas()
+                return ticks.read_part(part_path)
             except (OSError, ValueError) as error:
                 log.warning("%s does not read (%s); reading the run's own file", part_path, error)
         if run not in self.parts:
-            return ticks.PART_SCHEMA.empty_table().to_pandas()
+            return ticks.PART_SCHEMA.empty_table()
         table, problem = ticks.read_whole(run, self.folders[run] / ticks.FILE)
         if problem:
             log.warning("%s: %s", run, problem)
-        return table.to_pandas()
+        return table

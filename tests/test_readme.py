@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from multirun_analysis.report import PROFILES, report_name
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -62,7 +64,7 @@ def test_the_runs_and_sweeps_run_and_are_collected(tmp_path: Path):
         last = ["until=evaluate"] if "eval=" in command else []
         done = run(command, *smoke, *last, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}")
         assert done.returncode == 0, done.stderr
-    (collect,) = commands("python -m multirun_analysis multirun/demo")
+    (collect,) = [c for c in commands("python -m multirun_analysis multirun") if "--" not in c]
     done = run(collect.replace("multirun/demo", str(tmp_path / "1")))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "1" / "analysis" / "report.html").stat().st_size > 1_000_000
@@ -77,6 +79,21 @@ def test_the_import_is_read_and_analysed_beside_a_run_of_ours(tmp_path: Path):
         done = run(command.replace("multirun/", f"{tmp_path}/"))
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "both" / "report.html").stat().st_size > 1_000_000
+
+
+def test_the_page_of_a_profile_is_made_of_imported_runs(tmp_path: Path):
+    (imported, _) = [c for c in commands("python -m multirun_analysis") if "h100_runs" in c]
+    assert run(imported.replace("multirun/h100_runs", f"{tmp_path}/runs")).returncode == 0
+    (command,) = [c for c in commands("python -m multirun_analysis") if "--profile" in c]
+    done = run(command.replace("multirun/demo", f"{tmp_path}/runs"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "analysis" / "report_provider.html").stat().st_size > 1_000_000
+
+
+def test_the_table_of_profiles_names_every_profile_and_its_page():
+    listed = re.findall(r"^\| `(\w+)` \| `(report\w*\.html)` \|", README, re.MULTILINE)
+    assert dict(listed) == {profile: report_name(profile) for profile in PROFILES}
+    assert len(listed) == len(PROFILES)
 
 
 def test_the_meter_measures_a_command_and_stands_beside_a_job(tmp_path: Path):

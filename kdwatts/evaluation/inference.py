@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdwatts.metrics import Energy, mean_and_half_width, summed_components, total_energy
+from kdwatts.metrics import Energy, mean_and_half_width, total_energy, window_net_energy_j
 from kdwatts.records import StageRow
 from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
@@ -202,10 +202,7 @@ def _repeat(
 
 
 def _net_j(row: StageRow) -> float | None:
-    """Net joules of the components that the window's gross figure adds."""
-    parts = summed_components(row.energy_j, row.quality)
-    found = [row.net_energy_j.get(part) for part in parts]
-    return None if not parts or None in found else math.fsum(j or 0.0 for j in found)
+    return window_net_energy_j(row.energy_j, row.quality, row.net_energy_j)
 
 
 def _per_token(

@@ -78,6 +78,7 @@ STAGES = pa.schema(
         pa.field("energy_j", pa.float64()),
         pa.field("uncertainty_j", pa.float64()),
         pa.field("energy_quality", pa.string()),
+        pa.field("net_energy_j", pa.float64()),
     ]
 )
 """A window with one column per component, and their sum of the best quality."""

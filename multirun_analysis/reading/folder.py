@@ -13,6 +13,7 @@ import pyarrow as pa
 from kdwatts.records import Metrics
 from multirun_analysis.reading import ticks
 from multirun_analysis.reading.records import read_record, type_problem
+from multirun_analysis.reading.summaries import summarise_part
 from multirun_analysis.reading.tables import read_tables
 
 CHOICES = ("paradigm", "model", "data", "gpu")
@@ -65,6 +66,8 @@ class Reading:
 def read_run(job: Job) -> Reading:
     """The run's row, not yet compared with others, its tables, and its part of the telemetry.
 
+    Summaries are among the tables where the telemetry was read.
+
     Raises ValueError for a record of a foreign or newer schema.
     """
     folder = job.folder
@@ -80,6 +83,8 @@ def read_run(job: Job) -> Reading:
     else:
         num_rows, ticks_problem = ticks.write_part(job.run, folder / ticks.FILE, job.part_path)
         has_ticks = num_rows > 0
+        if has_ticks:
+            tables["summaries"] = summarise_part(job.run, job.part_path), None
     problems = [manifest_problem, imported.pop("notes", None)]
     problems += [problem for _, problem in tables.values()]
     problems.append(ticks_problem)

@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdwatts.metrics import total_energy
+from kdwatts.metrics import total_energy, window_net_energy_j
 from kdwatts.records import COMPONENTS
 from multirun_analysis.reading import columns
 from multirun_analysis.reading.lines import fast_table
 from multirun_analysis.reading.records import not_as_agreed, read_records, torn_line
+from multirun_analysis.reading.summaries import SUMMARIES
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""
@@ -22,6 +23,7 @@ TABLES = {
     "train": columns.TRAIN,
     "scores": columns.SCORES,
     "inference": columns.INFERENCE,
+    "summaries": SUMMARIES,
 }
 """Every table but runs and telemetry, with the columns that it has at least."""
 
@@ -34,7 +36,7 @@ _FILES = {
 
 
 def read_tables(run: str, folder: Path) -> dict[str, Reading]:
-    """Each of TABLES, from its file of a run's folder."""
+    """Each of TABLES that has a file of its own in a run's folder."""
     read = {"train": _read_train}
     return {
         part: read.get(part, _read_small)(run, folder / name, part) for part, name in _FILES.items()
@@ -61,6 +63,9 @@ def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
         "energy_j": total.energy_j,
         "uncertainty_j": total.uncertainty_j,
         "energy_quality": total.quality,
+        "net_energy_j": window_net_energy_j(
+            row["energy_j"], row["quality"], row.get("net_energy_j") or {}
+        ),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from multirun_analysis.collect import collect
 from multirun_analysis.exhibits import devices_exhibit, exhibits
 from multirun_analysis.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
-from multirun_analysis.ticks import summarise_ticks, summary_table
+from multirun_analysis.reading.summaries import SUMMARIES
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +16,8 @@ def collected(sweep_dir):
 
 @pytest.fixture(scope="module")
 def found(collected):
-    telemetry = collected.telemetry
-    ticks = [(run, telemetry.of(run)) for run in telemetry.runs]
-    summaries = summary_table({str(run): summarise_ticks(rows) for run, rows in ticks})
     none = pd.DataFrame(columns=["run"])
-    return exhibits(collected.runs, collected.stages, collected.train, none, summaries)
+    return exhibits(collected.runs, collected.stages, collected.train, none, collected.summaries)
 
 
 def test_every_exhibit_has_marks_numbers_a_title_and_a_note(found):
@@ -53,7 +50,7 @@ def test_a_run_of_a_thousand_names_stays_out_of_markup(make, tmp_path):
     (folder / "train.jsonl").write_text(line + "\n")
     c = collect([tmp_path])
     none = pd.DataFrame(columns=["run"])
-    every = exhibits(c.runs, c.stages, c.train, none, summary_table({}))
+    every = exhibits(c.runs, c.stages, c.train, none, SUMMARIES.empty_table().to_pandas())
     assert len(every) > 8
     for name, exhibit in every.items():
         figure = json.loads(exhibit.figure.to_json())
@@ -88,7 +85,7 @@ def test_figures_of_many_settings_stay_small_and_say_what_they_leave_out(collect
     stages = collected.stages[collected.stages["run"] == first]
     stages = pd.concat([stages.assign(run=name) for name in runs["run"]], ignore_index=True)
     none = pd.DataFrame(columns=["run"])
-    every = exhibits(runs, stages, train, none, summary_table({}))
+    every = exhibits(runs, stages, train, none, SUMMARIES.empty_table().to_pandas())
     sizes = {name: len(exhibit.figure.to_json()) for name, exhibit in every.items()}
     assert max(sizes.values()) < 150_000, sizes
     losses = every["loss_curves"]

@@ -2,7 +2,7 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.kept import (
-    ABOVE_1,
+    ABOVE_TEACHER,
     eff_overall_bars,
     eff_overall_table,
     om_perf_bars,
@@ -59,8 +59,8 @@ def test_a_ratio_above_1_is_hatched_and_says_what_that_may_mean(runs_of):
     bars = trace(om_perf_bars(runs), "om_perf")
     shown = zip(bars.marker.pattern.shape, bars.hovertext, strict=True)
     marks = dict(zip(bars.y, shown, strict=True))
-    assert marks["response"][0] == "/" and ABOVE_1 in marks["response"][1]
-    assert marks["sft"][0] == "" and ABOVE_1 not in marks["sft"][1]
+    assert marks["response"][0] == "/" and ABOVE_TEACHER in marks["response"][1]
+    assert marks["sft"][0] == "" and ABOVE_TEACHER not in marks["sft"][1]
     assert set(trace(om_perf_bars(runs), "om_perf_corrected").marker.pattern.shape) == {""}
 
 

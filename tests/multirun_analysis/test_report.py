@@ -1,6 +1,5 @@
 import re
-import shutil
-import subprocess
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +9,9 @@ from multirun_analysis.__main__ import main
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect
-from multirun_analysis.report import report_html
+from multirun_analysis.kept import ABOVE_TEACHER
+from multirun_analysis.report import PROFILES, report_html, report_name
+from multirun_analysis.site import site_of
 
 
 @pytest.fixture(scope="module")
@@ -190,71 +191,83 @@ def test_a_foreign_schema_ends_with_the_name_of_the_file(make, tmp_path, capsys)
     assert f"{tmp_path / '0' / 'status.json'}: schema is 7" in capsys.readouterr().err
 
 
-def chromium(*arguments, profile):
-    """Standard output and error of one headless visit without any network service."""
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    switches += ["--disable-background-networking", "--disable-component-update"]
-    switches += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000"]
-    done = subprocess.run(
-        [found, *switches, f"--user-data-dir={profile}", *arguments],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return done.stdout, done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_draws_every_figure_without_an_error(page, tmp_path, width):
-    path = tmp_path / "report.html"
-    path.write_text(page)
-    window = f"--window-size={width},9000"
-    dom, log = chromium("--dump-dom", window, path.as_uri(), profile=tmp_path / "profile")
-    assert "CONSOLE" not in log
-    drawn = dom.replace(get_plotlyjs(), "").count('class="main-svg"')
-    slots = page.count('class="panel slot"')
-    assert slots == 6
-    # Plotly draws three layers for each figure.
-    assert drawn == 3 * slots
-
-
-@pytest.mark.slow
-def test_a_browser_draws_imported_runs_beside_ours(imported_dir, sweep_dir, tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text(report_html(collect([imported_dir, sweep_dir])))
-    arguments = ("--dump-dom", "--window-size=1280,9000", path.as_uri())
-    dom, log = chromium(*arguments, profile=tmp_path / "profile")
-    assert "CONSOLE" not in log
-    assert dom.replace(get_plotlyjs(), "").count('class="main-svg"') == 3 * 6
-
-
-@pytest.mark.slow
-def test_a_browser_redraws_when_another_run_is_chosen(page, tmp_path):
-    # The page's own policy would stop this script, so the policy goes for this test.
-    choose = """<script>setTimeout(() => {
-      const select = document.querySelector("select");
-      const plot = select.parentElement.querySelector(".plot");
-      const names = () => plot.data.map((trace) => trace.name).join();
-      const before = names();
-      select.value = "2";
-      select.dispatchEvent(new Event("change", { bubbles: true }));
-      document.title = `${before} | ${names()}`;
-    }, 3000);</script>"""
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    path = tmp_path / "report.html"
-    path.write_text(page.replace("</body>", f"{choose}</body>"))
-    arguments = ("--dump-dom", "--window-size=1280,9000", path.as_uri())
-    dom, _ = chromium(*arguments, profile=tmp_path / "profile")
-    before, after = re.search(r"<title>(.*?)</title>", dom)[1].split(" | ")
-    assert "teacher" not in before.split(",")
-    assert "teacher" in after.split(",")
-
-
 def test_caveats_tell_the_share_of_idle_power_where_it_was_measured(run_in, tmp_path):
     run_in("0-response-tiny", own_energy_j=400e3, own_net_energy_j=300e3)
     run_in("1-sft-tiny", student_key="b", own_net_energy_j=None)
     text = dict(caveats(collect([tmp_path])))["Idle power"]
     assert "For 1 of 2 students" in text
     assert "it is 25 % of their own energy" in text
+
+
+@pytest.mark.parametrize(
+    ("profile", "first"),
+    [
+        ("research", "Accuracy against energy"),
+        ("provider", "A year of"),
+        ("esg", "Energy and emis"),
+    ],
+)
+def test_a_profile_orders_the_page_for_its_reader_and_leaves_nothing_out(
+    sweep_dir, page, profile, first
+):
+    text = report_html(collect([sweep_dir]), profile=profile, site=site_of("france"))
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    assert titles[0].startswith(first)
+    assert set(re.findall("<h2>(.*?)</h2>", page)) <= set(titles)
+
+
+def test_every_section_has_a_place_in_every_profile():
+    own = {"provider": {"provider"}, "esg": {"esg"}}
+    every = [set(names) - own.get(profile, set()) for profile, names in PROFILES.items()]
+    assert all(names == every[0] for names in every)
+    assert all(len(set(names)) == len(names) for names in PROFILES.values())
+
+
+def test_each_profile_has_a_file_of_its_own(make, tmp_path, capsys):
+    make.run(tmp_path / "0")
+    for profile in PROFILES:
+        assert main([str(tmp_path), "--profile", profile]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(report_name(profile))
+    pages = {path.name for path in (tmp_path / "analysis").glob("*.html")}
+    assert pages == {"report.html", "report_provider.html", "report_esg.html"}
+
+
+def test_every_figure_has_its_numbers_below_it_and_in_a_file(sweep_dir, tmp_path):
+    assert main([str(sweep_dir), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text().replace(get_plotlyjs(), "")
+    named = set(re.findall(r"tables/(\w+)\.csv", text))
+    assert len(named) >= text.count('class="panel slot"') - 1  # Devices are in telemetry.parquet.
+    assert named <= {path.stem for path in (tmp_path / "tables").glob("*.csv")}
+
+
+def test_what_is_within_noise_is_called_so(make, tmp_path):
+    for seed in range(3):
+        for name, kept in (("sft", (0.90, 0.92, 0.91)), ("response", (0.92, 0.90, 0.91))):
+            make.run(
+                tmp_path / f"{name}{seed}", paradigm=name, om_perf=kept[seed], seed=seed,
+                student_key=f"{name}{seed}",
+            )  # fmt: skip
+    text = report_html(collect([tmp_path]))
+    assert '<span class="verdict within-noise">within noise</span>' in text
+
+
+def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_dir):
+    text = report_html(collect([imported_dir]))
+    # bbh: 0.662 and 0.657 beside the teacher's 0.358.
+    assert re.findall('class="above">(.*?)<', text) == [
+        "teacher 0.358, 1.83 times it", "teacher 0.358, 1.85 times it",
+    ]  # fmt: skip
+    assert escape(ABOVE_TEACHER, quote=False) in text
+
+
+def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_dir):
+    text = report_html(collect([imported_dir]))
+    assert "its cards ran a kernel 33 % of the time, and 56 % of its energy" in text
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "nan"])
+def test_tokens_a_day_are_above_0(make, tmp_path, capsys, number):
+    make.run(tmp_path / "0")
+    assert main([str(tmp_path), f"--tokens-per-day={number}"]) == 2
+    assert "give a number above 0" in capsys.readouterr().err
+    assert not (tmp_path / "analysis").exists()

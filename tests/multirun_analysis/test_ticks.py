@@ -1,27 +1,10 @@
 import random
 
-import pandas as pd
 import pytest
 
-from kdwatts.records import TelemetryRow
 from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance, span
-from multirun_analysis.ticks import cumulative_energy_j, has_energy, summarise_ticks, summary_table
-
-
-def ticks_of(*rows, **common):
-    """Ticks of one run; `common` holds for all of them."""
-    known = {
-        "time_utc": "", "attempt": 1, "window": "run/distill", "device_kind": "gpu",
-        "device_index": 0, "method": "nvml_counter",
-    }  # fmt: skip
-    records = [TelemetryRow(**(known | common | row)) for row in rows]
-    table = pd.DataFrame([vars(record) for record in records])
-    numbers = ["power_w", "energy_counter_j", "util_pct", "power_limit_w", "throttle_reasons"]
-    return table.astype(dict.fromkeys([*numbers, "temperature_c", "memory_used_gib"], "float64"))
-
-
-def at(second, counter_j=None, power_w=None, **more):
-    return {"monotonic_s": float(second), "energy_counter_j": counter_j, "power_w": power_w, **more}
+from multirun_analysis.ticks import cumulative_energy_j, has_energy
+from tests.multirun_analysis.ticking import at, ticks_of
 
 
 def test_joules_are_differences_of_the_counter_not_of_its_start():
@@ -91,38 +74,3 @@ def test_joules_are_those_of_the_meter_on_traces_with_gaps_resets_and_lost_readi
 def test_a_device_without_counter_and_power_has_no_energy():
     assert not has_energy(ticks_of(at(0), at(1), device_kind="host", method=None))
     assert has_energy(ticks_of(at(0, None, 5.0)))
-
-
-def test_utilisation_is_a_mean_over_time_and_over_cards_of_each_stage():
-    ticks = ticks_of(
-        at(0, util_pct=100.0), at(1, util_pct=0.0), at(3, util_pct=50.0),
-        at(0, util_pct=20.0, device_index=1), at(1, util_pct=20.0, device_index=1),
-        at(9, util_pct=7.0, window="run/evaluate_student"),
-    )  # fmt: skip
-    found = summarise_ticks(ticks)
-    # 100 % for 1 s, 0 % for 2 s, 50 % for the usual step of 1.5 s: 175 / 4.5; the other card 20 %.
-    assert found["distill"]["gpu_util_pct_mean"] == pytest.approx((175 / 4.5 + 20) / 2)
-    assert found["evaluate_student"]["gpu_util_pct_mean"] == 7
-    assert found["distill"]["host_util_pct_mean"] is None
-
-
-def test_the_floor_is_the_least_power_of_each_card_at_no_load_and_none_where_one_never_rests():
-    busy = [at(0, None, 300.0, util_pct=90.0), at(1, None, 20.0, util_pct=1.0)]
-    rests = [at(2, None, 90.0, util_pct=0.0), at(3, None, 60.0, util_pct=0.0)]
-    other = [at(0, None, 55.0, util_pct=0.0, device_index=1)]
-    assert summarise_ticks(ticks_of(*busy, *rests, *other))["distill"]["gpu_floor_w"] == 115
-    assert summarise_ticks(ticks_of(*busy, *other))["distill"]["gpu_floor_w"] is None
-
-
-def test_a_throttled_share_counts_what_slows_a_card_down_not_what_its_user_set():
-    bits = [0x0, 0x1, 0x2, 0x4]  # None, idle, clocks set by an application, power cap.
-    ticks = ticks_of(*(at(i, throttle_reasons=bit) for i, bit in enumerate(bits)))
-    assert summarise_ticks(ticks)["distill"]["gpu_throttled_share"] == 0.25
-
-
-def test_summaries_of_runs_are_one_table_and_of_nothing_an_empty_one():
-    ticks = ticks_of(at(0, util_pct=40.0), at(1, util_pct=60.0))
-    table = summary_table({"a": summarise_ticks(ticks), "b": summarise_ticks(ticks.iloc[:0])})
-    assert list(table["run"]) == ["a"]
-    assert list(table["gpu_util_pct_mean"]) == [50]
-    assert list(summary_table({}).columns) == list(table.columns)

@@ -1,0 +1,188 @@
+"""The figure that has to survive an audit: what was drawn, its CO2e, and what may be avoided."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+
+from kdwatts.metrics import J_PER_KWH, Energy, add_energies, co2e_kg, water_l
+from multirun_analysis import units
+from multirun_analysis.metrics import top_windows
+from multirun_analysis.page import section, table
+from multirun_analysis.pareto import energy_class
+from multirun_analysis.repayment import repayments
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.site import Site
+
+DAYS = 365
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Energy of one kind of work, obtained in one way."""
+
+    work: str
+    energy_class: str
+    """measured, estimated or mixed; missing where windows have no figure."""
+    energy_j: float | None
+    num_windows: int
+
+
+def footprint(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
+    """What these runs drew, by work and by how it was obtained: never added over the two.
+
+    All attempts and failed runs count, reuse costs nothing here, so that nothing counts twice. What
+    was built before these runs, such as a teacher's training, is a line of its own, once and
+    undivided.
+    """
+    work = {
+        "distill": "Building students",
+        "teacher": "Teacher: text and signals",
+        "generate": "Teacher: text and signals",
+        "shards": "Preparing data",
+        "evaluate_student": "Evaluation",
+        "evaluate_teacher": "Evaluation",
+        "inference_student": "Serving benchmark",
+        "inference_teacher": "Serving benchmark",
+    }
+    windows = [w for w in top_windows(to_rows(stages)) if w["outcome"] != "reused"]
+    found = [
+        Drawn(name, kind, _sum_j(rows), len(rows))
+        for (name, kind), rows in grouped(
+            windows,
+            lambda w: (work.get(w["stage"], "Other stages"), energy_class(w["energy_quality"])),
+        ).items()
+    ]
+    built = {window["key"] for window in windows}
+    earlier: dict[str, tuple[float | None, str]] = {}
+    for run in known(distinct_students(runs), "inherited_energy_by_artifact_j"):
+        for key, energy_j in json.loads(run["inherited_energy_by_artifact_j"]).items():
+            if key not in built:
+                earlier[key] = (energy_j, run["inherited_energy_quality"])
+    for kind in sorted({energy_class(quality) for _, quality in earlier.values()}):
+        parts = [joules for joules, quality in earlier.values() if energy_class(quality) == kind]
+        total = add_energies(Energy(joules, None, kind) for joules in parts)
+        found.append(Drawn("Inherited from earlier work", kind, total.energy_j, len(parts)))
+    return found
+
+
+def _sum_j(windows: list[Row]) -> float | None:
+    total = add_energies(Energy(w["energy_j"], None, w["energy_quality"]) for w in windows)
+    return total.energy_j
+
+
+def esg_sections(
+    runs: pd.DataFrame,
+    stages: pd.DataFrame,
+    train: pd.DataFrame,
+    site: Site | None,
+    *,
+    tokens_per_day: float,
+) -> str:
+    """A summary of one printed page, and what may be avoided."""
+    return _summary(runs, stages, site) + _avoided(runs, train, site, tokens_per_day=tokens_per_day)
+
+
+def _summary(runs: pd.DataFrame, stages: pd.DataFrame, site: Site | None) -> str:
+    drawn = footprint(runs, stages)
+    if not drawn:
+        return ""
+    heads = (
+        '<th>Work</th><th class="left">Obtained</th><th>Windows</th><th>kWh</th>'
+        "<th>kWh with overhead<small>times PUE</small></th><th>kg CO2e</th><th>Water, L</th>"
+    )
+    body = "".join(_drawn_row(line, site) for line in drawn)
+    for kind in sorted({line.energy_class for line in drawn} - {"missing"}):
+        same = [line for line in drawn if line.energy_class == kind]
+        total = add_energies(Energy(line.energy_j, None, kind) for line in same)
+        whole = Drawn("Sum", kind, total.energy_j, sum(line.num_windows for line in same))
+        body += _drawn_row(whole, site, row_class="sum")
+    days = sorted(str(time)[:10] for time in stages["start_utc"].dropna())
+    period = f"from {days[0]} to {days[-1]}, " if days else ""
+    return section(
+        "Energy and emissions of this work",
+        f"{len(runs)} runs {escape(period)}all attempts, failed ones included; each piece of work "
+        "once. Measured and estimated figures are never added. Boundary: processors and memory as "
+        "their own sensors see them, named under Methods; power supplies, cooling beyond PUE, "
+        "networks, the making of hardware and staff are outside. Location-based.",
+        table(heads, body) + f'<dl class="basis">{_basis(site)}</dl>',
+        anchor="summary",
+    )
+
+
+def _drawn_row(line: Drawn, site: Site | None, *, row_class: str = "") -> str:
+    kwh = None if line.energy_j is None else line.energy_j / J_PER_KWH
+    grams = site and co2e_kg(
+        line.energy_j, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh
+    )
+    litres = site and water_l(line.energy_j, wue_l_per_kwh=site.wue_l_per_kwh)
+    cells = [kwh, kwh * site.pue if site and kwh is not None else None, grams, litres]
+    return (
+        f'<tr class="{row_class}"><th scope="row">{escape(line.work)}</th>'
+        f'<td class="left">{escape(line.energy_class)}</td><td>{line.num_windows}</td>'
+        + "".join(f"<td>{_small(value)}</td>" for value in cells)
+        + "</tr>"
+    )
+
+
+def _small(value: float | None) -> str:
+    """Also below a millionth, which a small study's kilograms are."""
+    if value is None:
+        return units.MISSING
+    return f"{value:.2e}" if 0 < abs(value) < 1e-4 else units.significant(value)
+
+
+def _basis(site: Site | None) -> str:
+    if site is None:
+        text = "The runs were given no common site; name one with --site to have kg CO2e."
+        return f"<dt>Site</dt><dd>{text}</dd>"
+    unknown = "stated by the runs; conf/site has another figure by now"
+    lines = {
+        "Site": site.name,
+        "Grid factor": f"{site.grid_gco2e_per_kwh:g} gCO2e/kWh: {site.grid_source or unknown}",
+        "PUE": f"{site.pue:g}: {site.pue_source or unknown}",
+        "Water": "no figure is published for this site, so litres are unknown"
+        if site.wue_l_per_kwh is None
+        else f"{site.wue_l_per_kwh:g} L/kWh at the site: {site.wue_source or unknown}",
+        "Formula": "kg CO2e = kWh times PUE times g/kWh over 1000",
+    }
+    return "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in lines.items())
+
+
+def _avoided(
+    runs: pd.DataFrame, train: pd.DataFrame, site: Site | None, *, tokens_per_day: float
+) -> str:
+    tokens = DAYS * tokens_per_day
+    body = ""
+    for r in repayments(runs, train):
+        if r.teacher.value is None or r.student.value is None or r.built.value is None:
+            continue
+        saved_j = tokens * (r.teacher.value - r.student.value) - r.built.value
+        verdict = r.tokens.verdict
+        kg = site and co2e_kg(saved_j, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh)
+        told = verdict == "reached"
+        body += (
+            f'<tr data-facet="{escape(r.group)}"><th scope="row">{escape(r.label)}</th>'
+            f"<td>{units.number(r.kept)}</td>"
+            f"<td>{_small(saved_j / J_PER_KWH) if told else escape(verdict)}</td>"
+            f"<td>{_small(kg) if told else units.MISSING}</td>"
+            f'<td class="left">{escape(r.energy_class)}</td></tr>'
+        )
+    heads = (
+        "<th>Setting</th><th>OM_perf</th><th>kWh avoided<small>building deducted</small></th>"
+        '<th>kg CO2e avoided</th><th class="left">Obtained</th>'
+    )
+    return body and section(
+        "Emissions that may be avoided",
+        f"Assumed: the student answers {units.quantity(tokens_per_day, 'tokens')} a day for "
+        f"{DAYS} days that its teacher would have answered otherwise, on the same device and with "
+        "the batch and lengths that were measured; demand does not grow because it is cheaper; the "
+        "answers are as useful where OM_perf is below 1. Building and its share of inherited work "
+        "are deducted. unresolved: the saving is below twice its uncertainty. This is a scenario, "
+        "not a measurement, and no offset.",
+        table(heads, body),
+        anchor="avoided",
+    )

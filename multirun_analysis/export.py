@@ -1,0 +1,134 @@
+"""Figures and their numbers as files: for papers, slides and spreadsheets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from multirun_analysis.exhibit import Exhibit
+from multirun_analysis.numbers import cell_text
+from multirun_analysis.writing import replace_whole
+
+KINDS = ("png", "svg", "pdf")
+"""What figures are drawn as."""
+FORMATS = ("csv", "md", "tex")
+"""What tables are written as."""
+
+MAX_TYPESET = 200
+"""Rows of a Markdown or LaTeX table, which is read and not computed with; CSV has all."""
+_WIDTH_PX = 900
+_SCALE = {"png": 2.0}
+"""Dots a pixel: print wants more than a screen, and lines need none."""
+
+
+def write_exhibit_tables(shown: Mapping[str, Exhibit], out_dir: Path) -> list[Path]:
+    """Paths of tables/NAME.csv, .md and .tex of each exhibit; older ones there are removed.
+
+    CSV keeps all digits and an empty cell where a number is missing. The others have four
+    significant digits, and LaTeX needs booktabs.
+    """
+    tables_dir = out_dir / "tables"
+    tables_dir.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, exhibit in shown.items():
+        for kind, text in _texts(exhibit).items():
+            path = tables_dir / f"{name}.{kind}"
+            replace_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
+            paths.append(path)
+    _remove_others(tables_dir, paths, FORMATS)
+    return paths
+
+
+def _texts(exhibit: Exhibit) -> dict[str, str]:
+    """The table in each of FORMATS; keys of groups are for programs and stay in CSV."""
+    keys = [column for column in exhibit.table.columns if str(column).endswith("group")]
+    head = exhibit.table.drop(columns=keys).head(MAX_TYPESET)
+    left_out = len(exhibit.table) - len(head)
+    more = f"{left_out} more rows are in the CSV file." if left_out else ""
+    return {
+        "csv": exhibit.table.to_csv(index=False),
+        "md": _markdown(exhibit.title, head, more),
+        "tex": _latex(exhibit.title, head, more),
+    }
+
+
+def _markdown(title: str, table: pd.DataFrame, more: str) -> str:
+    rows = [[str(column) for column in table.columns], ["---"] * len(table.columns)]
+    rows += [[cell_text(value) for value in row] for row in table.itertuples(index=False)]
+    lines = [f"| {' | '.join(map(_markdown_text, row))} |" for row in rows]
+    return "\n".join([f"**{title}**", "", *lines, *(["", more] if more else []), ""])
+
+
+def _markdown_text(text: str) -> str:
+    for sign in ("\\", "|", "<", ">", "*", "_", "`"):
+        text = text.replace(sign, f"\\{sign}")
+    return _line(text)
+
+
+def _line(text: str) -> str:
+    """Text of a run without breaks, which would end a row."""
+    return " ".join(text.split())
+
+
+def _latex(title: str, table: pd.DataFrame, more: str) -> str:
+    texts = pd.DataFrame(
+        [[_line(cell_text(value)) for value in row] for row in table.itertuples(index=False)],
+        columns=table.columns,
+    )
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    columns = "".join("r" if is_number else "l" for is_number in numbers)
+    body = texts.to_latex(index=False, escape=True, column_format=columns)
+    return f"% {title}. {more}\n% Needs \\usepackage{{booktabs}}.\n{body}"
+
+
+def why_not(kind: str) -> str | None:
+    """Why figures cannot be drawn as files of a kind, and what to install; None if they can."""
+    if find_spec("kaleido") is None:
+        return (
+            f"{kind} figures are drawn by kaleido, which is not installed; pip install "
+            "'kdwatts[static]'"
+        )
+    from choreographer.browsers.chromium import Chromium
+
+    if Chromium.find_browser(skip_local=False) is None:
+        return (
+            f"{kind} figures are drawn by a Chrome or Chromium, and none was found; install one, "
+            "or set BROWSER_PATH"
+        )
+    return None
+
+
+def write_figures(shown: Mapping[str, Exhibit], out_dir: Path, kind: str) -> list[Path]:
+    """Paths of figures/NAME.KIND of each exhibit, drawn by a browser that fetches nothing.
+
+    Older ones of the kind are removed. `why_not` tells beforehand whether they can be drawn.
+    """
+    import kaleido
+
+    figures_dir = out_dir / "figures"
+    figures_dir.mkdir(parents=True, exist_ok=True)
+    paths = {figures_dir / f"{name}.{kind}": exhibit.figure for name, exhibit in shown.items()}
+    size = {"width": _WIDTH_PX, "scale": _SCALE.get(kind, 1.0)}
+    wanted = [
+        {
+            "fig": figure.to_dict(),
+            "path": str(path),
+            "opts": {"format": kind, "height": figure.layout.height, **size},
+        }
+        for path, figure in paths.items()
+    ]
+    # MathJax would be fetched; no label of ours needs it.
+    kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+    _remove_others(figures_dir, list(paths), [kind])
+    return list(paths)
+
+
+def _remove_others(directory: Path, paths: list[Path], kinds: tuple[str, ...] | list[str]) -> None:
+    """Removes files of these kinds that are none of `paths`."""
+    for kind in kinds:
+        for path in set(directory.glob(f"*.{kind}")) - set(paths):
+            path.unlink()

@@ -1,0 +1,119 @@
+import re
+from html import unescape
+
+import pytest
+
+from multirun_analysis.collect import collect
+from multirun_analysis.esg import esg_sections, footprint
+from multirun_analysis.site import Site
+
+SITE = Site(
+    "here", 100.0, 2.0, wue_l_per_kwh=1.5, grid_source="the grid's report", pue_source="a meter"
+)
+
+
+def footprint_of(*directories):
+    found = collect(directories)
+    return {(line.work, line.energy_class): line for line in footprint(found.runs, found.stages)}
+
+
+def text_of(collected, site=SITE, tokens_per_day=1e9):
+    html = esg_sections(
+        collected.runs, collected.stages, collected.train, site, tokens_per_day=tokens_per_day
+    )
+    return html, re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
+
+
+def joules(gpu_j, quality="measured"):
+    return {
+        "energy_j": {"gpu": gpu_j, "cpu": None, "dram": None},
+        "quality": {"gpu": quality, "cpu": "missing", "dram": "missing"},
+    }
+
+
+def test_work_counts_once_and_reuse_costs_nothing(make, tmp_path):
+    make.append(
+        make.run(tmp_path / "0") / "stages.jsonl",
+        [make.stage("shards", key="shards-1", **joules(10e3)), make.stage("distill", key="a")],
+    )
+    make.append(
+        make.run(tmp_path / "1", student_key="b") / "stages.jsonl",
+        [make.stage("shards", key="shards-1", outcome="reused", **joules(5.0)),
+         make.stage("distill", key="b")],
+    )  # fmt: skip
+    found = footprint_of(tmp_path)
+    assert found["Preparing data", "measured"].energy_j == 10e3
+    assert found["Building students", "measured"].energy_j == 2000
+    # Both inherited the teacher's 90 kJ, which none of these runs made.
+    assert found["Inherited from earlier work", "measured"].energy_j == 90e3
+
+
+def test_attempts_that_failed_count(make, tmp_path):
+    rows = [make.stage("distill", outcome="failed"), make.stage("distill", attempt=2)]
+    state = make.status("failed", error="boom")
+    make.append(make.run(tmp_path / "0", metrics=None, state=state) / "stages.jsonl", rows)
+    line = footprint_of(tmp_path)["Building students", "measured"]
+    assert (line.energy_j, line.num_windows) == (2000, 2)
+
+
+def test_estimated_and_measured_work_are_lines_and_sums_of_their_own(make, tmp_path):
+    rows = [make.stage("distill"), make.stage("shards", **joules(500.0, "estimated"))]
+    changes = {"inherited_energy_j": 0.0, "inherited_energy_by_artifact_j": {}}
+    make.append(make.run(tmp_path / "0", **changes) / "stages.jsonl", rows)
+    found = footprint_of(tmp_path)
+    assert set(found) == {("Building students", "measured"), ("Preparing data", "estimated")}
+    html, _ = text_of(collect([tmp_path]))
+    assert html.count('class="sum"') == 2
+
+
+def test_a_window_without_a_figure_is_missing_and_not_zero(make, tmp_path):
+    rows = [make.stage("distill", **joules(None, "missing"))]
+    make.append(make.run(tmp_path / "0") / "stages.jsonl", rows)
+    line = footprint_of(tmp_path)["Building students", "missing"]
+    assert line.energy_j is None and line.num_windows == 1
+
+
+def test_kwh_overhead_carbon_and_water_follow_from_the_site_with_its_sources(make, tmp_path):
+    changes = {"inherited_energy_j": 0.0, "inherited_energy_by_artifact_j": {}}
+    rows = [make.stage("distill", **joules(7.2e6))]
+    make.append(make.run(tmp_path / "0", **changes) / "stages.jsonl", rows)
+    _, text = text_of(collect([tmp_path]))
+    # 2 kWh of computers, 4 with PUE 2, 0.4 kg at 100 g/kWh, 3 L at 1.5 L a kWh of computers.
+    assert "Building students measured 1 2.00 4.00 0.400 3.00" in text
+    assert "100 gCO2e/kWh: the grid's report" in text and "PUE 2: a meter" in text
+
+
+def test_without_a_common_site_there_are_kwh_and_no_carbon(make, tmp_path):
+    make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
+    _, text = text_of(collect([tmp_path]), site=None)
+    assert "name one with --site" in text
+    assert re.search(r"Building students measured 1 0\.000278 - - -", text)
+
+
+def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_path):
+    make.run(
+        tmp_path / "0", own_energy_j=3.6e6, inherited_energy_j=0.0,
+        inherited_energy_by_artifact_j={}, student_total_j_per_token=1.0,
+        teacher_total_j_per_token=3.0,
+    )  # fmt: skip
+    _, text = text_of(collect([tmp_path]), tokens_per_day=36_000)
+    # 365 days of 36,000 tokens save 2 J each: 7.3 kWh, less the 1 kWh of building.
+    assert "6.30" in text
+    # 6.3 kWh, PUE 2, 100 g/kWh.
+    assert "1.26" in text
+    for assumption in ("365 days", "same device", "demand does not grow", "no offset"):
+        assert assumption in text
+
+
+def test_a_student_that_saves_nothing_avoids_nothing(make, tmp_path):
+    changes = {"student_total_j_per_token": 4.0, "teacher_total_j_per_token": 3.0}
+    make.run(tmp_path / "0", **changes)
+    _, text = text_of(collect([tmp_path]))
+    assert re.search(r"response[^.]* 0\.950 never - measured", text)
+
+
+@pytest.mark.parametrize("tokens_per_day", [1e3, 1e12])
+def test_the_assumed_demand_is_said(make, tmp_path, tokens_per_day):
+    make.run(tmp_path / "0")
+    _, text = text_of(collect([tmp_path]), tokens_per_day=tokens_per_day)
+    assert ("1.00 ktokens a day" in text) == (tokens_per_day == 1e3)

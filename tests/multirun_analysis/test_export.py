@@ -1,0 +1,82 @@
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from multirun_analysis.__main__ import main
+from multirun_analysis.exhibit import Exhibit
+from multirun_analysis.export import MAX_TYPESET, why_not, write_exhibit_tables, write_figures
+
+
+def exhibit(**columns):
+    figure = go.Figure(go.Bar(x=[1, 2])).update_layout(height=300)
+    return Exhibit("Energy by stage", "A note.", figure, pd.DataFrame(columns))
+
+
+def texts_of(found, tmp_path):
+    return {path.suffix: path.read_text() for path in write_exhibit_tables(found, tmp_path)}
+
+
+def test_a_missing_number_is_empty_in_csv_and_a_dash_to_be_read(tmp_path):
+    texts = texts_of({"a": exhibit(run=["0"], energy_j=[None], co2e_g=[float("nan")])}, tmp_path)
+    assert texts[".csv"] == "run,energy_j,co2e_g\n0,,\n"
+    assert "| 0 | - | - |" in texts[".md"]
+    assert "0 & - & - \\\\" in texts[".tex"]
+
+
+def test_csv_keeps_all_digits_and_what_is_read_has_four(tmp_path):
+    texts = texts_of({"a": exhibit(energy_j=[1234.56789])}, tmp_path)
+    assert "1234.56789" in texts[".csv"]
+    assert "| 1,235 |" in texts[".md"] and "1,235 \\\\" in texts[".tex"]
+
+
+def test_text_of_a_run_cannot_leave_its_cell(tmp_path):
+    texts = texts_of({"a": exhibit(label=["50 % | <b>a_b</b>\n& \\x"])}, tmp_path)
+    assert r"| 50 % \| \<b\>a\_b\</b\> & \\x |" in texts[".md"]
+    assert r"50 \% | <b>a\_b</b> \& \textbackslash x \\" in texts[".tex"]
+    assert r"\usepackage{booktabs}" in texts[".tex"]
+
+
+def test_keys_of_groups_are_for_programs_alone(tmp_path):
+    texts = texts_of({"a": exhibit(group=["k"], setting=["sft"])}, tmp_path)
+    assert texts[".csv"] == "group,setting\nk,sft\n"
+    assert "group" not in texts[".md"] + texts[".tex"]
+
+
+def test_a_long_table_is_cut_where_it_is_read_and_says_so(tmp_path):
+    texts = texts_of({"a": exhibit(step=range(MAX_TYPESET + 3))}, tmp_path)
+    assert texts[".csv"].count("\n") == MAX_TYPESET + 4
+    assert f"| {MAX_TYPESET} |" not in texts[".md"] and f"| {MAX_TYPESET - 1} |" in texts[".md"]
+    assert "3 more rows are in the CSV file." in texts[".md"] and "3 more" in texts[".tex"]
+
+
+def test_tables_of_figures_that_are_gone_go_too(tmp_path):
+    write_exhibit_tables({"a": exhibit(x=[1]), "b": exhibit(x=[1])}, tmp_path)
+    write_exhibit_tables({"b": exhibit(x=[1])}, tmp_path)
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"b"}
+
+
+def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_written(
+    make, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("multirun_analysis.export.find_spec", lambda name: None)
+    make.run(tmp_path / "0")
+    assert main([str(tmp_path), "--static", "png"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "multirun_analysis: --static png: png figures are drawn by kaleido, which is not "
+        "installed; pip install 'kdwatts[static]'\n"
+    )
+    assert (tmp_path / "analysis" / "report.html").is_file()
+    assert not (tmp_path / "analysis" / "figures").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")]
+)
+def test_figures_are_drawn_as_files(tmp_path, kind, start):
+    if problem := why_not(kind):
+        pytest.skip(problem)
+    (path,) = write_figures({"a": exhibit(x=[1])}, tmp_path, kind)
+    assert path == tmp_path / "figures" / f"a.{kind}"
+    assert path.read_bytes().startswith(start)
