@@ -9,37 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
 from kdwatts.stages.distill import settings
-
-VOCABULARY = 400
+from tests.models.reduced import OTHER_ROWS as VOCABULARY
+from tests.models.reduced import other_tokenizer
 
 
 @pytest.fixture(scope="module")
 def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random teacher of the tiny teacher's depth with a byte-level tokenizer of its own."""
     folder = tmp_path_factory.mktemp("teacher")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>"],  # pyright: ignore[reportArgumentType]
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(
-        ["What light through yonder window breaks? Speak again."], trainer
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
+    other_tokenizer().save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
