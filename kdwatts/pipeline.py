@@ -137,7 +137,9 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
-    if any(n.stage == "evaluate" and not run.store.find(n.stage, n.key) for n in nodes):
+    missing = [node for node in nodes if not run.store.find(node.stage, node.key)]
+    _check_models(config, {node.name for node in missing})
+    if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
     artifacts: dict[str, Artifact] = {}
     with Meter(
@@ -155,6 +157,24 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
     return artifacts
+
+
+def _check_models(config: Config, stages: set[str]) -> None:
+    """Raise, in one sentence, unless the models that these stages load can be read.
+
+    A teacher that cannot be would else be found out after its corpus, or its student, was paid for.
+    """
+    from kdwatts.models.load import check_readable
+
+    pair, paradigm = config.model, config.paradigm
+    if "distill" in stages:
+        check_readable(pair.student, licence=pair.licence)
+    is_online = paradigm.needs_signals and paradigm.teacher == "online"
+    reads_teacher = stages & {"generate", "teacher", "evaluate_teacher", "inference_teacher"}
+    if "distill" in stages and (is_online or pair.student.init_from_teacher):
+        reads_teacher.add("distill")
+    if pair.teacher and reads_teacher:
+        check_readable(pair.teacher, licence=pair.licence)
 
 
 def follow(company: Company) -> str:

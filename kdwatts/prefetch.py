@@ -6,7 +6,6 @@ whose compute nodes reach nothing.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from kdwatts.data import hub
 from kdwatts.data.documents import local_path
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
-from kdwatts.models.load import load_tokenizer, local_dir, read_architecture
+from kdwatts.models.access import told
+from kdwatts.models.load import check_readable, load_tokenizer, local_dir
 from kdwatts.schema import EvalTask, ModelSource, TextSource
 from kdwatts.stages.shards import parts_of
 
@@ -34,7 +34,9 @@ class Needs:
     """What the runs of a command need of hubs, each once, and what of theirs is local."""
 
     models: dict[str, ModelSource] = field(default_factory=dict)
-    tokenizers: list[str] = field(default_factory=list)
+    tokenizers: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    """Hub id and revision of each to the licence of its pair; of `models` it is in `licences`."""
+    licences: dict[str, str] = field(default_factory=dict)
     texts: dict[str, tuple[TextSource, int | None]] = field(default_factory=dict)
     """With the number of rows that are enough; None for all."""
     tasks: dict[str, EvalTask] = field(default_factory=dict)
@@ -59,7 +61,8 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
         yield "nothing is needed of a hub"
         return
     if hub.is_offline():
-        names = [*needs.models, *needs.tokenizers, *needs.texts, *needs.tasks]
+        tokenizers = [path for path, _ in needs.tokenizers]
+        names = [*needs.models, *tokenizers, *needs.texts, *needs.tasks]
         raise RuntimeError(
             f"until=prefetch is to fetch {', '.join(dict.fromkeys(names))} and HF_HUB_OFFLINE "
             "forbids it; unset it for this command"
@@ -69,24 +72,25 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
 
 
 def _fetch(needs: Needs) -> Iterator[str]:
-    for path in dict.fromkeys(needs.tokenizers):
-        with _told(path, page=path):
-            directory, num_bytes = _snapshot(path, None, TOKENIZER_FILES)
+    for (path, revision), licence in needs.tokenizers.items():
+        with told(path, page=path, revision=revision, licence=licence, fetching=True):
+            directory, num_bytes = _snapshot(path, revision, TOKENIZER_FILES)
             # Asks for whatever a job will ask for: the cache keeps what the hub has not got, too.
-            load_tokenizer(path)
+            load_tokenizer(path, revision=revision)
         yield f"tokenizer {path}: {_size(num_bytes)} in {directory}"
     for path, source in needs.models.items():
-        with _told(path, page=path):
-            directory, num_bytes = _snapshot(path, source.revision, MODEL_FILES)
-            read_architecture(source)
+        licence, revision = needs.licences[path], source.revision
+        with told(path, page=path, revision=revision, licence=licence, fetching=True):
+            directory, num_bytes = _snapshot(path, revision, MODEL_FILES)
+            check_readable(source)
         yield f"model {path}: {_size(num_bytes)} in {directory}"
     for path, (source, limit) in needs.texts.items():
-        with _told(source.path, page=f"datasets/{source.path}"):
+        with told(source.path, page=f"datasets/{source.path}", fetching=True):
             kept, num_bytes = hub.fetch(source, limit)
         whole = "" if kept.is_whole else f", enough for {limit:,} rows"
         yield f"data {path}: {len(kept.files)} files, {_size(num_bytes)}{whole}"
     for name, task in needs.tasks.items():
-        with _told(f"what {name} asks", page=None):
+        with told(f"what {name} asks", page=None, fetching=True):
             if task.harness == "lm_eval":
                 fetch_data(task)
             else:
@@ -110,10 +114,11 @@ def _add(needs: Needs, config: Config) -> None:
         if local_dir(path):
             needs.local.append(path)
         else:
-            needs.tokenizers.append(path)
+            needs.tokenizers[path, pair.revision_of_tokenizer(path)] = pair.licence
     for source in sources:
         if source.path is not None and local_dir(source.path) is None:
             needs.models[source.path] = source
+            needs.licences[source.path] = pair.licence
     for part in parts_of(config.data):
         if local_path(part.source):
             needs.local.append(part.source.path)
@@ -151,50 +156,6 @@ def _snapshot(
     )
     found = [path for path in Path(folder).iterdir() if any(map(path.match, files))]
     return Path(folder), sum(path.stat().st_size for path in found)
-
-
-@contextlib.contextmanager
-def _told(what: str, *, page: str | None) -> Iterator[None]:
-    """Raise RuntimeError, one sentence, for what libraries raise when something is not fetched.
-
-    `page` is that of the repository on the hub; None where several may be meant.
-    """
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub import constants
-    from huggingface_hub import errors as hub_errors
-
-    try:
-        yield
-    except (OSError, hub_errors.HTTPError) as error:  # pyright: ignore
-        causes = _causes(error)
-        is_absent = (hub_errors.RepositoryNotFoundError, DatasetNotFoundError)
-        if page and any(
-            isinstance(cause, hub_errors.GatedRepoError)
-            or (isinstance(cause, DatasetNotFoundError) and "is a gated dataset" in str(cause))
-            for cause in causes
-        ):
-            raise RuntimeError(
-                f"{what} is gated: accept its licence at {constants.ENDPOINT}/{page} and give the "
-                "account's token (HF_TOKEN, or `hf auth login`); then run this again"
-            ) from error
-        if page and any(isinstance(cause, is_absent) for cause in causes):
-            raise RuntimeError(
-                f"{what} is not at {constants.ENDPOINT}, or not for this account; check its name, "
-                "or give a token that may read it (HF_TOKEN, or `hf auth login`)"
-            ) from error
-        first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
-        raise RuntimeError(
-            f"{what} cannot be fetched from {constants.ENDPOINT} ({first_line}); run "
-            "until=prefetch where there is a network"
-        ) from error
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _size(num_bytes: int) -> str:

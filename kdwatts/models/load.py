@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.fingerprint import fingerprint, fingerprint_dir
+from kdwatts.models.access import check_tokenizer, check_weights, told
 from kdwatts.models.sharding import gathered
 from kdwatts.paths import resolve_dir
 from kdwatts.records import read_json
-from kdwatts.schema import Architecture, ModelSource
+from kdwatts.schema import Architecture, ModelSource, Pair
+
+log = logging.getLogger(__name__)
 
 ENERGY_NAME = "energy.json"
 """Beside a model that we trained: what that cost. It travels with the folder."""
@@ -48,12 +53,16 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint({"hub": source.path, "revision": source.revision})
 
 
-def tokenizer_fingerprint(path: str) -> str:
-    """A key for a tokenizer: the bytes of its files, its chat template included, or its hub id."""
+def tokenizer_fingerprint(pair: Pair, path: str | None = None) -> str:
+    """A key for the pair's tokenizer, or for that of its model at `path`.
+
+    The bytes of its files, its chat template included, or its hub id and revision.
+    """
+    path = path or pair.tokenizer
     directory = local_dir(path)
     if directory:
         return fingerprint_dir(directory, "*token*", "chat_template*", "vocab*", "merges*")
-    return fingerprint({"hub": path})
+    return fingerprint({"hub": path, "revision": pair.revision_of_tokenizer(path)})
 
 
 def architecture_settings(architecture: Architecture) -> dict[str, Any]:
@@ -73,11 +82,51 @@ def architecture_settings(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(path: str) -> Any:
-    """The fast tokenizer at `path`."""
+def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
+    """The fast tokenizer at `path`. Raises as `access.told` does where it cannot be read."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(location(path))
+    if local_dir(path) is None:
+        _warn_unpinned("tokenizer", path, revision)
+        check_tokenizer(path, revision=revision)
+    with told(f"tokenizer {path}", page=path, revision=revision):
+        return AutoTokenizer.from_pretrained(
+            location(path), revision=revision or "main", trust_remote_code=False
+        )
+
+
+def pair_tokenizer(pair: Pair, path: str | None = None) -> Any:
+    """The tokenizer of the pair, or that of its model at `path`, at its revision."""
+    path = path or pair.tokenizer
+    return load_tokenizer(path, revision=pair.revision_of_tokenizer(path))
+
+
+def tokenizer_location(pair: Pair, path: str) -> str:
+    """The folder of a tokenizer at its revision, for who takes no revision of a tokenizer.
+
+    One of a hub must have been loaded before; without a revision it is the hub id.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    revision = pair.revision_of_tokenizer(path)
+    if local_dir(path) is None and revision is not None:
+        found = try_to_load_from_cache(path, "tokenizer_config.json", revision=revision)
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    return location(path)
+
+
+def check_readable(source: ModelSource, *, licence: str | None = None) -> None:
+    """Raise, in one sentence, unless `load_model` can read `source`; its weights are not read."""
+    if source.path is None:
+        return
+    read_architecture(source, licence=licence)
+    check_weights(
+        source.path,
+        directory=local_dir(source.path),
+        revision=source.revision,
+        licence=licence,
+    )
 
 
 def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.Module:
@@ -99,26 +148,48 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         )
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    return AutoModelForCausalLM.from_pretrained(
-        location(source.path),
-        config=read_architecture(source),
-        revision=source.revision,
-        dtype=dtype,
-        use_safetensors=True,
-    ).eval()
+    config = read_architecture(source)
+    with told(f"model {source.path}", page=source.path, revision=source.revision):
+        return AutoModelForCausalLM.from_pretrained(
+            location(source.path),
+            config=config,
+            revision=source.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        ).eval()
 
 
-def read_architecture(source: ModelSource) -> Any:
+def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any:
     """The configuration beside the weights of `source`, read without them.
 
-    Raises ValueError when it is not the architecture that the pair's file states.
+    Raises ValueError when it is not the architecture that the pair's file states, and as
+    `access.told` does where it cannot be read.
     """
     from transformers import AutoConfig
 
-    assert source.path is not None
-    config = AutoConfig.from_pretrained(location(source.path), revision=source.revision)
+    path, revision = source.path, source.revision
+    assert path is not None
+    if local_dir(path) is None:
+        _warn_unpinned("model", path, revision)
+    with told(f"model {path}", page=path, revision=revision, licence=licence):
+        config = AutoConfig.from_pretrained(
+            location(path), revision=revision or "main", trust_remote_code=False
+        )
     _check_architecture(source, config)
     return config
+
+
+@cache
+def _warn_unpinned(kind: str, path: str, revision: str | None) -> None:
+    """Say once that what is read of a hub may be another tomorrow."""
+    if revision is None:
+        log.warning(
+            "%s %s has no revision: the hub may serve other bytes tomorrow under the same key; "
+            "give the commit in the pair's file",
+            kind,
+            path,
+        )
 
 
 def _check_architecture(source: ModelSource, config: Any) -> None:

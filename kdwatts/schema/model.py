@@ -87,6 +87,8 @@ class Pair:
     name: str = MISSING
     tokenizer: str = MISSING
     """Hub id, local folder or `tiny:NAME` of the student's tokenizer."""
+    tokenizer_revision: str | None = None
+    """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
     student: ModelSource = MISSING
     teacher: ModelSource | None = None
     one_vocabulary: bool = True
@@ -100,6 +102,13 @@ class Pair:
             raise ValueError("model.teacher.init_from_teacher has no meaning; set it to null")
         if isinstance(self.student, ModelSource) and self.student.init_from_teacher:
             self._check_fits(self.student.init_from_teacher, self.student.architecture)
+
+    def revision_of_tokenizer(self, path: str) -> str | None:
+        """The revision at which a tokenizer of this pair is read: its own, or its model's."""
+        if path == self.tokenizer and self.tokenizer_revision is not None:
+            return self.tokenizer_revision
+        sources = [self.student, *([self.teacher] if self.teacher else [])]
+        return next((source.revision for source in sources if source.path == path), None)
 
     def _check_fits(self, chosen: TeacherBlocks, mine: Architecture) -> None:
         """Raise ValueError unless the teacher's weights fit a student that begins with them."""

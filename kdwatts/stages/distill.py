@@ -23,8 +23,8 @@ from kdwatts.models.initial import load_student, student_ancestors, student_fing
 from kdwatts.models.layers import LayerPairs
 from kdwatts.models.load import (
     ENERGY_NAME,
-    load_tokenizer,
     num_parameters,
+    pair_tokenizer,
     read_training_energy,
     source_fingerprint,
 )
@@ -96,7 +96,7 @@ def build(work: Work) -> None:
     if training.lora:
         merge_adapters(student)
     student_dir = work.out_dir / STUDENT_NAME
-    tokenizer = load_tokenizer(config.model.tokenizer)
+    tokenizer = pair_tokenizer(config.model)
     if config.model.student.path is None:
         _name_end_token(student, tokenizer)
     student.save_pretrained(student_dir)  # pyright: ignore[reportCallIssue]
@@ -220,7 +220,7 @@ def _held_out(config: Config, shards: TokenShards, schedule: Schedule) -> HeldOu
         )
         for rows in schedule.heldout.reshape(-1, training.micro_batch)
     ]
-    sizes = bytes_of_tokens(load_tokenizer(config.model.tokenizer))
+    sizes = bytes_of_tokens(pair_tokenizer(config.model))
     num_bytes = None
     if sizes is not None:
         targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]
@@ -244,7 +244,7 @@ def _rollouts(
         paradigm.on_policy,
         sequence_length=config.training.sequence_length,
         seed=config.training.seed,
-        end_ids=end_tokens(load_tokenizer(config.model.tokenizer), student),
+        end_ids=end_tokens(pair_tokenizer(config.model), student),
         vocabulary=compared_rows(config)[0],
         precision=config.training.precision,
         directory=work.scratch_dir / "checkpoints",

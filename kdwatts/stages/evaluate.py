@@ -18,11 +18,12 @@ from kdwatts.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
     load_model,
-    load_tokenizer,
     local_dir,
     location,
+    pair_tokenizer,
     source_fingerprint,
     tokenizer_fingerprint,
+    tokenizer_location,
 )
 from kdwatts.records import Score, write_json
 from kdwatts.schema import EvalTask, ModelSource
@@ -41,7 +42,7 @@ def subject_settings(config: Config, subject: str) -> dict[str, Any]:
         "subject": subject,
         "teacher": teacher,
         "precision": config.training.precision,
-        "tokenizer": tokenizer_fingerprint(tokenizer_path(config, subject)),
+        "tokenizer": tokenizer_fingerprint(config.model, tokenizer_path(config, subject)),
     }
 
 
@@ -116,7 +117,7 @@ def check(config: Config) -> None:
     """
     tasks = config.eval.tasks
     check_known([task for task in tasks if task.harness == "lm_eval"], _sources(config))
-    student, teacher = load_tokenizer(config.model.tokenizer), _own_tokenizer(config)
+    student, teacher = pair_tokenizer(config.model), _own_tokenizer(config)
     if teacher is not None and config.model.one_vocabulary:
         check_same_tokens(student, teacher, rows=shared_rows(config))
     for task in tasks:
@@ -170,7 +171,7 @@ def build(work: Work, subject: str) -> None:
 def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
     return evaluate(
         load_subject(work, subject),
-        load_tokenizer(tokenizer_path(work.config, subject)),
+        pair_tokenizer(work.config.model, tokenizer_path(work.config, subject)),
         tasks,
         subject=subject,
         batch_size=work.config.eval.batch_size,
@@ -189,7 +190,7 @@ def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) 
     served = lighteval.Served(
         model=location(source.path),
         revision=source.revision,
-        tokenizer=location(tokenizer_path(config, subject)),
+        tokenizer=tokenizer_location(config.model, tokenizer_path(config, subject)),
         dtype=str(frozen_dtype(config)).removeprefix("torch."),
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,

@@ -17,7 +17,7 @@ from kdwatts.evaluation.serving_text import (
     prompts_of_file,
 )
 from kdwatts.fingerprint import sha256_file
-from kdwatts.models.load import load_tokenizer
+from kdwatts.models.load import pair_tokenizer
 from kdwatts.records import SCHEMA, write_json
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
 from kdwatts.stages.work import Work
@@ -66,12 +66,12 @@ def _prompts(work: Work, subject: str) -> Prompts:
     own = tokenizer_path(config, subject)
     path = prompts_file(grid)
     if path:
-        return prompts_of_file(path, load_tokenizer(own))
+        return prompts_of_file(path, pair_tokenizer(config.model, own))
     shards = TokenShards(work.inputs["shards"])
     if own == config.model.tokenizer:
         return prompts_of_corpus(shards)
     return prompts_of_corpus(
-        shards, read_by=load_tokenizer(own), written_by=load_tokenizer(config.model.tokenizer)
+        shards, read_by=pair_tokenizer(config.model, own), written_by=pair_tokenizer(config.model)
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from kdwatts.config import Config
 from kdwatts.data.packing import Batch
-from kdwatts.models.load import load_model, load_tokenizer
+from kdwatts.models.load import load_model, pair_tokenizer
 from kdwatts.models.sharding import place
 from kdwatts.stages.teacher import check_vocabularies, dense_head, teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, teacher_source
@@ -67,5 +67,5 @@ def signal_readers(
 
 def _both_spellings(config: Config) -> tuple[Spelling, Spelling]:
     """How the student and a teacher with another vocabulary spell."""
-    student = spelling(load_tokenizer(config.model.tokenizer), subject="student")
+    student = spelling(pair_tokenizer(config.model), subject="student")
     return student, spelling(teacher_tokenizer(config), subject="teacher")

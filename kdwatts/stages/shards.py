@@ -15,7 +15,7 @@ from kdwatts.data.documents import local_path, read_documents
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import INDEX_NAME, encode_document, write_shards
 from kdwatts.fingerprint import sha256_file
-from kdwatts.models.load import load_tokenizer, tokenizer_fingerprint
+from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.records import write_json
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.work import Work
@@ -39,7 +39,7 @@ def settings(config: Config) -> dict[str, Any]:
         ],
         "num_documents": data.num_documents,
         "shard_tokens": data.shard_tokens,
-        "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
+        "tokenizer": tokenizer_fingerprint(config.model),
     }
 
 
@@ -51,7 +51,7 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 def build(work: Work) -> None:
     """Tokenize the corpus into `work.out_dir`; the index of a mix says what each source gave."""
     data = work.config.data
-    tokenizer = load_tokenizer(work.config.model.tokenizer)
+    tokenizer = pair_tokenizer(work.config.model)
     parts = parts_of(data)
     sizes = [PartSize() for _ in parts]
     documents = mixed(

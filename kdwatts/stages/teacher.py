@@ -25,7 +25,7 @@ from kdwatts.models.load import (
     head_bias,
     head_weight,
     load_model,
-    load_tokenizer,
+    pair_tokenizer,
     source_fingerprint,
     tokenizer_fingerprint,
 )
@@ -111,7 +111,7 @@ def check_vocabularies(config: Config) -> None:
     A teacher without tokenizer files of its own, such as one that we trained, uses the pair's.
     """
     teacher = teacher_tokenizer(config)
-    check_same_tokens(load_tokenizer(config.model.tokenizer), teacher, rows=shared_rows(config))
+    check_same_tokens(pair_tokenizer(config.model), teacher, rows=shared_rows(config))
 
 
 def teacher_tokenizer(config: Config) -> Any:
@@ -119,7 +119,7 @@ def teacher_tokenizer(config: Config) -> Any:
     path = teacher_source(config).path
     assert path
     try:
-        return load_tokenizer(path)
+        return pair_tokenizer(config.model, path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"model={config.model.name}: the teacher {path} has no readable tokenizer ({error}); "
@@ -247,6 +247,6 @@ def _sources(work: Work) -> dict[str, str]:
     model = work.config.model
     return {
         "teacher": source_fingerprint(teacher_source(work.config)),
-        "tokenizer": tokenizer_fingerprint(model.tokenizer),
+        "tokenizer": tokenizer_fingerprint(model),
         "data": fingerprint(text_shards(work).index["shards"]),
     }

@@ -19,13 +19,15 @@ from kdwatts.models.load import (
     load_tokenizer,
     local_dir,
     num_parameters,
+    pair_tokenizer,
     read_training_energy,
     source_fingerprint,
     tokenizer_fingerprint,
+    tokenizer_location,
 )
-from kdwatts.paths import TINY_DIR
+from kdwatts.paths import TINY_DIR, conf_dir
 from kdwatts.records import write_json
-from kdwatts.schema import Architecture, ModelSource
+from kdwatts.schema import Architecture, ModelSource, Pair
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -162,14 +164,6 @@ def test_a_wrong_shape_is_refused_before_any_weight_is_read(tmp_path: Path):
         load_model(ModelSource(source.path, None, _shape(num_layers=5)), dtype=torch.float32)
 
 
-def test_pickled_weights_are_not_loaded(tmp_path: Path):
-    source = _saved(_shape(), tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(_random(_shape()).state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
-        load_model(source, dtype=torch.float32)
-
-
 def test_random_weights_of_different_shapes_have_different_keys():
     keys = {source_fingerprint(ModelSource(None, None, shape)) for shape in SHAPES.values()}
     assert len(keys) == len(SHAPES)
@@ -194,14 +188,73 @@ def test_a_tokenizer_s_key_holds_its_chat_template_and_not_the_weights_beside_it
     tokenizer: Any, tmp_path: Path
 ):
     tokenizer.save_pretrained(tmp_path)
-    key = tokenizer_fingerprint(str(tmp_path))
+    pair = Pair("p", str(tmp_path), student=ModelSource(None, None, _shape()))
+    key = tokenizer_fingerprint(pair)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text("{}")
-    assert tokenizer_fingerprint(str(tmp_path)) == key
+    assert tokenizer_fingerprint(pair) == key
     tokenizer.chat_template = "{{ messages[0].content }}"
     tokenizer.save_pretrained(tmp_path)
-    assert tokenizer_fingerprint(str(tmp_path)) != key
-    assert tokenizer_fingerprint("tiny:tokenizer") != tokenizer_fingerprint("some/hub")
+    assert tokenizer_fingerprint(pair) != key
+    assert tokenizer_fingerprint(pair, "tiny:tokenizer") != tokenizer_fingerprint(pair, "some/hub")
+
+
+def _hub_pair(tokenizer: str, *, pinned: str | None = None) -> Pair:
+    student, teacher = (ModelSource(f"org/{name}", name[0], _shape()) for name in ("own", "its"))
+    return Pair("p", tokenizer, pinned, student, teacher)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "pinned", "expected"),
+    [
+        ("org/own", None, "o"),
+        ("org/its", None, "i"),
+        ("org/third", None, None),
+        ("org/third", "t", "t"),
+        ("org/own", "t", "t"),
+    ],
+)
+def test_a_tokenizer_is_read_at_its_own_revision_or_that_of_the_model_it_lies_beside(
+    tokenizer: str, pinned: str | None, expected: str | None
+):
+    pair = _hub_pair(tokenizer, pinned=pinned)
+    assert pair.revision_of_tokenizer(tokenizer) == expected
+    # The other model's own tokenizer is not what the pair pins.
+    assert _hub_pair("org/own", pinned=pinned).revision_of_tokenizer("org/its") == "i"
+
+
+def test_a_tokenizer_s_key_holds_its_revision():
+    keys = {tokenizer_fingerprint(_hub_pair("org/own", pinned=r)) for r in (None, "o", "t")}
+    assert len(keys) == 2  # None is the student's, o
+
+
+def test_a_pinned_tokenizer_is_found_as_a_folder_once_it_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    pair = _hub_pair("org/own", pinned=commit)
+    assert tokenizer_location(pair, "org/own") == "org/own"
+    folder = tmp_path / "models--org--own" / "snapshots" / commit
+    load_tokenizer("tiny:tokenizer").save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    assert tokenizer_location(pair, "org/own") == str(folder)
+    assert len(pair_tokenizer(pair)) == 1024
+    assert tokenizer_location(pair, "tiny:tokenizer") == str(TINY_DIR / "tokenizer")
+
+
+def test_every_pair_of_a_hub_is_pinned_with_its_tokenizer(configure: Any):
+    for path in sorted((conf_dir() / "model").glob("*.yaml")):
+        pair = configure("gpu=cpu", f"model={path.stem}", "paradigm=sft").model
+        sources = [source for source in (pair.student, pair.teacher) if source and source.path]
+        pins = {source.path: source.revision for source in sources}
+        pins[pair.tokenizer] = pair.revision_of_tokenizer(pair.tokenizer)
+        for name, revision in pins.items():
+            assert _is_local(name) or (revision and len(revision) == 40), (path, name)
+
+
+def _is_local(path: str) -> bool:
+    return path.startswith(("tiny:", "runs/"))
 
 
 @pytest.mark.parametrize(
