@@ -123,6 +123,8 @@ def check(config: Config) -> None:
             f"training.target_tokens={training.target_tokens}; hold out less, or set "
             "training.heldout_every=0"
         )
+    if pair.teacher and pair.teacher.quantization:
+        _check_quantization(config, pair.teacher.quantization)
     if paradigm.feature and pair.teacher:
         _check_feature(config, paradigm.feature, pair.student, pair.teacher)
     if relational and pair.teacher:
@@ -136,6 +138,22 @@ def check(config: Config) -> None:
                 f"paradigm.response.k={paradigm.response.k} is not below the shared vocabulary of "
                 f"{shared_rows}; lower it or choose support=dense"
             )
+
+
+def _check_quantization(config: Config, quantization: str) -> None:
+    """Raise ValueError where what is asked beside it takes no quantised teacher."""
+    found = None
+    if config.gpu.device == "cpu":
+        found = "gpu=cpu"
+    elif config.training.teacher_parallel == "fsdp":
+        found = "training.teacher_parallel=fsdp"
+    elif any(task.harness == "lighteval" for task in config.eval.tasks):
+        found = "eval tasks of lighteval"
+    if found:
+        raise ValueError(
+            f"model.teacher.quantization={quantization} with {found} is not supported; set "
+            "model.teacher.quantization=null or change the other"
+        )
 
 
 def _check_two_vocabularies(config: Config) -> None:

@@ -27,7 +27,7 @@ from kdwatts.telemetry.nvml import Gpu as Card
 
 PACKAGES = (
     "torch", "transformers", "datasets", "hydra-core", "omegaconf", "lm-eval", "nvidia-ml-py",
-    "psutil", "safetensors", "numpy", "peft",
+    "psutil", "safetensors", "numpy", "peft", "bitsandbytes",
 )  # fmt: skip
 STATUS_NAME = "status.json"
 MANIFEST_NAME = "manifest.json"
@@ -139,6 +139,7 @@ def write_manifest(
             "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
             "cpu_estimate": _cpu_estimate(config),
             "site": to_dict(config.site),
+            "teacher_quantization": config.model.teacher and config.model.teacher.quantization,
             "earlier_attempts": earlier,
         },
     )

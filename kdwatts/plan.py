@@ -91,10 +91,12 @@ def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[st
 def _size_lines(config: Config, budget: Budget) -> list[str]:
     training = config.training
     tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
+    quantization = config.model.teacher.quantization if config.model.teacher else None
     lines = [
         f"student: {_count(budget.student_params)} parameters"
         + (f", {_count(budget.trained_params)} in adapters" if training.lora else "")
-        + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else ""),
+        + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else "")
+        + (f" in {quantization}" if quantization else ""),
         f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
         f"{-(-training.target_tokens // tokens_per_step):,} steps, more where prompts are masked",
         f"operations: {_pflop(budget.train_pflop)} for the student, "

@@ -246,6 +246,8 @@ class Metrics:
     wue_l_per_kwh: float | None = None
     power_limit_w: float | None = None
     """Limit that the first card enforced, set by whoever runs it; None without a card."""
+    teacher_quantization: str | None = None
+    """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
     schema: int = SCHEMA
 
 

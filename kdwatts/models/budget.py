@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kdwatts.config import Config
 from kdwatts.launch import launched
-from kdwatts.schema import Architecture, Lora
+from kdwatts.schema import Architecture, Lora, ModelSource
 
 GIB = 1 << 30
 WEIGHT_AND_ADAM_BYTES = 16
@@ -31,6 +31,24 @@ def parameters_of(architecture: Architecture) -> int:
     blocks = shape.num_layers * (attention + mlp + 2 * shape.hidden_size)
     tables = shape.vocab_size * shape.hidden_size * (1 if shape.tied_head else 2)
     return blocks + tables + shape.hidden_size
+
+
+def linear_weights_of(architecture: Architecture) -> int:
+    """Weights of the linear layers of all blocks: what quantisation makes smaller."""
+    shape = architecture
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    per_block = shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.intermediate_size)
+    return shape.num_layers * per_block
+
+
+def weights_bytes_of(source: ModelSource, value_bytes: int) -> float:
+    """Bytes of a model's weights: `value_bytes` each, of quantised linear layers 1 or 1/2.
+
+    The scales of quantised blocks, a few per cent, are left out.
+    """
+    linear_bytes = {None: value_bytes, "int8": 1.0, "int4": 0.5}[source.quantization]
+    linear = linear_weights_of(source.architecture)
+    return linear * linear_bytes + (parameters_of(source.architecture) - linear) * value_bytes
 
 
 def adapter_parameters_of(architecture: Architecture, lora: Lora) -> int:
@@ -124,9 +142,10 @@ def estimate(config: Config) -> Budget:
         trained_params = adapter_parameters_of(student, training.lora)
         # A backward pass makes gradients of activations and, but for frozen weights, of weights.
         frozen_bytes, passes = student_params * value_bytes, 2.0
-    asked = teacher if paradigm.needs_teacher else None
     scorer = teacher if paradigm.needs_signals else None
-    online = scorer if paradigm.teacher == "online" else None
+    is_online = paradigm.needs_signals and paradigm.teacher == "online"
+    source = config.model.teacher
+    teacher_gib = weights_bytes_of(source, value_bytes) / GIB if source else 0.0
     student_forward = forward_flops_per_token(student, training.sequence_length)
     teacher_forward = forward_flops_per_token(scorer, training.sequence_length) if scorer else 0.0
     return Budget(
@@ -136,8 +155,8 @@ def estimate(config: Config) -> Budget:
         student_state_gib=(
             (trained_params * WEIGHT_AND_ADAM_BYTES + frozen_bytes) / GIB / student_shards
         ),
-        teacher_weights_gib=parameters_of(asked) * value_bytes / GIB if asked else 0.0,
-        teacher_gib=parameters_of(online) * value_bytes / GIB / teacher_shards if online else 0.0,
+        teacher_weights_gib=teacher_gib if paradigm.needs_teacher else 0.0,
+        teacher_gib=teacher_gib / teacher_shards if is_online else 0.0,
         activations_gib=tokens * activations / GIB,
         chunk_gib=4 * training.chunk_rows * student.vocab_size * 4 / GIB,
         train_pflop=passes * student_forward * training.target_tokens / 1e15,

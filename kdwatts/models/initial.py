@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from kdwatts.fingerprint import fingerprint
 from kdwatts.models.layers import uniform_pairs
-from kdwatts.models.load import load_model, source_fingerprint
+from kdwatts.models.load import load_model, source_fingerprint, weights_fingerprint
 from kdwatts.schema import ModelSource, Pair
 
 
@@ -34,7 +36,7 @@ def student_fingerprint(pair: Pair) -> str:
     assert pair.teacher
     shape = source_fingerprint(pair.student)
     return fingerprint(
-        {"shape": shape, "teacher": source_fingerprint(pair.teacher), "blocks": blocks}
+        {"shape": shape, "teacher": weights_fingerprint(pair.teacher), "blocks": blocks}
     )
 
 
@@ -49,15 +51,15 @@ def student_ancestors(pair: Pair) -> list[ModelSource]:
 def load_student(pair: Pair, *, dtype: torch.dtype, seed: int) -> nn.Module:
     """The student on the CPU, in evaluation mode, at the weights it begins with.
 
-    One that begins as part of its teacher takes embedding, chosen blocks, final norm and head; that
-    they fit, the pair has checked.
+    One that begins as part of its teacher takes embedding, chosen blocks, final norm and head, of
+    a quantised teacher as published; that they fit, the pair has checked.
     """
     blocks = initial_blocks(pair)
     student = load_model(pair.student, dtype=dtype, seed=seed)
     if not blocks:
         return student
     assert pair.teacher
-    teacher = load_model(pair.teacher, dtype=dtype)
+    teacher = load_model(replace(pair.teacher, quantization=None), dtype=dtype)
     paths = {f"model.layers.{mine}": f"model.layers.{theirs}" for mine, theirs in enumerate(blocks)}
     paths |= {name: name for name in ("model.embed_tokens", "model.norm", "lm_head")}
     for mine, theirs in paths.items():

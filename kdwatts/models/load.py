@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdwatts.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.models.access import check_tokenizer, check_weights, told
+from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
 from kdwatts.paths import resolve_dir
 from kdwatts.records import read_json
@@ -44,6 +45,14 @@ def location(path: str) -> str:
 
 
 def source_fingerprint(source: ModelSource) -> str:
+    """A key for the model as it is used: its weights, and the bits they are kept in."""
+    weights = weights_fingerprint(source)
+    if source.quantization is None:
+        return weights
+    return fingerprint({"weights": weights, "quantization": source.quantization})
+
+
+def weights_fingerprint(source: ModelSource) -> str:
     """A key for the weights: the bytes of a folder, id and revision on a hub, the shape else."""
     if source.path is None:
         return fingerprint({"random": asdict(source.architecture)})
@@ -120,6 +129,8 @@ def check_readable(source: ModelSource, *, licence: str | None = None) -> None:
     """Raise, in one sentence, unless `load_model` can read `source`; its weights are not read."""
     if source.path is None:
         return
+    if source.quantization:
+        check_quantization(source.path, source.quantization)
     read_architecture(source, licence=licence)
     check_weights(
         source.path,
@@ -132,6 +143,7 @@ def check_readable(source: ModelSource, *, licence: str | None = None) -> None:
 def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     """The causal language model of `source` on the CPU, in evaluation mode.
 
+    A quantised one is on the current CUDA device; move any other with `quantization.on_device`.
     Without a path it has random weights drawn from `seed`. Raises ValueError when the real
     configuration is not the architecture that the pair's file states.
     """
@@ -148,6 +160,7 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         )
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    quantised = loading_settings(source.path, source.quantization)
     config = read_architecture(source)
     with told(f"model {source.path}", page=source.path, revision=source.revision):
         return AutoModelForCausalLM.from_pretrained(
@@ -157,6 +170,7 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            **quantised,
         ).eval()
 
 

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
+from kdwatts.models.quantization import on_device
+
 
 def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
     """The model on `device`: whole or, when `sharded` and there are several ranks, this rank's."""
     if not sharded or not distributed.is_initialized():
-        return model.to(device)
+        return on_device(model, device)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.models.budget import GIB, forward_flops_per_token, parameters_of
+from kdwatts.models.budget import GIB, forward_flops_per_token, weights_bytes_of
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def estimate_writing(config: Config) -> WritingBudget | None:
     prompt_tokens, new_tokens = paradigm.generate.sizes(training.sequence_length)
     if paradigm.text == "teacher":
         assert config.model.teacher
-        shape, num_prompts = config.model.teacher.architecture, asked_prompts(config)
+        writer, num_prompts = config.model.teacher, asked_prompts(config)
     else:
         assert paradigm.on_policy, "Paradigm fills it in where the student writes"
-        shape, fraction = config.model.student.architecture, paradigm.on_policy.fraction
+        writer, fraction = config.model.student, paradigm.on_policy.fraction
         per_row = (1 - fraction) * training.sequence_length + fraction * new_tokens
         num_prompts = math.ceil(fraction * training.target_tokens / per_row)
-    length = prompt_tokens + new_tokens
+    length, shape = prompt_tokens + new_tokens, writer.architecture
     value_bytes = 2 if training.precision == "bf16" else 4
     # Keys and values of every block and position.
     cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * length * value_bytes
@@ -70,6 +70,6 @@ def estimate_writing(config: Config) -> WritingBudget | None:
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         pflop=forward_flops_per_token(shape, length) * length * num_prompts / 1e15,
-        weights_gib=parameters_of(shape) * value_bytes / GIB,
+        weights_gib=weights_bytes_of(writer, value_bytes) / GIB,
         cache_gib=cache_bytes * min(num_prompts, paradigm.generate.batch_size) / GIB,
     )

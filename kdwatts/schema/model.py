@@ -41,6 +41,8 @@ class Architecture:
             )
 
 
+QUANTIZATIONS = ("int8", "int4")
+
 SAME_SHAPE = (
     "family", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim",
     "vocab_size", "rope_theta", "rope_scaling",
@@ -73,8 +75,17 @@ class ModelSource:
     architecture: Architecture = MISSING
     init_from_teacher: TeacherBlocks | None = None
     """For a student without a path: begin with blocks, tables and norm of the pair's teacher."""
+    quantization: str | None = None
+    """int8 or int4 keeps the linear layers of a teacher in so many bits, on a CUDA device."""
 
     def __post_init__(self) -> None:
+        if self.quantization is not None:
+            choice("model.teacher.quantization", self.quantization, QUANTIZATIONS)
+            if self.path is None:
+                raise ValueError(
+                    f"model: quantization={self.quantization} without a path: random weights are "
+                    "not quantised; set it to null or give a path"
+                )
         if self.init_from_teacher and self.path is not None:
             raise ValueError(
                 f"model: path={self.path} with init_from_teacher: a student begins from one of "
@@ -98,6 +109,11 @@ class Pair:
     """The command that makes the folder of the teacher's path; None where it is published."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.student, ModelSource) and self.student.quantization:
+            raise ValueError(
+                f"model.student.quantization={self.student.quantization}: weights that are trained "
+                "are not quantised; set it to null, model.teacher.quantization is for teachers"
+            )
         if self.teacher and self.teacher.init_from_teacher:
             raise ValueError("model.teacher.init_from_teacher has no meaning; set it to null")
         if isinstance(self.student, ModelSource) and self.student.init_from_teacher:

@@ -27,6 +27,7 @@ from kdwatts.models.load import (
     pair_tokenizer,
     read_training_energy,
     source_fingerprint,
+    weights_fingerprint,
 )
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.records import SCHEMA, write_json
@@ -268,7 +269,7 @@ def trained_models(config: Config) -> dict[str, Energy]:
     if config.paradigm.needs_teacher:
         sources.append(teacher_source(config))
     return {
-        f"model:{source_fingerprint(source)}": Energy(
+        f"model:{weights_fingerprint(source)}": Energy(
             trained["energy_j"], trained["uncertainty_j"], trained["quality"]
         )
         for source in sources

@@ -25,6 +25,7 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
     tokenizer_location,
 )
+from kdwatts.models.quantization import on_device
 from kdwatts.records import Score, write_json
 from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
@@ -147,7 +148,7 @@ def load_subject(work: Work, subject: str) -> nn.Module:
         teacher_source(config) if subject == "teacher" else _student_source(config, work.inputs)
     )
     with work.meter.window("load"):
-        return load_model(source, dtype=frozen_dtype(config)).to(work.device)
+        return on_device(load_model(source, dtype=frozen_dtype(config)), work.device)
 
 
 def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:

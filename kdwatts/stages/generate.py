@@ -14,6 +14,7 @@ from kdwatts.config import Config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
 from kdwatts.models.load import load_model, pair_tokenizer, source_fingerprint
+from kdwatts.models.quantization import on_device
 from kdwatts.models.writing import asked_prompts
 from kdwatts.schema import Generate
 from kdwatts.stages.attempts import note_attempt
@@ -68,7 +69,9 @@ def build(work: Work) -> None:
     )
     note_attempt(work)
     with work.meter.window("load"):
-        teacher = load_model(teacher_source(config), dtype=frozen_dtype(config)).to(work.device)
+        teacher = on_device(
+            load_model(teacher_source(config), dtype=frozen_dtype(config)), work.device
+        )
         tokenizer = pair_tokenizer(config.model)
     ends = end_tokens(tokenizer, teacher)
     texts = {

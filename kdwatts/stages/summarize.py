@@ -175,6 +175,7 @@ def _metrics(
         water_l=metrics.water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
+        teacher_quantization=teacher.quantization if teacher else None,
     )
 
 

@@ -29,6 +29,7 @@ from kdwatts.models.load import (
     source_fingerprint,
     tokenizer_fingerprint,
 )
+from kdwatts.models.quantization import on_device
 from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
 from kdwatts.stages.work import (
     Work,
@@ -211,7 +212,7 @@ def _job(work: Work) -> _Job:
     shards, source = text_shards(work), teacher_source(config)
     plan = plan_signals(config)
     form = Form(plan, training.sequence_length, source.architecture.hidden_size)
-    teacher = load_model(source, dtype=frozen_dtype(config)).to(device)
+    teacher = on_device(load_model(source, dtype=frozen_dtype(config)), device)
 
     def signals_of(rows: NDArray[np.int64]) -> Signals:
         interrupt.stop_if_requested(_SAVED)
