@@ -23,6 +23,7 @@ def caveats(collected: Collected) -> list[tuple[str, str]]:
         ("Uncertainty and coverage", _uncertainty(students, to_rows(collected.stages))),
         ("Idle power", _idle(students)),
         ("Inherited work", _sharing(students)),
+        ("Quantised teacher", _quantised(students)),
         ("Imported runs", _imported(students)),
         ("Accuracy", _accuracy(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
@@ -108,6 +109,19 @@ def _sharing(students: list[Row]) -> str:
         f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
         "students found in these folders; students elsewhere would make it smaller. The "
         "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."
+    )
+
+
+def _quantised(students: list[Row]) -> str:
+    """What dividing by a teacher in fewer bits means; nothing where none is quantised."""
+    taught = Counter(run["teacher_quantization"] for run in known(students, "teacher_quantization"))
+    if not taught:
+        return ""
+    words = ", ".join(f"{count} by one in {bits}" for bits, count in sorted(taught.items()))
+    return (
+        f"Of {len(students)} students, taught or compared: {words}. Its joules per token, its "
+        "scores and what is divided by them (OM_perf, Eff_overall, break-even) are of the "
+        "quantised teacher, not of the published one, and compare with no other teacher's."
     )
 
 

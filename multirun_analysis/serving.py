@@ -46,6 +46,7 @@ def energy_per_token_table(runs: pd.DataFrame) -> pd.DataFrame:
                         | {
                             "setting": setting.label,
                             "subject": subject,
+                            "quantization": _bits_of(subject, setting.rows[0]),
                             "phase": phase,
                             "j_per_token": mean.mean,
                             "half_width_j_per_token": mean.half_width,
@@ -53,8 +54,15 @@ def energy_per_token_table(runs: pd.DataFrame) -> pd.DataFrame:
                             "energy_class": setting.kind,
                         }
                     )
-    columns = ["group", "setting", "paradigm", "model", "gpu", "num_seeds", "subject", "phase"]
-    columns += ["j_per_token", "half_width_j_per_token", "num_values", "energy_class"]
+    columns = ["group", "setting", "paradigm", "model", "gpu", "num_seeds", "subject"]
+    columns += [
+        "quantization",
+        "phase",
+        "j_per_token",
+        "half_width_j_per_token",
+        "num_values",
+        "energy_class",
+    ]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -113,9 +121,20 @@ def energy_per_token(runs: pd.DataFrame) -> go.Figure:
 def _token_text(label: str, mean: Row) -> str:
     served = units.quantity(mean["j_per_token"], "J/token", error=mean["half_width_j_per_token"])
     return (
-        f"<b>{escape(label)}</b><br>{mean['subject']}, {mean['phase']}: {served}<br>"
+        f"<b>{escape(label)}</b><br>{served_model(mean)}, {mean['phase']}: {served}<br>"
         f"{mean['num_values']} seed(s), {mean['energy_class']}"
     )
+
+
+def _bits_of(subject: str, run: Row) -> str | None:
+    """int8 or int4 of a quantised teacher; students are served as they were trained."""
+    return run["teacher_quantization"] if subject == "teacher" else None
+
+
+def served_model(point: Row) -> str:
+    """The subject, and of a quantised teacher in how many bits it was served."""
+    bits = point["quantization"]
+    return f"{point['subject']} in {bits}" if bits else point["subject"]
 
 
 def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -137,10 +156,12 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             new_tokens = row["new_tokens"] if phase == "decode" else None
             place = (row["batch_size"], row["prompt_tokens"], new_tokens)
             kind = energy_class(reading.get("quality"))
-            key = (run["model"], run["gpu"], row["subject"], phase, *place, kind)
+            bits = _bits_of(row["subject"], run)
+            key = (run["model"], run["gpu"], row["subject"], bits, phase, *place, kind)
             measurement = (reading["j_per_token"], reading.get("duration_s"))
             found.setdefault(key, {})[measurement] = reading | {"group": run["group"]}
-    names = ("model", "gpu", "subject", "phase", "batch_size", "prompt_tokens", "new_tokens")
+    names = ("model", "gpu", "subject", "quantization", "phase")
+    names += ("batch_size", "prompt_tokens", "new_tokens")
     points = []
     for key, readings in found.items():
         mean = _mean_of(list(readings.values()))
@@ -207,7 +228,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     return styled(fig, height=560)
 
 
-_LINE = ("model", "gpu", "subject", "batch_size", "new_tokens", "energy_class")
+_LINE = ("model", "gpu", "subject", "quantization", "batch_size", "new_tokens", "energy_class")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 _PAIR_COLORS = (ACCENT, "#d55e00", "#8a4f9e", "#0072b2", "#b88a00")
 
@@ -221,7 +242,7 @@ def _length_trace(
     color = _PAIR_COLORS[place] if is_student or several else INK
     symbol = _SYMBOLS[batches.index(first["batch_size"]) % len(_SYMBOLS)]
     of_pair = f" of {first['model']} on {first['gpu']}" if several else ""
-    name = escape(f"{first['subject']}{of_pair}, batch {first['batch_size']}")
+    name = escape(f"{served_model(first)}{of_pair}, batch {first['batch_size']}")
     estimated = "" if first["energy_class"] == "measured" else f", {first['energy_class']}"
     return {
         "x": [point["prompt_tokens"] for point in line],

@@ -50,7 +50,7 @@ def _run_row(run: Row) -> str:
         (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
         (
             units.quantity(run["student_decode_j_per_token"], "J"),
-            units.quantity(run["teacher_decode_j_per_token"], "J"),
+            units.quantity(run["teacher_decode_j_per_token"], "J") + _bits(run),
         ),
         (
             units.duration(run["train_duration_s"]),
@@ -62,6 +62,11 @@ def _run_row(run: Row) -> str:
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
     return f"<tr{_facet(run)}>{_run_head(run)}{columns}</tr>"
+
+
+def _bits(run: Row) -> str:
+    """What a teacher's number says of its weights where they were quantised."""
+    return f", {run['teacher_quantization']}" if run["teacher_quantization"] else ""
 
 
 def _facet(run: Row) -> str:

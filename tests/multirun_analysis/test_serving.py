@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect
 from multirun_analysis.serving import (
     energy_per_token,
@@ -85,3 +86,18 @@ def test_the_simple_figure_joins_student_and_teacher_of_a_setting(runs):
     table = energy_per_token_table(runs)
     assert len(table) == 2 * 2 * 2
     assert set(table["energy_class"]) == {"measured"}
+
+
+def test_a_quantised_teacher_is_named_by_its_bits_and_averaged_with_no_other(make, tmp_path):
+    for i, bits in enumerate((None, "int8")):
+        make.run(tmp_path / str(i), seed=i, student_key=f"s{i}", teacher_quantization=bits)
+    runs = collect([tmp_path]).runs
+    costs = [cost(run, "teacher", j=j) for run, j in (("0", 4e-3), ("1", 3e-3))]
+    costs += [cost("1", "student", j=1e-3)]
+    fig = energy_per_token_by_length(pd.DataFrame(costs), runs)
+    prefill = {t.name: list(t.y) for t in fig.data if t.yaxis == "y"}
+    assert prefill == {
+        "student, batch 8": [1], "teacher, batch 8": [4], "teacher in int8, batch 8": [3],
+    }  # fmt: skip
+    text = dict(caveats(collect([tmp_path])))["Quantised teacher"]
+    assert text.startswith("Of 2 students, taught or compared: 1 by one in int8. Its joules")
