@@ -7,7 +7,7 @@ whose compute nodes reach nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdwatts.config import Config
@@ -82,7 +82,8 @@ def _fetch(needs: Needs) -> Iterator[str]:
         licence, revision = needs.licences[path], source.revision
         with told(path, page=path, revision=revision, licence=licence, fetching=True):
             directory, num_bytes = _snapshot(path, revision, MODEL_FILES)
-            check_readable(source)
+            # Quantising takes a card, which who fetches need not have.
+            check_readable(replace(source, quantization=None))
         yield f"model {path}: {_size(num_bytes)} in {directory}"
     for path, (source, limit) in needs.texts.items():
         with told(source.path, page=f"datasets/{source.path}", fetching=True):

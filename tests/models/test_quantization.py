@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdwatts import prefetch
 from kdwatts.manifest import write_manifest
 from kdwatts.models import quantization
 from kdwatts.models.budget import estimate, linear_weights_of, parameters_of, weights_bytes_of
@@ -193,3 +194,17 @@ def test_the_manifest_says_in_how_many_bits_the_teacher_was(
     config = configure(*GPU, quantised(bits))
     write_manifest(tmp_path, config, [], attempt=1, overrides=[])
     assert read_json(tmp_path / "manifest.json")["teacher_quantization"] == bits
+
+
+def test_who_fetches_a_model_to_be_quantised_needs_no_card(
+    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[ModelSource] = []
+    monkeypatch.setattr(prefetch, "check_readable", asked.append)
+    monkeypatch.setattr(prefetch, "load_tokenizer", lambda *where, **options: None)
+    monkeypatch.setattr(prefetch, "_snapshot", lambda *where, **options: (Path("there"), 0))
+    monkeypatch.setattr(prefetch.hub, "is_offline", lambda: False)
+    pair = ["model=qwen25_7b_to_0b5", "data=tiny", "eval=none", quantised("int4")]
+    lines = list(prefetch.prefetch([configure("gpu=h100", *pair)]))
+    assert "model Qwen/Qwen2.5-7B-Instruct: 0.0 MB in there" in lines
+    assert [source.quantization for source in asked] == [None, None]
