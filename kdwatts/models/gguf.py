@@ -75,7 +75,7 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
         settings.pop(name, None)
     model = type(read)(type(read.config)(**settings))
     model.load_state_dict(read.state_dict())
-    model.to(torch.bfloat16).save_pretrained(directory)
+    model.to(torch.bfloat16).save_pretrained(directory)  # pyright: ignore[reportArgumentType]
     AutoTokenizer.from_pretrained(**where).save_pretrained(directory)
     reader = GGUFReader(gguf_path)
     name, licence = (reader.fields.get(f"general.{key}") for key in ("name", "license"))

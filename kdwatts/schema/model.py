@@ -98,8 +98,6 @@ class Pair:
     name: str = MISSING
     tokenizer: str = MISSING
     """Hub id, local folder or `tiny:NAME` of the student's tokenizer."""
-    tokenizer_revision: str | None = None
-    """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
     student: ModelSource = MISSING
     teacher: ModelSource | None = None
     one_vocabulary: bool = True
@@ -107,6 +105,8 @@ class Pair:
     licence: str = MISSING
     made_by: str | None = None
     """The command that makes the folder of the teacher's path; None where it is published."""
+    tokenizer_revision: str | None = None
+    """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
 
     def __post_init__(self) -> None:
         if isinstance(self.student, ModelSource) and self.student.quantization:

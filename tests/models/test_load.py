@@ -201,7 +201,7 @@ def test_a_tokenizer_s_key_holds_its_chat_template_and_not_the_weights_beside_it
 
 def _hub_pair(tokenizer: str, *, pinned: str | None = None) -> Pair:
     student, teacher = (ModelSource(f"org/{name}", name[0], _shape()) for name in ("own", "its"))
-    return Pair("p", tokenizer, pinned, student, teacher)
+    return Pair("p", tokenizer, student, teacher, tokenizer_revision=pinned)
 
 
 @pytest.mark.parametrize(
