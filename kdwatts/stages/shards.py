@@ -14,13 +14,14 @@ from kdwatts.config import Config, to_dict
 from kdwatts.data.documents import local_path, read_documents
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import INDEX_NAME, encode_document, write_shards
+from kdwatts.data.subset import drawing
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer, tokenizer_fingerprint
 from kdwatts.records import write_json
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.work import Work
 
-VERSION = 2
+VERSION = 3
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -38,6 +39,8 @@ def settings(config: Config) -> dict[str, Any]:
             for part in data.sources
         ],
         "num_documents": data.num_documents,
+        "fraction": data.fraction,
+        "sample_seed": data.sample_seed,
         "shard_tokens": data.shard_tokens,
         "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
     }
@@ -49,13 +52,15 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Tokenize the corpus into `work.out_dir`; the index of a mix says what each source gave."""
+    """Tokenize the corpus into `work.out_dir`; the index says what each source gave."""
     data = work.config.data
     tokenizer = load_tokenizer(work.config.model.tokenizer)
     parts = parts_of(data)
     sizes = [PartSize() for _ in parts]
     documents = mixed(
-        [_encoded(part, tokenizer) for part in parts], [part.weight for part in parts], sizes
+        [_encoded(part, tokenizer, size, data) for part, size in zip(parts, sizes, strict=True)],
+        [part.weight for part in parts],
+        sizes,
     )
     index = write_shards(
         work.out_dir,
@@ -63,27 +68,55 @@ def build(work: Work) -> None:
         shard_tokens=data.shard_tokens,
         source=_source_record(data),
     )
-    if data.sources:
-        index["parts"] = [
-            {"path": part.source.path, "licence": part.licence, "weight": part.weight}
-            | asdict(size)
-            for part, size in zip(parts, sizes, strict=True)
-        ]
-        write_json(work.out_dir / INDEX_NAME, index)
+    index["parts"] = [
+        _part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)
+    ]
+    write_json(work.out_dir / INDEX_NAME, index)
     work.window.tokens += index["num_tokens"]
 
 
 def parts_of(data: Data) -> list[MixPart]:
     """The sources of a corpus; of one that is no mix, its only one."""
     if data.source:
-        return [MixPart(data.source, weight=1.0, licence=data.licence)]
+        return [MixPart(data.source, 1.0, data.licence, num_documents=data.num_documents)]
     return data.sources
 
 
-def _encoded(part: MixPart, tokenizer: Any) -> Iterator[NDArray[np.uint32]]:
+def _encoded(
+    part: MixPart, tokenizer: Any, size: PartSize, data: Data
+) -> Iterator[NDArray[np.uint32]]:
+    """The drawn documents of a source as tokens; what is read and left out is counted in `size`."""
+    draw = drawing(
+        lambda: read_documents(part.source),
+        fraction=data.fraction,
+        num_documents=part.num_documents,
+        sample_seed=data.sample_seed,
+    )
     for _ in range(part.max_epochs):
-        for document in read_documents(part.source, part.num_documents):
-            yield encode_document(document, tokenizer)
+        is_drawn = draw()
+        for document in read_documents(part.source):
+            size.num_seen += 1
+            if not is_drawn(document):
+                size.drop("not_drawn")
+                continue
+            tokens = encode_document(document.content, tokenizer)
+            if len(tokens):
+                yield tokens
+            else:
+                size.drop("empty")
+
+
+def _part_record(part: MixPart) -> dict[str, Any]:
+    path = local_path(part.source)
+    return {
+        "path": part.source.path,
+        "name": part.source.name,
+        "split": part.source.split,
+        "revision": part.source.revision,
+        "sha256": sha256_file(path) if path else None,
+        "licence": part.licence,
+        "weight": part.weight,
+    }
 
 
 def _source_record(data: Data) -> dict[str, Any]:
