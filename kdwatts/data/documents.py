@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,8 @@ from kdwatts.paths import resolve_dir
 from kdwatts.schema import TextSource
 
 LOCAL_SUFFIXES = (".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".parquet")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Turn = dict[str, str]
 """One turn of a conversation: role and content."""
@@ -75,6 +78,11 @@ def local_path(source: TextSource) -> Path | None:
     ):
         raise ValueError(f"data.source.path={source.path}: there is no such file; check the path")
     return None
+
+
+def is_pinned(source: TextSource) -> bool:
+    """Whether it reads the same in every attempt: a file of this disk, or a commit of a hub."""
+    return local_path(source) is not None or _COMMIT.fullmatch(source.revision or "") is not None
 
 
 def _local_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -10,18 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import local_path, read_documents
+from kdwatts.data.documents import is_pinned, local_path, read_documents
 from kdwatts.data.mix import PartSize, mixed
-from kdwatts.data.shards import INDEX_NAME, encode_document, write_shards
+from kdwatts.data.shards import (
+    blocks_of,
+    encode_document,
+    keep_shard,
+    kept_shards,
+    move_shards,
+    write_index,
+)
 from kdwatts.data.subset import drawing
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer, tokenizer_fingerprint
-from kdwatts.records import write_json
 from kdwatts.schema import Data, MixPart, TextSource
+from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.work import Work
 
+log = logging.getLogger(__name__)
+
 VERSION = 3
+KEPT_NAME = "shards"
+"""Folder of full shards in the scratch folder."""
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -52,27 +66,44 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Tokenize the corpus into `work.out_dir`; the index says what each source gave."""
+    """Tokenize the corpus into `work.out_dir`; the index says what each source gave.
+
+    Full shards lie in the scratch folder, each with how far the sources were read, so a build that
+    was stopped reads up to there without tokenizing and goes on, to the same bytes. Sources that
+    may change between two attempts are begun anew.
+    """
     data = work.config.data
     tokenizer = load_tokenizer(work.config.model.tokenizer)
     parts = parts_of(data)
-    sizes = [PartSize() for _ in parts]
+    note_attempt(work)
+    kept_dir = work.scratch_dir / KEPT_NAME
+    goes_on = all(is_pinned(part.source) for part in parts)
+    if not goes_on:
+        shutil.rmtree(kept_dir, ignore_errors=True)
+    shards, progress = kept_shards(kept_dir)
+    sizes = [PartSize(**size) for size in progress["parts"]] if progress else []
+    sizes = sizes or [PartSize() for _ in parts]
+    if shards:
+        log.info("shards: resumed after %d full shards", len(shards))
     documents = mixed(
         [_encoded(part, tokenizer, size, data) for part, size in zip(parts, sizes, strict=True)],
         [part.weight for part in parts],
         sizes,
     )
-    index = write_shards(
+    num_left = data.num_documents and data.num_documents - sum(s.num_documents for s in sizes)
+    for block in blocks_of(islice(documents, num_left), data.shard_tokens):
+        progress = {"parts": [asdict(size) for size in sizes]}
+        shards.append(keep_shard(kept_dir, len(shards), block, progress))
+        work.window.tokens += shards[-1]["tokens"]
+        if goes_on:
+            interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    move_shards(kept_dir, work.out_dir, shards)
+    write_index(
         work.out_dir,
-        islice(documents, data.num_documents),
-        shard_tokens=data.shard_tokens,
+        shards,
         source=_source_record(data),
+        parts=[_part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)],
     )
-    index["parts"] = [
-        _part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)
-    ]
-    write_json(work.out_dir / INDEX_NAME, index)
-    work.window.tokens += index["num_tokens"]
 
 
 def parts_of(data: Data) -> list[MixPart]:
@@ -85,7 +116,11 @@ def parts_of(data: Data) -> list[MixPart]:
 def _encoded(
     part: MixPart, tokenizer: Any, size: PartSize, data: Data
 ) -> Iterator[NDArray[np.uint32]]:
-    """The drawn documents of a source as tokens; what is read and left out is counted in `size`."""
+    """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
+
+    Those that `size` has seen already are read again and not tokenized.
+    """
+    num_seen_before, position = size.num_seen, 0
     draw = drawing(
         lambda: read_documents(part.source),
         fraction=data.fraction,
@@ -95,8 +130,12 @@ def _encoded(
     for _ in range(part.max_epochs):
         is_drawn = draw()
         for document in read_documents(part.source):
+            position += 1
+            chosen = is_drawn(document)
+            if position <= num_seen_before:
+                continue
             size.num_seen += 1
-            if not is_drawn(document):
+            if not chosen:
                 size.drop("not_drawn")
                 continue
             tokens = encode_document(document.content, tokenizer)
