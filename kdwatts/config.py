@@ -27,7 +27,10 @@ from kdwatts.schema import (
     choice,
 )
 
-STAGES = ("prefetch", "plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
+STAGES = (
+    *("prefetch", "plan", "shards", "contamination", "generate", "teacher"),
+    *("distill", "evaluate", "inference"),
+)
 
 
 @dataclass
@@ -123,6 +126,7 @@ def check(config: Config) -> None:
             f"training.target_tokens={training.target_tokens}; hold out less, or set "
             "training.heldout_every=0"
         )
+    _check_decontaminate(config)
     if paradigm.feature and pair.teacher:
         _check_feature(config, paradigm.feature, pair.student, pair.teacher)
     if relational and pair.teacher:
@@ -136,6 +140,19 @@ def check(config: Config) -> None:
                 f"paradigm.response.k={paradigm.response.k} is not below the shared vocabulary of "
                 f"{shared_rows}; lower it or choose support=dense"
             )
+
+
+def _check_decontaminate(config: Config) -> None:
+    """Raise ValueError where documents are to be dropped for texts that cannot be known."""
+    if config.data.decontaminate.mode != "drop":
+        return
+    foreign = [task.name for task in config.eval.tasks if task.harness != "lm_eval"]
+    if foreign or not config.eval.tasks:
+        found = f"{', '.join(foreign)}, which lighteval alone can read" if foreign else "no tasks"
+        raise ValueError(
+            f"data.decontaminate.mode=drop leaves out what eval={config.eval.name} asks, which has "
+            f"{found}; choose eval tasks of lm_eval, or data.decontaminate.mode=report"
+        )
 
 
 def _check_two_vocabularies(config: Config) -> None:

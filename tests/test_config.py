@@ -188,6 +188,14 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         "data.fraction=1.5 is out of range; give 0 to 1",
     ),
     (
+        lambda: schema.Decontaminate("remove"),
+        "data.decontaminate.mode=remove is unknown; choose one of off, report, drop",
+    ),
+    (
+        lambda: schema.Decontaminate("drop", ngram=5),
+        "data.decontaminate.ngram=5 is out of range; give at least 8",
+    ),
+    (
         lambda: schema.TextSource("a", num_rows=0),
         "data.source.num_rows=0 is out of range; give at least 1",
     ),

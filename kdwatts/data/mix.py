@@ -21,7 +21,8 @@ class PartSize:
     num_seen: int = 0
     """Documents read of it, each epoch's."""
     num_dropped: dict[str, int] = field(default_factory=dict)
-    """Reason to the number of documents read and left out: not_drawn, or empty of any token."""
+    """Reason to the number of documents read and left out: not_drawn, contaminated, or
+    empty of any token."""
 
     def drop(self, reason: str) -> None:
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1

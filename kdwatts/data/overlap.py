@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_WORDS = 8
+from kdwatts.schema.data import LEAST_NGRAM
+
+MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20
 """Of a task, how many documents a report names."""
 

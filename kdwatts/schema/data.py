@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import above_zero, at_least, between
+from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
 @dataclass
@@ -69,6 +69,25 @@ class MixPart:
             at_least("data.sources.num_documents", self.num_documents, 1)
 
 
+DECONTAMINATE = ("off", "report", "drop")
+LEAST_NGRAM = 8
+"""Shorter runs of words are common speech."""
+
+
+@dataclass
+class Decontaminate:
+    """What becomes of documents in which a text of the evaluation's tasks stands."""
+
+    mode: str = "off"
+    """report counts them in contamination.json, drop leaves them out too."""
+    ngram: int = 13
+    """Words in common that make a hit, as Brown et al. 2020 have it; shorter texts as wholes."""
+
+    def __post_init__(self) -> None:
+        choice("data.decontaminate.mode", self.mode, DECONTAMINATE)
+        at_least("data.decontaminate.ngram", self.ngram, LEAST_NGRAM)
+
+
 @dataclass
 class Data:
     name: str = MISSING
@@ -81,6 +100,7 @@ class Data:
     sample_seed: int = 0
     """Another one draws other documents. What is drawn depends on it and on their ids alone (the
     field `id` of a row, else a hash of its content): a smaller part lies in every larger one."""
+    decontaminate: Decontaminate = field(default_factory=Decontaminate)
     shard_tokens: int = 16_777_216
     sources: list[MixPart] = field(default_factory=list)
     """In place of `source`: a mix, which ends when one of them has no more to give its share."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import is_pinned, local_path, read_documents
+from kdwatts.data.documents import Document, is_pinned, local_path, read_documents
 from kdwatts.data.mix import PartSize, mixed
+from kdwatts.data.overlap import Grams, Tally
 from kdwatts.data.shards import (
     blocks_of,
     encode_document,
@@ -29,6 +30,7 @@ from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import load_tokenizer, tokenizer_fingerprint
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
+from kdwatts.stages.contamination import eval_grams, gram_settings, write_report
 from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def settings(config: Config) -> dict[str, Any]:
         "fraction": data.fraction,
         "sample_seed": data.sample_seed,
         "shard_tokens": data.shard_tokens,
+        "dropped": gram_settings(config) if data.decontaminate.mode == "drop" else None,
         "tokenizer": tokenizer_fingerprint(config.model.tokenizer),
     }
 
@@ -85,18 +88,24 @@ def build(work: Work) -> None:
     sizes = sizes or [PartSize() for _ in parts]
     if shards:
         log.info("shards: resumed after %d full shards", len(shards))
+    screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
     documents = mixed(
-        [_encoded(part, tokenizer, size, data) for part, size in zip(parts, sizes, strict=True)],
+        [
+            _encoded(part, tokenizer, size, data, screen)
+            for part, size in zip(parts, sizes, strict=True)
+        ],
         [part.weight for part in parts],
         sizes,
     )
     num_left = data.num_documents and data.num_documents - sum(s.num_documents for s in sizes)
     for block in blocks_of(islice(documents, num_left), data.shard_tokens):
-        progress = {"parts": [asdict(size) for size in sizes]}
+        progress = {"parts": [asdict(size) for size in sizes], "tally": asdict(screen.tally)}
         shards.append(keep_shard(kept_dir, len(shards), block, progress))
         work.window.tokens += shards[-1]["tokens"]
         if goes_on:
             interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    if screen.grams:
+        write_report(work.out_dir, work.config, screen.tally, screen.grams, {})
     move_shards(kept_dir, work.out_dir, shards)
     write_index(
         work.out_dir,
@@ -104,6 +113,31 @@ def build(work: Work) -> None:
         source=_source_record(data),
         parts=[_part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)],
     )
+
+
+@dataclass(frozen=True)
+class _Screen:
+    """What keeps documents with evaluation texts out; without grams, all pass."""
+
+    grams: Grams | None
+    tally: Tally
+
+    def keeps_out(self, document: Document) -> bool:
+        return self.grams is not None and self.tally.add(document.id, document.text, self.grams)
+
+
+def _screen(config: Config, tally: Tally) -> _Screen:
+    """Raises RuntimeError for a task whose texts cannot be read: it would be thought clean."""
+    if config.data.decontaminate.mode != "drop":
+        return _Screen(None, tally)
+    grams, unread = eval_grams(config)
+    if unread:
+        reasons = "; ".join(f"{task}, {reason}" for task, reason in unread.items())
+        raise RuntimeError(
+            f"data.decontaminate.mode=drop needs the texts of all tasks, and of {reasons}; fetch "
+            "them, leave these tasks out, or choose data.decontaminate.mode=report"
+        )
+    return _Screen(grams, tally)
 
 
 def parts_of(data: Data) -> list[MixPart]:
@@ -114,7 +148,7 @@ def parts_of(data: Data) -> list[MixPart]:
 
 
 def _encoded(
-    part: MixPart, tokenizer: Any, size: PartSize, data: Data
+    part: MixPart, tokenizer: Any, size: PartSize, data: Data, screen: _Screen
 ) -> Iterator[NDArray[np.uint32]]:
     """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
 
@@ -137,6 +171,9 @@ def _encoded(
             size.num_seen += 1
             if not chosen:
                 size.drop("not_drawn")
+                continue
+            if screen.keeps_out(document):
+                size.drop("contaminated")
                 continue
             tokens = encode_document(document.content, tokenizer)
             if len(tokens):
