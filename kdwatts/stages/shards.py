@@ -84,9 +84,9 @@ def build(work: Work) -> None:
     if not goes_on:
         shutil.rmtree(kept_dir, ignore_errors=True)
     shards, progress = kept_shards(kept_dir)
-    sizes = [PartSize(**size) for size in progress["parts"]] if progress else []
-    sizes = sizes or [PartSize() for _ in parts]
-    if shards:
+    sizes = [PartSize() for _ in parts]
+    if progress:
+        sizes = [PartSize(**size) for size in progress["parts"]]
         log.info("shards: resumed after %d full shards", len(shards))
     screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
     documents = mixed(
@@ -97,7 +97,9 @@ def build(work: Work) -> None:
         [part.weight for part in parts],
         sizes,
     )
-    num_left = data.num_documents and data.num_documents - sum(s.num_documents for s in sizes)
+    # A source's own number is drawn of it; here a mix ends.
+    ends_after = data.num_documents if data.sources else None
+    num_left = ends_after and ends_after - sum(size.num_documents for size in sizes)
     for block in blocks_of(islice(documents, num_left), data.shard_tokens):
         progress = {"parts": [asdict(size) for size in sizes], "tally": asdict(screen.tally)}
         shards.append(keep_shard(kept_dir, len(shards), block, progress))

@@ -86,7 +86,7 @@ def _texts(path: Path, word: str, count: int) -> str:
 
 
 @pytest.fixture
-def mix(tmp_path: Path, configure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+def mix(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Writes the shards of a mix of two local files; their index."""
 
     def build(name: str, first: str, second: str) -> dict[str, Any]:
@@ -136,9 +136,7 @@ def test_the_index_says_of_each_source_what_was_read_and_left_out_and_why(
     assert (first["num_seen"], first["num_dropped"]) == (first["num_documents"], {})
 
 
-def test_a_corpus_of_one_source_is_drawn_and_described_likewise(
-    tmp_path: Path, configure: Callable[..., Any]
-):
+def test_a_corpus_of_one_source_is_drawn_and_described_likewise(tmp_path: Path):
     rows = [{"id": str(i), "messages": [{"role": "assistant", "content": "x"}]} for i in range(50)]
     rows[0]["messages"] = []
     path = tmp_path / "a.jsonl"
@@ -162,6 +160,8 @@ def test_a_corpus_of_one_source_is_drawn_and_described_likewise(
     (part,) = whole["parts"]
     assert (part["num_seen"], part["num_dropped"]) == (50, {"empty": 1})
     assert (part["num_tokens"], part["num_targets"]) == (whole["num_tokens"], whole["num_targets"])
-    (part,) = index("drawn", "data.num_documents=10", "data.sample_seed=3")["parts"]
-    assert part["num_documents"] + part["num_dropped"].get("empty", 0) == 10
-    assert part["num_dropped"]["not_drawn"] == 40
+    for seed in (0, 1, 2):
+        asked = ["data.num_documents=10", f"data.sample_seed={seed}"]
+        (part,) = index(f"drawn-{seed}", *asked)["parts"]
+        assert part["num_documents"] + part["num_dropped"].get("empty", 0) == 10
+        assert (part["num_seen"], part["num_dropped"]["not_drawn"]) == (50, 40)
