@@ -27,7 +27,10 @@ from kdwatts.schema import (
     choice,
 )
 
-STAGES = ("prefetch", "plan", "shards", "generate", "teacher", "distill", "evaluate", "inference")
+STAGES = (
+    *("prefetch", "plan", "shards", "contamination", "generate", "teacher"),
+    *("distill", "evaluate", "inference"),
+)
 
 
 @dataclass
@@ -125,6 +128,7 @@ def check(config: Config) -> None:
         )
     if pair.teacher and pair.teacher.quantization:
         _check_quantization(config, pair.teacher.quantization)
+    _check_decontaminate(config)
     if paradigm.feature and pair.teacher:
         _check_feature(config, paradigm.feature, pair.student, pair.teacher)
     if relational and pair.teacher:
@@ -153,6 +157,19 @@ def _check_quantization(config: Config, quantization: str) -> None:
         raise ValueError(
             f"model.teacher.quantization={quantization} with {found} is not supported; set "
             "model.teacher.quantization=null or change the other"
+        )
+
+
+def _check_decontaminate(config: Config) -> None:
+    """Raise ValueError where documents are to be dropped for texts that cannot be known."""
+    if config.data.decontaminate.mode != "drop":
+        return
+    foreign = [task.name for task in config.eval.tasks if task.harness != "lm_eval"]
+    if foreign or not config.eval.tasks:
+        found = f"{', '.join(foreign)}, which lighteval alone can read" if foreign else "no tasks"
+        raise ValueError(
+            f"data.decontaminate.mode=drop leaves out what eval={config.eval.name} asks, which has "
+            f"{found}; choose eval tasks of lm_eval, or data.decontaminate.mode=report"
         )
 
 

@@ -44,7 +44,15 @@ class Node:
 
 def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
-    from kdwatts.stages import distill, evaluate, generate, inference, shards, teacher
+    from kdwatts.stages import (
+        contamination,
+        distill,
+        evaluate,
+        generate,
+        inference,
+        shards,
+        teacher,
+    )
 
     hardware = joule_settings(config, cards)
     nodes: dict[str, Node] = {}
@@ -68,13 +76,18 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted)
 
     add("shards", shards, shards.settings(config), [], measured=False)
+    if config.data.decontaminate.mode == "report" and config.eval.tasks:
+        asked = contamination.settings(config)
+        add("contamination", contamination, asked, ["shards"], measured=False)
     if config.paradigm.text == "teacher":
         add("generate", generate, generate.settings(config), ["shards"], measured=False)
     if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
         text = "generate" if "generate" in nodes else "shards"
         add("teacher", teacher, teacher.settings(config), [text], measured=False)
-    # All that stands before the student is its ancestor, the corpus of a generated text too.
-    add("distill", distill, distill.settings(config), list(nodes), measured=True)
+    # All that stands before the student is its ancestor, the corpus of a generated text too; a
+    # report on the corpus is not.
+    ancestors = [name for name in nodes if name != "contamination"]
+    add("distill", distill, distill.settings(config), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     for subject in subjects if config.eval.tasks else []:
         parents = ["distill"] if subject == "student" else []
@@ -132,7 +145,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     from transformers.utils.logging import disable_progress_bar
 
-    from kdwatts.stages import evaluate
+    from kdwatts.stages import contamination, evaluate
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.
@@ -153,6 +166,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
             artifacts[node.name] = _obtain(run, node, artifacts, meter)
+            contamination.tell(run.run_dir, artifacts[node.name].directory)
     assert meter.row
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
@@ -255,7 +269,7 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
 
     with run.store.claim(node.stage, node.key) as claim:
         device = torch.device(run.config.gpu.device)
-        if not claim.exists and node.stage != "shards":
+        if not claim.exists and node.stage not in ("shards", "contamination"):
             device = device_of(launched(), device.type)
         synchronize = synchronizer(device)
         with meter.window(node.name, key=node.key, synchronize=synchronize) as window:

@@ -124,8 +124,7 @@ def _add(needs: Needs, config: Config) -> None:
         if local_path(part.source):
             needs.local.append(part.source.path)
         else:
-            limit = config.data.num_documents if config.data.source else part.num_documents
-            _add_text(needs, part.source, limit)
+            _add_text(needs, part.source)
     for task in evaluation.tasks:
         if is_shipped(task.name) or evaluation.data_dir:
             needs.local.append(task.name)
@@ -133,8 +132,12 @@ def _add(needs: Needs, config: Config) -> None:
             needs.tasks[task.name] = task
 
 
-def _add_text(needs: Needs, source: TextSource, limit: int | None) -> None:
-    """Note so many rows of a source, or as many as another run needs of it if these are more."""
+def _add_text(needs: Needs, source: TextSource) -> None:
+    """Note the rows that are read of a source, or as many as another run reads if these are more.
+
+    A number of documents is no limit: to draw them, all are looked at.
+    """
+    limit = source.num_rows
     parts = (source.path, source.name, source.split, source.revision)
     name = " ".join(part for part in parts if part)
     _, known = needs.texts.get(name, (source, 0))

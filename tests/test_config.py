@@ -180,6 +180,26 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         "data.num_documents=0 is out of range",
     ),
     (
+        lambda: schema.Data("d", schema.TextSource("a"), "none", fraction=0),
+        "data.fraction=0 is out of range; give a number above 0",
+    ),
+    (
+        lambda: schema.Data("d", schema.TextSource("a"), "none", fraction=1.5),
+        "data.fraction=1.5 is out of range; give 0 to 1",
+    ),
+    (
+        lambda: schema.Decontaminate("remove"),
+        "data.decontaminate.mode=remove is unknown; choose one of off, report, drop",
+    ),
+    (
+        lambda: schema.Decontaminate("drop", ngram=5),
+        "data.decontaminate.ngram=5 is out of range; give at least 8",
+    ),
+    (
+        lambda: schema.TextSource("a", num_rows=0),
+        "data.source.num_rows=0 is out of range; give at least 1",
+    ),
+    (
         lambda: schema.Data("d", schema.TextSource("a"), "none", shard_tokens=1),
         "data.shard_tokens=1 is out of range; give at least 1024",
     ),

@@ -43,11 +43,11 @@ READ = """
 import json, sys
 from kdwatts.data.documents import read_documents
 from kdwatts.schema import TextSource
-source = TextSource(path="org/plays", name="small")
+source = TextSource(path="org/plays", name="small", num_rows=json.loads(sys.argv[1]))
 answer = {"texts": [], "error": None}
 try:
-    for text in read_documents(source, json.loads(sys.argv[1])):
-        answer["texts"].append(text)
+    for document in read_documents(source):
+        answer["texts"].append(document.content)
 except RuntimeError as error:
     answer["error"] = str(error)
 print(json.dumps(answer))
@@ -147,7 +147,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def fetched(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, list[str]]:
     """A machine after `until=prefetch` of a sweep, and what the command said."""
     site = Site(hub, tmp_path_factory.mktemp("home"))
-    command = ["until=prefetch", "-m", "paradigm=sft,response", "data.num_documents=150", *PAIR]
+    command = ["until=prefetch", "-m", "paradigm=sft,response", "data.source.num_rows=150", *PAIR]
     ((code, out, err),) = site.ask(command)
     assert code == 0, err
     return site, out.splitlines()
@@ -179,7 +179,7 @@ def test_a_node_without_a_network_then_builds_shards_and_teacher_signals(
 ):
     site, _ = fetched
     folders = [f"hydra.run.dir={tmp_path}/run", f"store_dir={tmp_path}/store"]
-    command = ["until=teacher", "training=smoke", "data.num_documents=150", *PAIR, *folders]
+    command = ["until=teacher", "training=smoke", "data.source.num_rows=150", *PAIR, *folders]
     ((code, _, err),) = site.ask(command, offline=True, HF_ENDPOINT="http://127.0.0.1:9")
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"

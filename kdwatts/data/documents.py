@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,18 +18,51 @@ from kdwatts.schema import TextSource
 
 LOCAL_SUFFIXES = (".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".parquet")
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
 Turn = dict[str, str]
 """One turn of a conversation: role and content."""
 
 
-def read_documents(source: TextSource, limit: int | None) -> Iterator[str | list[Turn]]:
-    """The first `limit` documents of a source: a string each, or the turns of a conversation.
+ID_FIELD = "id"
+"""Field by which a row's document is known, where it has one."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a source."""
+
+    content: str | list[Turn]
+    """A string, or the turns of a conversation."""
+    own_id: str | None
+    """The id that its row has, in characters."""
+
+    @property
+    def id(self) -> str:
+        """What it is known by wherever it stands: its own id, else the hash of its content."""
+        return self.own_id or self.content_hash
+
+    @property
+    def content_hash(self) -> str:
+        text = json.dumps(self.content, ensure_ascii=False)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """Its words, without a chat template's."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(turn["content"] or "" for turn in self.content)
+
+
+def read_documents(source: TextSource) -> Iterator[Document]:
+    """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
 
     Raises ValueError for a file of an unknown kind and for rows without the named field.
     """
     path = local_path(source)
     rows = _local_rows(path) if path else _hub_rows(source)
-    return (_document(row, source) for row in islice(rows, limit))
+    return (_document(row, source) for row in islice(rows, source.num_rows))
 
 
 def local_path(source: TextSource) -> Path | None:
@@ -42,6 +78,11 @@ def local_path(source: TextSource) -> Path | None:
     ):
         raise ValueError(f"data.source.path={source.path}: there is no such file; check the path")
     return None
+
+
+def is_pinned(source: TextSource) -> bool:
+    """Whether it reads the same in every attempt: a file of this disk, or a commit of a hub."""
+    return local_path(source) is not None or _COMMIT.fullmatch(source.revision or "") is not None
 
 
 def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -88,7 +129,12 @@ def _hub_rows(source: TextSource) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _document(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
+def _document(row: dict[str, Any], source: TextSource) -> Document:
+    own_id = row.get(ID_FIELD)
+    return Document(_content(row, source), None if own_id in (None, "") else str(own_id))
+
+
+def _content(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
     if source.messages_field:
         return [_turn(turn) for turn in _field(row, source.messages_field, source)]
     if source.prompt_field and source.response_field:

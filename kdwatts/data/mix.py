@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ class PartSize:
     num_documents: int = 0
     num_tokens: int = 0
     num_targets: int = 0
+    num_seen: int = 0
+    """Documents read of it, each epoch's."""
+    num_dropped: dict[str, int] = field(default_factory=dict)
+    """Reason to the number of documents read and left out: not_drawn, contaminated, or
+    empty of any token."""
+
+    def drop(self, reason: str) -> None:
+        self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
 
 
 def mixed(

@@ -7,7 +7,9 @@ which documents begin: an end token cannot tell, for a conversation holds many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from kdwatts.records import SCHEMA, read_json, write_json
 
 NO_TARGET = np.uint32(1 << 31)
 INDEX_NAME = "index.json"
+PROGRESS_NAME = "shard.json"
+"""Of a kept shard: its entry in the index, and how far the sources were read when it was full."""
+SHARD_PREFIX = "shard-"
 FIXED_DATE = {"date_string": "26 Jul 2024"}
 """For chat templates: Llama 3.2's writes today's date, unless given one. This is Llama 3.1's."""
 
@@ -89,50 +94,113 @@ def write_shards(
 
     `source` is copied into the index. Raises ValueError when there is no target token at all.
     """
-    shards: list[dict[str, Any]] = []
-    num_documents = num_targets = num_first_targets = 0
-    for number, block in enumerate(_blocks(documents, shard_tokens)):
-        tokens = np.concatenate(block)
-        path = out_dir / f"tokens-{number:05d}.bin"
-        path.write_bytes(tokens.astype("<u4").tobytes())
-        # A document of no token begins nowhere.
-        lengths = [len(document) for document in block if len(document)]
-        starts = np.cumsum([0, *lengths])[:-1]
-        starts_path = out_dir / f"documents-{number:05d}.bin"
-        starts_path.write_bytes(starts.astype("<u8").tobytes())
-        shards.append(
-            {
-                "file": path.name,
-                "tokens": len(tokens),
-                "sha256": sha256_file(path),
-                "documents_file": starts_path.name,
-                "documents_sha256": sha256_file(starts_path),
-            }
-        )
-        num_documents += len(block)
-        num_targets += int((tokens < NO_TARGET).sum())
-        num_first_targets += int((tokens[starts] < NO_TARGET).sum())
-    if num_targets == 0:
+    blocks = blocks_of(documents, shard_tokens)
+    shards = [write_shard(out_dir, number, block) for number, block in enumerate(blocks)]
+    return write_index(out_dir, shards, source=source)
+
+
+def write_shard(
+    directory: Path, number: int, block: Sequence[NDArray[np.uint32]]
+) -> dict[str, Any]:
+    """Write one shard; returns its entry in the index."""
+    tokens = np.concatenate(block)
+    path = directory / f"tokens-{number:05d}.bin"
+    path.write_bytes(tokens.astype("<u4").tobytes())
+    # A document of no token begins nowhere.
+    lengths = [len(document) for document in block if len(document)]
+    starts = np.cumsum([0, *lengths])[:-1]
+    starts_path = directory / f"documents-{number:05d}.bin"
+    starts_path.write_bytes(starts.astype("<u8").tobytes())
+    return {
+        "file": path.name,
+        "tokens": len(tokens),
+        "sha256": sha256_file(path),
+        "documents_file": starts_path.name,
+        "documents_sha256": sha256_file(starts_path),
+        "documents": len(block),
+        "targets": int((tokens < NO_TARGET).sum()),
+        "first_targets": int((tokens[starts] < NO_TARGET).sum()),
+    }
+
+
+def write_index(
+    out_dir: Path, shards: list[dict[str, Any]], *, source: dict[str, Any], **facts: Any
+) -> dict[str, Any]:
+    """Write the index of shards that lie in `out_dir`, with `facts` besides; returns it.
+
+    Raises ValueError when there is no target token at all.
+    """
+
+    def total(name: str) -> int:
+        return sum(shard[name] for shard in shards)
+
+    if total("targets") == 0:
         raise ValueError(
-            f"data.source.path={source.get('path')}: no text to train on in {num_documents} "
+            f"data.source.path={source.get('path')}: no text to train on in {total('documents')} "
             "documents; check the file, the field names and data.num_documents"
         )
     index = {
         "schema": SCHEMA,
-        "num_documents": num_documents,
-        "num_tokens": sum(shard["tokens"] for shard in shards),
-        "num_targets": num_targets,
-        "num_first_targets": num_first_targets,
+        "num_documents": total("documents"),
+        "num_tokens": total("tokens"),
+        "num_targets": total("targets"),
+        "num_first_targets": total("first_targets"),
         "source": source,
         "shards": shards,
+        **facts,
     }
     write_json(out_dir / INDEX_NAME, index)
     return index
 
 
-def _blocks(
+def keep_shard(
+    kept_dir: Path, number: int, block: Sequence[NDArray[np.uint32]], progress: dict[str, Any]
+) -> dict[str, Any]:
+    """Write one shard where it outlives a kill, with `progress`; returns its entry in the index.
+
+    It is filled in a private folder that is renamed: a shard that is there is whole.
+    """
+    target = kept_dir / f"{SHARD_PREFIX}{number:05d}"
+    work_dir = target.with_name(f"{target.name}.writing-{uuid.uuid4().hex[:8]}")
+    work_dir.mkdir(parents=True)
+    shard = write_shard(work_dir, number, block)
+    write_json(work_dir / PROGRESS_NAME, {"schema": SCHEMA, "shard": shard, "progress": progress})
+    work_dir.rename(target)
+    return shard
+
+
+def kept_shards(kept_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Entries of the first shards that are kept and unharmed; the progress after the last of them.
+
+    What follows a missing or a harmed one is removed, as it will be written again.
+    """
+    shards: list[dict[str, Any]] = []
+    progress = None
+    while (directory := kept_dir / f"{SHARD_PREFIX}{len(shards):05d}").is_dir():
+        kept = read_json(directory / PROGRESS_NAME)
+        if _harm(directory, kept["shard"]):
+            break
+        shards.append(kept["shard"])
+        progress = kept["progress"]
+    whole = {f"{SHARD_PREFIX}{number:05d}" for number in range(len(shards))}
+    for directory in kept_dir.glob(f"{SHARD_PREFIX}*"):
+        if directory.name not in whole:
+            shutil.rmtree(directory)
+    return shards, progress
+
+
+def move_shards(kept_dir: Path, out_dir: Path, shards: Iterable[dict[str, Any]]) -> None:
+    """Move the files of kept shards into the artifact."""
+    for number, shard in enumerate(shards):
+        for name in ("file", "documents_file"):
+            path = kept_dir / f"{SHARD_PREFIX}{number:05d}" / shard[name]
+            path.rename(out_dir / path.name)
+
+
+def blocks_of(
     documents: Iterable[NDArray[np.uint32]], shard_tokens: int
 ) -> Iterator[list[NDArray[np.uint32]]]:
+    """Documents in groups of about `shard_tokens`; no document is taken before its group is due."""
     block: list[NDArray[np.uint32]] = []
     size = 0
     for document in documents:
@@ -155,10 +223,9 @@ class TokenShards:
         self._maps = []
         begins = []
         for shard in self.index["shards"]:
-            path = _verified(directory, shard["file"], shard["sha256"])
+            path, starts_path = _verified(directory, shard)
             self._maps.append(np.memmap(path, dtype="<u4", mode="r"))
-            path = _verified(directory, shard["documents_file"], shard["documents_sha256"])
-            begins.append(np.fromfile(path, dtype="<u8").astype(np.int64))
+            begins.append(np.fromfile(starts_path, dtype="<u8").astype(np.int64))
         self._starts = np.cumsum([0, *(len(tokens) for tokens in self._maps)])
         self._documents = np.concatenate(
             [start + begin for start, begin in zip(self._starts[:-1], begins, strict=True)]
@@ -193,13 +260,18 @@ class TokenShards:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _verified(directory: Path, name: str, expected: str) -> Path:
-    """The path of a file whose checksum is the index's; ValueError names it when it is not."""
-    path = directory / name
-    found = sha256_file(path) if path.is_file() else "no file"
-    if found != expected:
-        raise ValueError(
-            f"shards: {path} has sha256 {found[:12]}, the index says {expected[:12]}; "
-            f"delete {directory} and rerun"
-        )
-    return path
+def _verified(directory: Path, shard: dict[str, Any]) -> tuple[Path, Path]:
+    """The files of a shard whose checksums are the index's; ValueError names one that is harmed."""
+    if harm := _harm(directory, shard):
+        raise ValueError(f"shards: {harm}; delete {directory} and rerun")
+    return directory / shard["file"], directory / shard["documents_file"]
+
+
+def _harm(directory: Path, shard: dict[str, Any]) -> str | None:
+    """What is wrong with the files of a shard, in words."""
+    for name, expected in (("file", "sha256"), ("documents_file", "documents_sha256")):
+        path = directory / shard[name]
+        found = sha256_file(path) if path.is_file() else "no file"
+        if found != shard[expected]:
+            return f"{path} has sha256 {found[:12]}, the index says {shard[expected][:12]}"
+    return None

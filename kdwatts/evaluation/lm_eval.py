@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -69,6 +69,24 @@ def fetch_data(task: EvalTask) -> None:
     """
     with _quiet_libraries():
         load_task(task, TaskSources())
+
+
+def task_texts(task: EvalTask, sources: TaskSources) -> list[list[str]]:
+    """Of each document that a task scores, whatever its limit, all strings that it holds.
+
+    Neither prompts nor examples are among them, whose words are those of many other texts.
+    """
+    with _quiet_libraries():
+        leaves = load_task(task, sources).leaves
+        return [list(_strings(document)) for leaf in leaves for document in leaf.eval_docs]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(part)
 
 
 def _run(

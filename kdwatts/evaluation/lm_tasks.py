@@ -116,6 +116,8 @@ class LoadedTask:
 
     parts: list[Any]
     """What `simple_evaluate` takes: a task or a group, or all tasks of a tag."""
+    leaves: list[Any]
+    """The tasks alone, those of groups too."""
     manager: Any
     """The index they are from; `simple_evaluate` would make one of its own, in seconds."""
 
@@ -151,7 +153,7 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
         for name, one in [*loaded["groups"].items(), *loaded["tasks"].items()]
         if name not in children
     ]
-    return LoadedTask(parts, manager)
+    return LoadedTask(parts, list(loaded["tasks"].values()), manager)
 
 
 @cache

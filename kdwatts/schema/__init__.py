@@ -4,7 +4,7 @@ These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only an
 """
 
 from kdwatts.schema.checks import choice
-from kdwatts.schema.data import Data, MixPart, TextSource
+from kdwatts.schema.data import Data, Decontaminate, MixPart, TextSource
 from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
 from kdwatts.schema.machine import Cluster, Gpu, Launch, Site, Telemetry
 from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
@@ -36,6 +36,7 @@ __all__ = [
     "Cluster",
     "CrossEntropy",
     "Data",
+    "Decontaminate",
     "Eval",
     "EvalTask",
     "Feature",

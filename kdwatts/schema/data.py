@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import above_zero, at_least
+from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
 @dataclass
@@ -26,6 +26,9 @@ class TextSource:
     context_field: str | None = None
     """Beside them, a passage that the prompt asks about: it follows the prompt after a blank line.
     Rows where it is empty or null have none."""
+    num_rows: int | None = None
+    """Read no further than these first rows, as of a set too large to look at all; None reads on.
+    What is drawn of a source is drawn of them."""
 
     def __post_init__(self) -> None:
         if bool(self.prompt_field) != bool(self.response_field):
@@ -38,6 +41,8 @@ class TextSource:
                 f"data.source.context_field={self.context_field} without a prompt_field; "
                 "set prompt_field and response_field too, or neither"
             )
+        if self.num_rows is not None:
+            at_least("data.source.num_rows", self.num_rows, 1)
         chosen = [n for n in (self.text_field, self.messages_field, self.prompt_field) if n]
         if len(chosen) != 1:
             raise ValueError(
@@ -53,7 +58,7 @@ class MixPart:
     """Its share of the mix's tokens, prompts included, over the sum of all weights."""
     licence: str = MISSING
     num_documents: int | None = None
-    """Take only the first documents of this source; None takes all."""
+    """Draw so many documents of this source; None takes all."""
     max_epochs: int = 1
     """How often it may be read from its beginning before the mix ends for want of it."""
 
@@ -64,13 +69,38 @@ class MixPart:
             at_least("data.sources.num_documents", self.num_documents, 1)
 
 
+DECONTAMINATE = ("off", "report", "drop")
+LEAST_NGRAM = 8
+"""Shorter runs of words are common speech."""
+
+
+@dataclass
+class Decontaminate:
+    """What becomes of documents in which a text of the evaluation's tasks stands."""
+
+    mode: str = "off"
+    """report counts them in contamination.json, drop leaves them out too."""
+    ngram: int = 13
+    """Words in common that make a hit, as Brown et al. 2020 have it; shorter texts as wholes."""
+
+    def __post_init__(self) -> None:
+        choice("data.decontaminate.mode", self.mode, DECONTAMINATE)
+        at_least("data.decontaminate.ngram", self.ngram, LEAST_NGRAM)
+
+
 @dataclass
 class Data:
     name: str = MISSING
     source: TextSource | None = None
     licence: str = MISSING
     num_documents: int | None = None
-    """Take only the first documents, of a mix as mixed; None takes all."""
+    """Draw so many documents; of a mix, end it after so many, as mixed. None takes all."""
+    fraction: float = 1.0
+    """Draw this share of the documents, of each source of a mix."""
+    sample_seed: int = 0
+    """Another one draws other documents. What is drawn depends on it and on their ids alone (the
+    field `id` of a row, else a hash of its content): a smaller part lies in every larger one."""
+    decontaminate: Decontaminate = field(default_factory=Decontaminate)
     shard_tokens: int = 16_777_216
     sources: list[MixPart] = field(default_factory=list)
     """In place of `source`: a mix, which ends when one of them has no more to give its share."""
@@ -84,3 +114,5 @@ class Data:
         at_least("data.shard_tokens", self.shard_tokens, 1024)
         if self.num_documents is not None:
             at_least("data.num_documents", self.num_documents, 1)
+        above_zero("data.fraction", self.fraction)
+        between("data.fraction", self.fraction, 0, 1)

@@ -62,12 +62,6 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     Raises ValueError where a harness or a local copy of a dataset is missing.
     """
     evaluation = config.eval
-    sources = _sources(config)
-    if sources.tasks_dir and not sources.tasks_dir.is_dir():
-        raise ValueError(
-            f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
-            "YAML tasks, or null"
-        )
     tasks_file = evaluation.lighteval.tasks_file
     return {
         **subject_settings(config, subject),
@@ -75,16 +69,30 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
             {**to_dict(task), "apply_chat_template": evaluation.templated(task)}
             for task in evaluation.tasks
         ],
-        "files": [[sha256_file(path) for path in task_files(t.name)] for t in evaluation.tasks],
-        "datasets": _dataset_keys(evaluation.tasks, sources.data_dir),
-        "tasks_dir": fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None,
+        **text_settings(config),
         "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
-        "harnesses": _versions(config),
         "batch_size": evaluation.batch_size,
     }
 
 
-def _sources(config: Config) -> TaskSources:
+def text_settings(config: Config) -> dict[str, Any]:
+    """What the texts that the tasks ask about depend on, besides the tasks' names."""
+    evaluation, sources = config.eval, task_sources(config)
+    if sources.tasks_dir and not sources.tasks_dir.is_dir():
+        raise ValueError(
+            f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
+            "YAML tasks, or null"
+        )
+    return {
+        "files": [[sha256_file(path) for path in task_files(t.name)] for t in evaluation.tasks],
+        "datasets": _dataset_keys(evaluation.tasks, sources.data_dir),
+        "tasks_dir": fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None,
+        "harnesses": _versions(config),
+    }
+
+
+def task_sources(config: Config) -> TaskSources:
+    """Where the tasks and their data are looked for."""
     folders = (config.eval.data_dir, config.eval.tasks_dir)
     data_dir, tasks_dir = (Path(folder).expanduser() if folder else None for folder in folders)
     return TaskSources(data_dir, tasks_dir)
@@ -117,7 +125,7 @@ def check(config: Config) -> None:
     one is applied, and where one vocabulary is said to serve both, it does.
     """
     tasks = config.eval.tasks
-    check_known([task for task in tasks if task.harness == "lm_eval"], _sources(config))
+    check_known([task for task in tasks if task.harness == "lm_eval"], task_sources(config))
     student, teacher = pair_tokenizer(config.model), _own_tokenizer(config)
     if teacher is not None and config.model.one_vocabulary:
         check_same_tokens(student, teacher, rows=shared_rows(config))
@@ -176,7 +184,7 @@ def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) ->
         tasks,
         subject=subject,
         batch_size=work.config.eval.batch_size,
-        sources=_sources(work.config),
+        sources=task_sources(work.config),
         meter=work.meter,
     )
 
@@ -201,6 +209,6 @@ def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) 
         tasks,
         subject=subject,
         settings=config.eval.lighteval,
-        data_dir=_sources(config).data_dir,
+        data_dir=task_sources(config).data_dir,
         meter=work.meter,
     )

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import local_path, read_documents
+from kdwatts.data.documents import Document, is_pinned, local_path, read_documents
 from kdwatts.data.mix import PartSize, mixed
-from kdwatts.data.shards import INDEX_NAME, encode_document, write_shards
+from kdwatts.data.overlap import Grams, Tally
+from kdwatts.data.shards import (
+    blocks_of,
+    encode_document,
+    keep_shard,
+    kept_shards,
+    move_shards,
+    write_index,
+)
+from kdwatts.data.subset import drawing
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
-from kdwatts.records import write_json
 from kdwatts.schema import Data, MixPart, TextSource
+from kdwatts.stages.attempts import note_attempt
+from kdwatts.stages.contamination import eval_grams, gram_settings, write_report
 from kdwatts.stages.work import Work
 
-VERSION = 2
+log = logging.getLogger(__name__)
+
+VERSION = 3
+KEPT_NAME = "shards"
+"""Folder of full shards in the scratch folder."""
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -38,7 +55,10 @@ def settings(config: Config) -> dict[str, Any]:
             for part in data.sources
         ],
         "num_documents": data.num_documents,
+        "fraction": data.fraction,
+        "sample_seed": data.sample_seed,
         "shard_tokens": data.shard_tokens,
+        "dropped": gram_settings(config) if data.decontaminate.mode == "drop" else None,
         "tokenizer": tokenizer_fingerprint(config.model),
     }
 
@@ -49,41 +69,132 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Tokenize the corpus into `work.out_dir`; the index of a mix says what each source gave."""
+    """Tokenize the corpus into `work.out_dir`; the index says what each source gave.
+
+    Full shards lie in the scratch folder, each with how far the sources were read, so a build that
+    was stopped reads up to there without tokenizing and goes on, to the same bytes. Sources that
+    may change between two attempts are begun anew.
+    """
     data = work.config.data
     tokenizer = pair_tokenizer(work.config.model)
     parts = parts_of(data)
+    note_attempt(work)
+    kept_dir = work.scratch_dir / KEPT_NAME
+    goes_on = all(is_pinned(part.source) for part in parts)
+    if not goes_on:
+        shutil.rmtree(kept_dir, ignore_errors=True)
+    shards, progress = kept_shards(kept_dir)
     sizes = [PartSize() for _ in parts]
+    if progress:
+        sizes = [PartSize(**size) for size in progress["parts"]]
+        log.info("shards: resumed after %d full shards", len(shards))
+    screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
     documents = mixed(
-        [_encoded(part, tokenizer) for part in parts], [part.weight for part in parts], sizes
-    )
-    index = write_shards(
-        work.out_dir,
-        islice(documents, data.num_documents),
-        shard_tokens=data.shard_tokens,
-        source=_source_record(data),
-    )
-    if data.sources:
-        index["parts"] = [
-            {"path": part.source.path, "licence": part.licence, "weight": part.weight}
-            | asdict(size)
+        [
+            _encoded(part, tokenizer, size, data, screen)
             for part, size in zip(parts, sizes, strict=True)
-        ]
-        write_json(work.out_dir / INDEX_NAME, index)
-    work.window.tokens += index["num_tokens"]
+        ],
+        [part.weight for part in parts],
+        sizes,
+    )
+    # A source's own number is drawn of it; here a mix ends.
+    ends_after = data.num_documents if data.sources else None
+    num_left = ends_after and ends_after - sum(size.num_documents for size in sizes)
+    for block in blocks_of(islice(documents, num_left), data.shard_tokens):
+        progress = {"parts": [asdict(size) for size in sizes], "tally": asdict(screen.tally)}
+        shards.append(keep_shard(kept_dir, len(shards), block, progress))
+        work.window.tokens += shards[-1]["tokens"]
+        if goes_on:
+            interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    if screen.grams:
+        write_report(work.out_dir, work.config, screen.tally, screen.grams, {})
+    move_shards(kept_dir, work.out_dir, shards)
+    write_index(
+        work.out_dir,
+        shards,
+        source=_source_record(data),
+        parts=[_part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)],
+    )
+
+
+@dataclass(frozen=True)
+class _Screen:
+    """What keeps documents with evaluation texts out; without grams, all pass."""
+
+    grams: Grams | None
+    tally: Tally
+
+    def keeps_out(self, document: Document) -> bool:
+        return self.grams is not None and self.tally.add(document.id, document.text, self.grams)
+
+
+def _screen(config: Config, tally: Tally) -> _Screen:
+    """Raises RuntimeError for a task whose texts cannot be read: it would be thought clean."""
+    if config.data.decontaminate.mode != "drop":
+        return _Screen(None, tally)
+    grams, unread = eval_grams(config)
+    if unread:
+        reasons = "; ".join(f"{task}, {reason}" for task, reason in unread.items())
+        raise RuntimeError(
+            f"data.decontaminate.mode=drop needs the texts of all tasks, and of {reasons}; fetch "
+            "them, leave these tasks out, or choose data.decontaminate.mode=report"
+        )
+    return _Screen(grams, tally)
 
 
 def parts_of(data: Data) -> list[MixPart]:
     """The sources of a corpus; of one that is no mix, its only one."""
     if data.source:
-        return [MixPart(data.source, weight=1.0, licence=data.licence)]
+        return [MixPart(data.source, 1.0, data.licence, num_documents=data.num_documents)]
     return data.sources
 
 
-def _encoded(part: MixPart, tokenizer: Any) -> Iterator[NDArray[np.uint32]]:
+def _encoded(
+    part: MixPart, tokenizer: Any, size: PartSize, data: Data, screen: _Screen
+) -> Iterator[NDArray[np.uint32]]:
+    """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
+
+    Those that `size` has seen already are read again and not tokenized.
+    """
+    num_seen_before, position = size.num_seen, 0
+    draw = drawing(
+        lambda: read_documents(part.source),
+        fraction=data.fraction,
+        num_documents=part.num_documents,
+        sample_seed=data.sample_seed,
+    )
     for _ in range(part.max_epochs):
-        for document in read_documents(part.source, part.num_documents):
-            yield encode_document(document, tokenizer)
+        is_drawn = draw()
+        for document in read_documents(part.source):
+            position += 1
+            chosen = is_drawn(document)
+            if position <= num_seen_before:
+                continue
+            size.num_seen += 1
+            if not chosen:
+                size.drop("not_drawn")
+                continue
+            if screen.keeps_out(document):
+                size.drop("contaminated")
+                continue
+            tokens = encode_document(document.content, tokenizer)
+            if len(tokens):
+                yield tokens
+            else:
+                size.drop("empty")
+
+
+def _part_record(part: MixPart) -> dict[str, Any]:
+    path = local_path(part.source)
+    return {
+        "path": part.source.path,
+        "name": part.source.name,
+        "split": part.source.split,
+        "revision": part.source.revision,
+        "sha256": sha256_file(path) if path else None,
+        "licence": part.licence,
+        "weight": part.weight,
+    }
 
 
 def _source_record(data: Data) -> dict[str, Any]:

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from kdwatts.data.documents import read_documents
+from kdwatts.data.documents import Turn, read_documents
 from kdwatts.schema import TextSource
+
+
+def _contents(source: TextSource) -> list[str | list[Turn]]:
+    return [document.content for document in read_documents(source)]
 
 
 def _jsonl(path: Path, rows: list[Any]) -> str:
@@ -21,7 +25,7 @@ def test_a_text_file_is_one_document_compressed_or_not(tmp_path: Path):
     with lzma.open(tmp_path / "b.txt.xz", "wt", encoding="utf-8") as file:
         file.write("äh\n\noh")
     for name in ("a.txt", "b.txt.xz"):
-        assert list(read_documents(TextSource(str(tmp_path / name)), None)) == ["äh\n\noh"]
+        assert _contents(TextSource(str(tmp_path / name))) == ["äh\n\noh"]
 
 
 def test_rows_come_in_order_from_jsonl_its_compressed_form_and_parquet(tmp_path: Path):
@@ -34,12 +38,13 @@ def test_rows_come_in_order_from_jsonl_its_compressed_form_and_parquet(tmp_path:
     _jsonl(tmp_path / "a.jsonl", rows)
     for name in ("a.jsonl", "b.jsonl.xz", "c.parquet"):
         source = TextSource(str(tmp_path / name))
-        assert list(read_documents(source, None)) == ["one", "two", ""]
-        assert list(read_documents(source, 2)) == ["one", "two"]
+        assert _contents(source) == ["one", "two", ""]
+        source.num_rows = 2
+        assert _contents(source) == ["one", "two"]
 
 
 def test_the_shipped_corpus_is_text_and_leaves_out_the_held_out_works():
-    documents = list(read_documents(TextSource("tiny:corpus/train.jsonl.xz"), None))
+    documents = _contents(TextSource("tiny:corpus/train.jsonl.xz"))
     assert 4e6 < sum(len(str(document)) for document in documents) < 6e6
     assert not any("Lady Macbeth" in document or "Prospero" in document for document in documents)
 
@@ -55,7 +60,7 @@ def test_conversations_come_as_roles_and_contents_whatever_their_form(tmp_path: 
         TextSource(path, text_field=None, prompt_field="ask", response_field="say"),
     ]
     for source in sources:
-        assert list(read_documents(source, None)) == [turns]
+        assert _contents(source) == [turns]
 
 
 def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_path: Path):
@@ -71,7 +76,7 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
         response_field="say",
         context_field="about",
     )
-    prompts = [turns[0] for turns in read_documents(source, None)]
+    prompts = [turns[0] for turns in _contents(source)]
     assert prompts == [
         {"role": "user", "content": "Who rules?\n\nDuncan is king."},
         {"role": "user", "content": "Who comes?"},
@@ -79,7 +84,7 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
     ]
     source.context_field = "passage"
     with pytest.raises(ValueError, match="has no field 'passage', its rows have about, ask, say"):
-        list(read_documents(source, None))
+        _contents(source)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +102,8 @@ def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
 ):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "one"}}\n{line}\n')
-    documents = read_documents(TextSource(str(path)), None)
-    assert next(documents) == "one"
+    documents = read_documents(TextSource(str(path)))
+    assert next(documents).content == "one"
     with pytest.raises(ValueError, match=said):
         next(documents)
 
@@ -108,10 +113,21 @@ def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
 )
 def test_a_file_that_is_not_there_is_refused_and_not_taken_for_a_hub_s(path: str):
     with pytest.raises(ValueError, match=r"data.source.path=.*: there is no such file; check"):
-        read_documents(TextSource(path), None)
+        read_documents(TextSource(path))
 
 
 def test_a_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "a.csv").write_text("text\none\n")
     with pytest.raises(ValueError, match=r"a.csv: unknown kind of file; give one of .txt, .txt.xz"):
-        list(read_documents(TextSource(str(tmp_path / "a.csv")), None))
+        _contents(TextSource(str(tmp_path / "a.csv")))
+
+
+def test_a_document_is_known_by_its_own_id_or_by_its_content(tmp_path: Path):
+    rows = [{"text": "a", "id": 7}, {"text": "a"}, {"text": "a", "id": None}, {"text": "b"}]
+    seven, *others, b = read_documents(TextSource(_jsonl(tmp_path / "a.jsonl", rows)))
+    assert seven.id == "7"
+    # printf '"a"' | sha256sum
+    assert {document.id for document in others} == {
+        "ac8d8342bbb2362d13f0a559a3621bb407011368895164b628a54f7fc33fc43c"
+    }
+    assert b.id not in (seven.id, others[0].id)

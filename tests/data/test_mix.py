@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from kdwatts.cli import run_in
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import NO_TARGET
 from kdwatts.hardware import resolve_gpu
+from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
 from kdwatts.schema import Data, MixPart, TextSource
+from tests.conftest import CHAT_TEMPLATE
 
 
 def documents(source: int, lengths: list[int]) -> list[Any]:
@@ -83,7 +86,7 @@ def _texts(path: Path, word: str, count: int) -> str:
 
 
 @pytest.fixture
-def mix(tmp_path: Path, configure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+def mix(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Writes the shards of a mix of two local files; their index."""
 
     def build(name: str, first: str, second: str) -> dict[str, Any]:
@@ -119,3 +122,46 @@ def test_a_source_may_be_read_again_where_it_is_short(mix: Callable[..., Any]):
     )
     counts = [index["parts"][1]["num_documents"] for index in (once, again)]
     assert counts == [5, 10]
+
+
+def test_the_index_says_of_each_source_what_was_read_and_left_out_and_why(
+    mix: Callable[..., Any], tmp_path: Path
+):
+    first, second = mix("once", "", ",num_documents:5,max_epochs:2")["parts"]
+    assert second["path"] == str(tmp_path / "b.jsonl")
+    assert second["sha256"] == hashlib.sha256((tmp_path / "b.jsonl").read_bytes()).hexdigest()
+    assert (second["revision"], second["name"], second["split"]) == (None, None, "train")
+    # Twenty rows are read twice, five drawn of each reading.
+    assert (second["num_seen"], second["num_dropped"]) == (40, {"not_drawn": 30})
+    assert (first["num_seen"], first["num_dropped"]) == (first["num_documents"], {})
+
+
+def test_a_corpus_of_one_source_is_drawn_and_described_likewise(tmp_path: Path):
+    rows = [{"id": str(i), "messages": [{"role": "assistant", "content": "x"}]} for i in range(50)]
+    rows[0]["messages"] = []
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def index(name: str, *overrides: str) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", "model.tokenizer=" + chat]
+        asked += ["data.source.text_field=null", "data.source.messages_field=messages", *overrides]
+        store = tmp_path / f"{name}-store"
+        run_in(tmp_path / name, resolve_gpu(compose([*asked, f"store_dir={store}"]), []))
+        (found,) = (store / "shards").glob("*/index.json")
+        return json.loads(found.read_text())
+
+    chat = str(tmp_path / "tokenizer")
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(chat)
+    whole = index("whole")
+    assert (whole["num_documents"], whole["schema"]) == (49, 1)
+    (part,) = whole["parts"]
+    assert (part["num_seen"], part["num_dropped"]) == (50, {"empty": 1})
+    assert (part["num_tokens"], part["num_targets"]) == (whole["num_tokens"], whole["num_targets"])
+    for seed in (0, 1, 2):
+        asked = ["data.num_documents=10", f"data.sample_seed={seed}"]
+        (part,) = index(f"drawn-{seed}", *asked)["parts"]
+        assert part["num_documents"] + part["num_dropped"].get("empty", 0) == 10
+        assert (part["num_seen"], part["num_dropped"]["not_drawn"]) == (50, 40)

@@ -1,0 +1,181 @@
+"""Which evaluation texts stand in a document: runs of n words in common, as in GPT-3's appendix C.
+
+Words are lower-cased and stripped of punctuation (Brown et al. 2020). A text's string of fewer than
+n words counts as a whole if it has at least MIN_WORDS. A run of words is known by a polynomial of
+its words' hashes modulo 2^64, so that a whole document is one pass of additions for each length;
+a billion runs beside ten million meet by chance with odds of about 5e-4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdwatts.schema.data import LEAST_NGRAM
+
+MIN_WORDS = LEAST_NGRAM
+MAX_EXAMPLES = 20
+"""Of a task, how many documents a report names."""
+
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_UNKNOWN = 0x2545F4914F6CDD1D
+"""Stands for every word that no evaluation text has."""
+_FILTER_BITS = np.uint64(24)
+
+
+@dataclass(frozen=True)
+class TaskText:
+    """What a task asks in one of its documents."""
+
+    task: str
+    strings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Grams:
+    """Runs of words of evaluation texts, to be looked up in documents."""
+
+    tasks: list[str]
+    """Of each text, its task."""
+    is_short: list[bool]
+    """Of each text, whether it has no string of MIN_WORDS words, so that it is never found."""
+    words: dict[str, int]
+    hashes: dict[int, NDArray[np.uint64]]
+    """Number of words to the hashes of such runs, ascending."""
+    texts: dict[int, NDArray[np.int64]]
+    """Beside each hash, the text that it is of."""
+    is_possible: NDArray[np.bool_]
+    """Whether any hash begins with these bits: few runs of a document need be looked up."""
+
+
+def words_of(text: str) -> list[str]:
+    return _PUNCTUATION.sub("", text.lower()).split()
+
+
+def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
+    """The runs of `ngram` words of all texts, and shorter strings as wholes."""
+    words: dict[str, int] = {}
+    tasks: list[str] = []
+    is_short: list[bool] = []
+    found: dict[int, list[tuple[NDArray[np.uint64], int]]] = {}
+    for number, text in enumerate(texts):
+        tasks.append(text.task)
+        is_short.append(True)
+        for string in text.strings:
+            spelled = words_of(string)
+            length = min(ngram, len(spelled))
+            if length < MIN_WORDS:
+                continue
+            is_short[-1] = False
+            for word in spelled:
+                words.setdefault(word, _word_hash(word))
+            (runs,) = _runs(spelled, words, [length]).values()
+            found.setdefault(length, []).append((np.unique(runs), number))
+    hashes, numbers = {}, {}
+    is_possible = np.zeros(1 << int(_FILTER_BITS), dtype=bool)
+    for length, pairs in sorted(found.items()):
+        of_all = np.concatenate([runs for runs, _ in pairs])
+        beside = np.repeat([number for _, number in pairs], [len(runs) for runs, _ in pairs])
+        order = np.argsort(of_all, kind="stable")
+        hashes[length], numbers[length] = of_all[order], beside[order]
+        is_possible[_first_bits(of_all)] = True
+    return Grams(tasks, is_short, words, hashes, numbers, is_possible)
+
+
+def texts_in(document: str, grams: Grams) -> dict[int, str]:
+    """Number of each evaluation text that the document has a run of, with the first such words."""
+    spelled = words_of(document)
+    found: dict[int, str] = {}
+    for length, runs in _runs(spelled, grams.words, list(grams.hashes)).items():
+        table = grams.hashes[length]
+        places = np.flatnonzero(grams.is_possible[_first_bits(runs)])
+        firsts = np.searchsorted(table, runs[places], side="left")
+        lasts = np.searchsorted(table, runs[places], side="right")
+        for hit in np.flatnonzero(lasts > firsts):
+            place = int(places[hit])
+            for number in grams.texts[length][firsts[hit] : lasts[hit]]:
+                found.setdefault(int(number), " ".join(spelled[place : place + length]))
+    return found
+
+
+def _runs(
+    spelled: list[str], words: dict[str, int], lengths: list[int]
+) -> dict[int, NDArray[np.uint64]]:
+    """Hashes of all runs of each of these lengths that the words have, by their first word."""
+    ids = np.fromiter(
+        (words.get(word, _UNKNOWN) for word in spelled), dtype=np.uint64, count=len(spelled)
+    )
+    runs, found = ids, {}
+    for length in range(1, min(max(lengths, default=0), len(spelled)) + 1):
+        if length > 1:
+            runs = runs[:-1] * _FACTOR + ids[length - 1 :]
+        if length in lengths:
+            found[length] = runs
+    return found
+
+
+def _first_bits(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return hashes >> (np.uint64(64) - _FILTER_BITS)
+
+
+def _word_hash(word: str) -> int:
+    digest = hashlib.sha256(word.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+@dataclass
+class Tally:
+    """What was found in the documents so far; JSON types alone, so that a build can go on."""
+
+    num_documents: int = 0
+    num_documents_hit: int = 0
+    texts_hit: list[int] = field(default_factory=list)
+    documents_hit: dict[str, int] = field(default_factory=dict)
+    """Task to the number of documents with one of its texts."""
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, name: str | int, document: str, grams: Grams) -> bool:
+        """Count a document; whether an evaluation text stands in it."""
+        found = texts_in(document, grams)
+        self.num_documents += 1
+        self.num_documents_hit += bool(found)
+        self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit
+        first = {grams.tasks[number]: number for number in sorted(found, reverse=True)}
+        for task, number in sorted(first.items()):
+            self.documents_hit[task] = self.documents_hit.get(task, 0) + 1
+            examples = self.examples.setdefault(task, [])
+            if len(examples) < MAX_EXAMPLES:
+                in_task = number - grams.tasks.index(task)
+                examples.append({"document": name, "text": in_task, "words": found[number]})
+        return bool(found)
+
+
+def describe(tally: Tally, grams: Grams, unread: dict[str, str]) -> dict[str, Any]:
+    """Each task's counts for a report; null, with the reason, of one that could not be read.
+
+    Texts of a task are numbered from 0 in its own order and stand together.
+    """
+    hit = [grams.tasks[number] for number in tally.texts_hit]
+    report: dict[str, Any] = {}
+    for task in dict.fromkeys(grams.tasks):
+        pairs = zip(grams.tasks, grams.is_short, strict=True)
+        short = [is_short for name, is_short in pairs if name == task]
+        report[task] = {
+            "num_texts": len(short),
+            "num_texts_too_short": sum(short),
+            "num_texts_hit": hit.count(task),
+            "num_documents_hit": tally.documents_hit.get(task, 0),
+            "examples": tally.examples.get(task, []),
+            "reason": None,
+        }
+    counts = ("num_texts", "num_texts_too_short", "num_texts_hit", "num_documents_hit")
+    for task, reason in unread.items():
+        report[task] = {**dict.fromkeys(counts), "examples": None, "reason": reason}
+    return report

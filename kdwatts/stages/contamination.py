@@ -1,0 +1,132 @@
+"""Whether what the tasks ask stands in the corpus that the student learns from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kdwatts.config import Config
+from kdwatts.data import hub
+from kdwatts.data.overlap import Grams, Tally, TaskText, describe, index_texts
+from kdwatts.data.shards import NO_TARGET, TokenShards
+from kdwatts.evaluation.lm_eval import task_texts
+from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
+from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.stages.evaluate import task_sources, text_settings
+from kdwatts.stages.work import Work
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+REPORT_NAME = "contamination.json"
+DOCUMENTS_AT_ONCE = 256
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What a report depends on, besides the shards."""
+    return {
+        **gram_settings(config),
+        # What could not be read without a network is worth another look with one.
+        "is_offline": hub.is_offline(),
+        "tokenizer": tokenizer_fingerprint(config.model),
+    }
+
+
+def gram_settings(config: Config) -> dict[str, Any]:
+    """What is looked for: the tasks' texts and how much of one is a hit."""
+    return {
+        "ngram": config.data.decontaminate.ngram,
+        "tasks": [[task.name, task.harness] for task in config.eval.tasks],
+        **text_settings(config),
+    }
+
+
+def build(work: Work) -> None:
+    """Look for every task's texts in every document of the shards; write the report."""
+    config = work.config
+    tokenizer = pair_tokenizer(config.model)
+    with work.meter.window("load_tasks"):
+        grams, unread = eval_grams(config)
+    tally = Tally()
+    for number, text in enumerate(_texts(TokenShards(work.inputs["shards"]), tokenizer)):
+        tally.add(number, text, grams)
+    write_report(work.out_dir, config, tally, grams, unread)
+
+
+def _texts(shards: TokenShards, tokenizer: Any) -> Iterator[str]:
+    """The documents of the shards in words, in their order."""
+    begins = shards.starts_between(0, shards.num_tokens)
+    edges = [*begins.tolist(), shards.num_tokens]
+    pairs = list(pairwise(edges))
+    for first in range(0, len(pairs), DOCUMENTS_AT_ONCE):
+        some = pairs[first : first + DOCUMENTS_AT_ONCE]
+        yield from tokenizer.batch_decode(
+            [(shards.read(begin, end) & ~NO_TARGET).tolist() for begin, end in some],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+
+def eval_grams(config: Config) -> tuple[Grams, dict[str, str]]:
+    """Runs of words of all tasks that can be read; why the others cannot, by their names."""
+    unread: dict[str, str] = {}
+    texts: list[TaskText] = []
+    for task in config.eval.tasks:
+        if task.harness != "lm_eval":
+            unread[task.display_name] = f"{task.harness} reads its texts in a process of its own"
+            continue
+        try:
+            found = task_texts(task, task_sources(config))
+        # A report without one task is worth more than none, and says which it lacks.
+        except (OSError, ValueError, RuntimeError) as error:
+            first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            unread[task.display_name] = f"its texts cannot be read here: {first_line}"
+            continue
+        texts.extend(TaskText(task.display_name, strings) for strings in found)
+    return index_texts(texts, ngram=config.data.decontaminate.ngram), unread
+
+
+def write_report(
+    out_dir: Path, config: Config, tally: Tally, grams: Grams, unread: dict[str, str]
+) -> None:
+    """Write contamination.json: counts of each task, and which documents hold its texts.
+
+    A document is told by its number in the shards, or by its id where it was left out of them.
+    """
+    wanted = config.data.decontaminate
+    write_json(
+        out_dir / REPORT_NAME,
+        {
+            "schema": SCHEMA,
+            "mode": wanted.mode,
+            "ngram": wanted.ngram,
+            "num_documents": tally.num_documents,
+            "num_documents_hit": tally.num_documents_hit,
+            "tasks": describe(tally, grams, unread),
+        },
+    )
+
+
+def tell(run_dir: Path, artifact_dir: Path) -> None:
+    """Copy an artifact's report, if it has one, to the run's folder and say what it says."""
+    path = artifact_dir / REPORT_NAME
+    if not path.is_file():
+        return
+    shutil.copyfile(path, run_dir / REPORT_NAME)
+    report = read_json(path)
+    log.info(
+        "contamination: %d of %d documents %s; texts: %s",
+        report["num_documents_hit"],
+        report["num_documents"],
+        "left out" if report["mode"] == "drop" else "hold evaluation texts",
+        ", ".join(
+            f"{task} unknown ({found['reason']})"
+            if found["num_texts"] is None
+            else f"{task} {found['num_texts_hit']}/{found['num_texts']}"
+            for task, found in report["tasks"].items()
+        ),
+    )

@@ -1,0 +1,128 @@
+"""Evaluation texts in the corpus: reported beside the run, or left out of the shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts.cli import run_in
+from kdwatts.config import to_config
+from kdwatts.data.overlap import words_of
+from kdwatts.evaluation.lm_eval import task_texts
+from kdwatts.evaluation.lm_tasks import TaskSources
+from kdwatts.evaluation.tasks.mmlu_dev import read_questions
+from kdwatts.hardware import resolve_gpu
+from kdwatts.pipeline import plan
+from kdwatts.preflight import compose
+from kdwatts.records import read_json
+from kdwatts.schema import EvalTask
+
+QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))
+NUMBER = read_questions().index(QUESTION)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """Forty texts of their own and two that quote a question of MMLU, in other type."""
+    rows = [{"id": f"clean-{i}", "text": f"Text {i} says so. " * 9} for i in range(40)]
+    for i in (7, 30):
+        quoted = QUESTION["question"].upper().replace(" ", "  ")
+        rows.insert(i, {"id": f"quote-{i}", "text": f"It asks: {quoted} Indeed."})
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["gpu=cpu", "eval=mmlu_dev", f"data.source.path={path}"]
+
+
+def run(tmp_path: Path, name: str, *overrides: str) -> Path:
+    run_dir = tmp_path / name
+    run_dir.mkdir()
+    run_in(run_dir, resolve_gpu(compose([f"store_dir={tmp_path}/store", *overrides]), []))
+    return run_dir
+
+
+def stages(*overrides: str) -> dict[str, str]:
+    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
+    return {node.name: node.key for node in plan(config, [])}
+
+
+def test_a_task_s_texts_are_all_strings_of_the_documents_that_it_scores():
+    texts = task_texts(EvalTask("mmlu_dev", "acc", limit=3), TaskSources())
+    assert len(texts) == 281
+    assert texts[NUMBER][:2] == [QUESTION["subject"], QUESTION["question"]]
+    assert set(QUESTION["choices"]) < set(texts[NUMBER])
+    (macbeth, *_) = task_texts(EvalTask("tiny:held_out", "bits_per_byte"), TaskSources())
+    assert any("MACBETH" in string for string in macbeth)
+
+
+def test_a_report_says_which_questions_stand_in_which_documents_of_the_shards(
+    asked: list[str], tmp_path: Path
+):
+    wanted = [*asked, "until=contamination", "data.decontaminate.mode=report"]
+    report = read_json(run(tmp_path, "run", *wanted) / "contamination.json")
+    assert (report["num_documents"], report["num_documents_hit"]) == (42, 2)
+    found = report["tasks"]["mmlu_dev"]
+    assert (found["num_texts"], found["num_texts_hit"], found["num_documents_hit"]) == (281, 1, 2)
+    assert [(e["document"], e["text"]) for e in found["examples"]] == [(7, NUMBER), (30, NUMBER)]
+    assert found["examples"][0]["words"] in " ".join(words_of(QUESTION["question"]))
+    # A second run finds it in the store, and has it in its own folder too.
+    assert read_json(run(tmp_path, "again", *wanted) / "contamination.json") == report
+
+
+def test_documents_with_questions_are_left_out_and_told_by_their_ids(
+    asked: list[str], tmp_path: Path
+):
+    run_dir = run(tmp_path, "run", *asked, "until=shards", "data.decontaminate.mode=drop")
+    (directory,) = (path.parent for path in (tmp_path / "store/shards").glob("*/index.json"))
+    index = read_json(directory / "index.json")
+    assert index["num_documents"] == 40
+    assert index["parts"][0]["num_dropped"] == {"contaminated": 2}
+    report = read_json(directory / "contamination.json")
+    assert report == read_json(run_dir / "contamination.json")
+    examples = report["tasks"]["mmlu_dev"]["examples"]
+    assert [example["document"] for example in examples] == ["quote-7", "quote-30"]
+
+
+def test_a_task_that_cannot_be_read_is_null_with_a_reason_and_never_clean(
+    asked: list[str], tmp_path: Path
+):
+    tasks = "eval.tasks=[{name:mmlu_dev,primary_metric:acc},{name:piqa,primary_metric:acc}]"
+    wanted = [*asked, tasks]
+    run_dir = run(tmp_path, "run", *wanted, "until=contamination", "data.decontaminate.mode=report")
+    found = read_json(run_dir / "contamination.json")["tasks"]
+    assert found["mmlu_dev"]["num_texts_hit"] == 1
+    assert found["piqa"]["num_texts"] is found["piqa"]["num_texts_hit"] is None
+    assert found["piqa"]["reason"].startswith("its texts cannot be read here: ")
+    with pytest.raises(RuntimeError, match=r"mode=drop needs the texts of all tasks, and of piqa"):
+        run(tmp_path, "drop", *wanted, "until=shards", "data.decontaminate.mode=drop")
+
+
+def test_a_report_changes_no_key_of_what_trains_and_dropping_changes_all(asked: list[str]):
+    off = stages(*asked)
+    report = stages(*asked, "data.decontaminate.mode=report")
+    assert report.keys() - off.keys() == {"contamination"}
+    assert {name: key for name, key in report.items() if name != "contamination"} == off
+    other = stages(*asked, "data.decontaminate.mode=report", "eval=tiny")
+    assert other["contamination"] != report["contamination"]
+    assert other["shards"] == report["shards"]
+    drop = stages(*asked, "data.decontaminate.mode=drop")
+    assert drop.keys() == off.keys() and drop["shards"] != off["shards"]
+    wider = stages(*asked, "data.decontaminate.mode=drop", "data.decontaminate.ngram=8")
+    assert wider["shards"] != drop["shards"]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        ("none", "asks, which has no tasks; choose eval tasks of lm_eval, or data.decontaminate"),
+        ("lighteval", "has arc:challenge, .*, gsm8k, which lighteval alone can read; choose eval"),
+    ],
+)
+def test_dropping_for_texts_that_nobody_can_read_is_refused(
+    evaluation: str, said: str, configure: Callable[..., Any]
+):
+    with pytest.raises(ValueError, match=said):
+        configure(f"eval={evaluation}", "eval.inference=null", "data.decontaminate.mode=drop")

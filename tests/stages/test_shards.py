@@ -1,0 +1,143 @@
+"""The corpus as an artifact: built in one go or in several, its bytes are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts import interrupt
+from kdwatts.cli import run_in
+from kdwatts.evaluation.tasks.mmlu_dev import read_questions
+from kdwatts.hardware import resolve_gpu
+from kdwatts.preflight import compose
+from kdwatts.records import read_json, read_jsonl
+from kdwatts.stages import shards
+
+SHARD_TOKENS = 1024
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """A mix of two files, one drawn from and read twice, with texts of many lengths.
+
+    Some quote a question that the evaluation asks and are left out.
+    """
+    quoted = max((question["question"] for question in read_questions()), key=len)
+    for name, count in (("a", 300), ("b", 80)):
+        texts = [f"{name} {i} " * (1 + i % 17) for i in range(count)]
+        texts[3::20] = [f"{i}: {quoted}" for i in range(len(texts[3::20]))]
+        lines = [json.dumps({"text": text}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    sources = (
+        f"[{{source:{{path:{tmp_path}/a.jsonl}},weight:3,licence:none}},"
+        f"{{source:{{path:{tmp_path}/b.jsonl}},weight:1,licence:none,"
+        "num_documents:40,max_epochs:2}]"
+    )
+    return ["until=shards", "gpu=cpu", "eval=mmlu_dev", "data.source=null", "data.name=mix",
+            f"data.sources={sources}", f"data.shard_tokens={SHARD_TOKENS}",
+            "data.fraction=0.9", "data.decontaminate.mode=drop"]  # fmt: skip
+
+
+def build(tmp_path: Path, name: str, asked: list[str], run: str | None = None) -> Path:
+    """The shards' folder of a run; `name` is its store."""
+    run_dir = tmp_path / (run or name)
+    run_dir.mkdir(exist_ok=True)
+    store = tmp_path / f"{name}-store"
+    run_in(run_dir, resolve_gpu(compose([*asked, f"store_dir={store}"]), []))
+    (found,) = (store / "shards").glob("*/index.json")
+    return found.parent
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    names = [path.name for path in directory.iterdir() if path.name != "artifact.json"]
+    return {name: (directory / name).read_bytes() for name in sorted(names)}
+
+
+def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """Have tokenizing fail once at the n-th document from now on; counts its calls."""
+    calls: list[int] = []
+    encode = shards.encode_document
+
+    def encode_or_fail(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == document:
+            raise RuntimeError("the power went")
+        return encode(*arguments)
+
+    patch.setattr(shards, "encode_document", encode_or_fail)
+    return calls
+
+
+def test_a_build_that_broke_off_within_a_shard_goes_on_to_the_same_bytes(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = content(build(tmp_path, "whole", asked))
+    num_shards = sum(name.startswith("tokens-") for name in whole)
+    assert num_shards >= 4
+    index = json.loads(whole["index.json"])
+    for part in index["parts"]:
+        assert part["num_dropped"]["not_drawn"] > 0 and part["num_dropped"]["contaminated"] > 0
+    before = sum(shard["documents"] for shard in index["shards"][:2]) + 3
+    calls = fail_at(before, monkeypatch)
+    with pytest.raises(RuntimeError, match="the power went"):
+        build(tmp_path, "parts", asked)
+    (scratch,) = (tmp_path / "parts-store" / "shards").glob("*.scratch")
+    assert len(list((scratch / "shards").iterdir())) == 2
+    directory = build(tmp_path, "parts", asked, run="again")
+    assert content(directory) == whole
+    # What lies in full shards is not tokenized again.
+    assert len(calls) - before == sum(shard["documents"] for shard in index["shards"][2:])
+    assert not scratch.exists()
+
+
+def test_a_stopped_build_keeps_its_shards_and_counts_the_joules_of_both_attempts(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = content(build(tmp_path, "whole", asked))
+
+    def stop(saved: str) -> None:
+        if saved == "2 shards are written":
+            raise interrupt.Preempted(saved)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.interrupt, "stop_if_requested", stop)
+        with pytest.raises(interrupt.Preempted):
+            build(tmp_path, "parts", asked)
+    directory = build(tmp_path, "parts", asked, run="again")
+    assert content(directory) == whole
+    tokens = [
+        row["tokens"]
+        for run in ("parts", "again")
+        for row in read_jsonl(tmp_path / run / "stages.jsonl")
+        if row["window"] == "run/shards"
+    ]
+    index = read_json(directory / "index.json")
+    assert tokens[0] == sum(shard["tokens"] for shard in index["shards"][:2])
+    assert sum(tokens) == index["num_tokens"]
+    assert len(read_json(directory / "artifact.json")["attempts"]) == 2
+
+
+def test_a_harmed_shard_and_what_follows_it_are_written_again(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = content(build(tmp_path, "whole", asked))
+    counts = [shard["documents"] for shard in json.loads(whole["index.json"])["shards"]]
+    fail_at(sum(counts[:3]) + 2, monkeypatch)
+    with pytest.raises(RuntimeError, match="the power went"):
+        build(tmp_path, "parts", asked)
+    (harmed,) = (tmp_path / "parts-store" / "shards").glob("*.scratch/shards/*/tokens-00001.bin")
+    harmed.write_bytes(harmed.read_bytes()[:-4] + bytes(4))
+    assert content(build(tmp_path, "parts", asked, run="again")) == whole
+
+
+def test_only_files_and_commits_are_trusted_to_read_the_same_again():
+    from kdwatts.data.documents import is_pinned
+    from kdwatts.schema import TextSource
+
+    assert is_pinned(TextSource("tiny:corpus/train.jsonl.xz"))
+    assert is_pinned(TextSource("org/name", revision="0123456789abcdef0123456789abcdef01234567"))
+    assert not is_pinned(TextSource("org/name", revision="main"))
+    assert not is_pinned(TextSource("org/name"))
