@@ -11,6 +11,7 @@ from kdwatts.models.writing import estimate_writing
 from kdwatts.pipeline import Node
 from kdwatts.stages.work import plan_signals, teacher_source
 from kdwatts.store import Store
+from kdwatts.suggest import MOST_RANKS, suggest
 from kdwatts.teacher.record import bytes_per_token
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -44,10 +45,16 @@ def check_memory(config: Config) -> None:
             f"model={config.model.name} on one gpu={config.gpu.name} needs about "
             f"{budget.total_gib:.0f} GiB (student with optimizer {budget.student_state_gib:.0f}, "
             f"teacher {budget.teacher_gib:.0f}, activations {budget.activations_gib:.0f}, logits "
-            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; lower training.micro_batch, "
-            "set training.gradient_checkpointing=true or paradigm.teacher=cached, or choose a "
-            "smaller pair"
+            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; {_remedy(config)}"
         )
+
+
+def _remedy(config: Config) -> str:
+    found = suggest(config)
+    if found is None:
+        return "set paradigm.teacher=cached, or choose a larger card or a smaller pair"
+    cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
+    return f"the same steps fit{cards} with {' '.join(found.overrides)}"
 
 
 def _check_teacher_fits(config: Config, teacher_gib: float, available_gib: float) -> None:
@@ -128,23 +135,50 @@ def _size_lines(config: Config, budget: Budget) -> list[str]:
 
 def _memory_lines(config: Config, budget: Budget) -> list[str]:
     has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
-    return [
+    lines = [
         f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with "
         f"optimizer {budget.student_state_gib:,.2f}, teacher {budget.teacher_gib:,.2f}, "
         f"activations {budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
     ]
+    if found := suggest(config):
+        cards = "one card" if found.ranks == 1 else f"{found.ranks} cards"
+        lines.append(
+            f"same steps on {cards} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
+        )
+    elif config.gpu.memory_gib:
+        lines.append(f"no cut of these steps fits up to {MOST_RANKS} cards")
+    return lines
+
+
+REACHED = (1 / 2, 1 / 3)
+"""Shares of a card's peak rate at which training is expected; four large models reached 21 to 46 %
+(Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
+OPTIMIZER_BYTES = 28
+"""Per trained parameter and step, in float32: weight, gradient and two moments read, weight and
+moments written."""
 
 
 def _time_lines(config: Config, budget: Budget) -> list[str]:
     peak, tdp_w = config.gpu.bf16_dense_tflops, config.gpu.tdp_w
     if not peak or not tdp_w:
         return []
+    training = config.training
     writing = estimate_writing(config)
     pflop = budget.train_pflop + budget.teacher_pflop + (writing.pflop if writing else 0.0)
-    hours = pflop * 1e3 / peak / 3600
+    tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
+    num_steps = training.target_tokens / tokens_per_step
+    moved_s = 0.0
+    if config.gpu.memory_bandwidth_gb_s:
+        bytes_per_step = OPTIMIZER_BYTES * budget.trained_params
+        moved_s = num_steps * bytes_per_step / (config.gpu.memory_bandwidth_gb_s * 1e9)
+    least_h, low_h, high_h = (
+        (pflop * 1e3 / (peak * share) + moved_s) / 3600 for share in (1.0, *REACHED)
+    )
+    kwh = [hours * tdp_w / 1000 for hours in (least_h, low_h, high_h)]
     return [
-        f"lower bound at the card's {peak:,.0f} TFLOP/s and {tdp_w:,.0f} W: {hours:,.2f} h, "
-        f"{hours * tdp_w / 1000:,.2f} kWh; real runs reach a third to a half of that rate"
+        f"expected on one card: {low_h:,.2f} to {high_h:,.2f} h, {kwh[1]:,.2f} to {kwh[2]:,.2f} "
+        f"kWh at a half to a third of its {peak:,.0f} TFLOP/s and all of its {tdp_w:,.0f} W; at "
+        f"least {least_h:,.2f} h, {kwh[0]:,.2f} kWh"
     ]
 
 

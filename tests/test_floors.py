@@ -22,7 +22,7 @@ FLOORS = (
     ("training", "evaluation"),
     ("stages",),
     (
-        *("pipeline", "plan", "prefetch", "guards", "preflight"),
+        *("pipeline", "plan", "suggest", "prefetch", "guards", "preflight"),
         *("refusal", "sweep", "submit", "cli", "__main__"),
     ),
 )

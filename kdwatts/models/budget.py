@@ -104,36 +104,72 @@ class Budget:
     teacher_pflop: float
     student_served_gib: float
     """Weights of the student when it is served: read once for every token of a decoding step."""
+    gradients_gib: float
+    """Part of the student's state that comes and goes with each step."""
+    keeps_gradients: bool
+    """Whether gradients wait while the next forward pass runs, as under accumulation."""
 
     @property
     def total_gib(self) -> float:
-        return self.student_state_gib + self.teacher_gib + self.activations_gib + self.chunk_gib
+        """The most at once: at the loss, or at the optimizer, which works on a copy of its size."""
+        at_loss_gib = self.student_state_gib + self.activations_gib + self.chunk_gib
+        if not self.keeps_gradients:
+            at_loss_gib -= self.gradients_gib
+        return self.teacher_gib + max(at_loss_gib, self.student_state_gib + self.gradients_gib)
 
 
-def estimate(config: Config) -> Budget:
+def _num_pairs(config: Config) -> int:
+    """Pairs of blocks whose states are compared."""
+    feature, teacher = config.paradigm.feature, config.model.teacher
+    if feature is None or teacher is None:
+        return 0
+    if feature.layers == "last":
+        return 1
+    depths = (config.model.student.architecture.num_layers, teacher.architecture.num_layers)
+    return len(feature.pairs) or feature.num_pairs or min(depths)
+
+
+def _pair_bytes(config: Config, value_bytes: int) -> float:
+    """Bytes per token that one pair keeps: four rows of the teacher's width, of positions compared.
+
+    Its target, what is projected, and both normalised.
+    """
+    feature, teacher = config.paradigm.feature, config.model.teacher
+    if feature is None or teacher is None:
+        return 0.0
+    share = feature.positions / config.training.sequence_length if feature.positions else 1.0
+    return 4 * teacher.architecture.hidden_size * value_bytes * min(share, 1.0)
+
+
+def estimate(config: Config, *, ranks: int | None = None) -> Budget:
     """The memory on each card and the operations of distilling this configuration.
 
-    Under several ranks what is kept in shards is divided by them; a block that is put together for
-    a moment is not counted.
+    `ranks` share the work, one a card; None is those of this launch. Under several what is kept in
+    shards is divided by them; a block that is put together for a moment is not counted.
 
     Activations: about 34 D + 5 F bytes per token and block without checkpointing, at two bytes a
     value (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1, its attention term left out as
     fused attention keeps no score matrix); with it, the block inputs and one block's activations.
+    tests/bench/plan_memory.py holds the sum against live tensors.
     """
     training, paradigm = config.training, config.paradigm
+    feature = paradigm.feature
     student = config.model.student.architecture
     teacher = config.model.teacher.architecture if config.model.teacher else None
     value_bytes = 2 if training.precision == "bf16" else 4
     tokens = training.micro_batch * training.sequence_length
     per_block = (17 * student.hidden_size + 2.5 * student.intermediate_size) * value_bytes
+    num_pairs, pair_bytes = _num_pairs(config), _pair_bytes(config, value_bytes)
     if training.gradient_checkpointing:
         activations = student.num_layers * student.hidden_size * value_bytes + per_block
+        # The last pair's are gone when the last block is made again.
+        activations += max(num_pairs - 1, 0) * pair_bytes
     else:
-        activations = student.num_layers * per_block
+        activations = student.num_layers * per_block + num_pairs * pair_bytes
     if training.respect_documents:
         # The mask of a row is T bytes a token, and twice that where a kernel wants it added.
         activations += 3 * training.sequence_length
-    num_ranks = launched().world
+    num_ranks = launched().world if ranks is None else ranks
     student_shards = num_ranks if training.parallel == "fsdp" else 1
     teacher_shards = num_ranks if training.teacher_parallel == "fsdp" else 1
     student_params = trained_params = parameters_of(student)
@@ -142,6 +178,10 @@ def estimate(config: Config) -> Budget:
         trained_params = adapter_parameters_of(student, training.lora)
         # A backward pass makes gradients of activations and, but for frozen weights, of weights.
         frozen_bytes, passes = student_params * value_bytes, 2.0
+    num_projectors = min(num_pairs, 1) if feature and feature.share_projector else num_pairs
+    projector_params = (
+        num_projectors * student.hidden_size * (teacher.hidden_size if teacher else 0)
+    )
     scorer = teacher if paradigm.needs_signals else None
     is_online = paradigm.needs_signals and paradigm.teacher == "online"
     source = config.model.teacher
@@ -154,12 +194,21 @@ def estimate(config: Config) -> Budget:
         teacher_params=parameters_of(teacher) if teacher else None,
         student_state_gib=(
             (trained_params * WEIGHT_AND_ADAM_BYTES + frozen_bytes) / GIB / student_shards
+            + projector_params * WEIGHT_AND_ADAM_BYTES / GIB
         ),
         teacher_weights_gib=teacher_gib if paradigm.needs_teacher else 0.0,
         teacher_gib=teacher_gib / teacher_shards if is_online else 0.0,
         activations_gib=tokens * activations / GIB,
-        chunk_gib=4 * training.chunk_rows * student.vocab_size * 4 / GIB,
+        # Logits and their gradient; beside a teacher's distribution, the same of it.
+        chunk_gib=(4 if paradigm.response else 2)
+        * training.chunk_rows
+        * student.vocab_size
+        * 4
+        / GIB,
         train_pflop=passes * student_forward * training.target_tokens / 1e15,
         teacher_pflop=teacher_forward * training.target_tokens / 1e15,
         student_served_gib=parameters_of(student) * value_bytes / GIB,
+        gradients_gib=trained_params * 4 / GIB / student_shards,
+        # All ranks share the forward passes of a step.
+        keeps_gradients=training.accumulation > num_ranks,
     )

@@ -20,7 +20,7 @@ from kdwatts.models.budget import (
 )
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.paths import conf_dir
-from kdwatts.schema import Architecture, Lora
+from kdwatts.schema import Architecture, Feature, Lora
 
 GIB = 2**30
 
@@ -105,10 +105,46 @@ def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_n
     assert budget.student_params == 1_235_814_400
     assert budget.student_state_gib == pytest.approx(1_235_814_400 * 16 / GIB)
     assert budget.teacher_gib == 0
-    # 256 rows of 128,256 logits: float32, with their gradient and two working copies.
+    # 256 rows of 128,256 logits: float32, with their gradient, and the same of the teacher's.
     assert budget.chunk_gib == pytest.approx(4 * 256 * 128_256 * 4 / GIB)
     parts = budget.student_state_gib + budget.activations_gib + budget.chunk_gib
+    # Four forward passes a step: gradients wait for the last.
     assert budget.total_gib == pytest.approx(parts)
+
+
+def test_without_accumulation_gradients_are_not_there_when_activations_are_most(llama: Config):
+    once = copy.deepcopy(llama)
+    once.training.accumulation = 1
+    assert estimate(llama).total_gib - estimate(once).total_gib == pytest.approx(
+        1_235_814_400 * 4 / GIB
+    )
+
+
+def test_with_few_activations_the_optimizer_s_step_takes_most(llama: Config):
+    small = copy.deepcopy(llama)
+    small.training.micro_batch, small.training.sequence_length = 1, 128
+    small.training.gradient_checkpointing = True
+    small.training.chunk_rows = 1
+    assert estimate(small).total_gib == pytest.approx(1_235_814_400 * 20 / GIB)
+
+
+def test_a_feature_pair_keeps_four_rows_of_the_teacher_s_width(llama: Config):
+    featured, plain = copy.deepcopy(llama), estimate(llama)
+    featured.paradigm.feature = Feature()
+    found = estimate(featured)
+    # Sixteen pairs of 8 rows of 2048 positions, 4096 wide, two bytes a value.
+    assert found.activations_gib - plain.activations_gib == pytest.approx(
+        16 * 8 * 2048 * 4 * 4096 * 2 / GIB
+    )
+    assert found.student_state_gib - plain.student_state_gib == pytest.approx(
+        16 * 2048 * 4096 * 16 / GIB
+    )
+
+
+def test_without_a_teacher_s_distribution_logits_and_their_gradient_are_all(llama: Config):
+    alone = copy.deepcopy(llama)
+    alone.paradigm.response = None
+    assert estimate(alone).chunk_gib == pytest.approx(2 * 256 * 128_256 * 4 / GIB)
 
 
 def test_adapters_are_counted_by_hand():

@@ -1,0 +1,111 @@
+"""How near the plan's memory is to what training takes: `python -m tests.bench.plan_memory`.
+
+Trains a few steps on the CPU and counts the bytes of all live tensors, as an allocator would hand
+them out, at every operation of the training loop. What lies outside tensors (the interpreter, its
+libraries, a CUDA context) is in neither figure. `--pair` adds others, such as smollm2_135m_to_81m,
+whose weights `make smollm2` brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kdwatts.cli import run_in
+from kdwatts.models.budget import GIB, estimate
+from kdwatts.preflight import compose, preflight
+from kdwatts.stages import distill
+
+PARADIGMS = ("sft", "response", "feature", "relational", "combined")
+SHAPES = ([], ["training.gradient_checkpointing=true"], ["training.micro_batch=2"])
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that are alive, and the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: dict[int, weakref.ref] = {}
+        for found in gc.get_objects():
+            if isinstance(found, torch.Tensor):
+                self._add(found)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for found in tree_leaves(result):
+            if isinstance(found, torch.Tensor):
+                self._add(found)
+        return result
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen or tensor.device.type == "meta":
+            return
+        self._seen[key] = weakref.ref(storage, lambda _: self._remove(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _remove(self, key: int, size: int) -> None:
+        del self._seen[key]
+        self.now -= size
+
+
+def measure(overrides: Sequence[str]) -> tuple[float, float]:
+    """GiB that the plan names and that training took at most."""
+    (config,) = preflight(overrides, multirun=False)
+    found: list[int] = []
+    train = distill.train
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        gc.collect()
+        with LiveBytes() as live:
+            progress = train(*args, **kwargs)
+        found.append(live.peak)
+        return progress
+
+    with tempfile.TemporaryDirectory() as run_dir, mock.patch.object(distill, "train", counted):
+        run_in(Path(run_dir), compose([*overrides, f"store_dir={run_dir}/store"]), overrides)
+    return estimate(config).total_gib, found[0] / GIB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", action="append", default=[], help="beside tiny")
+    options = parser.parse_args()
+    print(f"{'pair':<20} {'paradigm':<11} {'changes':<36}   plan   live  plan/live")
+    worst = 0.0
+    for pair in ("tiny", *options.pair):
+        steps = 8192 if pair == "tiny" else 3072
+        for paradigm in PARADIGMS:
+            for changes in SHAPES if paradigm in ("sft", "feature") else SHAPES[:1]:
+                overrides = [
+                    f"model={pair}", f"paradigm={paradigm}", "until=distill", "eval=none",
+                    f"training.target_tokens={steps}", "training.heldout_every=0", *changes,
+                    *(["training.micro_batch=8"] if paradigm in ("relational", "combined") else []),
+                ]  # fmt: skip
+                planned, live = measure(overrides)
+                worst = max(worst, abs(planned / live - 1))
+                print(
+                    f"{pair:<20} {paradigm:<11} {' '.join(changes):<36} {1024 * planned:6.1f} "
+                    f"{1024 * live:6.1f} MiB  {planned / live:.2f}",
+                    flush=True,
+                )
+    print(f"furthest from 1: {worst:.0%}")
+    sys.exit(worst > 0.15)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the plan suggests composes, keeps the optimizer's steps, and fits."""
+
+import pytest
+
+from kdwatts.config import to_config
+from kdwatts.models.budget import estimate
+from kdwatts.paths import conf_dir
+from kdwatts.preflight import compose
+from kdwatts.suggest import FILLED, suggest
+
+PAIRS = ("qwen25_7b_to_1b5", "llama31_8b_to_1b", "llama31_70b_to_8b")
+
+
+def config_of(*overrides):
+    return to_config(compose(overrides))
+
+
+@pytest.mark.parametrize("gpu", ["h100", "a100_40", "rtx4090"])
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("paradigm", ["sft", "response", "feature", "relational"])
+def test_a_suggestion_composes_keeps_the_steps_and_fits(pair, gpu, paradigm):
+    asked = [f"model={pair}", f"gpu={gpu}", f"paradigm={paradigm}"]
+    config = config_of(*asked)
+    found = suggest(config)
+    if found is None:
+        return
+    cut = config_of(*asked, *found.overrides)
+    for one in (config, cut):
+        rows = one.training.micro_batch * one.training.accumulation
+        assert rows == 32
+    assert cut.training.accumulation % found.ranks == 0
+    assert estimate(cut, ranks=found.ranks).total_gib <= FILLED * config.gpu.memory_gib
+
+
+def test_one_card_without_recomputation_comes_first():
+    found = suggest(config_of("model=qwen25_7b_to_1b5", "gpu=h100"))
+    assert found is not None
+    assert (found.ranks, found.gradient_checkpointing) == (1, False)
+
+
+def test_a_student_too_large_for_one_card_is_cut_over_several():
+    found = suggest(config_of("model=llama31_70b_to_8b", "gpu=h100", "paradigm=sft"))
+    assert found is not None
+    # 8.03 billion parameters in sixteen bytes are 120 GiB.
+    assert found.ranks > 1 and "training.parallel=fsdp" in found.overrides
+
+
+def test_a_card_without_a_figure_has_no_suggestion():
+    assert suggest(config_of("model=tiny", "gpu=cpu")) is None
+
+
+def test_groups_of_sequences_stay_whole():
+    found = suggest(config_of("model=llama31_8b_to_1b", "gpu=rtx4090", "paradigm=relational"))
+    assert found is None or found.micro_batch % 8 == 0
+
+
+def test_every_shipped_card_has_a_memory_to_fill():
+    names = {path.stem for path in (conf_dir() / "gpu").glob("*.yaml")} - {"auto", "cpu"}
+    assert all(config_of(f"gpu={name}").gpu.memory_gib for name in names)
