@@ -154,3 +154,9 @@ def test_a_site_s_figures_have_their_sources(option: str, configure: Callable[..
     assert 10 < site.grid_gco2e_per_kwh < 1000
     assert 1 < site.pue < 2
     assert 0.02 < site.price_usd_per_kwh < 1
+
+
+def test_a_pair_whose_teacher_has_to_be_made_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="yet; `make smollm2` makes it"):
+        preflight(["model=smollm2_135m_to_81m"], multirun=False)

@@ -81,6 +81,12 @@ def measure(overrides: Sequence[str]) -> tuple[float, float]:
     return estimate(config).total_gib, found[0] / GIB
 
 
+def _whole_groups(pair: str, paradigm: str) -> list[str]:
+    """Groups of eight sequences need a micro-batch that holds them; that of tiny does."""
+    needed = pair != "tiny" and paradigm in ("relational", "combined")
+    return ["training.micro_batch=8"] if needed else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pair", action="append", default=[], help="beside tiny")
@@ -94,7 +100,7 @@ def main() -> None:
                 overrides = [
                     f"model={pair}", f"paradigm={paradigm}", "until=distill", "eval=none",
                     f"training.target_tokens={steps}", "training.heldout_every=0", *changes,
-                    *(["training.micro_batch=8"] if paradigm in ("relational", "combined") else []),
+                    *_whole_groups(pair, paradigm),
                 ]  # fmt: skip
                 planned, live = measure(overrides)
                 worst = max(worst, abs(planned / live - 1))

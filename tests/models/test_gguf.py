@@ -1,0 +1,37 @@
+"""A model folder from a GGUF file, which the package that reads it writes too."""
+
+import sys
+import zipfile
+
+import pytest
+
+from kdwatts.models import gguf
+from kdwatts.models.gguf import convert, main
+
+
+def test_without_its_reader_the_sentence_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'kdwatts\[gguf\]'"):
+        convert(tmp_path / "a.gguf", tmp_path / "out")
+
+
+def test_a_folder_that_is_there_is_kept(tmp_path):
+    with pytest.raises(ValueError, match=r"exists; remove it to convert a\.gguf again"):
+        convert(tmp_path / "a.gguf", tmp_path)
+
+
+@pytest.mark.parametrize("names", [(), ("a.gguf", "b.gguf")])
+def test_an_archive_holds_one_file(tmp_path, monkeypatch, names):
+    monkeypatch.setattr(gguf, "find_spec", lambda name: sys)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    with pytest.raises(ValueError, match=rf"a.whl holds {len(names)} GGUF files; give one with"):
+        convert(tmp_path / "a.whl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_ends_the_command_with_2_and_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gguf, "find_spec", lambda name: sys)
+    assert main([str(tmp_path / "none.gguf"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
