@@ -64,7 +64,7 @@ def _file_of(path: Path) -> Iterator[Path]:
 
 def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
     import torch
-    from gguf import GGUFReader
+    from gguf import GGUFReader  # pyright: ignore
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": gguf_path.parent, "gguf_file": gguf_path.name}
