@@ -52,7 +52,9 @@ def check_memory(config: Config) -> None:
 def _remedy(config: Config) -> str:
     found = suggest(config)
     if found is None:
-        return "set paradigm.teacher=cached, or choose a larger card or a smaller pair"
+        online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
+        cached = "set paradigm.teacher=cached, or " if online else ""
+        return f"{cached}choose a larger card or a smaller pair"
     cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
     return f"the same steps fit{cards} with {' '.join(found.overrides)}"
 

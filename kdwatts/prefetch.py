@@ -6,6 +6,7 @@ whose compute nodes reach nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,8 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
 
 
 def _fetch(needs: Needs) -> Iterator[str]:
+    # The client warns of each of its five tries; what is wrong is told once, when they are over.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for (path, revision), licence in needs.tokenizers.items():
         with told(path, page=path, revision=revision, licence=licence, fetching=True):
             directory, num_bytes = _snapshot(path, revision, TOKENIZER_FILES)

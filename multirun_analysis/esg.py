@@ -11,13 +11,11 @@ import pandas as pd
 from kdwatts.metrics import J_PER_KWH, Energy, add_energies, co2e_kg, water_l
 from multirun_analysis import units
 from multirun_analysis.metrics import top_windows
-from multirun_analysis.page import section, table
+from multirun_analysis.page import facet, section, table
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import repayments
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.site import Site
-
-DAYS = 365
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,20 @@ class Drawn:
     num_windows: int
 
 
+WORK = {
+    "distill": "Building students",
+    "teacher": "Teacher: text and signals",
+    "generate": "Teacher: text and signals",
+    "shards": "Preparing data",
+    "contamination": "Preparing data",
+    "evaluate_student": "Evaluation",
+    "evaluate_teacher": "Evaluation",
+    "inference_student": "Serving benchmark",
+    "inference_teacher": "Serving benchmark",
+}
+"""Stage to the kind of work that it is."""
+
+
 def footprint(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
     """What these runs drew, by work and by how it was obtained: never added over the two.
 
@@ -38,22 +50,12 @@ def footprint(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
     was built before these runs, such as a teacher's training, is a line of its own, once and
     undivided.
     """
-    work = {
-        "distill": "Building students",
-        "teacher": "Teacher: text and signals",
-        "generate": "Teacher: text and signals",
-        "shards": "Preparing data",
-        "evaluate_student": "Evaluation",
-        "evaluate_teacher": "Evaluation",
-        "inference_student": "Serving benchmark",
-        "inference_teacher": "Serving benchmark",
-    }
     windows = [w for w in top_windows(to_rows(stages)) if w["outcome"] != "reused"]
     found = [
         Drawn(name, kind, _sum_j(rows), len(rows))
         for (name, kind), rows in grouped(
             windows,
-            lambda w: (work.get(w["stage"], "Other stages"), energy_class(w["energy_quality"])),
+            lambda w: (WORK.get(w["stage"], "Other stages"), energy_class(w["energy_quality"])),
         ).items()
     ]
     built = {window["key"] for window in windows}
@@ -155,7 +157,7 @@ def _basis(site: Site | None) -> str:
 def _avoided(
     runs: pd.DataFrame, train: pd.DataFrame, site: Site | None, *, tokens_per_day: float
 ) -> str:
-    tokens = DAYS * tokens_per_day
+    tokens = units.DAYS_A_YEAR * tokens_per_day
     body = ""
     for r in repayments(runs, train):
         if r.teacher.value is None or r.student.value is None or r.built.value is None:
@@ -165,7 +167,7 @@ def _avoided(
         kg = site and co2e_kg(saved_j, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh)
         told = verdict == "reached"
         body += (
-            f'<tr data-facet="{escape(r.group)}"><th scope="row">{escape(r.label)}</th>'
+            f'<tr{facet(r.group)}><th scope="row">{escape(r.label)}</th>'
             f"<td>{units.number(r.kept)}</td>"
             f"<td>{_small(saved_j / J_PER_KWH) if told else escape(verdict)}</td>"
             f"<td>{_small(kg) if told else units.MISSING}</td>"
@@ -178,11 +180,11 @@ def _avoided(
     return body and section(
         "Emissions that may be avoided",
         f"Assumed: the student answers {units.quantity(tokens_per_day, 'tokens')} a day for "
-        f"{DAYS} days that its teacher would have answered otherwise, on the same device and with "
-        "the batch and lengths that were measured; demand does not grow because it is cheaper; the "
-        "answers are as useful where OM_perf is below 1. Building and its share of inherited work "
-        "are deducted. unresolved: the saving is below twice its uncertainty. This is a scenario, "
-        "not a measurement, and no offset.",
+        f"{units.DAYS_A_YEAR} days that its teacher would have answered otherwise, on the same "
+        "device and with the batch and lengths that were measured; demand does not grow because it "
+        "is cheaper; the answers are as useful where OM_perf is below 1. Building and its share of "
+        "inherited work are deducted. unresolved: the saving is below twice its uncertainty. This "
+        "is a scenario, not a measurement, and no offset.",
         table(heads, body),
         anchor="avoided",
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from multirun_analysis import units
-from multirun_analysis.page import table
+from multirun_analysis.page import facet, table
 
 MAX_SHOWN = 100
 """Rows on the page; the file of the same name beside it has all of them."""
@@ -19,11 +19,11 @@ MAX_SHOWN = 100
 def numbers(found: pd.DataFrame, *, name: str) -> str:
     """A closed panel that opens on the numbers of a figure; `name` is that of its file."""
     shown = found.head(MAX_SHOWN)
-    facet = next((column for column in ("run", "group") if column in shown), None)
+    named = next((column for column in ("run", "group") if column in shown), None)
     columns = [str(column) for column in shown.columns if column != "group"]
     heads = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
     body = "".join(
-        f"<tr{_facet(row.get(facet) if facet else None)}>"
+        f"<tr{facet(row[named]) if named and isinstance(row[named], str) else ''}>"
         + "".join(f"<td>{escape(cell_text(row[column]))}</td>" for column in columns)
         + "</tr>"
         for row in shown.to_dict("records")
@@ -34,11 +34,6 @@ def numbers(found: pd.DataFrame, *, name: str) -> str:
         f"<details><summary>Numbers</summary>{table(heads, body)}"
         f'<p class="sub">{note}tables/{escape(name)}.csv.</p></details>'
     )
-
-
-def _facet(value: Any) -> str:
-    """The attribute by which filters find a row."""
-    return f' data-facet="{escape(value)}"' if isinstance(value, str) else ""
 
 
 def cell_text(value: Any) -> str:

@@ -53,6 +53,11 @@ def table(heads: str, body: str) -> str:
     return f'<div class="scroll" tabindex="0">{html}</div>'
 
 
+def facet(name: str) -> str:
+    """The attribute by which filters find a row of a table; `name` is that of a run or a group."""
+    return f' data-facet="{escape(name)}"'
+
+
 def escaped(value: object) -> str:
     """Text from a record as HTML; nothing for None."""
     return "" if value is None else escape(str(value))

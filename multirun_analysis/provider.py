@@ -9,12 +9,10 @@ import pandas as pd
 from kdwatts.break_even import BreakEven
 from kdwatts.metrics import J_PER_KWH, cost_usd
 from multirun_analysis import units
-from multirun_analysis.page import section, table
+from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.repayment import Repayment, repayments
 from multirun_analysis.site import Site
-
-DAYS = 365
 
 _COLUMNS = {
     "OM_perf": "accuracy kept",
@@ -62,7 +60,7 @@ def _price_words(site: Site | None) -> str:
 
 
 def _row(r: Repayment, site: Site | None, tokens_per_day: float) -> str:
-    tokens = DAYS * tokens_per_day
+    tokens = units.DAYS_A_YEAR * tokens_per_day
     student_j, teacher_j = (
         None if each.value is None else tokens * each.value for each in (r.student, r.teacher)
     )
@@ -78,7 +76,7 @@ def _row(r: Repayment, site: Site | None, tokens_per_day: float) -> str:
         _money(saved),
     ]
     return (
-        f'<tr data-facet="{escape(r.group)}"><th scope="row"><span class="dot" '
+        f'<tr{facet(r.group)}><th scope="row"><span class="dot" '
         f'style="--hue:{paradigm_color(r.paradigm)}"></span>{escape(r.label)}</th>'
         + "".join(f"<td>{cell}</td>" for cell in cells)
         + "</tr>"

@@ -19,7 +19,7 @@ from kdwatts.break_even import (
 )
 from multirun_analysis import units
 from multirun_analysis.metrics import mean_interval
-from multirun_analysis.page import section, table
+from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known
@@ -189,7 +189,7 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         "<th>Students of one teacher<small>until it is repaid</small></th>"
     ) + "".join(f"<th>Efficiency<small>after {words} tokens</small></th>" for words in LIFETIMES)
     body = "".join(
-        f'<tr data-facet="{escape(r.group)}"><th scope="row"><span class="dot" '
+        f'<tr{facet(r.group)}><th scope="row"><span class="dot" '
         f'style="--hue:{paradigm_color(r.paradigm)}"></span>'
         f"{escape(r.label)}</th><td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
         + "".join(f"<td>{units.number(value)}</td>" for value in r.lifetime)

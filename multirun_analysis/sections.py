@@ -14,7 +14,7 @@ from multirun_analysis.exhibits import devices_exhibit
 from multirun_analysis.idle import idle_words
 from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.numbers import numbers
-from multirun_analysis.page import radio, section, select, slot, table
+from multirun_analysis.page import facet, radio, section, select, slot, table
 from multirun_analysis.palette import stage_words
 from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, energy_by_stage
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
@@ -100,7 +100,7 @@ def comparison_section(runs: pd.DataFrame) -> str:
         found = against_baseline(runs, [column])
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(
-            f'<tr data-facet="{escape(c.group)}"><th scope="row">{escape(c.label)}</th>'
+            f'<tr{facet(c.group)}><th scope="row">{escape(c.label)}</th>'
             f'<td class="left"><span class="verdict {c.verdict.replace(" ", "-")}">{c.verdict}'
             f'</span></td><td class="words">{escape(_after_head(comparison_words(c)))}</td></tr>'
             for c in found[:MAX_COMPARISONS]

@@ -8,7 +8,7 @@ from multirun_analysis import units
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
-from multirun_analysis.page import escaped, section, table
+from multirun_analysis.page import escaped, facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.rows import Row, grouped, known
 
@@ -61,17 +61,12 @@ def _run_row(run: Row) -> str:
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
-    return f"<tr{_facet(run)}>{_run_head(run)}{columns}</tr>"
+    return f"<tr{facet(run['run'])}>{_run_head(run)}{columns}</tr>"
 
 
 def _bits(run: Row) -> str:
     """What a teacher's number says of its weights where they were quantised."""
     return f", {run['teacher_quantization']}" if run["teacher_quantization"] else ""
-
-
-def _facet(run: Row) -> str:
-    """The attribute by which the page's filters find a row."""
-    return f' data-facet="{escape(run["run"])}"'
 
 
 def _run_head(run: Row) -> str:
@@ -101,7 +96,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
             for task in tasks
         )
         kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
-        body += f"<tr{_facet(run)}>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
+        body += f"<tr{facet(run['run'])}>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
     reasons = grouped(known(rows, "om_perf_reason"), "om_perf_reason")
     notes = [f"{_names(same)}: {reason}." for reason, same in reasons.items()]
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
@@ -157,7 +152,7 @@ def _imported_row(run: Row) -> str:
         for subject in ("student", "teacher")
     ]
     return (
-        f'<tr{_facet(run)}>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
+        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
         f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
         f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
         f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
@@ -179,6 +174,6 @@ def unfinished_section(runs: list[Row]) -> str:
 def _unfinished_row(run: Row) -> str:
     state = f'<span class="state">{escaped(run["state"])}</span>'
     return (
-        f'<tr{_facet(run)}>{_run_head(run)}<td class="left">{state}</td>'
+        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="left">{state}</td>'
         f'<td class="words">{escaped(run["reason"])}</td></tr>'
     )

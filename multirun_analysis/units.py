@@ -7,6 +7,7 @@ import math
 from kdwatts.metrics import J_PER_KWH
 
 MISSING = "-"
+DAYS_A_YEAR = 365
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.metrics import Energy, mean_and_half_width, total_energy, window_net_energy_j
-from kdwatts.records import StageRow
 from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
 
@@ -180,7 +179,7 @@ def _repeat(
         assert window.row
         row = window.row
         energies.append(total_energy(row.energy_j, row.quality, row.uncertainty_j))
-        nets.append(_net_j(row))
+        nets.append(window_net_energy_j(row.energy_j, row.quality, row.net_energy_j))
         tokens.append(window.tokens)
         durations.append(row.duration_s)
         if len(energies) >= MIN_REPEATS and _known_well(energies, tokens):
@@ -199,10 +198,6 @@ def _repeat(
         latency_p50_s=float(np.percentile(latencies, 50)),
         latency_p95_s=float(np.percentile(latencies, 95)),
     )
-
-
-def _net_j(row: StageRow) -> float | None:
-    return window_net_energy_j(row.energy_j, row.quality, row.net_energy_j)
 
 
 def _per_token(

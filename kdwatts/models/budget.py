@@ -23,12 +23,10 @@ def parameters_of(architecture: Architecture) -> int:
     Qwen2 the biases of query, key and value.
     """
     shape = architecture
-    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    attention = shape.hidden_size * (2 * query + 2 * key_value)
+    beside = 2 * shape.hidden_size
     if shape.family == "qwen2":
-        attention += query + 2 * key_value
-    mlp = 3 * shape.hidden_size * shape.intermediate_size
-    blocks = shape.num_layers * (attention + mlp + 2 * shape.hidden_size)
+        beside += (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+    blocks = linear_weights_of(shape) + shape.num_layers * beside
     tables = shape.vocab_size * shape.hidden_size * (1 if shape.tied_head else 2)
     return blocks + tables + shape.hidden_size
 
@@ -99,7 +97,7 @@ class Budget:
     """Weights of a teacher that is on the card during training; 0 when its signals are cached."""
     activations_gib: float
     chunk_gib: float
-    """Logits of one chunk and their gradient."""
+    """Logits of one chunk, and what is made of them."""
     train_pflop: float
     teacher_pflop: float
     student_served_gib: float
@@ -199,8 +197,8 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         teacher_weights_gib=teacher_gib if paradigm.needs_teacher else 0.0,
         teacher_gib=teacher_gib / teacher_shards if is_online else 0.0,
         activations_gib=tokens * activations / GIB,
-        # Logits and their gradient; beside a teacher's distribution, the same of it.
-        chunk_gib=(4 if paradigm.response else 2)
+        # Logits, their gradient and a working copy; beside them the teacher's.
+        chunk_gib=(4 if paradigm.response else 3)
         * training.chunk_rows
         * student.vocab_size
         * 4

@@ -105,7 +105,7 @@ def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_n
     assert budget.student_params == 1_235_814_400
     assert budget.student_state_gib == pytest.approx(1_235_814_400 * 16 / GIB)
     assert budget.teacher_gib == 0
-    # 256 rows of 128,256 logits: float32, with their gradient, and the same of the teacher's.
+    # 256 rows of 128,256 logits: float32, with their gradient, a working copy and the teacher's.
     assert budget.chunk_gib == pytest.approx(4 * 256 * 128_256 * 4 / GIB)
     parts = budget.student_state_gib + budget.activations_gib + budget.chunk_gib
     # Four forward passes a step: gradients wait for the last.
@@ -141,10 +141,10 @@ def test_a_feature_pair_keeps_four_rows_of_the_teacher_s_width(llama: Config):
     )
 
 
-def test_without_a_teacher_s_distribution_logits_and_their_gradient_are_all(llama: Config):
+def test_without_a_teacher_s_distribution_there_are_three_copies_of_logits(llama: Config):
     alone = copy.deepcopy(llama)
     alone.paradigm.response = None
-    assert estimate(alone).chunk_gib == pytest.approx(2 * 256 * 128_256 * 4 / GIB)
+    assert estimate(alone).chunk_gib == pytest.approx(3 * 256 * 128_256 * 4 / GIB)
 
 
 def test_adapters_are_counted_by_hand():

@@ -125,9 +125,9 @@ def test_a_job_with_some_cpus_reports_its_part_and_the_node_s_gross_beside_it(no
     assert row.method["cpu"] == "attributed"
     # The fixture's thread burns with it; other processes of the machine take the rest.
     assert 20 < (row.energy_j["cpu"] or 0) <= row.node_energy_j["cpu"]
-    # Zones and process times are read one after the other while the thread draws: on a busy
-    # machine the two shares differ. By hand clocks above they are exact.
-    assert row.energy_j["dram"] == pytest.approx((row.energy_j["cpu"] or 0) / 10, rel=0.35)
+    # One share of CPU time for both, whatever the fixture's thread had drawn of each by the end.
+    shares = {kind: (row.energy_j[kind] or 0) / row.node_energy_j[kind] for kind in ("cpu", "dram")}
+    assert shares["dram"] == pytest.approx(shares["cpu"], rel=0.1)
     assert (row.uncertainty_j["cpu"] or 0) >= 0.3 * (row.energy_j["cpu"] or 0)
     kinds = {r["device_kind"]: r["method"] for r in read_jsonl(tmp_path / "telemetry.jsonl")}
     assert kinds == {
