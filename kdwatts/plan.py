@@ -139,7 +139,8 @@ def _memory_lines(config: Config, budget: Budget) -> list[str]:
     has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     lines = [
         f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with "
-        f"optimizer {budget.student_state_gib:,.2f}, teacher {budget.teacher_gib:,.2f}, "
+        f"optimizer {budget.student_state_gib:,.2f}, projectors {budget.projectors_gib:,.2f}, "
+        f"teacher {budget.teacher_gib:,.2f}, "
         f"activations {budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
     ]
     if found := suggest(config):

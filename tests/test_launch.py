@@ -125,10 +125,15 @@ def test_shards_divide_what_a_card_holds_of_student_and_teacher(
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     whole, shards = estimate(configure(*pair)), estimate(sharded)
-    assert whole.total_gib == alone.total_gib
+    # Four ranks share the step's four forward passes: gradients of one wait for no other.
+    assert (alone.keeps_gradients, whole.keeps_gradients) == (True, False)
+    assert whole.total_gib == pytest.approx(alone.total_gib - alone.gradients_gib)
+    for part in ("student_state_gib", "projectors_gib", "teacher_gib", "activations_gib"):
+        assert getattr(whole, part) == getattr(alone, part)
     assert shards.student_state_gib == pytest.approx(alone.student_state_gib / 4)
     assert shards.teacher_gib == pytest.approx(alone.teacher_gib / 4) and alone.teacher_gib > 10
     assert shards.activations_gib == alone.activations_gib
+    assert shards.projectors_gib == alone.projectors_gib > 1
 
 
 def test_the_number_of_ranks_changes_joules_and_so_the_key(

@@ -91,6 +91,8 @@ class Budget:
     student_state_gib: float
     """Weights, gradients and optimizer state in float32, this rank's part; under adapters, weights
     as read."""
+    projectors_gib: float
+    """Of feature pairs, with their optimizer state: whole on every rank."""
     teacher_weights_gib: float
     """Weights of the teacher wherever it runs; 0 without one."""
     teacher_gib: float
@@ -113,7 +115,8 @@ class Budget:
         at_loss_gib = self.student_state_gib + self.activations_gib + self.chunk_gib
         if not self.keeps_gradients:
             at_loss_gib -= self.gradients_gib
-        return self.teacher_gib + max(at_loss_gib, self.student_state_gib + self.gradients_gib)
+        at_optimizer_gib = self.student_state_gib + self.gradients_gib
+        return self.teacher_gib + self.projectors_gib + max(at_loss_gib, at_optimizer_gib)
 
 
 def _num_pairs(config: Config) -> int:
@@ -192,8 +195,8 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         teacher_params=parameters_of(teacher) if teacher else None,
         student_state_gib=(
             (trained_params * WEIGHT_AND_ADAM_BYTES + frozen_bytes) / GIB / student_shards
-            + projector_params * WEIGHT_AND_ADAM_BYTES / GIB
         ),
+        projectors_gib=projector_params * WEIGHT_AND_ADAM_BYTES / GIB,
         teacher_weights_gib=teacher_gib if paradigm.needs_teacher else 0.0,
         teacher_gib=teacher_gib / teacher_shards if is_online else 0.0,
         activations_gib=tokens * activations / GIB,
