@@ -168,6 +168,7 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _shape(family="gpt2"), "model architecture family=gpt2 is unknown"),
     (lambda: _shape(num_kv_heads=0), "model: num_kv_heads=0 is out of range; give at least 1"),
     (lambda: _shape(num_layers=0), "model: num_layers=0 is out of range"),
+    (lambda: _shape(norm_epsilon=0), "model: norm_epsilon=0; give what the published"),
     (lambda: _shape(num_kv_heads=3), "model: num_heads=4 is no multiple of num_kv_heads=3"),
     (lambda: schema.TextSource("a", prompt_field="p"), "prompt_field=p with response_field=None"),
     (

@@ -21,6 +21,13 @@ from kdwatts.schema import Architecture, ModelSource, Pair
 
 log = logging.getLogger(__name__)
 
+FIXED = {
+    "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
+}
+"""What is one way in all published models of a family that we build, count and cut students from.
+Qwen2's attention always has biases."""
+
 ENERGY_NAME = "energy.json"
 """Beside a model that we trained: what that cost. It travels with the folder."""
 
@@ -88,6 +95,7 @@ def architecture_settings(architecture: Architecture) -> dict[str, Any]:
         "tie_word_embeddings": architecture.tied_head,
         "max_position_embeddings": architecture.max_positions,
         "rope_parameters": {**rope, **(architecture.rope_scaling or {})},
+        "rms_norm_eps": architecture.norm_epsilon,
     }
 
 
@@ -221,6 +229,14 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
             raise ValueError(
                 f"model {source.path}: its configuration has {name}={found}, the pair's file says "
                 f"{stated}; correct the file in conf/model"
+            )
+    for name, usual in FIXED[source.architecture.family].items():
+        found = getattr(config, name)
+        if found != usual:
+            raise ValueError(
+                f"model {source.path}: its configuration has {name}={found}, models of the family "
+                f"{source.architecture.family} are built and counted with {usual}; choose another "
+                "model"
             )
 
 

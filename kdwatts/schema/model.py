@@ -27,6 +27,8 @@ class Architecture:
     max_positions: int = MISSING
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
+    norm_epsilon: float = 1e-6
+    """Added to the mean square in RMSNorm; Llama 3 and SmolLM2 are published with 1e-5."""
 
     def __post_init__(self) -> None:
         choice("model architecture family", self.family, ("llama", "qwen2"))
@@ -34,6 +36,11 @@ class Architecture:
             at_least(f"model: {name}", getattr(self, name), 1)
         for name in ("num_kv_heads", "head_dim", "vocab_size", "max_positions"):
             at_least(f"model: {name}", getattr(self, name), 1)
+        if self.norm_epsilon <= 0:
+            raise ValueError(
+                f"model: norm_epsilon={self.norm_epsilon}; give what the published configuration "
+                "calls rms_norm_eps, 1e-5 or 1e-6"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model: num_heads={self.num_heads} is no multiple of "
@@ -45,7 +52,7 @@ QUANTIZATIONS = ("int8", "int4")
 
 SAME_SHAPE = (
     "family", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim",
-    "vocab_size", "rope_theta", "rope_scaling",
+    "vocab_size", "rope_theta", "rope_scaling", "norm_epsilon",
 )  # fmt: skip
 """What a student must share with its teacher to begin with its weights."""
 

@@ -19,7 +19,8 @@ from kdwatts.models.load import load_model
 from kdwatts.records import write_json
 from kdwatts.schema import Architecture, ModelSource, Pair, TeacherBlocks
 
-TEACHER = Architecture("llama", 6, 16, 24, 4, 2, 4, 40, True, 32)
+TEACHER = Architecture("llama", 6, 16, 24, 4, 2, 4, 40, True, 32, norm_epsilon=1e-2)
+"""An epsilon that shows in the logits of a model that leaves it out."""
 INPUT = torch.arange(20).reshape(2, 10)
 
 
@@ -116,6 +117,7 @@ def test_without_the_option_a_student_begins_from_its_seed_alone(teacher_dir: Pa
         ({"vocab_size": 48}, "needs equal vocab_size"),
         ({"family": "qwen2"}, "needs equal family"),
         ({"rope_theta": 500000.0}, "needs equal rope_theta"),
+        ({"norm_epsilon": 1e-5}, "needs equal norm_epsilon"),
     ],
 )
 def test_a_student_of_another_shape_is_refused_in_one_sentence(

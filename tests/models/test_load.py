@@ -129,6 +129,7 @@ def test_padding_rows_of_the_vocabulary_have_logits_like_all_others():
         ({"max_positions": 128}, "has max_position_embeddings=64, the pair's file says 128"),
         ({"rope_theta": 10000.0}, "'rope_theta': 500000.0"),
         ({"rope_scaling": None}, "'rope_type': 'llama3'"),
+        ({"norm_epsilon": 1e-5}, "has rms_norm_eps=1e-06, the pair's file says 1e-05"),
         ({"rope_scaling": {**LLAMA3_ROPE, "factor": 32.0}}, "'factor': 8.0"),
     ],
 )
@@ -142,6 +143,34 @@ def test_a_model_that_is_not_the_shape_its_pair_states_is_refused(
     with pytest.raises(ValueError, match=f"^model {tmp_path}: its configuration ") as caught:
         load_model(ModelSource(source.path, None, stated), dtype=torch.float32)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "value", "usual"),
+    [
+        ("llama, scaled positions", "attention_bias", True, False),
+        ("llama, scaled positions", "mlp_bias", True, False),
+        ("llama, scaled positions", "hidden_act", "gelu", "silu"),
+        ("qwen2", "use_sliding_window", True, False),
+    ],
+)
+def test_a_model_with_parts_that_its_family_does_not_have_is_refused(
+    shape: str, name: str, value: Any, usual: Any, tmp_path: Path
+):
+    source = _saved(SHAPES[shape], tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    said = f"has {name}={value}, models of the family .* are built and counted with {usual}; choose"
+    with pytest.raises(ValueError, match=said):
+        load_model(source, dtype=torch.float32)
+
+
+def test_random_weights_are_normalised_with_the_epsilon_that_the_pair_states():
+    for epsilon in (1e-6, 1e-5):
+        model: Any = _random(_shape(norm_epsilon=epsilon))
+        norms = [part for name, part in model.named_modules() if name.endswith("norm")]
+        assert len(norms) == 2 * model.config.num_hidden_layers + 1
+        assert {norm.variance_epsilon for norm in norms} == {epsilon}
 
 
 def test_a_qwen2_configuration_that_leaves_the_head_width_out_is_still_checked(tmp_path: Path):
