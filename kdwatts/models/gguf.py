@@ -73,6 +73,7 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
     # Of the file and not of the model that it becomes.
     for name in ("quantization_config", "_name_or_path", "dtype"):
         settings.pop(name, None)
+    settings["rms_norm_eps"] = shortest_decimal(settings["rms_norm_eps"])
     model = type(read)(type(read.config)(**settings))
     model.load_state_dict(read.state_dict())
     model.to(torch.bfloat16).save_pretrained(directory)  # pyright: ignore[reportArgumentType]
@@ -90,6 +91,13 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
     }
     write_json(directory / PROVENANCE, record)
     return record
+
+
+def shortest_decimal(value: float) -> float:
+    """The number of fewest digits that is `value` in float32, as which GGUF keeps it: 1e-05."""
+    import numpy as np
+
+    return float(str(np.float32(value)))
 
 
 def _sha256(path: Path) -> str:

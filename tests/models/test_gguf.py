@@ -1,12 +1,13 @@
 """A model folder from a GGUF file, which the package that reads it writes too."""
 
+import struct
 import sys
 import zipfile
 
 import pytest
 
 from kdwatts.models import gguf
-from kdwatts.models.gguf import convert, main
+from kdwatts.models.gguf import convert, main, shortest_decimal
 
 
 def test_without_its_reader_the_sentence_names_the_extra(tmp_path, monkeypatch):
@@ -35,3 +36,9 @@ def test_a_missing_file_ends_the_command_with_2_and_one_sentence(tmp_path, monke
     monkeypatch.setattr(gguf, "find_spec", lambda name: sys)
     assert main([str(tmp_path / "none.gguf"), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_number_that_gguf_keeps_in_float32_is_written_as_it_was_published():
+    kept = struct.unpack("f", struct.pack("f", 1e-5))[0]
+    assert kept == 9.999999747378752e-06
+    assert shortest_decimal(kept) == 1e-5
