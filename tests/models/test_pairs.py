@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,8 +152,32 @@ def test_a_pair_is_taught_by_a_paradigm_or_refused_by_its_sentence(
         assert str(caught.value) == said
         return
     config = with_pair(paradigms[paradigm], pairs(pair))
-    artifact = bench.student_of(config)
+    _assert_taught(config, bench.student_of(config), teachers, torch.float32)
 
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_is_taught_in_bfloat16_as_on_a_card(
+    pair: str,
+    pairs: Callable[[str], Pair],
+    paradigms: dict[str, Config],
+    bench: Bench,
+    teachers: list[tuple[ModelSource, Any]],
+):
+    two_vocabularies = refusal(pair, "combined") and pair != "tiny_teacher"
+    chosen = "universal" if two_vocabularies else "sft" if pair == "tiny_teacher" else "combined"
+    plain = paradigms[chosen]
+    training = replace(plain.training, precision="bf16")
+    config = with_pair(replace(plain, training=training), pairs(pair))
+    _assert_taught(config, bench.student_of(config), teachers, torch.bfloat16)
+
+
+def _assert_taught(
+    config: Config,
+    artifact: Path,
+    teachers: list[tuple[ModelSource, Any]],
+    teacher_dtype: torch.dtype,
+) -> None:
+    """Finite losses, a student that changed and reads back whole, and teachers that did not."""
     rows = [row for row in read_jsonl(artifact / "train.jsonl") if row["split"] == "train"]
     assert [row["step"] for row in rows][:NUM_STEPS] == list(range(1, NUM_STEPS + 1))
     assert all(math.isfinite(row["loss"]) for row in rows)
@@ -169,5 +195,5 @@ def test_a_pair_is_taught_by_a_paradigm_or_refused_by_its_sentence(
     )
     assert saved.get_vocab() == read.get_vocab()
     for source, used in teachers:
-        assert all(same_weights(used, load_model(source, dtype=torch.float32)))
+        assert all(same_weights(used, load_model(source, dtype=teacher_dtype)))
     assert teachers or not config.paradigm.needs_signals or config.paradigm.teacher == "cached"
