@@ -1,8 +1,11 @@
-"""Fixtures of all tests: the shipped pair's configuration and tokenizer, and no network."""
+"""Fixtures of all tests: the shipped pair's configuration and tokenizer, no network, no caches."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,9 @@ import pytest
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# What somebody once fetched or cached may not decide a test.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="kdwatts-tests-hf-home-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
