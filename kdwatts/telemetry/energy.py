@@ -125,8 +125,11 @@ def counter_step_j(
             return None
         if step_j < 0:
             step_j += range_j
-    accepted = 0 <= step_j <= ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
-    return step_j if accepted else None
+    # A model has no limit, and two looks at one moment no time: their product is no number.
+    most_j = math.inf
+    if math.isfinite(limit_w):
+        most_j = ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
+    return step_j if 0 <= step_j <= most_j else None
 
 
 def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:

@@ -231,6 +231,12 @@ def test_the_tdp_model_is_estimated_with_half_its_energy_as_uncertainty():
     assert (result.energy_j, result.quality, result.uncertainty_j) == (40, "estimated", 20)
 
 
+def test_two_looks_at_one_moment_are_no_reset_of_a_model():
+    model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
+    result = part(model, 2, (0, 0, None), (1, 40, None), (1, 40, None), (2, 80, None))
+    assert (result.energy_j, result.coverage, result.reason) == (80, 1, None)
+
+
 def test_the_total_never_mixes_measured_and_estimated_parts():
     model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
     parts = {
