@@ -8,7 +8,7 @@ from collections import Counter
 from kdwatts.records import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.collect import Collected
-from multirun_analysis.metrics import num_students, top_windows
+from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 
@@ -25,7 +25,7 @@ def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str,
         ("What is not counted", _not_counted(students, stages)),
         ("Uncertainty and coverage", _uncertainty(students, stages)),
         ("Idle power", _idle(students)),
-        ("Inherited work", _sharing(students)),
+        ("Inherited work", _sharing(students, stages)),
         ("Quantised teacher", _quantised(students)),
         ("Imported runs", _imported(students)),
         ("Accuracy", _accuracy(to_rows(collected.scores), students)),
@@ -98,6 +98,16 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     if covered:
         lowest = units.significant(100 * min(covered))
         parts.append(f"Readings span at least {lowest} % of the time of every stage.")
+    doubted = [
+        window
+        for window in windows
+        if any(known([window], f"{part}_energy_j", f"{part}_reason") for part in COMPONENTS)
+    ]
+    if doubted:
+        parts.append(
+            f"In {len(doubted)} of {len(windows)} stages some reading was refused or doubted; the "
+            "columns of reasons in stages.csv say why."
+        )
     return " ".join(parts)
 
 
@@ -117,16 +127,26 @@ def _idle(students: list[Row]) -> str:
     return text if students else ""
 
 
-def _sharing(students: list[Row]) -> str:
+def _sharing(students: list[Row], stages: list[Row]) -> str:
     sharers = num_students(students)
     if not sharers:
         return ""
+    energies: dict[str, float | None] = {}
+    for run in known(students, "inherited_energy_by_artifact_j"):
+        energies |= energy_by_artifact_j(run)
+    staged = {window["key"] for window in stages}
+    elsewhere = [joules for key, joules in energies.items() if key not in staged]
+    made = [joules for joules in elsewhere if joules is not None]
+    before = (
+        " In no figure of stages, as no stage of these runs made them (such as a teacher's "
+        f"training): {len(elsewhere)}, {units.energy(sum(made)) if made else 'energy unknown'}."
+    )
     return (
         f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "
         f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
         "students found in these folders; students elsewhere would make it smaller. The "
         "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."
-    )
+    ) + (before if elsewhere else "")
 
 
 def _quantised(students: list[Row]) -> str:
