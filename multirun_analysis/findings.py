@@ -6,6 +6,7 @@ import pandas as pd
 
 from kdwatts.break_even import Amount, BreakEven
 from multirun_analysis import units
+from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
@@ -22,9 +23,6 @@ from multirun_analysis.statistics import (
 
 Table = tuple[list[str], list[list[str]]]
 """Heads and rows."""
-
-JUDGED = ("om_perf", "student_bits_per_byte", "own_energy_j")
-"""Columns of which the page says in words what is within noise."""
 
 
 def mean_words(rows: list[Row], column: str, unit: str | None = None, *, scale: float = 1.0) -> str:
@@ -72,10 +70,11 @@ def comparison_rows(runs: pd.DataFrame) -> Table:
     heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
     rows = []
     for column, about in COLUMNS.items():
+        compared = f"{about.words}{_kinds(runs, column)}"
         for c in against_baseline(runs, [column]):
             size, percent = size_words(c)
             p = units.MISSING if c.p_holm is None else p_words(c.p_holm)
-            rows.append([about.words, c.label, size, percent, p, str(c.num_pairs), c.verdict])
+            rows.append([compared, c.label, size, percent, p, str(c.num_pairs), c.verdict])
     return heads, rows
 
 
@@ -90,8 +89,17 @@ def noise_words(runs: pd.DataFrame) -> list[str]:
         ]
         if words := "; ".join(filter(None, parts)):
             title = COLUMNS[column].words
-            found.append(f"{title[:1].upper()}{title[1:]}, {words}.")
+            found.append(f"{title[:1].upper()}{title[1:]}{_kinds(runs, column)}, {words}.")
     return found
+
+
+def _kinds(runs: pd.DataFrame, column: str) -> str:
+    """In brackets, how the joules of a column were obtained, where they are not all measured."""
+    quality = COLUMNS[column].quality
+    if quality is None:
+        return ""
+    kinds = {energy_class(run[quality]) for run in known(distinct_students(runs), column)}
+    return "" if kinds == {"measured"} else f" ({', '.join(sorted(kinds))})"
 
 
 def _judged_words(comparisons: list[Comparison], where: str) -> str:

@@ -19,6 +19,7 @@ from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveats, short_commit
 from multirun_analysis.collect import Collected
 from multirun_analysis.exhibit import Exhibit
+from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import readable, why_not, write_figures
 from multirun_analysis.findings import (
     comparison_rows,
@@ -39,6 +40,10 @@ MAX_NUMBERS = 30
 """Rows of a figure's numbers that a reader scrolls past; `tables/` has all of them."""
 
 
+_TOLD = ("comparisons",)
+"""Exhibits whose numbers stand in a table of the page."""
+
+
 def write_readme(
     collected: Collected, readme_dir: Path, shown: Exhibits, *, arguments: str
 ) -> list[Path]:
@@ -50,6 +55,7 @@ def write_readme(
         raise ValueError(f"--readme {readme_dir}: no run has finished, so there is nothing to tell")
     if problem := why_not("svg"):
         raise ValueError(f"--readme {readme_dir}: {problem}")
+    shown = with_comparisons(shown, collected.runs)
     drawn = {name: shown[name] for name in figure_names(collected.runs) if name in shown}
     paths = write_figures(drawn, readme_dir, "svg", width_px=WIDTH_PX)
     path = readme_dir / "README.md"
@@ -67,6 +73,7 @@ def _figures(runs: pd.DataFrame) -> dict[str, list[str]]:
     energy = energy_column(distinct_students(runs))
     return {
         "quality": [f"{BITS_PER_BYTE.column}_against_{energy}", "om_perf"],
+        "comparisons": ["comparisons"],
         "learning": ["quality_against_joules"],
         "stages": ["energy_by_stage"],
         "serving": ["energy_per_token", "eff_overall", "break_even_over_tokens"],
@@ -89,7 +96,9 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         f"# A study: {len(students)} students of {markdown.text(pairs)} on {markdown.text(cards)}",
         *_answer(runs),
         "## What was run",
-        markdown.table(["", ""], _what_was_run(rows, students)),
+        markdown.table(
+            ["Subject", "As manifests and configurations say"], _what_was_run(rows, students)
+        ),
         _commands(students, arguments),
         "## Quality and energy",
         "Means over seeds with 95 % intervals by Student's t; a dash is a number that nothing "
@@ -98,7 +107,7 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         "benchmarks of student over teacher score. CO2e is of the building alone.",
         markdown.table(*result_rows(students), align="lrrrrrrrl"),
         *exhibits("quality"),
-        *_comparisons(runs),
+        *_comparisons(runs, exhibits("comparisons")),
         *_section("Quality while training", exhibits("learning")),
         *_section("Where the energy went", exhibits("stages")),
         *_serving(collected, exhibits("serving")),
@@ -120,7 +129,7 @@ def _section(title: str, blocks: list[str]) -> list[str]:
 def _exhibit(name: str, exhibit: Exhibit) -> str:
     """A figure, how to read it, and its numbers where they are few."""
     blocks = [markdown.image(f"figures/{name}.svg", exhibit.title), markdown.text(exhibit.note)]
-    if len(exhibit.table) <= MAX_NUMBERS:
+    if len(exhibit.table) <= MAX_NUMBERS and name not in _TOLD:
         blocks.append(markdown.closed("Numbers", markdown.frame(readable(exhibit.table))))
     return "\n\n".join(blocks)
 
@@ -205,7 +214,7 @@ def _without_roots(command: str) -> str:
     return re.sub(r"(?<![^\s='\"])/(?:[^\s'\"]*/)?(?=[^\s/])", "", command)
 
 
-def _comparisons(runs: pd.DataFrame) -> list[str]:
+def _comparisons(runs: pd.DataFrame, exhibits: Sequence[str]) -> list[str]:
     heads, rows = comparison_rows(runs)
     note = (
         "Differences of runs with one seed and equal tokens, less the sft run of that seed: mean "
@@ -214,7 +223,7 @@ def _comparisons(runs: pd.DataFrame) -> list[str]:
         "difference, and one smaller than its interval would not have been seen. The intervals are "
         "not corrected: one of many may leave out 0 by chance. worse than sft in joules: more."
     )
-    blocks = [note, markdown.table(heads, rows, align="llrrrrl")] if rows else []
+    blocks = [*exhibits, note, markdown.table(heads, rows, align="llrrrrl")] if rows else []
     return _section("Against plain fine-tuning", blocks)
 
 
@@ -224,8 +233,8 @@ def _serving(collected: Collected, exhibits: Sequence[str]) -> list[str]:
         "Joules for a token of prompt and answer together. Repaid: tokens served in the teacher's "
         "place until building the student and its share of inherited work are saved. Students: "
         "that must share what they inherit until distilling each costs less than fine-tuning to "
-        "the same held-out quality. All with 95 % intervals; unresolved is a gain below twice its "
-        "uncertainty."
+        "the same held-out quality; not reached: fine-tuning never got there. All with 95 % "
+        "intervals; unresolved is a gain below twice its uncertainty."
     )
     blocks = [note, markdown.table(heads, rows, align="lrrrrl")] if rows else []
     alike = [markdown.text(words) for words in served_alike_words(collected.runs)]
