@@ -10,6 +10,7 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect import collect
+from multirun_analysis.differences import differences
 from multirun_analysis.export import why_not
 from multirun_analysis.findings import noise_words, result_rows, served_alike_words
 from multirun_analysis.readme import figure_names, readme_text
@@ -92,15 +93,22 @@ def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, tex
     accuracy, _, energy = noise_words(collected.runs)
     assert accuracy.startswith("OM_perf, against plain fine-tuning: 1 of 1 within noise")
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
-    assert (
-        energy == "Own energy, against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
-    )
+    sure = "against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
+    assert energy == f"Own energy (estimated), {sure}"
     assert "OM\\_perf, against plain fine-tuning: 1 of 1 within noise" in text
-    rows = text.split("## Against plain fine-tuning")[1]
-    assert (
-        "| own energy | response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse |"
-        in rows
-    )
+    row = "| response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse |"
+    assert f"| own energy (estimated) {row}" in text
+
+
+def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
+    marks = {trace.xaxis: trace for trace in differences(collected.runs).data}
+    accuracy, bits, energy = (marks[axis] for axis in ("x", "x2", "x3"))
+    # 0.05 of 0.6, nothing of 2.1 bits, and 100 J of 110 J.
+    assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([8.333, 0, 90.91], abs=1e-3)
+    assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
+    assert energy.marker.symbol == "circle"
+    assert energy.error_x.array[0] == pytest.approx(2.258, abs=1e-3)
+    assert list(energy.customdata) == [energy.meta["group"]]
 
 
 def test_students_of_one_architecture_are_served_for_one_number(collected):
@@ -181,3 +189,13 @@ def test_the_committed_study_shows_its_figures_and_quotes_the_commands_of_make()
     size = sum(path.stat().st_size for path in STUDY.parent.rglob("*") if path.is_file())
     assert size < 600_000
     assert not re.search(r"(?<![\w.])/(work|home|root|tmp|scratch)\b", text)
+
+
+def test_the_readme_says_of_the_study_what_its_page_says():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme.split("\n## A worked study\n")[1].split("\n## ")[0]
+    quoted = [line.removeprefix("> ") for line in section.splitlines() if line.startswith("> ")]
+    told = STUDY.read_text("utf-8").splitlines()
+    assert len(quoted) >= 3 and set(quoted) <= set(told)
+    shown = re.findall(r"\]\((docs/study[^)]*)\)", section)
+    assert len(shown) == 3 and all((ROOT / name).is_file() for name in shown)
