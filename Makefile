@@ -7,11 +7,16 @@ SWEEP ?= multirun/demo
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint tiny tiny-teacher smollm2 clean
+.PHONY: demo study test test-all lint tiny tiny-teacher smollm2 clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m multirun_analysis $(SWEEP)
+
+# docs/study: fifteen students in about nine minutes on two cores; a Chrome or Chromium draws.
+study: $(VENV)/installed-static
+	$(BIN)/python -m kdwatts -m experiment=paradigm_grid hydra.sweep.dir=multirun/study
+	$(BIN)/python -m multirun_analysis multirun/study --readme docs/study
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
@@ -51,8 +56,8 @@ $(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[test]
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[$*]
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
+from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
 from multirun_analysis.site import site_of
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--static", choices=KINDS, help="figures as files too, where a browser is installed"
     )
+    parser.add_argument(
+        "--readme", type=Path, metavar="DIR", help="also a page in Markdown, with figures as SVG"
+    )
     options = parser.parse_args(arguments)
     try:
         if not options.tokens_per_day > 0:
@@ -71,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"multirun_analysis: --static {options.static}: {problem}", file=sys.stderr)
             else:
                 written += write_figures(shown, out_dir, options.static)
+        if options.readme:
+            typed = shlex.join(arguments)
+            written += write_readme(collected, options.readme, shown, arguments=typed)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2

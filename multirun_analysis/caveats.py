@@ -8,27 +8,30 @@ from collections import Counter
 from kdwatts.records import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.collect import Collected
-from multirun_analysis.metrics import num_students, top_windows
+from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 
 
-def caveats(collected: Collected) -> list[tuple[str, str]]:
-    """Titles and sentences, plain text; subjects of which nothing is known are left out."""
-    runs = to_rows(collected.runs)
+def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
+    """Titles and sentences, plain text; subjects of which nothing is known are left out.
+
+    Without `name_hosts` a machine is known by its card or processor: for pages that are published.
+    """
+    runs, stages = to_rows(collected.runs), to_rows(collected.stages)
     students = distinct_students(runs)
     found = [
         ("How energy was obtained", _provenance(students)),
-        ("What is not counted", _not_counted(students)),
-        ("Uncertainty and coverage", _uncertainty(students, to_rows(collected.stages))),
+        ("What is not counted", _not_counted(students, stages)),
+        ("Uncertainty and coverage", _uncertainty(students, stages)),
         ("Idle power", _idle(students)),
-        ("Inherited work", _sharing(students)),
+        ("Inherited work", _sharing(students, stages)),
         ("Quantised teacher", _quantised(students)),
         ("Imported runs", _imported(students)),
         ("Accuracy", _accuracy(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
-        ("Hardware", _hardware(runs)),
+        ("Hardware", _hardware(runs, name_hosts=name_hosts)),
         ("Software", _software(runs)),
         ("Duplicates and interruptions", _repeats(runs)),
     ]
@@ -52,17 +55,29 @@ def _provenance(students: list[Row]) -> str:
     return text
 
 
-def _not_counted(students: list[Row]) -> str:
+def _not_counted(students: list[Row], stages: list[Row]) -> str:
     missing = {
-        part: sum(run[f"{part}_energy_j"] is None for run in students) for part in COMPONENTS
+        part: [run["run"] for run in students if run[f"{part}_energy_j"] is None]
+        for part in COMPONENTS
     }
-    absent = [f"{part.upper()} in {n} of {len(students)}" for part, n in missing.items() if n]
+    absent = [
+        f"{part.upper()} in {len(names)} of {len(students)}{_why(part, names, stages)}"
+        for part, names in missing.items()
+        if names
+    ]
     if not absent:
         return ""
     return (
         f"Without a figure, and so in no sum: {', '.join(absent)}. Power supplies, fans, disks and "
         "network are outside every figure."
     )
+
+
+def _why(part: str, runs: list[str], stages: list[Row]) -> str:
+    """In brackets, what the stages of these runs say about a component without a figure."""
+    column = f"{part}_reason"
+    reasons = {window[column] for window in known(stages, column) if window["run"] in runs}
+    return f" ({'; '.join(sorted(reasons))})" if reasons else ""
 
 
 def _uncertainty(students: list[Row], stages: list[Row]) -> str:
@@ -83,6 +98,16 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     if covered:
         lowest = units.significant(100 * min(covered))
         parts.append(f"Readings span at least {lowest} % of the time of every stage.")
+    doubted = [
+        window
+        for window in windows
+        if any(known([window], f"{part}_energy_j", f"{part}_reason") for part in COMPONENTS)
+    ]
+    if doubted:
+        parts.append(
+            f"In {len(doubted)} of {len(windows)} stages some reading was refused or doubted; the "
+            "columns of reasons in stages.csv say why."
+        )
     return " ".join(parts)
 
 
@@ -97,19 +122,31 @@ def _idle(students: list[Row]) -> str:
             f" For {len(netted)} of {len(students)} students it was measured before the run: it is "
             f"{' to '.join(ends)} % of their own energy; own_net_energy_j in runs.csv is the rest."
         )
+    elif students:
+        text += " It was measured before none of these runs, so nothing here is net."
     return text if students else ""
 
 
-def _sharing(students: list[Row]) -> str:
+def _sharing(students: list[Row], stages: list[Row]) -> str:
     sharers = num_students(students)
     if not sharers:
         return ""
+    energies: dict[str, float | None] = {}
+    for run in known(students, "inherited_energy_by_artifact_j"):
+        energies |= energy_by_artifact_j(run)
+    staged = {window["key"] for window in stages}
+    elsewhere = [joules for key, joules in energies.items() if key not in staged]
+    made = [joules for joules in elsewhere if joules is not None]
+    before = (
+        " In no figure of stages, as no stage of these runs made them (such as a teacher's "
+        f"training): {len(elsewhere)}, {units.energy(sum(made)) if made else 'energy unknown'}."
+    )
     return (
         f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "
         f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
         "students found in these folders; students elsewhere would make it smaller. The "
         "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."
-    )
+    ) + (before if elsewhere else "")
 
 
 def _quantised(students: list[Row]) -> str:
@@ -210,12 +247,12 @@ def _carbon(students: list[Row]) -> str:
     return text if sites else ""
 
 
-def _hardware(runs: list[Row]) -> str:
+def _hardware(runs: list[Row], *, name_hosts: bool) -> str:
     machines = set()
     found = [run for run in runs if run["cards"] or run["host"]]
     for run in found:
         driver = run["driver"] and f"driver {run['driver']}"
-        host = run["host"] or "a host that is not recorded"
+        host = (run["host"] or "a host that is not recorded") if name_hosts else None
         machines.add(", ".join(filter(None, (host, run["cards"] or run["cpu"], driver))))
     text = f"{'; '.join(sorted(machines))}." if machines else ""
     if len({run["cards"] or run["cpu"] for run in found}) > 1:
@@ -224,7 +261,7 @@ def _hardware(runs: list[Row]) -> str:
 
 
 def _software(runs: list[Row]) -> str:
-    commits = sorted({_short_commit(run["git_commit"]) for run in known(runs, "git_commit")})
+    commits = sorted({short_commit(run["git_commit"]) for run in known(runs, "git_commit")})
     versions = sorted({run["versions"] for run in known(runs, "versions")})
     parts = [f"Commit {', '.join(commits)}."] if commits else []
     for text in versions:
@@ -235,7 +272,7 @@ def _software(runs: list[Row]) -> str:
     return " ".join(parts)
 
 
-def _short_commit(commit: str) -> str:
+def short_commit(commit: str) -> str:
     """Twelve digits, and the mark of a checkout that differed from its commit."""
     commit, changed, _ = commit.partition("+")
     return commit[:12] + (" with uncommitted changes" if changed else "")

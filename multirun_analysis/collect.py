@@ -108,6 +108,7 @@ def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
     kinds = {field.name: kind_of(field) for field in fields(Metrics) if field.name in table}
     dtypes = {"int": "Int64", "float": "float64"}
     types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
+    types |= {"cpu_threads": "Int64"}
     return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
 
 

@@ -18,6 +18,7 @@ from multirun_analysis.decisions import (
     break_even_over_tokens,
     break_even_over_tokens_table,
 )
+from multirun_analysis.differences import differences
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
 from multirun_analysis.kept import (
@@ -188,15 +189,14 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
 
 
 def with_comparisons(shown: dict[str, Exhibit], runs: pd.DataFrame) -> dict[str, Exhibit]:
-    """The exhibits, and the comparisons with fine-tuning as one of numbers alone.
-
-    p is corrected within each column, as on the page.
-    """
+    """The exhibits, and the comparisons with fine-tuning; p is corrected within each column."""
     found = [c for column in COLUMNS for c in against_baseline(runs, [column])]
     table = Exhibit(
         "Settings against plain fine-tuning, by seed",
-        "Differences of runs with one seed, 95 % intervals, paired t-test corrected after Holm.",
-        go.Figure(),
+        "Differences of runs with one seed, lines are their 95 % intervals. A filled mark differs "
+        "beyond noise, by a paired t-test corrected for all settings of its panel (Holm 1979); an "
+        "open one does not.",
+        differences(runs),
         comparisons_table(found),
     )
     return dict(shown) | ({} if table.is_empty else {"comparisons": table})

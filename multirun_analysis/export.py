@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from multirun_analysis import markdown
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.numbers import cell_text
 from multirun_analysis.writing import replace_whole
@@ -20,7 +23,7 @@ FORMATS = ("csv", "md", "tex")
 
 MAX_TYPESET = 200
 """Rows of a Markdown or LaTeX table, which is read and not computed with; CSV has all."""
-_WIDTH_PX = 900
+WIDTH_PX = 900
 _SCALE = {"png": 2.0}
 """Dots a pixel: print wants more than a screen, and lines need none."""
 
@@ -44,9 +47,8 @@ def write_exhibit_tables(shown: Mapping[str, Exhibit], out_dir: Path) -> list[Pa
 
 
 def _texts(exhibit: Exhibit) -> dict[str, str]:
-    """The table in each of FORMATS; keys of groups are for programs and stay in CSV."""
-    keys = [column for column in exhibit.table.columns if str(column).endswith("group")]
-    head = exhibit.table.drop(columns=keys).head(MAX_TYPESET)
+    """The table in each of FORMATS; all that is not readable stays in CSV."""
+    head = readable(exhibit.table).head(MAX_TYPESET)
     left_out = len(exhibit.table) - len(head)
     more = f"{left_out} more rows are in the CSV file." if left_out else ""
     return {
@@ -56,17 +58,14 @@ def _texts(exhibit: Exhibit) -> dict[str, str]:
     }
 
 
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the keys of groups, which are for programs."""
+    return table.drop(columns=[name for name in table.columns if str(name).endswith("group")])
+
+
 def _markdown(title: str, table: pd.DataFrame, more: str) -> str:
-    rows = [[str(column) for column in table.columns], ["---"] * len(table.columns)]
-    rows += [[cell_text(value) for value in row] for row in table.itertuples(index=False)]
-    lines = [f"| {' | '.join(map(_markdown_text, row))} |" for row in rows]
-    return "\n".join([f"**{title}**", "", *lines, *(["", more] if more else []), ""])
-
-
-def _markdown_text(text: str) -> str:
-    for sign in ("\\", "|", "<", ">", "*", "_", "`"):
-        text = text.replace(sign, f"\\{sign}")
-    return _line(text)
+    lines = [f"**{title}**", "", markdown.frame(table), *(["", more] if more else []), ""]
+    return "\n".join(lines)
 
 
 def _line(text: str) -> str:
@@ -102,20 +101,23 @@ def why_not(kind: str) -> str | None:
     return None
 
 
-def write_figures(shown: Mapping[str, Exhibit], out_dir: Path, kind: str) -> list[Path]:
+def write_figures(
+    shown: Mapping[str, Exhibit], out_dir: Path, kind: str, *, width_px: int = WIDTH_PX
+) -> list[Path]:
     """Paths of figures/NAME.KIND of each exhibit, drawn by a browser that fetches nothing.
 
-    Older ones of the kind are removed. `why_not` tells beforehand whether they can be drawn.
+    Equal figures are equal files where they are SVG. Older ones of the kind are removed. `why_not`
+    tells beforehand whether they can be drawn.
     """
     import kaleido
 
     figures_dir = out_dir / "figures"
     figures_dir.mkdir(parents=True, exist_ok=True)
     paths = {figures_dir / f"{name}.{kind}": exhibit.figure for name, exhibit in shown.items()}
-    size = {"width": _WIDTH_PX, "scale": _SCALE.get(kind, 1.0)}
+    size = {"width": width_px, "scale": _SCALE.get(kind, 1.0)}
     wanted = [
         {
-            "fig": figure.to_dict(),
+            "fig": _with_names(figure.to_dict()),
             "path": str(path),
             "opts": {"format": kind, "height": figure.layout.height, **size},
         }
@@ -123,8 +125,24 @@ def write_figures(shown: Mapping[str, Exhibit], out_dir: Path, kind: str) -> lis
     ]
     # MathJax would be fetched; no label of ours needs it.
     kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+    if kind == "svg":
+        for path in paths:
+            path.write_text(_without_chance(path.read_text("utf-8")), encoding="utf-8")
     _remove_others(figures_dir, list(paths), [kind])
     return list(paths)
+
+
+def _with_names(figure: dict[str, Any]) -> dict[str, Any]:
+    """The figure with a name for each trace, which plotly.js would draw by lot."""
+    for index, trace in enumerate(figure["data"]):
+        trace["uid"] = f"t{index}"
+    return figure
+
+
+def _without_chance(svg: str) -> str:
+    """The drawing with a fixed name in the place of the one that plotly.js drew by lot for it."""
+    drawn = re.search(r'id="defs-([0-9a-f]{6})"', svg)
+    return re.sub(rf"(?<=[a-z-]){drawn[1]}", "0", svg) if drawn else svg
 
 
 def _remove_others(directory: Path, paths: list[Path], kinds: tuple[str, ...] | list[str]) -> None:

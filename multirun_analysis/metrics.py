@@ -44,7 +44,7 @@ def num_students(runs: list[Row]) -> dict[str, int]:
     """Key of each inherited artifact to the number of distinct students that share it."""
     students: dict[str, set[str]] = {}
     for run in known(runs, "student_key", "inherited_energy_by_artifact_j"):
-        for artifact in _by_artifact(run):
+        for artifact in energy_by_artifact_j(run):
             students.setdefault(artifact, set()).add(run["student_key"])
     return {artifact: len(keys) for artifact, keys in students.items()}
 
@@ -72,7 +72,7 @@ def add_totals(runs: list[Row]) -> None:
     for run in runs:
         share_j = None
         if run["student_key"] is not None and run["inherited_energy_by_artifact_j"] is not None:
-            share_j = amortised_energy_j(_by_artifact(run), sharers)
+            share_j = amortised_energy_j(energy_by_artifact_j(run), sharers)
         amortised = _total(run, share_j)
         run["inherited_amortised_energy_j"] = share_j
         run["total_energy_j"] = _total(run, run["inherited_energy_j"]).energy_j
@@ -88,7 +88,7 @@ def _total(run: Row, inherited_j: float | None) -> Energy:
     return add_energies(Energy(energy_j, None, quality or "missing") for energy_j, quality in terms)
 
 
-def _by_artifact(run: Row) -> dict[str, float | None]:
+def energy_by_artifact_j(run: Row) -> dict[str, float | None]:
     """The energy of each ancestor; the column holds JSON so that tables stay flat."""
     return json.loads(run["inherited_energy_by_artifact_j"] or "{}")
 
@@ -129,7 +129,7 @@ def _stage_energy(run: Row, stage: str, windows: list[Row], builders: dict[str, 
             "inherited": inherited,
             "how": how,
         }
-    key, by_artifact = reused[-1]["key"], _by_artifact(run)
+    key, by_artifact = reused[-1]["key"], energy_by_artifact_j(run)
     if stage == "distill":
         energy_j, quality = run["own_energy_j"], run["own_energy_quality"]
     elif key in by_artifact:

@@ -113,7 +113,8 @@ def quality_against_energy_table(
                 }
             )
     columns = ["mark", *kept, "num_seeds", energy, "energy_error_j", "energy_class"]
-    return pd.DataFrame(found, columns=[*columns, quality.column, "quality_error", "on_front"])
+    table = pd.DataFrame(found, columns=[*columns, quality.column, "quality_error", "on_front"])
+    return table.astype({"seed": "Int64", "num_seeds": "Int64"})
 
 
 def _error_of(energy: str) -> str:

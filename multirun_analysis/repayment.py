@@ -163,11 +163,14 @@ def _baseline(
 
 
 def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Amount:
-    """Mean over seeds with its standard error; of one seed the error that its run states."""
+    """Mean over seeds with its standard error; of one seed the error that its run states.
+
+    So it is of one measurement that all seeds share, as of their teacher's: it varies with none.
+    """
     found = known(rows, column)
     if len(found) < len(rows):
         return Amount(None)
-    if len(found) > 1 or not error:
+    if len({run[column] for run in found}) > 1 or not error:
         return _mean([run[column] for run in found])
     stated = found[0].get(error)
     return Amount(found[0][column], None if stated is None else stated / per_sd)

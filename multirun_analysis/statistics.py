@@ -232,11 +232,8 @@ def comparison_words(comparison: Comparison) -> str:
         return f"{head}. One is measured and the other estimated, so no pair can be compared."
     pairs = f"{c.num_pairs} pair{'s' * (c.num_pairs != 1)} of one seed"
     apart = f", {c.num_apart} left out where one is estimated" if c.num_apart else ""
-    size = units.signed(
-        c.difference, about.unit, error=c.difference_half_width, prefixed="J" in about.unit
-    )
+    size, percent = size_words(c)
     if c.effect_pct is not None:
-        percent = units.signed(c.effect_pct, "%", error=c.effect_half_width_pct, prefixed=False)
         size += f" ({percent})"
     if c.num_pairs < 2:
         return f"{head}. {size} in {pairs}{apart}: one pair says nothing about chance."
@@ -245,14 +242,25 @@ def comparison_words(comparison: Comparison) -> str:
             f"{head}. {size} in each of {pairs}{apart}: "
             "differences that are all alike say nothing about chance."
         )
-    text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {_p_words(c.p_holm)}."
+    text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {p_words(c.p_holm)}."
     if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
         least = units.significant(c.effect_half_width_pct, 2)
         text += f" So few pairs would not have shown a difference below {least} %."
     return text
 
 
-def _p_words(p: float) -> str:
+def size_words(comparison: Comparison) -> tuple[str, str]:
+    """The difference and its share of the baseline's mean, both with their 95 % intervals."""
+    c, unit = comparison, COLUMNS[comparison.column].unit
+    size = percent = units.MISSING
+    if c.difference is not None:
+        size = units.signed(c.difference, unit, error=c.difference_half_width, prefixed="J" in unit)
+    if c.effect_pct is not None:
+        percent = units.signed(c.effect_pct, "%", error=c.effect_half_width_pct, prefixed=False)
+    return size, percent
+
+
+def p_words(p: float) -> str:
     return "below 0.001" if p < 0.001 else units.significant(p, 2)
 
 

@@ -34,7 +34,7 @@ def run(command: str, *extra: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_make_targets_exist():
     targets = commands("make")
-    assert targets == ["make demo", "make test", "make smollm2"]
+    assert targets == ["make demo", "make test", "make study", "make smollm2"]
     for target in [*targets, "make test-all", "make tiny tiny-teacher"]:
         done = subprocess.run(
             [*target.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True

@@ -73,6 +73,7 @@ STAGES = pa.schema(
                 ("quality", "str"),
                 ("method", "str"),
                 ("coverage", "float"),
+                ("reason", "str"),
             )
         ),
         pa.field("energy_j", pa.float64()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ FILES = (
 _RUN_COLUMNS = [
     "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
     "duplicate_of", "label", "group", "group_label", "setting",
-    "host", "cpu", "cards", "driver", "cpu_estimate", "git_commit", "versions",
+    "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "command",
+    "git_commit", "versions",
     "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
 ]
 # fmt: on
@@ -146,7 +148,11 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     versions |= manifest.get("versions") or {}
     versions = {name: version for name, version in versions.items() if version}
     estimate = manifest.get("cpu_estimate") or {}
+    command = manifest.get("command")
+    arguments = command[1:] if isinstance(command, list) else []
     return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
+        "cpu_threads": threads if isinstance(threads := manifest.get("cpu_threads"), int) else None,
+        "command": shlex.join(map(str, arguments)) or None,
         "cards": cards or None,
         "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
         "cpu_estimate": _text(estimate.get("source")),
@@ -186,6 +192,8 @@ def _asked(folder: Path) -> dict[str, Any]:
                 asked[key] = found[1].strip("'\"")
         if found := re.search(_entry("training", "seed", r"(\d+)"), text, re.MULTILINE):
             asked["seed"] = int(found[1])
+        if found := re.search(_entry("training", "precision", r"(\S+)"), text, re.MULTILINE):
+            asked["precision"] = found[1].strip("'\"")
     path = folder / ".hydra" / "overrides.yaml"
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     overrides = (line.removeprefix("- ").strip("'\"+ ") for line in lines if line.startswith("- "))

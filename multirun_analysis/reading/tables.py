@@ -59,6 +59,7 @@ def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
     for part in COMPONENTS:
         for source in ("energy_j", "quality", "method", "coverage"):
             plain[f"{part}_{source}"] = row[source].get(part)
+        plain[f"{part}_reason"] = (row.get("reason") or {}).get(part)
     return plain | {
         "energy_j": total.energy_j,
         "uncertainty_j": total.uncertainty_j,

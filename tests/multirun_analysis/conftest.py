@@ -43,6 +43,8 @@ MANIFEST = {
     "schema": SCHEMA,
     "host": "node7",
     "cpu": "AMD EPYC 7763 64-Core Processor",
+    "cpu_threads": 128,
+    "command": ["/opt/kdwatts/__main__.py", "-m", "hydra.sweep.dir=/scratch/me/sweep"],
     "gpus": [{"index": 0, "uuid": "GPU-5f0c", "name": "NVIDIA H100 80GB HBM3", "driver": "575.57"}],
     "kdwatts": "0.1.0",
     "git_commit": "4169609aa1b2c3d4+changes",
@@ -80,7 +82,7 @@ def write_run(
         f"{key}:\n  name: {getattr(asked, key)}\n" for key in ("paradigm", "model", "data", "gpu")
     )
     (folder / "config.yaml").write_text(
-        f"{groups}training:\n  micro_batch: 8\n  seed: {asked.seed}\n"
+        f"{groups}training:\n  micro_batch: 8\n  seed: {asked.seed}\n  precision: bf16\n"
     )
     lines = (f"paradigm={asked.paradigm}", f"training.seed={asked.seed}", *overrides)
     (hydra_dir / "overrides.yaml").write_text("".join(f"- {line}\n" for line in lines))

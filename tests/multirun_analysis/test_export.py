@@ -71,6 +71,20 @@ def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_w
 
 
 @pytest.mark.slow
+def test_equal_figures_are_equal_svg_files_as_wide_as_asked(tmp_path):
+    if problem := why_not("svg"):
+        pytest.skip(problem)
+    hatched = go.Bar(x=[1, 2], marker_pattern_shape="/", showlegend=True)
+    found = Exhibit("a", "b", go.Figure([hatched]), pd.DataFrame({"x": [1]}))
+    drawn = [
+        write_figures({"a": found}, tmp_path / str(i), "svg", width_px=500)[0].read_bytes()
+        for i in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+    assert b'width="500"' in drawn[0] and b"url(" in drawn[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")]
 )

@@ -73,6 +73,25 @@ def test_tokens_repay_own_energy_and_the_share_of_what_was_inherited(make: Any, 
     assert last == pytest.approx(0.95 * 0.11 / 0.019, rel=1e-5)
 
 
+def test_a_teacher_that_all_seeds_share_keeps_the_interval_of_its_one_measurement(make, tmp_path):
+    """11 mJ a token, 95 % within 0.98 mJ: a standard deviation of 0.5 mJ, of three seeds too."""
+    for seed in range(3):
+        make.run(
+            tmp_path / str(seed),
+            seed=seed,
+            student_key=f"s{seed}",
+            student_total_j_per_token=0.002 + 0.001 * seed,
+            teacher_total_j_per_token=0.011,
+            teacher_total_interval_95_j=0.00098,
+        )
+    collected = collect([tmp_path])
+    (found,) = repayments(collected.runs, collected.train)
+    assert found.teacher.value == pytest.approx(0.011)
+    assert found.teacher.sd == pytest.approx(0.0005)
+    # Students are measured each: s = 1 mJ, and 4.303 / sqrt(3) of it is half the interval.
+    assert found.student.sd == pytest.approx(0.001 * 4.3027 / 3**0.5 / 1.96, rel=1e-4)
+
+
 def test_the_page_says_the_verdict_in_words(make: Any, tmp_path: Path):
     collected, _ = pair(make, tmp_path, [(150.0, 3.5), (250.0, 3.1)])
     text = repayment_section(collected.runs, collected.train)

@@ -138,6 +138,27 @@ def test_caveats_name_card_host_versions_coverage_and_what_is_not_counted(sweep_
     assert "5 of 5 settings have fewer than 3 seeds" in found["Seeds"]
 
 
+def test_a_component_without_a_figure_is_told_with_its_reason_and_no_host_is_published(
+    make, tmp_path
+):
+    folder = make.run(tmp_path / "0", own_net_energy_j=None)
+    why = "no RAPL dram zone under /sys/class/powercap"
+    make.append(
+        folder / "stages.jsonl", [make.stage("distill", reason={"dram": why, "gpu": "reset"})]
+    )
+    collected = collect([tmp_path])
+    assert list(collected.stages["dram_reason"]) == [why]
+    found = dict(caveats(collected, name_hosts=False))
+    assert f"DRAM in 1 of 1 ({why})." in found["What is not counted"]
+    assert (
+        "In 1 of 1 stages some reading was refused or doubted" in found["Uncertainty and coverage"]
+    )
+    assert found["Hardware"] == "1 x NVIDIA H100 80GB HBM3, driver 575.57."
+    # The fixture's run inherits shards of 10 kJ and signals of 90 kJ, and has no stage of either.
+    assert found["Inherited work"].endswith("(such as a teacher's training): 2, 100 kJ.")
+    assert found["Idle power"].endswith("before none of these runs, so nothing here is net.")
+
+
 def test_the_command_prints_a_table_and_the_paths_it_wrote(make, tmp_path, capsys):
     make.run(tmp_path / "0-response")
     make.run(tmp_path / "1-response", metrics=None)

@@ -88,6 +88,23 @@ def test_the_simple_figure_joins_student_and_teacher_of_a_setting(runs):
     assert set(table["energy_class"]) == {"measured"}
 
 
+def test_a_teacher_measured_once_for_all_seeds_has_no_interval_over_seeds(make, tmp_path):
+    for seed in range(2):
+        make.run(
+            tmp_path / str(seed),
+            seed=seed,
+            student_key=f"s{seed}",
+            student_decode_j_per_token=0.05 + 0.01 * seed,
+            teacher_decode_j_per_token=0.3,
+        )
+    table = energy_per_token_table(collect([tmp_path]).runs)
+    decode = table[table["phase"] == "decode"].set_index("subject")
+    assert list(decode.loc["teacher", ["num_values", "j_per_token"]]) == [1, 0.3]
+    assert pd.isna(decode.loc["teacher", "half_width_j_per_token"])
+    # s = 7.07 mJ over two: 12.706 / sqrt(2) of it.
+    assert decode.loc["student", "half_width_j_per_token"] == pytest.approx(0.06353, rel=1e-3)
+
+
 def test_a_quantised_teacher_is_named_by_its_bits_and_averaged_with_no_other(make, tmp_path):
     for i, bits in enumerate((None, "int8")):
         make.run(tmp_path / str(i), seed=i, student_key=f"s{i}", teacher_quantization=bits)

@@ -1,0 +1,183 @@
+"""Rows of plain words for a page without scripts: results, comparisons, serving, by setting."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from kdwatts.break_even import Amount, BreakEven
+from multirun_analysis import units
+from multirun_analysis.differences import JUDGED
+from multirun_analysis.marks import setting_mean, settings_by_kind
+from multirun_analysis.metrics import mean_interval
+from multirun_analysis.pareto import energy_class
+from multirun_analysis.repayment import repayments, verdict_words
+from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.statistics import (
+    COLUMNS,
+    Comparison,
+    against_baseline,
+    every_pair,
+    p_words,
+    size_words,
+)
+
+Table = tuple[list[str], list[list[str]]]
+"""Heads and rows."""
+
+
+def mean_words(rows: list[Row], column: str, unit: str | None = None, *, scale: float = 1.0) -> str:
+    """Mean over seeds with its 95 % interval; one seed has none. `unit` takes a prefix."""
+    mean = setting_mean(rows, column)
+    if mean is None:
+        return units.MISSING
+    error = None if mean.half_width is None else scale * mean.half_width
+    value = scale * mean.mean
+    words = (
+        units.with_error(value, error) if unit is None else units.quantity(value, unit, error=error)
+    )
+    return words if mean.num_values == len(rows) else f"{words} (of {mean.num_values})"
+
+
+def result_rows(students: list[Row]) -> Table:
+    """Quality and energy of each setting, below them the teachers'."""
+    heads = ["Setting", "Seeds", "Bits per byte", "OM_perf", "Building", "With share"]
+    heads += ["Training", "CO2e", "Energy is"]
+    rows = [
+        [
+            setting.label,
+            str(len(setting.rows)),
+            mean_words(setting.rows, "student_bits_per_byte"),
+            mean_words(setting.rows, "om_perf"),
+            mean_words(setting.rows, "own_energy_j", "J"),
+            mean_words(setting.rows, "total_amortised_energy_j", "J"),
+            mean_words(setting.rows, "train_j_per_token", "J/token"),
+            mean_words(setting.rows, "co2e_kg", "g", scale=1000),
+            setting.kind,
+        ]
+        for setting in settings_by_kind(students, "own_energy_quality")
+    ]
+    pairs = grouped(known(students, "teacher_bits_per_byte"), "model")
+    for pair, taught in pairs.items():
+        name = "teacher" if len(pairs) == 1 else f"teacher of {pair}"
+        kept = "1" if known(taught, "om_perf") else units.MISSING
+        bits = units.number(taught[0]["teacher_bits_per_byte"])
+        rows.append([name, "", bits, kept, *[units.MISSING] * 4, ""])
+    return heads, rows
+
+
+def comparison_rows(runs: pd.DataFrame) -> Table:
+    """Each setting against plain fine-tuning, p corrected within each column."""
+    heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
+    rows = []
+    for column, about in COLUMNS.items():
+        compared = f"{about.words}{_kinds(runs, column)}"
+        for c in against_baseline(runs, [column]):
+            size, percent = size_words(c)
+            p = units.MISSING if c.p_holm is None else p_words(c.p_holm)
+            rows.append([compared, c.label, size, percent, p, str(c.num_pairs), c.verdict])
+    return heads, rows
+
+
+def noise_words(runs: pd.DataFrame) -> list[str]:
+    """For each of JUDGED, which settings differ beyond noise, and which do not."""
+    distilled = runs.loc[runs["paradigm"] != "sft"]
+    found = []
+    for column in JUDGED:
+        parts = [
+            _judged_words(against_baseline(runs, [column]), "against plain fine-tuning"),
+            _judged_words(every_pair(distilled, [column]), "among the distilled settings"),
+        ]
+        if words := "; ".join(filter(None, parts)):
+            title = COLUMNS[column].words
+            found.append(f"{title[:1].upper()}{title[1:]}{_kinds(runs, column)}, {words}.")
+    return found
+
+
+def _kinds(runs: pd.DataFrame, column: str) -> str:
+    """In brackets, how the joules of a column were obtained, where they are not all measured."""
+    quality = COLUMNS[column].quality
+    if quality is None:
+        return ""
+    kinds = {energy_class(run[quality]) for run in known(distinct_students(runs), column)}
+    return "" if kinds == {"measured"} else f" ({', '.join(sorted(kinds))})"
+
+
+def _judged_words(comparisons: list[Comparison], where: str) -> str:
+    """What differs beyond noise, how many pairs do not, and how large a difference these hide."""
+    if not comparisons:
+        return ""
+    parts = [
+        f"{c.label} {c.verdict} than {c.baseline_label} ({size_words(c)[1]})"
+        for c in comparisons
+        if c.verdict in ("better", "worse")
+    ]
+    if noise := [c for c in comparisons if c.verdict == "within noise"]:
+        every = len(noise) == len(comparisons)
+        count = "all" if every and len(noise) > 1 else str(len(noise))
+        widths = [c.effect_half_width_pct for c in noise if c.effect_half_width_pct is not None]
+        hidden = f" (intervals up to ± {units.significant(max(widths), 2)} %)" if widths else ""
+        parts.append(f"{count} of {len(comparisons)} within noise{hidden}")
+    if few := sum(c.verdict == "too few seeds to tell" for c in comparisons):
+        parts.append(f"{few} of {len(comparisons)} that these seeds cannot tell")
+    return f"{where}: {', '.join(parts)}"
+
+
+def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
+    """What a token costs served by student and by teacher, and when distilling is repaid."""
+    heads = ["Setting", "Student", "Teacher", "Repaid after", "Students", "Energy is"]
+    rows = [
+        [
+            r.label,
+            _amount_words(r.student),
+            _amount_words(r.teacher),
+            _break_even_words(r.tokens, "tokens"),
+            _break_even_words(r.students, "students"),
+            r.energy_class,
+        ]
+        for r in repayments(runs, train)
+    ]
+    return heads, rows
+
+
+def served_alike_words(runs: pd.DataFrame) -> list[str]:
+    """Of each pair whose students are equally large: what a token of theirs takes, all together.
+
+    They differ by their weights alone, so what differs between settings is noise of measuring.
+    """
+    served = known(distinct_students(runs), "student_total_j_per_token", "student_params")
+    found = []
+    for (pair, gpu, kind), rows in grouped(served, _served_on).items():
+        joules = {run["student_total_j_per_token"] for run in rows}
+        if (
+            len({run["group"] for run in rows}) > 1
+            and len({r["student_params"] for r in rows}) == 1
+        ):
+            mean = mean_interval(sorted(joules))
+            found.append(
+                f"The {len(rows)} students of {pair} on {gpu} have one architecture: over all of "
+                f"them a token takes {units.quantity(mean.mean, 'J', error=mean.half_width)} "
+                f"(95 %, {kind}), from {units.quantity(min(joules), 'J')} to "
+                f"{units.quantity(max(joules), 'J')} in single runs, and what differs between "
+                "settings is noise of measuring."
+            )
+    return found
+
+
+def _served_on(run: Row) -> tuple[str, str, str]:
+    return run["model"], run["gpu"], energy_class(run["inference_energy_quality"])
+
+
+def _amount_words(amount: Amount) -> str:
+    error = None if amount.sd is None else 1.96 * amount.sd
+    return units.quantity(amount.value, "J/token", error=error)
+
+
+def _break_even_words(found: BreakEven, what: str) -> str:
+    """How many with a 95 % interval, or why there is no number."""
+    if found.value is None:
+        return units.MISSING if found.verdict == "unknown" else found.verdict
+    ends = " to ".join(
+        units.quantity(end, "").rstrip() if end and end >= 1000 else units.number(end)
+        for end in (found.low, found.high)
+    )
+    return f"{verdict_words(found).rstrip()} {what} ({ends})"
