@@ -48,11 +48,11 @@ class Document:
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     @property
-    def text(self) -> str:
-        """Its words, without a chat template's."""
+    def pieces(self) -> list[str]:
+        """Its words, without a chat template's: a text, or each turn of a conversation."""
         if isinstance(self.content, str):
-            return self.content
-        return "\n".join(turn["content"] or "" for turn in self.content)
+            return [self.content]
+        return [turn["content"] or "" for turn in self.content]
 
 
 def read_documents(source: TextSource) -> Iterator[Document]:

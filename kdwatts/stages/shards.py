@@ -35,7 +35,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -125,7 +125,7 @@ class _Screen:
     tally: Tally
 
     def keeps_out(self, document: Document) -> bool:
-        return self.grams is not None and self.tally.add(document.id, document.text, self.grams)
+        return self.grams is not None and self.tally.add(document.id, document.pieces, self.grams)
 
 
 def _screen(config: Config, tally: Tally) -> _Screen:

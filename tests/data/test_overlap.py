@@ -37,6 +37,15 @@ def test_runs_never_reach_from_one_string_of_a_text_into_another():
     assert set(texts_in("a b c d e f g h", grams)) == {0}
 
 
+def test_runs_never_reach_from_one_piece_of_a_document_into_another():
+    texts = [TaskText("t", [THIRTEEN]), TaskText("t", ["a b c d e f g h"])]
+    grams, tally = index_texts(texts, ngram=13), Tally()
+    cut = THIRTEEN.split()
+    assert not tally.add("cut", [" ".join(cut[:6]), " ".join(cut[6:])], grams)
+    assert tally.add("whole", ["x a b c d e f g h y", THIRTEEN], grams)
+    assert (tally.num_documents, tally.num_documents_hit, tally.texts_hit) == (2, 1, [0, 1])
+
+
 @pytest.mark.parametrize("ngram", [8, 13])
 def test_what_is_found_is_what_a_search_in_plain_strings_finds(ngram: int):
     draw = random.Random(ngram)
@@ -72,7 +81,7 @@ def test_a_report_counts_texts_and_documents_of_each_task_and_is_null_of_one_unr
         TaskText("second", [f"{THIRTEEN} fourteen"]),
     ]
     grams, tally = index_texts(texts, ngram=13), Tally()
-    found = [tally.add(f"d{i}", text, grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])]
+    found = [tally.add(f"d{i}", [text], grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])]
     assert found == [True, False, True]
     assert (tally.num_documents, tally.num_documents_hit) == (3, 2)
     report = describe(tally, grams, {"third": "no network"})
