@@ -30,13 +30,15 @@ FIXED_DATE = {"date_string": "26 Jul 2024"}
 
 
 def encode_document(document: str | list[Turn], tokenizer: Any) -> NDArray[np.uint32]:
-    """A document's tokens. Text is all target and closed by the end token.
+    """A document's tokens, those that are no targets marked.
 
+    Text is all target and closed by the end token, its only control token: one that it quotes is
+    spelt in words, so that a page about chat templates has one end.
     Of a conversation, rendered by the tokenizer's chat template, only the assistant's words and
     what closes them are targets. Raises ValueError when the tokenizer cannot render it.
     """
     if isinstance(document, str):
-        ids = tokenizer(document, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return np.asarray([*ids, tokenizer.eos_token_id], dtype=np.uint32)
     if not tokenizer.chat_template:
         raise ValueError(

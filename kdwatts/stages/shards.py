@@ -35,7 +35,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 

@@ -34,6 +34,18 @@ def test_text_is_all_target_and_closed_by_the_end_token(tokenizer: Any):
     assert encode_document("", tokenizer).tolist() == [tokenizer.eos_token_id]
 
 
+def test_a_control_token_quoted_in_a_text_is_words_and_ends_nothing(tokenizer: Any):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    for text in (f"Close with {END}, always.", "Qwen writes <|im_end|>", END):
+        tokens = encode_document(text, tokenizer)
+        marks = np.isin(tokens, tokenizer.all_special_ids)
+        assert marks.tolist() == [False] * (len(tokens) - 1) + [True]
+        assert tokenizer.decode(tokens.tolist()) == text + END
+    # A template's own marks stay what they are, before and after.
+    tokens = encode_document(_turns("Who?", "I."), tokenizer)
+    assert _ids(tokens).count(tokenizer.eos_token_id) == 2
+
+
 def test_of_a_conversation_only_the_answers_and_their_ends_are_targets(tokenizer: Any):
     turns = [{"role": "system", "content": "Be brief."}, *_turns("Who?", "I.", "Why?", "So ☃.")]
     tokens = encode_document(turns, tokenizer)
