@@ -12,7 +12,8 @@ from kdwatts.schema.checks import above_zero, at_least, between, choice
 @dataclass
 class TextSource:
     path: str = MISSING
-    """Hub id, `tiny:NAME`, or a local .txt, .txt.xz, .jsonl or .parquet file."""
+    """Hub id, or `tiny:NAME`, a local file, a folder or a pattern such as `texts/*.jsonl`: text,
+    JSONL or JSON, each also as .xz, or parquet."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"

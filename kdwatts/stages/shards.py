@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import Document, is_pinned, local_path, read_documents
+from kdwatts.data.documents import Document, is_pinned, read_documents
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.overlap import Grams, Tally
+from kdwatts.data.rows import digests, kind_of, local_files
 from kdwatts.data.shards import (
     blocks_of,
     encode_document,
@@ -26,7 +27,6 @@ from kdwatts.data.shards import (
     write_index,
 )
 from kdwatts.data.subset import drawing
-from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
@@ -49,11 +49,14 @@ def settings(config: Config) -> dict[str, Any]:
             {
                 "source": _source_settings(part.source),
                 "weight": part.weight,
+                "licence": part.licence,
                 "num_documents": part.num_documents,
                 "max_epochs": part.max_epochs,
             }
             for part in data.sources
         ],
+        # The index states it.
+        "licence": data.licence,
         "num_documents": data.num_documents,
         "fraction": data.fraction,
         "sample_seed": data.sample_seed,
@@ -64,8 +67,11 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _source_settings(source: TextSource) -> dict[str, Any]:
-    path = local_path(source)
-    return {**to_dict(source), "path": sha256_file(path) if path else source.path}
+    """How a source is read, and its files by what they hold, wherever they lie."""
+    files = local_files(source.path)
+    if files is None:
+        return to_dict(source)
+    return {**to_dict(source), "path": digests(files), "kind": kind_of(files[0])}
 
 
 def build(work: Work) -> None:
@@ -185,13 +191,18 @@ def _encoded(
 
 
 def _part_record(part: MixPart) -> dict[str, Any]:
-    path = local_path(part.source)
+    files = local_files(part.source.path)
+    hashes = digests(files or [])
     return {
         "path": part.source.path,
         "name": part.source.name,
         "split": part.source.split,
         "revision": part.source.revision,
-        "sha256": sha256_file(path) if path else None,
+        "sha256": hashes[0] if len(hashes) == 1 else None,
+        "files": [
+            {"path": str(file), "sha256": sha256}
+            for file, sha256 in zip(files or [], hashes, strict=True)
+        ],
         "licence": part.licence,
         "weight": part.weight,
     }

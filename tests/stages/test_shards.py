@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from kdwatts import interrupt
 from kdwatts.cli import run_in
+from kdwatts.config import to_config
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
+from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
 from kdwatts.stages import shards
@@ -131,6 +134,57 @@ def test_a_harmed_shard_and_what_follows_it_are_written_again(
     (harmed,) = (tmp_path / "parts-store" / "shards").glob("*.scratch/shards/*/tokens-00001.bin")
     harmed.write_bytes(harmed.read_bytes()[:-4] + bytes(4))
     assert content(build(tmp_path, "parts", asked, run="again")) == whole
+
+
+def key(*overrides: str) -> str:
+    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
+    return plan(config, [])[0].key
+
+
+def test_a_key_holds_what_files_hold_and_how_they_are_read_and_not_where_they_lie(tmp_path: Path):
+    text = json.dumps({"text": "To be"}) + "\n"
+    for name in ("a.jsonl", "b.jsonl", "a.txt", "a.json"):
+        (tmp_path / name).write_text(text)
+    first = key(f"data.source.path={tmp_path}/a.jsonl")
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    assert key(f"data.source.path={tmp_path}/a.jsonl") == first
+    assert key(f"data.source.path={tmp_path}/b.jsonl") == first
+    both = key(f"data.source.path={tmp_path}/*.jsonl")
+    keys = [
+        key(f"data.source.path={tmp_path}/a.txt"),
+        key(f"data.source.path={tmp_path}/a.json"),
+        key(f"data.source.path={tmp_path}/a.jsonl", "data.source.text_field=id"),
+        key(f"data.source.path={tmp_path}/a.jsonl", "data.licence=CC0"),
+    ]
+    assert len({first, both, *keys}) == 6
+    (tmp_path / "b.jsonl").write_text(text.replace("be", "go"))
+    assert key(f"data.source.path={tmp_path}/*.jsonl") != both
+
+
+def test_a_key_holds_the_licence_of_each_source_of_a_mix():
+    def mix(licence: str) -> str:
+        part = "{source:{path:tiny:corpus/train.jsonl.xz},weight:1,licence:%s}"
+        sources = f"data.sources=[{part % 'none'},{part % licence}]"
+        return key("data.source=null", sources)
+
+    assert mix("none") != mix("CC0")
+
+
+def test_a_folder_is_one_corpus_whose_index_names_its_files(tmp_path: Path):
+    (tmp_path / "texts").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"This is {name}.")
+    asked = ["until=shards", "gpu=cpu", f"data.source.path={tmp_path}/texts"]
+    index = read_json(build(tmp_path, "folder", asked) / "index.json")
+    assert index["num_documents"] == 2
+    (part,) = index["parts"]
+    # printf 'This is a.' | sha256sum
+    first = "7c2bab6f17f8351dd6c89863b37bc06dd8b0372078d663bb956441cc5c0ccb36"
+    assert [file["path"] for file in part["files"]] == [
+        f"{tmp_path}/texts/a.txt",
+        f"{tmp_path}/texts/b.txt",
+    ]
+    assert part["files"][0]["sha256"] == first and part["sha256"] is None
 
 
 def test_only_files_and_commits_are_trusted_to_read_the_same_again():
