@@ -35,7 +35,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -183,7 +183,7 @@ def _encoded(
             if screen.keeps_out(document):
                 size.drop("contaminated")
                 continue
-            tokens = encode_document(document.content, tokenizer)
+            tokens = encode_document(document.content, tokenizer, place=document.place)
             if len(tokens):
                 yield tokens
             else:

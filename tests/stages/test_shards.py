@@ -64,11 +64,11 @@ def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     encode = shards.encode_document
 
-    def encode_or_fail(*arguments: Any) -> Any:
+    def encode_or_fail(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == document:
             raise RuntimeError("the power went")
-        return encode(*arguments)
+        return encode(*arguments, **named)
 
     patch.setattr(shards, "encode_document", encode_or_fail)
     return calls
