@@ -59,6 +59,11 @@ class Document:
             return [self.content]
         return [turn["content"] for turn in self.content]
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it has no words, so that it is no document."""
+        return not any(piece.strip() for piece in self.pieces)
+
 
 def read_documents(source: TextSource) -> Iterator[Document]:
     """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.

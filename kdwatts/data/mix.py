@@ -22,7 +22,7 @@ class PartSize:
     """Documents read of it, each epoch's."""
     num_dropped: dict[str, int] = field(default_factory=dict)
     """Reason to the number of documents read and left out: not_drawn, contaminated, or
-    empty of any token."""
+    empty of any word."""
 
     def drop(self, reason: str) -> None:
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1

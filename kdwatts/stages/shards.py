@@ -35,7 +35,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -164,7 +164,7 @@ def _encoded(
     """
     num_seen_before, position = size.num_seen, 0
     draw = drawing(
-        lambda: read_documents(part.source),
+        lambda: (document for document in read_documents(part.source) if not document.is_blank),
         fraction=data.fraction,
         num_documents=part.num_documents,
         sample_seed=data.sample_seed,
@@ -173,12 +173,15 @@ def _encoded(
         is_drawn = draw()
         for document in read_documents(part.source):
             position += 1
-            chosen = is_drawn(document)
+            # A blank text is no document: none is drawn in the place of another.
+            reason = "empty"
+            if not document.is_blank:
+                reason = None if is_drawn(document) else "not_drawn"
             if position <= num_seen_before:
                 continue
             size.num_seen += 1
-            if not chosen:
-                size.drop("not_drawn")
+            if reason:
+                size.drop(reason)
                 continue
             if screen.keeps_out(document):
                 size.drop("contaminated")

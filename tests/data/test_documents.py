@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.data.documents import Turn, read_documents
+from kdwatts.data.documents import Document, Turn, read_documents
 from kdwatts.schema import TextSource
 
 TURN = {"role": "user", "content": "Hi"}
@@ -161,3 +161,12 @@ def test_a_document_is_known_by_its_own_id_or_by_its_content(tmp_path: Path):
         "ac8d8342bbb2362d13f0a559a3621bb407011368895164b628a54f7fc33fc43c"
     }
     assert b.id not in (seven.id, others[0].id)
+
+
+def test_a_document_without_a_word_is_blank():
+    def said(*contents: str) -> Document:
+        return Document([{"role": "user", "content": content} for content in contents], None)
+
+    blank = [Document("", None), Document(" \n\u2003", "7"), said(), said("", " \t")]
+    assert all(document.is_blank for document in blank)
+    assert not any(document.is_blank for document in (Document(" a", None), said("", "b")))

@@ -187,6 +187,21 @@ def test_a_folder_is_one_corpus_whose_index_names_its_files(tmp_path: Path):
     assert part["files"][0]["sha256"] == first and part["sha256"] is None
 
 
+def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path):
+    texts = ["To be", "", " \n\t ", "or not", "\u00a0\u2003"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    asked = ["until=shards", "gpu=cpu", f"data.source.path={path}"]
+    index = read_json(build(tmp_path, "all", asked) / "index.json")
+    (part,) = index["parts"]
+    assert (index["num_documents"], part["num_seen"]) == (2, 5)
+    assert part["num_dropped"] == {"empty": 3}
+    (part,) = read_json(build(tmp_path, "two", [*asked, "data.num_documents=2"]) / "index.json")[
+        "parts"
+    ]
+    assert (part["num_documents"], part["num_dropped"]) == (2, {"empty": 3})
+
+
 def test_only_files_and_commits_are_trusted_to_read_the_same_again():
     from kdwatts.data.documents import is_pinned
     from kdwatts.schema import TextSource
