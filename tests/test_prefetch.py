@@ -41,11 +41,13 @@ print(json.dumps(answers))
 
 READ = """
 import json, sys
+from kdwatts.data import hub
 from kdwatts.data.documents import read_documents
 from kdwatts.schema import TextSource
 source = TextSource(path="org/plays", name="small", num_rows=json.loads(sys.argv[1]))
-answer = {"texts": [], "error": None}
+answer = {"texts": [], "error": None, "commit": None}
 try:
+    answer["commit"] = hub.commit_of(source)
     for document in read_documents(source):
         answer["texts"].append(document.content)
 except RuntimeError as error:
@@ -183,6 +185,9 @@ def test_a_node_without_a_network_then_builds_shards_and_teacher_signals(
     ((code, _, err),) = site.ask(command, offline=True, HF_ENDPOINT="http://127.0.0.1:9")
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    (index,) = (tmp_path / "store" / "shards").glob("*/index.json")
+    (part,) = json.loads(index.read_text())["parts"]
+    assert (part["revision"], part["commit"]) == (None, COMMIT)
 
 
 @pytest.mark.slow
@@ -193,6 +198,7 @@ def test_the_text_read_there_is_the_text_that_a_stream_brings(
     streamed = Site(site.hub, tmp_path).python(READ, 150, offline=False)
     kept = site.python(READ, 150, offline=True)
     assert len(kept["texts"]) == 150
+    assert kept["commit"] == COMMIT
     assert kept == streamed
 
 

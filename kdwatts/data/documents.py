@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,6 @@ from typing import Any
 from kdwatts.data import hub
 from kdwatts.data.rows import Row, local_files, read_rows
 from kdwatts.schema import TextSource
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Turn = dict[str, str]
 """One turn of a conversation: role and content."""
@@ -65,37 +62,20 @@ class Document:
         return not any(piece.strip() for piece in self.pieces)
 
 
-def read_documents(source: TextSource) -> Iterator[Document]:
+def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
     """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
 
-    Raises ValueError, with file and row, for a row that is not what the source's fields say.
+    One of a hub is read at `commit`, or at the one that its revision has now. Raises ValueError,
+    with file and row, for a row that is not what the source's fields say.
     """
     files = local_files(source.path)
-    rows = read_rows(files) if files else _hub_rows(source)
+    rows = read_rows(files) if files else _hub_rows(source, commit or hub.commit_of(source))
     return (_document(row, source) for row in islice(rows, source.num_rows))
 
 
-def is_pinned(source: TextSource) -> bool:
-    """Whether it reads the same in every attempt: files of this disk, or a commit of a hub."""
-    is_local = local_files(source.path) is not None
-    return is_local or _COMMIT.fullmatch(source.revision or "") is not None
-
-
-def _hub_rows(source: TextSource) -> Iterator[Row]:
-    for number, row in enumerate(_hub_fields(source), start=1):
-        yield f"{source.path}:{number}", row
-
-
-def _hub_fields(source: TextSource) -> Iterator[dict[str, Any]]:
-    if hub.is_offline():
-        yield from hub.kept_rows(source)
-        return
-    from datasets import load_dataset
-
-    rows = load_dataset(
-        source.path, source.name, split=source.split, revision=source.revision, streaming=True
-    )
-    yield from rows
+def _hub_rows(source: TextSource, commit: str) -> Iterator[Row]:
+    for number, fields in enumerate(hub.rows(source, commit), start=1):
+        yield f"{source.path}:{number}", fields
 
 
 def _document(row: Row, source: TextSource) -> Document:

@@ -18,7 +18,9 @@ from kdwatts.schema import TextSource
 
 LISTS_NAME = "kdwatts"
 """Folder of the lists below HF_HOME."""
+_AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<name>.+)")
 
 
@@ -86,22 +88,40 @@ def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
     return kept, num_bytes
 
 
-def kept_rows(source: TextSource) -> Iterator[dict[str, Any]]:
-    """The rows of a source that was fetched, in the hub's order; asks no hub.
+def commit_of(source: TextSource) -> str:
+    """The commit at which a source is read now: of its revision, as the hub or the disk has it."""
+    if is_pinned(source):
+        assert source.revision
+        return source.revision
+    if is_offline():
+        return _kept(source).commit
+    from huggingface_hub import HfApi
 
-    Raises RuntimeError when it was not, or when more rows are asked for than were fetched.
+    commit = HfApi().dataset_info(source.path, revision=source.revision).sha
+    assert commit
+    return commit
+
+
+def is_pinned(source: TextSource) -> bool:
+    """Whether its revision is a commit, which always holds the same."""
+    return _COMMIT.fullmatch(source.revision or "") is not None
+
+
+def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
+    """The rows of a source at a commit, in the hub's order: a stream, or offline what was fetched.
+
+    Raises RuntimeError offline when it was not, or when more rows are asked for than were fetched.
     """
     from datasets import load_dataset
+
+    if not is_offline():
+        yield from load_dataset(
+            source.path, source.name, split=source.split, revision=commit, streaming=True
+        )
+        return
     from huggingface_hub import hf_hub_download
 
-    path = _list_path(source)
-    again = "run the command with until=prefetch where there is a network, and the same HF_HOME"
-    if not path.is_file():
-        raise RuntimeError(
-            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
-            f"forbids to fetch it; {again}"
-        )
-    kept = Kept(**read_json(path))
+    kept = _kept(source)
     files = [
         hf_hub_download(
             kept.repo, name, repo_type="dataset", revision=kept.commit, local_files_only=True
@@ -112,8 +132,19 @@ def kept_rows(source: TextSource) -> Iterator[dict[str, Any]]:
     if not kept.is_whole:
         raise RuntimeError(
             f"data.source.path={source.path}: HF_HOME={home_dir()} holds its first "
-            f"{len(kept.files)} files, more rows are asked for; {again}"
+            f"{len(kept.files)} files, more rows are asked for; {_AGAIN}"
         )
+
+
+def _kept(source: TextSource) -> Kept:
+    """The list of files of a source that was fetched; RuntimeError where it was not."""
+    path = _list_path(source)
+    if not path.is_file():
+        raise RuntimeError(
+            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
+            f"forbids to fetch it; {_AGAIN}"
+        )
+    return Kept(**read_json(path))
 
 
 def _list_path(source: TextSource) -> Path:

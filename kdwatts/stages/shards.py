@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import Document, is_pinned, read_documents
+from kdwatts.data import hub
+from kdwatts.data.documents import Document, read_documents
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.overlap import Grams, Tally
 from kdwatts.data.rows import digests, kind_of, local_files
@@ -27,6 +28,7 @@ from kdwatts.data.shards import (
     write_index,
 )
 from kdwatts.data.subset import drawing
+from kdwatts.models.access import told
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
@@ -77,19 +79,21 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 def build(work: Work) -> None:
     """Tokenize the corpus into `work.out_dir`; the index says what each source gave.
 
-    Full shards lie in the scratch folder, each with how far the sources were read, so a build that
-    was stopped reads up to there without tokenizing and goes on, to the same bytes. Sources that
-    may change between two attempts are begun anew.
+    Full shards lie in the scratch folder, each with how far the sources were read and at which
+    commits, so a build that was stopped reads up to there without tokenizing and goes on, to the
+    same bytes. Where a hub serves another commit by then, it is begun anew.
     """
     data = work.config.data
     tokenizer = pair_tokenizer(work.config.model)
     parts = parts_of(data)
     note_attempt(work)
     kept_dir = work.scratch_dir / KEPT_NAME
-    goes_on = all(is_pinned(part.source) for part in parts)
-    if not goes_on:
-        shutil.rmtree(kept_dir, ignore_errors=True)
+    commits = [_commit(part.source) for part in parts]
     shards, progress = kept_shards(kept_dir)
+    if progress and progress["commits"] != commits:
+        log.warning("shards: begun anew, as %s are now read at %s", progress["commits"], commits)
+        shutil.rmtree(kept_dir)
+        shards, progress = [], None
     sizes = [PartSize() for _ in parts]
     if progress:
         sizes = [PartSize(**size) for size in progress["parts"]]
@@ -97,8 +101,8 @@ def build(work: Work) -> None:
     screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
     documents = mixed(
         [
-            _encoded(part, tokenizer, size, data, screen)
-            for part, size in zip(parts, sizes, strict=True)
+            _encoded(part, commit, tokenizer, size, data, screen)
+            for part, commit, size in zip(parts, commits, sizes, strict=True)
         ],
         [part.weight for part in parts],
         sizes,
@@ -107,11 +111,14 @@ def build(work: Work) -> None:
     ends_after = data.num_documents if data.sources else None
     num_left = ends_after and ends_after - sum(size.num_documents for size in sizes)
     for block in blocks_of(islice(documents, num_left), data.shard_tokens):
-        progress = {"parts": [asdict(size) for size in sizes], "tally": asdict(screen.tally)}
+        progress = {
+            "commits": commits,
+            "parts": [asdict(size) for size in sizes],
+            "tally": asdict(screen.tally),
+        }
         shards.append(keep_shard(kept_dir, len(shards), block, progress))
         work.window.tokens += shards[-1]["tokens"]
-        if goes_on:
-            interrupt.stop_if_requested(f"{len(shards)} shards are written")
+        interrupt.stop_if_requested(f"{len(shards)} shards are written")
     if screen.grams:
         write_report(work.out_dir, work.config, screen.tally, screen.grams, {})
     move_shards(kept_dir, work.out_dir, shards)
@@ -119,8 +126,27 @@ def build(work: Work) -> None:
         work.out_dir,
         shards,
         source=_source_record(data),
-        parts=[_part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)],
+        parts=[
+            _part_record(part, commit) | asdict(size)
+            for part, commit, size in zip(parts, commits, sizes, strict=True)
+        ],
     )
+
+
+def _commit(source: TextSource) -> str | None:
+    """The commit at which a source of a hub is read; None for local files."""
+    if local_files(source.path) is not None:
+        return None
+    with told(source.path, page=f"datasets/{source.path}", fetching=True):
+        commit = hub.commit_of(source)
+    if not hub.is_pinned(source):
+        log.warning(
+            "data %s has no commit for a revision: read at %s, the hub may serve other text "
+            "tomorrow under the same key; give it as data.source.revision",
+            source.path,
+            commit,
+        )
+    return commit
 
 
 @dataclass(frozen=True)
@@ -156,22 +182,31 @@ def parts_of(data: Data) -> list[MixPart]:
 
 
 def _encoded(
-    part: MixPart, tokenizer: Any, size: PartSize, data: Data, screen: _Screen
+    part: MixPart,
+    commit: str | None,
+    tokenizer: Any,
+    size: PartSize,
+    data: Data,
+    screen: _Screen,
 ) -> Iterator[NDArray[np.uint32]]:
     """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
 
     Those that `size` has seen already are read again and not tokenized.
     """
     num_seen_before, position = size.num_seen, 0
+
+    def read() -> Iterator[Document]:
+        return read_documents(part.source, commit)
+
     draw = drawing(
-        lambda: (document for document in read_documents(part.source) if not document.is_blank),
+        lambda: (document for document in read() if not document.is_blank),
         fraction=data.fraction,
         num_documents=part.num_documents,
         sample_seed=data.sample_seed,
     )
     for _ in range(part.max_epochs):
         is_drawn = draw()
-        for document in read_documents(part.source):
+        for document in read():
             position += 1
             # A blank text is no document: none is drawn in the place of another.
             reason = "empty"
@@ -193,7 +228,7 @@ def _encoded(
                 size.drop("empty")
 
 
-def _part_record(part: MixPart) -> dict[str, Any]:
+def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
     files = local_files(part.source.path)
     hashes = digests(files or [])
     return {
@@ -201,6 +236,7 @@ def _part_record(part: MixPart) -> dict[str, Any]:
         "name": part.source.name,
         "split": part.source.split,
         "revision": part.source.revision,
+        "commit": commit,
         "sha256": hashes[0] if len(hashes) == 1 else None,
         "files": [
             {"path": str(file), "sha256": sha256}

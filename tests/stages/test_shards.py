@@ -12,11 +12,13 @@ import pytest
 from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
+from kdwatts.data import hub
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
 from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.schema import TextSource
 from kdwatts.stages import shards
 
 SHARD_TOKENS = 1024
@@ -202,11 +204,39 @@ def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path
     assert (part["num_documents"], part["num_dropped"]) == (2, {"empty": 3})
 
 
-def test_only_files_and_commits_are_trusted_to_read_the_same_again():
-    from kdwatts.data.documents import is_pinned
-    from kdwatts.schema import TextSource
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a hub serves of org/name: its commit, which is a word of every text."""
+    now = {"commit": "a" * 40}
+    monkeypatch.setattr(hub, "commit_of", lambda source: now["commit"])
+    monkeypatch.setattr(
+        hub, "rows", lambda source, commit: ({"text": f"{commit} {n} " * 9} for n in range(40))
+    )
+    return now
 
-    assert is_pinned(TextSource("tiny:corpus/train.jsonl.xz"))
-    assert is_pinned(TextSource("org/name", revision="0123456789abcdef0123456789abcdef01234567"))
-    assert not is_pinned(TextSource("org/name", revision="main"))
-    assert not is_pinned(TextSource("org/name"))
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_source_without_a_commit_goes_on_at_the_one_it_was_begun_at_or_is_begun_anew(
+    moves: bool, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = ["until=shards", "gpu=cpu", "data.source.path=org/name", "data.shard_tokens=1024"]
+    calls = fail_at(30, monkeypatch)
+    with pytest.raises(RuntimeError, match="the power went"):
+        build(tmp_path, "parts", asked)
+    kept = list((tmp_path / "parts-store").glob("shards/*.scratch/shards/*/shard.json"))
+    num_kept = sum(read_json(path)["shard"]["documents"] for path in kept)
+    assert num_kept > 0
+    if moves:
+        served["commit"] = "b" * 40
+    directory = build(tmp_path, "parts", asked, run="again")
+    (part,) = read_json(directory / "index.json")["parts"]
+    assert (part["commit"], part["revision"]) == (served["commit"], None)
+    assert len(calls) - 30 == (40 if moves else 40 - num_kept)
+    assert content(directory) == content(build(tmp_path, "whole", asked))
+
+
+def test_a_commit_is_its_own_and_needs_no_hub():
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert hub.commit_of(TextSource("org/name", revision=commit)) == commit
+    assert not hub.is_pinned(TextSource("org/name", revision="main"))
+    assert not hub.is_pinned(TextSource("org/name"))
