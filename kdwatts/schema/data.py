@@ -95,7 +95,8 @@ class Data:
     source: TextSource | None = None
     licence: str = MISSING
     num_documents: int | None = None
-    """Draw so many documents; of a mix, end it after so many, as mixed. None takes all."""
+    """Draw so many documents of `source`; None takes all. Of a mix each source has a number of its
+    own."""
     fraction: float = 1.0
     """Draw this share of the documents, of each source of a mix."""
     sample_seed: int = 0
@@ -115,5 +116,10 @@ class Data:
         at_least("data.shard_tokens", self.shard_tokens, 1024)
         if self.num_documents is not None:
             at_least("data.num_documents", self.num_documents, 1)
+        if self.num_documents is not None and self.sources:
+            raise ValueError(
+                f"data.num_documents={self.num_documents} of a mix would draw none of its sources; "
+                "set data.fraction, or num_documents of each of data.sources"
+            )
         above_zero("data.fraction", self.fraction)
         between("data.fraction", self.fraction, 0, 1)

@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 7
+VERSION = 8
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -107,10 +106,7 @@ def build(work: Work) -> None:
         [part.weight for part in parts],
         sizes,
     )
-    # A source's own number is drawn of it; here a mix ends.
-    ends_after = data.num_documents if data.sources else None
-    num_left = ends_after and ends_after - sum(size.num_documents for size in sizes)
-    for block in blocks_of(islice(documents, num_left), data.shard_tokens):
+    for block in blocks_of(documents, data.shard_tokens):
         progress = {
             "commits": commits,
             "parts": [asdict(size) for size in sizes],
@@ -119,6 +115,8 @@ def build(work: Work) -> None:
         shards.append(keep_shard(kept_dir, len(shards), block, progress))
         work.window.tokens += shards[-1]["tokens"]
         interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    if data.sources:
+        _check_ending(parts, sizes)
     if screen.grams:
         write_report(work.out_dir, work.config, screen.tally, screen.grams, {})
     move_shards(kept_dir, work.out_dir, shards)
@@ -130,6 +128,23 @@ def build(work: Work) -> None:
             _part_record(part, commit) | asdict(size)
             for part, commit, size in zip(parts, commits, sizes, strict=True)
         ],
+    )
+
+
+def _check_ending(parts: list[MixPart], sizes: list[PartSize]) -> None:
+    """Say which source ended the mix; raise ValueError when it is one that gave nothing."""
+    ((part, size),) = ((p, s) for p, s in zip(parts, sizes, strict=True) if s.is_exhausted)
+    if size.num_documents == 0:
+        dropped = [f"{count} {reason}" for reason, count in sorted(size.num_dropped.items())]
+        raise ValueError(
+            f"data.sources: {part.source.path} gave no document to the mix "
+            f"({', '.join([f'{size.num_seen} read', *dropped])}); check its path and fields and "
+            "data.fraction, or leave it out"
+        )
+    log.info(
+        "shards: the mix ended after %d documents of %s, which has no more",
+        size.num_documents,
+        part.source.path,
     )
 
 
