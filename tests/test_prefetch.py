@@ -202,6 +202,31 @@ def test_the_text_read_there_is_the_text_that_a_stream_brings(
     assert kept == streamed
 
 
+FETCH = """
+import json, sys
+from kdwatts.data import hub
+from kdwatts.schema import TextSource
+lists = []
+for limit in json.loads(sys.argv[1]):
+    kept, num_bytes = hub.fetch(TextSource(path="org/plays", name="small"), limit)
+    lists.append([kept.files, kept.is_whole, num_bytes])
+print(json.dumps(lists))
+"""
+
+
+def test_a_smaller_request_later_keeps_the_larger_list_and_a_larger_one_extends_it(
+    hub: Hub, tmp_path: Path
+):
+    site = Site(hub, tmp_path)
+    first, smaller, larger, again = site.python(FETCH, [150, 50, 250, 1], offline=False)
+    names = [f"data/{number}.parquet" for number in range(NUM_FILES)]
+    assert first[:2] == [names[:2], False]
+    assert smaller == first
+    assert larger[:2] == again[:2] == [names, True]
+    (path,) = (tmp_path / "kdwatts").glob("*.json")
+    assert json.loads(path.read_text())["files"] == names
+
+
 @pytest.mark.slow
 def test_more_text_than_was_fetched_is_refused_where_it_ends_with_what_to_do(
     fetched: tuple[Site, list[str]], tmp_path: Path

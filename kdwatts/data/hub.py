@@ -55,7 +55,8 @@ def home_dir() -> Path:
 def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
     """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
 
-    Only of parquet is it known how many rows a file has: other files are fetched all.
+    Only of parquet is it known how many rows a file has: other files are fetched all. As
+    many are fetched as an earlier request listed, of which another run may need the last.
     """
     from datasets import load_dataset_builder
     from huggingface_hub import hf_hub_download
@@ -69,20 +70,21 @@ def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
         )
     found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split]]
     assert found and all(found), f"{source.path}: its files do not lie on the hub"
+    path = _list_path(source)
+    num_listed = len(read_json(path)["files"]) if path.is_file() else 0
     names: list[str] = []
     repo = commit = ""
     num_bytes = num_rows = 0
     for match in found:
         assert match
-        if limit is not None and num_rows >= limit:
+        if limit is not None and num_rows >= limit and len(names) >= num_listed:
             break
         repo, commit, name = match["repo"], match["commit"], match["name"]
-        path = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
-        num_bytes += path.stat().st_size
-        num_rows += _num_rows(path)
+        file = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
+        num_bytes += file.stat().st_size
+        num_rows += _num_rows(file)
         names.append(name)
     kept = Kept(repo, commit, str(builder.name), names, len(names) == len(found))
-    path = _list_path(source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(kept))
     return kept, num_bytes
