@@ -85,6 +85,18 @@ def test_the_shares_are_refused_where_they_cannot_be():
         Data("d", sources=drawn, num_documents=7)
 
 
+def test_the_shipped_mix_is_bounded_where_its_conversations_end_first(
+    configure: Callable[..., Any],
+):
+    conversations, pages = configure("data=tulu3_fineweb", "gpu=cpu").data.sources
+    assert conversations.source.num_rows is None
+    # Of the data cards: 2.9 GB of conversations, at 3.2 bytes a token or more; 9.67 million pages
+    # of 10 billion tokens, of which the first file of fourteen has 0.69 million.
+    most_tokens = 2.9e9 / 3.2
+    needed_pages = most_tokens * pages.weight / conversations.weight * 9.67e6 / 10e9
+    assert needed_pages < pages.source.num_rows < 9.67e6 / 14
+
+
 def _texts(path: Path, word: str, count: int) -> str:
     path.write_text("".join(json.dumps({"text": f"{word} " * 30}) + "\n" for _ in range(count)))
     return str(path)
