@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import islice, pairwise
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 VERSION = 2
 REPORT_NAME = "contamination.json"
 DOCUMENTS_AT_ONCE = 256
+_MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+"""A word between signs, as in <|user|> or [INST]."""
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -94,13 +97,12 @@ def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[
 
 
 def _control_ids(tokenizer: Any) -> NDArray[np.int64]:
-    """Tokens that are marks and no words: special ones, and others that were added to the words.
+    """Tokens that are marks and no words: special ones, and added ones that are spelt like marks.
 
-    Some templates' marks are not called special. Runs of blanks, which some tokenizers add, are
-    none.
+    Some templates' marks are not called special; and some tokenizers add words, or runs of blanks.
     """
     added = tokenizer.added_tokens_decoder.items()
-    marks = {number for number, token in added if token.special or str(token).strip()}
+    marks = {number for number, token in added if token.special or _MARK.fullmatch(token.content)}
     return np.asarray(sorted(marks | set(tokenizer.all_special_ids)), dtype=np.int64)
 
 

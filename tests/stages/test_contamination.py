@@ -86,6 +86,8 @@ def glued_tokenizer(folder: Path, *, special: bool) -> str:
     tokenizer = load_tokenizer("tiny:tokenizer")
     tokenizer.chat_template = GLUED
     tokenizer.add_tokens([AddedToken(mark, special=special) for mark in MARKS])
+    # Words and runs of blanks that a tokenizer adds are no marks.
+    tokenizer.add_tokens([AddedToken(word) for word in ("following", " of", "  ")])
     tokenizer.save_pretrained(folder)
     return str(folder)
 
