@@ -124,6 +124,11 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
     from huggingface_hub import hf_hub_download
 
     kept = _kept(source)
+    if kept.commit != commit:
+        raise RuntimeError(
+            f"data.source.path={source.path} is read at {commit}, and HF_HOME={home_dir()} holds "
+            f"{kept.commit}, fetched meanwhile; run the command again"
+        )
     files = [
         hf_hub_download(
             kept.repo, name, repo_type="dataset", revision=kept.commit, local_files_only=True

@@ -152,7 +152,8 @@ def _commit(source: TextSource) -> str | None:
     """The commit at which a source of a hub is read; None for local files."""
     if local_files(source.path) is not None:
         return None
-    with told(source.path, page=f"datasets/{source.path}", fetching=True):
+    page, revision = f"datasets/{source.path}", source.revision
+    with told(f"data {source.path}", page=page, revision=revision, fetching=True):
         commit = hub.commit_of(source)
     if not hub.is_pinned(source):
         log.warning(

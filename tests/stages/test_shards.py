@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
 from kdwatts.data import hub
+from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
+from kdwatts.models.load import load_tokenizer
 from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records import read_json, read_jsonl, write_json
 from kdwatts.schema import TextSource
 from kdwatts.stages import shards
 
@@ -189,6 +193,38 @@ def test_a_folder_is_one_corpus_whose_index_names_its_files(tmp_path: Path):
     assert part["files"][0]["sha256"] == first and part["sha256"] is None
 
 
+def documents_of(directory: Path) -> set[bytes]:
+    tokens = TokenShards(directory)
+    edges = [*tokens.starts_between(0, tokens.num_tokens).tolist(), tokens.num_tokens]
+    return {tokens.read(begin, end).tobytes() for begin, end in pairwise(edges)}
+
+
+@pytest.mark.parametrize("is_mix", [False, True])
+def test_a_smaller_fraction_lies_in_a_larger_one_alone_and_of_the_source_that_ends_a_mix(
+    is_mix: bool, tmp_path: Path
+):
+    for name in ("a", "b"):
+        texts = [f"{name} {i} " * (1 + i % 7) for i in range(200)]
+        lines = [json.dumps({"text": text}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    part = "{source:{path:%s},weight:%s,licence:none}"
+    parts = [part % (tmp_path / "a.jsonl", 1), part % (tmp_path / "b.jsonl", 9)]
+    mix = ["data.source=null", f"data.sources=[{','.join(parts)}]"]
+    asked = ["until=shards", "gpu=cpu"]
+    asked += mix if is_mix else [f"data.source.path={tmp_path}/b.jsonl"]
+    found = []
+    for fraction in (0.2, 0.5, 1.0):
+        directory = build(tmp_path, f"of-{fraction}", [*asked, f"data.fraction={fraction}"])
+        last = read_json(directory / "index.json")["parts"][-1]
+        assert last["is_exhausted"]
+        mark = load_tokenizer("tiny:tokenizer")("b")["input_ids"][0].to_bytes(4, "little")
+        found.append({d for d in documents_of(directory) if d.startswith(mark)})
+        assert len(found[-1]) == last["num_documents"]
+    assert found[0] < found[1] < found[2]
+    # Of 200, a fifth and a half are drawn, with deviations of 6 and 7.
+    assert 22 < len(found[0]) < 58 and 79 < len(found[1]) < 121 and len(found[2]) == 200
+
+
 def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path):
     texts = ["To be", "", " \n\t ", "or not", "\u00a0\u2003"]
     path = tmp_path / "a.jsonl"
@@ -233,6 +269,18 @@ def test_a_source_without_a_commit_goes_on_at_the_one_it_was_begun_at_or_is_begu
     assert (part["commit"], part["revision"]) == (served["commit"], None)
     assert len(calls) - 30 == (40 if moves else 40 - num_kept)
     assert content(directory) == content(build(tmp_path, "whole", asked))
+
+
+def test_what_was_fetched_anew_while_it_was_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = TextSource("org/name")
+    kept = hub.Kept("org/name", "b" * 40, "parquet", [], is_whole=True)
+    write_json(tmp_path / "list.json", asdict(kept))
+    monkeypatch.setattr(hub, "_list_path", lambda source: tmp_path / "list.json")
+    assert hub.commit_of(source) == "b" * 40
+    with pytest.raises(RuntimeError, match=r"is read at a{40}, and HF_HOME=.* holds b{40}, fetch"):
+        next(hub.rows(source, "a" * 40))
 
 
 def test_a_commit_is_its_own_and_needs_no_hub():
