@@ -90,9 +90,10 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
     return Grams(tasks, is_short, words, hashes, numbers, is_possible)
 
 
-def texts_in(piece: str, grams: Grams) -> dict[int, str]:
-    """Number of each evaluation text that the piece has a run of, with the first such words."""
-    spelled = words_of(piece)
+def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
+    """Number of each evaluation text that a piece has a run of, with the first such words."""
+    # Behind each piece stands what is no word of any text: no run that reaches over it is found.
+    spelled = [word for piece in pieces for word in (*words_of(piece), "")]
     found: dict[int, str] = {}
     for length, runs in _runs(spelled, grams.words, list(grams.hashes)).items():
         table = grams.hashes[length]
@@ -144,9 +145,7 @@ class Tally:
 
     def add(self, name: str | int, pieces: Sequence[str], grams: Grams) -> bool:
         """Count a document of such pieces; whether an evaluation text stands in one of them."""
-        found: dict[int, str] = {}
-        for piece in pieces:
-            found = texts_in(piece, grams) | found
+        found = texts_in(pieces, grams)
         self.num_documents += 1
         self.num_documents_hit += bool(found)
         self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit
