@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import lzma
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from kdwatts.fingerprint import sha256_file
 from kdwatts.paths import resolve_dir
+
+log = logging.getLogger(__name__)
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, as `file:row` counted from 1, and its fields."""
@@ -32,7 +35,11 @@ def local_files(path: str) -> list[Path] | None:
     if place.is_file():
         found = [place]
     elif place.is_dir():
-        found = [file for file in sorted(place.rglob("*")) if _is_shown(file, place)]
+        shown = [file for file in sorted(place.rglob("*")) if _is_shown(file, place)]
+        found = [file for file in shown if file.name.endswith(LOCAL_SUFFIXES)]
+        if len(found) < len(shown):
+            others = [file.name for file in shown if file not in found]
+            _warn_unread(path, len(others), others[0])
     elif glob.has_magic(str(place)):
         found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
         found = [file for file in found if file.is_file()]
@@ -58,8 +65,19 @@ def local_files(path: str) -> list[Path] | None:
 
 def _is_shown(file: Path, folder: Path) -> bool:
     names = file.relative_to(folder).parts
-    is_hidden = any(name.startswith(".") for name in names)
-    return file.name.endswith(LOCAL_SUFFIXES) and not is_hidden and file.is_file()
+    return file.is_file() and not any(name.startswith(".") for name in names)
+
+
+@cache
+def _warn_unread(path: str, count: int, name: str) -> None:
+    """Say once that a folder holds more than what is read of it."""
+    log.warning(
+        "data.source.path=%s: %d files are not read, such as %s; read are %s",
+        path,
+        count,
+        name,
+        ", ".join(LOCAL_SUFFIXES),
+    )
 
 
 def kind_of(file: Path) -> str:

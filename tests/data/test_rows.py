@@ -36,6 +36,17 @@ def test_a_folder_is_its_files_of_a_known_kind_by_name_at_any_depth(tmp_path: Pa
     assert texts(tmp_path) == ["one", "two", "three", "four"]
 
 
+def test_what_a_folder_holds_and_is_not_read_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("a.jsonl", "b.jsonl.gz", "c.csv"):
+        (tmp_path / name).write_text("")
+    for _ in range(2):
+        assert local_files(str(tmp_path)) == [tmp_path / "a.jsonl"]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"{tmp_path}: 2 files are not read, such as b.jsonl.gz; read are .txt" in told
+
+
 def test_a_pattern_is_the_files_that_it_matches_by_name(tmp_path: Path):
     for name in ("b1.txt", "a1.txt", "a2.txt"):
         (tmp_path / name).write_text(name)
