@@ -37,8 +37,7 @@ def local_files(path: str) -> list[Path] | None:
     elif place.is_dir():
         shown = [file for file in sorted(place.rglob("*")) if _is_shown(file, place)]
         found = [file for file in shown if file.name.endswith(LOCAL_SUFFIXES)]
-        if len(found) < len(shown):
-            others = [file.name for file in shown if file not in found]
+        if others := [file.name for file in shown if not file.name.endswith(LOCAL_SUFFIXES)]:
             _warn_unread(path, len(others), others[0])
     elif glob.has_magic(str(place)):
         found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
