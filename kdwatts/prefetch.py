@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kdwatts.config import Config
 from kdwatts.data import hub
-from kdwatts.data.documents import local_path
+from kdwatts.data.rows import local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
 from kdwatts.models.access import told
@@ -124,7 +124,7 @@ def _add(needs: Needs, config: Config) -> None:
             needs.models[source.path] = source
             needs.licences[source.path] = pair.licence
     for part in parts_of(config.data):
-        if local_path(part.source):
+        if local_files(part.source.path):
             needs.local.append(part.source.path)
         else:
             _add_text(needs, part.source)

@@ -41,11 +41,13 @@ print(json.dumps(answers))
 
 READ = """
 import json, sys
+from kdwatts.data import hub
 from kdwatts.data.documents import read_documents
 from kdwatts.schema import TextSource
 source = TextSource(path="org/plays", name="small", num_rows=json.loads(sys.argv[1]))
-answer = {"texts": [], "error": None}
+answer = {"texts": [], "error": None, "commit": None}
 try:
+    answer["commit"] = hub.commit_of(source)
     for document in read_documents(source):
         answer["texts"].append(document.content)
 except RuntimeError as error:
@@ -183,6 +185,9 @@ def test_a_node_without_a_network_then_builds_shards_and_teacher_signals(
     ((code, _, err),) = site.ask(command, offline=True, HF_ENDPOINT="http://127.0.0.1:9")
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    (index,) = (tmp_path / "store" / "shards").glob("*/index.json")
+    (part,) = json.loads(index.read_text())["parts"]
+    assert (part["revision"], part["commit"]) == (None, COMMIT)
 
 
 @pytest.mark.slow
@@ -193,7 +198,33 @@ def test_the_text_read_there_is_the_text_that_a_stream_brings(
     streamed = Site(site.hub, tmp_path).python(READ, 150, offline=False)
     kept = site.python(READ, 150, offline=True)
     assert len(kept["texts"]) == 150
+    assert kept["commit"] == COMMIT
     assert kept == streamed
+
+
+FETCH = """
+import json, sys
+from kdwatts.data import hub
+from kdwatts.schema import TextSource
+lists = []
+for limit in json.loads(sys.argv[1]):
+    kept, num_bytes = hub.fetch(TextSource(path="org/plays", name="small"), limit)
+    lists.append([kept.files, kept.is_whole, num_bytes])
+print(json.dumps(lists))
+"""
+
+
+def test_a_smaller_request_later_keeps_the_larger_list_and_a_larger_one_extends_it(
+    hub: Hub, tmp_path: Path
+):
+    site = Site(hub, tmp_path)
+    first, smaller, larger, again = site.python(FETCH, [150, 50, 250, 1], offline=False)
+    names = [f"data/{number}.parquet" for number in range(NUM_FILES)]
+    assert first[:2] == [names[:2], False]
+    assert smaller == first
+    assert larger[:2] == again[:2] == [names, True]
+    (path,) = (tmp_path / "kdwatts").glob("*.json")
+    assert json.loads(path.read_text())["files"] == names
 
 
 @pytest.mark.slow

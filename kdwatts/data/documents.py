@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from kdwatts.data import hub
-from kdwatts.paths import resolve_dir
+from kdwatts.data.rows import Row, local_files, read_rows
 from kdwatts.schema import TextSource
-
-LOCAL_SUFFIXES = (".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".parquet")
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Turn = dict[str, str]
 """One turn of a conversation: role and content."""
 
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+"""Names that data give to who speaks, to those that chat templates know."""
 
 ID_FIELD = "id"
 """Field by which a row's document is known, where it has one."""
@@ -36,6 +37,8 @@ class Document:
     """A string, or the turns of a conversation."""
     own_id: str | None
     """The id that its row has, in characters."""
+    place: str = "data"
+    """Where its row stands, for errors: `file:row`."""
 
     @property
     def id(self) -> str:
@@ -44,136 +47,115 @@ class Document:
 
     @property
     def content_hash(self) -> str:
-        text = json.dumps(self.content, ensure_ascii=False)
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        return hashlib.sha256(json.dumps(self.content, ensure_ascii=False).encode()).hexdigest()
 
     @property
-    def text(self) -> str:
-        """Its words, without a chat template's."""
+    def pieces(self) -> list[str]:
+        """Its words, without a chat template's: a text, or each turn of a conversation."""
         if isinstance(self.content, str):
-            return self.content
-        return "\n".join(turn["content"] or "" for turn in self.content)
+            return [self.content]
+        return [turn["content"] for turn in self.content]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it has no words, so that it is no document."""
+        return not any(piece.strip() for piece in self.pieces)
 
 
-def read_documents(source: TextSource) -> Iterator[Document]:
+def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
     """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
 
-    Raises ValueError for a file of an unknown kind and for rows without the named field.
+    One of a hub is read at `commit`, or at the one that its revision has now. Raises ValueError,
+    with file and row, for a row that is not what the source's fields say.
     """
-    path = local_path(source)
-    rows = _local_rows(path) if path else _hub_rows(source)
+    files = local_files(source.path)
+    rows = read_rows(files) if files else _hub_rows(source, commit or hub.commit_of(source))
     return (_document(row, source) for row in islice(rows, source.num_rows))
 
 
-def local_path(source: TextSource) -> Path | None:
-    """The file a source names, or None for a hub id.
-
-    Raises ValueError when it looks like a file of a known kind and is not there.
-    """
-    path = resolve_dir(source.path)
-    if path.is_file():
-        return path
-    if source.path.startswith(("tiny:", "/", ".", "~", "$")) or source.path.endswith(
-        LOCAL_SUFFIXES
-    ):
-        raise ValueError(f"data.source.path={source.path}: there is no such file; check the path")
-    return None
+def _hub_rows(source: TextSource, commit: str) -> Iterator[Row]:
+    for number, fields in enumerate(hub.rows(source, commit), start=1):
+        yield f"{source.path}:{number}", fields
 
 
-def is_pinned(source: TextSource) -> bool:
-    """Whether it reads the same in every attempt: a file of this disk, or a commit of a hub."""
-    return local_path(source) is not None or _COMMIT.fullmatch(source.revision or "") is not None
+def _document(row: Row, source: TextSource) -> Document:
+    place, fields = row
+    own_id = fields.get(ID_FIELD)
+    content = _content(row, source)
+    return Document(content, None if own_id in (None, "") else str(own_id), place)
 
 
-def _local_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.name.endswith((".txt", ".txt.xz")):
-        opener = lzma.open if path.suffix == ".xz" else open
-        with opener(path, "rt", encoding="utf-8") as file:
-            yield {"text": file.read()}
-    elif path.name.endswith((".jsonl", ".jsonl.xz")):
-        opener = lzma.open if path.suffix == ".xz" else open
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{path}:{number}: not JSON ({error}); mend the line"
-                    ) from None
-                if not isinstance(row, dict):
-                    raise ValueError(
-                        f"{path}:{number}: holds {type(row).__name__}, not an object; mend the line"
-                    )
-                yield row
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    else:
-        raise ValueError(
-            f"data.source.path={path}: unknown kind of file; "
-            f"give one of {', '.join(LOCAL_SUFFIXES)}"
-        )
-
-
-def _hub_rows(source: TextSource) -> Iterator[dict[str, Any]]:
-    if hub.is_offline():
-        yield from hub.kept_rows(source)
-        return
-    from datasets import load_dataset
-
-    rows = load_dataset(
-        source.path, source.name, split=source.split, revision=source.revision, streaming=True
-    )
-    yield from rows
-
-
-def _document(row: dict[str, Any], source: TextSource) -> Document:
-    own_id = row.get(ID_FIELD)
-    return Document(_content(row, source), None if own_id in (None, "") else str(own_id))
-
-
-def _content(row: dict[str, Any], source: TextSource) -> str | list[Turn]:
+def _content(row: Row, source: TextSource) -> str | list[Turn]:
     if source.messages_field:
-        return [_turn(turn) for turn in _field(row, source.messages_field, source)]
+        return _turns(row, source.messages_field)
     if source.prompt_field and source.response_field:
         return [
             {"role": "user", "content": _prompt(row, source)},
-            {"role": "assistant", "content": _text(row, source.response_field, source)},
+            {"role": "assistant", "content": _text(row, source.response_field)},
         ]
-    return _text(row, source.text_field or "text", source)
+    return _text(row, source.text_field or "text")
 
 
-def _prompt(row: dict[str, Any], source: TextSource) -> str:
-    prompt = _text(row, source.prompt_field or "", source)
-    if not source.context_field or not _field(row, source.context_field, source):
+def _prompt(row: Row, source: TextSource) -> str:
+    prompt = _text(row, source.prompt_field or "")
+    if not source.context_field or not _field(row, source.context_field):
         return prompt
-    return f"{prompt}\n\n{_text(row, source.context_field, source)}"
+    return f"{prompt}\n\n{_text(row, source.context_field)}"
 
 
-def _field(row: dict[str, Any], name: str, source: TextSource) -> Any:
-    if name not in row:
+def _field(row: Row, name: str) -> Any:
+    place, fields = row
+    if name not in fields:
         raise ValueError(
-            f"data.source.path={source.path} has no field {name!r}, its rows have "
-            f"{', '.join(sorted(row))}; set data.source.text_field or messages_field"
+            f"{place} has no field {name!r}, its rows have {', '.join(sorted(fields))}; "
+            "set data.source.text_field or messages_field"
         )
-    return row[name]
+    return fields[name]
 
 
-def _text(row: dict[str, Any], name: str, source: TextSource) -> str:
-    value = _field(row, name, source)
+def _text(row: Row, name: str) -> str:
+    return _checked(_field(row, name), f"field {name!r}", row[0])
+
+
+def _checked(value: Any, what: str, place: str) -> str:
+    """`value`, which is text that a tokenizer can read."""
     if not isinstance(value, str):
         raise ValueError(
-            f"data.source.path={source.path}: field {name!r} holds {value!r:.40}, not text; "
+            f"{place}: {what} holds {value!r:.40}, not text; "
             "name another field or leave such rows out"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place}: {what} holds half a character, {value[error.start]!r}; mend the row"
+        ) from None
     return value
 
 
-def _turn(turn: dict[str, str]) -> Turn:
+def _turns(row: Row, name: str) -> list[Turn]:
+    place, turns = row[0], _field(row, name)
+    if not isinstance(turns, list):
+        raise ValueError(
+            f"{place}: field {name!r} holds {turns!r:.40}, not a list of turns; "
+            "name another field or leave such rows out"
+        )
+    return [_turn(turn, f"turn {n} of {name!r}", place) for n, turn in enumerate(turns, start=1)]
+
+
+def _turn(turn: Any, what: str, place: str) -> Turn:
     """A turn as role and content, from that form or from ShareGPT's `from` and `value`."""
-    if "role" in turn:
-        return {"role": turn["role"], "content": turn["content"]}
-    roles = {"human": "user", "gpt": "assistant", "system": "system"}
-    return {"role": roles.get(turn["from"], turn["from"]), "content": turn["value"]}
+    found = turn if isinstance(turn, dict) else {}
+    role, content = ("role", "content") if "role" in found else ("from", "value")
+    if not {role, content} <= found.keys():
+        raise ValueError(
+            f"{place}: {what} is {turn!r:.60}, without role and content (or from and value); "
+            "mend the row or leave it out"
+        )
+    known = ROLES.get(found[role]) if isinstance(found[role], str) else None
+    if known is None:
+        raise ValueError(
+            f"{place}: {what} has the role {found[role]!r:.40}, known are {', '.join(ROLES)}; "
+            "mend the row or leave it out"
+        )
+    return {"role": known, "content": _checked(found[content], what, place)}

@@ -18,7 +18,9 @@ from kdwatts.schema import TextSource
 
 LISTS_NAME = "kdwatts"
 """Folder of the lists below HF_HOME."""
+_AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<name>.+)")
 
 
@@ -53,7 +55,8 @@ def home_dir() -> Path:
 def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
     """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
 
-    Only of parquet is it known how many rows a file has: other files are fetched all.
+    Only of parquet is it known how many rows a file has: other files are fetched all. As
+    many are fetched as an earlier request listed, of which another run may need the last.
     """
     from datasets import load_dataset_builder
     from huggingface_hub import hf_hub_download
@@ -67,41 +70,65 @@ def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
         )
     found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split]]
     assert found and all(found), f"{source.path}: its files do not lie on the hub"
+    path = _list_path(source)
+    num_listed = len(read_json(path)["files"]) if path.is_file() else 0
     names: list[str] = []
     repo = commit = ""
     num_bytes = num_rows = 0
     for match in found:
         assert match
-        if limit is not None and num_rows >= limit:
+        if limit is not None and num_rows >= limit and len(names) >= num_listed:
             break
         repo, commit, name = match["repo"], match["commit"], match["name"]
-        path = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
-        num_bytes += path.stat().st_size
-        num_rows += _num_rows(path)
+        file = Path(hf_hub_download(repo, name, repo_type="dataset", revision=commit))
+        num_bytes += file.stat().st_size
+        num_rows += _num_rows(file)
         names.append(name)
     kept = Kept(repo, commit, str(builder.name), names, len(names) == len(found))
-    path = _list_path(source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(kept))
     return kept, num_bytes
 
 
-def kept_rows(source: TextSource) -> Iterator[dict[str, Any]]:
-    """The rows of a source that was fetched, in the hub's order; asks no hub.
+def commit_of(source: TextSource) -> str:
+    """The commit at which a source is read now: of its revision, as the hub or the disk has it."""
+    if is_pinned(source):
+        assert source.revision
+        return source.revision
+    if is_offline():
+        return _kept(source).commit
+    from huggingface_hub import HfApi
 
-    Raises RuntimeError when it was not, or when more rows are asked for than were fetched.
+    commit = HfApi().dataset_info(source.path, revision=source.revision).sha
+    assert commit
+    return commit
+
+
+def is_pinned(source: TextSource) -> bool:
+    """Whether its revision is a commit, which always holds the same."""
+    return _COMMIT.fullmatch(source.revision or "") is not None
+
+
+def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
+    """The rows of a source at a commit, in the hub's order: a stream, or offline what was fetched.
+
+    Raises RuntimeError offline when it was not, or when more rows are asked for than were fetched.
     """
     from datasets import load_dataset
+
+    if not is_offline():
+        yield from load_dataset(
+            source.path, source.name, split=source.split, revision=commit, streaming=True
+        )
+        return
     from huggingface_hub import hf_hub_download
 
-    path = _list_path(source)
-    again = "run the command with until=prefetch where there is a network, and the same HF_HOME"
-    if not path.is_file():
+    kept = _kept(source)
+    if kept.commit != commit:
         raise RuntimeError(
-            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
-            f"forbids to fetch it; {again}"
+            f"data.source.path={source.path} is read at {commit}, and HF_HOME={home_dir()} holds "
+            f"{kept.commit}, fetched meanwhile; run the command again"
         )
-    kept = Kept(**read_json(path))
     files = [
         hf_hub_download(
             kept.repo, name, repo_type="dataset", revision=kept.commit, local_files_only=True
@@ -112,8 +139,19 @@ def kept_rows(source: TextSource) -> Iterator[dict[str, Any]]:
     if not kept.is_whole:
         raise RuntimeError(
             f"data.source.path={source.path}: HF_HOME={home_dir()} holds its first "
-            f"{len(kept.files)} files, more rows are asked for; {again}"
+            f"{len(kept.files)} files, more rows are asked for; {_AGAIN}"
         )
+
+
+def _kept(source: TextSource) -> Kept:
+    """The list of files of a source that was fetched; RuntimeError where it was not."""
+    path = _list_path(source)
+    if not path.is_file():
+        raise RuntimeError(
+            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
+            f"forbids to fetch it; {_AGAIN}"
+        )
+    return Kept(**read_json(path))
 
 
 def _list_path(source: TextSource) -> Path:

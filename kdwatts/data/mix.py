@@ -22,7 +22,10 @@ class PartSize:
     """Documents read of it, each epoch's."""
     num_dropped: dict[str, int] = field(default_factory=dict)
     """Reason to the number of documents read and left out: not_drawn, contaminated, or
-    empty of any token."""
+    empty of any word."""
+
+    is_exhausted: bool = False
+    """Whether it had no more when its turn came, which ended the corpus."""
 
     def drop(self, reason: str) -> None:
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
@@ -39,15 +42,16 @@ def mixed(
     the earlier stream of two alike. So the order is a function of documents and weights alone, no
     draw, worker or rank has part in it, and at every point each stream is at its share within a
     document. It ends when the stream whose turn it is has no more: nothing is repeated, and the
-    rest of the others is left. What each gave is added to its `sizes`.
+    rest of the others is left. What each gave is added to its `sizes`, which say who ended it.
     """
     sources = [iter(stream) for stream in streams]
     while True:
         behind = min(range(len(sources)), key=lambda i: sizes[i].num_tokens / weights[i])
         document = next(sources[behind], None)
-        if document is None:
-            return
         size = sizes[behind]
+        if document is None:
+            size.is_exhausted = True
+            return
         size.num_documents += 1
         size.num_tokens += len(document)
         size.num_targets += int((document < NO_TARGET).sum())

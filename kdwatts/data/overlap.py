@@ -3,7 +3,8 @@
 Words are lower-cased and stripped of punctuation (Brown et al. 2020). A text's string of fewer than
 n words counts as a whole if it has at least MIN_WORDS. A run of words is known by a polynomial of
 its words' hashes modulo 2^64, so that a whole document is one pass of additions for each length;
-a billion runs beside ten million meet by chance with odds of about 5e-4.
+a billion runs beside ten million meet by chance with odds of about 5e-4. A document comes in
+pieces, such as the turns of a conversation, and no run reaches from one into the next.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
     return Grams(tasks, is_short, words, hashes, numbers, is_possible)
 
 
-def texts_in(document: str, grams: Grams) -> dict[int, str]:
-    """Number of each evaluation text that the document has a run of, with the first such words."""
-    spelled = words_of(document)
+def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
+    """Number of each evaluation text that a piece has a run of, with the first such words."""
+    # Behind each piece stands what is no word of any text: no run that reaches over it is found.
+    spelled = [word for piece in pieces for word in (*words_of(piece), "")]
     found: dict[int, str] = {}
     for length, runs in _runs(spelled, grams.words, list(grams.hashes)).items():
         table = grams.hashes[length]
@@ -141,9 +143,9 @@ class Tally:
     """Task to the number of documents with one of its texts."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def add(self, name: str | int, document: str, grams: Grams) -> bool:
-        """Count a document; whether an evaluation text stands in it."""
-        found = texts_in(document, grams)
+    def add(self, name: str | int, pieces: Sequence[str], grams: Grams) -> bool:
+        """Count a document of such pieces; whether an evaluation text stands in one of them."""
+        found = texts_in(pieces, grams)
         self.num_documents += 1
         self.num_documents_hit += bool(found)
         self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit

@@ -12,7 +12,8 @@ from kdwatts.schema.checks import above_zero, at_least, between, choice
 @dataclass
 class TextSource:
     path: str = MISSING
-    """Hub id, `tiny:NAME`, or a local .txt, .txt.xz, .jsonl or .parquet file."""
+    """Hub id, or `tiny:NAME`, a local file, a folder or a pattern such as `texts/*.jsonl`: text,
+    JSONL or JSON, each also as .xz, or parquet."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -94,7 +95,8 @@ class Data:
     source: TextSource | None = None
     licence: str = MISSING
     num_documents: int | None = None
-    """Draw so many documents; of a mix, end it after so many, as mixed. None takes all."""
+    """Draw so many documents of `source`; None takes all. Of a mix each source has a number of its
+    own."""
     fraction: float = 1.0
     """Draw this share of the documents, of each source of a mix."""
     sample_seed: int = 0
@@ -114,5 +116,10 @@ class Data:
         at_least("data.shard_tokens", self.shard_tokens, 1024)
         if self.num_documents is not None:
             at_least("data.num_documents", self.num_documents, 1)
+        if self.num_documents is not None and self.sources:
+            raise ValueError(
+                f"data.num_documents={self.num_documents} of a mix would draw none of its sources; "
+                "set data.fraction, or num_documents of each of data.sources"
+            )
         above_zero("data.fraction", self.fraction)
         between("data.fraction", self.fraction, 0, 1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kdwatts.config import Config
 from kdwatts.data import hub
@@ -21,9 +25,11 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 REPORT_NAME = "contamination.json"
 DOCUMENTS_AT_ONCE = 256
+_MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+"""A word between signs, as in <|user|> or [INST]."""
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -52,23 +58,52 @@ def build(work: Work) -> None:
     with work.meter.window("load_tasks"):
         grams, unread = eval_grams(config)
     tally = Tally()
-    for number, text in enumerate(_texts(TokenShards(work.inputs["shards"]), tokenizer)):
-        tally.add(number, text, grams)
+    for number, pieces in enumerate(_documents(TokenShards(work.inputs["shards"]), tokenizer)):
+        tally.add(number, pieces, grams)
     write_report(work.out_dir, config, tally, grams, unread)
 
 
-def _texts(shards: TokenShards, tokenizer: Any) -> Iterator[str]:
-    """The documents of the shards in words, in their order."""
+def _documents(shards: TokenShards, tokenizer: Any) -> Iterator[list[str]]:
+    """The documents of the shards in words, in their order, each in pieces.
+
+    A piece is what stands between two control tokens: a template may put a text's first word
+    directly behind its mark, and without the mark the words of two turns would run on.
+    """
+    control_ids = _control_ids(tokenizer)
     begins = shards.starts_between(0, shards.num_tokens)
     edges = [*begins.tolist(), shards.num_tokens]
     pairs = list(pairwise(edges))
     for first in range(0, len(pairs), DOCUMENTS_AT_ONCE):
-        some = pairs[first : first + DOCUMENTS_AT_ONCE]
-        yield from tokenizer.batch_decode(
-            [(shards.read(begin, end) & ~NO_TARGET).tolist() for begin, end in some],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+        documents = [
+            _pieces(shards.read(begin, end) & ~NO_TARGET, control_ids)
+            for begin, end in pairs[first : first + DOCUMENTS_AT_ONCE]
+        ]
+        texts = iter(
+            tokenizer.batch_decode(
+                [piece for pieces in documents for piece in pieces],
+                clean_up_tokenization_spaces=False,
+            )
         )
+        for pieces in documents:
+            yield list(islice(texts, len(pieces)))
+
+
+def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[list[int]]:
+    """The tokens between control tokens, in their order."""
+    is_control = np.isin(tokens, control_ids)
+    parts = np.split(tokens, np.flatnonzero(is_control))
+    # Each part but the first begins with the control token that it was cut at.
+    return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
+
+
+def _control_ids(tokenizer: Any) -> NDArray[np.int64]:
+    """Tokens that are marks and no words: special ones, and added ones that are spelt like marks.
+
+    Some templates' marks are not called special; and some tokenizers add words, or runs of blanks.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    marks = {number for number, token in added if token.special or _MARK.fullmatch(token.content)}
+    return np.asarray(sorted(marks | set(tokenizer.all_special_ids)), dtype=np.int64)
 
 
 def eval_grams(config: Config) -> tuple[Grams, dict[str, str]]:

@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
-from kdwatts.data.documents import Document, is_pinned, local_path, read_documents
+from kdwatts.data import hub
+from kdwatts.data.documents import Document, read_documents
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.overlap import Grams, Tally
+from kdwatts.data.rows import digests, kind_of, local_files
 from kdwatts.data.shards import (
     blocks_of,
     encode_document,
@@ -26,7 +27,7 @@ from kdwatts.data.shards import (
     write_index,
 )
 from kdwatts.data.subset import drawing
-from kdwatts.fingerprint import sha256_file
+from kdwatts.models.access import told
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
@@ -35,7 +36,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 8
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -49,11 +50,14 @@ def settings(config: Config) -> dict[str, Any]:
             {
                 "source": _source_settings(part.source),
                 "weight": part.weight,
+                "licence": part.licence,
                 "num_documents": part.num_documents,
                 "max_epochs": part.max_epochs,
             }
             for part in data.sources
         ],
+        # The index states it.
+        "licence": data.licence,
         "num_documents": data.num_documents,
         "fraction": data.fraction,
         "sample_seed": data.sample_seed,
@@ -64,26 +68,31 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _source_settings(source: TextSource) -> dict[str, Any]:
-    path = local_path(source)
-    return {**to_dict(source), "path": sha256_file(path) if path else source.path}
+    """How a source is read, and its files by what they hold, wherever they lie."""
+    files = local_files(source.path)
+    if files is None:
+        return to_dict(source)
+    return {**to_dict(source), "path": digests(files), "kind": kind_of(files[0])}
 
 
 def build(work: Work) -> None:
     """Tokenize the corpus into `work.out_dir`; the index says what each source gave.
 
-    Full shards lie in the scratch folder, each with how far the sources were read, so a build that
-    was stopped reads up to there without tokenizing and goes on, to the same bytes. Sources that
-    may change between two attempts are begun anew.
+    Full shards lie in the scratch folder, each with how far the sources were read and at which
+    commits, so a build that was stopped reads up to there without tokenizing and goes on, to the
+    same bytes. Where a hub serves another commit by then, it is begun anew.
     """
     data = work.config.data
     tokenizer = pair_tokenizer(work.config.model)
     parts = parts_of(data)
     note_attempt(work)
     kept_dir = work.scratch_dir / KEPT_NAME
-    goes_on = all(is_pinned(part.source) for part in parts)
-    if not goes_on:
-        shutil.rmtree(kept_dir, ignore_errors=True)
+    commits = [_commit(part.source) for part in parts]
     shards, progress = kept_shards(kept_dir)
+    if progress and progress["commits"] != commits:
+        log.warning("shards: begun anew, as %s are now read at %s", progress["commits"], commits)
+        shutil.rmtree(kept_dir)
+        shards, progress = [], None
     sizes = [PartSize() for _ in parts]
     if progress:
         sizes = [PartSize(**size) for size in progress["parts"]]
@@ -91,21 +100,23 @@ def build(work: Work) -> None:
     screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
     documents = mixed(
         [
-            _encoded(part, tokenizer, size, data, screen)
-            for part, size in zip(parts, sizes, strict=True)
+            _encoded(part, commit, tokenizer, size, data, screen)
+            for part, commit, size in zip(parts, commits, sizes, strict=True)
         ],
         [part.weight for part in parts],
         sizes,
     )
-    # A source's own number is drawn of it; here a mix ends.
-    ends_after = data.num_documents if data.sources else None
-    num_left = ends_after and ends_after - sum(size.num_documents for size in sizes)
-    for block in blocks_of(islice(documents, num_left), data.shard_tokens):
-        progress = {"parts": [asdict(size) for size in sizes], "tally": asdict(screen.tally)}
+    for block in blocks_of(documents, data.shard_tokens):
+        progress = {
+            "commits": commits,
+            "parts": [asdict(size) for size in sizes],
+            "tally": asdict(screen.tally),
+        }
         shards.append(keep_shard(kept_dir, len(shards), block, progress))
         work.window.tokens += shards[-1]["tokens"]
-        if goes_on:
-            interrupt.stop_if_requested(f"{len(shards)} shards are written")
+        interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    if data.sources:
+        _check_ending(parts, sizes)
     if screen.grams:
         write_report(work.out_dir, work.config, screen.tally, screen.grams, {})
     move_shards(kept_dir, work.out_dir, shards)
@@ -113,8 +124,45 @@ def build(work: Work) -> None:
         work.out_dir,
         shards,
         source=_source_record(data),
-        parts=[_part_record(part) | asdict(size) for part, size in zip(parts, sizes, strict=True)],
+        parts=[
+            _part_record(part, commit) | asdict(size)
+            for part, commit, size in zip(parts, commits, sizes, strict=True)
+        ],
     )
+
+
+def _check_ending(parts: list[MixPart], sizes: list[PartSize]) -> None:
+    """Say which source ended the mix; raise ValueError when it is one that gave nothing."""
+    ((part, size),) = ((p, s) for p, s in zip(parts, sizes, strict=True) if s.is_exhausted)
+    if size.num_documents == 0:
+        dropped = [f"{count} {reason}" for reason, count in sorted(size.num_dropped.items())]
+        raise ValueError(
+            f"data.sources: {part.source.path} gave no document to the mix "
+            f"({', '.join([f'{size.num_seen} read', *dropped])}); check its path and fields and "
+            "data.fraction, or leave it out"
+        )
+    log.info(
+        "shards: the mix ended after %d documents of %s, which has no more",
+        size.num_documents,
+        part.source.path,
+    )
+
+
+def _commit(source: TextSource) -> str | None:
+    """The commit at which a source of a hub is read; None for local files."""
+    if local_files(source.path) is not None:
+        return None
+    page, revision = f"datasets/{source.path}", source.revision
+    with told(f"data {source.path}", page=page, revision=revision, fetching=True):
+        commit = hub.commit_of(source)
+    if not hub.is_pinned(source):
+        log.warning(
+            "data %s has no commit for a revision: read at %s, the hub may serve other text "
+            "tomorrow under the same key; give it as data.source.revision",
+            source.path,
+            commit,
+        )
+    return commit
 
 
 @dataclass(frozen=True)
@@ -125,7 +173,7 @@ class _Screen:
     tally: Tally
 
     def keeps_out(self, document: Document) -> bool:
-        return self.grams is not None and self.tally.add(document.id, document.text, self.grams)
+        return self.grams is not None and self.tally.add(document.id, document.pieces, self.grams)
 
 
 def _screen(config: Config, tally: Tally) -> _Screen:
@@ -150,48 +198,66 @@ def parts_of(data: Data) -> list[MixPart]:
 
 
 def _encoded(
-    part: MixPart, tokenizer: Any, size: PartSize, data: Data, screen: _Screen
+    part: MixPart,
+    commit: str | None,
+    tokenizer: Any,
+    size: PartSize,
+    data: Data,
+    screen: _Screen,
 ) -> Iterator[NDArray[np.uint32]]:
     """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
 
     Those that `size` has seen already are read again and not tokenized.
     """
     num_seen_before, position = size.num_seen, 0
+
+    def read() -> Iterator[Document]:
+        return read_documents(part.source, commit)
+
     draw = drawing(
-        lambda: read_documents(part.source),
+        lambda: (document for document in read() if not document.is_blank),
         fraction=data.fraction,
         num_documents=part.num_documents,
         sample_seed=data.sample_seed,
     )
     for _ in range(part.max_epochs):
         is_drawn = draw()
-        for document in read_documents(part.source):
+        for document in read():
             position += 1
-            chosen = is_drawn(document)
+            # A blank text is no document: none is drawn in the place of another.
+            reason = "empty"
+            if not document.is_blank:
+                reason = None if is_drawn(document) else "not_drawn"
             if position <= num_seen_before:
                 continue
             size.num_seen += 1
-            if not chosen:
-                size.drop("not_drawn")
+            if reason:
+                size.drop(reason)
                 continue
             if screen.keeps_out(document):
                 size.drop("contaminated")
                 continue
-            tokens = encode_document(document.content, tokenizer)
+            tokens = encode_document(document.content, tokenizer, place=document.place)
             if len(tokens):
                 yield tokens
             else:
                 size.drop("empty")
 
 
-def _part_record(part: MixPart) -> dict[str, Any]:
-    path = local_path(part.source)
+def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
+    files = local_files(part.source.path)
+    hashes = digests(files or [])
     return {
         "path": part.source.path,
         "name": part.source.name,
         "split": part.source.split,
         "revision": part.source.revision,
-        "sha256": sha256_file(path) if path else None,
+        "commit": commit,
+        "sha256": hashes[0] if len(hashes) == 1 else None,
+        "files": [
+            {"path": str(file), "sha256": sha256}
+            for file, sha256 in zip(files or [], hashes, strict=True)
+        ],
         "licence": part.licence,
         "weight": part.weight,
     }

@@ -14,8 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from kdwatts import interrupt
+from kdwatts.data.ahead import prefetched
 from kdwatts.data.packing import Batch, Schedule, load_batch
-from kdwatts.data.prefetch import prefetched
 from kdwatts.data.shards import TokenShards
 from kdwatts.metrics import Energy
 from kdwatts.records import SCHEMA, append_jsonl

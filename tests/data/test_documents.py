@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from kdwatts.data.documents import Turn, read_documents
+from kdwatts.data.documents import Document, Turn, read_documents
 from kdwatts.schema import TextSource
+
+TURN = {"role": "user", "content": "Hi"}
 
 
 def _contents(source: TextSource) -> list[str | list[Turn]]:
@@ -91,10 +93,11 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
     ("line", "said"),
     [
         ("{", r"a.jsonl:2: not JSON \(.*\); mend the line"),
-        ("[1]", r"a.jsonl:2: holds list, not an object; mend the line"),
-        ('{"body": "b", "id": 7}', r"has no field 'text', its rows have body, id; set data.source"),
+        ("[1]", r"a.jsonl:2: holds list, not an object; mend the row"),
+        ('{"body": "b", "id": 7}', r"a.jsonl:2 has no field 'text', its rows have body, id; set"),
         ('{"text": null}', r"field 'text' holds None, not text; name another field or leave"),
-        ('{"text": ["a"]}', r"field 'text' holds \['a'\], not text"),
+        ('{"text": "\\ud800"}', r"a.jsonl:2: field 'text' holds half a"),
+        ('{"text": ["a"]}', r"a.jsonl:2: field 'text' holds \['a'\], not text"),
     ],
 )
 def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
@@ -106,6 +109,33 @@ def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
     assert next(documents).content == "one"
     with pytest.raises(ValueError, match=said):
         next(documents)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (None, r"a.jsonl:2: field 'messages' holds None, not a list of turns; name another"),
+        ("Hi", r"a.jsonl:2: field 'messages' holds 'Hi', not a list of turns"),
+        (["Hi"], r"turn 1 of 'messages' is 'Hi', without role and content \(or from and value\)"),
+        ([{"role": "user"}], r"turn 1 of 'messages' is {'role': 'user'}, without role and conte"),
+        ([{"from": "gpt", "content": "Ho"}], r"turn 1 of 'messages' is .* without role and cont"),
+        ([TURN, {**TURN, "content": None}], r"a.jsonl:2: turn 2 of 'messages' holds None, not te"),
+        ([{**TURN, "content": {"a": 1}}], r"turn 1 of 'messages' holds {'a': 1}, not text"),
+        ([{**TURN, "content": [{"type": "text", "text": "Hi"}]}], r"holds \[{'type'.*, not text"),
+        ([{**TURN, "role": "tool"}], r"turn 1 of 'messages' has the role 'tool', known are system"),
+        ([{**TURN, "role": None}], r"turn 1 of 'messages' has the role None, known are system"),
+        ([{**TURN, "role": ["user"]}], r"has the role \['user'\], known are system, user, human"),
+    ],
+)
+def test_a_turn_that_is_no_words_of_a_known_speaker_is_refused_with_its_row(
+    messages: Any, said: str, tmp_path: Path
+):
+    path = _jsonl(tmp_path / "a.jsonl", [{"messages": [TURN]}, {"messages": messages}])
+    documents = read_documents(TextSource(path, text_field=None, messages_field="messages"))
+    assert next(documents).content == [TURN]
+    with pytest.raises(ValueError, match=said) as error:
+        next(documents)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +161,12 @@ def test_a_document_is_known_by_its_own_id_or_by_its_content(tmp_path: Path):
         "ac8d8342bbb2362d13f0a559a3621bb407011368895164b628a54f7fc33fc43c"
     }
     assert b.id not in (seven.id, others[0].id)
+
+
+def test_a_document_without_a_word_is_blank():
+    def said(*contents: str) -> Document:
+        return Document([{"role": "user", "content": content} for content in contents], None)
+
+    blank = [Document("", None), Document(" \n\u2003", "7"), said(), said("", " \t")]
+    assert all(document.is_blank for document in blank)
+    assert not any(document.is_blank for document in (Document(" a", None), said("", "b")))

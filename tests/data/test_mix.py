@@ -66,10 +66,11 @@ def test_only_the_ratio_of_weights_counts_and_the_order_is_the_same_every_time()
     assert first != order(streams, [2, 3, 5])[0]
 
 
-def test_what_each_source_gave_is_counted_with_its_targets():
+def test_what_each_source_gave_is_counted_with_its_targets_and_which_had_no_more_said():
     prompt = np.array([1 | NO_TARGET, 1, 1], dtype=np.uint32)
     _, sizes = order([[prompt, prompt], documents(0, [3])], [1.0, 1.0])
-    assert sizes == [PartSize(2, 6, 4), PartSize(1, 3, 3)]
+    # (0, 0) (3, 0) (3, 3) (6, 3): the second is behind, and out.
+    assert sizes == [PartSize(2, 6, 4), PartSize(1, 3, 3, is_exhausted=True)]
 
 
 def test_the_shares_are_refused_where_they_cannot_be():
@@ -78,6 +79,22 @@ def test_the_shares_are_refused_where_they_cannot_be():
         MixPart(source, weight=0, licence="none")
     with pytest.raises(ValueError, match=r"data=d has both source and sources; give exactly one"):
         Data("d", source, "none", sources=[MixPart(source, 1.0, "none")])
+    drawn = [MixPart(source, 1.0, "none", num_documents=5), MixPart(source, 1.0, "none")]
+    assert Data("d", sources=drawn, fraction=0.5).sources == drawn
+    with pytest.raises(ValueError, match=r"data.num_documents=7 of a mix would draw none of its"):
+        Data("d", sources=drawn, num_documents=7)
+
+
+def test_the_shipped_mix_is_bounded_where_its_conversations_end_first(
+    configure: Callable[..., Any],
+):
+    conversations, pages = configure("data=tulu3_fineweb", "gpu=cpu").data.sources
+    assert conversations.source.num_rows is None
+    # Of the data cards: 2.9 GB of conversations, at 3.2 bytes a token or more; 9.67 million pages
+    # of 10 billion tokens, of which the first file of fourteen has 0.69 million.
+    most_tokens = 2.9e9 / 3.2
+    needed_pages = most_tokens * pages.weight / conversations.weight * 9.67e6 / 10e9
+    assert needed_pages < pages.source.num_rows < 9.67e6 / 14
 
 
 def _texts(path: Path, word: str, count: int) -> str:
@@ -124,6 +141,34 @@ def test_a_source_may_be_read_again_where_it_is_short(mix: Callable[..., Any]):
     assert counts == [5, 10]
 
 
+def test_the_index_says_which_source_ended_the_mix(mix: Callable[..., Any]):
+    """Three documents of Rome for each of Verona, which are a little longer: 20 of 60 end first."""
+    short = [part["is_exhausted"] for part in mix("short", "", ",num_documents:5")["parts"]]
+    assert short == [False, True]
+    other = [part["is_exhausted"] for part in mix("other", ",num_documents:5", "")["parts"]]
+    assert other == [True, False]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_source_that_gives_no_document_is_refused_and_does_not_end_a_mix_at_its_first(
+    first: bool, tmp_path: Path
+):
+    (tmp_path / "blank.jsonl").write_text('{"text": " "}\n' * 3)
+    parts = [
+        f"{{source:{{path:{tmp_path}/blank.jsonl}},weight:1,licence:none}}",
+        f"{{source:{{path:{_texts(tmp_path / 'a.jsonl', 'Rome', 5)}}},weight:1,licence:none}}",
+    ]
+    sources = f"data.sources=[{','.join(parts if first else parts[::-1])}]"
+    asked = ["until=shards", "gpu=cpu", "data.source=null", "data.name=mix", sources]
+    (tmp_path / "run").mkdir()
+    with pytest.raises(
+        ValueError,
+        match=r"data.sources: .*blank.jsonl gave no document to the mix \(3 read, 3 empty\); check",
+    ):
+        config = resolve_gpu(compose([*asked, f"store_dir={tmp_path}/store"]), [])
+        run_in(tmp_path / "run", config)
+
+
 def test_the_index_says_of_each_source_what_was_read_and_left_out_and_why(
     mix: Callable[..., Any], tmp_path: Path
 ):
@@ -158,10 +203,12 @@ def test_a_corpus_of_one_source_is_drawn_and_described_likewise(tmp_path: Path):
     whole = index("whole")
     assert (whole["num_documents"], whole["schema"]) == (49, 1)
     (part,) = whole["parts"]
+    assert part["is_exhausted"]
     assert (part["num_seen"], part["num_dropped"]) == (50, {"empty": 1})
     assert (part["num_tokens"], part["num_targets"]) == (whole["num_tokens"], whole["num_targets"])
     for seed in (0, 1, 2):
         asked = ["data.num_documents=10", f"data.sample_seed={seed}"]
         (part,) = index(f"drawn-{seed}", *asked)["parts"]
-        assert part["num_documents"] + part["num_dropped"].get("empty", 0) == 10
-        assert (part["num_seen"], part["num_dropped"]["not_drawn"]) == (50, 40)
+        # What is empty is no document, so that it is not among those that are drawn.
+        assert part["num_documents"] == 10
+        assert (part["num_seen"], part["num_dropped"]) == (50, {"empty": 1, "not_drawn": 39})

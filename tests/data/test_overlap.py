@@ -18,23 +18,32 @@ def test_words_are_lower_case_and_without_punctuation():
 def test_thirteen_words_in_common_are_found_and_twelve_are_not():
     grams = index_texts([TaskText("t", [f"Zero {THIRTEEN} fourteen."])], ngram=13)
     shout = THIRTEEN.upper().replace(" ", ", ")
-    assert texts_in(f"Count:\n{shout}! And so on", grams) == {0: THIRTEEN}
-    assert texts_in(THIRTEEN.rpartition(" ")[0] + " dozen", grams) == {}
-    assert texts_in("", grams) == {}
+    assert texts_in([f"Count:\n{shout}! And so on"], grams) == {0: THIRTEEN}
+    assert texts_in([THIRTEEN.rpartition(" ")[0] + " dozen"], grams) == {}
+    assert texts_in([""], grams) == texts_in([], grams) == {}
 
 
 def test_a_shorter_text_counts_as_a_whole_from_eight_words_on():
     eight, seven = "a b c d e f g h", "i j k l m n o"
     grams = index_texts([TaskText("t", [eight]), TaskText("t", [seven])], ngram=13)
-    assert texts_in(f"x {eight} y {seven} z", grams) == {0: eight}
-    assert texts_in("a b c d e f g x h", grams) == {}
+    assert texts_in([f"x {eight} y {seven} z"], grams) == {0: eight}
+    assert texts_in(["a b c d e f g x h"], grams) == {}
     assert grams.is_short == [False, True]
 
 
 def test_runs_never_reach_from_one_string_of_a_text_into_another():
     grams = index_texts([TaskText("t", ["a b c d e f g h", "i j k l m n o p"])], ngram=10)
-    assert texts_in("c d e f g h i j k l m n", grams) == {}
-    assert set(texts_in("a b c d e f g h", grams)) == {0}
+    assert texts_in(["c d e f g h i j k l m n"], grams) == {}
+    assert set(texts_in(["a b c d e f g h"], grams)) == {0}
+
+
+def test_runs_never_reach_from_one_piece_of_a_document_into_another():
+    texts = [TaskText("t", [THIRTEEN]), TaskText("t", ["a b c d e f g h"])]
+    grams, tally = index_texts(texts, ngram=13), Tally()
+    cut = THIRTEEN.split()
+    assert not tally.add("cut", [" ".join(cut[:6]), " ".join(cut[6:])], grams)
+    assert tally.add("whole", ["x a b c d e f g h y", THIRTEEN], grams)
+    assert (tally.num_documents, tally.num_documents_hit, tally.texts_hit) == (2, 1, [0, 1])
 
 
 @pytest.mark.parametrize("ngram", [8, 13])
@@ -59,7 +68,7 @@ def test_what_is_found_is_what_a_search_in_plain_strings_finds(ngram: int):
             runs = [" ".join(words[i : i + length]) for i in range(len(words) - length + 1)]
             if length >= 8 and any(f" {run} " in f" {document} " for run in runs):
                 expected.add(number)
-        assert set(texts_in(document, grams)) == expected
+        assert set(texts_in([document], grams)) == expected
         num_found += len(expected)
     assert num_found > 20
 
@@ -72,7 +81,7 @@ def test_a_report_counts_texts_and_documents_of_each_task_and_is_null_of_one_unr
         TaskText("second", [f"{THIRTEEN} fourteen"]),
     ]
     grams, tally = index_texts(texts, ngram=13), Tally()
-    found = [tally.add(f"d{i}", text, grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])]
+    found = [tally.add(f"d{i}", [text], grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])]
     assert found == [True, False, True]
     assert (tally.num_documents, tally.num_documents_hit) == (3, 2)
     report = describe(tally, grams, {"third": "no network"})

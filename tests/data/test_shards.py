@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kdwatts.data.shards import NO_TARGET, TokenShards, encode_document, write_shards
+from tests.conftest import CHAT_TEMPLATE
 
 END = "<|end_of_text|>"
 
@@ -32,6 +33,18 @@ def test_text_is_all_target_and_closed_by_the_end_token(tokenizer: Any):
     assert tokens.tolist() == [*tokenizer("To be, or not")["input_ids"], tokenizer.eos_token_id]
     assert (tokens < NO_TARGET).all()
     assert encode_document("", tokenizer).tolist() == [tokenizer.eos_token_id]
+
+
+def test_a_control_token_quoted_in_a_text_is_words_and_ends_nothing(tokenizer: Any):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    for text in (f"Close with {END}, always.", "Qwen writes <|im_end|>", END):
+        tokens = encode_document(text, tokenizer)
+        marks = np.isin(tokens, tokenizer.all_special_ids)
+        assert marks.tolist() == [False] * (len(tokens) - 1) + [True]
+        assert tokenizer.decode(tokens.tolist()) == text + END
+    # A template's own marks stay what they are, before and after.
+    tokens = encode_document(_turns("Who?", "I."), tokenizer)
+    assert _ids(tokens).count(tokenizer.eos_token_id) == 2
 
 
 def test_of_a_conversation_only_the_answers_and_their_ends_are_targets(tokenizer: Any):
@@ -67,6 +80,85 @@ def test_the_header_of_every_answer_is_given_and_not_trained_also_of_the_second_
 ):
     turns = [*_turns("Who?", "I."), {"role": "assistant", "content": "And you."}]
     assert _targets(encode_document(turns, tokenizer), tokenizer) == f"I.{END}And you.{END}"
+
+
+LLAMA = (
+    "{{- '<|begin|>' }}{%- if messages[0]['role'] == 'system' %}"
+    "{%- set said = messages[0]['content']|trim %}{%- set messages = messages[1:] %}"
+    "{%- else %}{%- set said = '' %}{%- endif %}"
+    "{{- '<|head|>system<|tail|>\\n\\n' + said + '<|eot|>' }}"
+    "{%- for m in messages %}"
+    "{{- '<|head|>' + m['role'] + '<|tail|>\\n\\n' + m['content']|trim + '<|eot|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|head|>assistant<|tail|>\\n\\n' }}{%- endif %}"
+)
+"""As Llama 3.1's: a system turn is always there, and contents are stripped."""
+QWEN = (
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}{%- endif %}"
+    "{%- for m in messages %}{%- if not (loop.first and m.role == 'system') %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""As Qwen2.5's: a system turn of its own where none is given."""
+
+
+@pytest.mark.parametrize(
+    ("template", "header", "end"),
+    [
+        (CHAT_TEMPLATE, "<assistant>", END),
+        (
+            LLAMA,
+            "<|begin|><|head|>system<|tail|>\n\n<|eot|><|head|>assistant<|tail|>\n\n",
+            "<|eot|>",
+        ),
+        (
+            QWEN,
+            "<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_end|>\n",
+        ),
+    ],
+)
+def test_an_assistant_that_speaks_first_has_its_header_which_is_given_and_not_trained(
+    template: str, header: str, end: str, tokenizer: Any
+):
+    marks = ["<|begin|>", "<|head|>", "<|tail|>", "<|eot|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.chat_template = template
+    for content in ("Hail.", "0 to 1", "assistant"):
+        tokens = encode_document(_turns(content, "Who?", "I.", first="assistant"), tokenizer)
+        assert tokenizer.decode(_ids(tokens)).startswith(f"{header}{content}{end}")
+        assert _targets(tokens, tokenizer) == f"{content}{end}I.{end}"
+        context = tokenizer.decode((tokens[tokens >= NO_TARGET] & ~NO_TARGET).tolist())
+        assert context.startswith(header)
+    system = {"role": "system", "content": "Be brief."}
+    tokens = encode_document([system, *_turns("Hail.", first="assistant")], tokenizer)
+    assert _targets(tokens, tokenizer) == f"Hail.{end}"
+
+
+def test_a_template_without_a_header_for_an_assistant_that_speaks_first_is_refused(tokenizer: Any):
+    # What begins an answer stands behind what was asked, so nothing begins one that was not.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% if not loop.last or "
+        "add_generation_prompt %}answer:\\n{% endif %}{% else %}{{ m.content }}"
+        + END
+        + "{% endif %}"
+        "{% endfor %}"
+    )
+    asked = _turns("Who?", "I.")
+    assert _targets(encode_document(asked, tokenizer), tokenizer).endswith(f"I.{END}")
+    with pytest.raises(ValueError, match=r"a.jsonl:3: the tokenizer's chat template has no header"):
+        encode_document(asked[1:], tokenizer, place="a.jsonl:3")
+
+
+def test_what_a_template_refuses_is_told_with_its_row_in_one_sentence(tokenizer: Any):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(ValueError, match=r"^a.jsonl:3: .* refuses it \(Roles must .*; .*[^\n]*$"):
+        encode_document(_turns("I.", first="assistant"), tokenizer, place="a.jsonl:3")
 
 
 def test_a_conversation_without_an_answer_has_no_target(tokenizer: Any):

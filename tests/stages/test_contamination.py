@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AddedToken
 
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
@@ -16,6 +17,7 @@ from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
+from kdwatts.models.load import load_tokenizer
 from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json
@@ -70,6 +72,65 @@ def test_a_report_says_which_questions_stand_in_which_documents_of_the_shards(
     assert found["examples"][0]["words"] in " ".join(words_of(QUESTION["question"]))
     # A second run finds it in the store, and has it in its own folder too.
     assert read_json(run(tmp_path, "again", *wanted) / "contamination.json") == report
+
+
+MARKS = ("<|user|>", "<|assistant|>")
+GLUED = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end_of_text|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Puts text directly against its marks, as those of Mistral and DeepSeek do."""
+
+
+def glued_tokenizer(folder: Path, *, special: bool) -> str:
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    tokenizer.chat_template = GLUED
+    tokenizer.add_tokens([AddedToken(mark, special=special) for mark in MARKS])
+    # Words and runs of blanks that a tokenizer adds are no marks.
+    tokenizer.add_tokens([AddedToken(word) for word in ("following", " of", "  ")])
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_every_question_is_found_where_a_template_puts_text_directly_against_its_marks(
+    special: bool, tmp_path: Path
+):
+    questions = read_questions()
+    words = [len(words_of(question["question"])) for question in questions]
+    turns = [
+        [{"role": "user", "content": q["question"]}, {"role": "assistant", "content": "So it is."}]
+        for q in questions
+    ]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in turns))
+    tokenizer = glued_tokenizer(tmp_path / "tokenizer", special=special)
+    asked = ["gpu=cpu", "eval=mmlu_dev", f"data.source.path={path}", f"model.tokenizer={tokenizer}"]
+    asked += ["data.source.text_field=null", "data.source.messages_field=messages"]
+    wanted = ["until=contamination", "data.decontaminate.mode=report"]
+    report = read_json(run(tmp_path, "run", *asked, *wanted) / "contamination.json")
+    # Of the questions, those of fewer than eight words are too short to be looked for.
+    num_long = sum(count >= 8 for count in words)
+    assert report["num_documents_hit"] == num_long
+    assert report["tasks"]["mmlu_dev"]["num_texts_hit"] >= num_long
+
+
+def test_no_run_of_words_reaches_over_a_turn_s_end_in_reports_and_drops_alike(tmp_path: Path):
+    words = QUESTION["question"].split()[:20]
+    # Ten words in each turn: no run of thirteen stands in either.
+    turns = [
+        {"role": "user", "content": " ".join(words[:10])},
+        {"role": "assistant", "content": " ".join(words[10:])},
+    ]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(json.dumps({"messages": turns}))
+    tokenizer = glued_tokenizer(tmp_path / "tokenizer", special=True)
+    asked = ["gpu=cpu", "eval=mmlu_dev", f"data.source.path={path}", f"model.tokenizer={tokenizer}"]
+    asked += ["data.source.text_field=null", "data.source.messages_field=messages"]
+    for mode, until in (("report", "contamination"), ("drop", "shards")):
+        wanted = [f"until={until}", f"data.decontaminate.mode={mode}"]
+        report = read_json(run(tmp_path, mode, *asked, *wanted) / "contamination.json")
+        assert (report["num_documents"], report["num_documents_hit"]) == (1, 0)
 
 
 def test_documents_with_questions_are_left_out_and_told_by_their_ids(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,16 @@ import pytest
 
 from kdwatts import interrupt
 from kdwatts.cli import run_in
+from kdwatts.config import to_config
+from kdwatts.data import hub
+from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
+from kdwatts.models.load import load_tokenizer
+from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records import read_json, read_jsonl, write_json
+from kdwatts.schema import TextSource
 from kdwatts.stages import shards
 
 SHARD_TOKENS = 1024
@@ -61,11 +70,11 @@ def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     encode = shards.encode_document
 
-    def encode_or_fail(*arguments: Any) -> Any:
+    def encode_or_fail(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == document:
             raise RuntimeError("the power went")
-        return encode(*arguments)
+        return encode(*arguments, **named)
 
     patch.setattr(shards, "encode_document", encode_or_fail)
     return calls
@@ -133,11 +142,149 @@ def test_a_harmed_shard_and_what_follows_it_are_written_again(
     assert content(build(tmp_path, "parts", asked, run="again")) == whole
 
 
-def test_only_files_and_commits_are_trusted_to_read_the_same_again():
-    from kdwatts.data.documents import is_pinned
-    from kdwatts.schema import TextSource
+def key(*overrides: str) -> str:
+    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
+    return plan(config, [])[0].key
 
-    assert is_pinned(TextSource("tiny:corpus/train.jsonl.xz"))
-    assert is_pinned(TextSource("org/name", revision="0123456789abcdef0123456789abcdef01234567"))
-    assert not is_pinned(TextSource("org/name", revision="main"))
-    assert not is_pinned(TextSource("org/name"))
+
+def test_a_key_holds_what_files_hold_and_how_they_are_read_and_not_where_they_lie(tmp_path: Path):
+    text = json.dumps({"text": "To be"}) + "\n"
+    for name in ("a.jsonl", "b.jsonl", "a.txt", "a.json"):
+        (tmp_path / name).write_text(text)
+    first = key(f"data.source.path={tmp_path}/a.jsonl")
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    assert key(f"data.source.path={tmp_path}/a.jsonl") == first
+    assert key(f"data.source.path={tmp_path}/b.jsonl") == first
+    both = key(f"data.source.path={tmp_path}/*.jsonl")
+    keys = [
+        key(f"data.source.path={tmp_path}/a.txt"),
+        key(f"data.source.path={tmp_path}/a.json"),
+        key(f"data.source.path={tmp_path}/a.jsonl", "data.source.text_field=id"),
+        key(f"data.source.path={tmp_path}/a.jsonl", "data.licence=CC0"),
+    ]
+    assert len({first, both, *keys}) == 6
+    (tmp_path / "b.jsonl").write_text(text.replace("be", "go"))
+    assert key(f"data.source.path={tmp_path}/*.jsonl") != both
+
+
+def test_a_key_holds_the_licence_of_each_source_of_a_mix():
+    def mix(licence: str) -> str:
+        part = "{source:{path:tiny:corpus/train.jsonl.xz},weight:1,licence:%s}"
+        sources = f"data.sources=[{part % 'none'},{part % licence}]"
+        return key("data.source=null", sources)
+
+    assert mix("none") != mix("CC0")
+
+
+def test_a_folder_is_one_corpus_whose_index_names_its_files(tmp_path: Path):
+    (tmp_path / "texts").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"This is {name}.")
+    asked = ["until=shards", "gpu=cpu", f"data.source.path={tmp_path}/texts"]
+    index = read_json(build(tmp_path, "folder", asked) / "index.json")
+    assert index["num_documents"] == 2
+    (part,) = index["parts"]
+    # printf 'This is a.' | sha256sum
+    first = "7c2bab6f17f8351dd6c89863b37bc06dd8b0372078d663bb956441cc5c0ccb36"
+    assert [file["path"] for file in part["files"]] == [
+        f"{tmp_path}/texts/a.txt",
+        f"{tmp_path}/texts/b.txt",
+    ]
+    assert part["files"][0]["sha256"] == first and part["sha256"] is None
+
+
+def documents_of(directory: Path) -> set[bytes]:
+    tokens = TokenShards(directory)
+    edges = [*tokens.starts_between(0, tokens.num_tokens).tolist(), tokens.num_tokens]
+    return {tokens.read(begin, end).tobytes() for begin, end in pairwise(edges)}
+
+
+@pytest.mark.parametrize("is_mix", [False, True])
+def test_a_smaller_fraction_lies_in_a_larger_one_alone_and_of_the_source_that_ends_a_mix(
+    is_mix: bool, tmp_path: Path
+):
+    for name in ("a", "b"):
+        texts = [f"{name} {i} " * (1 + i % 7) for i in range(200)]
+        lines = [json.dumps({"text": text}) for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    part = "{source:{path:%s},weight:%s,licence:none}"
+    parts = [part % (tmp_path / "a.jsonl", 1), part % (tmp_path / "b.jsonl", 9)]
+    mix = ["data.source=null", f"data.sources=[{','.join(parts)}]"]
+    asked = ["until=shards", "gpu=cpu"]
+    asked += mix if is_mix else [f"data.source.path={tmp_path}/b.jsonl"]
+    found = []
+    for fraction in (0.2, 0.5, 1.0):
+        directory = build(tmp_path, f"of-{fraction}", [*asked, f"data.fraction={fraction}"])
+        last = read_json(directory / "index.json")["parts"][-1]
+        assert last["is_exhausted"]
+        mark = load_tokenizer("tiny:tokenizer")("b")["input_ids"][0].to_bytes(4, "little")
+        found.append({d for d in documents_of(directory) if d.startswith(mark)})
+        assert len(found[-1]) == last["num_documents"]
+    assert found[0] < found[1] < found[2]
+    # Of 200, a fifth and a half are drawn, with deviations of 6 and 7.
+    assert 22 < len(found[0]) < 58 and 79 < len(found[1]) < 121 and len(found[2]) == 200
+
+
+def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path):
+    texts = ["To be", "", " \n\t ", "or not", "\u00a0\u2003"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    asked = ["until=shards", "gpu=cpu", f"data.source.path={path}"]
+    index = read_json(build(tmp_path, "all", asked) / "index.json")
+    (part,) = index["parts"]
+    assert (index["num_documents"], part["num_seen"]) == (2, 5)
+    assert part["num_dropped"] == {"empty": 3}
+    (part,) = read_json(build(tmp_path, "two", [*asked, "data.num_documents=2"]) / "index.json")[
+        "parts"
+    ]
+    assert (part["num_documents"], part["num_dropped"]) == (2, {"empty": 3})
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a hub serves of org/name: its commit, which is a word of every text."""
+    now = {"commit": "a" * 40}
+    monkeypatch.setattr(hub, "commit_of", lambda source: now["commit"])
+    monkeypatch.setattr(
+        hub, "rows", lambda source, commit: ({"text": f"{commit} {n} " * 9} for n in range(40))
+    )
+    return now
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_source_without_a_commit_goes_on_at_the_one_it_was_begun_at_or_is_begun_anew(
+    moves: bool, served: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = ["until=shards", "gpu=cpu", "data.source.path=org/name", "data.shard_tokens=1024"]
+    calls = fail_at(30, monkeypatch)
+    with pytest.raises(RuntimeError, match="the power went"):
+        build(tmp_path, "parts", asked)
+    kept = list((tmp_path / "parts-store").glob("shards/*.scratch/shards/*/shard.json"))
+    num_kept = sum(read_json(path)["shard"]["documents"] for path in kept)
+    assert num_kept > 0
+    if moves:
+        served["commit"] = "b" * 40
+    directory = build(tmp_path, "parts", asked, run="again")
+    (part,) = read_json(directory / "index.json")["parts"]
+    assert (part["commit"], part["revision"]) == (served["commit"], None)
+    assert len(calls) - 30 == (40 if moves else 40 - num_kept)
+    assert content(directory) == content(build(tmp_path, "whole", asked))
+
+
+def test_what_was_fetched_anew_while_it_was_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = TextSource("org/name")
+    kept = hub.Kept("org/name", "b" * 40, "parquet", [], is_whole=True)
+    write_json(tmp_path / "list.json", asdict(kept))
+    monkeypatch.setattr(hub, "_list_path", lambda source: tmp_path / "list.json")
+    assert hub.commit_of(source) == "b" * 40
+    with pytest.raises(RuntimeError, match=r"is read at a{40}, and HF_HOME=.* holds b{40}, fetch"):
+        next(hub.rows(source, "a" * 40))
+
+
+def test_a_commit_is_its_own_and_needs_no_hub():
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert hub.commit_of(TextSource("org/name", revision=commit)) == commit
+    assert not hub.is_pinned(TextSource("org/name", revision="main"))
+    assert not hub.is_pinned(TextSource("org/name"))

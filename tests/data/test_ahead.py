@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kdwatts.data.prefetch import prefetched
+from kdwatts.data.ahead import prefetched
 
 
 def test_results_come_in_order_and_each_is_loaded_once():

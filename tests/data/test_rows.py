@@ -1,0 +1,138 @@
+"""Local files of text: which a path names, what stands in them, and what is said of a bad row."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdwatts.data.rows import digests, kind_of, local_files, read_rows
+
+
+def texts(path: Path | str) -> list[str]:
+    files = local_files(str(path))
+    assert files is not None
+    return [fields["text"] for _, fields in read_rows(files)]
+
+
+def lines(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_folder_is_its_files_of_a_known_kind_by_name_at_any_depth(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "c.jsonl").write_text(lines({"text": "four"}))
+    (tmp_path / "a.jsonl").write_text(lines({"text": "one"}, {"text": "two"}))
+    with lzma.open(tmp_path / "b" / "x.jsonl.xz", "wt") as file:
+        file.write(lines({"text": "three"}))
+    (tmp_path / ".cache" / "a.jsonl").write_text("hidden, and no JSON")
+    (tmp_path / "README.md").write_text("What these are.")
+    assert texts(tmp_path) == ["one", "two", "three", "four"]
+
+
+def test_what_a_folder_holds_and_is_not_read_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    for name in ("a.jsonl", "b.jsonl.gz", "c.csv"):
+        (tmp_path / name).write_text("")
+    for _ in range(2):
+        assert local_files(str(tmp_path)) == [tmp_path / "a.jsonl"]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"{tmp_path}: 2 files are not read, such as b.jsonl.gz; read are .txt" in told
+
+
+def test_a_pattern_is_the_files_that_it_matches_by_name(tmp_path: Path):
+    for name in ("b1.txt", "a1.txt", "a2.txt"):
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path / "a?.txt") == ["a1.txt", "a2.txt"]
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "c.txt").write_text("c.txt")
+    assert texts(f"{tmp_path}/**/*.txt") == ["a1.txt", "a2.txt", "b1.txt", "c.txt"]
+
+
+def test_json_is_a_list_of_rows_or_a_row_a_line_with_or_without_a_mark_of_its_encoding(
+    tmp_path: Path,
+):
+    rows = [{"text": "äh"}, {"text": "oh"}]
+    (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "lines.json").write_text(lines(*rows))
+    (tmp_path / "marked.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (tmp_path / "marked.jsonl").write_text(lines(*rows), encoding="utf-8-sig")
+    for name in ("list.json", "lines.json", "marked.json", "marked.jsonl"):
+        assert texts(tmp_path / name) == ["äh", "oh"]
+
+
+def test_rows_are_told_by_file_and_line_and_blank_lines_are_counted(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n\n{"text": "two"}\n \n')
+    files = local_files(str(path))
+    assert files is not None
+    assert [place for place, _ in read_rows(files)] == [f"{path}:1", f"{path}:3"]
+
+
+@pytest.mark.parametrize("suffix", ["", "/*.parquet"])
+def test_parquet_rows_are_counted_through_their_groups_and_begin_anew_with_each_file(
+    suffix: str, tmp_path: Path
+):
+    for name in ("a", "b"):
+        table = pa.table({"text": [f"{name}{i}" for i in range(2500)]})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=700)
+    files = local_files(f"{tmp_path}{suffix}")
+    assert files is not None
+    rows = list(read_rows(files))
+    assert rows[2499] == (f"{tmp_path}/a.parquet:2500", {"text": "a2499"})
+    assert rows[2500] == (f"{tmp_path}/b.parquet:1", {"text": "b0"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "\xff"}\n', r"a.jsonl:2: not JSON \(.*0xff"),
+        ("a.json", b'[{"text": "one"},\n {]', r"a.json: not JSON \(.*line 2.*; mend the file"),
+        ("a.json", b'[{"text": "one"}, 7]', r"a.json:2: holds int, not an object; mend the row"),
+        ("a.txt", b"one\xff", r"a.txt: cannot be read as its name says \(.*0xff"),
+        ("a.jsonl.xz", b"one", r"a.jsonl.xz: cannot be read as its name says \(Input format"),
+        ("a.parquet", b"one", r"a.parquet: cannot be read as parquet after row 0 \(.*; mend"),
+    ],
+)
+def test_what_is_not_what_its_name_says_is_refused_with_file_and_row(
+    name: str, content: bytes, said: str, tmp_path: Path
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        texts(tmp_path / name)
+
+
+def test_folders_and_patterns_without_text_or_of_several_kinds_are_refused(tmp_path: Path):
+    (tmp_path / "notes.md").write_text("no corpus")
+    with pytest.raises(ValueError, match=r"there is no file of text in it; give one of .txt"):
+        local_files(str(tmp_path))
+    with pytest.raises(ValueError, match=r"there is no file of text in it; give one of .txt"):
+        local_files(f"{tmp_path}/*.jsonl")
+    with pytest.raises(ValueError, match=r"notes.md: unknown kind of file; give one of .txt"):
+        local_files(f"{tmp_path}/*")
+    (tmp_path / "a.jsonl").write_text("")
+    (tmp_path / "b.txt").write_text("")
+    with pytest.raises(ValueError, match=r"several kinds, a.jsonl and b.txt; give a pattern of on"):
+        local_files(str(tmp_path))
+
+
+def test_a_hub_id_names_no_file():
+    assert local_files("allenai/tulu-3-sft-mixture") is None
+
+
+def test_a_digest_is_of_bytes_and_follows_them(tmp_path: Path):
+    path = tmp_path / "a.jsonl.xz"
+    path.write_bytes(b"one")
+    # printf one | sha256sum
+    one = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    assert digests([path]) == [one]
+    path.write_bytes(b"two")
+    assert digests([path]) != [one]
+    assert kind_of(path) == "jsonl"
