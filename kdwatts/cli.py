@@ -246,7 +246,8 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.pipeline import plan
-    from kdwatts.plan import check_memory, describe
+    from kdwatts.planning.describe import describe
+    from kdwatts.planning.fits import check_memory
 
     cards = list_gpus()
     for config in configs:

@@ -10,7 +10,7 @@ import pytest
 from kdwatts.config import Config
 from kdwatts.models.budget import estimate, forward_flops_per_token
 from kdwatts.models.writing import asked_prompts, estimate_writing
-from kdwatts.plan import check_memory
+from kdwatts.planning.fits import check_memory
 from kdwatts.schema import Generate
 
 Configure = Callable[..., Config]
