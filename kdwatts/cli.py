@@ -248,12 +248,14 @@ def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.pipeline import plan
     from kdwatts.planning.describe import describe
     from kdwatts.planning.fits import check_memory
+    from kdwatts.planning.unmade import unmade_teacher
 
     cards = list_gpus()
     for config in configs:
         present = cards if config.gpu.device == "cuda" else []
         store = Store(Path(config.store_dir))
-        print(describe(config, plan(config, present), store, present), end="\n\n")
+        nodes = [] if unmade_teacher(config.model) else plan(config, present)
+        print(describe(config, nodes, store, present), end="\n\n")
     for config in configs:
         check_memory(config)
 

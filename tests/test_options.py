@@ -158,5 +158,11 @@ def test_a_site_s_figures_have_their_sources(option: str, configure: Callable[..
 
 def test_a_pair_whose_teacher_has_to_be_made_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="yet; `make smollm2` makes it"):
+    with pytest.raises(
+        ValueError, match=r"smollm2_135m_to_81m: its .* yet; `make smollm2` makes it"
+    ):
         preflight(["model=smollm2_135m_to_81m"], multirun=False)
+    (planned,) = preflight(["model=smollm2_135m_to_81m", "until=plan"], multirun=False)
+    assert (
+        planned.model.teacher and planned.model.teacher.path == "runs/models/smollm2-135m-instruct"
+    )

@@ -11,18 +11,26 @@ from kdwatts.pipeline import Node
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
+from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.store import Store
 from kdwatts.telemetry.nvml import Gpu as Card
 
 
 def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequence[Card]) -> str:
-    """The plan as text: stages with what would be reused, sizes, memory, operations, time."""
-    budget = estimate(config)
+    """The plan as text: stages with what would be reused, sizes, memory, operations, time.
+
+    Keys need the bytes of a teacher: where one has still to be made, it says how instead.
+    """
+    budget, missing = estimate(config), unmade_teacher(config.model)
     lines = [
         f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
         f"gpu={config.gpu.name} seed={config.training.seed}",
         "",
-        *_stage_lines(nodes, store, known=bool(cards) or config.gpu.device == "cpu"),
+        *(
+            [f"stages: not known before there is a teacher: {missing}"]
+            if missing
+            else _stage_lines(nodes, store, known=bool(cards) or config.gpu.device == "cpu")
+        ),
         "",
         *size_lines(config, budget),
         *memory_lines(config, budget),
