@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.models.budget import GIB, forward_flops_per_token, weights_bytes_of
+from kdwatts.models.budget import GIB
+from kdwatts.models.shape import forward_flops_per_token, weights_bytes_of
 
 
 @dataclass(frozen=True)

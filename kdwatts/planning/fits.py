@@ -19,8 +19,8 @@ def check_memory(config: Config) -> None:
         raise ValueError(
             f"model={config.model.name} on one gpu={config.gpu.name} needs about "
             f"{budget.total_gib:.0f} GiB (student with optimizer {budget.student_state_gib:.0f}, "
-            f"teacher {budget.teacher_gib:.0f}, activations {budget.activations_gib:.0f}, logits "
-            f"{budget.chunk_gib:.1f}), the card has {available:.0f}; {_remedy(config)}"
+            f"teacher {budget.teacher_gib:.0f}, activations {budget.activations_gib:.0f}, states "
+            f"compared {budget.compared_gib:.0f}), the card has {available:.0f}; {_remedy(config)}"
         )
 
 
@@ -60,10 +60,12 @@ def _check_writing_fits(config: Config, budget: Budget, available_gib: float) ->
 def memory_lines(config: Config, budget: Budget) -> list[str]:
     has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     lines = [
-        f"memory while training, estimated: {budget.total_gib:,.2f} GiB{has} (student with "
-        f"optimizer {budget.student_state_gib:,.2f}, projectors {budget.projectors_gib:,.2f}, "
-        f"teacher {budget.teacher_gib:,.2f}, "
-        f"activations {budget.activations_gib:,.2f}, logits {budget.chunk_gib:,.2f})"
+        f"memory while training, estimated: {budget.total_gib:,.2f} GiB at its fullest moment, "
+        f"{budget.fullest}{has}",
+        f"  of it student with optimizer {budget.student_state_gib:,.2f}, projectors "
+        f"{budget.projectors_gib:,.2f}, cast weights {budget.copies_gib:,.2f}, teacher "
+        f"{budget.teacher_gib:,.2f}, activations {budget.activations_gib:,.2f}, states compared "
+        f"{budget.compared_gib:,.2f}, logits {budget.chunk_gib:,.2f}",
     ]
     if found := suggest(config):
         cards = "one card" if found.ranks == 1 else f"{found.ranks} cards"

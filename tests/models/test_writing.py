@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kdwatts.config import Config
-from kdwatts.models.budget import estimate, forward_flops_per_token
+from kdwatts.models.budget import estimate
+from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import asked_prompts, estimate_writing
 from kdwatts.planning.fits import check_memory
 from kdwatts.schema import Generate
