@@ -51,8 +51,10 @@ class Budget:
     every rank."""
     projectors_gib: float
     """Of feature pairs, with their optimizer state: whole on every rank."""
+    teacher_whole_gib: float
+    """Weights of the pair's teacher on one card, whether or not training asks it; 0 without one."""
     teacher_weights_gib: float
-    """Weights of the teacher wherever it runs; 0 without one."""
+    """Of a teacher that the paradigm asks, wherever it runs; 0 without one."""
     teacher_gib: float
     """Weights of a teacher that is on the card during training; 0 when its signals are cached."""
     activations_gib: float
@@ -130,6 +132,7 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         ),
         copies_gib=parts.copies / GIB,
         projectors_gib=projector_params * (WEIGHT_AND_MOMENTS_BYTES + 4) / GIB,
+        teacher_whole_gib=teacher_bytes / GIB,
         teacher_weights_gib=teacher_bytes / GIB if paradigm.needs_teacher else 0.0,
         teacher_gib=teacher_bytes / teacher_shards / GIB if is_online else 0.0,
         activations_gib=parts.activations / GIB,

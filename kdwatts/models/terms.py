@@ -148,15 +148,24 @@ def live_teacher_bytes_of(config: Config) -> float:
     paradigm, teacher = config.paradigm, config.model.teacher
     if teacher is None or not paradigm.needs_signals or paradigm.teacher == "cached":
         return 0.0
-    shape, value_bytes = teacher.architecture, value_bytes_of(config)
-    # The residual stream and its norm in float32, and what the MLP multiplies.
-    stream = (2 * value_bytes + 8) * shape.hidden_size
-    forward = tokens_of(config) * (stream + 3 * value_bytes * shape.intermediate_size)
+    shape, tokens, value_bytes = teacher.architecture, tokens_of(config), value_bytes_of(config)
+    forward = forward_work_bytes(shape, tokens=tokens, value_bytes=value_bytes)
     if paradigm.response is None or paradigm.response.support == "dense":
         return forward
-    # Logits, their log-softmax, and at a temperature with and without the support.
-    rows = min(SPARSE_ROWS, tokens_of(config))
-    return max(forward, (value_bytes + 16) * rows * shape.vocab_size)
+    return max(forward, sparse_work_bytes(shape, tokens=tokens, value_bytes=value_bytes))
+
+
+def forward_work_bytes(shape: Architecture, *, tokens: int, value_bytes: int) -> float:
+    """What a forward pass without gradients takes beside the weights: the residual stream, its norm
+    in float32, and what the MLP multiplies."""
+    stream = (2 * value_bytes + 8) * shape.hidden_size
+    return float(tokens * (stream + 3 * value_bytes * shape.intermediate_size))
+
+
+def sparse_work_bytes(shape: Architecture, *, tokens: int, value_bytes: int) -> float:
+    """What taking top tokens or samples takes: logits, their log-softmax, and at a temperature with
+    and without the support."""
+    return float((value_bytes + 16) * min(SPARSE_ROWS, tokens) * shape.vocab_size)
 
 
 def _device(config: Config) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.models.budget import Budget, estimate
+from kdwatts.models.budget import estimate
+from kdwatts.planning.demands import available_gib, is_allowed
 
 FILLED = 0.9
-"""Share of a card's memory that a suggestion fills: the allocator and a context need the rest."""
+"""Share of a card's memory that a suggestion fills: the allocator needs the rest."""
 MOST_RANKS = 8
 
 
@@ -25,62 +26,60 @@ class Suggestion:
     gradient_checkpointing: bool
     total_gib: float
     """Estimate for each card."""
+    sharded: tuple[str, ...]
+    """Options that are set to fsdp."""
 
     @property
     def overrides(self) -> list[str]:
         """What to add to the command line."""
-        sharded = ["training.parallel=fsdp", "training.teacher_parallel=fsdp"]
         return [
             f"training.micro_batch={self.micro_batch}",
             f"training.accumulation={self.accumulation}",
             f"training.gradient_checkpointing={str(self.gradient_checkpointing).lower()}",
-            *(sharded if self.ranks > 1 else []),
+            *(f"training.{name}=fsdp" for name in self.sharded),
         ]
 
 
 def suggest(config: Config) -> Suggestion | None:
     """The fewest cards, then no recomputation, then the largest micro-batch that fits.
 
-    Sequences of an optimizer step stay as asked, so that results do. None where nothing fits, or
-    where the card's memory is not known.
+    Sequences of an optimizer step stay as asked, so that results do. None where nothing is allowed,
+    or where the card's memory is not known.
     """
     if not config.gpu.memory_gib:
         return None
-    for candidate, ranks in _candidates(config):
+    for candidate, ranks, sharded in _candidates(config):
         training = candidate.training
-        budget = estimate(candidate, ranks=ranks)
-        if budget.total_gib <= FILLED * config.gpu.memory_gib and _loads(config, budget):
+        total_gib = estimate(candidate, ranks=ranks).total_gib
+        if total_gib <= FILLED * available_gib(config) and is_allowed(candidate, ranks=ranks):
             return Suggestion(
                 ranks,
                 training.micro_batch,
                 training.accumulation,
                 training.gradient_checkpointing,
-                budget.total_gib,
+                total_gib,
+                sharded,
             )
     return None
 
 
-def _candidates(config: Config) -> Iterator[tuple[Config, int]]:
+def _candidates(config: Config) -> Iterator[tuple[Config, int, tuple[str, ...]]]:
     rows = config.training.micro_batch * config.training.accumulation
-    relational = config.paradigm.relational
-    # A group of sequences is compared as a whole, and lies in one forward pass.
-    least = relational.group_size if relational and relational.level == "sequence" else 1
-    ranks = 1
+    teacher = config.model.teacher
+    # A quantised teacher, and a student that writes, are whole on every rank.
+    names = ["parallel"] if config.paradigm.text != "student" else []
+    if not (teacher and teacher.quantization):
+        names.append("teacher_parallel")
+    found, ranks = copy.deepcopy(config), 1
+    training = found.training
     while ranks <= MOST_RANKS:
-        for checkpointing in (False, True):
-            for micro_batch in range(rows // ranks, 0, -1):
-                if rows % (micro_batch * ranks) or micro_batch % least:
-                    continue
-                found = copy.deepcopy(config)
-                found.training.micro_batch = micro_batch
-                found.training.accumulation = rows // micro_batch
-                found.training.gradient_checkpointing = checkpointing
-                if ranks > 1:
-                    found.training.parallel = found.training.teacher_parallel = "fsdp"
-                yield found, ranks
+        sharded = tuple(names) if ranks > 1 else ()
+        for name in ("parallel", "teacher_parallel"):
+            asked = getattr(config.training, name)
+            setattr(training, name, "fsdp" if name in sharded else asked)
+        for training.gradient_checkpointing in (False, True):
+            for training.micro_batch in range(rows // ranks, 0, -1):
+                if rows % (training.micro_batch * ranks) == 0:
+                    training.accumulation = rows // training.micro_batch
+                    yield found, ranks, sharded
         ranks *= 2
-
-
-def _loads(config: Config, budget: Budget) -> bool:
-    """Whether the teacher, which a cache's builder has on one card, fits there alone."""
-    return budget.teacher_weights_gib <= (config.gpu.memory_gib or 0.0)

@@ -124,10 +124,12 @@ def main() -> None:
             stand_in = _stand_in(pair, Path(folder) / pair)
             for precision, paradigm in itertools.product(PRECISIONS, PARADIGMS):
                 for changes in SHAPES if paradigm in ("sft", "feature") else SHAPES[:1]:
+                    # Two steps at least: the optimizer's moments are made by the first.
+                    target_tokens = 8192 if pair == "tiny" else 4096
                     overrides = [
                         f"model={pair}", f"paradigm={paradigm}", f"training.precision={precision}",
                         "until=distill", "eval=none", "gpu=cpu", "training.heldout_every=0",
-                        f"training.target_tokens={8192 if pair == 'tiny' else 2048}",
+                        f"training.target_tokens={target_tokens}",
                         *stand_in, *changes, *_whole_groups(pair, paradigm),
                     ]  # fmt: skip
                     planned, live = measure(overrides, Path(folder) / "store")

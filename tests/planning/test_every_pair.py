@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import socket
 from collections.abc import Iterator
 from functools import cache
@@ -14,9 +15,10 @@ from kdwatts.config import Config, check, to_config
 from kdwatts.models.budget import estimate
 from kdwatts.paths import conf_dir
 from kdwatts.pipeline import plan
+from kdwatts.planning.demands import is_allowed
 from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory
-from kdwatts.planning.suggest import suggest
+from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose
 from kdwatts.schema import Gpu, Paradigm
@@ -29,6 +31,10 @@ def _options(group: str, *, without: tuple[str, ...] = ()) -> list[str]:
     )
 
 
+REMEDY = re.compile(
+    r"the same steps fit|set model.teacher.quantization=int[48]|set paradigm.generate.batch_size=\d"
+    r"|set eval=none, or choose|choose a larger card or a smaller pair|lower paradigm.generate"
+)
 PAIRS, PARADIGMS = _options("model"), _options("paradigm")
 CARDS = _options("gpu", without=("auto", "cpu"))
 
@@ -90,14 +96,30 @@ def test_a_pair_is_planned_on_every_card(pair: str, paradigm: str, tmp_path: Pat
         assert (budget.teacher_gib > 0) == (
             config.paradigm.needs_signals and config.paradigm.teacher == "online"
         )
+        found = suggest(config)
+        if found:
+            _take(config, found)
         try:
             check_memory(config)
         except ValueError as refusal:
             told = str(refusal)
+            assert not is_allowed(config)
             assert f"gpu={card}" in told and f"{config.gpu.memory_gib:.0f}" in told
-            assert any(word in told for word in ("fit", "choose", "lower", "set ")), told
+            assert REMEDY.search(told), told
         else:
-            assert suggest(config), f"{pair} {paradigm} {card} is allowed, and nothing suggested"
+            assert is_allowed(config) and found
+
+
+def _take(config: Config, found: Suggestion) -> None:
+    """Assert that a suggestion keeps the step's rows and that our own checks allow it."""
+    taken = copy.deepcopy(config)
+    for override in found.overrides:
+        key, _, word = override.partition("=")
+        value = int(word) if word.isdigit() else {"true": True, "false": False}.get(word, word)
+        setattr(taken.training, key.removeprefix("training."), value)
+    before, after = config.training, taken.training
+    assert before.micro_batch * before.accumulation == after.micro_batch * after.accumulation
+    assert is_allowed(taken, ranks=found.ranks), (found, config.gpu.name)
 
 
 def test_what_runs_together_is_planned_and_only_known_pairs_are_refused():
