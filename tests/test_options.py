@@ -136,7 +136,9 @@ def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option
     # Orders of magnitude of cards from 2020 on: a slip of units is a factor of a thousand.
     figures = (gpu.memory_gib, gpu.tdp_w, gpu.bf16_dense_tflops, gpu.memory_bandwidth_gb_s)
     for figure, (low, high) in zip(
-        figures, ((20, 200), (200, 1500), (100, 3000), (500, 10_000)), strict=True
+        (*figures, gpu.fp32_dense_tflops),
+        ((20, 200), (200, 1500), (100, 3000), (500, 10_000), (15, 150)),
+        strict=True,
     ):
         assert figure is not None and low < figure < high
 

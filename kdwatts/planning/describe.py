@@ -9,7 +9,7 @@ from kdwatts.config import Config
 from kdwatts.models.budget import estimate
 from kdwatts.pipeline import Node
 from kdwatts.planning.fits import memory_lines
-from kdwatts.planning.roofline import serving_lines, time_lines
+from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.store import Store
@@ -34,7 +34,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
         "",
         *size_lines(config, budget),
         *memory_lines(config, budget),
-        *time_lines(config, budget),
+        *time_lines(config, budget, costs_left(config, nodes, store)),
         *serving_lines(config, budget),
     ]
     return "\n".join(lines)
