@@ -123,14 +123,15 @@ def main() -> None:
         for pair in ("tiny", *options.pair):
             stand_in = _stand_in(pair, Path(folder) / pair)
             for precision, paradigm in itertools.product(PRECISIONS, PARADIGMS):
-                for changes in SHAPES if paradigm in ("sft", "feature") else SHAPES[:1]:
+                shapes = SHAPES if paradigm in ("sft", "feature") else SHAPES[:1]
+                for changes in (shape + _whole_groups(pair, paradigm) for shape in shapes):
                     # Two steps at least: the optimizer's moments are made by the first.
                     target_tokens = 8192 if pair == "tiny" else 4096
                     overrides = [
                         f"model={pair}", f"paradigm={paradigm}", f"training.precision={precision}",
                         "until=distill", "eval=none", "gpu=cpu", "training.heldout_every=0",
                         f"training.target_tokens={target_tokens}",
-                        *stand_in, *changes, *_whole_groups(pair, paradigm),
+                        *stand_in, *changes,
                     ]  # fmt: skip
                     planned, live = measure(overrides, Path(folder) / "store")
                     worst = max(worst, abs(planned / live - 1))
