@@ -75,6 +75,8 @@ def _quantised(config: Config) -> str | None:
     bits_left = QUANTIZATIONS if teacher.quantization is None else QUANTIZATIONS[1:]
     for tried.model.teacher.quantization in bits_left:
         asked = f"set model.teacher.quantization={tried.model.teacher.quantization}"
+        if config.training.teacher_parallel == "fsdp":
+            asked += " training.teacher_parallel=ddp"
         if is_allowed(tried):
             return asked
         if found := suggest(tried):

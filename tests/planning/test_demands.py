@@ -11,6 +11,7 @@ from kdwatts.models.budget import estimate
 from kdwatts.planning import demands as room
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
 from kdwatts.planning.fits import check_memory
+from kdwatts.planning.suggest import suggest
 from kdwatts.teacher import parts
 
 Configure = Callable[..., Any]
@@ -79,8 +80,13 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
     said = "evaluation needs about 131 GiB .*, one gpu=h100 has 80; set model.teacher.quantization="
-    with pytest.raises(ValueError, match=f"{said}int8, which fits on 4 cards"):
+    # A quantised teacher is no shard's.
+    bits = "int8 training.teacher_parallel=ddp, which fits on 4 cards"
+    with pytest.raises(ValueError, match=said + bits):
         check_memory(config)
+    remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
+    found = suggest(configure(*BIG, "paradigm=sft", "training=fsdp", *remedy))
+    assert found and found.ranks == 4 and "training.teacher_parallel=fsdp" not in found.overrides
 
 
 def test_rows_of_a_teacher_s_forward_pass_are_those_of_its_cache():
