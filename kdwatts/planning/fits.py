@@ -98,14 +98,16 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
     ]
     if not config.gpu.memory_gib:
         return lines
-    for demand in demands(config):
-        if demand.part != "training":
-            lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one card ({demand.what})")
+    others = [demand for demand in demands(config) if demand.part != "training"]
+    for demand in others:
+        lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one card ({demand.what})")
     if found := suggest(config):
         cards = "one card" if found.ranks == 1 else f"{found.ranks} cards"
         lines.append(
             f"same steps on {cards} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
         )
+    elif large := [demand.part for demand in others if demand.gib > available_gib(config)]:
+        lines.append(f"the card has no room for its {' and '.join(large)}, however steps are cut")
     else:
         lines.append(f"no cut of these steps fits up to {MOST_RANKS} cards")
     return lines

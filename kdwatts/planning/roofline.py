@@ -31,11 +31,16 @@ class Cost:
     kwh: tuple[float, float, float]
 
     def in_words(self) -> str:
-        hours, kwh = self.hours, self.kwh
+        hours, kwh = ([_figure(value) for value in kind] for kind in (self.hours, self.kwh))
         return (
-            f"{hours[1]:,.2f} to {hours[2]:,.2f} h, {kwh[1]:,.2f} to {kwh[2]:,.2f} kWh; "
-            f"at least {hours[0]:,.2f} h, {kwh[0]:,.2f} kWh"
+            f"{hours[1]} to {hours[2]} h, {kwh[1]} to {kwh[2]} kWh; "
+            f"at least {hours[0]} h, {kwh[0]} kWh"
         )
+
+
+def _figure(value: float) -> str:
+    """Two decimals, of small values two digits."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -10,7 +10,7 @@ import pytest
 from kdwatts.models.budget import estimate
 from kdwatts.planning import demands as room
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
-from kdwatts.planning.fits import check_memory
+from kdwatts.planning.fits import check_memory, memory_lines
 from kdwatts.planning.suggest import suggest
 from kdwatts.teacher import parts
 
@@ -87,6 +87,15 @@ def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configur
     remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
     found = suggest(configure(*BIG, "paradigm=sft", "training=fsdp", *remedy))
     assert found and found.ranks == 4 and "training.teacher_parallel=fsdp" not in found.overrides
+
+
+def test_a_plan_says_which_part_of_a_run_the_card_has_no_room_for(configure: Configure):
+    config = configure(*BIG, "paradigm=sft")
+    lines = memory_lines(config, estimate(config))
+    assert "  evaluation: 131.4 GiB on one card (the teacher whole, for its scores)" in lines
+    assert lines[-1] == "the card has no room for its evaluation, however steps are cut"
+    alone = configure(*BIG, "paradigm=sft", "eval=none")
+    assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 cards at ")
 
 
 def test_rows_of_a_teacher_s_forward_pass_are_those_of_its_cache():

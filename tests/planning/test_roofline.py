@@ -123,3 +123,8 @@ def test_without_the_card_s_figures_nothing_is_expected(configure: Configure):
     config = configure("gpu=cpu")
     assert costs(config) == {}
     assert time_lines(config, estimate(config), {}) == []
+
+
+def test_hours_are_told_to_two_decimals_and_small_ones_to_two_digits():
+    told = Cost((0.0123456, 1.5, 1234.567), (0.00099, 0.1, 2.0)).in_words()
+    assert told == "1.50 to 1,234.57 h, 0.10 to 2.00 kWh; at least 0.012 h, 0.00099 kWh"
