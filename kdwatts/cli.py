@@ -246,13 +246,20 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.pipeline import plan
-    from kdwatts.plan import check_memory, describe
+    from kdwatts.planning.describe import describe
+    from kdwatts.planning.fits import check_memory
+    from kdwatts.planning.roofline import costs_left, sweep_line
+    from kdwatts.planning.unmade import unmade_teacher
 
-    cards = list_gpus()
+    cards, costs = list_gpus(), {}
     for config in configs:
         present = cards if config.gpu.device == "cuda" else []
         store = Store(Path(config.store_dir))
-        print(describe(config, plan(config, present), store, present), end="\n\n")
+        nodes = [] if unmade_teacher(config.model) else plan(config, present)
+        print(describe(config, nodes, store, present), end="\n\n")
+        costs |= costs_left(config, nodes, store)
+    if len(configs) > 1 and costs:
+        print(sweep_line(costs, len(configs)), end="\n\n")
     for config in configs:
         check_memory(config)
 

@@ -75,8 +75,12 @@ def _refuse_unknown_keys(group: Any, prefix: str) -> None:
                 _refuse_unknown_keys(part, f"{prefix}{name}.")
 
 
-def check(config: Config) -> None:
-    """Raise ValueError for choices that are each valid and together impossible."""
+def check(config: Config, *, ranks: int | None = None) -> None:
+    """Raise ValueError for choices that are each valid and together impossible.
+
+    `ranks` are those that share the work; None is those of this launch.
+    """
+    num_ranks = launched().world if ranks is None else ranks
     paradigm, pair, training = config.paradigm, config.model, config.training
     if paradigm.needs_teacher and pair.teacher is None:
         raise ValueError(
@@ -108,8 +112,8 @@ def check(config: Config) -> None:
         _check_writing(config, paradigm.generate)
     relational = paradigm.relational
     if relational and relational.level == "sequence":
-        _check_groups(config, relational.group_size, launched().world)
-    _check_ranks(config, launched().world)
+        _check_groups(config, relational.group_size, num_ranks)
+    _check_ranks(config, num_ranks)
     if config.gpu.device == "cpu" and training.precision == "bf16" and training.compile:
         raise ValueError(
             "training.compile=true with bf16 on gpu=cpu is not supported; use precision=fp32"

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from kdwatts import guards
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
-from kdwatts.paths import conf_dir, resolve_dir
-from kdwatts.schema import Pair
+from kdwatts.paths import conf_dir
+from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.telemetry.nvml import list_gpus
 
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -66,7 +66,10 @@ def _swept_by_option(
 
 
 def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
-    """The configuration of every run a command asks for; raises for the first impossible one."""
+    """The configuration of every run a command asks for; raises for the first impossible one.
+
+    A teacher that has still to be made is no hindrance to a plan.
+    """
     cards = list_gpus()
     swept, multirun, asked = _swept_by_option(overrides, multirun=multirun)
     jobs = [compose(job) for job in expand([*swept, *overrides], multirun=multirun)]
@@ -75,14 +78,7 @@ def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
         guards.note_submission()
     configs = [to_config(resolve_gpu(job, cards)) for job in jobs]
     for config in configs:
-        _check_made(config.model)
+        missing = unmade_teacher(config.model)
+        if missing and config.until != "plan":
+            raise ValueError(f"model={config.model.name}: {missing}")
     return configs
-
-
-def _check_made(pair: Pair) -> None:
-    """Raise ValueError where a pair's teacher has to be made first and was not."""
-    path = pair.teacher.path if pair.teacher else None
-    if pair.made_by and path and not resolve_dir(path).is_dir():
-        raise ValueError(
-            f"model={pair.name}: its teacher is in no folder {path} yet; `{pair.made_by}` makes it"
-        )

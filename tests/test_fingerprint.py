@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
+from kdwatts import fingerprint as keys
 from kdwatts.fingerprint import fingerprint, fingerprint_dir, sha256_file, stage_key
 
 
@@ -77,3 +79,25 @@ def test_a_folder_without_a_matching_file_has_no_key(tmp_path: Path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"no file matches 'x\*' or '\*.json' in /"):
         fingerprint_dir(tmp_path, "x*", "*.json")
+
+
+def test_a_large_file_of_a_folder_is_read_once_until_it_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(keys, "sha256_file", counted)
+    large, small = tmp_path / "model.safetensors", tmp_path / "config.json"
+    large.write_bytes(bytes(1 << 24))
+    small.write_text("{}")
+    key = fingerprint_dir(tmp_path, "*.[js]*", "*.safetensors")
+    assert key == fingerprint_dir(tmp_path, "*.[js]*", "*.safetensors")
+    assert read == ["config.json", "model.safetensors", "config.json"]
+    large.write_bytes(b"1" + bytes((1 << 24) - 1))
+    os.utime(large, ns=(1, 1))
+    assert fingerprint_dir(tmp_path, "*.[js]*", "*.safetensors") != key
+    assert read[3:] == ["config.json", "model.safetensors"]

@@ -21,10 +21,9 @@ FLOORS = (
     ("teacher",),
     ("training", "evaluation"),
     ("stages",),
-    (
-        *("pipeline", "plan", "suggest", "prefetch", "guards", "preflight"),
-        *("refusal", "sweep", "submit", "cli", "__main__"),
-    ),
+    ("pipeline",),
+    ("planning",),
+    ("prefetch", "guards", "preflight", "refusal", "sweep", "submit", "cli", "__main__"),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from kdwatts.config import Config, to_config, to_dict
 from kdwatts.fingerprint import fingerprint
 from kdwatts.paths import conf_dir
-from kdwatts.plan import check_memory
+from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import VERSION_BASE, compose, preflight
 from kdwatts.schema import Cluster, Gpu
 
@@ -136,7 +136,9 @@ def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option
     # Orders of magnitude of cards from 2020 on: a slip of units is a factor of a thousand.
     figures = (gpu.memory_gib, gpu.tdp_w, gpu.bf16_dense_tflops, gpu.memory_bandwidth_gb_s)
     for figure, (low, high) in zip(
-        figures, ((20, 200), (200, 1500), (100, 3000), (500, 10_000)), strict=True
+        (*figures, gpu.fp32_dense_tflops),
+        ((20, 200), (200, 1500), (100, 3000), (500, 10_000), (15, 150)),
+        strict=True,
     ):
         assert figure is not None and low < figure < high
 
@@ -158,5 +160,11 @@ def test_a_site_s_figures_have_their_sources(option: str, configure: Callable[..
 
 def test_a_pair_whose_teacher_has_to_be_made_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="yet; `make smollm2` makes it"):
+    with pytest.raises(
+        ValueError, match=r"smollm2_135m_to_81m: its .* yet; `make smollm2` makes it"
+    ):
         preflight(["model=smollm2_135m_to_81m"], multirun=False)
+    (planned,) = preflight(["model=smollm2_135m_to_81m", "until=plan"], multirun=False)
+    assert (
+        planned.model.teacher and planned.model.teacher.path == "runs/models/smollm2-135m-instruct"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kdwatts import guards
-from kdwatts.plan import check_memory
+from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import preflight
 from kdwatts.schema.machine import Cluster
 

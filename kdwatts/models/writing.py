@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.models.budget import GIB, forward_flops_per_token, weights_bytes_of
+from kdwatts.models.budget import GIB
+from kdwatts.models.shape import forward_flops_per_token, weights_bytes_of
+from kdwatts.models.terms import forward_work_bytes, value_bytes_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def estimate_writing(config: Config) -> WritingBudget | None:
         per_row = (1 - fraction) * training.sequence_length + fraction * new_tokens
         num_prompts = math.ceil(fraction * training.target_tokens / per_row)
     length, shape = prompt_tokens + new_tokens, writer.architecture
-    value_bytes = 2 if training.precision == "bf16" else 4
+    value_bytes = value_bytes_of(config)
     # Keys and values of every block and position.
     cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * length * value_bytes
     return WritingBudget(
@@ -73,3 +75,18 @@ def estimate_writing(config: Config) -> WritingBudget | None:
         weights_gib=weights_bytes_of(writer, value_bytes) / GIB,
         cache_gib=cache_bytes * min(num_prompts, paradigm.generate.batch_size) / GIB,
     )
+
+
+def writing_work_bytes_of(config: Config, writing: WritingBudget) -> float:
+    """What a batch takes beside weights, keys and values: its prompts' forward pass, or four copies
+    of the next token's probabilities in float64."""
+    assert config.paradigm.generate
+    source = config.model.student if writing.writer == "student" else config.model.teacher
+    assert source
+    batch = min(writing.num_prompts, config.paradigm.generate.batch_size)
+    forward = forward_work_bytes(
+        source.architecture,
+        tokens=batch * writing.prompt_tokens,
+        value_bytes=value_bytes_of(config),
+    )
+    return max(forward, 4.0 * 8 * batch * source.architecture.vocab_size)

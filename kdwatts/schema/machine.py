@@ -19,6 +19,8 @@ class Gpu:
     tdp_w: float | None = None
     bf16_dense_tflops: float | None = None
     """Tensor-core peak without sparsity, from the data sheet."""
+    fp32_dense_tflops: float | None = None
+    """Peak outside the tensor cores: float32 training switches TF32 on nowhere."""
     memory_bandwidth_gb_s: float | None = None
     partition: str | None = None
     gres: str | None = None

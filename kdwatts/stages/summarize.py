@@ -14,7 +14,7 @@ from kdwatts.break_even import Amount, tokens_to_break_even
 from kdwatts.config import Config
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
-from kdwatts.models.budget import parameters_of
+from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models

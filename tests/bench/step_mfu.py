@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from kdwatts.config import to_config
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.hardware import resolve_gpu
-from kdwatts.models.budget import forward_flops_per_token
 from kdwatts.models.load import head_bias, head_weight, load_model
+from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,14 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kdwatts.config import Config
-from kdwatts.models.budget import (
-    adapter_parameters_of,
-    estimate,
-    forward_flops_per_token,
-    parameters_of,
-)
+from kdwatts.losses import attention, head
+from kdwatts.models import terms
+from kdwatts.models.budget import estimate
 from kdwatts.models.load import architecture_settings, num_parameters
+from kdwatts.models.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.paths import conf_dir
-from kdwatts.schema import Architecture, Feature, Lora
+from kdwatts.schema import Architecture, Feature, Lora, Relational
+from kdwatts.teacher.signals import compute_signals
 
 GIB = 2**30
 
@@ -100,50 +100,94 @@ def llama(configure: Callable[..., Any]) -> Config:
     return configure("model=llama31_8b_to_1b", "gpu=h100")
 
 
+PARAMS, TABLE = 1_235_814_400, 128_256 * 2048
+"""Of Llama 3.2 1B, which has one table for both ends."""
+LINEAR = 16 * 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
+TOKENS = 8 * 2048
+BLOCK_BYTES = 4 * (2 * (2 * 2048 + 1) + 32) + 2 * (5 * 2048 + 2 * 2048 + 2 * 512 + 4 * 8192)
+"""What a block keeps of a token: tests/models/test_activations.py."""
+KEPT = TOKENS * (16 * BLOCK_BYTES + 4 * (2 * 2048 + 1))
+CHUNK = 2 * 256 * 128_256
+
+
 def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_none(llama: Config):
     budget = estimate(llama)
-    assert budget.student_params == 1_235_814_400
-    assert budget.student_state_gib == pytest.approx(1_235_814_400 * 16 / GIB)
+    assert budget.student_params == PARAMS
+    assert budget.student_state_gib == pytest.approx(PARAMS * 16 / GIB)
+    assert budget.copies_gib == pytest.approx(2 * LINEAR / GIB)
+    assert budget.activations_gib == pytest.approx(KEPT / GIB)
     assert budget.teacher_gib == 0
-    # 256 rows of 128,256 logits: float32, with their gradient, a working copy and the teacher's.
-    assert budget.chunk_gib == pytest.approx(4 * 256 * 128_256 * 4 / GIB)
-    parts = budget.student_state_gib + budget.activations_gib + budget.chunk_gib
+    # 256 rows of 128,256 logits in bfloat16, and three float32 copies of 8,388,608 of them.
+    assert budget.chunk_gib == pytest.approx((CHUNK + 3 * 4 * 2**23) / GIB)
+
+
+def test_the_loss_s_moment_worked_by_hand(llama: Config):
+    budget = estimate(llama)
     # Four forward passes a step: gradients wait for the last.
-    assert budget.total_gib == pytest.approx(parts)
+    held = 16 * PARAMS + 2 * LINEAR + KEPT + CHUNK + 3 * 4 * 2**23
+    # The head's gradient in float32, the head cast and a product of its shape; final states, those
+    # that count and their gradient in float32 and one cast; 64 ids and log-probabilities.
+    head, states = (4 + 2 + 2) * TABLE, TOKENS * 2048 * (3 * 4 + 2)
+    assert budget.moments_gib["loss"] == pytest.approx(
+        (held + head + states + TOKENS * 64 * 20) / GIB
+    )
+    assert budget.fullest == "loss"
+    assert budget.total_gib == budget.moments_gib["loss"]
 
 
 def test_without_accumulation_gradients_are_not_there_when_activations_are_most(llama: Config):
     once = copy.deepcopy(llama)
     once.training.accumulation = 1
-    assert estimate(llama).total_gib - estimate(once).total_gib == pytest.approx(
-        1_235_814_400 * 4 / GIB
-    )
+    assert estimate(llama).total_gib - estimate(once).total_gib == pytest.approx(PARAMS * 4 / GIB)
 
 
-def test_with_few_activations_the_optimizer_s_step_takes_most(llama: Config):
+def test_with_few_activations_two_gradients_of_a_tied_table_and_their_sum_take_most(llama: Config):
     small = copy.deepcopy(llama)
+    small.paradigm.response, small.training.precision = None, "fp32"
     small.training.micro_batch, small.training.sequence_length = 1, 128
     small.training.gradient_checkpointing = True
     small.training.chunk_rows = 1
-    assert estimate(small).total_gib == pytest.approx(1_235_814_400 * 20 / GIB)
+    # Beside the gradient that earlier passes left; one row of logits, and what lies between blocks.
+    beside = 3 * 4 * TABLE + 4 * 128_256 + 128 * 8 * 2048
+    assert estimate(small).fullest == "gradients"
+    assert estimate(small).total_gib == pytest.approx((16 * PARAMS + beside) / GIB)
+    small.model.student.architecture.tied_head = False
+    # The head's own gradient is added to; the table's is made and added.
+    beside = 4 * TABLE + 4 * 128_256 + 128 * 8 * 2048
+    assert estimate(small).moments_gib["gradients"] == pytest.approx(
+        (16 * (PARAMS + TABLE) + beside) / GIB
+    )
 
 
-def test_a_feature_pair_keeps_four_rows_of_the_teacher_s_width(llama: Config):
+def test_a_feature_pair_keeps_its_target_and_both_states_of_the_teacher_s_width(llama: Config):
     featured, plain = copy.deepcopy(llama), estimate(llama)
     featured.paradigm.feature = Feature()
     found = estimate(featured)
-    # Sixteen pairs of 8 rows of 2048 positions, 4096 wide, two bytes a value.
-    assert found.activations_gib - plain.activations_gib == pytest.approx(
-        16 * 8 * 2048 * 4 * 4096 * 2 / GIB
-    )
+    # Sixteen pairs: the target 4096 wide and the student's 2048 in two bytes; the projected states
+    # and their difference in four, with one root mean square.
+    pair = 2 * 4096 + 2 * 2048 + 8 * 4096 + 4
+    assert found.compared_gib - plain.compared_gib == pytest.approx(16 * TOKENS * pair / GIB)
+    assert found.activations_gib == plain.activations_gib
     assert found.student_state_gib == plain.student_state_gib
     assert (found.projectors_gib, plain.projectors_gib) == (16 * 2048 * 4096 * 16 / GIB, 0)
+    assert found.copies_gib - plain.copies_gib == pytest.approx(2 * 16 * 2048 * 4096 / GIB)
 
 
-def test_without_a_teacher_s_distribution_there_are_three_copies_of_logits(llama: Config):
-    alone = copy.deepcopy(llama)
-    alone.paradigm.response = None
-    assert estimate(alone).chunk_gib == pytest.approx(3 * 256 * 128_256 * 4 / GIB)
+def test_a_dense_teacher_has_logits_of_its_own_and_more_is_made_of_a_block(llama: Config):
+    dense = copy.deepcopy(llama)
+    assert dense.paradigm.response
+    dense.paradigm.response.support = "dense"
+    assert estimate(dense).chunk_gib == pytest.approx((2 * CHUNK + 5 * 4 * 2**23) / GIB)
+    dense.paradigm.response.divergence = "jsd"
+    assert estimate(dense).chunk_gib == pytest.approx((2 * CHUNK + 9 * 4 * 2**23) / GIB)
+
+
+def test_tokens_in_groups_are_compared_by_their_differences_and_cosines(llama: Config):
+    grouped = copy.deepcopy(llama)
+    grouped.paradigm.response, grouped.paradigm.relational = None, Relational(level="token")
+    # Eight sequences of 32 tokens: 2.5 * 32^2 rows of the student's 2048, two sets of 32^3 cosines.
+    kept = 8 * (2.5 * 32**2 * 2048 + 2 * 32**3)
+    assert estimate(grouped).compared_gib == pytest.approx(4 * kept / GIB)
 
 
 def test_adapters_are_counted_by_hand():
@@ -169,7 +213,9 @@ def test_the_mask_that_keeps_documents_apart_takes_its_room(llama: Config):
     apart = copy.deepcopy(llama)
     apart.training.respect_documents = True
     added_gib = estimate(apart).activations_gib - estimate(llama).activations_gib
-    assert added_gib == pytest.approx(3 * 8 * 2048**2 / GIB)
+    # A byte a position as given; in every block two, and keys and values for 24 heads more.
+    each = 2048 + 16 * 2 * (2048 + 2 * 24 * 64)
+    assert added_gib == pytest.approx(TOKENS * each / GIB)
 
 
 def test_an_online_teacher_is_on_the_card_in_the_run_s_precision(llama: Config):
@@ -203,10 +249,24 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(lla
     doubled, checkpointed = copy.deepcopy(llama), copy.deepcopy(llama)
     doubled.training.micro_batch *= 2
     checkpointed.training.gradient_checkpointing = True
-    plain = estimate(llama)
+    plain, checkpointed_budget = estimate(llama), estimate(checkpointed)
     assert estimate(doubled).activations_gib == pytest.approx(2 * plain.activations_gib)
-    # Sixteen block inputs of 2048 and one block of 17 * 2048 + 2.5 * 8192 values, two bytes each.
-    assert estimate(checkpointed).activations_gib == pytest.approx(
-        8 * 2048 * 2 * (16 * 2048 + 17 * 2048 + 2.5 * 8192) / GIB
+    # Sixteen block inputs and the last norm, in float32.
+    assert checkpointed_budget.activations_gib == pytest.approx(
+        TOKENS * 4 * (16 * 2048 + 2 * 2048 + 1) / GIB
     )
-    assert estimate(checkpointed).activations_gib < plain.activations_gib / 5
+    # In the backward pass one block is made again, from weights that are cast again.
+    held = 16 * PARAMS + CHUNK + 2 * TABLE + TOKENS * 64 * 20
+    work = TOKENS * (8 * 2048 + 2 * 2 * 8192) + 6 * 2048 * 8192
+    made = TOKENS * (16 * 4 * 2048 + BLOCK_BYTES) + 2 * LINEAR / 16 + 4 * TABLE
+    assert checkpointed_budget.moments_gib["backward"] == pytest.approx((held + made + work) / GIB)
+
+
+def test_chunks_of_logits_and_relations_are_as_long_as_the_losses_have_them():
+    assert terms.BLOCK_ELEMENTS == head.BLOCK_ELEMENTS
+    assert list(terms.RELATION_ELEMENTS.values()) == [
+        attention.CPU_CHUNK_ELEMENTS,
+        attention.CHUNK_ELEMENTS,
+    ]
+    asked = inspect.signature(compute_signals).parameters["chunk_rows"]
+    assert asked.default == terms.SPARSE_ROWS

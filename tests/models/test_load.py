@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from kdwatts.models.budget import parameters_of
 from kdwatts.models.load import (
     head_weight,
     load_model,
@@ -25,6 +24,7 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
     tokenizer_location,
 )
+from kdwatts.models.shape import parameters_of
 from kdwatts.paths import TINY_DIR, conf_dir
 from kdwatts.records import write_json
 from kdwatts.schema import Architecture, ModelSource, Pair

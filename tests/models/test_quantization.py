@@ -18,12 +18,13 @@ import torch
 from kdwatts import prefetch
 from kdwatts.manifest import write_manifest
 from kdwatts.models import quantization
-from kdwatts.models.budget import estimate, linear_weights_of, parameters_of, weights_bytes_of
+from kdwatts.models.budget import estimate
 from kdwatts.models.initial import student_fingerprint
 from kdwatts.models.load import check_readable, load_model, source_fingerprint
 from kdwatts.models.quantization import bits_and_bytes, loading_settings, on_device
+from kdwatts.models.shape import linear_weights_of, parameters_of, weights_bytes_of
 from kdwatts.models.writing import estimate_writing
-from kdwatts.plan import describe
+from kdwatts.planning.describe import describe
 from kdwatts.records import read_json
 from kdwatts.schema import ModelSource
 from kdwatts.stages import distill, evaluate, generate, inference, teacher

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kdwatts.config import Config
-from kdwatts.models.budget import estimate, forward_flops_per_token
+from kdwatts.models.budget import estimate
+from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import asked_prompts, estimate_writing
-from kdwatts.plan import check_memory
+from kdwatts.planning.fits import check_memory
 from kdwatts.schema import Generate
 
 Configure = Callable[..., Config]
@@ -97,10 +98,11 @@ def test_what_does_not_fit_the_writer_is_refused(
 
 def test_a_batch_whose_keys_and_values_do_not_fit_on_the_card_is_refused(configure: Configure):
     check_memory(configure("paradigm=sequence", *LLAMA))
-    # 512 texts of 2,047 tokens at 128 KiB are 128 GiB.
+    # 512 texts of 2,047 tokens at 128 KiB are 128 GiB; reading their 512 tokens of prompt takes
+    # twelve bytes of width 4,096 and six of 14,336 a token, 33 GiB beside the weights' 15.
     large: Any = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=512")
     said = (
-        r"keys and values of a batch take 128 GiB and what is beside them 15, one gpu=h100 has 80"
+        r"keys and values of a batch take 128 GiB and what is beside them 48, one gpu=h100 has 80"
     )
     with pytest.raises(ValueError, match=said):
         check_memory(large)

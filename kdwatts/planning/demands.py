@@ -1,0 +1,98 @@
+"""What a run asks of one card's memory, stage by stage, and whether the card has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdwatts.config import Config, check
+from kdwatts.launch import launched
+from kdwatts.models.budget import GIB, Budget, estimate
+from kdwatts.models.terms import forward_work_bytes, sparse_work_bytes, value_bytes_of
+from kdwatts.models.writing import estimate_writing, writing_work_bytes_of
+from kdwatts.schema import Architecture
+
+CONTEXT_GIB = 1.0
+"""Of what NVML calls a card's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
+context."""
+ROWS_PER_FORWARD = 32
+"""Rows that a teacher reads at once for a cache, as teacher.parts has it."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The most that one part of a run has on a card at once."""
+
+    part: str
+    """training, writing, teacher (which makes its cache), or evaluation."""
+    gib: float
+    what: str
+    """What takes it, in words."""
+
+
+def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
+    """What each part of a run takes of the card that it is on, `ranks` of them, in order.
+
+    What builds a teacher's cache, text or scores has the whole teacher on one card, whatever
+    training does in shards.
+    """
+    budget = estimate(config, ranks=ranks)
+    found = []
+    paradigm, teacher = config.paradigm, config.model.teacher
+    if teacher:
+        whole_gib = budget.teacher_whole_gib
+        if paradigm.needs_signals and paradigm.teacher == "cached":
+            work_gib = _reading_gib(config, teacher.architecture)
+            what = f"the teacher {whole_gib:.0f}, a forward pass {work_gib:.0f}"
+            found.append(Demand("teacher", whole_gib + work_gib, what))
+        if config.eval.tasks or config.eval.inference:
+            what = "the teacher whole, for its scores"
+            found.append(Demand("evaluation", whole_gib, what))
+    if writing := estimate_writing(config):
+        beside_gib = writing_work_bytes_of(config, writing) / GIB
+        if writing.writer == "teacher":
+            beside_gib += writing.weights_gib
+        else:
+            beside_gib += _between_steps_gib(budget)
+        what = (
+            f"keys and values of a batch take {writing.cache_gib:.0f} GiB and what is beside them "
+            f"{beside_gib:.0f}"
+        )
+        found.append(Demand("writing", beside_gib + writing.cache_gib, what))
+    what = (
+        f"student with optimizer {budget.student_state_gib:.0f}, teacher {budget.teacher_gib:.0f}, "
+        f"activations {budget.activations_gib:.0f}, states compared {budget.compared_gib:.0f}"
+    )
+    found.append(Demand("training", budget.total_gib, what))
+    return found
+
+
+def available_gib(config: Config) -> float:
+    """What of the card's memory tensors can have; the card's size must be known."""
+    assert config.gpu.memory_gib
+    return config.gpu.memory_gib - CONTEXT_GIB
+
+
+def is_allowed(config: Config, *, ranks: int | None = None) -> bool:
+    """Whether the choices go together on so many ranks, and every part of the run has its room."""
+    ranks = launched().world if ranks is None else ranks
+    try:
+        check(config, ranks=ranks)
+    except ValueError:
+        return False
+    return all(demand.gib <= available_gib(config) for demand in demands(config, ranks=ranks))
+
+
+def _between_steps_gib(budget: Budget) -> float:
+    """What is on the card when the student writes: no activation and no gradient is."""
+    state_gib = budget.student_state_gib - budget.gradients_gib
+    return state_gib + budget.copies_gib + budget.projectors_gib + budget.teacher_gib
+
+
+def _reading_gib(config: Config, shape: Architecture) -> float:
+    """What a teacher takes to read the rows of one forward pass for its cache."""
+    tokens, value_bytes = ROWS_PER_FORWARD * config.training.sequence_length, value_bytes_of(config)
+    work = forward_work_bytes(shape, tokens=tokens, value_bytes=value_bytes)
+    response = config.paradigm.response
+    if response and response.support != "dense":
+        work = max(work, sparse_work_bytes(shape, tokens=tokens, value_bytes=value_bytes))
+    return work / GIB

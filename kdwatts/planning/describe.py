@@ -1,0 +1,55 @@
+"""A plan as text: stages, sizes, memory, operations, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdwatts.artifact import read_artifact
+from kdwatts.config import Config
+from kdwatts.models.budget import estimate
+from kdwatts.pipeline import Node
+from kdwatts.planning.fits import memory_lines
+from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
+from kdwatts.planning.sizes import size_lines
+from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.store import Store
+from kdwatts.telemetry.nvml import Gpu as Card
+
+
+def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequence[Card]) -> str:
+    """The plan as text: stages with what would be reused, sizes, memory, operations, time.
+
+    Keys need the bytes of a teacher: where one has still to be made, it says how instead.
+    """
+    budget, missing = estimate(config), unmade_teacher(config.model)
+    lines = [
+        f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
+        f"gpu={config.gpu.name} seed={config.training.seed}",
+        "",
+        *(
+            [f"stages: not known before there is a teacher: {missing}"]
+            if missing
+            else _stage_lines(nodes, store, known=bool(cards) or config.gpu.device == "cpu")
+        ),
+        "",
+        *size_lines(config, budget),
+        *memory_lines(config, budget),
+        *time_lines(config, budget, costs_left(config, nodes, store)),
+        *serving_lines(config, budget),
+    ]
+    return "\n".join(lines)
+
+
+def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
+    lines = ["stages:"]
+    for node in nodes:
+        found = store.find(node.stage, node.key)
+        if found:
+            artifact = read_artifact(found)
+            state = f"reused, {artifact.cost_in_words()}"
+        elif known or "hardware" not in node.settings:
+            state = "would be built"
+        else:
+            state = "would be built; its key depends on the card that the job finds"
+        lines.append(f"  {node.name:<18} {node.key}  {state}")
+    return lines

@@ -1,0 +1,113 @@
+"""Whether a run fits the card that `gpu` names, and what to do where it does not."""
+
+from __future__ import annotations
+
+import copy
+
+from kdwatts.config import Config
+from kdwatts.models.budget import Budget
+from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
+from kdwatts.planning.suggest import MOST_RANKS, suggest
+from kdwatts.schema.model import QUANTIZATIONS
+
+
+def check_memory(config: Config) -> None:
+    """Raise ValueError when a part of the run exceeds the card that `gpu` names."""
+    if config.gpu.device != "cuda" or not config.gpu.memory_gib:
+        return
+    available = available_gib(config)
+    for demand in demands(config):
+        if demand.gib > available:
+            raise ValueError(_refusal(config, demand))
+
+
+def _refusal(config: Config, demand: Demand) -> str:
+    card = f"one gpu={config.gpu.name} has {config.gpu.memory_gib:.0f}"
+    pair = f"model={config.model.name}"
+    if demand.part == "training":
+        return (
+            f"{pair} on one gpu={config.gpu.name} needs about {demand.gib:.0f} GiB "
+            f"({demand.what}), the card has {config.gpu.memory_gib:.0f}; {_remedy(config)}"
+        )
+    if demand.part == "writing":
+        remedy = (
+            _smaller_batch(config) or _quantised(config) or "lower paradigm.generate.new_tokens"
+        )
+        return f"paradigm.generate: {demand.what}, {card}; {remedy}"
+    without = "set eval=none, or " if demand.part == "evaluation" else ""
+    others = f"{without}choose a larger card or a smaller pair"
+    return (
+        f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {card}; "
+        f"{_quantised(config) or others}"
+    )
+
+
+def _remedy(config: Config) -> str:
+    if found := suggest(config):
+        cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
+        return f"the same steps fit{cards} with {' '.join(found.overrides)}"
+    online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
+    cached = "set paradigm.teacher=cached, or " if online else ""
+    return _quantised(config) or f"{cached}choose a larger card or a smaller pair"
+
+
+def _smaller_batch(config: Config) -> str | None:
+    """With how many texts at once writing fits, in words; None where not even one does."""
+    tried = copy.deepcopy(config)
+    generate = tried.paradigm.generate
+    assert generate
+    while generate.batch_size > 1:
+        generate.batch_size //= 2
+        (gib,) = [demand.gib for demand in demands(tried) if demand.part == "writing"]
+        if gib <= available_gib(tried):
+            return f"set paradigm.generate.batch_size={generate.batch_size}"
+    return None
+
+
+def _quantised(config: Config) -> str | None:
+    """With how few bits a teacher all that this run asks fits, in words; None where it does not."""
+    teacher = config.model.teacher
+    if teacher is None or teacher.path is None or teacher.quantization == QUANTIZATIONS[-1]:
+        return None
+    tried = copy.deepcopy(config)
+    assert tried.model.teacher
+    tried.training.teacher_parallel = "ddp"
+    bits_left = QUANTIZATIONS if teacher.quantization is None else QUANTIZATIONS[1:]
+    for tried.model.teacher.quantization in bits_left:
+        asked = f"set model.teacher.quantization={tried.model.teacher.quantization}"
+        if config.training.teacher_parallel == "fsdp":
+            asked += " training.teacher_parallel=ddp"
+        if is_allowed(tried):
+            return asked
+        if found := suggest(tried):
+            cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
+            return f"{asked}, which fits{cards} with {' '.join(found.overrides)}"
+    return None
+
+
+def memory_lines(config: Config, budget: Budget) -> list[str]:
+    """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
+    has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
+    lines = [
+        f"memory while training, estimated: {budget.total_gib:,.2f} GiB at its fullest moment, "
+        f"{budget.fullest}{has}",
+        f"  of it student with optimizer {budget.student_state_gib:,.2f}, projectors "
+        f"{budget.projectors_gib:,.2f}, cast weights {budget.copies_gib:,.2f}, teacher "
+        f"{budget.teacher_gib:,.2f}, activations {budget.activations_gib:,.2f}, states compared "
+        f"{budget.compared_gib:,.2f}, logits {budget.chunk_gib:,.2f}",
+    ]
+    if not config.gpu.memory_gib:
+        return lines
+    others = [demand for demand in demands(config) if demand.part != "training"]
+    for demand in others:
+        lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one card ({demand.what})")
+    if found := suggest(config):
+        cards = "one card" if found.ranks == 1 else f"{found.ranks} cards"
+        lines.append(
+            f"same steps on {cards} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
+        )
+    elif large := [demand.part for demand in others if demand.gib > available_gib(config)]:
+        lines.append(f"the card has no room for its {' and '.join(large)}, however steps are cut")
+    else:
+        lines.append(f"no cut of these steps fits up to {MOST_RANKS} cards")
+    return lines

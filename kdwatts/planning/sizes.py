@@ -1,0 +1,58 @@
+"""Parameters, tokens, operations and what lies on disk, in words."""
+
+from __future__ import annotations
+
+from kdwatts.config import Config
+from kdwatts.models.budget import Budget
+from kdwatts.models.writing import estimate_writing
+from kdwatts.stages.work import plan_signals, teacher_source
+from kdwatts.teacher.record import bytes_per_token
+
+
+def size_lines(config: Config, budget: Budget) -> list[str]:
+    training = config.training
+    tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
+    quantization = config.model.teacher.quantization if config.model.teacher else None
+    lines = [
+        f"student: {_count(budget.student_params)} parameters"
+        + (f", {_count(budget.trained_params)} in adapters" if training.lora else "")
+        + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else "")
+        + (f" in {quantization}" if quantization else ""),
+        f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
+        f"{-(-training.target_tokens // tokens_per_step):,} steps, more where prompts are masked",
+        f"operations: {_pflop(budget.train_pflop)} for the student, "
+        f"{_pflop(budget.teacher_pflop)} for the teacher",
+    ]
+    if training.budget_kj is not None:
+        lines.append(f"stops at {training.budget_kj:g} kJ, load and earlier attempts included")
+    if training.heldout_every:
+        lines.append(
+            f"held-out loss: {training.heldout_tokens:,} targets every {training.heldout_every} "
+            "steps and at the end"
+        )
+    if writing := estimate_writing(config):
+        lines.append(
+            f"text: the {writing.writer} writes at most {writing.num_tokens:,} tokens, "
+            f"{writing.new_tokens:,} after each of {writing.num_prompts:,} prompts of "
+            f"{writing.prompt_tokens:,}: {_pflop(writing.pflop)}, {writing.cache_gib:,.2f} GiB of "
+            "keys and values a batch"
+        )
+    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
+        width = teacher_source(config).architecture.hidden_size
+        each = bytes_per_token(plan_signals(config), training.sequence_length, width)
+        lines.append(
+            f"teacher cache: {each:,.0f} bytes a token, about "
+            f"{each * training.target_tokens / 1e9:,.2f} GB on disk"
+        )
+    return lines
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _pflop(value: float) -> str:
+    return f"{value:,.3g} PFLOP"

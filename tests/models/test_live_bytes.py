@@ -1,0 +1,32 @@
+"""The memory that a plan names, against the tensors that training really had at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.plan_memory import measure
+
+TINY = (
+    "model=tiny", "gpu=cpu", "until=distill", "eval=none", "training.heldout_every=0",
+    "training.target_tokens=4096",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("paradigm", "change"),
+    [
+        ("sft", "training.gradient_checkpointing=true"),
+        ("response", "training.gradient_checkpointing=false"),
+        ("feature", "training.gradient_checkpointing=false"),
+    ],
+)
+def test_training_takes_what_the_plan_names_within_fifteen_per_cent(
+    paradigm: str, change: str, precision: str, tmp_path: Path
+):
+    asked = [*TINY, f"paradigm={paradigm}", change, f"training.precision={precision}"]
+    planned_gib, live_gib = measure(asked, tmp_path / "store")
+    assert planned_gib == pytest.approx(live_gib, rel=0.15)

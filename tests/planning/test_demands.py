@@ -1,0 +1,102 @@
+"""What each part of a run asks of a card, and what a refusal says to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdwatts.models.budget import estimate
+from kdwatts.planning import demands as room
+from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
+from kdwatts.planning.fits import check_memory, memory_lines
+from kdwatts.planning.suggest import suggest
+from kdwatts.teacher import parts
+
+Configure = Callable[..., Any]
+GIB = 2**30
+BIG = ("model=llama31_70b_to_8b", "gpu=h100")
+
+
+def gib_of(config: Any, part: str) -> float:
+    (found,) = [demand.gib for demand in demands(config, ranks=1) if demand.part == part]
+    return found
+
+
+def test_a_card_lends_all_but_a_context(configure: Configure):
+    assert available_gib(configure("gpu=h100")) == 79.65 - CONTEXT_GIB
+
+
+def test_a_teacher_is_whole_on_a_card_for_its_scores_its_cache_and_its_text(configure: Configure):
+    whole_gib = 70_553_706_496 * 2 / GIB
+    sft = configure(*BIG, "paradigm=sft")
+    assert [demand.part for demand in demands(sft)] == ["evaluation", "training"]
+    assert gib_of(sft, "evaluation") == pytest.approx(whole_gib)
+    # 32 rows of 2,048 tokens: twelve bytes of width 8,192 and six of 28,672 a token.
+    cached = configure(*BIG, "paradigm=response", "eval=none")
+    assert gib_of(cached, "teacher") == pytest.approx(
+        whole_gib + 32 * 2048 * (12 * 8192 + 6 * 28_672) / GIB
+    )
+    assert [d.part for d in demands(configure(*BIG, "paradigm=feature", "eval=none"))] == [
+        "training"
+    ]
+
+
+def test_a_student_writes_beside_its_moments_and_a_live_teacher_without_activations(
+    configure: Configure,
+):
+    config = configure("model=llama31_8b_to_1b", "gpu=h100", "paradigm=on_policy")
+    budget = estimate(config)
+    # Weights and moments in twelve bytes, cast weights in two, the teacher; of 64 texts of 2,047
+    # tokens 16 blocks' keys and values, 8 heads of 64; and reading 64 prompts of 512.
+    kept = budget.student_params * 12 / GIB + budget.copies_gib + budget.teacher_gib
+    cache = 64 * 2047 * 16 * 2 * 8 * 64 * 2
+    work = 64 * 512 * (12 * 2048 + 6 * 8192)
+    assert gib_of(config, "writing") == pytest.approx(kept + (cache + work) / GIB)
+
+
+SMALL = ("model=qwen25_7b_to_0b5", "gpu=rtx4090", "eval=none")
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "said"),
+    [
+        # 34 GiB of training are cut, and nothing else is asked of the card.
+        ("sft", "the same steps fit with training.micro_batch=2 training.accumulation=16"),
+        # A teacher of 14.2 GiB and its forward pass of 9.6 exceed 23 GiB, one in a byte does not.
+        ("response", "its teacher needs about 24 GiB .* set model.teacher.quantization=int8"),
+        # 64 prompts of 512 tokens: with half of them keys, values and their reading are halved.
+        ("sequence", "one gpu=rtx4090 has 24; set paradigm.generate.batch_size=32"),
+    ],
+)
+def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configure):
+    config = configure(*SMALL, f"paradigm={paradigm}")
+    assert not is_allowed(config)
+    with pytest.raises(ValueError, match=said):
+        check_memory(config)
+
+
+def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
+    config = configure(*BIG, "paradigm=sft", "training=fsdp")
+    said = "evaluation needs about 131 GiB .*, one gpu=h100 has 80; set model.teacher.quantization="
+    # A quantised teacher is no shard's.
+    bits = "int8 training.teacher_parallel=ddp, which fits on 4 cards"
+    with pytest.raises(ValueError, match=said + bits):
+        check_memory(config)
+    remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
+    found = suggest(configure(*BIG, "paradigm=sft", "training=fsdp", *remedy))
+    assert found and found.ranks == 4 and "training.teacher_parallel=fsdp" not in found.overrides
+
+
+def test_a_plan_says_which_part_of_a_run_the_card_has_no_room_for(configure: Configure):
+    config = configure(*BIG, "paradigm=sft")
+    lines = memory_lines(config, estimate(config))
+    assert "  evaluation: 131.4 GiB on one card (the teacher whole, for its scores)" in lines
+    assert lines[-1] == "the card has no room for its evaluation, however steps are cut"
+    alone = configure(*BIG, "paradigm=sft", "eval=none")
+    assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 cards at ")
+
+
+def test_rows_of_a_teacher_s_forward_pass_are_those_of_its_cache():
+    assert room.ROWS_PER_FORWARD == parts.ROWS_PER_FORWARD
