@@ -22,12 +22,12 @@ def check_memory(config: Config) -> None:
 
 
 def _refusal(config: Config, demand: Demand) -> str:
-    card = f"one gpu={config.gpu.name} has {config.gpu.memory_gib:.0f}"
+    card = f"one gpu={config.gpu.name} has room for {available_gib(config):.0f}"
     pair = f"model={config.model.name}"
     if demand.part == "training":
         return (
             f"{pair} on one gpu={config.gpu.name} needs about {demand.gib:.0f} GiB "
-            f"({demand.what}), the card has {config.gpu.memory_gib:.0f}; {_remedy(config)}"
+            f"({demand.what}), the card has room for {available_gib(config):.0f}; {_remedy(config)}"
         )
     if demand.part == "writing":
         remedy = (

@@ -97,7 +97,7 @@ def test_a_forward_pass_costs_two_operations_per_weight_and_the_attention_s_shar
 
 @pytest.fixture(scope="module")
 def llama(configure: Callable[..., Any]) -> Config:
-    return configure("model=llama31_8b_to_1b", "gpu=h100")
+    return configure("model=llama31_8b_to_1b", "gpu=h100", "training.gradient_checkpointing=false")
 
 
 PARAMS, TABLE = 1_235_814_400, 128_256 * 2048

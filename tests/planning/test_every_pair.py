@@ -15,7 +15,7 @@ from kdwatts.config import Config, check, to_config
 from kdwatts.models.budget import estimate
 from kdwatts.paths import conf_dir
 from kdwatts.pipeline import plan
-from kdwatts.planning.demands import is_allowed
+from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory
 from kdwatts.planning.suggest import Suggestion, suggest
@@ -104,7 +104,7 @@ def test_a_pair_is_planned_on_every_card(pair: str, paradigm: str, tmp_path: Pat
         except ValueError as refusal:
             told = str(refusal)
             assert not is_allowed(config)
-            assert f"gpu={card}" in told and f"{config.gpu.memory_gib:.0f}" in told
+            assert f"gpu={card}" in told and f"room for {available_gib(config):.0f}" in told
             assert REMEDY.search(told), told
         else:
             assert is_allowed(config) and found
