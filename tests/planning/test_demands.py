@@ -82,9 +82,9 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
 
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
-    said = "evaluation needs about 131 GiB .*, one gpu=h100 has room for 79; set model.teacher.quantization="
+    said = "evaluation needs about 131 GiB .*, one gpu=h100 has room for 79; set model.teacher."
     # A quantised teacher is no shard's.
-    bits = "int8 training.teacher_parallel=ddp, which fits on 4 cards"
+    bits = "quantization=int8 training.teacher_parallel=ddp, which fits on 4 cards"
     with pytest.raises(ValueError, match=said + bits):
         check_memory(config)
     remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
