@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 _COSTLY_SHARE = 0.0001
 """What walks all processes or CPUs of a node is asked so seldom that it takes 0.01 % of a core."""
 
+_SAME_TICK_S = 0.005
+_SAME_EDGE_S = 0.0005
+"""Times looked at so recently are those of this tick, or of this edge: two zones have one look."""
+
 
 def memory_used_gib() -> float:
     """Memory of the node in use."""
@@ -152,10 +156,13 @@ class Clocks:
         self._latest = CpuTimes(-math.inf, 0.0, 0.0)
         self._scanned = False
 
-    def read(self, *, scan: bool = False, max_age_s: float = 0.005) -> CpuTimes:
-        """The times now. `scan` looks for new descendants even if the last look is recent."""
-        is_old = time.monotonic() - self._latest.time_s > max_age_s
-        if is_old or (scan and not self._scanned):
+    def read(self, *, scan: bool = False) -> CpuTimes:
+        """The times now. `scan`, at an edge, looks for new descendants, and again if it must.
+
+        Two edges are two looks also when they follow at once, or what is between had no energy.
+        """
+        age_s = time.monotonic() - self._latest.time_s
+        if age_s > (_SAME_EDGE_S if scan else _SAME_TICK_S) or (scan and not self._scanned):
             time_s, job_s = self._tree.read(scan=scan)
             self._latest, self._scanned = CpuTimes(time_s, job_s, busy_s()), scan
         return self._latest

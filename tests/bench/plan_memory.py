@@ -43,16 +43,24 @@ SHAPES = (
 )
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that are alive, and the most there were at once."""
+def _living() -> list[torch.Tensor]:
+    gc.collect()
+    return [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
 
-    def __init__(self) -> None:
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that are alive, and the most there were at once.
+
+    Those of the tensors in `aside` are others' and not counted.
+    """
+
+    def __init__(self, aside: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self._aside = {tensor.untyped_storage()._cdata for tensor in aside}
         self._seen: dict[int, weakref.ref] = {}
-        for found in gc.get_objects():
-            if isinstance(found, torch.Tensor):
-                self._add(found)
+        for found in _living():
+            self._add(found)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -64,7 +72,7 @@ class LiveBytes(TorchDispatchMode):
     def _add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._seen or tensor.device.type == "meta":
+        if key in self._seen or key in self._aside or tensor.device.type == "meta":
             return
         self._seen[key] = weakref.ref(storage, lambda _: self._remove(key, size))
         self.now += size
@@ -79,11 +87,10 @@ def measure(overrides: Sequence[str], store_dir: Path) -> tuple[float, float]:
     """GiB that the plan names and that training took at most."""
     (config,) = preflight(overrides, multirun=False)
     found: list[int] = []
-    train = distill.train
+    train, before = distill.train, _living()
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        gc.collect()
-        with LiveBytes() as live:
+        with LiveBytes(aside=before) as live:
             progress = train(*args, **kwargs)
         found.append(live.peak)
         return progress

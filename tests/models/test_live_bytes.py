@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.bench.plan_memory import measure
 
@@ -27,6 +28,8 @@ TINY = (
 def test_training_takes_what_the_plan_names_within_fifteen_per_cent(
     paradigm: str, change: str, precision: str, tmp_path: Path
 ):
+    others = torch.zeros(1 << 20)  # 4 MiB that are none of the training's, as in a whole suite
     asked = [*TINY, f"paradigm={paradigm}", change, f"training.precision={precision}"]
     planned_gib, live_gib = measure(asked, tmp_path / "store")
     assert planned_gib == pytest.approx(live_gib, rel=0.15)
+    assert others.numel() == 1 << 20

@@ -103,6 +103,17 @@ def test_cpu_time_never_goes_back():
     assert readings == sorted(readings)
 
 
+def test_a_window_of_two_milliseconds_has_the_energy_that_was_used_in_it(tmp_path, estimate):
+    with Meter(tmp_path, estimate) as meter, meter.window("train") as window:
+        end_s = time.monotonic() + 0.002
+        while time.monotonic() < end_s:
+            pass
+    assert window.row is not None
+    # One busy thread of 50 W, were it not put aside; the edges are in it.
+    assert 0 < (window.row.energy_j["cpu"] or 0) <= 50 * window.row.duration_s * 1.5
+    assert "cpu" not in window.row.reason
+
+
 def test_windows_nest_and_children_are_written_before_their_parents(tmp_path, estimate):
     with Meter(tmp_path, estimate, attempt=3) as meter:
         with meter.window("distill", key="6f1c") as distill:

@@ -69,7 +69,7 @@ class HandClocks:
     def __init__(self) -> None:
         self.times = CpuTimes(0.0, 0.0, 0.0)
 
-    def read(self, *, scan: bool = False, max_age_s: float = 0.0) -> CpuTimes:
+    def read(self, *, scan: bool = False) -> CpuTimes:
         return self.times
 
 
