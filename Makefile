@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m multirun_analysis $(SWEEP)
 
-# docs/study: fifteen students in about nine minutes on two cores; a Chrome or Chromium draws.
+# docs/study: fifteen students in about seven minutes on two cores; a Chrome or Chromium draws.
 study: $(VENV)/installed-static
 	$(BIN)/python -m kdwatts -m experiment=paradigm_grid hydra.sweep.dir=multirun/study
 	$(BIN)/python -m multirun_analysis multirun/study --readme docs/study
