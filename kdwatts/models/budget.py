@@ -120,6 +120,10 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         whole_bytes=4 if student_shards > 1 else 0,
     )
     student_forward = forward_flops_per_token(student, training.sequence_length)
+    trained_flops = passes * student_forward
+    if training.gradient_checkpointing:
+        # Blocks run forward twice, the head does not.
+        trained_flops += student_forward - 2 * student.vocab_size * student.hidden_size
     teacher_forward = 0.0
     if teacher and paradigm.needs_signals:
         teacher_forward = forward_flops_per_token(teacher.architecture, training.sequence_length)
@@ -139,7 +143,7 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         compared_gib=(parts.targets + parts.compared) / GIB,
         chunk_gib=sum(logits_bytes_of(config)) / GIB,
         moments_gib={name: size / GIB for name, size in _moments(config, parts).items()},
-        train_pflop=passes * student_forward * training.target_tokens / 1e15,
+        train_pflop=trained_flops * training.target_tokens / 1e15,
         teacher_pflop=teacher_forward * training.target_tokens / 1e15,
         student_served_gib=weights_bytes_of(config.model.student, value_bytes) / GIB,
         gradients_gib=trained_params * 4 / GIB / student_shards,

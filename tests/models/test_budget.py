@@ -243,6 +243,12 @@ def test_training_costs_three_forward_passes_of_the_student_and_one_of_the_teach
     )
     assert budget.train_pflop == pytest.approx(3 * student * 1e8 / 1e15)
     assert budget.teacher_pflop == pytest.approx(teacher * 1e8 / 1e15)
+    checkpointed = copy.deepcopy(llama)
+    checkpointed.training.gradient_checkpointing = True
+    # A fourth pass through the blocks, at two operations a weight of the head less.
+    assert estimate(checkpointed).train_pflop == pytest.approx(
+        (4 * student - 2 * TABLE) * 1e8 / 1e15
+    )
 
 
 def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(llama: Config):
