@@ -6,9 +6,12 @@ import copy
 
 from kdwatts.config import Config
 from kdwatts.models.budget import Budget
+from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
 from kdwatts.planning.suggest import MOST_RANKS, suggest
 from kdwatts.schema.model import QUANTIZATIONS
+
+ANOTHER = "choose a larger card or a smaller pair"
 
 
 def check_memory(config: Config) -> None:
@@ -30,15 +33,12 @@ def _refusal(config: Config, demand: Demand) -> str:
             f"({demand.what}), the card has room for {available_gib(config):.0f}; {_remedy(config)}"
         )
     if demand.part == "writing":
-        remedy = (
-            _smaller_batch(config) or _quantised(config) or "lower paradigm.generate.new_tokens"
-        )
+        remedy = _smaller_batch(config) or _quantised(config) or _shorter(config, demand)
         return f"paradigm.generate: {demand.what}, {card}; {remedy}"
     without = "set eval=none, or " if demand.part == "evaluation" else ""
-    others = f"{without}choose a larger card or a smaller pair"
     return (
         f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {card}; "
-        f"{_quantised(config) or others}"
+        f"{_quantised(config) or without + ANOTHER}"
     )
 
 
@@ -48,7 +48,7 @@ def _remedy(config: Config) -> str:
         return f"the same steps fit{cards} with {' '.join(found.overrides)}"
     online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
     cached = "set paradigm.teacher=cached, or " if online else ""
-    return _quantised(config) or f"{cached}choose a larger card or a smaller pair"
+    return _quantised(config) or cached + ANOTHER
 
 
 def _smaller_batch(config: Config) -> str | None:
@@ -62,6 +62,14 @@ def _smaller_batch(config: Config) -> str | None:
         if gib <= available_gib(tried):
             return f"set paradigm.generate.batch_size={generate.batch_size}"
     return None
+
+
+def _shorter(config: Config, demand: Demand) -> str:
+    """What helps where not even one text at a time fits: fewer tokens, if there is room for any."""
+    writing = estimate_writing(config)
+    assert writing
+    has_room = demand.gib - writing.cache_gib < available_gib(config)
+    return "lower paradigm.generate.new_tokens" if has_room else ANOTHER
 
 
 def _quantised(config: Config) -> str | None:
@@ -88,13 +96,20 @@ def _quantised(config: Config) -> str | None:
 def memory_lines(config: Config, budget: Budget) -> list[str]:
     """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
     has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
+    unit, scale = ("GiB", 1) if budget.total_gib >= 1 else ("MiB", 1024)
+    parts = {
+        "student with optimizer": budget.student_state_gib,
+        "projectors": budget.projectors_gib,
+        "cast weights": budget.copies_gib,
+        "teacher": budget.teacher_gib,
+        "activations": budget.activations_gib,
+        "states compared": budget.compared_gib,
+        "logits": budget.chunk_gib,
+    }
     lines = [
-        f"memory while training, estimated: {budget.total_gib:,.2f} GiB at its fullest moment, "
-        f"{budget.fullest}{has}",
-        f"  of it student with optimizer {budget.student_state_gib:,.2f}, projectors "
-        f"{budget.projectors_gib:,.2f}, cast weights {budget.copies_gib:,.2f}, teacher "
-        f"{budget.teacher_gib:,.2f}, activations {budget.activations_gib:,.2f}, states compared "
-        f"{budget.compared_gib:,.2f}, logits {budget.chunk_gib:,.2f}",
+        f"memory while training, estimated: {scale * budget.total_gib:,.2f} {unit} at its fullest "
+        f"moment, {budget.fullest}{has}",
+        "  of it " + ", ".join(f"{what} {scale * gib:,.2f}" for what, gib in parts.items() if gib),
     ]
     if not config.gpu.memory_gib:
         return lines

@@ -80,6 +80,21 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
         check_memory(config)
 
 
+def test_fewer_tokens_are_no_remedy_where_there_is_no_room_for_any(configure: Configure):
+    large = configure("model=qwen25_7b_to_3b", "gpu=rtx4090", "eval=none", "paradigm=on_policy")
+    with pytest.raises(ValueError, match=r"room for 23; choose a larger card or a smaller pair$"):
+        check_memory(large)
+
+
+def test_small_memory_is_told_in_mib_and_what_takes_none_is_not(configure: Configure):
+    config = configure("gpu=cpu", "paradigm=sft")
+    budget = estimate(config)
+    total, parts = memory_lines(config, budget)
+    assert f"estimated: {1024 * budget.total_gib:.2f} MiB at its fullest moment" in total
+    assert "student with optimizer 1.5" in parts  # 100 k parameters in sixteen bytes
+    assert "teacher" not in parts and "cast weights" not in parts
+
+
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
     said = "evaluation needs about 131 GiB .*, one gpu=h100 has room for 79; set model.teacher."
