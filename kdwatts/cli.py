@@ -257,7 +257,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
         store = Store(Path(config.store_dir))
         nodes = [] if unmade_teacher(config.model) else plan(config, present)
         print(describe(config, nodes, store, present), end="\n\n")
-        costs |= costs_left(config, nodes, store)
+        costs |= costs_left(config, nodes, store) or {}
     if len(configs) > 1 and costs:
         print(sweep_line(costs, len(configs)), end="\n\n")
     for config in configs:

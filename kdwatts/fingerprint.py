@@ -40,7 +40,7 @@ LARGE_BYTES = 1 << 24
 write within one tick of the file system's clock leaves no trace but the bytes."""
 
 
-def _known_sha256(path: Path) -> str:
+def known_sha256(path: Path) -> str:
     """The SHA-256 of a file, of a large one from memory where it is the file read before."""
     found = path.stat()
     if found.st_size < LARGE_BYTES:
@@ -65,7 +65,7 @@ def fingerprint_dir(directory: Path, *patterns: str) -> str:
             f"fingerprint: no file matches {' or '.join(map(repr, patterns))} in {directory}; "
             "give a folder that holds one"
         )
-    return fingerprint([[path.name, _known_sha256(path)] for path in sorted(paths)])
+    return fingerprint([[path.name, known_sha256(path)] for path in sorted(paths)])
 
 
 def fingerprint_tree(directory: Path) -> str:

@@ -48,7 +48,7 @@ source = TextSource(path="org/plays", name="small", num_rows=json.loads(sys.argv
 answer = {"texts": [], "error": None, "commit": None}
 try:
     answer["commit"] = hub.commit_of(source)
-    for document in read_documents(source):
+    for document in read_documents(source, answer["commit"]):
         answer["texts"].append(document.content)
 except RuntimeError as error:
     answer["error"] = str(error)

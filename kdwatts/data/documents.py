@@ -65,15 +65,16 @@ class Document:
 def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
     """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
 
-    One of a hub is read at `commit`, or at the one that its revision has now. Raises ValueError,
-    with file and row, for a row that is not what the source's fields say.
+    One of a hub is read at `commit`; local files have none. Raises ValueError, with file and row,
+    for a row that is not what the source's fields say.
     """
     files = local_files(source.path)
-    rows = read_rows(files) if files else _hub_rows(source, commit or hub.commit_of(source))
+    rows = read_rows(files) if files else _hub_rows(source, commit)
     return (_document(row, source) for row in islice(rows, source.num_rows))
 
 
-def _hub_rows(source: TextSource, commit: str) -> Iterator[Row]:
+def _hub_rows(source: TextSource, commit: str | None) -> Iterator[Row]:
+    assert commit, "a source of a hub is read at a commit"
     for number, fields in enumerate(hub.rows(source, commit), start=1):
         yield f"{source.path}:{number}", fields
 

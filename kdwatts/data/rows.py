@@ -7,11 +7,11 @@ import json
 import logging
 import lzma
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdwatts.fingerprint import sha256_file
+from kdwatts.fingerprint import known_sha256
 from kdwatts.paths import resolve_dir
 
 log = logging.getLogger(__name__)
@@ -85,15 +85,8 @@ def kind_of(file: Path) -> str:
 
 
 def digests(files: Iterable[Path]) -> list[str]:
-    """The SHA-256 of each file's bytes."""
-    return [_digest(file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-
-
-@lru_cache(maxsize=4096)
-def _digest(file: Path, size: int, mtime_ns: int) -> str:
-    """A file is read once by a process, as plans ask for keys again and again."""
-    del size, mtime_ns
-    return sha256_file(file)
+    """The SHA-256 of each file's bytes, which plans ask for again and again."""
+    return [known_sha256(file) for file in files]
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[Row]:

@@ -28,7 +28,7 @@ SHARD_PREFIX = "shard-"
 FIXED_DATE = {"date_string": "26 Jul 2024"}
 """For chat templates: Llama 3.2's writes today's date, unless given one. This is Llama 3.1's."""
 
-KNOWN_WORDS = "What no template says"
+_KNOWN_WORDS = "What no template says"
 _OTHER = "choose an instruct model's tokenizer or a source of plain text"
 
 
@@ -88,8 +88,8 @@ def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
     """
     if turns:
         return _render(turns, tokenizer, place, add_generation_prompt=True)
-    known, question = ([{"role": role, "content": KNOWN_WORDS}] for role in ("assistant", "user"))
-    header, found, _ = _render(known, tokenizer, place).partition(KNOWN_WORDS)
+    known, question = ([{"role": role, "content": _KNOWN_WORDS}] for role in ("assistant", "user"))
+    header, found, _ = _render(known, tokenizer, place).partition(_KNOWN_WORDS)
     asked = _render(question, tokenizer, place)
     opening = _render(question, tokenizer, place, add_generation_prompt=True).removeprefix(asked)
     if not (found and header.endswith(opening)):

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdwatts.chunks import RELATION_ELEMENTS
 from kdwatts.losses.precision import wide
 
 PROJECTIONS = ("q", "k", "v")
-CPU_CHUNK_ELEMENTS, CHUNK_ELEMENTS = 1 << 18, 1 << 25
-"""Entries of a relation that exist at a time, three copies of them: 1 MiB in float32 where they
-should stay in a processor's cache, 128 MiB on a GPU, which is to be kept busy."""
 UNSEEN = -1e30
 """Logit of what a query does not see: no mass, and no NaN in 0 times the difference of two logs."""
 
@@ -96,7 +94,7 @@ class _RelationKl(torch.autograd.Function):
         # Once, and not in the products of every chunk.
         student_BATE = student_BATE.contiguous()
         teacher_BATE = teacher_BATE.to(student_BATE.dtype).contiguous()
-        elements = CPU_CHUNK_ELEMENTS if student_BATE.device.type == "cpu" else CHUNK_ELEMENTS
+        elements = RELATION_ELEMENTS["cpu" if student_BATE.device.type == "cpu" else "cuda"]
         chunk = max(1, elements // (batch * heads * length))
         needs_grad = ctx.needs_input_grad[0]
         grad_BATE = torch.zeros_like(student_BATE) if needs_grad else None

@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdwatts.chunks import LOGIT_ELEMENTS
 from kdwatts.losses.rows import Block, RowTerm
-
-BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
-"""Logits that losses take at a time: 4 MiB, so that a dozen passes stay in a processor's cache; on
-a GPU 32 MiB, enough to fill it, so that what the losses hold besides is small there as well."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def _even_slices(length: int, most: int) -> list[slice]:
 
 def _block_rows(logits_nV: Tensor) -> int:
     num_rows, width = logits_nV.shape
-    return max(1, BLOCK_ELEMENTS.get(logits_nV.device.type, num_rows * width) // width)
+    return max(1, LOGIT_ELEMENTS.get(logits_nV.device.type, num_rows * width) // width)
 
 
 def _product_dtype(hidden_ND: Tensor) -> torch.dtype:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from kdwatts.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
 from kdwatts.config import Config
 from kdwatts.models.activations import feature_bytes
 from kdwatts.models.align import shared_vocabulary
 from kdwatts.schema import Architecture
 
-BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
-"""Logits that losses take at a time, as losses.head has it."""
-RELATION_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""Entries of a relation among tokens that exist at a time, as losses.attention has it."""
-SPARSE_ROWS = 1024
-"""Rows of a live teacher's logits from which its top tokens are taken at a time, as
-teacher.signals has it."""
 SUPPORT_BYTES = 20
 """Per token and position of a sparse teacher: id and log-probability as read, 8 together, and as
 the loss takes them, 12."""
@@ -138,7 +132,7 @@ def logits_bytes_of(config: Config) -> tuple[float, float]:
     copies, both = 2 if value_bytes_of(config) == 4 else 3, columns
     if response and response.support == "dense":
         copies, both = 5 if response.divergence == "forward_kl" else 9, columns + others
-    block = min(rows * columns, BLOCK_ELEMENTS[_device(config)])
+    block = min(rows * columns, LOGIT_ELEMENTS[_device(config)])
     return float(value_bytes_of(config) * rows * both), 4.0 * copies * block
 
 

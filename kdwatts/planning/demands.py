@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdwatts.chunks import ROWS_PER_FORWARD
 from kdwatts.config import Config, check
 from kdwatts.launch import launched
 from kdwatts.models.budget import GIB, Budget, estimate
@@ -14,8 +15,6 @@ from kdwatts.schema import Architecture
 CONTEXT_GIB = 1.0
 """Of what NVML calls a card's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
 context."""
-ROWS_PER_FORWARD = 32
-"""Rows that a teacher reads at once for a cache, as teacher.parts has it."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
         "",
         *size_lines(config, budget),
         *memory_lines(config, budget),
-        *time_lines(config, budget, costs_left(config, nodes, store)),
+        *time_lines(config, costs_left(config, nodes, store)),
         *serving_lines(config, budget),
     ]
     return "\n".join(lines)

@@ -118,12 +118,16 @@ def _writing_s(
     return reading_s + max(computed_s, moved_s)
 
 
-def costs_left(config: Config, nodes: Sequence[Node], store: Store) -> dict[tuple[str, str], Cost]:
-    """Stage and key to cost, of what the store does not hold yet.
+def costs_left(
+    config: Config, nodes: Sequence[Node], store: Store
+) -> dict[tuple[str, str], Cost] | None:
+    """Stage and key to cost, of what the store does not hold yet; None where the card is not known.
 
     Where keys are not known, for want of a teacher, all that the configuration needs is its own.
     """
     costs = stage_costs(config, estimate(config))
+    if not costs:
+        return None
     if unmade_teacher(config.model):
         key = fingerprint(to_dict(config))
         return {(stage, key): cost for stage, cost in costs.items()}
@@ -134,10 +138,10 @@ def costs_left(config: Config, nodes: Sequence[Node], store: Store) -> dict[tupl
     }
 
 
-def time_lines(config: Config, budget: Budget, costs: dict[tuple[str, str], Cost]) -> list[str]:
+def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> list[str]:
     """What is left to build takes so long: all of it, and by stage where there are several."""
     peak, ranks = peak_tflops(config), launched().world
-    if not stage_costs(config, budget):
+    if costs is None:
         return []
     if not costs:
         return ["expected: nothing, the student is in the store"]

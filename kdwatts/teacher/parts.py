@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdwatts.chunks import ROWS_PER_FORWARD
 from kdwatts.fingerprint import sha256_file
 from kdwatts.records import SCHEMA, read_json, write_json
 from kdwatts.teacher.record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
@@ -35,7 +36,6 @@ _WRITING = ".writing-"
 PART_POSITIONS = 1 << 16
 """A kill costs a maker at most these; a reader checks a part as a whole when it first meets it."""
 PART_BYTES = 1 << 26
-ROWS_PER_FORWARD = 32
 
 SignalsOf = Callable[[NDArray[np.int64]], Signals]
 """The teacher's signals of some rows of the data."""

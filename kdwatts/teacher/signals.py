@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kdwatts.chunks import SPARSE_ROWS
 from kdwatts.data.boundaries import attention_inputs
 from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.precision import wide
@@ -185,7 +186,7 @@ def compute_signals(
     rows: NDArray[np.int64] | None = None,
     valid_BT: Tensor | None = None,
     position_BT: Tensor | None = None,
-    chunk_rows: int = 1024,
+    chunk_rows: int = SPARSE_ROWS,
 ) -> Signals:
     """Run the teacher once over a batch and take what `plan` names.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdwatts.losses import attention
+from kdwatts.chunks import RELATION_ELEMENTS
 from kdwatts.losses.attention import attention_loss
 
 Projections = dict[str, Tensor]
@@ -180,7 +180,7 @@ def test_the_gradient_is_the_finite_difference_and_the_chunk_changes_nothing(
     chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ):
     expected = attention_loss(STUDENT, TEACHER, RIGHT_PADDED, relation_heads=2)
-    monkeypatch.setattr(attention, "CPU_CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setitem(RELATION_ELEMENTS, "cpu", chunk_elements)
 
     def loss(*states: Tensor) -> Tensor:
         student = dict(zip("qkv", states, strict=True))

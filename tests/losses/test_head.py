@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.head import BLOCK_ELEMENTS, Buffers, DenseTeacher, RowTerm, head_loss
+from kdwatts.chunks import LOGIT_ELEMENTS
+from kdwatts.losses.head import Buffers, DenseTeacher, RowTerm, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
 from kdwatts.losses.rows import Block
 from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_of, top_k_term
@@ -198,7 +199,7 @@ def test_no_term_ever_sees_more_rows_than_a_chunk():
 
 def test_terms_see_a_few_rows_of_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch):
     expected = gradients(HIDDEN, WEIGHT, chunk_rows=7)
-    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", 2 * VOCABULARY)
+    monkeypatch.setitem(LOGIT_ELEMENTS, "cpu", 2 * VOCABULARY)
     for one, other in zip(gradients(HIDDEN, WEIGHT, chunk_rows=7), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,11 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kdwatts.config import Config
-from kdwatts.losses import attention, head
-from kdwatts.models import terms
 from kdwatts.models.budget import estimate
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.models.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.paths import conf_dir
 from kdwatts.schema import Architecture, Feature, Lora, Relational
-from kdwatts.teacher.signals import compute_signals
 
 GIB = 2**30
 
@@ -266,13 +262,3 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(lla
     work = TOKENS * (8 * 2048 + 2 * 2 * 8192) + 6 * 2048 * 8192
     made = TOKENS * (16 * 4 * 2048 + BLOCK_BYTES) + 2 * LINEAR / 16 + 4 * TABLE
     assert checkpointed_budget.moments_gib["backward"] == pytest.approx((held + made + work) / GIB)
-
-
-def test_chunks_of_logits_and_relations_are_as_long_as_the_losses_have_them():
-    assert terms.BLOCK_ELEMENTS == head.BLOCK_ELEMENTS
-    assert list(terms.RELATION_ELEMENTS.values()) == [
-        attention.CPU_CHUNK_ELEMENTS,
-        attention.CHUNK_ELEMENTS,
-    ]
-    asked = inspect.signature(compute_signals).parameters["chunk_rows"]
-    assert asked.default == terms.SPARSE_ROWS

@@ -32,4 +32,4 @@ def test_training_takes_what_the_plan_names_within_fifteen_per_cent(
     asked = [*TINY, f"paradigm={paradigm}", change, f"training.precision={precision}"]
     planned_gib, live_gib = measure(asked, tmp_path / "store")
     assert planned_gib == pytest.approx(live_gib, rel=0.15)
-    assert others.numel() == 1 << 20
+    del others

@@ -246,11 +246,22 @@ def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sweep(tmp_path_factory.mktemp("sweep"), seeds=2)
 
 
+def write_seeds(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Runs of one setting with seeds from 0 on, each with fields of its own."""
+    for seed, changes in enumerate(rows):
+        write_run(folder / str(seed), seed=seed, student_key=f"s{seed}", **changes)
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """The writers above: test modules cannot import them by name."""
     return SimpleNamespace(
-        run=write_run, stage=stage_row, status=status, append=append_all, metrics=METRICS
+        run=write_run,
+        seeds=write_seeds,
+        stage=stage_row,
+        status=status,
+        append=append_all,
+        metrics=METRICS,
     )
 
 

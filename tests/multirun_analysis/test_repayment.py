@@ -75,15 +75,9 @@ def test_tokens_repay_own_energy_and_the_share_of_what_was_inherited(make: Any, 
 
 def test_a_teacher_that_all_seeds_share_keeps_the_interval_of_its_one_measurement(make, tmp_path):
     """11 mJ a token, 95 % within 0.98 mJ: a standard deviation of 0.5 mJ, of three seeds too."""
-    for seed in range(3):
-        make.run(
-            tmp_path / str(seed),
-            seed=seed,
-            student_key=f"s{seed}",
-            student_total_j_per_token=0.002 + 0.001 * seed,
-            teacher_total_j_per_token=0.011,
-            teacher_total_interval_95_j=0.00098,
-        )
+    teacher = {"teacher_total_j_per_token": 0.011, "teacher_total_interval_95_j": 0.00098}
+    students = (0.002, 0.003, 0.004)
+    make.seeds(tmp_path, [{"student_total_j_per_token": each, **teacher} for each in students])
     collected = collect([tmp_path])
     (found,) = repayments(collected.runs, collected.train)
     assert found.teacher.value == pytest.approx(0.011)

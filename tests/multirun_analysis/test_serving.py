@@ -89,14 +89,13 @@ def test_the_simple_figure_joins_student_and_teacher_of_a_setting(runs):
 
 
 def test_a_teacher_measured_once_for_all_seeds_has_no_interval_over_seeds(make, tmp_path):
-    for seed in range(2):
-        make.run(
-            tmp_path / str(seed),
-            seed=seed,
-            student_key=f"s{seed}",
-            student_decode_j_per_token=0.05 + 0.01 * seed,
-            teacher_decode_j_per_token=0.3,
-        )
+    make.seeds(
+        tmp_path,
+        [
+            {"student_decode_j_per_token": each, "teacher_decode_j_per_token": 0.3}
+            for each in (0.05, 0.06)
+        ],
+    )
     table = energy_per_token_table(collect([tmp_path]).runs)
     decode = table[table["phase"] == "decode"].set_index("subject")
     assert list(decode.loc["teacher", ["num_values", "j_per_token"]]) == [1, 0.3]

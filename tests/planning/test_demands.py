@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from kdwatts.models.budget import estimate
-from kdwatts.planning import demands as room
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
 from kdwatts.planning.fits import check_memory, memory_lines
 from kdwatts.planning.suggest import suggest
-from kdwatts.teacher import parts
 
 Configure = Callable[..., Any]
 GIB = 2**30
@@ -114,7 +112,3 @@ def test_a_plan_says_which_part_of_a_run_the_card_has_no_room_for(configure: Con
     assert lines[-1] == "the card has no room for its evaluation, however steps are cut"
     alone = configure(*BIG, "paradigm=sft", "eval=none")
     assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 cards at ")
-
-
-def test_rows_of_a_teacher_s_forward_pass_are_those_of_its_cache():
-    assert room.ROWS_PER_FORWARD == parts.ROWS_PER_FORWARD
