@@ -38,6 +38,8 @@ class TelemetryRow:
     method: str | None = None
     """How power and energy were obtained: a method as in StageRow."""
     power_w: float | None = None
+    refused_power_w: float | None = None
+    """What the card said instead of `power_w`, and no such card can draw."""
     power_average_w: float | None = None
     energy_counter_j: float | None = None
     """Joules since an arbitrary start; differences inside one attempt mean something."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,8 @@ from statistics import fmean, median
 from typing import Any
 
 from kdwatts.records import TelemetryRow
-from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance
+from kdwatts.telemetry.credible import MAX_DELTA_S, UNKNOWN_LIMIT_W, may_be_power
+from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
 from multirun_analysis.importer.foreign import Source, as_object, count, number, read_lines, section
 
 WINDOW = "run/distill"
@@ -108,15 +108,22 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
     """
     ratios: dict[int, float | None] = {}
     for index in trace.cards:
-        # No limit: a counter in the wrong unit rises a thousand times too fast.
-        sensor = Sensor("gpu", f"gpu {index}", "nvml_counter", math.inf, MAX_DELTA_S,
+        # A counter in the wrong unit rises a thousand times too fast.
+        sensor = Sensor("gpu", f"gpu {index}", "nvml_counter", 1000 * UNKNOWN_LIMIT_W, MAX_DELTA_S,
                         3 * trace.interval_s)  # fmt: skip
         tally, has_counter = Tally(), False
         for time_s, card in _of_card(trace, index):
             if card.declared_j is not None or card.power_w is not None:
-                reading = Reading(time_s, card.declared_j, card.power_w)
+                is_power = card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
+                reading = Reading(time_s, card.declared_j, card.power_w if is_power else None)
                 tally = advance(tally, reading, sensor)
             has_counter = has_counter or card.declared_j is not None
+        if has_counter and tally.still_s and not tally.checked_sampled_j:
+            raise ValueError(
+                f"{trace.source.path}: energy_mJ of gpu {index} stands still for "
+                f"{tally.still_s:.0f} s and never moves beside power_watts, so it counts nothing; "
+                "take energy_mJ out of the file to import the power samples, or leave this run out"
+            )
         if has_counter and not tally.checked_sampled_j:
             raise ValueError(
                 f"{trace.source.path}: gpu {index} has energy_mJ and no power_watts beside it, so "
@@ -174,10 +181,12 @@ def telemetry_rows(trace: Trace, correction: float | None) -> Iterator[Telemetry
         time_s = (tick.time - start).total_seconds()
         for card in tick.cards:
             declared_j = card.declared_j
+            is_power = card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
             yield TelemetryRow(
                 time_utc, time_s, 1, WINDOW, "gpu", card.index,
                 method="nvml_counter" if card.index in has_counter else "nvml_samples",
-                power_w=card.power_w,
+                power_w=card.power_w if is_power else None,
+                refused_power_w=None if is_power else card.power_w,
                 energy_counter_j=None if declared_j is None else declared_j * (correction or 1.0),
                 util_pct=card.util_pct,
                 memory_used_gib=card.memory_used_gib,

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance, span
+from kdwatts.telemetry.credible import MAX_DELTA_S
+from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance, span
 from multirun_analysis.ticks import cumulative_energy_j, has_energy
 from tests.multirun_analysis.ticking import at, ticks_of
 

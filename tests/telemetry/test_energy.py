@@ -144,7 +144,7 @@ def test_idle_power_narrows_the_bound_of_time_that_samples_fill():
 
 
 def test_time_at_an_edge_too_short_to_be_called_a_gap_still_widens_the_uncertainty():
-    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (9.96, 0, None)))
+    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (9.96, 300, None)))
     # 0.04 s * 700 W / sqrt(3).
     assert gap_s(one, 10) == 0
     assert uncertainty_j([one], 10, calibration=0) == pytest.approx(16.17, abs=0.01)
