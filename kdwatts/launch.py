@@ -42,6 +42,33 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks()
 
 
+def place_on_node(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """This process's number among those of its launch on its node, and how many they are.
+
+    (0, 1) as far as no launcher tells. mpirun's processes, which are no ranks of ours, count too.
+    """
+    for names in (
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+        ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ):
+        if all(environment.get(name, "").isdecimal() for name in names):
+            index, count = (int(environment[name]) for name in names)
+            return index, max(1, count)
+    ranks = launched(environment)
+    if ranks.world == 1:
+        return 0, 1
+    counts = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    node_index = int(environment.get("SLURM_NODEID", 0))
+    return ranks.local_rank, counts[node_index] if node_index < len(counts) else ranks.world
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Tasks of each node of a step, which Slurm writes as `4(x2),3` for 4, 4 and 3."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
 def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
     """The address at which the ranks find each other, as torch.distributed takes it.
 

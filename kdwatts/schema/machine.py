@@ -46,6 +46,8 @@ class Telemetry:
     """node: the packages' energy is all this job's; job: its part by CPU time; auto: by CPU time
     where the job holds only some of the node's CPUs."""
     rapl_root: str = "/sys/class/powercap"
+    cgroup_root: str = "/sys/fs/cgroup"
+    """Where the quota of CPU time of this job's container is looked for."""
     allow_shared: bool = False
     idle_s: float = 0.0
     """Seconds of idle measured before the first window, for net figures; 0 skips it."""

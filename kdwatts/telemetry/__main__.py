@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         help="hardware threads that have the rated power together (all of this host)",
     )
     add("--rapl-root", default="/sys/class/powercap", metavar="DIR", help="tree of RAPL's counters")
+    add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="tree of CPU quotas")
     return parser
 
 
@@ -96,6 +97,7 @@ def main(words: Sequence[str]) -> int:
             # Beside a job the CPU time of this process tree says nothing of the job's.
             cpu_scope="auto" if command else "node",
             rapl_root=options.rapl_root,
+            cgroup_root=options.cgroup_root,
             allow_shared=options.allow_shared,
             idle_s=options.idle,
             openmetrics=options.openmetrics,

@@ -20,6 +20,7 @@ from typing import Any
 
 from pynvml import NVMLError
 
+from kdwatts.launch import place_on_node
 from kdwatts.records import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import guard
@@ -99,7 +100,8 @@ def _measure(
     _listen(_stop)
     exit_code: int | None = None
     began = False
-    meter = Meter(folder, settings, attempt=attempt)
+    # Each process of a launch runs this command: each is told its part of their node.
+    meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node())
     try:
         with meter:
             _set_aside_summary(folder)

@@ -41,7 +41,10 @@ def busy_s() -> float:
 
 def clock_mhz() -> float | None:
     """Mean clock of the node's CPUs; None where the kernel does not tell."""
-    frequency = psutil.cpu_freq()
+    try:
+        frequency = psutil.cpu_freq()
+    except (NotImplementedError, OSError, ValueError):
+        return None  # In containers, on some virtual machines and on ARM there is nothing to read.
     return frequency.current if frequency and frequency.current else None
 
 

@@ -74,7 +74,8 @@ class Meter:
     Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
     MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
     A run on the CPU sets `use_gpus=False`: cards that idle beside it are not its energy.
-    `peers` are the run's other processes on this node that are no children of this one.
+    `peers` are the run's other processes on this node that are no children of this one; `meter_of`
+    tells which of how many it is where each has a meter of its own.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Meter:
         attempt: int = 1,
         use_gpus: bool = True,
         peers: Sequence[int] = (),
+        meter_of: tuple[int, int] = (0, 1),
     ) -> None:
         self.gpus: list[nvml.Gpu] = []
         """The cards of this job, once entered."""
@@ -97,6 +99,7 @@ class Meter:
         self._attempt = attempt
         self._use_gpus = use_gpus
         self._peers = peers
+        self._meter_of = meter_of
         self._stack: list[OpenWindow] = []
 
     def __enter__(self) -> Meter:
@@ -104,7 +107,9 @@ class Meter:
         cards, no_gpu = nvml.open_cards() if self._use_gpus else ([], "this run uses no GPU")
         self._has_nvml = bool(cards)
         self.gpus = [card.gpu for card in cards]
-        self._allocation = find_allocation()
+        self._allocation = find_allocation(
+            meter_of=self._meter_of, cgroup_root=Path(settings.cgroup_root)
+        )
         try:
             self._watch = Watch(cards, allowed=settings.allow_shared, peers=self._peers)
             self._probes = find_probes(cards, settings, self._allocation, self._peers)
@@ -205,8 +210,13 @@ class Meter:
                 node = self._part(f"node_{kind}", window, ends, duration_s)
                 found[f"node_{kind}"] = node
                 part = parts.attributed(part, node)
-            found[kind] = part
+            found[kind] = parts.remarked(part, self._ended_before(window.start_s + duration_s))
         return found
+
+    def _ended_before(self, end_s: float) -> str | None:
+        """Why nothing was sampled any more at the end of a window; None where something was."""
+        ended = self._sampler.ended
+        return ended[1] if ended and ended[0] < end_s else None
 
     def _part(
         self, kind: str, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
@@ -222,8 +232,19 @@ class Meter:
             spans,
             duration_s,
             idle_power_w=self.idle_power_w.get(kind),
-            note=self._watch.remark(window.start_s) if kind == "gpu" else None,
+            note=self._remark(kind, spans[0].sensor.method, window.start_s),
         )
+
+    def _remark(self, kind: str, method: str, since_s: float) -> str | None:
+        """Who else uses or counts what a figure is of."""
+        num_others, others = self._allocation.num_meters - 1, None
+        if num_others and kind in COMPONENTS:
+            launch = f"{num_others} more processes of this launch"
+            if kind == "gpu":
+                others = f"the meters of {launch} may count these cards, too"
+            elif method == "rapl":
+                others = f"the whole node, also for {launch} on it"
+        return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
         window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)

@@ -15,6 +15,8 @@ from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.share import Allocation, AttributedCounter
 
+_TOLD = "the whole node is told by the first process of this launch on it (local id 0)"
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -46,9 +48,13 @@ def find_probes(
         for card, delta_s in zip(cards, deltas_s, strict=True)
     ]
     zones, absent = rapl.find_zones(Path(settings.rapl_root))
+    is_shared = settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part)
+    if allocation.meter_index > 0 and not is_shared:
+        absent |= dict.fromkeys([zone.kind for zone in zones], _TOLD)
+        zones = []
     nodes = [_zone_probe(zone, settings.interval_s) for zone in zones]
     attributed: dict[str, AttributedCounter] = {}
-    if settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part):
+    if is_shared:
         for kind in COMPONENTS:
             if parts := [probe for probe in nodes if probe.sensor.kind == kind]:
                 attributed[kind] = _share(parts, clocks, allocation)
@@ -56,7 +62,7 @@ def find_probes(
             probe.sensor = replace(probe.sensor, kind=f"node_{probe.sensor.kind}")
     devices += nodes
     devices += [_attributed_probe(kind, counter) for kind, counter in attributed.items()]
-    if "cpu" in absent and settings.cpu_estimate == "tdp":
+    if absent.get("cpu", _TOLD) != _TOLD and settings.cpu_estimate == "tdp":
         devices.append(_tdp_probe(settings, clocks))
         del absent["cpu"]
     return Probes(devices, clocks, absent, attributed)
