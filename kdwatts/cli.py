@@ -155,8 +155,11 @@ def _follow(company: Company) -> None:
     """A run of a rank that helps; it ends as the first rank's does, which tells why."""
     from kdwatts.pipeline import follow
 
-    with deferred():
-        state = follow(company)
+    try:
+        with deferred():
+            state = follow(company)
+    finally:
+        company.leave()
     if state != "done":
         sys.exit(EXIT_PREEMPTED if state == "preempted" else EXIT_FAILED)
 

@@ -135,6 +135,14 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """What the first rank is about to build: the others do meanwhile what it does before."""
+
+    config: Config
+    stages: list[str]
+
+
+@dataclass(frozen=True)
 class Ended:
     """How the first rank's run ended: done, failed or preempted."""
 
@@ -154,6 +162,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     _check_models(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
+    _get_ready(run, sorted({node.stage for node in missing}))
     artifacts: dict[str, Artifact] = {}
     with Meter(
         run.run_dir,
@@ -171,6 +180,17 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
     return artifacts
+
+
+def _get_ready(run: Run, stages: list[str]) -> None:
+    """Have every rank import what the stages use, before a window pays for it."""
+    from kdwatts.stages.ready import get_ready
+
+    if run.company:
+        run.company.tell(Prepare(run.config, stages))
+    get_ready(run.config, stages)
+    if run.company:
+        run.company.wait_for_answers()
 
 
 def _check_models(config: Config, stages: set[str]) -> None:
@@ -197,13 +217,19 @@ def follow(company: Company) -> str:
 
     from kdwatts.stages import distill, teacher
     from kdwatts.stages.inference import synchronizer
+    from kdwatts.stages.ready import get_ready
     from kdwatts.stages.work import Work
     from kdwatts.telemetry.bystander import Bystander
     from kdwatts.training.parallel import device_of, together
 
     disable_progress_bar()
     stages = {"teacher": teacher, "distill": distill}
-    while isinstance(message := company.hear(), Call):
+    while not isinstance(message := company.hear(), Ended):
+        if isinstance(message, Prepare):
+            get_ready(message.config, message.stages)
+            company.answer()
+            continue
+        assert isinstance(message, Call)
         device = device_of(company.ranks, message.config.gpu.device)
         meter = Bystander(together(synchronizer(device)))
         work = Work(
@@ -218,7 +244,6 @@ def follow(company: Company) -> str:
             device=device,
         )
         stages[message.stage].assist(work, message.artifact_dir)
-    assert isinstance(message, Ended)
     return message.state
 
 
