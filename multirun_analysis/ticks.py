@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdwatts.telemetry.credible import ACCEPTED_OVER_LIMIT, MAX_DELTA_S, STILL_S
-from kdwatts.telemetry.credible import limit_w as credible_limit_w
-from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance, span
+from kdwatts.telemetry.energy import (
+    ACCEPTED_OVER_LIMIT,
+    MAX_DELTA_S,
+    STILL_S,
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    known_limit_w,
+    span,
+)
 from kdwatts.telemetry.recover import MODELS
 
 
@@ -94,7 +102,7 @@ def _limit_w(ticks: pd.DataFrame) -> np.ndarray:
     if _method(ticks) in MODELS:
         return np.full(len(ticks), math.inf)
     limits: Any = pd.Series(_numbers(ticks, "power_limit_w"))
-    return np.array([credible_limit_w(_known(told_w)) for told_w in limits.ffill()])
+    return np.array([known_limit_w(_known(told_w)) for told_w in limits.ffill()])
 
 
 def _delta_s(ticks: pd.DataFrame, interval_s: float) -> float:

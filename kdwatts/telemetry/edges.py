@@ -8,8 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdwatts.telemetry.credible import MAX_DELTA_S
-from kdwatts.telemetry.energy import Tally
+from kdwatts.telemetry.energy import MAX_DELTA_S, Tally
 from kdwatts.telemetry.probe import Probe
 
 _POLL_S = 0.001

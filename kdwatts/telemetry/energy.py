@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kdwatts.telemetry.credible import MAX_DELTA_S, STILL_S, counter_step_j, may_be_power
+ACCEPTED_OVER_LIMIT = 1.5
+"""Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
+
+MAX_DELTA_S = 0.1
+"""Slowest update of a GPU's counter seen on cards in use; taken where none was observed."""
+
+STILL_S = 1.0
+"""A counter that has not moved for longer, ten of the slowest updates, has stopped counting."""
+
+UNKNOWN_LIMIT_W = 1500.0
+"""Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
 
 EDGE_S = 0.05
 """Reading all devices at the edge of a window takes up to this long."""
@@ -114,6 +124,53 @@ def integrate_power_j(
         if max_gap_s is None or step_s <= max_gap_s:
             energy_j += step_s * (powers_w[index - 1] + powers_w[index]) / 2
     return energy_j
+
+
+def known_limit_w(told_w: float | None) -> float:
+    """The power limit that a device tells, or the general bound where it tells none that may be."""
+    is_told = told_w is not None and 0 < told_w <= ACCEPTED_OVER_LIMIT * UNKNOWN_LIMIT_W
+    return told_w if is_told and told_w is not None else UNKNOWN_LIMIT_W
+
+
+def most_w(limit_w: float) -> float:
+    """The highest power sample that is believed of a device with this limit."""
+    return ACCEPTED_OVER_LIMIT * (limit_w if math.isfinite(limit_w) else UNKNOWN_LIMIT_W)
+
+
+def may_be_power(power_w: float, limit_w: float) -> bool:
+    """Whether a device that is on may draw this: 0 W is what a sensor says that measures nothing.
+
+    Values that are no number fail every comparison.
+    """
+    return 0 < power_w <= most_w(limit_w)
+
+
+def counter_step_j(
+    before_j: float,
+    after_j: float,
+    elapsed_s: float,
+    *,
+    limit_w: float,
+    delta_s: float,
+    range_j: float | None = None,
+) -> float | None:
+    """Joules between two counter values, or None when the counter was reset in between.
+
+    Accepted is 0 <= dE <= 1.5 limit (dt + 2 delta): two updates may fall into one tick. A counter
+    with a range wraps at most once in the time it takes to fill half the range at the limit;
+    after a longer silence the number of wraps is unknown and the step is refused.
+    """
+    step_j = after_j - before_j
+    if range_j is not None:
+        if elapsed_s * limit_w > range_j / 2:
+            return None
+        # Also a value that was misread leaves whole ranges behind in a counter that counts on.
+        step_j %= range_j
+    # A model has no limit, and two looks at one moment no time: their product is no number.
+    most_j = math.inf
+    if math.isfinite(limit_w):
+        most_j = ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
+    return step_j if 0 <= step_j <= most_j and step_j < math.inf else None
 
 
 def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:

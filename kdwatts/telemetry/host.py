@@ -159,6 +159,15 @@ class Clocks:
         self._latest = CpuTimes(-math.inf, 0.0, 0.0)
         self._scanned = False
 
+    def read_job(self) -> tuple[float, float]:
+        """Monotonic seconds, and the job's CPU seconds until then: cheap, asks nothing of the node.
+
+        As `read` says where that has just been asked.
+        """
+        if time.monotonic() - self._latest.time_s <= _SAME_TICK_S:
+            return self._latest.time_s, self._latest.job_s
+        return self._tree.read()
+
     def read(self, *, scan: bool = False) -> CpuTimes:
         """The times now. `scan`, at an edge, looks for new descendants, and again if it must.
 

@@ -16,8 +16,7 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-from kdwatts.telemetry.credible import MAX_DELTA_S, limit_w
-from kdwatts.telemetry.energy import Reading, Sensor
+from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, known_limit_w
 from kdwatts.telemetry.fields import FIELDS, FieldQuery
 from kdwatts.telemetry.handles import Handles
 
@@ -334,7 +333,7 @@ def sensor(card: Card, *, delta_s: float, interval_s: float) -> Sensor:
         kind="gpu",
         label=card.gpu.uuid,
         method="nvml_counter" if counts else "nvml_samples",
-        limit_w=limit_w(card.gpu.power_limit_w),
+        limit_w=known_limit_w(card.gpu.power_limit_w),
         delta_s=delta_s if counts else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -10,8 +10,7 @@ from typing import Any
 
 from kdwatts.metrics import Energy, total_energy
 from kdwatts.records import COMPONENTS
-from kdwatts.telemetry.credible import MAX_DELTA_S, most_w
-from kdwatts.telemetry.energy import Span, gap_s, uncertainty_j
+from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
 
 log = logging.getLogger(__name__)
 _error_once = lru_cache(log.error)

@@ -115,17 +115,20 @@ def _attributed_probe(kind: str, counter: AttributedCounter) -> Probe:
 
 
 def _tdp_probe(settings: Telemetry, clocks: host.Clocks) -> Probe:
-    def read(*, scan: bool) -> Reading:
-        times = clocks.read(scan=scan)
+    def reading(time_s: float, job_s: float) -> Reading:
         energy_counter_j = host.tdp_energy_j(
-            times.job_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
+            job_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
         )
-        return Reading(times.time_s, energy_counter_j)
+        return Reading(time_s, energy_counter_j)
+
+    def read_edge() -> Reading:
+        times = clocks.read(scan=True)
+        return reading(times.time_s, times.job_s)
 
     return Probe(
         sensor=host.model_sensor("cpu", "tdp_model"),
         index=None,
-        read=partial(read, scan=False),
-        read_edge=partial(read, scan=True),
-        every_tick=False,
+        # At every tick, or a kill would cost up to a slow one.
+        read=lambda: reading(*clocks.read_job()),
+        read_edge=read_edge,
     )

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records import COMPONENTS, StageRow, read_jsonl
-from kdwatts.telemetry import credible, parts
-from kdwatts.telemetry.energy import Reading, Sensor, Span, Tally, advance, span
+from kdwatts.telemetry import parts
+from kdwatts.telemetry.energy import (
+    MAX_DELTA_S,
+    Reading,
+    Sensor,
+    Span,
+    Tally,
+    advance,
+    known_limit_w,
+    span,
+)
 
 MODELS = ("tdp_model", "attributed")
 """Methods that compute a figure: it has no limit that would tell a wrong one."""
@@ -171,7 +180,7 @@ def _take(
         devices[kind, label] = _Device(_sensor(kind, label, method, row, interval_s))
     device = devices[kind, label]
     if row["power_limit_w"] is not None:
-        device.sensor = replace(device.sensor, limit_w=credible.limit_w(row["power_limit_w"]))
+        device.sensor = replace(device.sensor, limit_w=known_limit_w(row["power_limit_w"]))
     power_w = row["power_w"] if row["power_w"] is not None else row.get("refused_power_w")
     if row["energy_counter_j"] is None and power_w is None:
         return
@@ -199,7 +208,7 @@ def _sensor(kind: str, label: str, method: str, row: dict[str, Any], interval_s:
         kind=kind,
         label=label,
         method=method,
-        limit_w=math.inf if method in MODELS else credible.limit_w(row["power_limit_w"]),
-        delta_s=credible.MAX_DELTA_S if method == "nvml_counter" else interval_s,
+        limit_w=math.inf if method in MODELS else known_limit_w(row["power_limit_w"]),
+        delta_s=MAX_DELTA_S if method == "nvml_counter" else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -12,8 +12,7 @@ from typing import Any
 from kdwatts.metrics import MEASURED
 from kdwatts.records import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
-from kdwatts.telemetry.credible import may_be_power
-from kdwatts.telemetry.energy import Reading, Tally, span
+from kdwatts.telemetry.energy import Reading, Tally, may_be_power, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.openmetrics import Exposition, Live, live
 from kdwatts.telemetry.parts import QUALITY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,8 +11,15 @@ from statistics import fmean, median
 from typing import Any
 
 from kdwatts.records import TelemetryRow
-from kdwatts.telemetry.credible import MAX_DELTA_S, UNKNOWN_LIMIT_W, may_be_power
-from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
+from kdwatts.telemetry.energy import (
+    MAX_DELTA_S,
+    UNKNOWN_LIMIT_W,
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    may_be_power,
+)
 from multirun_analysis.importer.foreign import Source, as_object, count, number, read_lines, section
 
 WINDOW = "run/distill"
@@ -108,22 +116,12 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
     """
     ratios: dict[int, float | None] = {}
     for index in trace.cards:
-        # A counter in the wrong unit rises a thousand times too fast.
-        sensor = Sensor("gpu", f"gpu {index}", "nvml_counter", 1000 * UNKNOWN_LIMIT_W, MAX_DELTA_S,
-                        3 * trace.interval_s)  # fmt: skip
-        tally, has_counter = Tally(), False
-        for time_s, card in _of_card(trace, index):
-            if card.declared_j is not None or card.power_w is not None:
-                is_power = card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
-                reading = Reading(time_s, card.declared_j, card.power_w if is_power else None)
-                tally = advance(tally, reading, sensor)
-            has_counter = has_counter or card.declared_j is not None
-        if has_counter and tally.still_s and not tally.checked_sampled_j:
-            raise ValueError(
-                f"{trace.source.path}: energy_mJ of gpu {index} stands still for "
-                f"{tally.still_s:.0f} s and never moves beside power_watts, so it counts nothing; "
-                "take energy_mJ out of the file to import the power samples, or leave this run out"
-            )
+        has_counter = any(card.declared_j is not None for _, card in _of_card(trace, index))
+        # In the wrong unit it rises a thousand times too fast; in another, or stuck, it is not to
+        # be believed at all, and then said to be so by its ratio.
+        tally = _tally(trace, index, 1000 * UNKNOWN_LIMIT_W)
+        if not tally.checked_sampled_j:
+            tally = _tally(trace, index, math.inf)
         if has_counter and not tally.checked_sampled_j:
             raise ValueError(
                 f"{trace.source.path}: gpu {index} has energy_mJ and no power_watts beside it, so "
@@ -131,6 +129,23 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
             )
         ratios[index] = tally.checked_counter_j / tally.checked_sampled_j if has_counter else None
     return ratios
+
+
+def _tally(trace: Trace, index: int, limit_w: float) -> Tally:
+    """What counter and samples of a card add up to, its counter held to a power limit."""
+    sensor = Sensor(
+        "gpu", f"gpu {index}", "nvml_counter", limit_w, MAX_DELTA_S, 3 * trace.interval_s
+    )
+    tally = Tally()
+    for time_s, card in _of_card(trace, index):
+        if card.declared_j is not None or _is_power(card):
+            power_w = card.power_w if _is_power(card) else None
+            tally = advance(tally, Reading(time_s, card.declared_j, power_w), sensor)
+    return tally
+
+
+def _is_power(card: CardTick) -> bool:
+    return card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
 
 
 def unit_correction(ratios: dict[int, float | None], source: Source) -> float | None:
@@ -181,7 +196,7 @@ def telemetry_rows(trace: Trace, correction: float | None) -> Iterator[Telemetry
         time_s = (tick.time - start).total_seconds()
         for card in tick.cards:
             declared_j = card.declared_j
-            is_power = card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
+            is_power = _is_power(card)
             yield TelemetryRow(
                 time_utc, time_s, 1, WINDOW, "gpu", card.index,
                 method="nvml_counter" if card.index in has_counter else "nvml_samples",
