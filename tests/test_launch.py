@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdwatts.hardware import check_cards, joule_settings
-from kdwatts.launch import Ranks, first_host, launched, meeting_point
+from kdwatts.launch import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.models.budget import estimate
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -19,6 +19,32 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}
 def card(index: int) -> Card:
     name = "NVIDIA H100 80GB HBM3"
     return Card(index, f"GPU-{index}", name, 79.6, 700.0, "570", True, False)
+
+
+@pytest.mark.parametrize(
+    "told, place",
+    [
+        ({}, (0, 1)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "2"}, (1, 2)),
+        (SRUN, (1, 2)),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, (1, 2)),
+        (
+            {
+                "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "11",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "2",
+            },
+            (1, 3),
+        ),
+        # A batch script for many tasks runs the meter once, by itself.
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8"}, (0, 1)),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, (3, 4)),
+        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, (0, 2)),
+    ],
+)  # fmt: skip
+def test_launchers_tell_which_of_how_many_processes_of_a_node_this_is(
+    told: dict[str, str], place: tuple[int, int]
+):
+    assert place_on_node(told) == place
 
 
 @pytest.fixture
