@@ -98,7 +98,8 @@ class Sampler:
             self._sample()
         except BaseException as error:
             self.ended = time.monotonic(), f"sampling ended: {_in_words(error)}"
-            log.exception("telemetry: sampling ended; windows from now on say so")
+            log.error("telemetry: %s; windows from now on say so", self.ended[1])
+            log.debug("telemetry: where sampling ended", exc_info=error)
 
     def _sample(self) -> None:
         started_s = time.monotonic()
@@ -148,7 +149,8 @@ class Sampler:
         """Write a tick that failed as a row with its error; the log says each kind once."""
         said = _in_words(error)
         if said != self._failed:
-            log.warning("telemetry: a tick failed (%s); sampling goes on", said, exc_info=error)
+            log.warning("telemetry: a tick failed (%s); sampling goes on", said)
+            log.debug("telemetry: where the tick failed", exc_info=error)
         self._failed = said
         row = {**self._host_blank, "time_utc": datetime.now(UTC), "window": self.window}
         self._journal.write([row | {"monotonic_s": time.monotonic(), "error": said}])

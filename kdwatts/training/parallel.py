@@ -32,6 +32,8 @@ POLL_END_S = 0.02
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others inside a computation before it takes one for dead."""
 LAST_PATIENCE_S = 10.0
+ANSWER_PATIENCE_S = 300.0
+"""Imports from a slow file system take a minute or two; one that died there is found out later."""
 
 
 class Company:
@@ -65,7 +67,7 @@ class Company:
 
     def wait_for_answers(self) -> None:
         """Wait until every other rank has answered what it was told last, or has left."""
-        self._wait_for(f"answer-{self._num_told}", PATIENCE.total_seconds())
+        self._wait_for(f"answer-{self._num_told}", ANSWER_PATIENCE_S)
 
     def _wait_for(self, word: str, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
