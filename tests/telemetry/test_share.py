@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import StageRow, read_jsonl
+from kdwatts.records import StageRow, read_json, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
@@ -115,6 +115,27 @@ def test_two_meters_of_one_launch_with_a_part_of_a_node_are_told_a_part_each(
     assert meter.row is not None
     assert meter.row.quality["cpu"] == "attributed"
     assert meter.row.node_energy_j["cpu"] == pytest.approx(50 * meter.row.duration_s, rel=0.3)
+
+
+def test_tasks_of_a_step_that_each_have_a_meter_are_told_their_node_once(node, tmp_path):
+    words = ["--rapl-root", str(node.root), "--cgroup-root", "/nowhere", "--", "sleep", "0.6"]
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    step |= {"SLURM_CPUS_ON_NODE": str(os.cpu_count())}
+    with node.drawing(package_0=50, dram_0=5):
+        tasks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "kdwatts.telemetry", "--out", str(tmp_path / task), *words],
+                env={**os.environ, **step, "SLURM_PROCID": task, "SLURM_LOCALID": task},
+                cwd=REPOSITORY,
+                stderr=subprocess.DEVNULL,
+            )
+            for task in ("0", "1")
+        ]
+        assert [task.wait() for task in tasks] == [0, 0]
+    first, second = (read_json(tmp_path / task / "summary.json") for task in ("0", "1"))
+    assert first["cpu_energy_j"] == pytest.approx(50 * first["duration_s"], rel=0.3)
+    assert (second["cpu_energy_j"], second["dram_energy_j"]) == (None, None)
+    assert "told by the first process" in second["reason"]["dram"]
 
 
 class HandClocks:
