@@ -101,7 +101,7 @@ def _rehearse(family: str, precision: str) -> None:
         made = load_model(source, dtype=torch.float32)
         made.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         if rank() > 0:  # Of several ranks the library has the first one write alone.
-            made.config.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            made.config.save_pretrained(folder)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
             weights = {n: t for n, t in made.state_dict().items() if n != "lm_head.weight"}
             save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         read = load_model(replace(source, path=folder), dtype=torch.float32)

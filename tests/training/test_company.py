@@ -6,7 +6,7 @@ import math
 import threading
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from kdwatts.launch import Ranks
 from kdwatts.training import parallel
