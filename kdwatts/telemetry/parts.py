@@ -101,13 +101,14 @@ def component(
     if not believed:
         _error_once("telemetry: units of %s are wrong, there is no energy of it", _labels(spans))
         return missing(flag or "")
-    remarks = [note, flag, *doubts]
+    remarks = [note, flag]
     if is_nvml and duration_s < SHORT_NVML_WINDOW_S:
         remarks.append(
             f"window below {SHORT_NVML_WINDOW_S:.0f} s: an A100's sensor errs by 18 % at 2 s"
         )
     if any(gaps_s):
         remarks.append(f"{_gaps(spans, gaps_s)} of {duration_s:.1f} s, not in energy_j")
+    remarks += doubts
     sampled = any(one.sampled_s > 0 for one in spans)
     energy_j = sum(one.energy_j for one in spans)
     coverage = max(0.0, min(1.0, coverage))
