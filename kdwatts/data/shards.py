@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdwatts.data.chat import OTHER, encode_conversation
 from kdwatts.data.documents import Turn
 from kdwatts.fingerprint import sha256_file
 from kdwatts.records import SCHEMA, read_json, write_json
@@ -25,11 +26,6 @@ INDEX_NAME = "index.json"
 PROGRESS_NAME = "shard.json"
 """Of a kept shard: its entry in the index, and how far the sources were read when it was full."""
 SHARD_PREFIX = "shard-"
-FIXED_DATE = {"date_string": "26 Jul 2024"}
-"""For chat templates: Llama 3.2's writes today's date, unless given one. This is Llama 3.1's."""
-
-_KNOWN_WORDS = "What no template says"
-_OTHER = "choose an instruct model's tokenizer or a source of plain text"
 
 
 def encode_document(
@@ -40,8 +36,8 @@ def encode_document(
     Text is all target and closed by the end token, its only control token: one that it quotes is
     spelt in words, so that a page about chat templates has one end.
     Of a conversation, rendered by the tokenizer's chat template, only the assistant's words and
-    what closes them are targets. Raises ValueError, which begins with `place`, when the tokenizer
-    cannot render it.
+    what closes them are targets; a control token that a turn quotes is spelt in words, too. Raises
+    ValueError, which begins with `place`, when the tokenizer cannot render it.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -49,74 +45,10 @@ def encode_document(
     if not tokenizer.chat_template:
         raise ValueError(
             f"{place}: the source holds conversations and the tokenizer has no chat template; "
-            f"{_OTHER}"
+            f"{OTHER}"
         )
-    return _encode_conversation(document, tokenizer, place)
-
-
-def _encode_conversation(turns: list[Turn], tokenizer: Any, place: str) -> NDArray[np.uint32]:
-    """Tokens of the whole rendering; the assistant's are those that begin inside its turns.
-
-    Turns are told apart by characters: tokens of a part need not be a part of the tokens.
-    """
-    if not turns:
-        return np.empty(0, dtype=np.uint32)
-    text = _render(turns, tokenizer, place)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = np.asarray(encoded["input_ids"], dtype=np.uint32)
-    begins = np.asarray([begin for begin, _ in encoded["offset_mapping"]], dtype=np.int64)
-    is_target = np.zeros(len(ids), dtype=bool)
-    for index, turn in enumerate(turns):
-        if turn["role"] != "assistant":
-            continue
-        before = _before_answer(turns[:index], tokenizer, place)
-        after = _render(turns[: index + 1], tokenizer, place)
-        if not (after.startswith(before) and text.startswith(after)):
-            raise ValueError(
-                f"{place}: the tokenizer's chat template renders turn {index + 1} of a "
-                "conversation otherwise when more follows, so its tokens cannot be told apart; "
-                f"{_OTHER}"
-            )
-        is_target |= (begins >= len(before)) & (begins < len(after))
+    ids, is_target = encode_conversation(document, tokenizer, place)
     return np.where(is_target, ids, ids | NO_TARGET)
-
-
-def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
-    """What an answer to `turns` is given: its header is part of its prompt and not produced.
-
-    Templates ask for a first turn, so where the assistant has it a turn of known words is rendered.
-    """
-    if turns:
-        return _render(turns, tokenizer, place, add_generation_prompt=True)
-    known, question = ([{"role": role, "content": _KNOWN_WORDS}] for role in ("assistant", "user"))
-    header, found, _ = _render(known, tokenizer, place).partition(_KNOWN_WORDS)
-    asked = _render(question, tokenizer, place)
-    opening = _render(question, tokenizer, place, add_generation_prompt=True).removeprefix(asked)
-    if not (found and header.endswith(opening)):
-        raise ValueError(
-            f"{place}: the tokenizer's chat template has no header {opening!r} for an assistant "
-            f"that speaks first; leave such rows out or {_OTHER}"
-        )
-    return header
-
-
-def _render(
-    turns: list[Turn], tokenizer: Any, place: str, *, add_generation_prompt: bool = False
-) -> str:
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **FIXED_DATE,
-        )
-    except TemplateError as error:
-        raise ValueError(
-            f"{place}: the tokenizer's chat template refuses it ({error}); leave such rows out or "
-            f"{_OTHER}"
-        ) from error
 
 
 def write_shards(

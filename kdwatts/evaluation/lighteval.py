@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Served:
     batch_size: int
     device_index: int | None
     """Among the visible cards; None for the CPU."""
+    template_arguments: dict[str, str] = field(default_factory=dict)
+    """What the chat template is called with, where a task's prompts are rendered by it."""
 
 
 def installed_version(python: str | None) -> str:

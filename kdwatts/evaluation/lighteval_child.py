@@ -25,9 +25,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-FIXED_DATE = {"date_string": "26 Jul 2024"}
-"""As in kdwatts.data.shards, which this interpreter may lack."""
-
 
 class Refusal(Exception):
     """What the user can mend, in one sentence."""
@@ -64,8 +61,7 @@ class Session:
         )
         model = self._model = transformers_model.TransformersModel(config)
         model.cleanup = lambda: None  # It would drop the model after a task.
-        tokenizer = model.tokenizer
-        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **FIXED_DATE)
+        fix_day(model.tokenizer, setup["template_arguments"])
         _tolerate_broken_task_files()
         return {"version": version("lighteval")}
 
@@ -129,6 +125,11 @@ class Session:
             for name, task in pipeline.tasks_dict.items()
         }
         return {"scores": scores, "tokens": sum(counts)}
+
+
+def fix_day(tokenizer: Any, template_arguments: dict[str, str]) -> None:
+    """Has a tokenizer's chat template print what it prints for us, who say so: on one day."""
+    tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **template_arguments)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from kdwatts.data.shards import FIXED_DATE
+from kdwatts.data.chat import template_arguments
 from kdwatts.evaluation.counting import TokenCount
 from kdwatts.evaluation.lm_tasks import LoadedTask, TaskSources, harness, load_task
 from kdwatts.metrics import total_energy
@@ -43,11 +43,12 @@ def evaluate(
     """
     with _quiet_libraries():
         models = harness("lm_eval.models.huggingface")
+        is_templated = any(templated for _, templated in tasks)
         served = models.HFLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
-            chat_template_args=FIXED_DATE,
+            chat_template_args=template_arguments(tokenizer) if is_templated else None,
         )
         count = TokenCount(served)
         with meter.window("load_tasks"):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from kdwatts.config import Config, to_dict
+from kdwatts.data.chat import DATE_STRING, template_arguments
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.lm_eval import evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources, check_known, dataset_dir, task_files
@@ -63,6 +64,8 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     """
     evaluation = config.eval
     tasks_file = evaluation.lighteval.tasks_file
+    # Templates once asked the clock, so what was scored through one is not taken for this.
+    clock = {"clock": DATE_STRING} if any(map(evaluation.templated, evaluation.tasks)) else {}
     return {
         **subject_settings(config, subject),
         "tasks": [
@@ -72,6 +75,7 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
         **text_settings(config),
         "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
         "batch_size": evaluation.batch_size,
+        **clock,
     }
 
 
@@ -196,10 +200,15 @@ def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) 
     else:
         source = teacher_source(config)
     assert source.path
+    path = tokenizer_path(config, subject)
+    is_templated = any(templated for _, templated in tasks)
     served = lighteval.Served(
         model=location(source.path),
         revision=source.revision,
-        tokenizer=tokenizer_location(config.model, tokenizer_path(config, subject)),
+        tokenizer=tokenizer_location(config.model, path),
+        template_arguments=(
+            template_arguments(pair_tokenizer(config.model, path)) if is_templated else {}
+        ),
         dtype=str(frozen_dtype(config)).removeprefix("torch."),
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,
