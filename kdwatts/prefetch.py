@@ -141,7 +141,7 @@ def _add_text(needs: Needs, source: TextSource) -> None:
     A number of documents is no limit: to draw them, all are looked at.
     """
     limit = source.num_rows
-    parts = (source.path, source.name, source.split, source.revision)
+    parts = (source.path, source.name, source.split_read, source.revision)
     name = " ".join(part for part in parts if part)
     _, known = needs.texts.get(name, (source, 0))
     enough = None if limit is None or known is None else max(limit, known)

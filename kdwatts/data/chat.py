@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.data.documents import Turn
+from kdwatts.data.turns import Turn
 
 FIXED_TIME = datetime(2024, 7, 26)
 """For chat templates, some of which write today's date: what Llama 3.1's has written into it."""

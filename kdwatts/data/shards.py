@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdwatts.data.chat import OTHER, encode_conversation
-from kdwatts.data.documents import Turn
+from kdwatts.data.turns import Turn
 from kdwatts.fingerprint import sha256_file
 from kdwatts.records import SCHEMA, read_json, write_json
 

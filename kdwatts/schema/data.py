@@ -16,7 +16,8 @@ class TextSource:
     JSONL or JSON, each also as .xz, or parquet."""
     name: str | None = None
     """Configuration of a hub data set."""
-    split: str = "train"
+    split: str | None = None
+    """Of a hub data set; None reads train."""
     revision: str | None = None
     text_field: str | None = "text"
     messages_field: str | None = None
@@ -50,6 +51,11 @@ class TextSource:
                 f"data.source reads {' and '.join(chosen) or 'no field'}; set exactly one of "
                 "text_field, messages_field and prompt_field, the others to null"
             )
+
+    @property
+    def split_read(self) -> str:
+        """The split that is read of a hub."""
+        return self.split or "train"
 
 
 @dataclass

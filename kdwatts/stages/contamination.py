@@ -26,6 +26,8 @@ from kdwatts.stages.work import Work
 log = logging.getLogger(__name__)
 
 VERSION = 2
+WORDS = 2
+"""As VERSION, also for corpora without documents that hold the tasks' texts: how words are read."""
 REPORT_NAME = "contamination.json"
 DOCUMENTS_AT_ONCE = 256
 _MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
@@ -46,6 +48,7 @@ def gram_settings(config: Config) -> dict[str, Any]:
     """What is looked for: the tasks' texts and how much of one is a hit."""
     return {
         "ngram": config.data.decontaminate.ngram,
+        "words": WORDS,
         "tasks": [[task.name, task.harness] for task in config.eval.tasks],
         **text_settings(config),
     }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
 from kdwatts.data import hub
-from kdwatts.data.documents import Document, read_documents
+from kdwatts.data.documents import Document, read_documents, source_files
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.overlap import Grams, Tally
 from kdwatts.data.rows import digests, kind_of, local_files
@@ -37,6 +37,8 @@ from kdwatts.stages.work import Work
 log = logging.getLogger(__name__)
 
 VERSION = 8
+CONVERSATIONS = 2
+"""As VERSION, for sources of conversations alone."""
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
 
@@ -69,10 +71,13 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _source_settings(source: TextSource) -> dict[str, Any]:
     """How a source is read, and its files by what they hold, wherever they lie."""
-    files = local_files(source.path)
+    files = source_files(source)
+    settings = {**to_dict(source), "split": source.split_read}
+    if not source.text_field:
+        settings["conversations"] = CONVERSATIONS
     if files is None:
-        return to_dict(source)
-    return {**to_dict(source), "path": digests(files), "kind": kind_of(files[0])}
+        return settings
+    return {**settings, "path": digests(files), "kind": kind_of(files[0])}
 
 
 def build(work: Work) -> None:
@@ -224,10 +229,10 @@ def _encoded(
         is_drawn = draw()
         for document in read():
             position += 1
-            # A blank text is no document: none is drawn in the place of another.
-            reason = "empty"
-            if not document.is_blank:
-                reason = None if is_drawn(document) else "not_drawn"
+            # What cannot be learned from is no document: none is drawn in the place of another.
+            reason = document.unfit
+            if reason is None and not is_drawn(document):
+                reason = "not_drawn"
             if position <= num_seen_before:
                 continue
             size.num_seen += 1
@@ -250,7 +255,7 @@ def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
     return {
         "path": part.source.path,
         "name": part.source.name,
-        "split": part.source.split,
+        "split": _split(part.source),
         "revision": part.source.revision,
         "commit": commit,
         "sha256": hashes[0] if len(hashes) == 1 else None,
@@ -263,9 +268,15 @@ def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
     }
 
 
+def _split(source: TextSource) -> str | None:
+    """The split that was read; local files have none."""
+    return source.split_read if local_files(source.path) is None else None
+
+
 def _source_record(data: Data) -> dict[str, Any]:
     if data.source:
-        return {**to_dict(data.source), "licence": data.licence}
+        split = _split(data.source)
+        return {**to_dict(data.source), "split": split, "licence": data.licence}
     paths = [part.source.path for part in data.sources]
     return {
         "path": " + ".join(paths),
