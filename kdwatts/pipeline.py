@@ -145,13 +145,14 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     from transformers.utils.logging import disable_progress_bar
 
-    from kdwatts.stages import contamination, evaluate
+    from kdwatts.stages import contamination, evaluate, vocabulary
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
     missing = [node for node in nodes if not run.store.find(node.stage, node.key)]
     _check_models(config, {node.name for node in missing})
+    vocabulary.check(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
     artifacts: dict[str, Artifact] = {}

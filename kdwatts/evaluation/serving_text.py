@@ -49,7 +49,7 @@ def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
                 f"eval.inference.prompts={path}: a line is no JSON object with `text` "
                 f"({type(error).__name__}: {error}); correct it or give a plain text"
             ) from None
-    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+    ids = _words(text, tokenizer)
     return lambda batch, length: _cut(ids, batch, length, str(path))
 
 
@@ -69,10 +69,16 @@ def prompts_of_corpus(
         ids = (shards.read(start, shards.num_tokens) & ~NO_TARGET).astype(np.int64)
         if read_by:
             text = written_by.decode(ids.tolist(), skip_special_tokens=True)
-            ids = np.array(read_by(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+            ids = _words(text, read_by)
         return _cut(ids, batch, length, "the corpus")
 
     return cut
+
+
+def _words(text: str, tokenizer: Any) -> NDArray[np.int64]:
+    """The tokens of a text; a control token that it quotes is words, as in the corpus."""
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return np.array(encoded["input_ids"], dtype=np.int64)
 
 
 def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:

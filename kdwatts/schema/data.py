@@ -88,7 +88,8 @@ class Decontaminate:
     mode: str = "off"
     """report counts them in contamination.json, drop leaves them out too."""
     ngram: int = 13
-    """Words in common that make a hit, as Brown et al. 2020 have it; shorter texts as wholes."""
+    """Words in common that make a hit, as Brown et al. 2020 have it, or twice as many ideographs;
+    shorter texts as wholes."""
 
     def __post_init__(self) -> None:
         choice("data.decontaminate.mode", self.mode, DECONTAMINATE)
@@ -107,7 +108,8 @@ class Data:
     """Draw this share of the documents, of each source of a mix."""
     sample_seed: int = 0
     """Another one draws other documents. What is drawn depends on it and on their ids alone (the
-    field `id` of a row, else a hash of its content): a smaller part lies in every larger one."""
+    field `id` of a row, else a hash of its content; of rows that share an id, of both from the
+    second on): a smaller part lies in every larger one."""
     decontaminate: Decontaminate = field(default_factory=Decontaminate)
     shard_tokens: int = 16_777_216
     sources: list[MixPart] = field(default_factory=list)

@@ -41,6 +41,7 @@ from kdwatts.stages.work import (
     end_tokens,
     frozen_dtype,
     plan_signals,
+    shared_rows,
     teacher_source,
     text_shards,
 )
@@ -74,12 +75,16 @@ def settings(config: Config) -> dict[str, Any]:
     for name in ("log_every", "checkpoint_every_s"):
         del training[name]
     needs_teacher = config.paradigm.needs_teacher
+    # Its head was once cut to the rows of a teacher that nobody asks.
+    rows, whole = shared_rows(config), config.model.student.architecture.vocab_size
+    head = {"head_rows": whole} if not needs_teacher and rows < whole else {}
     return {
         "paradigm": paradigm,
         "training": training,
         "student": student_fingerprint(config.model),
         "teacher": source_fingerprint(teacher_source(config)) if needs_teacher else None,
         "one_vocabulary": config.model.one_vocabulary,
+        **head,
     }
 
 
