@@ -37,20 +37,18 @@ def template_arguments(tokenizer: Any) -> dict[str, str]:
 
     Raises ValueError for a template that draws by chance.
     """
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    return dict(_arguments(tokenizer.get_chat_template() if tokenizer.chat_template else ""))
+
+
+@lru_cache
+def _arguments(template: str) -> dict[str, str]:
     if found := _RANDOM.search(template):
         raise ValueError(
             f"the tokenizer's chat template draws by chance ({found[0]}), so that no two "
             f"renderings are alike; {OTHER}"
         )
-    clock = {"chat_template": _at_fixed_time(template)} if "strftime_now" in template else {}
+    clock = {"chat_template": CLOCK + template} if "strftime_now" in template else {}
     return {"date_string": DATE_STRING, **clock}
-
-
-@lru_cache
-def _at_fixed_time(template: str) -> str:
-    """One string for each template: transformers looks its compiled form up by it."""
-    return CLOCK + template
 
 
 def render(
@@ -181,19 +179,19 @@ def _tokens(
     for begin, end in quoted:
         hidden = hidden[:begin] + "." * (end - begin) + hidden[end:]
     encoded = tokenizer(hidden, add_special_tokens=False, return_offsets_mapping=True)
-    found = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     if quoted:
         _, special = _marks(tokenizer, len(tokenizer))
-        real = [(number, span) for number, span in found if number in special]
-        if [n for n, _ in _between(hidden, real, tokenizer)] != encoded["input_ids"]:
+        real = [(n, span) for n, span in zip(ids, spans, strict=True) if n in special]
+        if [number for number, _ in _between(hidden, real, tokenizer)] != ids:
             raise ValueError(
                 f"{place}: a turn quotes a control token, and the tokenizer reads words behind one "
                 "otherwise than alone, so that it cannot be spelt in words; leave such rows out or "
                 f"{OTHER}"
             )
-        found = _between(text, real, tokenizer)
-    ids = np.asarray([number for number, _ in found], dtype=np.uint32)
-    return ids, np.asarray([begin for _, (begin, _) in found], dtype=np.int64)
+        ids, spans = zip(*_between(text, real, tokenizer), strict=True)
+    begins = np.asarray([begin for begin, _ in spans], dtype=np.int64)
+    return np.asarray(ids, dtype=np.uint32), begins
 
 
 def _between(text: str, real: list[tuple[int, Span]], tokenizer: Any) -> list[tuple[int, Span]]:
