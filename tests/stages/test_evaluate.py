@@ -126,3 +126,9 @@ def test_a_benchmark_that_two_tasks_would_count_twice_is_refused(configure: Call
             "eval.tasks=[{name: mmlu_dev, primary_metric: acc}, "
             "{name: mmlu_dev, primary_metric: acc, harness: lighteval}]",
         )
+
+
+def test_only_what_a_template_renders_has_a_key_that_says_the_day(configure: Callable[..., Any]):
+    plain = settings(configure("eval=mmlu_dev"), "student")
+    rendered = settings(configure("eval=mmlu_dev", "eval.apply_chat_template=true"), "student")
+    assert (plain.get("clock"), rendered["clock"]) == (None, "26 Jul 2024")

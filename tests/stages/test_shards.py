@@ -240,6 +240,34 @@ def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path
     assert (part["num_documents"], part["num_dropped"]) == (2, {"empty": 3})
 
 
+def test_an_answer_without_words_is_left_out_and_counted_and_none_is_drawn_for_it(
+    tokenizer: Any, tmp_path: Path
+):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    answers = ["I.", "", "You.", " \n", "We."]
+    rows = [{"ask": "Who?", "say": answer} for answer in answers]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [
+        *("until=shards", "gpu=cpu", "eval=none", "training=smoke", "paradigm=sft"),
+        *(f"data.source.path={path}", f"model.tokenizer={tmp_path}/tokenizer"),
+        *("data.source.text_field=null", "data.source.prompt_field=ask"),
+        "data.source.response_field=say",
+    ]
+    for name, drawn in (("all", []), ("three", ["data.num_documents=3"])):
+        index = read_json(build(tmp_path, name, [*asked, *drawn]) / "index.json")
+        (part,) = index["parts"]
+        assert (part["num_documents"], part["num_dropped"]) == (3, {"blank_answer": 2})
+        assert (part["split"], index["source"]["split"]) == (None, None)
+
+
+def test_only_conversations_have_a_key_that_says_how_they_are_read(configure: Any):
+    text = shards.settings(configure())["source"]
+    assert text["split"] == "train" and "conversations" not in text
+    talks = shards.settings(configure("data=tulu3"))["source"]
+    assert talks == {**talks, "split": "train", "conversations": shards.CONVERSATIONS}
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What a hub serves of org/name: its commit, which is a word of every text."""
