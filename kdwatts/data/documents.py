@@ -108,36 +108,40 @@ def _document(row: Row, source: TextSource) -> Document:
 def _content(row: Row, source: TextSource) -> str | list[Turn]:
     place, fields = row
     if source.messages_field:
-        field = source.messages_field
-        turns = read_turns(_field(row, field), field, place, source.path)
-    elif source.prompt_field and source.response_field:
+        found = _field(row, source, "messages_field")
+        turns = read_turns(found, source.messages_field, place, source.path)
+    elif source.prompt_field:
         turns = [
             {"role": "user", "content": _prompt(row, source)},
-            {"role": "assistant", "content": _text(row, source.response_field)},
+            {"role": "assistant", "content": _text(row, source, "response_field")},
         ]
     else:
-        return _text(row, source.text_field or "text")
+        return _text(row, source, "text_field")
     named = (source.messages_field, source.prompt_field, source.context_field)
     check_beside(fields, turns, place, source.path, named=named)
     return turns
 
 
 def _prompt(row: Row, source: TextSource) -> str:
-    prompt = _text(row, source.prompt_field or "")
-    if not source.context_field or not _field(row, source.context_field):
+    prompt = _text(row, source, "prompt_field")
+    if not source.context_field or not _field(row, source, "context_field"):
         return prompt
-    return f"{prompt}\n\n{_text(row, source.context_field)}"
+    return f"{prompt}\n\n{_text(row, source, 'context_field')}"
 
 
-def _field(row: Row, name: str) -> Any:
+def _field(row: Row, source: TextSource, setting: str) -> Any:
+    """What a row has in the field that a setting of its source names."""
     place, fields = row
+    name = getattr(source, setting)
     if name not in fields:
+        talks = ", or to null for conversations and name their messages_field or prompt_field"
         raise ValueError(
             f"{place} has no field {name!r}, its rows have {', '.join(sorted(fields))}; "
-            "set data.source.text_field or messages_field"
+            f"set data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
         )
     return fields[name]
 
 
-def _text(row: Row, name: str) -> str:
-    return checked_text(_field(row, name), f"field {name!r}", row[0])
+def _text(row: Row, source: TextSource, setting: str) -> str:
+    field = f"field {getattr(source, setting)!r}"
+    return checked_text(_field(row, source, setting), field, row[0])

@@ -6,14 +6,15 @@ from kdwatts.config import Config
 from kdwatts.models.align import check_rows, check_tokenizer
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.stages.shards import parts_of
-from kdwatts.stages.teacher import teacher_tokenizer
+from kdwatts.stages.teacher import check_vocabularies, teacher_tokenizer
 from kdwatts.stages.work import teacher_source
 
 
 def check(config: Config, stages: set[str]) -> None:
     """Raise ValueError, one sentence, where one of these stages would stop for want of a token.
 
-    Looked at is what the tokenizer lacks, and the rows of each model that is given its tokens.
+    Looked at is what the tokenizer lacks, whether the teacher has the same tokens where it must,
+    and the rows of each model that is given them.
     """
     pair, needs_teacher = config.model, config.paradigm.needs_teacher
     if not stages:
@@ -21,6 +22,10 @@ def check(config: Config, stages: set[str]) -> None:
     tokenizer = pair_tokenizer(pair)
     talks = any(not part.source.text_field for part in parts_of(config.data))
     check_tokenizer(tokenizer, path=pair.tokenizer, renders=talks)
+    is_online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
+    asks_teacher = stages & {"generate", "teacher"} or ("distill" in stages and is_online)
+    if asks_teacher and pair.one_vocabulary:
+        check_vocabularies(config)
     is_templated = any(map(config.eval.templated, config.eval.tasks))
     # Model to the stages in which it reads the corpus.
     readers = {

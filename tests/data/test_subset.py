@@ -83,24 +83,27 @@ def test_a_number_is_met_where_documents_are_copies_or_share_an_id():
     assert len(mixed) == 1000
 
 
-@pytest.mark.parametrize("sample_seed", range(4))
+def contents(documents: list[Document]) -> set[str]:
+    return {str(document.content) for document in documents}
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_half_of_the_rows_that_share_an_id_are_drawn_and_a_smaller_part_lies_in_a_larger_one(
-    sample_seed: int,
+    seed: int,
 ):
     namesakes = [Document(f"Row {number} of two hundred.", "set-a") for number in range(200)]
-    parts = [
-        {d.content for d in drawn(namesakes, sample_seed=sample_seed, **asked)}
-        for asked in ({"num_documents": 30}, {"fraction": 0.5}, {"num_documents": 160})
-    ]
+    small = contents(drawn(namesakes, num_documents=30, sample_seed=seed))
+    half = contents(drawn(namesakes, fraction=0.5, sample_seed=seed))
+    large = contents(drawn(namesakes, num_documents=160, sample_seed=seed))
     # 100 with a deviation of 7.
-    assert len(parts[0]) == 30 and 70 < len(parts[1]) < 130 and len(parts[2]) == 160
-    assert parts[0] < parts[1] < parts[2]
+    assert len(small) == 30 and 70 < len(half) < 130 and len(large) == 160
+    assert small < half < large
 
 
 def test_ids_that_begin_anew_in_each_file_are_not_drawn_together():
     files = [[Document(f"{name} {n}", str(n)) for n in range(1000)] for name in "ab"]
-    chosen = {d.content for d in drawn([*files[0], *files[1]], fraction=0.5)}
-    first = {d.content for d in drawn(files[0], fraction=0.5)}
+    chosen = contents(drawn([*files[0], *files[1]], fraction=0.5))
+    first = contents(drawn(files[0], fraction=0.5))
     # The first file's are drawn as if it were alone, the other's independently of them.
     assert {content for content in chosen if content.startswith("a")} == first
     both = sum(f"a {n}" in chosen and f"b {n}" in chosen for n in range(1000))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdwatts.paths import TINY_DIR
 from kdwatts.pipeline import plan
 from kdwatts.stages.vocabulary import check
 from kdwatts.stages.work import compared_rows, shared_rows
@@ -74,6 +77,25 @@ def test_what_a_tokenizer_lacks_is_told_before_any_stage(
         with pytest.raises(ValueError, match=r"has no end token, by which documents are told apar"):
             check(config, {"shards"})
         check(config, set())  # All is in the store.
+
+
+def test_a_teacher_of_other_tokens_is_refused_before_the_corpus_is_built(
+    configure: Configure, tokenizer: Any, tmp_path: Path
+):
+    shutil.copytree(TINY_DIR / "teacher", tmp_path / "teacher")
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = backend["model"]["vocab"]
+    vocabulary["e"], vocabulary["t"] = vocabulary["t"], vocabulary["e"]
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "tokenizer.json").write_text(json.dumps(backend))
+    for how, stages in (("cached", {"shards", "teacher"}), ("online", {"shards", "distill"})):
+        config = configure(
+            *("eval=none", "paradigm=response", f"paradigm.teacher={how}"),
+            f"model.teacher.path={tmp_path}/teacher",
+        )
+        with pytest.raises(ValueError, match=r"the vocabularies do not match: token '.' is id"):
+            check(config, stages)
+        check(config, {"shards"})
 
 
 def test_a_student_of_more_rows_than_its_teacher_has_is_trained_whole_where_none_is_asked(
