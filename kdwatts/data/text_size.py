@@ -15,7 +15,7 @@ def bytes_of_tokens(tokenizer: Any) -> NDArray[np.int64] | None:
     None for a tokenizer that is not byte-level: there a token's bytes depend on its neighbours. Nor
     does one tell that is not a fast one.
     """
-    if not tokenizer.is_fast:
+    if not getattr(tokenizer, "is_fast", False):
         return None
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     decoder = backend["decoder"] or {}

@@ -44,7 +44,7 @@ def check_tokenizer(tokenizer: Any, *, path: str, renders: bool) -> None:
             f"model.tokenizer={path} has no chat template, and the corpus holds conversations; "
             "choose an instruct model's tokenizer or a source of plain text"
         )
-    if renders and not tokenizer.is_fast:
+    if renders and not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"model.tokenizer={path} does not tell where in a text its tokens stand, so answers "
             "cannot be told from prompts; save it as a fast one (tokenizer.json)"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.models.align import (
     check_rows,
     check_same_tokens,
@@ -102,3 +103,32 @@ def test_a_token_that_texts_may_hold_needs_a_row_and_one_that_none_holds_does_no
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     with pytest.raises(ValueError, match=said.format("<end>", 1027, 1027, 1026)):
         check(1027, renders=False)
+
+
+def test_conversations_need_a_tokenizer_that_tells_where_its_tokens_stand():
+    from transformers import PreTrainedTokenizer
+
+    class Letters(PreTrainedTokenizer):
+        """One written in Python, as those of some model families are."""
+
+        @property
+        def vocab_size(self) -> int:
+            return 256
+
+        def get_vocab(self) -> dict[str, int]:
+            return {chr(number): number for number in range(256)} | self.added_tokens_encoder
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return ord(token)
+
+        def _convert_id_to_token(self, index: int) -> str:
+            return chr(index)
+
+    slow = Letters(eos_token="<|e|>")
+    slow.chat_template = "{{ messages }}"
+    check_tokenizer(slow, path="p", renders=False)
+    assert bytes_of_tokens(slow) is None
+    with pytest.raises(
+        ValueError, match=r"^model.tokenizer=p does not tell where in a text its to"
+    ):
+        check_tokenizer(slow, path="p", renders=True)
