@@ -127,7 +127,7 @@ Span = tuple[int, int]
 def _marks(tokenizer: Any, num_tokens: int) -> tuple[re.Pattern[str], frozenset[int]]:
     """What spells one of a tokenizer's special tokens, and their ids; `num_tokens` is its size."""
     del num_tokens
-    known = {number: token for number, token in tokenizer.added_tokens_decoder.items()}
+    known = tokenizer.added_tokens_decoder
     special = {number for number, token in known.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     names = [str(known.get(n) or tokenizer.convert_ids_to_tokens(n)) for n in special]

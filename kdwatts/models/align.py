@@ -70,7 +70,7 @@ def check_rows(tokenizer: Any, *, path: str, subject: str, rows: int, renders: b
             is_held |= number != tokenizer.pad_token_id or token in template
         if is_held:
             raise ValueError(
-                f"model.tokenizer={path} has the token {token!r} of id {number}, {subject} has "
+                f"the tokenizer {path} has the token {token!r} of id {number}, {subject} has "
                 f"{rows} rows, for ids up to {rows - 1}; choose the tokenizer that belongs to it, "
                 "or a model with a row for every token"
             )

@@ -46,7 +46,7 @@ def check(config: Config, stages: set[str]) -> None:
                 rows=source.architecture.vocab_size,
                 renders=bool(reads and talks) or (is_asked and is_templated),
             )
-    if needs_teacher and not pair.one_vocabulary:
+    if "distill" in stages and needs_teacher and not pair.one_vocabulary:
         teacher = teacher_source(config)
         check_rows(
             teacher_tokenizer(config),
