@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,34 @@ def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
     return found
 
 
+def texts_in_tokens(
+    documents: Sequence[NDArray[np.uint32]],
+    tokenizer: Any,
+    control_ids: NDArray[np.int64],
+    grams: Grams,
+) -> list[dict[int, str]]:
+    """What `texts_in` finds in each document of tokens.
+
+    A piece is what stands between two control tokens: a template may put a text's first word
+    directly behind its mark, and without the mark the words of two turns would run on.
+    """
+    pieces = [_pieces(tokens, control_ids) for tokens in documents]
+    texts = iter(
+        tokenizer.batch_decode(
+            [piece for of_one in pieces for piece in of_one], clean_up_tokenization_spaces=False
+        )
+    )
+    return [texts_in(list(islice(texts, len(of_one))), grams) for of_one in pieces]
+
+
+def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[list[int]]:
+    """The tokens between control tokens, in their order."""
+    is_control = np.isin(tokens, control_ids)
+    parts = np.split(tokens, np.flatnonzero(is_control))
+    # Each part but the first begins with the control token that it was cut at.
+    return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
+
+
 def _runs(
     spelled: list[str], words: dict[str, int], lengths: list[int]
 ) -> dict[int, NDArray[np.uint64]]:
@@ -145,7 +174,10 @@ class Tally:
 
     def add(self, name: str | int, pieces: Sequence[str], grams: Grams) -> bool:
         """Count a document of such pieces; whether an evaluation text stands in one of them."""
-        found = texts_in(pieces, grams)
+        return self.count(name, texts_in(pieces, grams), grams)
+
+    def count(self, name: str | int, found: dict[int, str], grams: Grams) -> bool:
+        """Count a document in which these texts were found; whether there are any."""
         self.num_documents += 1
         self.num_documents_hit += bool(found)
         self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit

@@ -7,8 +7,10 @@ which documents begin: an end token cannot tell, for a conversation holds many.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import uuid
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.data.documents import Turn
+from kdwatts.data.documents import Document, Turn
 from kdwatts.fingerprint import sha256_file
 from kdwatts.records import SCHEMA, read_json, write_json
 
@@ -27,6 +29,9 @@ PROGRESS_NAME = "shard.json"
 SHARD_PREFIX = "shard-"
 FIXED_DATE = {"date_string": "26 Jul 2024"}
 """For chat templates: Llama 3.2's writes today's date, unless given one. This is Llama 3.1's."""
+
+TEXTS_AT_ONCE = 64
+"""To the tokenizer, whose notes on each token take some 100 bytes until it is done."""
 
 _KNOWN_WORDS = "What no template says"
 _OTHER = "choose an instruct model's tokenizer or a source of plain text"
@@ -52,6 +57,28 @@ def encode_document(
             f"{_OTHER}"
         )
     return _encode_conversation(document, tokenizer, place)
+
+
+def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDArray[np.uint32]]:
+    """As `encode_document` does each; texts are given to the tokenizer together, which is faster.
+
+    Raises ValueError as it does, of the first document that cannot be rendered.
+    """
+    texts = [one.content for one in documents if isinstance(one.content, str)]
+    if len(texts) < len(documents):
+        return [encode_document(one.content, tokenizer, place=one.place) for one in documents]
+    # This call sets up what lies below the tokenizer: no truncation, no padding, marks as words.
+    tokenizer("", add_special_tokens=False, split_special_tokens=True)
+    end, found = tokenizer.eos_token_id, []
+    for first in range(0, len(texts), TEXTS_AT_ONCE):
+        # Without the places of tokens in their text, which takes a fifth of the time.
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
+            texts[first : first + TEXTS_AT_ONCE], add_special_tokens=False
+        ):
+            ids = array("I", encoding.ids)
+            ids.append(end)
+            found.append(np.frombuffer(ids, dtype=np.uint32))
+    return found
 
 
 def _encode_conversation(turns: list[Turn], tokenizer: Any, place: str) -> NDArray[np.uint32]:
@@ -139,23 +166,34 @@ def write_shard(
     directory: Path, number: int, block: Sequence[NDArray[np.uint32]]
 ) -> dict[str, Any]:
     """Write one shard; returns its entry in the index."""
-    tokens = np.concatenate(block)
     path = directory / f"tokens-{number:05d}.bin"
-    path.write_bytes(tokens.astype("<u4").tobytes())
-    # A document of no token begins nowhere.
-    lengths = [len(document) for document in block if len(document)]
-    starts = np.cumsum([0, *lengths])[:-1]
+    digest = hashlib.sha256()
+    starts: list[int] = []
+    num_tokens = num_targets = num_first_targets = 0
+    with path.open("wb") as file:
+        # One by one: a shard in one piece would be in memory twice.
+        for document in block:
+            # A document of no token begins nowhere.
+            if not len(document):
+                continue
+            written = document.astype("<u4", copy=False).tobytes()
+            file.write(written)
+            digest.update(written)
+            starts.append(num_tokens)
+            num_tokens += len(document)
+            num_targets += int((document < NO_TARGET).sum())
+            num_first_targets += int(document[0] < NO_TARGET)
     starts_path = directory / f"documents-{number:05d}.bin"
-    starts_path.write_bytes(starts.astype("<u8").tobytes())
+    starts_path.write_bytes(np.asarray(starts, dtype="<u8").tobytes())
     return {
         "file": path.name,
-        "tokens": len(tokens),
-        "sha256": sha256_file(path),
+        "tokens": num_tokens,
+        "sha256": digest.hexdigest(),
         "documents_file": starts_path.name,
         "documents_sha256": sha256_file(starts_path),
         "documents": len(block),
-        "targets": int((tokens < NO_TARGET).sum()),
-        "first_targets": int((tokens[starts] < NO_TARGET).sum()),
+        "targets": num_targets,
+        "first_targets": num_first_targets,
     }
 
 

@@ -189,6 +189,15 @@ class Meter:
         """Latest power of all measured components; the estimate where none is measured."""
         return self._sampler.power_w()
 
+    def look_for_children(self) -> None:
+        """Count the CPU time of processes that were started just now from here on.
+
+        They would be found in time for a window's end; where the node is shared, what they used
+        until then would be told too late to be believed.
+        """
+        with self._sampler.lock:
+            self._probes.clocks.read(scan=True)
+
     def last_tick_s(self) -> float:
         """Monotonic time of the latest reading of any device; minus infinity without one."""
         latest = [p.tally.counter or p.tally.sample for p in self._devices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
-from kdwatts.data import hub
+from kdwatts.data import hub, screening, workers
+from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
@@ -66,17 +68,21 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Have tokenizing fail once at the n-th document from now on; counts its calls."""
+    """Have tokenizing fail once at the n-th document from now on; counts its calls, one by one."""
     calls: list[int] = []
-    encode = shards.encode_document
+    encode = screening.encode_documents
 
-    def encode_or_fail(*arguments: Any, **named: Any) -> Any:
-        calls.append(1)
-        if len(calls) == document:
-            raise RuntimeError("the power went")
-        return encode(*arguments, **named)
+    def encode_or_fail(documents: Sequence[Document], tokenizer: Any) -> Any:
+        for _ in documents:
+            calls.append(1)
+            if len(calls) == document:
+                raise RuntimeError("the power went")
+        return encode(documents, tokenizer)
 
-    patch.setattr(shards, "encode_document", encode_or_fail)
+    patch.setattr(shards, "BATCH_CHARACTERS", 1)
+    # What fails in a batch is tried once more, alone; here a batch is alone.
+    patch.setattr(workers, "_tried", lambda function, items, fixed: function(items, *fixed))
+    patch.setattr(screening, "encode_documents", encode_or_fail)
     return calls
 
 
