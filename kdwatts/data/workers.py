@@ -228,7 +228,8 @@ def job_cpus(
 
 
 def _own_cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's control groups that may hold a quota, innermost first."""
+    """The folders of this process's control groups that may hold a quota."""
+    yield root
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
