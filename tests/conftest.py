@@ -16,6 +16,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # What somebody once fetched or cached may not decide a test.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="kdwatts-tests-hf-home-")
+# Each would be looked into in place of a folder below HF_HOME.
+for _name in (
+    "HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE",
+    "HUGGINGFACE_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE",
+):  # fmt: skip
+    os.environ.pop(_name, None)
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 CHAT_TEMPLATE = (

@@ -65,7 +65,7 @@ def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDAr
     Raises ValueError as it does, of the first document that cannot be rendered.
     """
     texts = [one.content for one in documents if isinstance(one.content, str)]
-    if len(texts) < len(documents):
+    if len(texts) < len(documents) or not _is_plain(tokenizer):
         return [encode_document(one.content, tokenizer, place=one.place) for one in documents]
     # This call sets up what lies below the tokenizer: no truncation, no padding, marks as words.
     tokenizer("", add_special_tokens=False, split_special_tokens=True)
@@ -79,6 +79,16 @@ def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDAr
             ids.append(end)
             found.append(np.frombuffer(ids, dtype=np.uint32))
     return found
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Whether a text's tokens are those of what lies below: its kind adds nothing of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, None)
+        for name in ("__call__", "_encode_plus")
+    )
 
 
 def _encode_conversation(turns: list[Turn], tokenizer: Any, place: str) -> NDArray[np.uint32]:

@@ -112,6 +112,28 @@ def test_texts_given_together_have_the_tokens_that_each_has_alone(tokenizer):
     assert [one.tolist() for one in together] == [one.tolist() for one in alone]
 
 
+def test_a_tokenizer_that_does_more_to_a_text_than_its_kind_does_it_also_to_many(tokenizer):
+    class Shouting(type(tokenizer)):
+        def _encode_plus(self, text, **named):
+            return super()._encode_plus(text.upper(), **named)
+
+    tokenizer.__class__ = Shouting
+    (together,) = encode_documents([Document("To be", None)], tokenizer)
+    assert tokenizer.decode(together.tolist()) == "TO BE<|end_of_text|>"
+
+
+def test_what_works_in_a_process_imports_no_torch():
+    script = (
+        "import sys, kdwatts.data.screening, kdwatts.data.overlap, kdwatts.data.workers; "
+        "from transformers import PreTrainedTokenizerFast; print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == "False\n"
+
+
 def test_a_job_uses_no_more_cores_than_it_may_run_on_than_slurm_grants_or_than_its_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
