@@ -83,9 +83,13 @@ class Workers:
             process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in self._processes:
-            # Waited for: its CPU time counts as this process's from here on.
-            with process:
-                pass
+            assert process.stdin and process.stdout
+            # What it was not sent any more is lost on purpose.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
+            # Its CPU time counts as this process's from here on.
+            process.wait()
 
     def in_order(
         self, batches: Iterable[Batch[Kept]], *, share: float = 1.0
