@@ -90,21 +90,23 @@ def write_text(path: Path, num_mb: float) -> int:
 
 def measured(script: str, *arguments: str) -> dict[str, Any]:
     """The row that a script prints, and `mib`, the most that it and its children held at once."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    peak_bytes = 0
-    while process.poll() is None:
-        peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
-        time.sleep(0.2)
-    assert process.stdout
-    printed = process.stdout.read()
-    if process.returncode:
-        sys.exit(f"shards: a measured process ended with exit code {process.returncode}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+        peak_bytes = 0
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+            time.sleep(0.2)
+        assert process.stdout
+        printed = process.stdout.read()
+        if process.returncode:
+            said.seek(0)
+            sys.exit(f"{said.read()}\nshards: a process ended with {process.returncode}")
     return json.loads(printed.splitlines()[-1]) | {"mib": peak_bytes / 2**20}
 
 
