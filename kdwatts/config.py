@@ -22,6 +22,7 @@ from kdwatts.schema import (
     Paradigm,
     Relational,
     Site,
+    StoreRules,
     Telemetry,
     Training,
     choice,
@@ -45,6 +46,7 @@ class Config:
     site: Site = MISSING
     cluster: Cluster = field(default_factory=Cluster)
     launch: Launch = field(default_factory=Launch)
+    store: StoreRules = field(default_factory=StoreRules)
     until: str = "inference"
     store_dir: str = MISSING
 

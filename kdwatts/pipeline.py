@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdwatts import interrupt
-from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
+from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
 from kdwatts.config import STAGES, Config
 from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import joule_settings
@@ -40,6 +40,8 @@ class Node:
     build: Callable[[Work], None]
     is_assisted: bool
     """Whether the other ranks of a launch take part in building it."""
+    code: dict[str, str | None]
+    """Option that names code to the key of that code; None where it cannot be read."""
 
 
 def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
@@ -53,6 +55,7 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         shards,
         teacher,
     )
+    from kdwatts.stages.named_code import code_keys
 
     hardware = joule_settings(config, cards)
     nodes: dict[str, Node] = {}
@@ -69,11 +72,14 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         if measured:
             settings = {**settings, "hardware": hardware}
         stage_name = stage.__name__.rpartition(".")[2]
+        code = code_keys(stage_name, config)
+        if code and config.store.code == "strict":
+            settings = {**settings, "code": code}
         keys = {parent: nodes[parent].key for parent in parents}
         key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
         build = stage.build if subject is None else lambda work: stage.build(work, subject)
         is_assisted = hasattr(stage, "assist")
-        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted)
+        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted, code)
 
     add("shards", shards, shards.settings(config), [], measured=False)
     if config.data.decontaminate.mode == "report" and config.eval.tasks:
@@ -297,6 +303,12 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
                 )
         if claim.exists:
             artifact = read_artifact(claim.artifact_dir)
+            if changes := other_code(artifact.record, node.code):
+                log.warning(
+                    "%s: %s was built by other code: %s; run with store.code=strict, or delete %s, "
+                    "to build it anew",
+                    *(node.name, node.key, " and ".join(changes), artifact.directory),
+                )
             log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
             return Artifact(artifact.directory, artifact.record, reused=True)
         assert window.row
@@ -308,6 +320,7 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
             attempts=[*before, asdict(window.row)],
             run=run.run_dir.name,
             cards=[card.name for card in run.cards],
+            code=node.code,
         )
         write_json(claim.work_dir / ARTIFACT_NAME, record)
         if node.stage == "distill":

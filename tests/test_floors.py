@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
+    ("paths", "chunks", "fingerprint", "code", "records", "interrupt", "jobs", "launch", "store"),
     ("schema",),
     ("config", "metrics", "break_even"),
     ("telemetry",),

@@ -31,7 +31,7 @@ OPTIONS = [(group, option) for group in GROUPS for option in _options(group)]
 def test_the_groups_of_the_menu_are_those_of_the_schema():
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert folders - {"hydra", "experiment", "local"} == set(GROUPS)
-    sections = {"until", "store_dir", "cluster", "launch"}
+    sections = {"until", "store_dir", "cluster", "launch", "store"}
     assert set(GROUPS) == set(vars(Config())) - sections
 
 

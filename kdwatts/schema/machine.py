@@ -115,6 +115,18 @@ class Launch:
 
 
 @dataclass
+class StoreRules:
+    """When an artifact of the store is the one that is asked for."""
+
+    code: str = "warn"
+    """What code that an option names (a divergence, a distance) and that changed since means: warn
+    says so and reuses the artifact; strict puts the code into keys, so that it is built anew."""
+
+    def __post_init__(self) -> None:
+        choice("store.code", self.code, ("warn", "strict"))
+
+
+@dataclass
 class Site:
     name: str = MISSING
     grid_gco2e_per_kwh: float = MISSING
