@@ -120,6 +120,11 @@ OPTIONS = {"jsd": ("beta",), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",)}
 """What a divergence takes besides the temperature."""
 
 
+REVISIONS = {"total_variation": 2, "universal": 2}
+"""Divergences whose numbers are no longer those that first shipped; part of what keys a student.
+2: no slope where probabilities are equal within rounding."""
+
+
 def dense_term(
     divergence: str, *, temperature: float = 1.0, beta: float = 0.5, skew: float = 0.1
 ) -> RowTerm:

@@ -17,6 +17,7 @@ from kdwatts.config import Config, to_dict
 from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
+from kdwatts.losses.response import REVISIONS
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics import MISSING, Energy, add_energies, total_energy
 from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
@@ -74,7 +75,10 @@ def settings(config: Config) -> dict[str, Any]:
     for name in ("log_every", "checkpoint_every_s"):
         del training[name]
     needs_teacher = config.paradigm.needs_teacher
+    response = config.paradigm.response
+    revision = REVISIONS.get(response.divergence) if response else None
     return {
+        **({"divergence_revision": revision} if revision else {}),
         "paradigm": paradigm,
         "training": training,
         "student": student_fingerprint(config.model),

@@ -104,6 +104,12 @@ def test_by_default_code_is_in_no_key(monkeypatch: pytest.MonkeyPatch):
     assert before.key == stage_key("distill", distill.VERSION, asked, parents)
 
 
+@pytest.mark.parametrize("name", [*DIVERGENCES, "universal"])
+def test_only_divergences_whose_slopes_changed_have_another_key_than_before(name: str):
+    asked = distill.settings(config_of(*DENSE, f"paradigm.response.divergence={name}"))
+    assert ("divergence_revision" in asked) == (name in ("total_variation", "universal"))
+
+
 def test_strict_puts_code_into_the_keys_of_what_it_builds_and_of_what_stands_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ):
