@@ -45,7 +45,8 @@ def of_head(terms: dict[str, RowTerm]) -> tuple[Tensor, Tensor]:
     """The loss and the gradient of the hidden states."""
     hidden = HIDDEN.clone().requires_grad_()
     total, _ = head_loss(hidden, WEIGHT, terms, WEIGHTS, teacher=TEACHER, chunk_rows=3)
-    return total.detach(), *torch.autograd.grad(total, hidden)
+    (gradient,) = torch.autograd.grad(total, hidden)
+    return total.detach(), gradient
 
 
 @pytest.mark.parametrize("order", [0, 1])
