@@ -125,6 +125,19 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
     assert sentence.endswith("set store_dir to another disk, and rerun")
 
 
+def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_path: Path):
+    """The gradient is NaN before the loss, of which a line is written every twenty steps alone."""
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        *("paradigm=sft", "training.learning_rate=1e20"),
+    )
+    assert "the gradient's norm is not finite (NaN or infinite) at step 2: " in sentence
+    assert sentence.endswith("lower training.learning_rate=1e+20")
+    assert not (tmp_path / "run" / "train.jsonl").exists()
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
+
+
 def test_a_failed_run_of_a_sweep_exits_nonzero_and_the_others_finish(tmp_path: Path):
     """The second element names a folder that is not there; the third runs all the same."""
     command = [sys.executable, "-m", "kdwatts", "-m", "training=smoke", "gpu=cpu", "until=distill"]
