@@ -104,7 +104,8 @@ class Score:
     harness_version: str
     task: str
     metric: str
-    value: float
+    value: float | None
+    """None where the metric came out as no number, such as a perplexity that overflows."""
     stderr: float | None
     higher_is_better: bool
     num_fewshot: int

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from kdwatts.cli import EXPECTED, run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
+from kdwatts.paths import TINY_DIR
 from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
 
@@ -123,6 +127,32 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
     assert status["stage"] == stage
     assert sentence.startswith("the disk is full")
     assert sentence.endswith("set store_dir to another disk, and rerun")
+
+
+@pytest.fixture
+def damaged_teacher(tmp_path: Path) -> Path:
+    """The shipped teacher with one weight NaN, as a damaged file has it."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(TINY_DIR / "teacher", folder, copy_function=shutil.copyfile)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][5, 7] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("support", ["top_k", "sampled"])
+def test_a_teacher_that_says_nan_is_told_before_a_cache_of_it_is_kept(
+    support: str, damaged_teacher: Path, tmp_path: Path
+):
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        f"model.teacher.path={damaged_teacher}",
+        *("paradigm=response", f"paradigm.response.support={support}"),
+    )
+    told = f"teacher: what the teacher {damaged_teacher} says is not finite (NaN or infinite); its"
+    assert sentence.startswith(told) and sentence.endswith("check its files")
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
 
 
 def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_path: Path):

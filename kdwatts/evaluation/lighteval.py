@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts import interrupt
+from kdwatts.evaluation.answers import finite_error, finite_or_none
 from kdwatts.metrics import total_energy
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask, Lighteval
@@ -83,16 +84,18 @@ def evaluate(
     settings: Lighteval,
     data_dir: Path | None,
     meter: Meter,
+    into: list[Score] | None = None,
 ) -> list[Score]:
     """Every metric of every task for one model; each task is a metered window of its own.
 
     The child says when it has loaded a task and when it has run it, so that a task's window holds
     neither imports nor loading, which are windows apart. With each task stands whether its prompts
     are rendered by the chat template. Raises ValueError for a task that lighteval does not have or
-    cannot read, RuntimeError where it fails.
+    cannot read, and for a model whose logits are not finite, RuntimeError where it fails. Scores
+    are put `into` a list as soon as their task ends.
     """
-    scores: list[Score] = []
-    with _child(served, settings, data_dir) as ask:
+    scores = [] if into is None else into
+    with _child(served, settings, data_dir, subject) as ask:
         with meter.window("load"):
             harness_version = ask({"do": "start"})["version"]
         for task, templated in tasks:
@@ -113,7 +116,9 @@ Ask = Any
 
 
 @contextmanager
-def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterator[Ask]:
+def _child(
+    served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
+) -> Iterator[Ask]:
     """The process that runs lighteval; it ends with this context, and with this process."""
     interpreter = settings.python or sys.executable
     # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
@@ -121,6 +126,7 @@ def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterat
         log_path = Path(scratch) / "stderr.txt"
         setup = {
             **asdict(served),
+            "subject": subject,
             "scratch_dir": scratch,
             "tasks_file": settings.tasks_file,
             "data_dir": str(data_dir) if data_dir else None,
@@ -206,8 +212,8 @@ def _scores(
             harness_version=harness_version,
             task=name,
             metric=metric,
-            value=float(one["value"]),
-            stderr=one["stderr"],
+            value=finite_or_none(one["value"], subject=subject, task=name, metric=metric),
+            stderr=finite_error(one["stderr"]),
             higher_is_better=one["higher_is_better"],
             num_fewshot=task.num_fewshot,
             num_samples=found["num_samples"],

@@ -117,7 +117,7 @@ class Session:
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         pipeline, model = self._pipeline, self._model
         counts: list[int] = []
-        with _counted(model, counts):
+        with _counted(model, counts), _finite(model.model, self._setup["subject"]):
             pipeline.evaluate()
         if self._setup["device_index"] is not None:
             import_module("torch").cuda.synchronize()
@@ -164,6 +164,30 @@ def _counted(model: Any, counts: list[int]) -> Iterator[None]:
         model.prepare_batch_logprob, model.greedy_until = prepare, write
 
 
+@contextmanager
+def _finite(model: Any, subject: str) -> Iterator[None]:
+    """Refuses a model whose logits are not finite, of which the likeliest choice is the first one.
+
+    A text's last position has seen all before it, so it tells of each. The device is waited for
+    once, at the end.
+    """
+    finite: list[Any] = []
+
+    def look(module: Any, inputs: Any, said: Any) -> None:
+        finite.append(said.logits[:, -1].amax(-1).isfinite().all())
+
+    hook = model.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if not all(bool(one) for one in finite):
+        raise Refusal(
+            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it has no "
+            f"score; its weights may be damaged: check the {subject}'s files"
+        )
+
+
 def _written(ids: list[int], ends: set[int | None]) -> int:
     return next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
 
@@ -176,7 +200,7 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     found = logger.metric_aggregated[name]
     return {
         metric: {
-            "value": float(value),
+            "value": _number(value),
             "stderr": _number(found.get(f"{metric}_stderr")),
             "higher_is_better": bool(better.get(metric, True)),
         }
@@ -185,8 +209,12 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if value is not None and value == value else None
+def _number(value: Any) -> float:
+    """NaN for what is none: one such metric may not cost the others."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _load_dataset(

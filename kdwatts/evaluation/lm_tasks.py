@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from kdwatts.evaluation.aggregation import guard_aggregations
 from kdwatts.fingerprint import fingerprint_tree
 from kdwatts.paths import TINY_DIR
 from kdwatts.schema import EvalTask
@@ -147,6 +148,7 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
     for leaf in loaded["tasks"].values():
         _run_once(leaf)
         _check_fewshot(leaf, task)
+        guard_aggregations(leaf)
     children = {name for names in loaded["group_map"].values() for name in names}
     parts = [
         one

@@ -26,7 +26,7 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
-from kdwatts.records import Score, write_json
+from kdwatts.records import Score, read_json, write_json
 from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.teacher import teacher_tokenizer
@@ -165,20 +165,38 @@ def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:
 
 
 def build(work: Work, subject: str) -> None:
-    """Run every task and write the scores to `work.out_dir`, in the order of the configuration."""
+    """Run every task and write the scores to `work.out_dir`, in the order of the configuration.
+
+    Where one fails, those measured before it are in the run's folder.
+    """
     tasks = work.config.eval.tasks
     scores: list[Score] = []
     for harness, run in (("lm_eval", _by_lm_eval), ("lighteval", _by_lighteval)):
         chosen = [(t, work.config.eval.templated(t)) for t in tasks if t.harness == harness]
         if chosen:
-            scores.extend(run(work, subject, chosen))
+            try:
+                run(work, subject, chosen, scores)
+            except Exception:
+                _keep(work.run_dir, subject, scores)
+                raise
     order = [task.display_name for task in tasks]
     scores.sort(key=lambda score: order.index(score.benchmark or score.task))
     write_json(work.out_dir / SCORES_NAME, [asdict(score) for score in scores])
 
 
-def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
-    return evaluate(
+def _keep(run_dir: Path, subject: str, scores: list[Score]) -> None:
+    """Put the scores of a subject whose evaluation failed beside those of others, in eval.json."""
+    path = run_dir / SCORES_NAME
+    rows = read_json(path) if path.is_file() else []
+    rows = [row for row in rows if row["subject"] != subject] + [asdict(one) for one in scores]
+    if rows:
+        write_json(path, rows)
+
+
+def _by_lm_eval(
+    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+) -> None:
+    evaluate(
         load_subject(work, subject),
         pair_tokenizer(work.config.model, tokenizer_path(work.config, subject)),
         tasks,
@@ -186,10 +204,13 @@ def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) ->
         batch_size=work.config.eval.batch_size,
         sources=task_sources(work.config),
         meter=work.meter,
+        into=scores,
     )
 
 
-def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
+def _by_lighteval(
+    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+) -> None:
     config = work.config
     if subject == "student":
         source = _student_source(config, work.inputs)
@@ -204,11 +225,12 @@ def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) 
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,
     )
-    return lighteval.evaluate(
+    lighteval.evaluate(
         served,
         tasks,
         subject=subject,
         settings=config.eval.lighteval,
         data_dir=task_sources(config).data_dir,
         meter=work.meter,
+        into=scores,
     )

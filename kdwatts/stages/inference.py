@@ -51,6 +51,7 @@ def build(work: Work, subject: str) -> None:
         grid,
         meter=work.meter,
         synchronize=synchronizer(work.device),
+        subject=subject,
     )
     write_json(
         work.out_dir / COST_NAME,

@@ -62,7 +62,9 @@ def test_weights_that_a_step_made_infinite_are_refused(settings: Any):
     check_weights([layer, other], 7, settings)
     with torch.no_grad():
         other.weight[1, 0] = torch.inf
-    with pytest.raises(RuntimeError, match="a trained weight is not finite .* at step 7: the trai"):
+    with pytest.raises(
+        RuntimeError, match=r"a trained weight is not finite .* at step 7: the trai"
+    ):
         check_weights([layer, other], 7, settings)
 
 
