@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 
 from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
+from kdwatts.console import print_any_letter
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
 from kdwatts.launch import launched
@@ -200,7 +201,8 @@ def run_in(
         except BaseException as error:
             conclude("failed", error)
             with contextlib.suppress(OSError):  # The disk may be what failed.
-                (run_dir / TRACEBACK_NAME).write_text("".join(traceback.format_exception(error)))
+                text = "".join(traceback.format_exception(error))
+                (run_dir / TRACEBACK_NAME).write_text(text, "utf-8", "backslashreplace")
             raise
         conclude("done", stopped_by=stopped_by)
 
@@ -273,6 +275,7 @@ def _prefetch(configs: Sequence[Config]) -> None:
 
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
+    print_any_letter()
     arguments = get_args_parser().parse_intermixed_args()
     asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
     own_folder = arguments.config_dir or arguments.config_path or arguments.config_name

@@ -110,7 +110,9 @@ def _array_of(number: str) -> str:
 def _ask(*command: str) -> str | None:
     """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if "Invalid job id" in done.stderr:
@@ -120,7 +122,7 @@ def _ask(*command: str) -> str | None:
 
 def _rows(text: str) -> Iterator[tuple[str, str]]:
     """Job and its end in words; elements that sacct names together, `7_[2-3,5%2]`, apart."""
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         job, state, code = line.split("|")
         code, _, number = code.partition(":")
         words = state if code == "0" else f"{state}, exit code {code}"

@@ -89,21 +89,20 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     ancestors = [name for name in nodes if name != "contamination"]
     add("distill", distill, distill.settings(config), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
-    for subject in subjects if config.eval.tasks else []:
+    # What a stage beyond `until` would need, a harness or a file, is not asked for.
+    for subject in subjects if config.eval.tasks and _is_asked("evaluate", config) else []:
         parents = ["distill"] if subject == "student" else []
         settings = evaluate.settings(config, subject)
         add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
-    for subject in subjects if config.eval.inference else []:
+    for subject in subjects if config.eval.inference and _is_asked("inference", config) else []:
         parents = ["shards", "distill"] if subject == "student" else ["shards"]
         settings = inference.settings(config, subject)
         add(f"inference_{subject}", inference, settings, parents, measured=True, subject=subject)
-    return _up_to(list(nodes.values()), config.until)
+    return [node for node in nodes.values() if _is_asked(node.stage, config)]
 
 
-def _up_to(nodes: list[Node], until: str) -> list[Node]:
-    if until == "plan":
-        return nodes
-    return [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(until)]
+def _is_asked(stage: str, config: Config) -> bool:
+    return config.until == "plan" or STAGES.index(stage) <= STAGES.index(config.until)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     from transformers.utils.logging import disable_progress_bar
 
-    from kdwatts.stages import contamination, evaluate
+    from kdwatts.stages import contamination, evaluate, inference
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.
@@ -154,6 +153,8 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     _check_models(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
+    if any(node.stage == "inference" for node in missing):
+        inference.check(config)
     artifacts: dict[str, Artifact] = {}
     with Meter(
         run.run_dir,

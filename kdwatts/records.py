@@ -279,7 +279,7 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -304,7 +304,7 @@ def read_json(path: Path) -> Any:
     Raises ValueError with the file's name for broken JSON and for a foreign or newer schema.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it and rerun") from None
     for record in value if isinstance(value, list) else [value]:

@@ -44,7 +44,10 @@ class _Lease:
 
     def is_held(self) -> bool:
         try:
-            return _newest_lease(self.target) == self.path and self.path.read_text() == self.text
+            return (
+                _newest_lease(self.target) == self.path
+                and self.path.read_text("utf-8") == self.text
+            )
         except FileNotFoundError:
             return False
 
@@ -190,7 +193,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return None
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     # Since the look, `newest` may have been given back and its number taken by one who lives.
     if _newest_lease(target) == path and not (newest and _is_alive(newest)):
@@ -219,7 +222,7 @@ def _is_alive(lease: Path) -> bool:
     """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
     try:
         touched = lease.stat().st_mtime
-        holder = json.loads(lease.read_text())
+        holder = json.loads(lease.read_text("utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdwatts.console import print_any_letter
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
@@ -28,6 +29,7 @@ from multirun_analysis.site import site_of
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 after one sentence on stderr about what cannot be read."""
+    print_any_letter()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
         return importer.main(arguments[1:])

@@ -34,7 +34,7 @@ def site_of(name: str) -> Site:
     if not path.is_file():
         names = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
         raise ValueError(f"--site {name}: there is no such site; choose one of {names}")
-    entries = _entries(path.read_text())
+    entries = _entries(path.read_text("utf-8"))
     price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
     return Site(
         name,
@@ -56,7 +56,7 @@ def _entries(text: str) -> dict[str, str]:
     """Keys to values of a flat file; lines that are indented go on with the one before."""
     entries: dict[str, str] = {}
     key = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         line = line.partition(" #")[0].rstrip()
         if found := re.match(r"(\w+): *(.*)", line):
             key, entries[found[1]] = found[1], found[2]

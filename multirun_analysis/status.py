@@ -214,7 +214,7 @@ def _own_job(folder: Path, record: Mapping[str, Any]) -> str | None:
     if job_id := _said_job(record):
         return job_id
     path = folder / ".hydra" / "hydra.yaml"
-    text = path.read_text(errors="replace") if path.is_file() else ""
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
     found = re.search(r"^  job:\n(?:    .*\n)*?    id: '?(\d[\d_]*)'?$", text, re.MULTILINE)
     return found[1] if found else None
 

@@ -13,7 +13,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
+    (
+        *("paths", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
+        "console",
+    ),
     ("schema",),
     ("config", "metrics", "break_even"),
     ("telemetry",),
@@ -36,6 +39,7 @@ MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation
 
 OPEN_ROOMS = (
     "paths",
+    "console",
     "records",
     "metrics",
     "break_even",
@@ -60,7 +64,7 @@ def _room(path: Path) -> str:
 
 def _imports(path: Path, *, at_top_only: bool = False) -> Iterator[tuple[int, str]]:
     """Line and dotted name of every import, also those inside functions."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text("utf-8"))
     for node in tree.body if at_top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -174,4 +178,4 @@ def test_importing_the_package_imports_nothing_else():
 
 @pytest.mark.parametrize("path", [*FILES, *ANALYSIS], ids=_name)
 def test_no_file_is_much_longer_than_350_lines(path: Path):
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text("utf-8").splitlines()) <= 400

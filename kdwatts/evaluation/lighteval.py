@@ -61,7 +61,11 @@ def installed_version(python: str | None) -> str:
     script = "from importlib.metadata import version; print(version('lighteval'))"
     try:
         done = subprocess.run(
-            [interpreter, "-c", script], capture_output=True, text=True, env=_environment(None)
+            [interpreter, "-c", script],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(None),
         )
     except OSError as error:
         raise ValueError(
@@ -131,13 +135,13 @@ def _child(
             "tasks_file": settings.tasks_file,
             "data_dir": str(data_dir) if data_dir else None,
         }
-        with log_path.open("w") as stderr:
+        with log_path.open("w", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [interpreter, str(CHILD), json.dumps(setup)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
+                encoding="utf-8",
                 env=_environment(served.device_index, cpu=served.device_index is None),
                 start_new_session=True,  # What is sent to our group is heeded between tasks.
             )
@@ -174,7 +178,8 @@ def _child(
 
 
 def _last_words(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    text = path.read_text("utf-8", "replace")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
 
 

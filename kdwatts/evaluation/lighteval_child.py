@@ -232,7 +232,12 @@ def _load_dataset(
     They have a cache of their own: the library's knows a local folder by what its README lists.
     """
     data_dir = setup["data_dir"]
-    if data_dir is None or os.path.isdir(path):
+    if os.path.isdir(path) and not (data_dir and path in datasets):
+        raise Refusal(
+            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, which would not be part "
+            "of the key; put it below eval.data_dir, with its name among the task's `datasets`"
+        )
+    if data_dir is None:
         return load(path, name, revision=revision, **options)
     if path not in datasets:
         raise Refusal(
@@ -278,7 +283,7 @@ def _tolerate_broken_task_files() -> None:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no child outlives its parent.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # Whatever prints meanwhile must not be taken for an answer.
     session = Session(json.loads(sys.argv[1]))
     handlers = {"start": session.start, "load": session.load, "run": session.run}

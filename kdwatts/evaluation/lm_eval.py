@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from torch import nn
@@ -21,7 +20,13 @@ from kdwatts.evaluation.answers import (
     refuse_not_finite,
 )
 from kdwatts.evaluation.counting import TokenCount
-from kdwatts.evaluation.lm_tasks import LoadedTask, TaskSources, harness, load_task
+from kdwatts.evaluation.lm_tasks import (
+    LoadedTask,
+    TaskSources,
+    harness,
+    harness_version,
+    load_task,
+)
 from kdwatts.metrics import total_energy
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask
@@ -151,7 +156,7 @@ def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow
                 Score(
                     subject=subject,
                     harness=HARNESS,
-                    harness_version=version("lm_eval"),
+                    harness_version=harness_version(),
                     task=name,
                     metric=metric if filter_name == "none" else key,
                     value=finite_or_none(value, subject=subject, task=name, metric=metric),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdwatts.data.rows import read_rows
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.paths import resolve_dir
 from kdwatts.schema import InferenceGrid
@@ -39,18 +39,34 @@ def prompts_file(grid: InferenceGrid) -> Path | None:
 
 
 def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
-    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines."""
-    text = path.read_text()
-    if path.suffix == ".jsonl":
-        try:
-            text = "\n\n".join(json.loads(line)["text"] for line in text.splitlines())
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"eval.inference.prompts={path}: a line is no JSON object with `text` "
-                f"({type(error).__name__}: {error}); correct it or give a plain text"
-            ) from None
+    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines.
+
+    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for one
+    that cannot be read so.
+    """
+    text = _text_of_lines(path) if path.suffix == ".jsonl" else _plain_text(path)
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
     return lambda batch, length: _cut(ids, batch, length, str(path))
+
+
+def _text_of_lines(path: Path) -> str:
+    try:
+        return "\n\n".join(row["text"] for _, row in read_rows([path]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"eval.inference.prompts={path}: a line is no JSON object with `text` "
+            f"({type(error).__name__}: {error}); correct it or give a plain text"
+        ) from None
+
+
+def _plain_text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"eval.inference.prompts={path}: the file is no UTF-8 ({error}); save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prompts_of_corpus(

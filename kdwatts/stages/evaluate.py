@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,15 @@ from torch import nn
 from kdwatts.config import Config, to_dict
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.lm_eval import evaluate
-from kdwatts.evaluation.lm_tasks import TaskSources, check_known, dataset_dir, task_files
+from kdwatts.evaluation.lm_tasks import (
+    TaskSources,
+    check_cache,
+    check_known,
+    dataset_dir,
+    harness_version,
+    task_files,
+)
+from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.prompts import check_same_prompts
 from kdwatts.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.models.align import check_same_tokens
@@ -83,6 +90,8 @@ def text_settings(config: Config) -> dict[str, Any]:
             f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
             "YAML tasks, or null"
         )
+    if sources.tasks_dir:
+        check_own_tasks(sources.tasks_dir)
     return {
         "files": [[sha256_file(path) for path in task_files(t.name)] for t in evaluation.tasks],
         "datasets": _dataset_keys(evaluation.tasks, sources.data_dir),
@@ -112,7 +121,7 @@ def _dataset_keys(tasks: list[EvalTask], data_dir: Path | None) -> dict[str, str
 
 def _versions(config: Config) -> dict[str, str]:
     """Of the harnesses in use: another one may ask and score otherwise."""
-    versions = {"lm_eval": lambda: version("lm_eval")}
+    versions = {"lm_eval": harness_version}
     versions["lighteval"] = lambda: lighteval.installed_version(config.eval.lighteval.python)
     used = {task.harness for task in config.eval.tasks}
     return {harness: versions[harness]() for harness in sorted(used)}
@@ -125,6 +134,7 @@ def check(config: Config) -> None:
     one is applied, and where one vocabulary is said to serve both, it does.
     """
     tasks = config.eval.tasks
+    check_cache(tasks, task_sources(config).data_dir)
     check_known([task for task in tasks if task.harness == "lm_eval"], task_sources(config))
     student, teacher = pair_tokenizer(config.model), _own_tokenizer(config)
     if teacher is not None and config.model.one_vocabulary:

@@ -37,6 +37,22 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     }
 
 
+def check(config: Config) -> None:
+    """Raise ValueError for a file of prompts that cannot be read or is too short.
+
+    It would else be opened when the student is trained and paid for. Of the corpus it is not known
+    before it is there.
+    """
+    grid = config.eval.inference
+    path = prompts_file(grid) if grid else None
+    if not grid or not path:
+        return
+    subjects = ("student", "teacher") if config.model.teacher else ("student",)
+    for tokenizer in dict.fromkeys(tokenizer_path(config, subject) for subject in subjects):
+        prompts = prompts_of_file(path, pair_tokenizer(config.model, tokenizer))
+        prompts(max(grid.batch_sizes), max(grid.prompt_lengths))
+
+
 def build(work: Work, subject: str) -> None:
     """Serve every point of the grid and write what each cost to `work.out_dir`."""
     grid = work.config.eval.inference

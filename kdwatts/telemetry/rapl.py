@@ -144,7 +144,7 @@ def _is_named(folder: Path, prefix: str) -> bool:
 
 
 def _text(path: Path) -> str:
-    return path.read_text().strip()
+    return path.read_text("utf-8").strip()
 
 
 def _number(path: Path) -> int:

@@ -126,7 +126,7 @@ def _with_choices(item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 def write_jsonl(records: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
 
 def build_texts(sdist: Path, directory: Path) -> None:

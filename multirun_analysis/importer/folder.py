@@ -100,7 +100,7 @@ def _fill(
     ratios = counter_over_samples(trace)
     correction = unit_correction(ratios, trace.source)
     telemetry_path = run_dir / "telemetry.jsonl"
-    with telemetry_path.open("w") as file:
+    with telemetry_path.open("w", encoding="utf-8") as file:
         file.writelines(f"{to_json(row)}\n" for row in telemetry_rows(trace, correction))
     # Of the rows as they were written: the same sums as for an attempt of ours.
     row = recover_components(
@@ -109,7 +109,7 @@ def _fill(
     assert row
     key = trace.source.sha256[:16]
     row = replace(row, outcome="done", key=key, reason=row.reason | {"cpu": cpu_reason(trace)})
-    (run_dir / "stages.jsonl").write_text(f"{to_json(row)}\n")
+    (run_dir / "stages.jsonl").write_text(f"{to_json(row)}\n", "utf-8")
     evaluations = [model.evaluation for model in (student, teacher) if model and model.evaluation]
     scores = [score for evaluation in evaluations for score in evaluation.scores]
     if scores:

@@ -186,7 +186,7 @@ def _asked(folder: Path) -> dict[str, Any]:
     """
     asked: dict[str, Any] = {}
     for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):
-        text = path.read_text(errors="replace") if path.is_file() else ""
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
         for key in CHOICES:
             if found := re.search(_entry(key, "name", r"(\S+)"), text, re.MULTILINE):
                 asked[key] = found[1].strip("'\"")
@@ -195,7 +195,7 @@ def _asked(folder: Path) -> dict[str, Any]:
         if found := re.search(_entry("training", "precision", r"(\S+)"), text, re.MULTILINE):
             asked["precision"] = found[1].strip("'\"")
     path = folder / ".hydra" / "overrides.yaml"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else []
     overrides = (line.removeprefix("- ").strip("'\"+ ") for line in lines if line.startswith("- "))
     settings = sorted(text for text in overrides if not _NO_SETTING.match(text))
     return asked | {"setting": ", ".join(settings) or None}
