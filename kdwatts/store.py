@@ -78,6 +78,9 @@ class Claim:
         """
         assert self._lease
         try:
+            for path in self.work_dir.rglob("*"):
+                if path.is_file():
+                    as_readable_as(self._lease.path, path)
             _flush(self.work_dir)
             held = self._lease.is_held()
             if held:
@@ -236,6 +239,16 @@ def _is_alive(lease: Path) -> bool:
             pass  # Another user's process: it lives, or its number was given anew.
     first_s = _first_seen.setdefault((lease, touched), time.monotonic())
     return time.monotonic() - first_s <= LEASE_TIMEOUT_S
+
+
+def as_readable_as(like: Path, path: Path) -> None:
+    """Let a file be read and written by whom `like` is, whose permissions the umask gave.
+
+    Some libraries make files that are their owner's alone, which a group's store must not hold.
+    """
+    wanted, found = (file.stat().st_mode & 0o666 for file in (like, path))
+    if wanted & ~found:
+        path.chmod(path.stat().st_mode | wanted)
 
 
 def _flush(directory: Path) -> None:

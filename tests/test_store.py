@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kdwatts import interrupt, store
 from kdwatts.store import Store
@@ -163,6 +166,23 @@ def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):
     with Store(root).claim("distill", "k1") as again:
         assert again.exists
         assert not again.work_dir.exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_that_a_library_made_private_is_as_readable_as_the_umask_says(
+    umask: int, mode: int, root: Path
+):
+    before = os.umask(umask)
+    try:
+        with Store(root).claim("distill", "00") as claim:
+            (claim.work_dir / "student").mkdir()
+            save_file({"weight": torch.zeros(2)}, claim.work_dir / "student" / "model.safetensors")
+            (claim.work_dir / "artifact.json").write_text("{}")
+            claim.commit()
+    finally:
+        os.umask(before)
+    files = [path for path in (root / "distill" / "00").rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode} and len(files) == 2
 
 
 def test_a_builder_that_fails_leaves_its_scratch_and_no_artifact(root: Path):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records import SCHEMA, write_json
+from kdwatts.store import as_readable_as
 
 PROVENANCE = "provenance.json"
 
@@ -90,6 +91,8 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
         "written_as": "bfloat16",
     }
     write_json(directory / PROVENANCE, record)
+    for path in directory.iterdir():
+        as_readable_as(directory / PROVENANCE, path)
     return record
 
 

@@ -144,6 +144,7 @@ def _trained(
         plan = plan_signals(config, pairs)
         read_signals, live_signals, teacher_head = signal_readers(work, teacher, plan)
         objective = _objective(config, pairs, plan, teacher_head).to(device)
+    held_out = _held_out(config, shards, schedule)
     if training.compile:
         with work.meter.window("compile"):
             # The objective calls the body and does the head itself.
@@ -157,6 +158,7 @@ def _trained(
                 device=device,
                 read_signals=read_signals,
                 live_signals=live_signals,
+                held_out=held_out,
             )
     with work.meter.window("train") as window:
         progress = train(
@@ -169,7 +171,7 @@ def _trained(
             read_signals=read_signals,
             live_signals=live_signals,
             rollouts=_rollouts(work, student, shards, schedule),
-            held_out=_held_out(config, shards, schedule),
+            held_out=held_out,
             own_energy=own_energy,
             meter=work.meter,
             window=window,

@@ -57,9 +57,11 @@ def warm_up(
     device: torch.device,
     read_signals: SignalReader,
     live_signals: SignalReader,
+    held_out: HeldOut | None,
 ) -> None:
     """One forward and backward pass, for what the first one builds: compiled code, its caches.
 
+    A reading of held-out rows, without dropout and gradient, is another code and is built, too.
     Weights, random state and gradients are left as they were.
     """
     student.train()
@@ -68,12 +70,24 @@ def warm_up(
         shards, rows, settings.sequence_length, respect_documents=settings.respect_documents
     ).to(device)
     size = objective.step_size([batch])
+
+    def signals_of(batch: Batch) -> Signals | None:
+        cached = read_signals(batch)
+        return cached.to(device) if cached is not None else live_signals(batch)
+
     with torch.random.fork_rng():
         with autocast(settings.precision, device):
-            cached = read_signals(batch)
-            said = cached.to(device) if cached is not None else live_signals(batch)
-            loss, _ = objective.micro_batch_loss(student, batch, said, size)
+            loss, _ = objective.micro_batch_loss(student, batch, signals_of(batch), size)
         loss.backward()
+        if held_out:
+            held_out_losses(
+                student,
+                objective,
+                HeldOut(held_out.batches[:1], num_bytes=None),
+                precision=settings.precision,
+                device=device,
+                signals_of=signals_of,
+            )
     for module in (student, objective.projectors):
         module.zero_grad(set_to_none=True)
 
