@@ -36,6 +36,12 @@ FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "x
 """What `dataset_path` may be besides a dataset: a format of files that the task names."""
 
 
+_NO_HARNESS = (
+    "eval.tasks are asked by lm-eval, which is not installed here; install it with pip install "
+    "'lm-eval>=0.4.13', choose eval=none, or stop at until=distill"
+)
+
+
 @dataclass(frozen=True)
 class TaskSources:
     """Where tasks and their data are looked for."""
@@ -47,8 +53,16 @@ class TaskSources:
 
 
 def harness(module: str) -> Any:
-    """A module of the harness or below it: seconds to import, and decorators hide its types."""
-    return import_module(module)
+    """A module of the harness or below it: seconds to import, and decorators hide its types.
+
+    Raises ValueError where the harness is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "lm_eval":
+            raise
+        raise ValueError(_NO_HARNESS) from None
 
 
 def harness_version() -> str:
@@ -56,10 +70,7 @@ def harness_version() -> str:
     try:
         return version("lm_eval")
     except PackageNotFoundError:
-        raise ValueError(
-            "eval.tasks are asked by lm-eval, which is not installed here; install it with pip "
-            "install 'lm-eval>=0.4.13', choose eval=none, or stop at until=distill"
-        ) from None
+        raise ValueError(_NO_HARNESS) from None
 
 
 def task_files(task: str) -> list[Path]:

@@ -70,7 +70,10 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     """
     evaluation = config.eval
     tasks_file = evaluation.lighteval.tasks_file
+    # In the key of those alone who read it.
+    sentences = _sentence_ends(config)
     return {
+        **({"nltk_data": fingerprint_tree(sentences)} if sentences else {}),
         **subject_settings(config, subject),
         "tasks": [
             {**to_dict(task), "apply_chat_template": evaluation.templated(task)}
@@ -80,6 +83,18 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
         "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
         "batch_size": evaluation.batch_size,
     }
+
+
+def _sentence_ends(config: Config) -> Path | None:
+    """The folder that IFEval takes its list of sentence ends from; None where it reads no copy."""
+    data_dir = task_sources(config).data_dir
+    folder = data_dir / "nltk_data" if data_dir else None
+    asks = any(task.harness == "lm_eval" and "ifeval" in task.name for task in config.eval.tasks)
+    return (
+        folder
+        if folder and asks and folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
+        else None
+    )
 
 
 def text_settings(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -213,6 +214,55 @@ def test_a_folder_of_ones_own_tasks_is_found_with_data_beside_it(
     own_task(tmp_path / "tasks")
     (score,) = run(model, tokenizer, EvalTask("own", "acc"), meter, tasks_dir=tmp_path / "tasks")
     assert (score.task, score.num_samples, score.metric) == ("own", 2, "acc")
+
+
+def test_data_of_ones_own_is_read_anew_when_its_bytes_change_and_its_time_does_not(tmp_path: Path):
+    """The datasets library alone knows a file by its place and time."""
+    own_task(tmp_path)
+    path, found = tmp_path / "questions.jsonl", []
+    for question in ("Is it one?", "Is it two?"):
+        path.write_text(json.dumps({"question": question, "answer": 0}) + "\n")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        (leaf,) = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path)).leaves
+        found.append(leaf.dataset["test"][0]["question"])
+    assert found == ["Is it one?", "Is it two?"]
+
+
+def test_a_task_that_changes_between_the_runs_of_a_sweep_is_asked_as_it_is(tmp_path: Path):
+    found = []
+    for text in ("First: {{question}}", "Then: {{question}}"):
+        own_task(tmp_path, doc_to_text=text)
+        (leaf,) = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path)).leaves
+        found.append(leaf.config.doc_to_text)
+    assert found == ["First: {{question}}", "Then: {{question}}"]
+
+
+def test_what_ships_is_read_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    for name, count in (("tiny:word_order", 400), ("tiny:held_out", 48), ("mmlu_dev", 281)):
+        (leaf,) = load_task(EvalTask(name, "acc"), TaskSources()).leaves
+        assert len(leaf.dataset["test"]) == count
+
+
+def test_a_folder_of_the_working_directory_is_not_read_in_the_place_of_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_dataset: Callable[..., None]
+):
+    document = {"question": "here", "answer": "#### 1"}
+    rows = {"main": {"train": [document], "test": [document]}}
+    write_dataset(tmp_path / "openai" / "gsm8k", rows)
+    monkeypatch.chdir(tmp_path)
+    task = EvalTask("gsm8k", "x", num_fewshot=5, datasets=["openai/gsm8k"])
+    with pytest.raises(ValueError, match=r"gsm8k reads the folder .*openai/gsm8k, which would not"):
+        load_task(task, TaskSources())
+    copied = {"question": "copied", "answer": "#### 1"}
+    write_dataset(
+        tmp_path / "data" / "openai" / "gsm8k", {"main": {"train": [copied], "test": [copied]}}
+    )
+    (loaded,) = load_task(task, TaskSources(data_dir=tmp_path / "data")).parts
+    assert loaded.dataset["test"][0]["question"] == "copied"
 
 
 def test_a_task_that_samples_nothing_is_run_once_whatever_it_asks(tmp_path: Path):
