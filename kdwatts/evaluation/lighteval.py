@@ -111,7 +111,9 @@ def evaluate(
                 results = ask({"do": "run"})
                 window.tokens += results["tokens"] or 0
             assert window.row
-            scores.extend(_scores(results, task, subject, harness_version, window.row))
+            found = _scores(results, task, subject, harness_version, window.row)
+            scores.extend(found)
+            _check_primary(found, task)
     return scores
 
 
@@ -231,13 +233,16 @@ def _scores(
         for name, found in by_task.items()
         for metric, one in found["metrics"].items()
     ]
+    return scores
+
+
+def _check_primary(scores: list[Score], task: EvalTask) -> None:
     metrics = {score.metric for score in scores if score.task == task.display_name}
     if task.primary_metric not in metrics:
         raise ValueError(
             f"eval.tasks: {task.name} of lighteval gives {', '.join(sorted(metrics))}, not the "
             f"primary metric {task.primary_metric!r}; correct primary_metric in conf/eval"
         )
-    return scores
 
 
 def _mean_of(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def evaluate(
                 except Exception as error:
                     raise RuntimeError(_told(task, subject, error)) from error
             assert window.row
-            scores.extend(_scores(results, task, subject, window.row))
+            found = _scores(results, task, subject, window.row)
+            scores.extend(found)
+            _check_primary(found, task)
     return scores
 
 
@@ -171,13 +173,16 @@ def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow
                     duration_s=row.duration_s,
                 )
             )
+    return scores
+
+
+def _check_primary(scores: list[Score], task: EvalTask) -> None:
     if not any(s.task == task.display_name and s.metric == task.primary_metric for s in scores):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
             f"eval.tasks: {task.name} gives {found}, not the primary metric "
             f"{task.primary_metric!r}; correct primary_metric in conf/eval"
         )
-    return scores
 
 
 LOWER_IS_BETTER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")

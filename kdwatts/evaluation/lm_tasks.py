@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,6 @@ log = logging.getLogger(__name__)
 TINY_PREFIX = "tiny:"
 OWN_TASKS_DIR = Path(__file__).parent / "tasks"
 """Tasks that ship with the package, on data that ships with the harness."""
-
-IFEVAL_PACKAGES = ("langdetect", "immutabledict", "nltk")
 
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
 """What `dataset_path` may be besides a dataset: a format of files that the task names."""
@@ -102,41 +97,6 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
     return directory
 
 
-def check_known(tasks: list[EvalTask], sources: TaskSources) -> None:
-    """Raise ValueError for a task that the harness does not have or cannot run here."""
-    for task in tasks:
-        if not task_files(task.name):
-            _manager_with(task, sources)
-        if "ifeval" in task.name:
-            _check_ifeval(task, sources)
-
-
-def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
-    """Raise ValueError without what IFEval checks answers by, of which the harness fetches some.
-
-    Its list of sentence ends is looked for in DATA_DIR/nltk_data, among the usual places.
-    """
-    missing = [name for name in IFEVAL_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"eval.tasks: {task.name} needs the Python packages {', '.join(missing)}; install "
-            "them, such as with pip install 'kdwatts[benchmarks]', or leave the task out"
-        )
-    if sources.data_dir is None:
-        return
-    folder = sources.data_dir / "nltk_data"
-    nltk = harness("nltk")
-    if str(folder) not in nltk.data.path:
-        nltk.data.path.insert(0, str(folder))
-    try:
-        nltk.data.find("tokenizers/punkt_tab")
-    except LookupError:
-        raise ValueError(
-            f"eval.data_dir={sources.data_dir}: {task.name} needs NLTK's punkt_tab; fetch it with "
-            f"`python -m nltk.downloader -d {folder} punkt_tab`"
-        ) from None
-
-
 @dataclass(frozen=True)
 class LoadedTask:
     """One benchmark, its data read."""
@@ -162,15 +122,12 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
         request["dataset_kwargs"] = {"data_files": {"test": str(files[1])}}
         manager = _manager(False, None, None)
     else:
-        request, manager = task.name, _manager_with(task, sources)
+        request, manager = task.name, manager_with(task, sources)
     try:
         with _local_datasets(task, sources):
             loaded = manager.load([request])
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"eval.tasks: {task.name} needs the Python package {error.name}; install it or leave "
-            "the task out"
-        ) from None
+        raise ValueError(lacks_package(task, error.name)) from None
     for leaf in loaded["tasks"].values():
         _run_once(leaf)
         _check_fewshot(leaf, task)
@@ -182,6 +139,13 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
         if name not in children
     ]
     return LoadedTask(parts, list(loaded["tasks"].values()), manager)
+
+
+def lacks_package(task: EvalTask, name: str | None) -> str:
+    """One sentence that a task needs a package which is not here."""
+    return (
+        f"eval.tasks: {task.name} needs the Python package {name}; install it or leave the task out"
+    )
 
 
 @cache
@@ -197,7 +161,7 @@ def _manager(include_defaults: bool, tasks_dir: Path | None, content: str | None
     )
 
 
-def _manager_with(task: EvalTask, sources: TaskSources) -> Any:
+def manager_with(task: EvalTask, sources: TaskSources) -> Any:
     """The smallest index that has the task."""
     content = fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None
     for include_defaults in (False, True):
@@ -281,33 +245,6 @@ def _in_memory(files: Mapping[str, str]) -> Any:
         for split, name in files.items()
     }
     return datasets.DatasetDict({s: datasets.Dataset.from_list(rows[s]) for s in rows})
-
-
-def check_cache(tasks: list[EvalTask], data_dir: Path | None) -> None:
-    """Raise ValueError where tasks are read through a cache of data sets that cannot be written.
-
-    What ships is read without it, and lighteval's process keeps local copies in a cache of its own.
-    """
-    read = [
-        task.name
-        for task in tasks
-        if not is_shipped(task.name) and (task.harness == "lm_eval" or data_dir is None)
-    ]
-    if not read:
-        return
-    config = harness("datasets").config
-    folder = Path(config.HF_DATASETS_CACHE)
-    probe = folder / f".probe-{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"HF_HOME={os.environ.get('HF_HOME', '~/.cache/huggingface')}: {', '.join(read)} of "
-            f"eval.tasks are read through the cache {folder}, which cannot be written "
-            f"({error.strerror}); set HF_HOME, or HF_DATASETS_CACHE, to a folder that can"
-        ) from None
 
 
 def _run_once(leaf: Any) -> None:

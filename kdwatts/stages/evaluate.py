@@ -10,15 +10,9 @@ from torch import nn
 
 from kdwatts.config import Config, to_dict
 from kdwatts.evaluation import lighteval
+from kdwatts.evaluation.checks import check_cache, check_known
 from kdwatts.evaluation.lm_eval import evaluate
-from kdwatts.evaluation.lm_tasks import (
-    TaskSources,
-    check_cache,
-    check_known,
-    dataset_dir,
-    harness_version,
-    task_files,
-)
+from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_version, task_files
 from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.prompts import check_same_prompts
 from kdwatts.fingerprint import fingerprint_tree, sha256_file

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from kdwatts.evaluation.checks import check_known
 from kdwatts.evaluation.lm_eval import evaluate
 from kdwatts.evaluation.lm_tasks import (
     OWN_TASKS_DIR,
     TaskSources,
-    check_known,
     dataset_dir,
     load_task,
     task_files,
@@ -293,11 +293,35 @@ def test_a_task_that_nobody_has_is_refused_before_anything_is_loaded(tmp_path: P
         check_known([EvalTask("mmul", "acc")], TaskSources())
 
 
+def test_a_primary_metric_that_the_task_lists_not_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+):
+    own_task(tmp_path)
+    sources = TaskSources(None, tmp_path)
+    for name, listed in (("own", "acc"), ("tiny:held_out", "bits_per_byte"), ("mmlu_dev", "acc")):
+        check_known([EvalTask(name, listed)], sources)
+        with pytest.raises(
+            ValueError, match=rf"{name} gives .*, not the primary metric 'accuracy'"
+        ):
+            check_known([EvalTask(name, "accuracy")], sources)
+
+
+def test_a_package_that_a_task_s_code_stands_on_is_asked_for_before_anything_is_trained(
+    tmp_path: Path,
+):
+    own_task(tmp_path)
+    (tmp_path / "results.py").write_text("import no_such_package\ndef score(doc): return {}")
+    path = tmp_path / "own.yaml"
+    path.write_text(path.read_text() + "process_results: !function results.score\n")
+    with pytest.raises(ValueError, match="own needs the Python package no_such_package; install"):
+        check_known([EvalTask("own", "acc")], TaskSources(None, tmp_path))
+
+
 def test_ifeval_is_refused_before_anything_is_trained_without_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     own_task(tmp_path / "tasks")
-    task = EvalTask("own_ifeval", "x")
+    task = EvalTask("own_ifeval", "acc")
     path = tmp_path / "tasks" / "own.yaml"
     path.write_text(path.read_text().replace("task: own", "task: own_ifeval"))
     sources = TaskSources(tmp_path / "data", tmp_path / "tasks")
