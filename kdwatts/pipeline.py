@@ -153,7 +153,8 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     _check_models(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
-    if any(node.stage == "inference" for node in missing):
+    serves = any(node.stage == "inference" for node in missing)
+    if serves:
         inference.check(config)
     artifacts: dict[str, Artifact] = {}
     with Meter(
@@ -168,6 +169,8 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
             run.notice(node.name)
             artifacts[node.name] = _obtain(run, node, artifacts, meter)
             contamination.tell(run.run_dir, artifacts[node.name].directory)
+            if serves and node.stage == "shards":
+                inference.check_corpus(config, artifacts[node.name].directory)
     assert meter.row
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)

@@ -155,6 +155,17 @@ def test_a_teacher_that_says_nan_is_told_before_a_cache_of_it_is_kept(
     assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
 
 
+def test_a_corpus_too_short_to_serve_is_told_before_a_student_is_trained(tmp_path: Path):
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        *("until=inference", "paradigm=sft", "data.num_documents=2", "eval=offline"),
+        *("eval.tasks=[]", "eval.inference.prompts=null", "eval.inference.batch_sizes=[512]"),
+    )
+    assert "512 prompts of 64 tokens need 32768 tokens, the corpus has" in sentence
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
+
+
 def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_path: Path):
     """The gradient is NaN before the loss, of which a line is written every twenty steps alone."""
     sentence = attempt(
