@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -93,13 +94,14 @@ def _told(task: EvalTask, subject: str, error: Exception) -> str:
     return f"evaluate: {task.name} of the {subject}: {words}"
 
 
-def fetch_data(task: EvalTask) -> None:
+def fetch_data(task: EvalTask, tasks_dir: str | None = None) -> None:
     """Bring what a task reads to this disk, where running it will look: the cache of `datasets`.
 
-    Raises ValueError for a task that the harness does not know.
+    Raises ValueError for a task that neither the harness nor `tasks_dir` has.
     """
+    folder = Path(tasks_dir).expanduser() if tasks_dir else None
     with _quiet_libraries():
-        load_task(task, TaskSources())
+        load_task(task, TaskSources(tasks_dir=folder))
 
 
 def task_texts(task: EvalTask, sources: TaskSources) -> list[list[str]]:

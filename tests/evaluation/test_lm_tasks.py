@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from kdwatts.evaluation.checks import check_known
-from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.lm_eval import evaluate, fetch_data
 from kdwatts.evaluation.lm_tasks import (
     OWN_TASKS_DIR,
     TaskSources,
@@ -235,6 +235,13 @@ def test_a_task_that_changes_between_the_runs_of_a_sweep_is_asked_as_it_is(tmp_p
         (leaf,) = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path)).leaves
         found.append(leaf.config.doc_to_text)
     assert found == ["First: {{question}}", "Then: {{question}}"]
+
+
+def test_what_a_task_of_ones_own_reads_is_fetched_with_its_folder(tmp_path: Path):
+    own_task(tmp_path)
+    fetch_data(EvalTask("own", "acc"), str(tmp_path))
+    with pytest.raises(ValueError, match="has no task 'own'"):
+        fetch_data(EvalTask("own", "acc"))
 
 
 def test_what_ships_is_read_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
