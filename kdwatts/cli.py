@@ -221,7 +221,7 @@ def _execute(
     config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
     check_cards(config, cards)
     cards = cards if config.gpu.device == "cuda" else []
-    store = Store(Path(config.store_dir))
+    store = Store(config.store_dir)
     store.check_writable()
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
@@ -254,7 +254,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
     cards, costs = list_gpus(), {}
     for config in configs:
         present = cards if config.gpu.device == "cuda" else []
-        store = Store(Path(config.store_dir))
+        store = Store(config.store_dir)
         nodes = [] if unmade_teacher(config.model) else plan(config, present)
         print(describe(config, nodes, store, present), end="\n\n")
         costs |= costs_left(config, nodes, store) or {}

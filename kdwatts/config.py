@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from kdwatts.launch import launched
+from kdwatts.paths import check_path
 from kdwatts.schema import (
     Cluster,
     Data,
@@ -50,6 +51,12 @@ class Config:
 
     def __post_init__(self) -> None:
         choice("until", self.until, STAGES)
+        if not self.store_dir.strip():
+            raise ValueError(
+                "store_dir is empty, by the command or by an empty KDWATTS_STORE, and names no "
+                "folder; give it one, or unset the variable"
+            )
+        check_path("store_dir", self.store_dir)
 
 
 def to_config(tree: DictConfig) -> Config:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from kdwatts import interrupt
 from kdwatts.launch import node
+from kdwatts.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ class Claim:
 class Store:
     """Artifacts under one root folder, by stage and key."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().resolve()
+    def __init__(self, root: str | Path) -> None:
+        # An empty Path is where one stands; an empty setting is refused.
+        self.root = Path(expanded(str(root))).resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
         return self.root / stage / key

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdwatts.paths import given
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
@@ -36,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["status"]:
         return status.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: DIR/analysis of a single DIR"
+        "--out", type=given, metavar="DIR", help="default: DIR/analysis of a single DIR"
     )
     parser.add_argument(
         "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
@@ -51,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--static", choices=KINDS, help="figures as files too, where a browser is installed"
     )
     parser.add_argument(
-        "--readme", type=Path, metavar="DIR", help="also a page in Markdown, with figures as SVG"
+        "--readme", type=given, metavar="DIR", help="also a page in Markdown, with figures as SVG"
     )
     options = parser.parse_args(arguments)
     try:
         if not options.tokens_per_day > 0:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
-        site = site_of(options.site) if options.site else None
+        site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
         shown = exhibits_of(collected)

@@ -13,10 +13,10 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics import co2e_kg
+from kdwatts.paths import given
 from multirun_analysis import units
 from multirun_analysis.collect import collect
 from multirun_analysis.metrics import Interval, mean_interval
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis choose", description="Which student to serve, and why."
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument("--tokens-per-day", type=float, required=True, metavar="N")
     parser.add_argument("--min-om-perf", type=float, default=0.95, metavar="SHARE")
     parser.add_argument("--days", type=float, default=365.0, help="of service (default 365)")
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "numbers above 0"
             )
         students = distinct_students(collect(options.directories).runs)
-        site = site_of(options.site) if options.site else common_site(students)
+        site = common_site(students) if options.site is None else site_of(options.site)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2

@@ -30,10 +30,10 @@ def site_of(name: str) -> Site:
     Read by pattern, as this room depends on no YAML reader.
     """
     folder = conf_dir() / "site"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"--site {name}: there is no such site; choose one of {', '.join(names)}")
     path = folder / f"{name}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
-        raise ValueError(f"--site {name}: there is no such site; choose one of {names}")
     entries = _entries(path.read_text())
     price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
     return Site(

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdwatts.paths import given
 from kdwatts.records import read_jsonl
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading.records import read_record
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument("--json", action="store_true", help="records in place of a table")
     options = parser.parse_args(arguments)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kdwatts import interrupt
 from kdwatts.metrics import total_energy
+from kdwatts.paths import expanded, resolve_dir
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask, Lighteval
 from kdwatts.telemetry.meter import Meter
@@ -56,7 +57,7 @@ def installed_version(python: str | None) -> str:
 
     Raises ValueError where there is no such interpreter, or no lighteval in it.
     """
-    interpreter = python or sys.executable
+    interpreter = expanded(python) if python else sys.executable
     script = "from importlib.metadata import version; print(version('lighteval'))"
     try:
         done = subprocess.run(
@@ -115,14 +116,15 @@ Ask = Any
 @contextmanager
 def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterator[Ask]:
     """The process that runs lighteval; it ends with this context, and with this process."""
-    interpreter = settings.python or sys.executable
+    interpreter = expanded(settings.python) if settings.python else sys.executable
+    own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))
     # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
     with tempfile.TemporaryDirectory(prefix="kdwatts-lighteval-") as scratch:
         log_path = Path(scratch) / "stderr.txt"
         setup = {
             **asdict(served),
             "scratch_dir": scratch,
-            "tasks_file": settings.tasks_file,
+            "tasks_file": own_tasks,
             "data_dir": str(data_dir) if data_dir else None,
         }
         with log_path.open("w") as stderr:

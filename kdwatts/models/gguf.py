@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kdwatts.paths import given
 from kdwatts.records import SCHEMA, write_json
 
 PROVENANCE = "provenance.json"
@@ -108,8 +109,8 @@ def _sha256(path: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
     parser = argparse.ArgumentParser(prog="python -m kdwatts.models.gguf", description=__doc__)
-    parser.add_argument("file", type=Path, help="a .gguf, or a wheel that holds one")
-    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("file", type=given, help="a .gguf, or a wheel that holds one")
+    parser.add_argument("out_dir", type=given)
     options = parser.parse_args(arguments)
     try:
         record = convert(options.file, options.out_dir)

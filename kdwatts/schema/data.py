@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
@@ -32,6 +33,7 @@ class TextSource:
     What is drawn of a source is drawn of them."""
 
     def __post_init__(self) -> None:
+        check_path("data.source.path", self.path)
         if bool(self.prompt_field) != bool(self.response_field):
             raise ValueError(
                 f"data.source.prompt_field={self.prompt_field} with "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
@@ -64,10 +65,8 @@ class Telemetry:
         above_zero("telemetry.cpu_tdp_w", self.cpu_tdp_w)
         at_least("telemetry.cpu_tdp_threads", self.cpu_tdp_threads, 1)
         at_least("telemetry.idle_s", self.idle_s, 0)
-        if self.openmetrics == "":
-            raise ValueError(
-                "telemetry.openmetrics is empty; give a .prom or .om file, a folder, or null"
-            )
+        check_path("telemetry.rapl_root", self.rapl_root)
+        check_path("telemetry.openmetrics", self.openmetrics)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import at_least, choice
 
 
@@ -116,6 +117,10 @@ class Pair:
     """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
 
     def __post_init__(self) -> None:
+        check_path("model.tokenizer", self.tokenizer)
+        for name, source in (("student", self.student), ("teacher", self.teacher)):
+            if isinstance(source, ModelSource):
+                check_path(f"model.{name}.path", source.path)
         if isinstance(self.student, ModelSource) and self.student.quantization:
             raise ValueError(
                 f"model.student.quantization={self.student.quantization}: weights that are trained "

@@ -26,6 +26,7 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
+from kdwatts.paths import resolve_dir
 from kdwatts.records import Score, write_json
 from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
@@ -70,7 +71,7 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
             for task in evaluation.tasks
         ],
         **text_settings(config),
-        "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
+        "tasks_file": sha256_file(resolve_dir(tasks_file)) if tasks_file else None,
         "batch_size": evaluation.batch_size,
     }
 
@@ -94,7 +95,7 @@ def text_settings(config: Config) -> dict[str, Any]:
 def task_sources(config: Config) -> TaskSources:
     """Where the tasks and their data are looked for."""
     folders = (config.eval.data_dir, config.eval.tasks_dir)
-    data_dir, tasks_dir = (Path(folder).expanduser() if folder else None for folder in folders)
+    data_dir, tasks_dir = (None if folder is None else resolve_dir(folder) for folder in folders)
     return TaskSources(data_dir, tasks_dir)
 
 

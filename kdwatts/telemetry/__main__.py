@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from kdwatts.paths import given
 
 EXIT_REFUSED = 2
 
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--interval", type=float, default=0.1, metavar="S", help="seconds between samples (0.1)")
-    add("--out", type=Path, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
+    add("--out", type=given, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
     add("--idle", type=float, default=0.0, metavar="S", help="measure idle power this long before")
     add("--allow-shared", action="store_true", help="measure cards that others use, and say so")
     add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")

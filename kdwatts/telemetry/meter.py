@@ -18,6 +18,7 @@ from types import TracebackType
 
 from kdwatts.interrupt import Preempted
 from kdwatts.metrics import Energy
+from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, StageRow
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
@@ -121,7 +122,8 @@ class Meter:
         self._stages = Journal(self._out_dir / "stages.jsonl", tell_lost=True)
         exposition = None
         if settings.openmetrics is not None:
-            exposition = Exposition(settings.openmetrics, run_labels(self._out_dir, self._attempt))
+            place = expanded(settings.openmetrics)
+            exposition = Exposition(place, run_labels(self._out_dir, self._attempt))
         self._sampler = Sampler(
             self._devices,
             self._probes.clocks,

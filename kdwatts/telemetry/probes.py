@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
@@ -45,7 +46,7 @@ def find_probes(
         _gpu_probe(card, delta_s, settings.interval_s)
         for card, delta_s in zip(cards, deltas_s, strict=True)
     ]
-    zones, absent = rapl.find_zones(Path(settings.rapl_root))
+    zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     nodes = [_zone_probe(zone, settings.interval_s) for zone in zones]
     attributed: dict[str, AttributedCounter] = {}
     if settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part):

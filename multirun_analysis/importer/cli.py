@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdwatts.paths import given
 from multirun_analysis import units
 from multirun_analysis.importer.folder import import_run, is_foreign_run
 from multirun_analysis.importer.summary import Model, read_model
@@ -21,12 +22,13 @@ def main(arguments: Sequence[str]) -> int:
         description="Read foreign records below DIR into run folders that are analysed beside "
         "our own.",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="holds a folder per run")
+    parser.add_argument("directory", type=given, metavar="DIR", help="holds a folder per run")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", required=True, help="where the run folders go"
+        "--out", type=given, metavar="DIR", required=True, help="where the run folders go"
     )
     parser.add_argument(
         "--teacher",
+        type=given,
         metavar="NAME",
         help="folder in DIR with the results of the teacher of all these runs; default: "
         f"{DEFAULT_TEACHER}, if there is one",
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _read(directory: Path, name: str | None) -> tuple[list[Path], Model | None]:
+def _read(directory: Path, name: Path | None) -> tuple[list[Path], Model | None]:
     """The run folders in `directory`, and their teacher where there is one."""
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory; give the folder that holds the runs")
