@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
+    ("paths", "pipes", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
     ("schema",),
     ("config", "metrics", "break_even"),
     ("telemetry",),
@@ -23,7 +23,10 @@ FLOORS = (
     ("stages",),
     ("pipeline",),
     ("planning",),
-    ("prefetch", "guards", "preflight", "refusal", "sweep", "submit", "cli", "__main__"),
+    (
+        *("prefetch", "guards", "overrides", "preflight", "refusal", "folders", "sweep", "submit"),
+        *("cli", "__main__"),
+    ),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 
@@ -36,6 +39,7 @@ MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation
 
 OPEN_ROOMS = (
     "paths",
+    "pipes",
     "records",
     "metrics",
     "break_even",
