@@ -106,9 +106,18 @@ def check_kind(words: Sequence[str], asked: DictConfig, *, is_sweep: bool) -> No
             f"hydra/launcher={launcher} sends the runs of a sweep, and this command is {kind}, "
             "which would start here; add -m, or choose hydra/launcher=basic to run it here"
         )
-    for word, item in zip(words, parsed(words), strict=True):
+    items = list(zip(words, parsed(words), strict=True))
+    # Who names both folders has said where this command goes, whichever it is.
+    own = f"hydra.{'sweep' if is_sweep else 'run'}.dir"
+    is_told = any(item.key_or_group == own for _, item in items)
+    foreign = tuple(
+        prefix
+        for prefix in (OF_ONE_RUN if is_sweep else OF_A_SWEEP)
+        if not (is_told and prefix in ("hydra.run.", "hydra.sweep."))
+    )
+    for word, item in items:
         key = item.key_or_group
-        if key.startswith(OF_ONE_RUN if is_sweep else OF_A_SWEEP) and item.value() != "basic":
+        if key.startswith(foreign) and item.value() != "basic":
             advice = "give hydra.sweep.dir" if is_sweep else "add -m, or give hydra.run.dir"
             raise ValueError(f"{word} is for {other}, this command is {kind}; {advice}")
         if key.startswith(OF_A_LAUNCHER) and launcher == "basic":

@@ -123,8 +123,12 @@ def _unresolved(error: InterpolationResolutionError) -> str:
     found = f"{error.full_key} refers to what is not there: {_lower(_first_line(error))}"
     if isinstance(error, InterpolationKeyError):
         return f"{found}; a key is ${{group.key}}, an environment variable ${{oc.env:NAME}}"
-    if "nvironment variable" in found:
-        return f"{found}; set it, or write ${{oc.env:NAME,VALUE}} for a value without it"
+    if variable := re.search(r"Environment variable '(.*?)'", str(error)):
+        name = variable[1]
+        return (
+            f"{error.full_key} refers to the environment variable {name}, which is not set; set "
+            f"it, or write ${{oc.env:{name},VALUE}} for a value without it"
+        )
     return found
 
 

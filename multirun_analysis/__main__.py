@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdwatts.paths import given
+from kdwatts.pipes import until_unread
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
@@ -123,4 +124,5 @@ def table(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with until_unread():
+        sys.exit(main())

@@ -148,4 +148,4 @@ def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_
     assert done.stdout.count("stages:") == 2
     done = kdwatts("paradigm.feature.weight=1")
     assert done.returncode == 2
-    assert done.stderr.startswith("kdwatts: an override sets a key of a part that is null")
+    assert done.stderr.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")

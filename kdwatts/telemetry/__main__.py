@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from kdwatts.paths import given
+from kdwatts.pipes import until_unread
 
 EXIT_REFUSED = 2
 
@@ -109,4 +110,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with until_unread():
+        sys.exit(main(sys.argv[1:]))
