@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 
 from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
+from kdwatts.effects import ASK_ONLY
 from kdwatts.folders import claimed, folder_of, keep_asked
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
@@ -55,9 +56,6 @@ log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2
 """Nothing was begun; how a run or a sweep ends is in kdwatts.sweep."""
-
-ASK_ONLY = ("prefetch", "plan")
-"""Values of `until` that are answered here, without a run."""
 
 EXPECTED = (
     ValueError,
@@ -312,7 +310,9 @@ def main() -> None:
 
 def _main() -> None:
     arguments = get_args_parser().parse_intermixed_args()
-    asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
+    asks_only = any(
+        (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)
+    )
     is_own = arguments.config_path or arguments.config_name
     try:
         overrides, leads = list(arguments.overrides), launched().leads

@@ -28,7 +28,7 @@ OF_A_SWEEP = (
 )
 """Settings that Hydra accepts for the other kind of command, too, and then reads nothing of."""
 
-OF_A_LAUNCHER = ("cluster.", "launch.")
+OF_A_LAUNCHER = ("cluster.", "launch.", "gpu.partition", "gpu.gres")
 
 
 def parsed(words: Sequence[str]) -> list[Override]:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from kdwatts import guards
 from kdwatts.config import Config, to_config
+from kdwatts.effects import check_effects
 from kdwatts.hardware import resolve_gpu
 from kdwatts.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.paths import conf_dir
@@ -49,6 +50,10 @@ def _composer(added_dir: str | None) -> Iterator[None]:
     """Hydra with the shipped groups; those of `added_dir`, its --config-dir, win over them."""
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         if added_dir is not None:
+            if not Path(added_dir).is_dir():
+                raise ValueError(
+                    f"--config-dir {added_dir}: there is no such folder; give one that holds groups"
+                )
             loader: Any = GlobalHydra.instance().config_loader()
             path = f"file://{Path(added_dir).absolute()}"
             anchor = SearchPathQuery(provider="schema")
@@ -152,6 +157,7 @@ def look(overrides: Sequence[str], *, multirun: bool, added_dir: str | None = No
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
     configs = [to_config(resolve_gpu(job, cards)) for job in jobs]
+    check_effects([*swept, *overrides], configs)
     for config in configs:
         missing = unmade_teacher(config.model)
         if missing and config.until != "plan":

@@ -81,6 +81,11 @@ def _lower(text: str) -> str:
 
 def _unknown_option(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
+    if "/" not in str(missing):
+        return (
+            "--config-name or --config-path names no file that is there; leave both out, the "
+            "configuration is conf/config.yaml, and --config-dir adds options to it"
+        )
     # What is asked for may be written like a path; only Hydra's own groups have a / in them.
     parts = str(missing).split("/")
     depth = 2 if parts[0] == "hydra" else 1

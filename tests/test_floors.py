@@ -24,8 +24,8 @@ FLOORS = (
     ("pipeline",),
     ("planning",),
     (
-        *("prefetch", "guards", "overrides", "preflight", "refusal", "folders", "sweep", "submit"),
-        *("cli", "__main__"),
+        *("prefetch", "guards", "overrides", "effects", "preflight", "refusal", "folders"),
+        *("sweep", "submit", "cli", "__main__"),
     ),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""

@@ -139,5 +139,7 @@ def test_options_of_a_folder_of_one_s_own_are_composed_and_checked_like_the_ship
     asked = ["training=mine", "gpu=cpu"]
     (config,) = look(asked, multirun=False, added_dir=str(tmp_path)).configs
     assert (config.training.seed, config.training.target_tokens) == (7, 8192)
+    with pytest.raises(ValueError, match=r"^--config-dir /nope: there is no such folder"):
+        look(asked, multirun=False, added_dir="/nope")
     with pytest.raises(ValueError, match=r"^training\.micro_batch=0 is out of range"):
         look([*asked, "training.micro_batch=0"], multirun=False, added_dir=str(tmp_path))
