@@ -23,6 +23,7 @@ from kdwatts.paths import given
 from kdwatts.records import read_jsonl
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading.records import read_record
+from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.slurm import Job, find_jobs
 
 SILENT_S = 60.0
@@ -214,10 +215,8 @@ def _own_job(folder: Path, record: Mapping[str, Any]) -> str | None:
     """The Slurm job of a run's latest attempt; Hydra notes it before the run says anything."""
     if job_id := _said_job(record):
         return job_id
-    path = folder / ".hydra" / "hydra.yaml"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    found = re.search(r"^  job:\n(?:    .*\n)*?    id: '?(\d[\d_]*)'?$", text, re.MULTILINE)
-    return found[1] if found else None
+    found = value_at(read_settings(folder / ".hydra" / "hydra.yaml"), "hydra", "job", "id")
+    return str(found) if re.fullmatch(r"\d[\d_]*", str(found)) else None
 
 
 def _said_job(record: Mapping[str, Any]) -> str | None:
