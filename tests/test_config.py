@@ -181,6 +181,10 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         "model: rope_scaling has rope_type=llama3 without low_freq_factor; give all of factor,",
     ),
     (
+        lambda: _shape(rope_scaling={"rope_type": "dynamic", "factor": 2}),
+        "model: rope_scaling has rope_type=dynamic with head_dim=2, whose one pair it cannot",
+    ),
+    (
         lambda: _shape(rope_scaling={"rope_type": "linear", "factor": "x"}),
         "model: rope_scaling has factor=x; give a number of at least 1",
     ),
@@ -317,7 +321,7 @@ def test_every_shape_that_the_schema_lets_pass_is_one_that_a_model_can_be_made_o
     shapes = [
         {"family": "qwen2", "hidden_size": 9},
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 2}},
+        {"head_dim": 4, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
         {
             "rope_scaling": {
                 "rope_type": "llama3",

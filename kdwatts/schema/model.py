@@ -88,6 +88,11 @@ class Architecture:
                     f"model: rope_scaling has rope_type={kind} without {name}; give all of "
                     f"{', '.join(ROPE_TYPES[kind])}"
                 )
+        if kind == "dynamic" and self.head_dim == 2:
+            raise ValueError(
+                "model: rope_scaling has rope_type=dynamic with head_dim=2, whose one pair it "
+                "cannot stretch; give a head_dim of at least 4"
+            )
         factor = scaling.get("factor", 1.0)
         if not isinstance(factor, int | float) or not 1 <= factor < math.inf:
             raise ValueError(
