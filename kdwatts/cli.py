@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -175,7 +175,7 @@ def run_in(
     overrides: Sequence[str] = (),
     company: Company | None = None,
     *,
-    hydra_tree: DictConfig | None = None,
+    hydra_tree: Any = None,
 ) -> None:
     """One attempt in `run_dir`, whose status.json says at every moment how far it is.
 
@@ -373,10 +373,10 @@ def _folder_of_hydra(leads: bool, command: Command | None) -> Iterator[None]:
 
     Its folder is named by the time, which ranks read differently.
     """
-    if leads and command is None:
-        yield
-        return
     if leads:
+        if command is None:
+            yield
+            return
         with claimed(command.tree, is_sweep=command.is_sweep) as named:
             sys.argv += named
             yield

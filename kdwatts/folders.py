@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -67,7 +68,7 @@ def fresh_dir(path: Path) -> Path:
             return folder
 
 
-def keep_asked(run_dir: Path, tree: DictConfig, hydra: DictConfig) -> None:
+def keep_asked(run_dir: Path, tree: DictConfig, hydra: Any) -> None:
     """Write into .hydra what the first start in a folder was asked; a later one changes nothing.
 
     Hydra itself would write it before anybody looked whether the folder is free, and anew for each

@@ -334,9 +334,8 @@ def test_every_shape_that_the_schema_lets_pass_is_one_that_a_model_can_be_made_o
     ]
     for changes in shapes:
         source = schema.ModelSource(architecture=_shape(**changes))
-        assert load_model(source, dtype=torch.float32).config.hidden_size == changes.get(
-            "hidden_size", 8
-        )
+        model: Any = load_model(source, dtype=torch.float32)
+        assert model.config.hidden_size == changes.get("hidden_size", 8)
 
 
 def test_a_setting_that_is_no_number_is_refused_by_its_name(configure: Callable[..., Any]):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -119,7 +120,7 @@ def test_what_the_first_start_was_asked_stays_whatever_a_later_one_asks(tmp_path
     before = HydraConfig.instance().cfg
     for seed in (1, 2):
         HydraConfig.instance().set_config(asked(f"training.seed={seed}"))
-        hydra = HydraConfig.instance().cfg
+        hydra: Any = HydraConfig.instance().cfg
         HydraConfig.instance().cfg = before
         tree = compose([f"training.seed={seed}"])
         keep_asked(tmp_path, tree, hydra)
