@@ -6,9 +6,8 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.effects import ASK_ONLY
-from kdwatts.folders import claimed, folder_of, keep_asked
+from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
 from kdwatts.launch import launched
@@ -43,7 +42,7 @@ from kdwatts.manifest import (
 )
 from kdwatts.paths import conf_dir
 from kdwatts.pipes import is_unread, until_unread
-from kdwatts.preflight import VERSION_BASE, Command, look
+from kdwatts.preflight import VERSION_BASE, look
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
@@ -344,7 +343,7 @@ def _main() -> None:
                 if leads:
                     _prefetch(configs)
                 return
-        with _folder_of_hydra(leads, None if arguments.cfg else command):
+        with folder_of_hydra(leads, None if arguments.cfg else command):
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
@@ -365,29 +364,6 @@ def _main() -> None:
         code = sweep.exit_code(outcomes, num_untouched)
     if code:
         sys.exit(code)
-
-
-@contextlib.contextmanager
-def _folder_of_hydra(leads: bool, command: Command | None) -> Iterator[None]:
-    """Let Hydra write into the run's folder on the first rank, and on others into one for nothing.
-
-    Its folder is named by the time, which ranks read differently.
-    """
-    if leads:
-        if command is None:
-            yield
-            return
-        with claimed(command.tree, is_sweep=command.is_sweep) as named:
-            sys.argv += named
-            yield
-        return
-    with tempfile.TemporaryDirectory(prefix="kdwatts-rank-") as folder:
-        sys.argv += [
-            *(f"hydra.{mode}.dir={folder}" for mode in ("run", "sweep")),
-            "hydra/hydra_logging=disabled",
-            "hydra/job_logging=disabled",
-        ]
-        yield
 
 
 def _tell(error: Exception) -> None:

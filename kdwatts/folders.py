@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdwatts.manifest import CONFIG_NAME, check_alone
 from kdwatts.overrides import quoted
 from kdwatts.paths import check_path, expanded
+from kdwatts.preflight import Command
 
 ASKED_NAME = ".hydra"
 
@@ -52,6 +55,29 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
         if is_fresh:
             with suppress(OSError):  # Not empty, or already gone.
                 path.rmdir()
+
+
+@contextmanager
+def folder_of_hydra(leads: bool, command: Command | None) -> Iterator[None]:
+    """Let Hydra write into the run's folder on the first rank, and on others into one for nothing.
+
+    Its folder is named by the time, which ranks read differently.
+    """
+    if leads:
+        if command is None:
+            yield
+            return
+        with claimed(command.tree, is_sweep=command.is_sweep) as named:
+            sys.argv += named
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix="kdwatts-rank-") as folder:
+        sys.argv += [
+            *(f"hydra.{mode}.dir={folder}" for mode in ("run", "sweep")),
+            "hydra/hydra_logging=disabled",
+            "hydra/job_logging=disabled",
+        ]
+        yield
 
 
 def fresh_dir(path: Path) -> Path:
