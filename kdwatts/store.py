@@ -74,7 +74,9 @@ class Claim:
         Raises RuntimeError when another builder took over because this one stood still too long.
         """
         assert self._lease
+        built = None
         try:
+            built = self.work_dir.stat().st_ino
             _flush(self.work_dir)
             held = self._lease.is_held()
             if held:
@@ -83,7 +85,8 @@ class Claim:
             # Who took over has moved our folder away, or has finished the artifact.
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            held = False
+            # NFS says so, too, of a rename that it was asked twice because its answer was lost.
+            held = self.artifact_dir.is_dir() and self.artifact_dir.stat().st_ino == built
         if not held:
             raise RuntimeError(
                 f"store: another process took over {self.artifact_dir} after {LEASE_TIMEOUT_S:g} s "
@@ -147,7 +150,10 @@ class Store:
             stop.set()
             renewer.join()
             shutil.rmtree(work_dir, ignore_errors=True)
-            lease.give_back()
+            try:
+                lease.give_back()
+            except OSError as error:  # What is built is built, and what stopped it is what to tell.
+                log.warning("store: cannot give back %s (%s)", lease.path, error)
 
 
 def _leases(target: Path) -> list[Path]:

@@ -297,6 +297,36 @@ def test_who_judged_a_lease_dead_does_not_take_over_from_one_who_took_its_number
         living.commit()
 
 
+def test_a_rename_that_happened_though_it_is_told_to_have_failed_is_a_commit(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rename = Path.rename
+
+    def renamed_twice(path: Path, target: Path) -> None:
+        rename(path, target)
+        rename(path, target)  # As over NFS, when the first answer is lost.
+
+    with Store(root).claim("distill", "k1") as claim:
+        (claim.work_dir / "model").write_text("mine")
+        monkeypatch.setattr(Path, "rename", renamed_twice)
+        claim.commit()
+    assert claim.exists and (root / "distill" / "k1" / "model").read_text() == "mine"
+
+
+def test_a_lease_that_cannot_be_given_back_unmakes_no_artifact(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with Store(root).claim("distill", "k1") as claim:
+        claim.commit()
+        monkeypatch.setattr(Path, "unlink", refused)
+    assert "cannot give back" in caplog.text
+    with Store(root).claim("distill", "k1") as claim:
+        assert claim.exists
+
+
 def test_a_request_to_stop_ends_the_wait_for_another_builder(root: Path):
     with interrupt.deferred(), Store(root).claim("distill", "k1") as builder:
         os.kill(os.getpid(), signal.SIGTERM)
