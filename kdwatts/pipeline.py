@@ -151,7 +151,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
     missing = [node for node in nodes if not run.store.find(node.stage, node.key)]
-    _check_models(config, {node.name for node in missing})
+    check_models(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
     artifacts: dict[str, Artifact] = {}
@@ -173,7 +173,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     return artifacts
 
 
-def _check_models(config: Config, stages: set[str]) -> None:
+def check_models(config: Config, stages: set[str]) -> None:
     """Raise, in one sentence, unless the models that these stages load can be read.
 
     A teacher that cannot be would else be found out after its corpus, or its student, was paid for.
