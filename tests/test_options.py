@@ -97,6 +97,7 @@ def test_a_site_s_own_file_fills_all_that_the_launcher_asks_for_and_the_command_
         "max_requeues": "max_num_timeout",
         "concurrent": "array_parallelism",
     }
+    assert asked.pop("extra") == {"hint": "nomultithread"} and asked.pop("setup") == []
     for name, value in asked.items():
         assert tree.hydra.launcher[names.get(name, name)] == value, name
     assert to_config(compose(["local=example"])).site.name == "france"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from kdwatts.schema.checks import above_zero, at_least, between, choice
+from kdwatts.schema.sbatch import check_extra
 
 
 @dataclass
@@ -90,6 +92,11 @@ class Cluster:
     """Warning before the time limit, in which the step ends and the state is saved."""
     concurrent: int = 16
     """Jobs of one sweep that run at once."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other option of sbatch by its long name; true gives it without a value, null leaves it
+    out."""
+    setup: list[str] = field(default_factory=list)
+    """Shell commands of a site, such as `module load`, before the run in each job."""
 
     def __post_init__(self) -> None:
         for name in ("cpus_per_task", "timeout_min", "concurrent"):
@@ -103,6 +110,7 @@ class Cluster:
                 f"cluster.signal_delay_s={self.signal_delay_s} is no shorter than cluster."
                 f"timeout_min={self.timeout_min}; warn later, or ask for more time"
             )
+        check_extra(self.extra, vars(self))
 
 
 @dataclass
