@@ -23,7 +23,10 @@ FLOORS = (
     ("stages",),
     ("pipeline",),
     ("planning",),
-    ("prefetch", "guards", "preflight", "refusal", "sweep", "submit", "cli", "__main__"),
+    (
+        *("prefetch", "guards", "preflight", "refusal", "sweep"),
+        *("sbatch", "ledger", "submit", "cli", "__main__"),
+    ),
 )
 """Lowest first. A package is a room of its own; the modules of one floor share a room."""
 
