@@ -191,7 +191,7 @@ def _ended(one: Standing) -> bool:
 def _stopped(
     one: Standing,
     folder: Path,
-    failed: Mapping[str | None, Path],
+    failed: Mapping[str, Path],
     needed: Mapping[str, Sequence[str]],
 ) -> Standing:
     """The same of a run that was not begun, with the job that it needed and that failed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
-from kdwatts import submit, sweep
+from kdwatts import jobs, submit, sweep
 from kdwatts.cli import run
 from kdwatts.manifest import write_status
 from kdwatts.paths import PACKAGE_DIR, conf_dir
@@ -60,6 +61,7 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Launches a sweep of these runs as Hydra would; returns its folder."""
     for name, empty in (("entered", {}), ("told", {}), ("promised", [])):
         monkeypatch.setattr(sweep, name, empty)
+    monkeypatch.setattr(jobs, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
     setup_globals()
 
     def launch(*runs: str, fixed: tuple[str, ...] = (), folder: Path | None = None) -> Path:
@@ -78,7 +80,10 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
             submit.launch(launcher, [[*every, *one.split()] for one in runs], 0)
         return folder
 
+    # A shell's background jobs, such as these tests may be, ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield launch
+    signal.signal(signal.SIGINT, before)
 
 
 def scripts(tmp_path: Path) -> list[list[str]]:
