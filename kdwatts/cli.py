@@ -42,6 +42,7 @@ from kdwatts.paths import conf_dir
 from kdwatts.preflight import VERSION_BASE, preflight
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
+from kdwatts.streams import print_anywhere
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -273,6 +274,7 @@ def _prefetch(configs: Sequence[Config]) -> None:
 
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
+    print_anywhere()
     arguments = get_args_parser().parse_intermixed_args()
     asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
     own_folder = arguments.config_dir or arguments.config_path or arguments.config_name

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdwatts.streams import print_anywhere
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
@@ -27,7 +28,11 @@ from multirun_analysis.site import site_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one sentence on stderr about what cannot be read."""
+    """Exit code: 0, 1 where figures or folders are left out, 2 where something cannot be read.
+
+    A sentence on stderr says what and why.
+    """
+    print_anywhere()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
         return importer.main(arguments[1:])
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = site_of(options.site) if options.site else None
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
+        missing = list(collected.left_out)
         shown = exhibits_of(collected)
         report_path = write_report(
             collected,
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = write_exhibit_tables(with_comparisons(shown, collected.runs), out_dir)
         if options.static:
             if problem := why_not(options.static):
-                print(f"multirun_analysis: --static {options.static}: {problem}", file=sys.stderr)
+                missing.append(f"--static {options.static}: {problem}")
             else:
                 written += write_figures(shown, out_dir, options.static)
         if options.readme:
@@ -82,11 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
+    for problem in missing:
+        print(f"multirun_analysis: {problem}", file=sys.stderr)
     print(table(collected.runs))
     folders = dict.fromkeys(path.parent for path in written)
     for path in (*folders, *table_paths(out_dir), report_path):
         print(path)
-    return 0
+    return int(bool(missing))
 
 
 def _default_out(directories: Sequence[Path]) -> Path:

@@ -13,7 +13,17 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = (
-    ("paths", "chunks", "fingerprint", "records", "interrupt", "jobs", "launch", "store"),
+    (
+        "paths",
+        "chunks",
+        "streams",
+        "fingerprint",
+        "records",
+        "interrupt",
+        "jobs",
+        "launch",
+        "store",
+    ),
     ("schema",),
     ("config", "metrics", "break_even"),
     ("telemetry",),
@@ -36,6 +46,7 @@ MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation
 
 OPEN_ROOMS = (
     "paths",
+    "streams",
     "records",
     "metrics",
     "break_even",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records import SCHEMA, write_json
+from kdwatts.streams import print_anywhere
 
 PROVENANCE = "provenance.json"
 
@@ -107,6 +108,7 @@ def _sha256(path: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
+    print_anywhere()
     parser = argparse.ArgumentParser(prog="python -m kdwatts.models.gguf", description=__doc__)
     parser.add_argument("file", type=Path, help="a .gguf, or a wheel that holds one")
     parser.add_argument("out_dir", type=Path)

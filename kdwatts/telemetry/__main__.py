@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdwatts.streams import print_anywhere
+
 EXIT_REFUSED = 2
 
 DESCRIPTION = """\
@@ -61,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """The exit code of a command line."""
+    print_anywhere()
     own = list(words)
     command: list[str] | None = None
     if "--" in own:

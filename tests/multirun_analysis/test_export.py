@@ -60,7 +60,7 @@ def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_w
 ):
     monkeypatch.setattr("multirun_analysis.export.find_spec", lambda name: None)
     make.run(tmp_path / "0")
-    assert main([str(tmp_path), "--static", "png"]) == 0
+    assert main([str(tmp_path), "--static", "png"]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
         "multirun_analysis: --static png: png figures are drawn by kaleido, which is not "
