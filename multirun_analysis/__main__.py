@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        if not options.tokens_per_day > 0:
+        if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
         site = site_of(options.site) if options.site else None
         out_dir = options.out or _default_out(options.directories)

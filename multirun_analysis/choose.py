@@ -117,11 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="a record in place of words")
     options = parser.parse_args(arguments)
     try:
-        if not options.tokens_per_day > 0 or not options.days > 0:
+        if not (0 < options.tokens_per_day < math.inf and 0 < options.days < math.inf):
             raise ValueError(
                 f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g}: give "
                 "numbers above 0"
             )
+        if not math.isfinite(options.min_om_perf):
+            raise ValueError(f"--min-om-perf {options.min_om_perf:g}: give a number such as 0.95")
         collected = collect(options.directories)
         students = distinct_students(collected.runs)
         site = site_of(options.site) if options.site else common_site(students)

@@ -286,7 +286,7 @@ def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_dir):
     assert "its cards ran a kernel 33 % of the time, and 56 % of its energy" in text
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "nan"])
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])
 def test_tokens_a_day_are_above_0(make, tmp_path, capsys, number):
     make.run(tmp_path / "0")
     assert main([str(tmp_path), f"--tokens-per-day={number}"]) == 2
