@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,27 @@ def tokenizer() -> Any:
     tokenizer = load_tokenizer("tiny:tokenizer")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def short_windows() -> Callable[[float], AbstractContextManager[None]]:
+    """Has serving be measured in windows of so many seconds, which the settings refuse below 2."""
+    from kdwatts.stages import inference
+
+    real = inference.serving_costs
+
+    @contextmanager
+    def short(window_s: float) -> Iterator[None]:
+        def serving_costs(model: Any, prompts: Any, grid: Any, **how: Any) -> Any:
+            grid = copy.copy(grid)
+            grid.min_window_s = window_s
+            return real(model, prompts, grid, **how)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(inference, "serving_costs", serving_costs)
+            yield
+
+    return short
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ or stands in SET_ASIDE with its reason.
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from kdwatts import sweep
 from kdwatts.cli import main
 from kdwatts.paths import conf_dir
 from kdwatts.records import read_json, read_jsonl
-from kdwatts.stages import inference
 
 HUB = "reads the hub"
 CARD = "needs this card; tests/test_hardware.py and the tests marked gpu"
@@ -105,26 +103,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kdwatts(
-    store: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, monkeypatch: pytest.MonkeyPatch, short_windows: Any
 ) -> Iterator[Callable[..., int | str | None]]:
     """Exit code of `python -m kdwatts ARGUMENTS` on the CPU, in this process."""
-
-    def serving_costs(model: Any, prompts: Any, grid: Any, **how: Any) -> Any:
-        grid = copy.copy(grid)
-        grid.min_window_s = 0.05
-        return real(model, prompts, grid, **how)
 
     def run(*arguments: str) -> int | str | None:
         machine = ("gpu=cpu", "telemetry.idle_s=0", f"store_dir={store}")
         monkeypatch.setattr(sys, "argv", ["kdwatts", *machine, *arguments])
         try:
-            main()
+            with short_windows(0.05):
+                main()
         except SystemExit as stop:
             return stop.code
         return 0
 
-    real = inference.serving_costs
-    monkeypatch.setattr(inference, "serving_costs", serving_costs)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield run
