@@ -29,7 +29,7 @@ from multirun_analysis.site import site_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where figures or folders are left out, 2 where something cannot be read.
+    """Exit code: 0, 1 where figures, folders or all runs are left out, 2 where asked amiss.
 
     A sentence on stderr says what and why.
     """
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
         missing = list(collected.left_out)
+        if True not in list(collected.runs["finished"]):
+            missing.append("no run is finished: the page has their reasons and no figures")
         shown = exhibits_of(collected)
         report_path = write_report(
             collected,

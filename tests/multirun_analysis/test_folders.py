@@ -87,3 +87,12 @@ def test_runs_that_are_not_finished_are_named_by_what_chooses(make, tmp_path, ca
     assert capsys.readouterr().out.endswith("Not finished, so not among them: 1.\n")
     main(["choose", str(tmp_path), *CHOOSE, "--json"])
     assert json.loads(capsys.readouterr().out)["unfinished"] == ["1"]
+
+
+def test_a_page_without_a_finished_run_is_no_success(make, tmp_path, capsys):
+    make.run(tmp_path / "0", state=make.status("failed", error="out of memory"), metrics=None)
+    assert main([str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "no run is finished: the page has their reasons" in captured.err
+    assert "out of memory" in captured.out
+    assert (tmp_path / "analysis" / "report.html").is_file()
