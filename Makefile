@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SWEEP ?= multirun/demo
+WORKERS ?= 2
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE ?= 1
 
@@ -18,11 +19,13 @@ study: $(VENV)/installed-static
 	$(BIN)/python -m kdwatts -m experiment=paradigm_grid hydra.sweep.dir=multirun/study
 	$(BIN)/python -m multirun_analysis multirun/study --readme docs/study
 
+# A file is one worker's, and the dearest come first: see tests/conftest.py.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" \
+	  --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-all: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m "slow or gpu"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -59,14 +59,19 @@ def make_record(
     attempts: list[dict[str, Any]],
     run: str,
     cards: list[str],
+    code: dict[str, str | None],
 ) -> dict[str, Any]:
-    """The content of artifact.json; `attempts` are window records, the last one the finisher."""
+    """The content of artifact.json; `attempts` are window records, the last one the finisher.
+
+    `code` are the keys of the code that options name, which `settings` hold by its name alone.
+    """
     return {
         "schema": SCHEMA,
         "stage": stage,
         "key": key,
         "parents": parents,
         "settings": settings,
+        "code": code,
         "attempts": attempts,
         "run": run,
         "host": socket.gethostname(),
@@ -87,6 +92,19 @@ def read_artifact(directory: Path) -> Artifact:
             "delete it and rerun"
         )
     return Artifact(directory, read_json(path), reused=True)
+
+
+def other_code(record: dict[str, Any], code: dict[str, str | None]) -> list[str]:
+    """What an artifact was built by that is other code today, in words; none where that is unknown.
+
+    Older records have no keys of code.
+    """
+    built = record.get("code", {})
+    return [
+        f"the code of {option} was {built[option]} and is {key}"
+        for option, key in code.items()
+        if key and built.get(option) and built[option] != key
+    ]
 
 
 def record_energy(record: dict[str, Any]) -> Energy:

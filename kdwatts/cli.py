@@ -6,11 +6,10 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -23,10 +22,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pynvml import NVMLError
 from safetensors import SafetensorError
 
 from kdwatts import guards, interrupt, jobs, sweep
 from kdwatts.config import Config, to_config
+from kdwatts.effects import ASK_ONLY
+from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.hardware import check_cards, resolve_gpu
 from kdwatts.interrupt import Preempted, deferred
 from kdwatts.launch import launched
@@ -39,9 +41,10 @@ from kdwatts.manifest import (
     write_status,
 )
 from kdwatts.paths import conf_dir
-from kdwatts.preflight import VERSION_BASE, preflight
+from kdwatts.preflight import VERSION_BASE, look
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
+from kdwatts.streams import is_unread, print_anywhere, until_unread
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -58,12 +61,16 @@ EXPECTED = (
     RuntimeError,
     OSError,
     SafetensorError,
+    NVMLError,
     HydraException,
     OmegaConfBaseException,
 )
 """Told in one sentence; the run's folder has the traceback. Others are bugs and show it."""
 
-REFUSED = (ValueError, HydraException, OmegaConfBaseException, AttributeError, AssertionError)
+REFUSED = (
+    *(ValueError, NVMLError, HydraException, OmegaConfBaseException),
+    *(AttributeError, AssertionError),
+)
 """What composing raises; the last two come from OmegaConf for a key below a part that is null."""
 
 PATIENCE_RATIO = 0.75
@@ -86,7 +93,7 @@ def run(tree: DictConfig) -> None:
     is_swept, state = not OmegaConf.is_missing(settings.job, "num"), "failed"
     try:
         if not (is_swept and _was_done(Path(settings.sweep.dir).absolute(), run_dir, tree)):
-            run_in(run_dir, tree, overrides, company)
+            run_in(run_dir, tree, overrides, company, hydra_tree=HydraConfig.instance().cfg)
         state = "done"
     except Preempted as stop:
         state = "preempted"
@@ -155,8 +162,11 @@ def _follow(company: Company) -> None:
     """A run of a rank that helps; it ends as the first rank's does, which tells why."""
     from kdwatts.pipeline import follow
 
-    with deferred():
-        state = follow(company)
+    try:
+        with deferred():
+            state = follow(company)
+    finally:
+        company.leave()
     if state != "done":
         sys.exit(EXIT_PREEMPTED if state == "preempted" else EXIT_FAILED)
 
@@ -166,13 +176,25 @@ def run_in(
     tree: DictConfig,
     overrides: Sequence[str] = (),
     company: Company | None = None,
+    *,
+    hydra_tree: Any = None,
 ) -> None:
     """One attempt in `run_dir`, whose status.json says at every moment how far it is.
 
-    `company` are the ranks of this launch, of which this is the first. Raises what stopped it,
-    after the reason is in status.json.
+    `company` are the ranks of this launch, of which this is the first; `hydra_tree` are Hydra's own
+    settings, for .hydra. Raises what stopped it, after the reason is in status.json.
     """
-    check_alone(run_dir)
+    with guards.sole_worker(run_dir):
+        check_alone(run_dir)
+        if hydra_tree is not None:
+            keep_asked(run_dir, tree, hydra_tree)
+        _attempt(run_dir, tree, overrides, company)
+
+
+def _attempt(
+    run_dir: Path, tree: DictConfig, overrides: Sequence[str], company: Company | None
+) -> None:
+    """As `run_in`, in a folder in which nobody else is at work."""
     attempt, stage = next_attempt(run_dir), "configure"
     patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if jobs.is_submitted() else None
 
@@ -200,7 +222,8 @@ def run_in(
         except BaseException as error:
             conclude("failed", error)
             with contextlib.suppress(OSError):  # The disk may be what failed.
-                (run_dir / TRACEBACK_NAME).write_text("".join(traceback.format_exception(error)))
+                text = "".join(traceback.format_exception(error))
+                (run_dir / TRACEBACK_NAME).write_text(text, "utf-8", "backslashreplace")
             raise
         conclude("done", stopped_by=stopped_by)
 
@@ -218,10 +241,16 @@ def _execute(
 
     guards.check_unchanged()
     cards = list_gpus()
-    config = to_config(_first_start_wins(resolve_gpu(tree, cards), run_dir))
+    tree = _first_start_wins(resolve_gpu(tree, cards), run_dir)
+    config = to_config(tree)
+    if config.until in ASK_ONLY:
+        raise ValueError(
+            f"until={config.until} makes no run, and --config-name and --config-path begin one; "
+            "leave them out (--config-dir adds options), or choose another until"
+        )
     check_cards(config, cards)
     cards = cards if config.gpu.device == "cuda" else []
-    store = Store(Path(config.store_dir))
+    store = Store(config.store_dir)
     store.check_writable()
     write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
     nodes = plan(config, cards)
@@ -232,13 +261,18 @@ def _execute(
 
 
 def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
-    """The configuration of the folder's first attempt; this one's when it is the first."""
+    """The configuration of the folder's first attempt; this one's when it is the first.
+
+    Where its artifacts lie and how it is sent, which change no result, are as asked for now.
+    """
     path = run_dir / CONFIG_NAME
     if path.is_file():
         first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         assert isinstance(first, DictConfig)
         if sweep.differences(first, tree):
             log.warning("%s is of an earlier start and wins over this command's settings", path)
+        for name in sweep.NOT_COMPARED:
+            first[name.rstrip(".")] = tree[name.rstrip(".")]
         return first
     OmegaConf.save(tree, path, resolve=True)
     return tree
@@ -254,7 +288,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
     cards, costs = list_gpus(), {}
     for config in configs:
         present = cards if config.gpu.device == "cuda" else []
-        store = Store(Path(config.store_dir))
+        store = Store(config.store_dir)
         nodes = [] if unmade_teacher(config.model) else plan(config, present)
         print(describe(config, nodes, store, present), end="\n\n")
         costs |= costs_left(config, nodes, store) or {}
@@ -273,20 +307,38 @@ def _prefetch(configs: Sequence[Config]) -> None:
 
 def main() -> None:
     """Entry of `python -m kdwatts` and of the console script."""
+    print_anywhere()
+    with until_unread():
+        _main()
+
+
+def _main() -> None:
     arguments = get_args_parser().parse_intermixed_args()
-    asks_only = any((arguments.help, arguments.hydra_help, arguments.info))
-    own_folder = arguments.config_dir or arguments.config_path or arguments.config_name
-    overrides, leads = list(arguments.overrides), launched().leads
+    asks_only = any(
+        (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)
+    )
+    is_own = arguments.config_path or arguments.config_name
+    try:
+        overrides, leads = list(arguments.overrides), launched().leads
+    except ValueError as error:
+        print(f"kdwatts: {error}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
     if not leads and (asks_only or arguments.cfg):
         return
     # Hydra parses once more, and takes overrides on one side of its flags only.
     sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
-    num_runs, code = 0, None
+    num_runs, code, command = 0, None, None
     try:
-        if not asks_only and not own_folder:
+        if not asks_only and not is_own:
             try:
-                configs = preflight(overrides, multirun=arguments.multirun)
-                num_runs = len(configs)
+                command = look(
+                    overrides,
+                    multirun=arguments.multirun,
+                    added_dir=arguments.config_dir,
+                    is_shown=bool(arguments.cfg),
+                )
+                configs, num_runs = command.configs, len(command.configs)
+                folder_of(command.tree, is_sweep=command.is_sweep)
                 if any(config.until == "plan" for config in configs) and not arguments.cfg:
                     if leads:
                         _print_plans(configs)
@@ -299,12 +351,14 @@ def main() -> None:
                 if leads:
                     _prefetch(configs)
                 return
-        with _folder_of_hydra(leads):
+        with folder_of_hydra(leads, None if arguments.cfg else command):
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
     except Preempted as stop:
         _tell(stop)
         code = EXIT_PREEMPTED
     except EXPECTED as error:
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            raise
         _tell(error)
         code = EXIT_FAILED
     except SystemExit as stop:
@@ -318,25 +372,6 @@ def main() -> None:
         code = sweep.exit_code(outcomes, num_untouched)
     if code:
         sys.exit(code)
-
-
-@contextlib.contextmanager
-def _folder_of_hydra(leads: bool) -> Iterator[None]:
-    """Let Hydra write into the run's folder on the first rank, and on others into one for nothing.
-
-    Its folder is named by the time, which ranks read differently.
-    """
-    if leads:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="kdwatts-rank-") as folder:
-        sys.argv += [
-            *(f"hydra.{mode}.dir={folder}" for mode in ("run", "sweep")),
-            "hydra.output_subdir=null",
-            "hydra/hydra_logging=disabled",
-            "hydra/job_logging=disabled",
-        ]
-        yield
 
 
 def _tell(error: Exception) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from kdwatts.launch import launched
+from kdwatts.paths import check_path
 from kdwatts.schema import (
     Cluster,
     Data,
@@ -22,6 +23,7 @@ from kdwatts.schema import (
     Paradigm,
     Relational,
     Site,
+    StoreRules,
     Telemetry,
     Training,
     choice,
@@ -45,11 +47,18 @@ class Config:
     site: Site = MISSING
     cluster: Cluster = field(default_factory=Cluster)
     launch: Launch = field(default_factory=Launch)
+    store: StoreRules = field(default_factory=StoreRules)
     until: str = "inference"
     store_dir: str = MISSING
 
     def __post_init__(self) -> None:
         choice("until", self.until, STAGES)
+        if not self.store_dir.strip():
+            raise ValueError(
+                "store_dir is empty, by the command or by an empty KDWATTS_STORE, and names no "
+                "folder; give it one, or unset the variable"
+            )
+        check_path("store_dir", self.store_dir)
 
 
 def to_config(tree: DictConfig) -> Config:
@@ -59,20 +68,25 @@ def to_config(tree: DictConfig) -> Config:
     """
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
-    _refuse_unknown_keys(config, "")
+    _refuse_unreadable(config, "")
     check(config)
     return config
 
 
-def _refuse_unknown_keys(group: Any, prefix: str) -> None:
-    """Raise ValueError for a key that `+key=value` put beside the schema: nothing would read it."""
+def _refuse_unreadable(group: Any, prefix: str) -> None:
+    """Raise ValueError for a key that `+key=value` put beside the schema, which nothing would read.
+
+    And for nan and inf, of which no setting means anything.
+    """
     names = [field.name for field in fields(group)]
     for name, value in vars(group).items():
         if name not in names:
             raise ValueError(f"{prefix}{name} is unknown; choose one of {', '.join(names)}")
         for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{prefix}{name}={part} is no number; give one")
             if is_dataclass(part):
-                _refuse_unknown_keys(part, f"{prefix}{name}.")
+                _refuse_unreadable(part, f"{prefix}{name}.")
 
 
 def check(config: Config, *, ranks: int | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,10 @@ def fingerprint_dir(directory: Path, *patterns: str) -> str:
 def fingerprint_tree(directory: Path) -> str:
     """A key for the relative names and bytes of all files below `directory`, hidden ones left out.
 
-    Raises ValueError when there is none, since an empty folder would equal every other one.
+    Links are followed, those of folders too. Raises ValueError when there is none, since an empty
+    folder would equal every other one.
     """
-    names = {path: path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    names = {path: path.relative_to(directory) for path in _files_below(directory)}
     shown = {
         path: name
         for path, name in names.items()
@@ -84,3 +85,13 @@ def fingerprint_tree(directory: Path) -> str:
     return fingerprint(
         [[name.as_posix(), sha256_file(path)] for path, name in sorted(shown.items())]
     )
+
+
+def _files_below(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files of a folder at any depth; a link to a folder that it lies in is not gone into."""
+    above = (*above, directory.resolve())
+    for path in directory.iterdir():
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.resolve() not in above:
+            yield from _files_below(path, above)

@@ -122,6 +122,32 @@ def sole_user(cards: Sequence[Card], *, allowed: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def sole_worker(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder on this node, so that of two that start at once only one writes into it.
+
+    status.json names a process only once that has written it. Raises RuntimeError when another
+    process holds the folder.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    place = run_dir.stat()
+    with contextlib.ExitStack() as held:
+        if sys.platform == "linux":
+            hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            address = f"\0kdwatts/folder/{place.st_dev}/{place.st_ino}"
+            try:
+                hold.bind(address)
+                hold.listen()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise RuntimeError(
+                    f"{run_dir} is being worked on by {_holder(address)} of this machine; wait for "
+                    "it, or end it and run the same command again"
+                ) from None
+        yield
+
+
 def _holder(address: str) -> str:
     """The process that listens at an abstract address."""
     try:

@@ -95,7 +95,7 @@ def joule_settings(config: Config, cards: Sequence[Card]) -> dict[str, Any]:
 def cpu_name() -> str:
     """The processor's model name as the kernel gives it, else the machine type."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n"):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -18,6 +18,8 @@ FIRST_POLL_S, LAST_POLL_S = 1.0, 20.0
 ACCOUNTING_LAG_S, NO_RECORD_S = 15.0, 5.0
 """How long after its end the accounting may still call a job running, and how long it may have no
 record of one that ran; 2 to 4 s are usual. One that is cancelled while it waits leaves none."""
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+"""States of a job that is in the queue for its turn, the first or another."""
 FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -30,19 +32,26 @@ def own_id(environment: Mapping[str, str] = os.environ) -> str | None:
     return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID")
 
 
-def alive(ids: Collection[str]) -> set[str] | None:
-    """Those of the jobs that are in the queue, waiting, running or ending; None if nobody says.
+def queue(ids: Collection[str]) -> dict[str, str] | None:
+    """Those of the jobs that are in the queue, each to Slurm's word for it; None if nobody says.
 
-    A job that waits for its next turn after a requeue is one of them.
+    A job that waits for its next turn after a requeue is one of them, as PENDING.
     """
     if not ids:
-        return set()
+        return {}
     # Of an array that wholly left the queue squeue knows no id, and says so as an error.
     asked = ",".join(sorted({_array_of(number) for number in ids}))
-    done = _ask("squeue", "--noheader", "--array", "--format=%i", f"--jobs={asked}")
+    done = _ask("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={asked}")
     if done is None:
         return None
-    return set(done.split()) & set(ids)
+    states = dict(line.split(maxsplit=1) for line in done.split("\n") if " " in line.strip())
+    return {number: states[number].strip() for number in ids if number in states}
+
+
+def alive(ids: Collection[str]) -> set[str] | None:
+    """Those of the jobs that are in the queue, waiting, running or ending; None if nobody says."""
+    found = queue(ids)
+    return None if found is None else set(found)
 
 
 def surely_alive(ids: Collection[str]) -> set[str]:
@@ -59,6 +68,11 @@ def wait_for(ids: Collection[str]) -> None:
     while surely_alive(ids):
         elapsed_s = time.monotonic() - started_s
         time.sleep(min(max(FIRST_POLL_S, elapsed_s / 20), LAST_POLL_S))
+
+
+def cancel(number: str) -> bool:
+    """Take a job out of Slurm's hands; whether Slurm took that."""
+    return _ask("scancel", number) is not None
 
 
 def endings(ids: Collection[str]) -> dict[str, str]:
@@ -91,11 +105,20 @@ def requeue(received: Collection[int]) -> None:
     handler = signal.getsignal(signal.SIGUSR2)
     if not is_submitted() or not callable(handler):
         return
-    if signal.SIGUSR2 not in received:
-        said = _ask("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or ""
-        if said.strip() != "RUNNING":
-            sys.exit(os.EX_TEMPFAIL)
-    handler(signal.SIGUSR2, None)
+    if signal.SIGUSR2 not in received and _own_state() != "RUNNING":
+        sys.exit(os.EX_TEMPFAIL)
+    try:
+        handler(signal.SIGUSR2, None)
+    except subprocess.SubprocessError:
+        # scontrol may fail, or be silent for a minute, after Slurm has requeued the job.
+        if _own_state() in ("", "RUNNING"):
+            raise
+        sys.exit(os.EX_TEMPFAIL)
+
+
+def _own_state() -> str:
+    """Slurm's word for the job that this process is in; empty if it says nothing."""
+    return (_ask("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()
 
 
 def is_submitted() -> bool:
@@ -110,7 +133,9 @@ def _array_of(number: str) -> str:
 def _ask(*command: str) -> str | None:
     """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if "Invalid job id" in done.stderr:
@@ -120,7 +145,7 @@ def _ask(*command: str) -> str | None:
 
 def _rows(text: str) -> Iterator[tuple[str, str]]:
     """Job and its end in words; elements that sacct names together, `7_[2-3,5%2]`, apart."""
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         job, state, code = line.split("|")
         code, _, number = code.partition(":")
         words = state if code == "0" else f"{state}, exit code {code}"

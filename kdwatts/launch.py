@@ -15,6 +15,8 @@ PLACES = (
 )
 """Where torchrun, and srun, tell a process its rank, their number, and its rank on the node."""
 
+_START_ANEW = "torchrun and srun set these variables: start by one of them, or unset them"
+
 FIRST_PORT, NUM_PORTS = 15_000, 15_000
 """Below 32,768, from where Linux takes ports for connections that ask for none."""
 
@@ -35,11 +37,55 @@ class Ranks:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """What torchrun or srun told this process; one of one where neither did."""
+    """What torchrun or srun told this process; one of one where neither did.
+
+    Raises ValueError for what neither of them says.
+    """
     for names in PLACES:
         if all(name in environment for name in names):
-            return Ranks(*(int(environment[name]) for name in names))
+            rank, world, local_rank = (_number(environment, name) for name in names)
+            if rank >= world or local_rank >= world:
+                raise ValueError(
+                    f"{names[0]}={rank} and {names[2]}={local_rank} are not below "
+                    f"{names[1]}={world}; {_START_ANEW}"
+                )
+            return Ranks(rank, world, local_rank)
     return Ranks()
+
+
+def place_on_node(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """This process's number among those of its launch on its node, and how many they are.
+
+    (0, 1) as far as no launcher tells. mpirun's processes, which are no ranks of ours, count too.
+    """
+    for names in (
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+        ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ):
+        if all(environment.get(name, "").isdecimal() for name in names):
+            index, count = (int(environment[name]) for name in names)
+            return index, max(1, count)
+    ranks = launched(environment)
+    if ranks.world == 1:
+        return 0, 1
+    counts = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    node_index = _number(environment, "SLURM_NODEID", "0")
+    return ranks.local_rank, counts[node_index] if node_index < len(counts) else ranks.world
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Tasks of each node of a step, which Slurm writes as `4(x2),3` for 4, 4 and 3."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
+def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
+    """The whole number, 0 or more, that an environment variable holds."""
+    text = environment[name] if default is None else environment.get(name, default)
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise ValueError(f"the environment has {name}={text!r}, no whole number; {_START_ANEW}")
+    return int(text)
 
 
 def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
@@ -57,8 +103,8 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
             "several ranks were launched, and neither MASTER_ADDR and MASTER_PORT nor "
             "SLURM_JOB_NODELIST say where they meet; start them with torchrun or srun"
         )
-    number = 31 * int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
-    port = environment.get("MASTER_PORT") or FIRST_PORT + number % NUM_PORTS
+    job, step = (_number(environment, f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
+    port = environment.get("MASTER_PORT") or FIRST_PORT + (31 * job + step) % NUM_PORTS
     return f"tcp://{host}:{port}"
 
 

@@ -158,7 +158,9 @@ def git_commit() -> str | None:
     def git(*arguments: str) -> str | None:
         try:
             command = ["git", "-C", str(PACKAGE_DIR), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

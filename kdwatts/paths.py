@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -22,7 +24,55 @@ def conf_dir() -> Path:
 
 
 def resolve_dir(path: str) -> Path:
-    """The directory a configuration names: `tiny:NAME` is in the package, the rest is as given."""
+    """The file or folder that a setting names: `tiny:NAME` is in the package.
+
+    All else is as given, `~`, `~USER`, `$NAME` and `${NAME}` replaced; a relative path starts where
+    the command was started. Raises ValueError where nothing is named.
+    """
     if path.startswith("tiny:"):
         return TINY_DIR / path.removeprefix("tiny:")
-    return Path(os.path.expandvars(path)).expanduser()
+    return Path(expanded(path))
+
+
+def expanded(path: str) -> str:
+    """A path as text, `~` and variables replaced; a bare name of a program stays one.
+
+    Raises ValueError for what names nothing: an empty path, a variable or a user not there.
+    """
+    if problem := _problem(path):
+        raise ValueError(f"{path!r} {problem}")
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def check_path(key: str, path: str | None) -> None:
+    """Raise ValueError, which names the setting, for a path that names nothing; None is none."""
+    if path is not None and (problem := _problem(path)):
+        raise ValueError(f"{key}={path} {problem}")
+
+
+def given(path: str) -> Path:
+    """A path of a command line, for argparse: read as those of a configuration are."""
+    try:
+        return Path(expanded(path))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
+"""As os.path.expandvars reads it, which leaves in place what it does not know."""
+
+
+def _problem(path: str) -> str | None:
+    """Why a path names nothing, and what to do; None where it does."""
+    if not path.strip():
+        return "is empty, which names no place; give a path, . for where the command is started"
+    for found in _VARIABLE.finditer(path):
+        name = found[1] or found[2]
+        if not os.environ.get(name):
+            state = "empty" if name in os.environ else "not set"
+            return f"refers to the environment variable {name}, which is {state}; set it"
+    text = os.path.expandvars(path)
+    if text.startswith("~") and os.path.expanduser(text) == text:
+        user = text.partition(os.sep)[0]
+        return f"begins with {user}, and there is no such user; write ./{user} for a name"
+    return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdwatts import interrupt
-from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, read_artifact
+from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
 from kdwatts.config import STAGES, Config
 from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import joule_settings
@@ -40,6 +40,8 @@ class Node:
     build: Callable[[Work], None]
     is_assisted: bool
     """Whether the other ranks of a launch take part in building it."""
+    code: dict[str, str | None]
+    """Option that names code to the key of that code; None where it cannot be read."""
 
 
 def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
@@ -53,6 +55,7 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         shards,
         teacher,
     )
+    from kdwatts.stages.named_code import code_keys
 
     hardware = joule_settings(config, cards)
     nodes: dict[str, Node] = {}
@@ -69,11 +72,14 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
         if measured:
             settings = {**settings, "hardware": hardware}
         stage_name = stage.__name__.rpartition(".")[2]
+        code = code_keys(stage_name, config)
+        if code and config.store.code == "strict":
+            settings = {**settings, "code": code}
         keys = {parent: nodes[parent].key for parent in parents}
         key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
         build = stage.build if subject is None else lambda work: stage.build(work, subject)
         is_assisted = hasattr(stage, "assist")
-        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted)
+        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted, code)
 
     add("shards", shards, shards.settings(config), [], measured=False)
     if config.data.decontaminate.mode == "report" and config.eval.tasks:
@@ -89,21 +95,20 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     ancestors = [name for name in nodes if name != "contamination"]
     add("distill", distill, distill.settings(config), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
-    for subject in subjects if config.eval.tasks else []:
+    # What a stage beyond `until` would need, a harness or a file, is not asked for.
+    for subject in subjects if config.eval.tasks and _is_asked("evaluate", config) else []:
         parents = ["distill"] if subject == "student" else []
         settings = evaluate.settings(config, subject)
         add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
-    for subject in subjects if config.eval.inference else []:
+    for subject in subjects if config.eval.inference and _is_asked("inference", config) else []:
         parents = ["shards", "distill"] if subject == "student" else ["shards"]
         settings = inference.settings(config, subject)
         add(f"inference_{subject}", inference, settings, parents, measured=True, subject=subject)
-    return _up_to(list(nodes.values()), config.until)
+    return [node for node in nodes.values() if _is_asked(node.stage, config)]
 
 
-def _up_to(nodes: list[Node], until: str) -> list[Node]:
-    if until == "plan":
-        return nodes
-    return [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(until)]
+def _is_asked(stage: str, config: Config) -> bool:
+    return config.until == "plan" or STAGES.index(stage) <= STAGES.index(config.until)
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,14 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """What the first rank is about to build: the others do meanwhile what it does before."""
+
+    config: Config
+    stages: list[str]
+
+
+@dataclass(frozen=True)
 class Ended:
     """How the first rank's run ended: done, failed or preempted."""
 
@@ -145,15 +158,20 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
     from transformers.utils.logging import disable_progress_bar
 
-    from kdwatts.stages import contamination, evaluate
+    from kdwatts.stages import contamination, evaluate, inference, vocabulary
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
     missing = [node for node in nodes if not run.store.find(node.stage, node.key)]
-    _check_models(config, {node.name for node in missing})
+    check_models(config, {node.name for node in missing})
+    vocabulary.check(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
         evaluate.check(config)
+    serves = any(node.stage == "inference" for node in missing)
+    if serves:
+        inference.check(config)
+    _get_ready(run, sorted({node.stage for node in missing}))
     artifacts: dict[str, Artifact] = {}
     with Meter(
         run.run_dir,
@@ -167,13 +185,26 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
             run.notice(node.name)
             artifacts[node.name] = _obtain(run, node, artifacts, meter)
             contamination.tell(run.run_dir, artifacts[node.name].directory)
+            if serves and node.stage == "shards":
+                inference.check_corpus(config, artifacts[node.name].directory)
     assert meter.row
     if "distill" in artifacts:
         summarize(config, run.run_dir, artifacts, meter.row, run.cards)
     return artifacts
 
 
-def _check_models(config: Config, stages: set[str]) -> None:
+def _get_ready(run: Run, stages: list[str]) -> None:
+    """Have every rank import what the stages use, before a window pays for it."""
+    from kdwatts.stages.ready import get_ready
+
+    if run.company:
+        run.company.tell(Prepare(run.config, stages))
+    get_ready(run.config, stages)
+    if run.company:
+        run.company.wait_for_answers()
+
+
+def check_models(config: Config, stages: set[str]) -> None:
     """Raise, in one sentence, unless the models that these stages load can be read.
 
     A teacher that cannot be would else be found out after its corpus, or its student, was paid for.
@@ -197,13 +228,19 @@ def follow(company: Company) -> str:
 
     from kdwatts.stages import distill, teacher
     from kdwatts.stages.inference import synchronizer
+    from kdwatts.stages.ready import get_ready
     from kdwatts.stages.work import Work
     from kdwatts.telemetry.bystander import Bystander
     from kdwatts.training.parallel import device_of, together
 
     disable_progress_bar()
     stages = {"teacher": teacher, "distill": distill}
-    while isinstance(message := company.hear(), Call):
+    while not isinstance(message := company.hear(), Ended):
+        if isinstance(message, Prepare):
+            get_ready(message.config, message.stages)
+            company.answer()
+            continue
+        assert isinstance(message, Call)
         device = device_of(company.ranks, message.config.gpu.device)
         meter = Bystander(together(synchronizer(device)))
         work = Work(
@@ -218,7 +255,6 @@ def follow(company: Company) -> str:
             device=device,
         )
         stages[message.stage].assist(work, message.artifact_dir)
-    assert isinstance(message, Ended)
     return message.state
 
 
@@ -297,6 +333,12 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
                 )
         if claim.exists:
             artifact = read_artifact(claim.artifact_dir)
+            if changes := other_code(artifact.record, node.code):
+                log.warning(
+                    "%s: %s was built by other code: %s; run with store.code=strict, or delete %s, "
+                    "to build it anew",
+                    *(node.name, node.key, " and ".join(changes), artifact.directory),
+                )
             log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
             return Artifact(artifact.directory, artifact.record, reused=True)
         assert window.row
@@ -308,6 +350,7 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
             attempts=[*before, asdict(window.row)],
             run=run.run_dir.name,
             cards=[card.name for card in run.cards],
+            code=node.code,
         )
         write_json(claim.work_dir / ARTIFACT_NAME, record)
         if node.stage == "distill":

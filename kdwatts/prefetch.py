@@ -41,6 +41,8 @@ class Needs:
     texts: dict[str, tuple[TextSource, int | None]] = field(default_factory=dict)
     """With the number of rows that are enough; None for all."""
     tasks: dict[str, EvalTask] = field(default_factory=dict)
+    tasks_dirs: dict[str, str | None] = field(default_factory=dict)
+    """Where a task of one's own is looked for."""
     local: list[str] = field(default_factory=list)
 
     @property
@@ -96,7 +98,7 @@ def _fetch(needs: Needs) -> Iterator[str]:
     for name, task in needs.tasks.items():
         with told(f"what {name} asks", page=None, fetching=True):
             if task.harness == "lm_eval":
-                fetch_data(task)
+                fetch_data(task, needs.tasks_dirs[name])
             else:
                 for dataset in task.datasets:
                     _snapshot(dataset, None, ["*"], repo_type="dataset")
@@ -133,6 +135,7 @@ def _add(needs: Needs, config: Config) -> None:
             needs.local.append(task.name)
         else:
             needs.tasks[task.name] = task
+            needs.tasks_dirs[task.name] = evaluation.tasks_dir
 
 
 def _add_text(needs: Needs, source: TextSource) -> None:
@@ -141,7 +144,7 @@ def _add_text(needs: Needs, source: TextSource) -> None:
     A number of documents is no limit: to draw them, all are looked at.
     """
     limit = source.num_rows
-    parts = (source.path, source.name, source.split, source.revision)
+    parts = (source.path, source.name, source.split_read, source.revision)
     name = " ".join(part for part in parts if part)
     _, known = needs.texts.get(name, (source, 0))
     enough = None if limit is None or known is None else max(limit, known)

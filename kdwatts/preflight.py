@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kdwatts import guards
 from kdwatts.config import Config, to_config
+from kdwatts.effects import check_effects
 from kdwatts.hardware import resolve_gpu
+from kdwatts.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.paths import conf_dir
 from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.refusal import names_a_null_part
 from kdwatts.telemetry.nvml import list_gpus
 
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -24,10 +34,56 @@ VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") e
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """The composed tree of one run, as Hydra would build it, without its own settings."""
+@dataclass(frozen=True)
+class Command:
+    """What a command asks for."""
+
+    configs: list[Config]
+    """Of every run."""
+    is_sweep: bool
+    tree: DictConfig
+    """As composed without what it sweeps, with Hydra's own settings."""
+
+
+@contextmanager
+def _composer(added_dir: str | None) -> Iterator[None]:
+    """Hydra with the shipped groups; those of `added_dir`, its --config-dir, win over them."""
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        return hydra.compose("config", overrides=list(overrides))
+        if added_dir is not None:
+            if not Path(added_dir).is_dir():
+                raise ValueError(
+                    f"--config-dir {added_dir}: there is no such folder; give one that holds groups"
+                )
+            loader: Any = GlobalHydra.instance().config_loader()
+            path = f"file://{Path(added_dir).absolute()}"
+            anchor = SearchPathQuery(provider="schema")
+            loader.config_search_path.prepend("command-line", path, anchor)
+            loader.repository = ConfigRepository(loader.config_search_path)
+        yield
+
+
+def compose(
+    overrides: Sequence[str],
+    *,
+    added_dir: str | None = None,
+    is_swept: bool = False,
+    with_hydra: bool = False,
+) -> DictConfig:
+    """The composed tree of one run, as Hydra would build it, without its own settings.
+
+    Raises ValueError, beside what Hydra raises, for a key of a part that is null.
+    """
+    with _composer(added_dir):
+        try:
+            return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
+        except Exception as error:
+            if not names_a_null_part(error):
+                raise
+            words = [w for w, o in _by_word(overrides) if "." not in o.key_or_group]
+            base = hydra.compose("config", words, return_hydra_config=True)
+            if said := null_part(overrides, base, is_swept=is_swept):
+                raise ValueError(said) from None
+            raise
 
 
 def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
@@ -41,44 +97,83 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         ]
         if item.is_sweep_override()
         else [str(item.input_line)]
-        for item in OverridesParser.create().parse_overrides(list(overrides))
+        for item in parsed(overrides)
     }
+    for key, values in choices.items():
+        if not values:
+            raise ValueError(f"the sweep over {key} has no value and so no run; give one at least")
     return [list(combination) for combination in itertools.product(*choices.values())]
 
 
+def _by_word(overrides: Sequence[str]) -> list[tuple[str, Override]]:
+    return list(zip(overrides, parsed(overrides), strict=True))
+
+
 def _swept_by_option(
-    overrides: Sequence[str], *, multirun: bool
+    overrides: Sequence[str], *, multirun: bool, added_dir: str | None
 ) -> tuple[list[str], bool, DictConfig]:
     """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep.
 
     Beside them the command as composed without what it sweeps, Hydra's own settings included.
     """
     fixed = [
-        str(item.input_line)
-        for item in OverridesParser.create().parse_overrides(list(overrides))
-        if not (multirun and item.is_sweep_override())
+        word for word, item in _by_word(overrides) if not (multirun and item.is_sweep_override())
     ]
-    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        asked = hydra.compose("config", overrides=fixed, return_hydra_config=True)
+    asked = compose(fixed, added_dir=added_dir, with_hydra=True)
     multirun = multirun or asked.hydra.mode == RunMode.MULTIRUN
     params = asked.hydra.sweeper.params if multirun else None
     return [f"{key}={values}" for key, values in (params or {}).items()], multirun, asked
 
 
-def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
-    """The configuration of every run a command asks for; raises for the first impossible one.
+def _check_local(overrides: Sequence[str], added_dir: str | None) -> None:
+    """Raise ValueError for a file of one's own that is not there, which Hydra passes over."""
+    for word, item in _by_word(overrides):
+        if item.key_or_group != "local":
+            continue
+        with _composer(added_dir):
+            options = GlobalHydra.instance().config_loader().get_group_options("local")
+        names = list(item.sweep_string_iterator()) if item.is_sweep_override() else [item.value()]
+        for name in names:
+            if name is not None and name not in options:
+                raise ValueError(
+                    f"{word} names no file of conf/local; choose one of {', '.join(options)}, or "
+                    f"write conf/local/{name}.yaml"
+                )
 
-    A teacher that has still to be made is no hindrance to a plan.
+
+def look(
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    added_dir: str | None = None,
+    is_shown: bool = False,
+) -> Command:
+    """What a command asks for; raises for the first impossible run.
+
+    A teacher that has still to be made is no hindrance to a plan. A command that is only shown, by
+    `--cfg`, may hold what a run would not read.
     """
+    check_words(overrides)
+    _check_local(overrides, added_dir)
     cards = list_gpus()
-    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun)
-    jobs = [compose(job) for job in expand([*swept, *overrides], multirun=multirun)]
+    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun, added_dir=added_dir)
+    if not is_shown:
+        check_kind(overrides, asked, is_sweep=multirun)
+    runs = expand([*swept, *overrides], multirun=multirun)
+    jobs = [compose(run, added_dir=added_dir, is_swept=len(runs) > 1) for run in runs]
     if multirun and guards.goes_to_slurm(asked):
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
     configs = [to_config(resolve_gpu(job, cards)) for job in jobs]
+    if not is_shown:
+        check_effects([*swept, *overrides], configs)
     for config in configs:
         missing = unmade_teacher(config.model)
         if missing and config.until != "plan":
             raise ValueError(f"model={config.model.name}: {missing}")
-    return configs
+    return Command(configs, multirun, asked)
+
+
+def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
+    """The configuration of every run a command asks for; raises for the first impossible one."""
+    return look(overrides, multirun=multirun).configs

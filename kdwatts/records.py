@@ -38,6 +38,8 @@ class TelemetryRow:
     method: str | None = None
     """How power and energy were obtained: a method as in StageRow."""
     power_w: float | None = None
+    refused_power_w: float | None = None
+    """What the card said instead of `power_w`, and no such card can draw."""
     power_average_w: float | None = None
     energy_counter_j: float | None = None
     """Joules since an arbitrary start; differences inside one attempt mean something."""
@@ -104,7 +106,8 @@ class Score:
     harness_version: str
     task: str
     metric: str
-    value: float
+    value: float | None
+    """None where the metric came out as no number, such as a perplexity that overflows."""
     stderr: float | None
     higher_is_better: bool
     num_fewshot: int
@@ -278,7 +281,7 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -303,7 +306,7 @@ def read_json(path: Path) -> Any:
     Raises ValueError with the file's name for broken JSON and for a foreign or newer schema.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it and rerun") from None
     for record in value if isinstance(value, list) else [value]:

@@ -14,6 +14,7 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     ConfigTypeError,
+    InterpolationKeyError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -21,15 +22,16 @@ from omegaconf.errors import (
 from safetensors import SafetensorError
 
 from kdwatts.config import Config
+from kdwatts.overrides import unread
 
 
 def in_one_sentence(error: BaseException) -> str:
     """What was asked, what was found, what to do; on one line."""
     cause = _omegaconf_cause(error)
-    if _names_a_null_part(cause or error):
+    if names_a_null_part(error):
         return (
-            "an override sets a key of a part that is null; choose an option that has the part, "
-            "such as paradigm=combined, and set its keys"
+            "a file of conf/ sets a key of a part that is null in the options chosen; choose "
+            "options that have the part, or another file"
         )
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
@@ -38,11 +40,12 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(str(cause.full_key or cause.key))
     if isinstance(cause, InterpolationResolutionError):
-        return f"{cause.full_key} refers to what is not there: {_lower(_first_line(cause))}"
+        return _unresolved(cause)
     if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key}: {_lower(_first_line(cause))}; give a value of that type"
+        found = _lower(_first_line(cause)).rstrip(".")
+        return f"{cause.full_key}: {found}; give a value of that type"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is no override; write group.key=value"
+        return unread(error.override)
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if isinstance(error, SafetensorError) and "No space left" in str(error):
@@ -52,8 +55,9 @@ def in_one_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _names_a_null_part(error: BaseException) -> bool:
-    """What OmegaConf raises for paradigm.feature.weight=1 where paradigm.feature is null."""
+def names_a_null_part(error: BaseException) -> bool:
+    """Whether paradigm.feature.weight=1 was set where paradigm.feature is null."""
+    error = _omegaconf_cause(error) or error
     if isinstance(error, ConfigTypeError):  # 2.4
         return str(error).startswith("Cannot set") and "is None" in str(error)
     return isinstance(error, AttributeError | AssertionError) and "NoneType" in str(error)  # 2.3
@@ -77,7 +81,15 @@ def _lower(text: str) -> str:
 
 def _unknown_option(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
-    group, _, option = str(missing).rpartition("/")
+    if "/" not in str(missing):
+        return (
+            "--config-name or --config-path names no file that is there; leave both out, the "
+            "configuration is conf/config.yaml, and --config-dir adds options to it"
+        )
+    # What is asked for may be written like a path; only Hydra's own groups have a / in them.
+    parts = str(missing).split("/")
+    depth = 2 if parts[0] == "hydra" else 1
+    group, option = "/".join(parts[:depth]), "/".join(parts[depth:]) or parts[-1]
     options = sorted(error.options or [])
     return f"{group or 'config'}={option} is unknown; choose one of {', '.join(options)}"
 
@@ -86,6 +98,11 @@ def _unknown_key(full_key: str) -> str:
     """Names the keys that the schema has where the unknown one was looked for."""
     parent: Any = Config
     path = full_key.split(".")
+    if path[0] == "hydra":
+        return (
+            f"{full_key} is no setting of Hydra's in this command; --cfg hydra prints those there "
+            "are, and hydra/launcher=slurm brings those of its launcher"
+        )
     for depth, name in enumerate(path):
         names = [field.name for field in dataclasses.fields(parent)]
         if name not in names:
@@ -106,6 +123,20 @@ def _dataclass_of(hint: Any) -> Any:
     return None
 
 
+def _unresolved(error: InterpolationResolutionError) -> str:
+    """What a `${...}` refers to in vain, and how a variable of the environment is written."""
+    found = f"{error.full_key} refers to what is not there: {_lower(_first_line(error))}"
+    if isinstance(error, InterpolationKeyError):
+        return f"{found}; a key is ${{group.key}}, an environment variable ${{oc.env:NAME}}"
+    if variable := re.search(r"Environment variable '(.*?)'", str(error)):
+        name = variable[1]
+        return (
+            f"{error.full_key} refers to the environment variable {name}, which is not set; set "
+            f"it, or write ${{oc.env:{name},VALUE}} for a value without it"
+        )
+    return found
+
+
 def _disk_full(place: str | None = None) -> str:
     where = f" at {place}" if place else ""
     return f"the disk is full{where}; free space or set store_dir to another disk, and rerun"
@@ -114,5 +145,7 @@ def _disk_full(place: str | None = None) -> str:
 def _system(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(error.filename)
+    if error.errno == errno.EPIPE:
+        return "nobody reads what this wrote to any more (broken pipe); run it again with a reader"
     match = re.sub(r"^\[Errno \d+\] ", "", str(error))
     return f"{_lower(match)}; check that the path exists and may be written"

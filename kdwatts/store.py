@@ -24,6 +24,7 @@ from pathlib import Path
 
 from kdwatts import interrupt
 from kdwatts.launch import node
+from kdwatts.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,10 @@ class _Lease:
 
     def is_held(self) -> bool:
         try:
-            return _newest_lease(self.target) == self.path and self.path.read_text() == self.text
+            return (
+                _newest_lease(self.target) == self.path
+                and self.path.read_text("utf-8") == self.text
+            )
         except FileNotFoundError:
             return False
 
@@ -74,7 +78,12 @@ class Claim:
         Raises RuntimeError when another builder took over because this one stood still too long.
         """
         assert self._lease
+        built = None
         try:
+            built = self.work_dir.stat().st_ino
+            for path in self.work_dir.rglob("*"):
+                if path.is_file():
+                    as_readable_as(self._lease.path, path)
             _flush(self.work_dir)
             held = self._lease.is_held()
             if held:
@@ -83,7 +92,8 @@ class Claim:
             # Who took over has moved our folder away, or has finished the artifact.
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            held = False
+            # NFS says so, too, of a rename that it was asked twice because its answer was lost.
+            held = self.artifact_dir.is_dir() and self.artifact_dir.stat().st_ino == built
         if not held:
             raise RuntimeError(
                 f"store: another process took over {self.artifact_dir} after {LEASE_TIMEOUT_S:g} s "
@@ -96,8 +106,9 @@ class Claim:
 class Store:
     """Artifacts under one root folder, by stage and key."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().resolve()
+    def __init__(self, root: str | Path) -> None:
+        # An empty Path is where one stands; an empty setting is refused.
+        self.root = Path(expanded(str(root))).resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -147,7 +158,10 @@ class Store:
             stop.set()
             renewer.join()
             shutil.rmtree(work_dir, ignore_errors=True)
-            lease.give_back()
+            try:
+                lease.give_back()
+            except OSError as error:  # What is built is built, and what stopped it is what to tell.
+                log.warning("store: cannot give back %s (%s)", lease.path, error)
 
 
 def _leases(target: Path) -> list[Path]:
@@ -190,7 +204,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return None
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     # Since the look, `newest` may have been given back and its number taken by one who lives.
     if _newest_lease(target) == path and not (newest and _is_alive(newest)):
@@ -219,7 +233,7 @@ def _is_alive(lease: Path) -> bool:
     """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
     try:
         touched = lease.stat().st_mtime
-        holder = json.loads(lease.read_text())
+        holder = json.loads(lease.read_text("utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:
@@ -233,6 +247,16 @@ def _is_alive(lease: Path) -> bool:
             pass  # Another user's process: it lives, or its number was given anew.
     first_s = _first_seen.setdefault((lease, touched), time.monotonic())
     return time.monotonic() - first_s <= LEASE_TIMEOUT_S
+
+
+def as_readable_as(like: Path, path: Path) -> None:
+    """Let a file be read and written by whom `like` is, whose permissions the umask gave.
+
+    Some libraries make files that are their owner's alone, which a group's store must not hold.
+    """
+    wanted, found = (file.stat().st_mode & 0o666 for file in (like, path))
+    if wanted & ~found:
+        path.chmod(path.stat().st_mode | wanted)
 
 
 def _flush(directory: Path) -> None:

@@ -5,29 +5,22 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts import jobs, sweep
+from kdwatts import jobs, ledger, sbatch, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
-from kdwatts.manifest import amend_status, read_status
-from kdwatts.records import SCHEMA, append_jsonl, read_jsonl
 from kdwatts.refusal import in_one_sentence
 from kdwatts.store import Store
 
 log = logging.getLogger(__name__)
-
-JOBS_NAME = "jobs.jsonl"
-"""In the folder of a sweep: what was submitted to make which run or artifact, a line each time."""
 
 BEFORE_THE_STUDENT = ("shards", "generate", "teacher")
 """Stages of a job that is submitted before the array."""
@@ -69,7 +62,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     """Have Slurm run what of the sweep is not done, and return when its queue holds none of it.
 
     Jobs of an earlier driver of the same folder are waited for, their runs not sent again. Raises
-    ValueError for a sweep that one array cannot be, or whose folder holds other runs.
+    ValueError, before any is sent, for a sweep that one array cannot be, whose folder holds other
+    runs or is none for Slurm's logs, or one of whose runs is impossible.
     """
     if shutil.which("sbatch") is None:
         raise RuntimeError(
@@ -77,6 +71,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
             "on a login node, or leave the launcher out"
         )
     sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).absolute()
+    sbatch.check_folder(sweep_dir)
+    num_ranks = _num_ranks(launcher)
     elements = [
         _element(launcher, sweep_dir, first + number, list(overrides))
         for number, overrides in enumerate(job_overrides)
@@ -84,19 +80,53 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     _check_folders(elements)
     for element in elements:
         sweep.check_same(element.run_dir, element.tree)
-    for element in elements:
-        sweep.entered[element.run_dir] = sweep_dir
-    holders = _holders(sweep_dir)
+    holders = ledger.holders(sweep_dir)
     todo = [element for element in elements if not _is_in_hand(element, holders)]
+    same = set.intersection(*(set(element.overrides) for element in elements))
+    plans = [_plan(element, num_ranks, same) for element in todo]
+    theirs = [run_dir for run_dir in map(Path, holders) if run_dir.parent == sweep_dir]
+    for run_dir in [*(element.run_dir for element in elements), *theirs]:
+        sweep.entered[run_dir] = sweep_dir
     try:
         if todo:
-            _submit(launcher, sweep_dir, todo, holders)
+            _submit(launcher, sweep_dir, todo, plans, holders)
         jobs.wait_for(holders.values())
+        ledger.settle(sweep_dir, holders)
     except KeyboardInterrupt:
         _leave(sweep_dir, holders)
-    _settle(sweep_dir, holders)
+    except Exception:
+        ledger.tell_queue(holders)
+        raise
     # Each run's status.json says how it ended; table and exit code follow from them.
     return [JobReturn(status=JobStatus.COMPLETED) for _ in elements]
+
+
+def _num_ranks(launcher: Any) -> int:
+    """Of each run: the tasks of its job. Raises ValueError for several nodes."""
+    num_nodes = launcher.params["nodes"]
+    if num_nodes > 1:
+        raise ValueError(
+            f"hydra.launcher.nodes={num_nodes}: one meter sees one node, so all ranks of a run are "
+            "on one; leave it out, and ask for hydra.launcher.tasks_per_node there"
+        )
+    return max(1, launcher.params["tasks_per_node"])
+
+
+def _plan(element: Element, num_ranks: int, same: Collection[str]) -> list[Any]:
+    """The stages of a run. Raises ValueError for one that cannot be: then none is sent.
+
+    `same` are the overrides of all runs, which do not tell them apart.
+    """
+    from kdwatts.planning.ahead import plan_ahead
+
+    try:
+        return plan_ahead(element.config, ranks=num_ranks)
+    except (ValueError, RuntimeError, OSError) as error:
+        own = " ".join(one for one in element.overrides if one not in same)
+        raise ValueError(
+            f"{in_one_sentence(error)}; nothing is sent, for this is run #{element.index} of the "
+            f"sweep{own and f', {own}'}"
+        ) from error
 
 
 def _element(launcher: Any, sweep_dir: Path, index: int, overrides: list[str]) -> Element:
@@ -119,15 +149,6 @@ def _check_folders(elements: Sequence[Element]) -> None:
             )
 
 
-def _holders(sweep_dir: Path) -> dict[str, str]:
-    """Folder of a run or an artifact to the job from an earlier driver that is still at it."""
-    path = sweep_dir / JOBS_NAME
-    rows = read_jsonl(path) if path.is_file() else ()
-    sent = {folder: job for row in rows for folder, job in row["jobs"].items()}
-    alive = jobs.surely_alive(set(sent.values()))
-    return {folder: job for folder, job in sent.items() if job in alive}
-
-
 def _is_in_hand(element: Element, holders: dict[str, str]) -> bool:
     """Whether a run need not be sent: it is done, or a job of an earlier driver is at it."""
     job = holders.get(str(element.run_dir))
@@ -141,42 +162,62 @@ def _is_in_hand(element: Element, holders: dict[str, str]) -> bool:
 
 
 def _submit(
-    launcher: Any, sweep_dir: Path, todo: Sequence[Element], holders: dict[str, str]
+    launcher: Any,
+    sweep_dir: Path,
+    todo: Sequence[Element],
+    plans: Sequence[list[Any]],
+    holders: dict[str, str],
 ) -> None:
     """Submit what comes first, then the array; `holders` has the jobs of all of it afterwards."""
-    try:
-        builders = _submit_builds(launcher, sweep_dir, todo, holders)
-        launcher.promised = sorted(builders)
-        executor = _executor(launcher, builders.values())
-        arguments = [_arguments(element.overrides, element.index) for element in todo]
-        sent = executor.map_array(launcher, *zip(*arguments, strict=True))
-    except Exception as error:
-        for element in todo:
-            sweep.tell(element.run_dir, "failed", f"not sent: {in_one_sentence(error)}")
-        raise
     folders = [str(element.run_dir) for element in todo]
-    _note(sweep_dir, holders, dict(zip(folders, (job.job_id for job in sent), strict=True)))
-    for element, job in zip(todo, sent, strict=True):
-        overrides = " ".join(filter_overrides(element.overrides))
-        log.info("#%d: sent as job %s: %s", element.index, job.job_id, overrides)
+    try:
+        builders = _submit_builds(launcher, sweep_dir, todo, plans, holders)
+        launcher.promised = sorted(builders)
+        after = sorted(set(builders.values()))
+
+        def note(ids: list[str]) -> None:
+            ledger.note(sweep_dir, holders, dict(zip(folders, ids, strict=True)), after)
+
+        sbatch.send(
+            _executor(launcher, after),
+            [(launcher, *_arguments(element.overrides, element.index)) for element in todo],
+            f"the array of {len(todo)} runs" if len(todo) > 1 else "the run",
+            note,
+        )
+    except Exception:
+        _tell_unsent(todo, holders)
+        raise
+    for element in todo:
+        job = holders[str(element.run_dir)]
+        log.info("#%d: sent as job %s: %s", element.index, job, _overrides(element))
+
+
+def _tell_unsent(todo: Sequence[Element], holders: dict[str, str]) -> None:
+    """What stopped a submission is said once; the table is for what is in Slurm's hands or done."""
+    for element in todo:
+        if holders:
+            sweep.tell(element.run_dir, "failed", "not sent, see above")
+        else:
+            del sweep.entered[element.run_dir]
 
 
 def _submit_builds(
-    launcher: Any, sweep_dir: Path, todo: Sequence[Element], holders: dict[str, str]
+    launcher: Any,
+    sweep_dir: Path,
+    todo: Sequence[Element],
+    plans: Sequence[list[Any]],
+    holders: dict[str, str],
 ) -> dict[str, str]:
     """Submit a job for all that teachers say and the store lacks; each artifact to its job.
 
     Of two that stand on one missing artifact the second waits for the first, which makes it.
     """
-    from kdwatts.pipeline import plan
-
     builders: dict[str, str] = {}
-    for element in todo:
-        # A plan loads torch, which a driver whose runs have no teacher need not wait for.
+    for element, planned in zip(todo, plans, strict=True):
         if not (element.config.launch.teacher_first and element.config.paradigm.needs_teacher):
             continue
         store = Store(Path(element.config.store_dir))
-        nodes = [node for node in plan(element.config, []) if node.stage in BEFORE_THE_STUDENT]
+        nodes = [node for node in planned if node.stage in BEFORE_THE_STUDENT]
         last = nodes[-1]
         if last.stage == "shards" or store.find(last.stage, last.key):
             continue
@@ -190,39 +231,32 @@ def _submit_builds(
             continue
         name = f"{last.stage}-{last.key[:8]}"
         run_dir = sweep_dir / name
-        sweep.entered[run_dir] = sweep_dir
         overrides = [*element.overrides, f"until={last.stage}", f"hydra.sweep.subdir={name}"]
-        before = [builders[path] for path in missing if path in builders]
-        executor = _executor(launcher, before)
-        job = executor.submit(Build(launcher, _arguments(overrides, element.index)))
-        made = {path: job.job_id for path in missing if path not in builders}
-        _note(sweep_dir, holders, {str(run_dir): job.job_id, **made})
-        builders |= made
-        log.info("%s: first sent as job %s: %s", name, job.job_id, run_dir)
+        before = sorted({builders[path] for path in missing if path in builders})
+        made = [str(run_dir), *(path for path in missing if path not in builders)]
+
+        def note(ids: list[str], made: list[str] = made, before: list[str] = before) -> None:
+            ledger.note(sweep_dir, holders, dict.fromkeys(made, ids[0]), before)
+
+        sbatch.send(
+            _executor(launcher, before),
+            [(Build(launcher, _arguments(overrides, element.index)),)],
+            f"the job of {name}",
+            note,
+        )
+        sweep.entered[run_dir] = sweep_dir
+        builders |= {path: holders[path] for path in made[1:]}
+        log.info("%s: first sent as job %s: %s", name, holders[str(run_dir)], run_dir)
     return builders
 
 
 def _executor(launcher: Any, after: Iterable[str]) -> Any:
-    """What submits to Slurm with the launcher's parameters, to begin when jobs `after` are done."""
-    import submitit
+    site: Any = OmegaConf.to_container(launcher.config.cluster, resolve=True)
+    return sbatch.executor(launcher.params, site["extra"], site["setup"], after)
 
-    params = dict(launcher.params)
-    executor = submitit.AutoExecutor(
-        folder=params.pop("submitit_folder"),
-        cluster="slurm",
-        slurm_max_num_timeout=params.pop("max_num_timeout"),
-    )
-    if ids := sorted(set(after)):
-        extra = dict(params["additional_parameters"])
-        theirs = [extra["dependency"]] if "dependency" in extra else []
-        extra["dependency"] = ",".join([*theirs, f"afterok:{':'.join(ids)}"])
-        extra["kill-on-invalid-dep"] = "yes"
-        params["additional_parameters"] = extra
-    general = set(OmegaConf.structured(BaseQueueConf))
-    executor.update_parameters(
-        **{name if name in general else f"slurm_{name}": value for name, value in params.items()}
-    )
-    return executor
+
+def _overrides(element: Element) -> str:
+    return " ".join(filter_overrides(element.overrides)) or "no overrides"
 
 
 def _arguments(overrides: list[str], index: int) -> tuple[Any, ...]:
@@ -230,47 +264,16 @@ def _arguments(overrides: list[str], index: int) -> tuple[Any, ...]:
     return overrides, "hydra.sweep.dir", index, f"job_id_for_{index}", Singleton.get_state()
 
 
-def _note(sweep_dir: Path, holders: dict[str, str], sent: dict[str, str]) -> None:
-    """Remember what was sent, here and for a driver after this one."""
-    holders |= sent
-    time_utc = datetime.now(UTC).isoformat(timespec="seconds")
-    append_jsonl(sweep_dir / JOBS_NAME, {"schema": SCHEMA, "time_utc": time_utc, "jobs": sent})
-
-
 def _leave(sweep_dir: Path, holders: dict[str, str]) -> NoReturn:
     """End this driver, not its jobs."""
-    arrays = sorted({job.partition("_")[0] for job in holders.values()})
-    log.warning(
-        "stopped waiting; the jobs go on: scancel %s ends them, the same command with "
-        "hydra.sweep.dir=%s waits for them again",
-        " ".join(arrays),
-        sweep_dir,
-    )
-    for run_dir in sweep.entered:
-        job = holders.get(str(run_dir))
-        if job and not sweep.is_done(run_dir) and read_status(run_dir).get("job") != job:
-            sweep.tell(run_dir, "waiting", f"as job {job}")
+    if arrays := sorted({job.partition("_")[0] for job in holders.values()}):
+        log.warning(
+            "stopped waiting; the jobs go on: scancel %s ends them, the same command with "
+            "hydra.sweep.dir=%s waits for them again",
+            " ".join(arrays),
+            sweep_dir,
+        )
+    else:
+        log.warning("stopped; nothing was sent")
+    ledger.tell_queue(holders)
     sys.exit(EXIT_INTERRUPTED)
-
-
-def _settle(sweep_dir: Path, holders: dict[str, str]) -> None:
-    """Find out how those runs ended whose jobs had no time to say it."""
-    unfinished = {
-        run_dir: holders[str(run_dir)]
-        for run_dir in sweep.entered
-        if str(run_dir) in holders and not sweep.is_done(run_dir)
-    }
-    endings = jobs.endings(unfinished.values())
-    for run_dir, job in unfinished.items():
-        status, ending = read_status(run_dir), endings.get(job)
-        logs_dir = sweep_dir / ".submitit" / job
-        # Of an element that is cancelled while it waits Slurm keeps nothing.
-        said = f"Slurm says {ending}" if ending else "Slurm has no record of it, was it cancelled?"
-        said += f", see {logs_dir}" if any(logs_dir.glob("*.err")) else ""
-        if status.get("job") != job:
-            sweep.tell(run_dir, "failed", f"job {job} did not come to begin it: {said}")
-        elif status["state"] == "running":
-            reason = f"job {job} ended without a word at {status['stage']}: {said}"
-            amend_status(run_dir, state="failed", error=reason)
-        elif status["state"] == "preempted":
-            sweep.tell(run_dir, "preempted", f"{status['error']} ({said})")

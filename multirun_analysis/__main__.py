@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdwatts.paths import given
+from kdwatts.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
@@ -27,7 +30,11 @@ from multirun_analysis.site import site_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one sentence on stderr about what cannot be read."""
+    """Exit code: 0, 1 where figures, folders or all runs are left out, 2 where asked amiss.
+
+    A sentence on stderr says what and why.
+    """
+    print_anywhere()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["import"]:
         return importer.main(arguments[1:])
@@ -36,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["status"]:
         return status.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: DIR/analysis of a single DIR"
+        "--out", type=given, metavar="DIR", help="default: DIR/analysis of a single DIR"
     )
     parser.add_argument(
         "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
@@ -51,15 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--static", choices=KINDS, help="figures as files too, where a browser is installed"
     )
     parser.add_argument(
-        "--readme", type=Path, metavar="DIR", help="also a page in Markdown, with figures as SVG"
+        "--readme", type=given, metavar="DIR", help="also a page in Markdown, with figures as SVG"
     )
     options = parser.parse_args(arguments)
     try:
-        if not options.tokens_per_day > 0:
+        if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
-        site = site_of(options.site) if options.site else None
+        site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
+        missing = list(collected.left_out)
+        if True not in list(collected.runs["finished"]):
+            missing.append("no run is finished: the page has their reasons and no figures")
         shown = exhibits_of(collected)
         report_path = write_report(
             collected,
@@ -73,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = write_exhibit_tables(with_comparisons(shown, collected.runs), out_dir)
         if options.static:
             if problem := why_not(options.static):
-                print(f"multirun_analysis: --static {options.static}: {problem}", file=sys.stderr)
+                missing.append(f"--static {options.static}: {problem}")
             else:
                 written += write_figures(shown, out_dir, options.static)
         if options.readme:
@@ -82,11 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
+    for problem in missing:
+        print(f"multirun_analysis: {problem}", file=sys.stderr)
     print(table(collected.runs))
     folders = dict.fromkeys(path.parent for path in written)
     for path in (*folders, *table_paths(out_dir), report_path):
         print(path)
-    return 0
+    return int(bool(missing))
 
 
 def _default_out(directories: Sequence[Path]) -> Path:
@@ -122,4 +134,5 @@ def table(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with until_unread():
+        sys.exit(main())

@@ -13,15 +13,15 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics import co2e_kg
+from kdwatts.paths import given
 from multirun_analysis import units
 from multirun_analysis.collect import collect
 from multirun_analysis.metrics import Interval, mean_interval
 from multirun_analysis.pareto import CLASSES, energy_class
-from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.site import Site, common_site, site_of
 
 NEEDED = ("om_perf", "student_total_j_per_token", "total_amortised_energy_j")
@@ -105,11 +105,11 @@ def _interval(kept: Interval, rows: list[Row]) -> tuple[float | None, float | No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where no setting keeps enough, 2 after a sentence about what is asked."""
+    """Exit code: 0, 1 where no setting keeps enough or a folder is left out, 2 where refused."""
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis choose", description="Which student to serve, and why."
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument("--tokens-per-day", type=float, required=True, metavar="N")
     parser.add_argument("--min-om-perf", type=float, default=0.95, metavar="SHARE")
     parser.add_argument("--days", type=float, default=365.0, help="of service (default 365)")
@@ -117,24 +117,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="a record in place of words")
     options = parser.parse_args(arguments)
     try:
-        if not options.tokens_per_day > 0 or not options.days > 0:
+        if not (0 < options.tokens_per_day < math.inf and 0 < options.days < math.inf):
             raise ValueError(
                 f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g}: give "
                 "numbers above 0"
             )
-        students = distinct_students(collect(options.directories).runs)
-        site = site_of(options.site) if options.site else common_site(students)
+        if not math.isfinite(options.min_om_perf):
+            raise ValueError(f"--min-om-perf {options.min_om_perf:g}: give a number such as 0.95")
+        collected = collect(options.directories)
+        students = distinct_students(collected.runs)
+        site = common_site(students) if options.site is None else site_of(options.site)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
+    for problem in collected.left_out:
+        print(f"multirun_analysis: {problem}", file=sys.stderr)
+    unfinished = [run["run"] for run in to_rows(collected.runs) if not run["finished"]]
     tokens = options.tokens_per_day * options.days
     choice = choose(students, min_om_perf=options.min_om_perf, tokens=tokens)
     asked = {"min_om_perf": options.min_om_perf, "tokens": tokens, "days": options.days}
     if options.json:
-        print(json.dumps(_record(choice, site, asked), indent=2))
+        print(json.dumps(_record(choice, site, asked) | {"unfinished": unfinished}, indent=2))
     else:
         print(_words(choice, site, options.min_om_perf, tokens, options.days))
-    return 0 if choice.enough else 1
+        if unfinished:
+            print(f"Not finished, so not among them: {', '.join(unfinished)}.")
+    return 0 if choice.enough and not collected.left_out else 1
 
 
 def _record(choice: Choice, site: Site | None, asked: dict[str, float]) -> dict[str, Any]:

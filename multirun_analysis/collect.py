@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records import Metrics
+from multirun_analysis.folders import survey
 from multirun_analysis.incremental import Found, read_all, read_changed
 from multirun_analysis.labels import label_runs, mark_duplicates
 from multirun_analysis.metrics import add_totals
@@ -31,9 +32,6 @@ from multirun_analysis.writing import (
     settle_parts,
     write_files,
 )
-
-MARKERS = ("config.yaml", "status.json")
-"""Either file, or a `.hydra` folder, makes a folder a run folder."""
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 _NUMBERS = [*_TOTALS, "sampling_mean_s", "sampling_longest_s"]
@@ -52,6 +50,8 @@ class Collected:
     inference: pd.DataFrame
     """One row per model, batch size, prompt length and new length served."""
     telemetry: Telemetry
+    left_out: tuple[str, ...] = ()
+    """A sentence about each folder below the given ones whose records were not read."""
 
     @property
     def summaries(self) -> pd.DataFrame:
@@ -72,10 +72,10 @@ def collect(
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
     """
-    paths = find_run_folders(directories)
+    paths, left_out = _find(directories)
     folders = dict(zip(_names(paths), paths, strict=True))
     if out_dir is None:
-        return _compared(read_all(folders, num_workers=num_workers))
+        return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
     with kept.locked(out_dir):
         found = read_changed(folders, out_dir, num_workers=num_workers)
         collected = _compared(found)
@@ -83,7 +83,7 @@ def collect(
             written = write_files(_frames(collected), out_dir)
             tables = {path.name: kept.stat_of(path) for path in written}
             kept.write_kept(out_dir, kept.Kept(found.runs, tables))
-    return collected
+    return replace(collected, left_out=left_out)
 
 
 def _compared(found: Found) -> Collected:
@@ -143,29 +143,29 @@ def table_paths(out_dir: Path) -> list[Path]:
 
 
 def find_run_folders(directories: Sequence[Path]) -> list[Path]:
-    """Run folders at or below `directories`, sorted, each once; nothing is sought inside a run."""
-    found: set[Path] = set()
+    """Run folders at or below `directories`, linked ones too, in counting order, each once."""
+    return _find(directories)[0]
+
+
+def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """Run folders, and a sentence about each folder of records that is none of them."""
+    runs: dict[str, Path] = {}
+    left_out: dict[str, None] = {}
     for directory in directories:
-        found |= walk_run_folders(directory)
-    if not found:
+        found = survey(directory)
+        runs = found.runs | runs
+        left_out |= dict.fromkeys(found.left_out)
+    if not runs:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
-            "status.json) in it or below; give the folder of a multirun"
+            f"status.json) in it or below; {next(iter(left_out), 'give the folder of a multirun')}"
         )
-    return sorted(found, key=natural)
+    return sorted(runs.values(), key=natural), tuple(left_out)
 
 
 def walk_run_folders(directory: Path) -> set[Path]:
     """Run folders at or below a directory; none is no error."""
-    found: set[Path] = set()
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
-    for path, subdirectories, files in os.walk(directory.resolve()):
-        if ".hydra" in subdirectories or any(marker in files for marker in MARKERS):
-            found.add(Path(path))
-            subdirectories.clear()
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-    return found
+    return set(survey(directory).runs.values())
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from multirun_analysis import markdown
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.numbers import cell_text
-from multirun_analysis.writing import replace_whole
+from multirun_analysis.writing import csv_text, replace_whole
 
 KINDS = ("png", "svg", "pdf")
 """What figures are drawn as."""
@@ -52,7 +52,7 @@ def _texts(exhibit: Exhibit) -> dict[str, str]:
     left_out = len(exhibit.table) - len(head)
     more = f"{left_out} more rows are in the CSV file." if left_out else ""
     return {
-        "csv": exhibit.table.to_csv(index=False),
+        "csv": csv_text(exhibit.table),
         "md": _markdown(exhibit.title, head, more),
         "tex": _latex(exhibit.title, head, more),
     }

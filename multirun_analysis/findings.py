@@ -140,31 +140,36 @@ def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
 
 
 def served_alike_words(runs: pd.DataFrame) -> list[str]:
-    """Of each pair whose students are equally large: what a token of theirs takes, all together.
+    """Of equally large students that were served alike: what a token of theirs takes, together.
 
     They differ by their weights alone, so what differs between settings is noise of measuring.
     """
     served = known(distinct_students(runs), "student_total_j_per_token", "student_params")
+    alike = grouped(served, lambda run: tuple(run[column] for column in _SERVED_ALIKE))
     found = []
-    for (pair, gpu, kind), rows in grouped(served, _served_on).items():
-        joules = {run["student_total_j_per_token"] for run in rows}
-        if (
-            len({run["group"] for run in rows}) > 1
-            and len({r["student_params"] for r in rows}) == 1
-        ):
-            mean = mean_interval(sorted(joules))
-            found.append(
-                f"The {len(rows)} students of {pair} on {gpu} have one architecture: over all of "
-                f"them a token takes {units.quantity(mean.mean, 'J', error=mean.half_width)} "
-                f"(95 %, {kind}), from {units.quantity(min(joules), 'J')} to "
-                f"{units.quantity(max(joules), 'J')} in single runs, and what differs between "
-                "settings is noise of measuring."
-            )
+    for same in alike.values():
+        for kind, rows in grouped(same, _energy_class).items():
+            joules = {run["student_total_j_per_token"] for run in rows}
+            if len({run["group"] for run in rows}) > 1:
+                mean, limit_w = mean_interval(sorted(joules)), rows[0]["power_limit_w"]
+                limit = "" if limit_w is None else f" at {limit_w:g} W"
+                found.append(
+                    f"The {len(rows)} students of {rows[0]['model']} on {rows[0]['gpu']}{limit} "
+                    "have one architecture: over all of them a token takes "
+                    f"{units.quantity(mean.mean, 'J', error=mean.half_width)} "
+                    f"(95 %, {kind}), from {units.quantity(min(joules), 'J')} to "
+                    f"{units.quantity(max(joules), 'J')} in single runs, and what differs between "
+                    "settings is noise of measuring."
+                )
     return found
 
 
-def _served_on(run: Row) -> tuple[str, str, str]:
-    return run["model"], run["gpu"], energy_class(run["inference_energy_quality"])
+_SERVED_ALIKE = ("model", "student_params", "gpu", "num_gpus", "power_limit_w", "precision", "host")
+"""What has to be equal for students to differ by their weights alone."""
+
+
+def _energy_class(run: Row) -> str:
+    return energy_class(run["inference_energy_quality"])
 
 
 def _amount_words(amount: Amount) -> str:

@@ -136,13 +136,14 @@ def _energy_class(rows: list[Row]) -> str:
 def _baseline(
     rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
 ) -> Amount | None:
-    """Joules of the fine-tuned student of the same seed, pair, data and card, once it is as good.
+    """Joules of the fine-tuned student of the same seed, pair, data, card and power limit, once it
+    is as good.
 
     None where there is none to ask; an amount without value where it never is as good.
     """
     if rows[0]["paradigm"] == BASELINE:
         return None
-    same = ("seed", "model", "data", "gpu")
+    same = ("seed", "model", "data", "gpu", "power_limit_w")
     baselines_j: list[float | None] = []
     for run in known(rows, "heldout_bits_per_byte"):
         plain = [

@@ -145,7 +145,7 @@ def served_model(point: Row) -> str:
 
 
 def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Joules per token of each phase by pair, card, subject, batch size and lengths.
+    """Joules per token of each phase by pair, card and its limit, subject, batch and lengths.
 
     Students of one pair have one architecture, so their measurements are averaged over settings
     and seeds, with half of the 95 % interval; a single measurement has that of its own repeats. A
@@ -164,10 +164,11 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             place = (row["batch_size"], row["prompt_tokens"], new_tokens)
             kind = energy_class(reading.get("quality"))
             bits = _bits_of(row["subject"], run)
-            key = (run["model"], run["gpu"], row["subject"], bits, phase, *place, kind)
+            card = (run["gpu"], run["power_limit_w"])
+            key = (run["model"], *card, row["subject"], bits, phase, *place, kind)
             measurement = (reading["j_per_token"], reading.get("duration_s"))
             found.setdefault(key, {})[measurement] = reading | {"group": run["group"]}
-    names = ("model", "gpu", "subject", "quantization", "phase")
+    names = ("model", "gpu", "power_limit_w", "subject", "quantization", "phase")
     names += ("batch_size", "prompt_tokens", "new_tokens")
     points = []
     for key, readings in found.items():
@@ -208,7 +209,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     """
     table = to_rows(serving_points(inference, runs))
     batches = sorted({point["batch_size"] for point in table})
-    pairs = list(dict.fromkeys((point["model"], point["gpu"]) for point in table))
+    pairs = list(dict.fromkeys(map(_pair_of, table)))
     fig = make_subplots(2, 1, vertical_spacing=0.16)
     names: set[str] = set()
     for row, phase in enumerate(PHASES, start=1):
@@ -235,20 +236,27 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     return styled(fig, height=560)
 
 
-_LINE = ("model", "gpu", "subject", "quantization", "batch_size", "new_tokens", "energy_class")
+_PAIR = ("model", "gpu", "power_limit_w")
+_LINE = (*_PAIR, "subject", "quantization", "batch_size", "new_tokens", "energy_class")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 _PAIR_COLORS = (ACCENT, "#d55e00", "#8a4f9e", "#0072b2", "#b88a00")
+
+
+def _pair_of(point: Row) -> tuple:
+    return tuple(point[key] for key in _PAIR)
 
 
 def _length_trace(
     line: list[Row], factor: float, batches: list[int], pairs: list[tuple], *, several: bool
 ) -> dict[str, Any]:
     first = line[0]
-    place = pairs.index((first["model"], first["gpu"])) % len(_PAIR_COLORS)
+    place = pairs.index(_pair_of(first)) % len(_PAIR_COLORS)
     is_student = first["subject"] == "student"
     color = _PAIR_COLORS[place] if is_student or several else INK
     symbol = _SYMBOLS[batches.index(first["batch_size"]) % len(_SYMBOLS)]
-    of_pair = f" of {first['model']} on {first['gpu']}" if several else ""
+    limit_w = first["power_limit_w"]
+    limit = "" if limit_w is None else f" at {limit_w:g} W"
+    of_pair = f" of {first['model']} on {first['gpu']}{limit}" if several else ""
     name = escape(f"{served_model(first)}{of_pair}, batch {first['batch_size']}")
     estimated = "" if first["energy_class"] == "measured" else f", {first['energy_class']}"
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from kdwatts.paths import conf_dir
+from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.rows import Row, known
 
 
@@ -25,16 +25,16 @@ class Site:
 
 
 def site_of(name: str) -> Site:
-    """The site of that name; ValueError lists those there are.
-
-    Read by pattern, as this room depends on no YAML reader.
-    """
+    """The site of that name; ValueError lists those there are."""
     folder = conf_dir() / "site"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"--site {name}: there is no such site; choose one of {', '.join(names)}")
     path = folder / f"{name}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
-        raise ValueError(f"--site {name}: there is no such site; choose one of {names}")
-    entries = _entries(path.read_text())
+    entries = read_settings(path)
+    for key in ("grid_gco2e_per_kwh", "pue"):
+        if not isinstance(value_at(entries, key), int | float):
+            raise ValueError(f"{path}: {key} is no number; give one, as conf/site/world.yaml does")
     price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
     return Site(
         name,
@@ -50,19 +50,6 @@ def site_of(name: str) -> Site:
 def all_sites() -> list[Site]:
     """Every site of conf/site, by name."""
     return [site_of(path.stem) for path in sorted((conf_dir() / "site").glob("*.yaml"))]
-
-
-def _entries(text: str) -> dict[str, str]:
-    """Keys to values of a flat file; lines that are indented go on with the one before."""
-    entries: dict[str, str] = {}
-    key = ""
-    for line in text.splitlines():
-        line = line.partition(" #")[0].rstrip()
-        if found := re.match(r"(\w+): *(.*)", line):
-            key, entries[found[1]] = found[1], found[2]
-        elif line.startswith(" ") and key:
-            entries[key] = f"{entries[key]} {line.strip()}"
-    return {key: value for key, value in entries.items() if value not in ("null", "")}
 
 
 def common_site(runs: list[Row]) -> Site | None:

@@ -65,11 +65,15 @@ def _ask(command: str, *arguments: str) -> list[str]:
         return []
     try:
         done = subprocess.run(
-            [command, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S
+            [command, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    lines = done.stdout.split("\n") if done.returncode == 0 else []
     return [line for line in lines if "|" in line]
 
 

@@ -15,13 +15,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdwatts.paths import given
 from kdwatts.records import read_jsonl
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading.records import read_record
+from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.slurm import Job, find_jobs
 
 SILENT_S = 60.0
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument("--json", action="store_true", help="records in place of a table")
     options = parser.parse_args(arguments)
     try:
@@ -78,8 +80,10 @@ def stand(directory: Path) -> list[Standing]:
     folders = walk_run_folders(directory)
     root = directory.resolve()
     sent: dict[Path, str] = {}
+    needed: dict[str, list[str]] = {}
     for sweep_dir in {root, *(folder.parent for folder in folders)}:
         sent |= _sent(sweep_dir)
+        needed |= _needed(sweep_dir)
     found = sorted(folders | set(sent), key=natural)
     if not found:
         raise ValueError(
@@ -89,7 +93,7 @@ def stand(directory: Path) -> list[Standing]:
     records = {folder: read_record(folder / "status.json") for folder in found}
     ids = {folder: sent.get(folder) or _own_job(folder, records[folder][0]) for folder in found}
     jobs = find_jobs(filter(None, ids.values()))
-    standings = []
+    standings: dict[Path, Standing] = {}
     for folder in found:
         (record, problem), job_id = records[folder], ids[folder]
         job = jobs.get(job_id or "")
@@ -97,18 +101,22 @@ def stand(directory: Path) -> list[Standing]:
             state, reason = _state(folder, record, problem, job_id, job)
         else:
             state, reason = _not_begun(job_id, job)
-        standings.append(
-            Standing(
-                folder=folder.name if folder == root else folder.relative_to(root).as_posix(),
-                state=state,
-                stage=record.get("stage"),
-                attempt=record.get("attempt"),
-                reason=reason,
-                job_id=job_id,
-                host=record.get("host"),
-            )
+        standings[folder] = Standing(
+            folder=folder.name if folder == root else folder.relative_to(root).as_posix(),
+            state=state,
+            stage=record.get("stage"),
+            attempt=record.get("attempt"),
+            reason=reason,
+            job_id=job_id,
+            host=record.get("host"),
         )
-    return standings
+    failed = {one.job_id: folder for folder, one in standings.items() if one.job_id and _ended(one)}
+    return [
+        _stopped(one, folder, failed, needed)
+        if folder in sent and _said_job(records[folder][0]) != one.job_id
+        else one
+        for folder, one in standings.items()
+    ]
 
 
 def table(standings: Sequence[Standing]) -> str:
@@ -177,6 +185,29 @@ def _not_begun(job_id: str | None, job: Job | None) -> tuple[str, str | None]:
     return "running", f"Slurm says {job.state}, nothing is written yet"
 
 
+def _ended(one: Standing) -> bool:
+    """Whether a run is over, or never to be, without being done."""
+    return one.state in ("failed", "preempted")
+
+
+def _stopped(
+    one: Standing,
+    folder: Path,
+    failed: Mapping[str, Path],
+    needed: Mapping[str, Sequence[str]],
+) -> Standing:
+    """The same of a run that was not begun, with the job that it needed and that failed."""
+    lacking = [job for job in needed.get(one.job_id or "", ()) if job in failed]
+    # Of two of which one needs the other, the other.
+    first = next((job for job in lacking if not set(needed.get(job, ())) & set(lacking)), None)
+    if first is None or one.state not in ("failed", "waiting"):
+        return one
+    logs = sorted((folder.parent / ".submitit" / first).glob("*.err"))
+    log = f"; its log is {logs[0]}" if logs else ""
+    reason = f"it needs job {first}, {failed[first].name}, which failed{log}"
+    return replace(one, state="failed", reason=reason)
+
+
 def _queued(job: Job) -> str:
     return f"in Slurm's queue ({job.reason})" if job.reason else "in Slurm's queue"
 
@@ -193,6 +224,13 @@ def _sent(sweep_dir: Path) -> dict[Path, str]:
             if folder.is_relative_to(sweep_dir) and not _ARTIFACT.search(name):
                 sent[folder] = job_id
     return sent
+
+
+def _needed(sweep_dir: Path) -> dict[str, list[str]]:
+    """Each job of a sweep to those that must end well before it begins."""
+    path = sweep_dir / "jobs.jsonl"
+    rows = read_jsonl(path) if path.is_file() else ()
+    return {job: row.get("after", []) for row in rows for job in row["jobs"].values()}
 
 
 def _laid_down(sweep_dir: Path) -> dict[Path, str]:
@@ -213,10 +251,8 @@ def _own_job(folder: Path, record: Mapping[str, Any]) -> str | None:
     """The Slurm job of a run's latest attempt; Hydra notes it before the run says anything."""
     if job_id := _said_job(record):
         return job_id
-    path = folder / ".hydra" / "hydra.yaml"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    found = re.search(r"^  job:\n(?:    .*\n)*?    id: '?(\d[\d_]*)'?$", text, re.MULTILINE)
-    return found[1] if found else None
+    found = value_at(read_settings(folder / ".hydra" / "hydra.yaml"), "hydra", "job", "id")
+    return str(found) if re.fullmatch(r"\d[\d_]*", str(found)) else None
 
 
 def _said_job(record: Mapping[str, Any]) -> str | None:

@@ -81,7 +81,9 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
     found = {
         (score["run"], score["task"], score["subject"]): score
         for score in scores
-        if score["task"] in BENCHMARKS and score["metric"] == BENCHMARKS[score["task"]].metric
+        if score["task"] in BENCHMARKS
+        and score["metric"] == BENCHMARKS[score["task"]].metric
+        and score["value"] is not None
     }
     tasks = [task for task in BENCHMARKS if any(task == key[1] for key in found)]
     scored = {key[0] for key in found}

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdwatts.telemetry.energy import ACCEPTED_OVER_LIMIT, MAX_DELTA_S, UNKNOWN_LIMIT_W
+from kdwatts.telemetry.energy import (
+    ACCEPTED_OVER_LIMIT,
+    MAX_DELTA_S,
+    STILL_S,
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    known_limit_w,
+    span,
+)
 from kdwatts.telemetry.recover import MODELS
 
 
@@ -16,9 +26,10 @@ def cumulative_energy_j(ticks: pd.DataFrame) -> pd.Series:
     """Joules of one device since its first tick, one for each tick, all attempts added up.
 
     By the rule of the meter (`kdwatts.telemetry.energy.advance`): accepted differences of the
-    counter; where one is refused, as after a reset, the straight line between the power samples on
-    both sides if they are close, else nothing. A device without a counter has the straight lines
-    alone. The wait between two attempts adds nothing. Ticks are in order within an attempt.
+    counter; where one is refused, as after a reset, or the counter stands still, the straight line
+    between the power samples on both sides if they are close, else nothing. A device without a
+    counter has the straight lines alone. The wait between two attempts adds nothing. Ticks are in
+    order within an attempt.
     """
     parts: list[pd.Series] = []
     before_j = 0.0
@@ -46,39 +57,44 @@ def _numbers(ticks: Any, column: str) -> np.ndarray:
 
 def _steps_j(ticks: pd.DataFrame) -> np.ndarray:
     """Joules that each tick of one device and attempt adds to those before it."""
-    time_s, power_w = _numbers(ticks, "monotonic_s"), _numbers(ticks, "power_w")
-    counter_j = _numbers(ticks, "energy_counter_j")
-    steps_j = np.zeros(len(ticks))
-    gaps_s = np.diff(time_s)
+    time_s, counter_j = _numbers(ticks, "monotonic_s"), _numbers(ticks, "energy_counter_j")
+    limit_w, gaps_s = _limit_w(ticks), np.diff(time_s)
     interval_s = float(np.median(gaps_s)) if len(gaps_s) else 0.0
-    sampled_at = np.flatnonzero(~np.isnan(power_w))
-    if np.isnan(counter_j).all():
-        if len(sampled_at) > 1:
-            steps_j[sampled_at[1:]] = _lines_j(
-                time_s, power_w, sampled_at[:-1], sampled_at[1:], 3 * interval_s
-            )
-        return steps_j
+    steps_j = np.zeros(len(ticks))
     at = np.flatnonzero(~np.isnan(counter_j))
     before, after = at[:-1], at[1:]
-    found_j = counter_j[after] - counter_j[before]
-    limit_w = _limit_w(ticks)
-    most_j = ACCEPTED_OVER_LIMIT * limit_w[after] * (time_s[after] - time_s[before] + 2 * _delta_s(
-        ticks, interval_s))  # fmt: skip
-    accepted = (found_j >= 0) & (found_j <= most_j)
-    filled_j = _lines_j(time_s, power_w, before, after, 3 * interval_s)
-    # A line joins only neighbours: a sample between them belongs to neither counter.
-    neighbours = np.searchsorted(sampled_at, after) - np.searchsorted(sampled_at, before) == 1
-    steps_j[after] = np.where(accepted, found_j, np.where(neighbours, filled_j, 0.0))
-    return steps_j
+    found_j, elapsed_s = counter_j[after] - counter_j[before], time_s[after] - time_s[before]
+    is_bounded = np.isfinite(limit_w[after])
+    limit_w_or_0 = np.where(is_bounded, limit_w[after], 0.0)
+    most_j = ACCEPTED_OVER_LIMIT * limit_w_or_0 * (elapsed_s + 2 * _delta_s(ticks, interval_s))
+    accepted = (found_j >= 0) & (~is_bounded | (found_j <= most_j))
+    moved_s = np.maximum.accumulate(np.where(found_j > 0, time_s[after], time_s[at[:1]]))
+    is_still = (found_j == 0) & is_bounded & (time_s[after] - moved_s > STILL_S)
+    # Where a counter does what it may, as nearly all do, readings are not folded one by one.
+    if len(at) > 1 and (accepted & ~is_still).all():
+        steps_j[after] = found_j
+        return steps_j
+    return np.diff(_folded_j(ticks, limit_w, interval_s), prepend=0.0)
 
 
-def _lines_j(
-    time_s: np.ndarray, power_w: np.ndarray, before: np.ndarray, after: np.ndarray, max_gap_s: float
-) -> np.ndarray:
-    """Joules under straight lines between samples; 0 where one lacks or they are far apart."""
-    elapsed_s = time_s[after] - time_s[before]
-    lines_j = elapsed_s * (power_w[before] + power_w[after]) / 2
-    return np.where(np.isnan(lines_j) | (elapsed_s > max_gap_s), 0.0, lines_j)
+def _folded_j(ticks: pd.DataFrame, limit_w: np.ndarray, interval_s: float) -> list[float]:
+    """Joules since the first tick by the meter's own fold."""
+    has_counter = bool(_filled(ticks, "energy_counter_j").any())
+    method = _method(ticks) or ""
+    if not has_counter:
+        method = "nvml_samples"
+    columns = ("monotonic_s", "energy_counter_j", "power_w")
+    readings = zip(*(_numbers(ticks, column).tolist() for column in columns), strict=True)
+    tally, joules = Tally(), []
+    for (time_s, counter_j, power_w), most in zip(readings, limit_w.tolist(), strict=True):
+        sensor = Sensor("", "", method, most, _delta_s(ticks, interval_s), 3 * interval_s)
+        tally = advance(tally, Reading(time_s, _known(counter_j), _known(power_w)), sensor)
+        joules.append(span(sensor, Tally(), tally).energy_j)
+    return joules
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _limit_w(ticks: pd.DataFrame) -> np.ndarray:
@@ -86,7 +102,7 @@ def _limit_w(ticks: pd.DataFrame) -> np.ndarray:
     if _method(ticks) in MODELS:
         return np.full(len(ticks), math.inf)
     limits: Any = pd.Series(_numbers(ticks, "power_limit_w"))
-    return limits.ffill().fillna(UNKNOWN_LIMIT_W).to_numpy()
+    return np.array([known_limit_w(_known(told_w)) for told_w in limits.ffill()])
 
 
 def _delta_s(ticks: pd.DataFrame, interval_s: float) -> float:

@@ -30,10 +30,21 @@ def write_files(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> list[Path]
     paths = []
     for name, table in tables.items():
         for path in file_paths(name, out_dir):
-            write = table.to_parquet if path.suffix == ".parquet" else table.to_csv
-            replace_whole(path, partial(write, index=False))
+            if path.suffix == ".parquet":
+                write = partial(table.to_parquet, index=False)
+            else:
+                write = partial(Path.write_text, data=csv_text(table), encoding="utf-8")
+            replace_whole(path, write)
             paths.append(path)
     return paths
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """The table as CSV, each row ended by a line feed.
+
+    A carriage return in an error's text would end a row too, for it is not quoted: it is a space.
+    """
+    return table.to_csv(index=False, lineterminator="\n").replace("\r", " ")
 
 
 def file_paths(name: str, out_dir: Path) -> list[Path]:

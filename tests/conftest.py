@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from kdwatts import interrupt
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # What somebody once fetched or cached may not decide a test.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="kdwatts-tests-hf-home-")
+# Each would be looked into in place of a folder below HF_HOME.
+for _name in (
+    "HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE",
+    "HUGGINGFACE_ASSETS_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE",
+):  # fmt: skip
+    os.environ.pop(_name, None)
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 CHAT_TEMPLATE = (
@@ -24,6 +35,30 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+DEAREST = ("test_shipped.py", "test_pipeline.py", "test_ranks_run.py", "telemetry/")
+"""Files that take longest, the longest first: begun last, each would keep one worker alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the dearest files first; the order within a file stays."""
+
+    def rank(item: pytest.Item) -> int:
+        inside = item.path.relative_to(Path(__file__).parent).as_posix()
+        found = (index for index, name in enumerate(DEAREST) if inside.startswith(name))
+        return next(found, len(DEAREST))
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_left_over() -> Iterator[None]:
+    """A run keeps the signals that it was sent until the next one begins; no test sees them."""
+    yield
+    if interrupt.received():
+        with interrupt.deferred():
+            pass
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +78,27 @@ def tokenizer() -> Any:
     tokenizer = load_tokenizer("tiny:tokenizer")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def short_windows() -> Callable[[float], AbstractContextManager[None]]:
+    """Has serving be measured in windows of so many seconds, which the settings refuse below 2."""
+    from kdwatts.stages import inference
+
+    real = inference.serving_costs
+
+    @contextmanager
+    def short(window_s: float) -> Iterator[None]:
+        def serving_costs(model: Any, prompts: Any, grid: Any, **how: Any) -> Any:
+            grid = copy.copy(grid)
+            grid.min_window_s = window_s
+            return real(model, prompts, grid, **how)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(inference, "serving_costs", serving_costs)
+            yield
+
+    return short
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from kdwatts.artifact import (
     component_energy_j,
     in_words,
     make_record,
+    other_code,
     read_artifact,
 )
 from kdwatts.metrics import Energy
@@ -33,6 +34,7 @@ def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
         attempts=list(attempts),
         run="run-1",
         cards=["NVIDIA H100 80GB HBM3"],
+        code={"paradigm.response.divergence=own": "1a2b", "paradigm.ce": None},
     )
 
 
@@ -81,3 +83,29 @@ def test_a_folder_of_the_store_without_a_record_is_refused_by_its_path(tmp_path:
     write_json(tmp_path / ARTIFACT_NAME, {**_record(), "schema": 2})
     with pytest.raises(ValueError, match="schema is 2"):
         read_artifact(tmp_path)
+
+
+OWN = "paradigm.response.divergence=own"
+
+
+@pytest.mark.parametrize(
+    ("today", "words"),
+    [
+        ({OWN: "1a2b"}, []),
+        ({OWN: "3c4d"}, [f"the code of {OWN} was 1a2b and is 3c4d"]),
+        ({OWN: None}, []),  # Its source cannot be read today.
+        ({"paradigm.ce": "5e6f"}, []),  # It could not when this was built.
+        ({"paradigm.teacher=online": "7a8b"}, []),  # Nothing was said of it then.
+        ({}, []),
+    ],
+)
+def test_other_code_is_told_by_both_its_keys_and_unknown_code_is_no_other(
+    today: dict[str, str | None], words: list[str]
+):
+    assert other_code(_record(), today) == words
+
+
+def test_a_record_from_before_code_had_keys_tells_of_no_other_code():
+    record = _record()
+    del record["code"]
+    assert other_code(record, {OWN: "3c4d"}) == []

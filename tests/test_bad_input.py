@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from kdwatts.cli import EXPECTED, run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
+from kdwatts.paths import TINY_DIR
 from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
 
@@ -123,6 +127,56 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_taken_for_whole(
     assert status["stage"] == stage
     assert sentence.startswith("the disk is full")
     assert sentence.endswith("set store_dir to another disk, and rerun")
+
+
+@pytest.fixture
+def damaged_teacher(tmp_path: Path) -> Path:
+    """The shipped teacher with one weight NaN, as a damaged file has it."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(TINY_DIR / "teacher", folder, copy_function=shutil.copyfile)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][5, 7] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("support", ["top_k", "sampled"])
+def test_a_teacher_that_says_nan_is_told_before_a_cache_of_it_is_kept(
+    support: str, damaged_teacher: Path, tmp_path: Path
+):
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        f"model.teacher.path={damaged_teacher}",
+        *("paradigm=response", f"paradigm.response.support={support}"),
+    )
+    told = f"teacher: what the teacher {damaged_teacher} says is not finite (NaN or infinite); its"
+    assert sentence.startswith(told) and sentence.endswith("check its files")
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
+
+
+def test_a_corpus_too_short_to_serve_is_told_before_a_student_is_trained(tmp_path: Path):
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        *("until=inference", "paradigm=sft", "data.num_documents=2", "eval=offline"),
+        *("eval.tasks=[]", "eval.inference.prompts=null", "eval.inference.batch_sizes=[512]"),
+    )
+    assert "512 prompts of 64 tokens need 32768 tokens, the corpus has" in sentence
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
+
+
+def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_path: Path):
+    """The gradient is NaN before the loss, of which a line is written every twenty steps alone."""
+    sentence = attempt(
+        tmp_path / "run",
+        f"store_dir={tmp_path}/store",
+        *("paradigm=sft", "training.learning_rate=1e20"),
+    )
+    assert "the gradient's norm is not finite (NaN or infinite) at step 2: " in sentence
+    assert sentence.endswith("lower training.learning_rate=1e+20")
+    assert not (tmp_path / "run" / "train.jsonl").exists()
+    assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
 
 
 def test_a_failed_run_of_a_sweep_exits_nonzero_and_the_others_finish(tmp_path: Path):

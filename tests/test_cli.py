@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import main
+from kdwatts.cli import _first_start_wins, main, run_in
 from kdwatts.paths import conf_dir
-from kdwatts.preflight import expand, preflight
+from kdwatts.preflight import compose, expand, preflight
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli import main
+from kdwatts.cli import _first_start_wins, main, run_in
 from kdwatts.preflight import preflight
 answers = []
 for arguments in json.loads(sys.argv[1]):
@@ -148,4 +148,20 @@ def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_
     assert done.stdout.count("stages:") == 2
     done = kdwatts("paradigm.feature.weight=1")
     assert done.returncode == 2
-    assert done.stderr.startswith("kdwatts: an override sets a key of a part that is null")
+    assert done.stderr.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")
+
+
+def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_asked_to_lie_now(
+    tmp_path: Path,
+):
+    first = compose(["training.seed=1", "store_dir=/first", "cluster.partition=a"])
+    assert _first_start_wins(first, tmp_path).store_dir == "/first"
+    again = compose(["training.seed=1", "store_dir=/second", "cluster.partition=b"])
+    tree = _first_start_wins(again, tmp_path)
+    assert (tree.store_dir, tree.cluster.partition, tree.training.seed) == ("/second", "b", 1)
+
+
+def test_what_is_answered_without_a_run_makes_none_by_another_way_either(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^until=plan makes no run, and --config-name and"):
+        run_in(tmp_path / "run", compose(["until=plan", "gpu=cpu", f"store_dir={tmp_path}/store"]))
+    assert not (tmp_path / "store").exists()

@@ -170,6 +170,24 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _shape(num_layers=0), "model: num_layers=0 is out of range"),
     (lambda: _shape(norm_epsilon=0), "model: norm_epsilon=0; give what the published"),
     (lambda: _shape(num_kv_heads=3), "model: num_heads=4 is no multiple of num_kv_heads=3"),
+    (lambda: _shape(hidden_size=9), "model: hidden_size=9 is no multiple of num_heads=4, as in ev"),
+    (lambda: _shape(head_dim=3), "model: head_dim=3 is odd, and positions turn its numbers by pai"),
+    (lambda: _shape(rope_theta=0), "model: rope_theta=0 is out of range; give a number above 0"),
+    (lambda: _shape(norm_epsilon=float("nan")), "model: norm_epsilon=nan; give what the published"),
+    (lambda: _shape(rope_scaling={"factor": 2}), "model: rope_scaling has rope_type=None; choose"),
+    (lambda: _shape(rope_scaling={"type": "linear"}), "model: rope_scaling has rope_type=None; ch"),
+    (
+        lambda: _shape(rope_scaling={"rope_type": "llama3", "factor": 8}),
+        "model: rope_scaling has rope_type=llama3 without low_freq_factor; give all of factor,",
+    ),
+    (
+        lambda: _shape(rope_scaling={"rope_type": "dynamic", "factor": 2}),
+        "model: rope_scaling has rope_type=dynamic with head_dim=2, whose one pair it cannot",
+    ),
+    (
+        lambda: _shape(rope_scaling={"rope_type": "linear", "factor": "x"}),
+        "model: rope_scaling has factor=x; give a number of at least 1",
+    ),
     (lambda: schema.TextSource("a", prompt_field="p"), "prompt_field=p with response_field=None"),
     (
         lambda: schema.TextSource("a", messages_field="m"),
@@ -292,6 +310,37 @@ def test_a_value_that_cannot_work_is_refused_in_one_sentence(make: Callable[[], 
     text = _refusal(make)
     assert said in text
     _assert_one_sentence_with_a_remedy(text)
+
+
+def test_every_shape_that_the_schema_lets_pass_is_one_that_a_model_can_be_made_of():
+    # The other way round than REFUSALS: what is let pass must not end in a library's traceback.
+    import torch
+
+    from kdwatts.models.load import load_model
+
+    shapes = [
+        {"family": "qwen2", "hidden_size": 9},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"head_dim": 4, "rope_scaling": {"rope_type": "dynamic", "factor": 2}},
+        {
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ]
+    for changes in shapes:
+        source = schema.ModelSource(architecture=_shape(**changes))
+        model: Any = load_model(source, dtype=torch.float32)
+        assert model.config.hidden_size == changes.get("hidden_size", 8)
+
+
+def test_a_setting_that_is_no_number_is_refused_by_its_name(configure: Callable[..., Any]):
+    with pytest.raises(ValueError, match=r"^gpu\.tdp_w=nan is no number; give one"):
+        configure("gpu=h100", "gpu.tdp_w=nan")
 
 
 def test_the_edges_of_every_range_are_allowed():

@@ -9,13 +9,35 @@ from pathlib import Path
 import pytest
 
 from kdwatts import fingerprint as keys
-from kdwatts.fingerprint import fingerprint, fingerprint_dir, sha256_file, stage_key
+from kdwatts.fingerprint import (
+    fingerprint,
+    fingerprint_dir,
+    fingerprint_tree,
+    sha256_file,
+    stage_key,
+)
 
 
 def test_a_key_is_the_start_of_the_sha256_of_sorted_json_without_spaces():
     text = b'{"a":[1,2.5,null],"b":{"c":true,"d":"\\u00e9"}}'
     key = hashlib.sha256(text).hexdigest()[:16]
     assert fingerprint({"b": {"d": "é", "c": True}, "a": [1, 2.5, None]}) == key
+
+
+def test_a_folder_s_key_holds_what_its_links_lead_to_and_ends_where_they_lead_back(tmp_path: Path):
+    for name in ("tasks", "elsewhere", "plain"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text("1")
+    (tmp_path / "tasks" / "own.yaml").write_text("task: own")
+    (tmp_path / "tasks" / "data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "tasks" / "again").symlink_to(tmp_path / "tasks")
+    first = fingerprint_tree(tmp_path / "tasks")
+    (tmp_path / "plain" / "own.yaml").write_text("task: own")
+    (tmp_path / "plain" / "data").mkdir()
+    (tmp_path / "plain" / "data" / "rows.jsonl").write_text("1")
+    assert fingerprint_tree(tmp_path / "plain") == first
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text("2")
+    assert fingerprint_tree(tmp_path / "tasks") != first
 
 
 def test_the_order_of_keys_is_without_effect_at_every_depth_and_that_of_lists_is_not():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def test_an_element_of_an_array_is_named_by_array_and_index_and_a_job_by_its_num
 def test_only_jobs_that_were_asked_for_are_alive_though_their_array_is_listed_whole(
     say: Callable[..., None],
 ):
-    say("squeue", "12_0\\n12_1\\n12_2\\n")
+    say("squeue", "12_0 RUNNING\\n12_1 PENDING\\n12_2 COMPLETING\\n")
+    assert jobs.queue(["12_1", "13"]) == {"12_1": "PENDING"}
     assert jobs.alive(["12_1", "12_2", "13"]) == {"12_1", "12_2"}
     assert jobs.alive([]) == set()
 
@@ -96,6 +98,21 @@ def test_after_a_mere_sigterm_a_job_is_brought_back_only_if_slurm_still_calls_it
     say("squeue", "RUNNING\\n")  # The grace time of a preemption.
     jobs.requeue([signal.SIGTERM])
     assert requeued == [signal.SIGUSR2]
+
+
+def test_a_requeue_that_slurm_took_is_one_though_scontrol_failed(
+    requeued: list[int], say: Callable[..., None]
+):
+    def fail(number: int, frame: object) -> None:
+        raise subprocess.TimeoutExpired("scontrol requeue 7", 60)
+
+    signal.signal(signal.SIGUSR2, fail)
+    say("squeue", "COMPLETING\\n")
+    with pytest.raises(SystemExit, match="75"):
+        jobs.requeue([signal.SIGUSR2])
+    say("squeue", "RUNNING\\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        jobs.requeue([signal.SIGUSR2])
 
 
 def test_a_process_that_submitit_did_not_send_is_not_brought_back(

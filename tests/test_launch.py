@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from kdwatts.cli import main
 from kdwatts.hardware import check_cards, joule_settings
-from kdwatts.launch import Ranks, first_host, launched, meeting_point
+from kdwatts.launch import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.models.budget import estimate
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -19,6 +22,32 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}
 def card(index: int) -> Card:
     name = "NVIDIA H100 80GB HBM3"
     return Card(index, f"GPU-{index}", name, 79.6, 700.0, "570", True, False)
+
+
+@pytest.mark.parametrize(
+    "told, place",
+    [
+        ({}, (0, 1)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "2"}, (1, 2)),
+        (SRUN, (1, 2)),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, (1, 2)),
+        (
+            {
+                "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "11",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "2",
+            },
+            (1, 3),
+        ),
+        # A batch script for many tasks runs the meter once, by itself.
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8"}, (0, 1)),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, (3, 4)),
+        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, (0, 2)),
+    ],
+)  # fmt: skip
+def test_launchers_tell_which_of_how_many_processes_of_a_node_this_is(
+    told: dict[str, str], place: tuple[int, int]
+):
+    assert place_on_node(told) == place
 
 
 @pytest.fixture
@@ -38,6 +67,42 @@ def test_torchrun_and_srun_say_which_rank_a_process_is():
     assert not launched(SRUN).leads
     # torchrun inside of a job step: one task that launches four ranks.
     assert launched({**SRUN, **TORCHRUN}) == Ranks(3, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({**TORCHRUN, "RANK": "x"}, "the environment has RANK='x', no whole number; torchrun and"),
+        ({**TORCHRUN, "WORLD_SIZE": ""}, "the environment has WORLD_SIZE='', no whole number;"),
+        ({**TORCHRUN, "LOCAL_RANK": "-1"}, "the environment has LOCAL_RANK='-1', no whole number"),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "2(x2)"}, "the environment has SLURM_STEP_NUM_TASKS='2"),
+        ({**TORCHRUN, "RANK": "4"}, "RANK=4 and LOCAL_RANK=1 are not below WORLD_SIZE=4; torchrun"),
+    ],
+)
+def test_what_neither_torchrun_nor_srun_says_is_refused(environment: dict[str, str], said: str):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        launched(environment)
+
+
+def test_a_job_whose_number_is_none_is_refused_where_its_port_would_follow_from_it():
+    step = {"SLURM_JOB_NODELIST": "gpu3", "SLURM_JOB_ID": "7_1"}
+    with pytest.raises(ValueError, match=r"^the environment has SLURM_JOB_ID='7_1', no whole numb"):
+        meeting_point(step)
+
+
+def test_a_rank_that_is_no_number_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in {**TORCHRUN, "RANK": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["kdwatts", "until=plan"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "kdwatts: the environment has RANK='x', no whole number; torchrun and srun set these "
+        "variables: start by one of them, or unset them\n"
+    )
 
 
 def test_a_batch_script_for_many_tasks_that_starts_one_process_is_alone():

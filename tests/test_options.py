@@ -31,7 +31,7 @@ OPTIONS = [(group, option) for group in GROUPS for option in _options(group)]
 def test_the_groups_of_the_menu_are_those_of_the_schema():
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert folders - {"hydra", "experiment", "local"} == set(GROUPS)
-    sections = {"until", "store_dir", "cluster", "launch"}
+    sections = {"until", "store_dir", "cluster", "launch", "store"}
     assert set(GROUPS) == set(vars(Config())) - sections
 
 
@@ -97,6 +97,7 @@ def test_a_site_s_own_file_fills_all_that_the_launcher_asks_for_and_the_command_
         "max_requeues": "max_num_timeout",
         "concurrent": "array_parallelism",
     }
+    assert asked.pop("extra") == {"hint": "nomultithread"} and asked.pop("setup") == []
     for name, value in asked.items():
         assert tree.hydra.launcher[names.get(name, name)] == value, name
     assert to_config(compose(["local=example"])).site.name == "france"

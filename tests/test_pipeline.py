@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,13 +52,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
-    """The folder of a run through every stage, evaluation cut short."""
+def full(tmp_path_factory: pytest.TempPathFactory, store: Path, short_windows: Any) -> Path:
+    """The folder of a run through every stage, evaluation and serving cut short."""
     run_dir = tmp_path_factory.mktemp("full")
     tree = tree_of(store, "paradigm=response")
     for task in tree.eval.tasks:
         task.limit = 12
-    run_in(run_dir, tree)
+    with short_windows(0.5):
+        run_in(run_dir, tree)
     return run_dir
 
 

@@ -31,11 +31,28 @@ from kdwatts.refusal import in_one_sentence
         ("data.source=null", "data=tiny has neither source nor sources; give exactly one of them"),
         ("data.name=null", "data.name: field 'data.name' is not Optional; give a value"),
         ("training.target_tokens=???", "training.target_tokens has no value; give one on the"),
-        ("store_dir=${oc.env:KDWATTS_NONE}", "store_dir refers to what is not there: "),
-        ("paradigm.relational.weight=2", "an override sets a key of a part that is null; choose"),
+        (
+            "store_dir=${oc.env:KDWATTS_NONE}",
+            "store_dir refers to the environment variable KDWATTS_NONE, which is not set; set it, "
+            "or write ${oc.env:KDWATTS_NONE,VALUE} for a value without it",
+        ),
+        (
+            "store_dir=${KDWATTS_NONE}",
+            "store_dir refers to what is not there: interpolation key 'KDWATTS_NONE' not found; a "
+            "key is ${group.key}, an environment variable ${oc.env:NAME}",
+        ),
+        ("data=/etc/passwd", "data=/etc/passwd is unknown; choose one of dolly, fineweb_edu,"),
+        ("hydra/launcher=none", "hydra/launcher=none is unknown; choose one of basic,"),
+        ("hydra.launcher.qos=x", "hydra.launcher.qos is no setting of Hydra's in this command;"),
+        ("training.betas=1", "training.betas: invalid value assigned: int is not a ListConfig, li"),
+        (
+            "paradigm.relational.weight=2",
+            "paradigm.relational.weight=2 sets a key of paradigm.relational, which is null in "
+            "paradigm=response; choose paradigm=attention, combined, relational or relational_",
+        ),
         pytest.param(
             "paradigm.relational={weight: 2}",
-            "an override sets a key of a part that is null;",
+            "paradigm.relational={weight: 2} sets paradigm.relational as a whole, which is null",
             marks=pytest.mark.skipif(
                 not version("omegaconf").startswith("2.3"), reason="OmegaConf 2.4 makes the part"
             ),
@@ -67,6 +84,10 @@ def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override
             FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/data/x.jsonl"),
             "no such file or directory: '/data/x.jsonl'; check that the path exists and may be "
             "written",
+        ),
+        (
+            BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)),
+            "nobody reads what this wrote to any more (broken pipe); run it again with a reader",
         ),
         (OSError("hub said\n  no"), "hub said no"),
         (ValueError("a; b"), "a; b"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kdwatts import interrupt, store
 from kdwatts.store import Store
@@ -165,6 +168,23 @@ def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):
         assert not again.work_dir.exists()
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_that_a_library_made_private_is_as_readable_as_the_umask_says(
+    umask: int, mode: int, root: Path
+):
+    before = os.umask(umask)
+    try:
+        with Store(root).claim("distill", "00") as claim:
+            (claim.work_dir / "student").mkdir()
+            save_file({"weight": torch.zeros(2)}, claim.work_dir / "student" / "model.safetensors")
+            (claim.work_dir / "artifact.json").write_text("{}")
+            claim.commit()
+    finally:
+        os.umask(before)
+    files = [path for path in (root / "distill" / "00").rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode} and len(files) == 2
+
+
 def test_a_builder_that_fails_leaves_its_scratch_and_no_artifact(root: Path):
     with (
         pytest.raises(RuntimeError, match="by itself"),
@@ -295,6 +315,36 @@ def test_who_judged_a_lease_dead_does_not_take_over_from_one_who_took_its_number
         assert store._create(living.artifact_dir, root / "distill" / "k1.lease-000001") is None
         assert [name for name in _names(root) if "lease" in name] == ["k1.lease-000001"]
         living.commit()
+
+
+def test_a_rename_that_happened_though_it_is_told_to_have_failed_is_a_commit(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rename = Path.rename
+
+    def renamed_twice(path: Path, target: Path) -> None:
+        rename(path, target)
+        rename(path, target)  # As over NFS, when the first answer is lost.
+
+    with Store(root).claim("distill", "k1") as claim:
+        (claim.work_dir / "model").write_text("mine")
+        monkeypatch.setattr(Path, "rename", renamed_twice)
+        claim.commit()
+    assert claim.exists and (root / "distill" / "k1" / "model").read_text() == "mine"
+
+
+def test_a_lease_that_cannot_be_given_back_unmakes_no_artifact(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with Store(root).claim("distill", "k1") as claim:
+        claim.commit()
+        monkeypatch.setattr(Path, "unlink", refused)
+    assert "cannot give back" in caplog.text
+    with Store(root).claim("distill", "k1") as claim:
+        assert claim.exists
 
 
 def test_a_request_to_stop_ends_the_wait_for_another_builder(root: Path):

@@ -7,23 +7,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from kdwatts.data import hub
 from kdwatts.data.rows import Row, local_files, read_rows
+from kdwatts.data.turns import Turn, check_beside, checked_text, read_turns
 from kdwatts.schema import TextSource
-
-Turn = dict[str, str]
-"""One turn of a conversation: role and content."""
-
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-"""Names that data give to who speaks, to those that chat templates know."""
 
 ID_FIELD = "id"
 """Field by which a row's document is known, where it has one."""
@@ -57,9 +47,38 @@ class Document:
         return [turn["content"] for turn in self.content]
 
     @property
+    def unfit(self) -> str | None:
+        """Why it is no document to learn from, as the index counts it; None where it is one.
+
+        An answer without words would teach to say nothing.
+        """
+        if not any(piece.strip() for piece in self.pieces):
+            return "empty"
+        turns = self.content if isinstance(self.content, list) else []
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        return None if all(answer.strip() for answer in answers) else "blank_answer"
+
+    @property
     def is_blank(self) -> bool:
-        """Whether it has no words, so that it is no document."""
-        return not any(piece.strip() for piece in self.pieces)
+        """Whether it is no document to learn from."""
+        return self.unfit is not None
+
+
+def source_files(source: TextSource) -> list[Path] | None:
+    """The local files of a source; None for one of a hub.
+
+    Raises ValueError for what is said of local files and means something of a hub alone.
+    """
+    files = local_files(source.path)
+    if files is not None:
+        for name in ("name", "split", "revision"):
+            if (value := getattr(source, name)) is not None:
+                raise ValueError(
+                    f"data.source.{name}={value} is of a data set on a hub, and data.source.path="
+                    f"{source.path} is local; set data.source.{name}=null, and let the path name "
+                    "the files that are to be read"
+                )
+    return files
 
 
 def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
@@ -68,7 +87,7 @@ def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Do
     One of a hub is read at `commit`; local files have none. Raises ValueError, with file and row,
     for a row that is not what the source's fields say.
     """
-    files = local_files(source.path)
+    files = source_files(source)
     rows = read_rows(files) if files else _hub_rows(source, commit)
     return (_document(row, source) for row in islice(rows, source.num_rows))
 
@@ -87,76 +106,42 @@ def _document(row: Row, source: TextSource) -> Document:
 
 
 def _content(row: Row, source: TextSource) -> str | list[Turn]:
+    place, fields = row
     if source.messages_field:
-        return _turns(row, source.messages_field)
-    if source.prompt_field and source.response_field:
-        return [
+        found = _field(row, source, "messages_field")
+        turns = read_turns(found, source.messages_field, place, source.path)
+    elif source.prompt_field:
+        turns = [
             {"role": "user", "content": _prompt(row, source)},
-            {"role": "assistant", "content": _text(row, source.response_field)},
+            {"role": "assistant", "content": _text(row, source, "response_field")},
         ]
-    return _text(row, source.text_field or "text")
+    else:
+        return _text(row, source, "text_field")
+    named = (source.messages_field, source.prompt_field, source.context_field)
+    check_beside(fields, turns, place, source.path, named=named)
+    return turns
 
 
 def _prompt(row: Row, source: TextSource) -> str:
-    prompt = _text(row, source.prompt_field or "")
-    if not source.context_field or not _field(row, source.context_field):
+    prompt = _text(row, source, "prompt_field")
+    if not source.context_field or not _field(row, source, "context_field"):
         return prompt
-    return f"{prompt}\n\n{_text(row, source.context_field)}"
+    return f"{prompt}\n\n{_text(row, source, 'context_field')}"
 
 
-def _field(row: Row, name: str) -> Any:
+def _field(row: Row, source: TextSource, setting: str) -> Any:
+    """What a row has in the field that a setting of its source names."""
     place, fields = row
+    name = getattr(source, setting)
     if name not in fields:
+        talks = ", or to null for conversations and name their messages_field or prompt_field"
         raise ValueError(
             f"{place} has no field {name!r}, its rows have {', '.join(sorted(fields))}; "
-            "set data.source.text_field or messages_field"
+            f"set data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
         )
     return fields[name]
 
 
-def _text(row: Row, name: str) -> str:
-    return _checked(_field(row, name), f"field {name!r}", row[0])
-
-
-def _checked(value: Any, what: str, place: str) -> str:
-    """`value`, which is text that a tokenizer can read."""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{place}: {what} holds {value!r:.40}, not text; "
-            "name another field or leave such rows out"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{place}: {what} holds half a character, {value[error.start]!r}; mend the row"
-        ) from None
-    return value
-
-
-def _turns(row: Row, name: str) -> list[Turn]:
-    place, turns = row[0], _field(row, name)
-    if not isinstance(turns, list):
-        raise ValueError(
-            f"{place}: field {name!r} holds {turns!r:.40}, not a list of turns; "
-            "name another field or leave such rows out"
-        )
-    return [_turn(turn, f"turn {n} of {name!r}", place) for n, turn in enumerate(turns, start=1)]
-
-
-def _turn(turn: Any, what: str, place: str) -> Turn:
-    """A turn as role and content, from that form or from ShareGPT's `from` and `value`."""
-    found = turn if isinstance(turn, dict) else {}
-    role, content = ("role", "content") if "role" in found else ("from", "value")
-    if not {role, content} <= found.keys():
-        raise ValueError(
-            f"{place}: {what} is {turn!r:.60}, without role and content (or from and value); "
-            "mend the row or leave it out"
-        )
-    known = ROLES.get(found[role]) if isinstance(found[role], str) else None
-    if known is None:
-        raise ValueError(
-            f"{place}: {what} has the role {found[role]!r:.40}, known are {', '.join(ROLES)}; "
-            "mend the row or leave it out"
-        )
-    return {"role": known, "content": _checked(found[content], what, place)}
+def _text(row: Row, source: TextSource, setting: str) -> str:
+    field = f"field {getattr(source, setting)!r}"
+    return checked_text(_field(row, source, setting), field, row[0])

@@ -63,12 +63,12 @@ def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
 
     builder = load_dataset_builder(source.path, source.name, revision=source.revision)
     by_split: Any = builder.config.data_files or {}
-    if source.split not in by_split:
+    if source.split_read not in by_split:
         raise ValueError(
-            f"data.source.split={source.split} is unknown, {source.path} has "
+            f"data.source.split={source.split_read} is unknown, {source.path} has "
             f"{', '.join(map(str, by_split))}; choose one of them"
         )
-    found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split]]
+    found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split_read]]
     assert found and all(found), f"{source.path}: its files do not lie on the hub"
     path = _list_path(source)
     num_listed = len(read_json(path)["files"]) if path.is_file() else 0
@@ -118,7 +118,7 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
 
     if not is_offline():
         yield from load_dataset(
-            source.path, source.name, split=source.split, revision=commit, streaming=True
+            source.path, source.name, split=source.split_read, revision=commit, streaming=True
         )
         return
     from huggingface_hub import hf_hub_download
@@ -155,7 +155,7 @@ def _kept(source: TextSource) -> Kept:
 
 
 def _list_path(source: TextSource) -> Path:
-    place = [source.path, source.name, source.split, source.revision]
+    place = [source.path, source.name, source.split_read, source.revision]
     return home_dir() / LISTS_NAME / f"{fingerprint(place)}.json"
 
 

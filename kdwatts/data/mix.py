@@ -21,8 +21,8 @@ class PartSize:
     num_seen: int = 0
     """Documents read of it, each epoch's."""
     num_dropped: dict[str, int] = field(default_factory=dict)
-    """Reason to the number of documents read and left out: not_drawn, contaminated, or
-    empty of any word."""
+    """Reason to the number of documents read and left out: not_drawn, contaminated, empty of any
+    word, or blank_answer."""
 
     is_exhausted: bool = False
     """Whether it had no more when its turn came, which ended the corpus."""

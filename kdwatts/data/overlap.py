@@ -1,18 +1,27 @@
 """Which evaluation texts stand in a document: runs of n words in common, as in GPT-3's appendix C.
 
-Words are lower-cased and stripped of punctuation (Brown et al. 2020). A text's string of fewer than
-n words counts as a whole if it has at least MIN_WORDS. A run of words is known by a polynomial of
-its words' hashes modulo 2^64, so that a whole document is one pass of additions for each length;
-a billion runs beside ten million meet by chance with odds of about 5e-4. A document comes in
-pieces, such as the turns of a conversation, and no run reaches from one into the next.
+Words are lower-cased and stripped of punctuation (Brown et al. 2020), in one of the forms in which
+Unicode spells them (NFKC). Ideographs and hiragana, between which no blanks stand, are words of
+their own (Unicode Standard Annex 29, section 4.1). A word of Chinese has one or two of them, and a
+name may have 13, so a string that is mostly of them is looked for in runs of twice as many. Thai,
+Lao, Khmer, Burmese and Tibetan have neither blanks nor such a rule; the report counts such texts.
+
+A text's string of fewer than n words counts as a whole if it has at least MIN_WORDS. A run of words
+is known by a polynomial of its words' hashes modulo 2^64, so that a whole document is one pass of
+additions for each length; a billion runs beside ten million meet by chance with odds of about 5e-4.
+A document comes in pieces, such as the turns of a conversation, and no run reaches from one into
+the next.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,7 +33,10 @@ MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20
 """Of a task, how many documents a report names."""
 
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
+_PUNCTUATION = re.compile(r"[^\w\s]|_", re.ASCII)
+_ALONE = re.compile(r"[々〆〇぀-ゟ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
+_UNBROKEN = re.compile(r"[\u0e00-\u109f\u1780-\u17ff]")
+"""A letter of a script in which neither blanks nor Unicode's rule tell words apart."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _UNKNOWN = 0x2545F4914F6CDD1D
 """Stands for every word that no evaluation text has."""
@@ -47,6 +59,8 @@ class Grams:
     """Of each text, its task."""
     is_short: list[bool]
     """Of each text, whether it has no string of MIN_WORDS words, so that it is never found."""
+    is_unbroken: list[bool]
+    """Of each text, whether that is since its words are not told apart."""
     words: dict[str, int]
     hashes: dict[int, NDArray[np.uint64]]
     """Number of words to the hashes of such runs, ascending."""
@@ -56,12 +70,39 @@ class Grams:
     """Whether any hash begins with these bits: few runs of a document need be looked up."""
 
 
+@cache
+def _no_words() -> re.Pattern[str]:
+    """Punctuation; what combines with a letter is none, such as a vowel's sign in Hindi.
+
+    Python takes such marks for no part of a word. What chooses between the forms of a character
+    (FE00 to FE0F) is left out with punctuation.
+    """
+    marks = "".join(
+        chr(number)
+        for number in range(0x20000)
+        if unicodedata.category(chr(number)) in ("Mn", "Mc") and not 0xFE00 <= number <= 0xFE0F
+    )
+    return re.compile(rf"[^\w\s{marks}]|_")
+
+
 def words_of(text: str) -> list[str]:
-    return _PUNCTUATION.sub("", text.lower()).split()
+    if text.isascii():
+        return _PUNCTUATION.sub("", text.lower()).split()
+    # Punctuation first: NFKC would make a blank and a mark of an accent that stands alone.
+    text = unicodedata.normalize("NFKC", _no_words().sub("", text))
+    text = _no_words().sub("", unicodedata.normalize("NFKC", text.casefold()))
+    return _ALONE.sub(r" \g<0> ", text).split()
+
+
+def _least_words(spelled: list[str]) -> int:
+    """How many of such words may be looked for: those of one ideograph say half as much."""
+    num_alone = sum(_ALONE.fullmatch(word) is not None for word in spelled)
+    return MIN_WORDS * (2 if 2 * num_alone > len(spelled) else 1)
 
 
 def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
     """The runs of `ngram` words of all texts, and shorter strings as wholes."""
+    is_unbroken: list[bool] = []
     words: dict[str, int] = {}
     tasks: list[str] = []
     is_short: list[bool] = []
@@ -69,12 +110,14 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
     for number, text in enumerate(texts):
         tasks.append(text.task)
         is_short.append(True)
+        is_unbroken.append(any(map(_UNBROKEN.search, text.strings)))
         for string in text.strings:
             spelled = words_of(string)
-            length = min(ngram, len(spelled))
-            if length < MIN_WORDS:
+            least = _least_words(spelled)
+            length = min(ngram * least // MIN_WORDS, len(spelled))
+            if length < least:
                 continue
-            is_short[-1] = False
+            is_short[-1] = is_unbroken[-1] = False
             for word in spelled:
                 words.setdefault(word, _word_hash(word))
             (runs,) = _runs(spelled, words, [length]).values()
@@ -87,7 +130,7 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
         order = np.argsort(of_all, kind="stable")
         hashes[length], numbers[length] = of_all[order], beside[order]
         is_possible[_first_bits(of_all)] = True
-    return Grams(tasks, is_short, words, hashes, numbers, is_possible)
+    return Grams(tasks, is_short, is_unbroken, words, hashes, numbers, is_possible)
 
 
 def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
@@ -105,6 +148,34 @@ def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
             for number in grams.texts[length][firsts[hit] : lasts[hit]]:
                 found.setdefault(int(number), " ".join(spelled[place : place + length]))
     return found
+
+
+def texts_in_tokens(
+    documents: Sequence[NDArray[np.uint32]],
+    tokenizer: Any,
+    control_ids: NDArray[np.int64],
+    grams: Grams,
+) -> list[dict[int, str]]:
+    """What `texts_in` finds in each document of tokens.
+
+    A piece is what stands between two control tokens: a template may put a text's first word
+    directly behind its mark, and without the mark the words of two turns would run on.
+    """
+    pieces = [_pieces(tokens, control_ids) for tokens in documents]
+    texts = iter(
+        tokenizer.batch_decode(
+            [piece for of_one in pieces for piece in of_one], clean_up_tokenization_spaces=False
+        )
+    )
+    return [texts_in(list(islice(texts, len(of_one))), grams) for of_one in pieces]
+
+
+def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[list[int]]:
+    """The tokens between control tokens, in their order."""
+    is_control = np.isin(tokens, control_ids)
+    parts = np.split(tokens, np.flatnonzero(is_control))
+    # Each part but the first begins with the control token that it was cut at.
+    return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
 
 
 def _runs(
@@ -145,7 +216,10 @@ class Tally:
 
     def add(self, name: str | int, pieces: Sequence[str], grams: Grams) -> bool:
         """Count a document of such pieces; whether an evaluation text stands in one of them."""
-        found = texts_in(pieces, grams)
+        return self.count(name, texts_in(pieces, grams), grams)
+
+    def count(self, name: str | int, found: dict[int, str], grams: Grams) -> bool:
+        """Count a document in which these texts were found; whether there are any."""
         self.num_documents += 1
         self.num_documents_hit += bool(found)
         self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit
@@ -167,17 +241,20 @@ def describe(tally: Tally, grams: Grams, unread: dict[str, str]) -> dict[str, An
     hit = [grams.tasks[number] for number in tally.texts_hit]
     report: dict[str, Any] = {}
     for task in dict.fromkeys(grams.tasks):
-        pairs = zip(grams.tasks, grams.is_short, strict=True)
-        short = [is_short for name, is_short in pairs if name == task]
+        numbers = [number for number, name in enumerate(grams.tasks) if name == task]
         report[task] = {
-            "num_texts": len(short),
-            "num_texts_too_short": sum(short),
+            "num_texts": len(numbers),
+            "num_texts_too_short": sum(grams.is_short[number] for number in numbers),
+            "num_texts_unbroken": sum(grams.is_unbroken[number] for number in numbers),
             "num_texts_hit": hit.count(task),
             "num_documents_hit": tally.documents_hit.get(task, 0),
             "examples": tally.examples.get(task, []),
             "reason": None,
         }
-    counts = ("num_texts", "num_texts_too_short", "num_texts_hit", "num_documents_hit")
+    counts = (
+        *("num_texts", "num_texts_too_short", "num_texts_unbroken"),
+        *("num_texts_hit", "num_documents_hit"),
+    )
     for task, reason in unread.items():
         report[task] = {**dict.fromkeys(counts), "examples": None, "reason": reason}
     return report

@@ -6,6 +6,7 @@ import glob
 import json
 import logging
 import lzma
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,20 +29,21 @@ _GIVE = f"give one of {', '.join(LOCAL_SUFFIXES)}"
 def local_files(path: str) -> list[Path] | None:
     """The files that `data.source.path` names, in the order of their names; None for a hub id.
 
-    Of a folder they are those of a known kind at any depth, hidden ones left out. Raises ValueError
-    for what looks local and is not there, and for files of an unknown kind or of several.
+    Of a folder they are those of a known kind at any depth, hidden ones left out and links to
+    folders not followed, which is said once. Raises ValueError for what looks local and is not
+    there, and for files of an unknown kind or of several.
     """
     place = resolve_dir(path)
     if place.is_file():
         found = [place]
     elif place.is_dir():
-        shown = [file for file in sorted(place.rglob("*")) if _is_shown(file, place)]
-        found = [file for file in shown if file.name.endswith(LOCAL_SUFFIXES)]
-        if others := [file.name for file in shown if not file.name.endswith(LOCAL_SUFFIXES)]:
-            _warn_unread(path, len(others), others[0])
+        found = _files_below(place, path)
     elif glob.has_magic(str(place)):
         found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
-        found = [file for file in found if file.is_file()]
+        folders = [file.name for file in found if file.is_dir()]
+        if folders and "**" not in path:
+            _warn_unread(path, len(folders), "folders", folders[0], "give /** for what they hold")
+        found = [file for file in found if _is_file(file, path)]
     elif path.startswith(("tiny:", "/", ".", "~", "$")) or path.endswith(LOCAL_SUFFIXES):
         raise ValueError(f"data.source.path={path}: there is no such file; check the path")
     else:
@@ -62,21 +64,55 @@ def local_files(path: str) -> list[Path] | None:
     return found
 
 
-def _is_shown(file: Path, folder: Path) -> bool:
-    names = file.relative_to(folder).parts
-    return file.is_file() and not any(name.startswith(".") for name in names)
+def _files_below(folder: Path, path: str) -> list[Path]:
+    """The files of a known kind in a folder at any depth, by name; what else it holds is said."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(
+            f"data.source.path={path}: {error.filename} cannot be looked into ({error.strerror}); "
+            "make it readable or give a pattern without it"
+        )
+
+    found: list[Path] = []
+    unread: dict[str, list[str]] = {"files": [], "hidden files": [], "links to folders": []}
+    for at, folders, names in os.walk(folder, onerror=refuse):
+        parts = Path(at).relative_to(folder).parts
+        for name in names:
+            is_text = name.endswith(LOCAL_SUFFIXES)
+            if any(part.startswith(".") for part in (*parts, name)):
+                unread["hidden files"] += [name] * is_text
+            elif _is_file(Path(at, name), path):
+                found += [Path(at, name)] * is_text
+                unread["files"] += [name] * (not is_text)
+        unread["links to folders"] += [n for n in folders if os.path.islink(os.path.join(at, n))]
+    for what, names in unread.items():
+        if names:
+            _warn_unread(
+                path, len(names), what, min(names), f"read are {', '.join(LOCAL_SUFFIXES)}"
+            )
+    return sorted(found)
+
+
+def _is_file(file: Path, path: str) -> bool:
+    """Whether it is a file; a link to nothing is refused, since a file is missing."""
+    if file.is_symlink() and not file.exists():
+        raise ValueError(
+            f"data.source.path={path}: {file} is a link to nothing; mend the link or remove it"
+        )
+    return file.is_file()
 
 
 @cache
-def _warn_unread(path: str, count: int, name: str) -> None:
-    """Say once that a folder holds more than what is read of it."""
+def _warn_unread(path: str, count: int, what: str, name: str, instead: str) -> None:
+    """Say once that a path holds more than what is read of it."""
     log.warning(
-        "data.source.path=%s: %d files are not read, such as %s; read are %s",
-        path,
-        count,
-        name,
-        ", ".join(LOCAL_SUFFIXES),
+        "data.source.path=%s: %d %s are not read, such as %s; %s", path, count, what, name, instead
     )
+
+
+@cache
+def _warn_empty(file: Path) -> None:
+    log.warning("%s holds no row", file)
 
 
 def kind_of(file: Path) -> str:
@@ -95,12 +131,17 @@ def read_rows(files: Sequence[Path]) -> Iterator[Row]:
     Raises ValueError, with file and row, for what is not of the kind that the name says.
     """
     for file in files:
+        is_empty = True
         try:
-            yield from _READERS[kind_of(file)](file)
+            for row in _READERS[kind_of(file)](file):
+                is_empty = False
+                yield row
         except (UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
             raise ValueError(
                 f"{file}: cannot be read as its name says ({error}); mend the file"
             ) from None
+        if is_empty:
+            _warn_empty(file)
 
 
 def _opened(file: Path) -> Any:
@@ -123,14 +164,36 @@ def _line_rows(file: Path) -> Iterator[Row]:
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
-    """The rows of one list, or of a file that has a row a line in spite of its name."""
+    """The rows of one list, the one row of an object, or a row a line in spite of the name."""
     with _opened(file) as opened:
         content = opened.read()
-    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        for number, value in enumerate(_parsed(str(file), content, "file"), start=1):
+            yield _row(file, number, value)
+        return
+    try:
+        whole = json.loads(content)
+    except ValueError:
         yield from _line_rows(file)
         return
-    for number, value in enumerate(_parsed(str(file), content, "file"), start=1):
-        yield _row(file, number, value)
+    if isinstance(whole, dict) and (field := _list_of_rows(whole)):
+        raise ValueError(
+            f"{file}: holds one object, whose field {field!r} has the rows; save that list alone, "
+            "or name the file .jsonl if the object is a row"
+        )
+    yield _row(file, 1, whole)
+
+
+def _list_of_rows(found: dict[str, Any]) -> str | None:
+    """The field of an object that holds rows: its only list of objects that are no turns."""
+    lists = [
+        name
+        for name, value in found.items()
+        if isinstance(value, list)
+        and value
+        and all(isinstance(one, dict) and not one.keys() & {"role", "from"} for one in value)
+    ]
+    return lists[0] if len(lists) == 1 else None
 
 
 def _parsed(place: str, content: bytes, what: str) -> Any:

@@ -2,6 +2,8 @@
 
 A document's place between 0 and 1 is a hash of the seed and of its id. A fraction takes the places
 below it, a number of documents the lowest places, so that a smaller part lies in every larger one.
+An id that rows share, such as the name of a set or one that begins anew in each file, is that of
+the first of them; the others are known by their content as well.
 """
 
 from __future__ import annotations
@@ -22,6 +24,25 @@ def place(sample_seed: int, document_id: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
+def _placing(sample_seed: int) -> Callable[[Document], int]:
+    """The place of each document of one reading, to be asked once of each, in its order.
+
+    It remembers the places of ids, about 70 bytes of memory for each document that has one.
+    """
+    seen: set[int] = set()
+
+    def placed(document: Document) -> int:
+        found = place(sample_seed, document.id)
+        if document.own_id is None:
+            return found
+        if found in seen:
+            return place(sample_seed, f"{document.own_id}\n{document.content_hash}")
+        seen.add(found)
+        return found
+
+    return placed
+
+
 def drawing(
     read: Callable[[], Iterable[Document]],
     *,
@@ -35,28 +56,31 @@ def drawing(
     a fraction it is not, and nothing is hashed where all is taken. Of documents that share a place
     those of lower content hash are lower, and of copies the first are taken.
     """
+    # The product is exact: multiplying by a power of two rounds nothing.
+    limit = fraction * 2**64
 
-    def key(document: Document) -> tuple[int, str]:
-        return place(sample_seed, document.id), document.content_hash
-
-    def in_fraction(document: Document) -> bool:
-        # The product is exact: multiplying by a power of two rounds nothing.
-        return fraction == 1.0 or place(sample_seed, document.id) < fraction * 2**64
+    def draw_fraction() -> Draw:
+        if fraction == 1.0:
+            return lambda document: True
+        placed = _placing(sample_seed)
+        return lambda document: placed(document) < limit
 
     if num_documents is None:
-        return lambda: in_fraction
-    lowest = nsmallest(num_documents, (key(d) for d in read() if in_fraction(d)))
+        return draw_fraction
+    placed = _placing(sample_seed)
+    keys = ((placed(document), document.content_hash) for document in read())
+    lowest = nsmallest(num_documents, (key for key in keys if key[0] < limit))
     if len(lowest) < num_documents:
-        return lambda: in_fraction
+        return draw_fraction
     last = lowest[-1]
     num_last = lowest.count(last)
 
     def draw() -> Draw:
-        left = num_last
+        left, placed = num_last, _placing(sample_seed)
 
         def is_drawn(document: Document) -> bool:
             nonlocal left
-            found = key(document)
+            found = placed(document), document.content_hash
             left -= found == last
             return found < last or (found == last and left >= 0)
 

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 def bytes_of_tokens(tokenizer: Any) -> NDArray[np.int64] | None:
     """UTF-8 bytes of each token id; special and added tokens have none.
 
-    None for a tokenizer that is not byte-level: there a token's bytes depend on its neighbours.
+    None for a tokenizer that is not byte-level: there a token's bytes depend on its neighbours. Nor
+    does one tell that is not a fast one.
     """
+    if not getattr(tokenizer, "is_fast", False):
+        return None
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     decoder = backend["decoder"] or {}
     kinds = {decoder.get("type"), *(part["type"] for part in decoder.get("decoders", []))}

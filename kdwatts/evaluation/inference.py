@@ -66,25 +66,27 @@ def serving_costs(
     *,
     meter: Meter,
     synchronize: Callable[[], None],
+    subject: str = "model",
 ) -> list[ServingCost]:
     """Measure every point of the grid, each after a warm-up that is not counted.
 
     `prompts` gives B prompts of T tokens [B, T] on the model's device. Raises ValueError for a
-    model that is not whole on one kind of device.
+    model that is not whole on one kind of device, RuntimeError, which names the `subject`, for one
+    whose logits are not finite.
     """
     _check_whole(model)
     costs = []
     for batch_size in grid.batch_sizes:
         for prompt_tokens in grid.prompt_lengths:
-            served = _Served(model, prompts(batch_size, prompt_tokens))
+            served = _Served(model, prompts(batch_size, prompt_tokens), subject)
             place = f"b{batch_size}_p{prompt_tokens}"
             per_call = batch_size * prompt_tokens
-            served.decode(1)
+            served.check(served.decode(1))
             reading = _repeat(
                 f"prefill_{place}", served.prefill, per_call, 1, grid, meter, synchronize
             )
             for new_tokens in grid.new_lengths:
-                served.decode(new_tokens)
+                served.check(served.decode(new_tokens))
                 writing = _repeat(
                     f"decode_{place}_n{new_tokens}",
                     lambda served=served, count=new_tokens: served.decode(count),
@@ -110,22 +112,39 @@ def _check_whole(model: nn.Module) -> None:
 class _Served:
     """A model and the cache of one batch of prompts, which prefill made and decode leaves so."""
 
-    def __init__(self, model: nn.Module, prompt_BT: Tensor) -> None:
-        self._model, self._prompt_BT = model, prompt_BT
+    def __init__(self, model: nn.Module, prompt_BT: Tensor, subject: str) -> None:
+        self._model, self._prompt_BT, self._subject = model, prompt_BT, subject
         first = self.prefill()
+        self.check(first.logits)
         self._cache = first.past_key_values
         self._first_token_B1 = first.logits[:, -1:].argmax(-1)
 
     def prefill(self) -> Any:
         return self._model(input_ids=self._prompt_BT, use_cache=True, logits_to_keep=1)
 
-    def decode(self, new_tokens: int) -> None:
-        token_B1 = self._first_token_B1
+    def decode(self, new_tokens: int) -> Tensor:
+        """Write so many tokens, at least one; the last logits."""
+        token_B1, logits = self._first_token_B1, None
         for _ in range(new_tokens):
             step = self._model(input_ids=token_B1, past_key_values=self._cache, use_cache=True)
-            token_B1 = step.logits[:, -1:].argmax(-1)
+            logits = step.logits
+            token_B1 = logits[:, -1:].argmax(-1)
         # Back to the prompt: a decode window holds no second prefill.
         self._cache.crop(-new_tokens)
+        assert logits is not None
+        return logits
+
+    def check(self, logits: Tensor) -> None:
+        """Raise RuntimeError for logits that are not finite, of which argmax makes tokens.
+
+        It waits for the device, so it is asked outside of windows alone. NaN in the cache stays.
+        """
+        if not logits.amax(-1).isfinite().all():
+            raise RuntimeError(
+                f"inference: the {self._subject}'s logits are not finite (NaN or infinite), so "
+                "what it serves means nothing; its weights may be damaged: check the "
+                f"{self._subject}'s files"
+            )
 
 
 def _cost(

@@ -11,12 +11,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdwatts import interrupt
+from kdwatts.evaluation.answers import finite_error, finite_or_none
 from kdwatts.metrics import total_energy
+from kdwatts.paths import expanded, resolve_dir
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask, Lighteval
 from kdwatts.telemetry.meter import Meter
@@ -49,6 +51,8 @@ class Served:
     batch_size: int
     device_index: int | None
     """Among the visible cards; None for the CPU."""
+    template_arguments: dict[str, str] = field(default_factory=dict)
+    """What the chat template is called with, where a task's prompts are rendered by it."""
 
 
 def installed_version(python: str | None) -> str:
@@ -56,11 +60,15 @@ def installed_version(python: str | None) -> str:
 
     Raises ValueError where there is no such interpreter, or no lighteval in it.
     """
-    interpreter = python or sys.executable
+    interpreter = expanded(python) if python else sys.executable
     script = "from importlib.metadata import version; print(version('lighteval'))"
     try:
         done = subprocess.run(
-            [interpreter, "-c", script], capture_output=True, text=True, env=_environment(None)
+            [interpreter, "-c", script],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(None),
         )
     except OSError as error:
         raise ValueError(
@@ -83,16 +91,18 @@ def evaluate(
     settings: Lighteval,
     data_dir: Path | None,
     meter: Meter,
+    into: list[Score] | None = None,
 ) -> list[Score]:
     """Every metric of every task for one model; each task is a metered window of its own.
 
     The child says when it has loaded a task and when it has run it, so that a task's window holds
     neither imports nor loading, which are windows apart. With each task stands whether its prompts
     are rendered by the chat template. Raises ValueError for a task that lighteval does not have or
-    cannot read, RuntimeError where it fails.
+    cannot read, and for a model whose logits are not finite, RuntimeError where it fails. Scores
+    are put `into` a list as soon as their task ends.
     """
-    scores: list[Score] = []
-    with _child(served, settings, data_dir) as ask:
+    scores = [] if into is None else into
+    with _child(served, settings, data_dir, subject) as ask:
         with meter.window("load"):
             harness_version = ask({"do": "start"})["version"]
         for task, templated in tasks:
@@ -104,7 +114,9 @@ def evaluate(
                 results = ask({"do": "run"})
                 window.tokens += results["tokens"] or 0
             assert window.row
-            scores.extend(_scores(results, task, subject, harness_version, window.row))
+            found = _scores(results, task, subject, harness_version, window.row)
+            scores.extend(found)
+            _check_primary(found, task)
     return scores
 
 
@@ -113,25 +125,29 @@ Ask = Any
 
 
 @contextmanager
-def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterator[Ask]:
+def _child(
+    served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
+) -> Iterator[Ask]:
     """The process that runs lighteval; it ends with this context, and with this process."""
-    interpreter = settings.python or sys.executable
+    interpreter = expanded(settings.python) if settings.python else sys.executable
+    own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))
     # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
     with tempfile.TemporaryDirectory(prefix="kdwatts-lighteval-") as scratch:
         log_path = Path(scratch) / "stderr.txt"
         setup = {
             **asdict(served),
+            "subject": subject,
             "scratch_dir": scratch,
-            "tasks_file": settings.tasks_file,
+            "tasks_file": own_tasks,
             "data_dir": str(data_dir) if data_dir else None,
         }
-        with log_path.open("w") as stderr:
+        with log_path.open("w", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [interpreter, str(CHILD), json.dumps(setup)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
+                encoding="utf-8",
                 env=_environment(served.device_index, cpu=served.device_index is None),
                 start_new_session=True,  # What is sent to our group is heeded between tasks.
             )
@@ -168,7 +184,8 @@ def _child(served: Served, settings: Lighteval, data_dir: Path | None) -> Iterat
 
 
 def _last_words(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    text = path.read_text("utf-8", "replace")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
 
 
@@ -206,8 +223,8 @@ def _scores(
             harness_version=harness_version,
             task=name,
             metric=metric,
-            value=float(one["value"]),
-            stderr=one["stderr"],
+            value=finite_or_none(one["value"], subject=subject, task=name, metric=metric),
+            stderr=finite_error(one["stderr"]),
             higher_is_better=one["higher_is_better"],
             num_fewshot=task.num_fewshot,
             num_samples=found["num_samples"],
@@ -220,13 +237,16 @@ def _scores(
         for name, found in by_task.items()
         for metric, one in found["metrics"].items()
     ]
+    return scores
+
+
+def _check_primary(scores: list[Score], task: EvalTask) -> None:
     metrics = {score.metric for score in scores if score.task == task.display_name}
     if task.primary_metric not in metrics:
         raise ValueError(
             f"eval.tasks: {task.name} of lighteval gives {', '.join(sorted(metrics))}, not the "
             f"primary metric {task.primary_metric!r}; correct primary_metric in conf/eval"
         )
-    return scores
 
 
 def _mean_of(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -25,9 +25,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-FIXED_DATE = {"date_string": "26 Jul 2024"}
-"""As in kdwatts.data.shards, which this interpreter may lack."""
-
 
 class Refusal(Exception):
     """What the user can mend, in one sentence."""
@@ -64,8 +61,7 @@ class Session:
         )
         model = self._model = transformers_model.TransformersModel(config)
         model.cleanup = lambda: None  # It would drop the model after a task.
-        tokenizer = model.tokenizer
-        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **FIXED_DATE)
+        fix_day(model.tokenizer, setup["template_arguments"])
         _tolerate_broken_task_files()
         return {"version": version("lighteval")}
 
@@ -117,7 +113,7 @@ class Session:
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         pipeline, model = self._pipeline, self._model
         counts: list[int] = []
-        with _counted(model, counts):
+        with _counted(model, counts), _finite(model.model, self._setup["subject"]):
             pipeline.evaluate()
         if self._setup["device_index"] is not None:
             import_module("torch").cuda.synchronize()
@@ -129,6 +125,11 @@ class Session:
             for name, task in pipeline.tasks_dict.items()
         }
         return {"scores": scores, "tokens": sum(counts)}
+
+
+def fix_day(tokenizer: Any, template_arguments: dict[str, str]) -> None:
+    """Has a tokenizer's chat template print what it prints for us, who say so: on one day."""
+    tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **template_arguments)
 
 
 @contextmanager
@@ -164,6 +165,30 @@ def _counted(model: Any, counts: list[int]) -> Iterator[None]:
         model.prepare_batch_logprob, model.greedy_until = prepare, write
 
 
+@contextmanager
+def _finite(model: Any, subject: str) -> Iterator[None]:
+    """Refuses a model whose logits are not finite, of which the likeliest choice is the first one.
+
+    A text's last position has seen all before it, so it tells of each. The device is waited for
+    once, at the end.
+    """
+    finite: list[Any] = []
+
+    def look(module: Any, inputs: Any, said: Any) -> None:
+        finite.append(said.logits[:, -1].amax(-1).isfinite().all())
+
+    hook = model.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if not all(bool(one) for one in finite):
+        raise Refusal(
+            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it has no "
+            f"score; its weights may be damaged: check the {subject}'s files"
+        )
+
+
 def _written(ids: list[int], ends: set[int | None]) -> int:
     return next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
 
@@ -176,7 +201,7 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     found = logger.metric_aggregated[name]
     return {
         metric: {
-            "value": float(value),
+            "value": _number(value),
             "stderr": _number(found.get(f"{metric}_stderr")),
             "higher_is_better": bool(better.get(metric, True)),
         }
@@ -185,8 +210,12 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if value is not None and value == value else None
+def _number(value: Any) -> float:
+    """NaN for what is none: one such metric may not cost the others."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _load_dataset(
@@ -204,7 +233,12 @@ def _load_dataset(
     They have a cache of their own: the library's knows a local folder by what its README lists.
     """
     data_dir = setup["data_dir"]
-    if data_dir is None or os.path.isdir(path):
+    if os.path.isdir(path) and not (data_dir and path in datasets):
+        raise Refusal(
+            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, which would not be part "
+            "of the key; put it below eval.data_dir, with its name among the task's `datasets`"
+        )
+    if data_dir is None:
         return load(path, name, revision=revision, **options)
     if path not in datasets:
         raise Refusal(
@@ -250,7 +284,7 @@ def _tolerate_broken_task_files() -> None:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no child outlives its parent.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # Whatever prints meanwhile must not be taken for an answer.
     session = Session(json.loads(sys.argv[1]))
     handlers = {"start": session.start, "load": session.load, "run": session.run}

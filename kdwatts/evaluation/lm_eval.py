@@ -6,15 +6,28 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from tqdm import tqdm
 
-from kdwatts.data.shards import FIXED_DATE
+from kdwatts import interrupt
+from kdwatts.data.chat import template_arguments
+from kdwatts.evaluation.answers import (
+    NotFinite,
+    finite_error,
+    finite_or_none,
+    refuse_not_finite,
+)
 from kdwatts.evaluation.counting import TokenCount
-from kdwatts.evaluation.lm_tasks import LoadedTask, TaskSources, harness, load_task
+from kdwatts.evaluation.lm_tasks import (
+    LoadedTask,
+    TaskSources,
+    harness,
+    harness_version,
+    load_task,
+)
 from kdwatts.metrics import total_energy
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask
@@ -34,41 +47,62 @@ def evaluate(
     batch_size: int,
     sources: TaskSources,
     meter: Meter,
+    into: list[Score] | None = None,
 ) -> list[Score]:
     """Every metric of every task for one model; each task is a metered window of its own.
 
     With each task stands whether its prompts are rendered by the chat template. Reading the tasks'
     data is a window apart. Raises ValueError for a task that the harness does not know, or whose
-    primary metric it lacks.
+    primary metric it lacks, and RuntimeError, with the task's name, for what the harness raises. A
+    metric that is no number is None, and named in the log. Scores are put `into` a list as soon as
+    their task ends, so that one that fails does not cost those before it.
     """
+    scores = [] if into is None else into
     with _quiet_libraries():
         models = harness("lm_eval.models.huggingface")
+        is_templated = any(templated for _, templated in tasks)
         served = models.HFLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
-            chat_template_args=FIXED_DATE,
+            chat_template_args=template_arguments(tokenizer) if is_templated else None,
         )
+        refuse_not_finite(served, subject=subject)
         count = TokenCount(served)
         with meter.window("load_tasks"):
             all_loaded = [load_task(task, sources) for task, _ in tasks]
-        scores: list[Score] = []
         for (task, templated), parts in zip(tasks, all_loaded, strict=True):
             with meter.window(task.display_name) as window:
                 count.into(window)
-                results = _run(served, task, parts, apply_chat_template=templated)
+                try:
+                    results = _run(served, task, parts, apply_chat_template=templated)
+                except interrupt.Preempted:
+                    raise
+                except Exception as error:
+                    raise RuntimeError(_told(task, subject, error)) from error
             assert window.row
-            scores.extend(_scores(results, task, subject, window.row))
+            found = _scores(results, task, subject, window.row)
+            scores.extend(found)
+            _check_primary(found, task)
     return scores
 
 
-def fetch_data(task: EvalTask) -> None:
+def _told(task: EvalTask, subject: str, error: Exception) -> str:
+    """One sentence of what stopped a task, which is named: the harness's own words rarely do."""
+    words = " ".join(str(error).split())
+    if not isinstance(error, NotFinite):
+        words = f"lm-eval raised {type(error).__name__}{f' ({words})' if words else ''}"
+    return f"evaluate: {task.name} of the {subject}: {words}"
+
+
+def fetch_data(task: EvalTask, tasks_dir: str | None = None) -> None:
     """Bring what a task reads to this disk, where running it will look: the cache of `datasets`.
 
-    Raises ValueError for a task that the harness does not know.
+    Raises ValueError for a task that neither the harness nor `tasks_dir` has.
     """
+    folder = Path(tasks_dir).expanduser() if tasks_dir else None
     with _quiet_libraries():
-        load_task(task, TaskSources())
+        load_task(task, TaskSources(tasks_dir=folder))
 
 
 def task_texts(task: EvalTask, sources: TaskSources) -> list[list[str]]:
@@ -127,11 +161,11 @@ def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow
                 Score(
                     subject=subject,
                     harness=HARNESS,
-                    harness_version=version("lm_eval"),
+                    harness_version=harness_version(),
                     task=name,
                     metric=metric if filter_name == "none" else key,
-                    value=float(value),
-                    stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                    value=finite_or_none(value, subject=subject, task=name, metric=metric),
+                    stderr=finite_error(stderr),
                     higher_is_better=metric not in LOWER_IS_BETTER if better is None else better,
                     num_fewshot=task.num_fewshot,
                     num_samples=metrics["sample_len"],
@@ -142,13 +176,16 @@ def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow
                     duration_s=row.duration_s,
                 )
             )
+    return scores
+
+
+def _check_primary(scores: list[Score], task: EvalTask) -> None:
     if not any(s.task == task.display_name and s.metric == task.primary_metric for s in scores):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
             f"eval.tasks: {task.name} gives {found}, not the primary metric "
             f"{task.primary_metric!r}; correct primary_metric in conf/eval"
         )
-    return scores
 
 
 LOWER_IS_BETTER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")
@@ -158,11 +195,12 @@ def bits_per_byte_stderr(samples: Sequence[dict[str, Any]]) -> float | None:
     """Standard error of total bits over total bytes, documents being the sampling unit.
 
     The ratio estimator's: sqrt(sum (b_i - R n_i)^2 / (m (m - 1))) over the mean of n, for bits b
-    and bytes n of m documents (Cochran 1977, Sampling Techniques, section 2.11). None below two.
+    and bytes n of m documents (Cochran 1977, Sampling Techniques, section 2.11). None below two
+    documents, and without a byte.
     """
     pairs = [(-loglikelihood / math.log(2), size) for loglikelihood, size in map(_rolling, samples)]
     count = len(pairs)
-    if count < 2:
+    if count < 2 or not any(size for _, size in pairs):
         return None
     total_bytes = sum(size for _, size in pairs)
     ratio = sum(bits for bits, _ in pairs) / total_bytes

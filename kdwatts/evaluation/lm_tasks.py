@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kdwatts.evaluation.aggregation import guard_aggregations
+from kdwatts.evaluation.own_tasks import inside
 from kdwatts.fingerprint import fingerprint_tree
 from kdwatts.paths import TINY_DIR
 from kdwatts.schema import EvalTask
@@ -25,10 +27,14 @@ TINY_PREFIX = "tiny:"
 OWN_TASKS_DIR = Path(__file__).parent / "tasks"
 """Tasks that ship with the package, on data that ships with the harness."""
 
-IFEVAL_PACKAGES = ("langdetect", "immutabledict", "nltk")
-
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
 """What `dataset_path` may be besides a dataset: a format of files that the task names."""
+
+
+_NO_HARNESS = (
+    "eval.tasks are asked by lm-eval, which is not installed here; install it with pip install "
+    "'lm-eval>=0.4.13', choose eval=none, or stop at until=distill"
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,24 @@ class TaskSources:
 
 
 def harness(module: str) -> Any:
-    """A module of the harness or below it: seconds to import, and decorators hide its types."""
-    return import_module(module)
+    """A module of the harness or below it: seconds to import, and decorators hide its types.
+
+    Raises ValueError where the harness is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "lm_eval":
+            raise
+        raise ValueError(_NO_HARNESS) from None
+
+
+def harness_version() -> str:
+    """The version of lm-eval. Raises ValueError where it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        raise ValueError(_NO_HARNESS) from None
 
 
 def task_files(task: str) -> list[Path]:
@@ -75,41 +97,6 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
     return directory
 
 
-def check_known(tasks: list[EvalTask], sources: TaskSources) -> None:
-    """Raise ValueError for a task that the harness does not have or cannot run here."""
-    for task in tasks:
-        if not task_files(task.name):
-            _manager_with(task, sources)
-        if "ifeval" in task.name:
-            _check_ifeval(task, sources)
-
-
-def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
-    """Raise ValueError without what IFEval checks answers by, of which the harness fetches some.
-
-    Its list of sentence ends is looked for in DATA_DIR/nltk_data, among the usual places.
-    """
-    missing = [name for name in IFEVAL_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"eval.tasks: {task.name} needs the Python packages {', '.join(missing)}; install "
-            "them, such as with pip install 'kdwatts[benchmarks]', or leave the task out"
-        )
-    if sources.data_dir is None:
-        return
-    folder = sources.data_dir / "nltk_data"
-    nltk = harness("nltk")
-    if str(folder) not in nltk.data.path:
-        nltk.data.path.insert(0, str(folder))
-    try:
-        nltk.data.find("tokenizers/punkt_tab")
-    except LookupError:
-        raise ValueError(
-            f"eval.data_dir={sources.data_dir}: {task.name} needs NLTK's punkt_tab; fetch it with "
-            f"`python -m nltk.downloader -d {folder} punkt_tab`"
-        ) from None
-
-
 @dataclass(frozen=True)
 class LoadedTask:
     """One benchmark, its data read."""
@@ -131,22 +118,20 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
     """
     files = task_files(task.name)
     if files:
-        request: Any = yaml.safe_load(files[0].read_text())
+        request: Any = yaml.safe_load(files[0].read_bytes())
         request["dataset_kwargs"] = {"data_files": {"test": str(files[1])}}
-        manager = _manager(False, None)
+        manager = _manager(False, None, None)
     else:
-        request, manager = task.name, _manager_with(task, sources)
+        request, manager = task.name, manager_with(task, sources)
     try:
         with _local_datasets(task, sources):
             loaded = manager.load([request])
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"eval.tasks: {task.name} needs the Python package {error.name}; install it or leave "
-            "the task out"
-        ) from None
+        raise ValueError(lacks_package(task, error.name)) from None
     for leaf in loaded["tasks"].values():
         _run_once(leaf)
         _check_fewshot(leaf, task)
+        guard_aggregations(leaf)
     children = {name for names in loaded["group_map"].values() for name in names}
     parts = [
         one
@@ -156,24 +141,36 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
     return LoadedTask(parts, list(loaded["tasks"].values()), manager)
 
 
+def lacks_package(task: EvalTask, name: str | None) -> str:
+    """One sentence that a task needs a package which is not here."""
+    return (
+        f"eval.tasks: {task.name} needs the Python package {name}; install it or leave the task out"
+    )
+
+
 @cache
-def _manager(include_defaults: bool, tasks_dir: Path | None) -> Any:
-    """The harness's index of tasks; one with its own takes seconds to build."""
+def _manager(include_defaults: bool, tasks_dir: Path | None, content: str | None) -> Any:
+    """The harness's index of tasks, for a `content` of the folder; to build its own takes seconds.
+
+    A sweep is one process, between whose runs a task may change.
+    """
+    del content
     folders = [str(path) for path in (OWN_TASKS_DIR, tasks_dir) if path]
     return harness("lm_eval.tasks").TaskManager(
         include_path=folders, include_defaults=include_defaults
     )
 
 
-def _manager_with(task: EvalTask, sources: TaskSources) -> Any:
+def manager_with(task: EvalTask, sources: TaskSources) -> Any:
     """The smallest index that has the task."""
+    content = fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None
     for include_defaults in (False, True):
-        manager = _manager(include_defaults, sources.tasks_dir)
+        manager = _manager(include_defaults, sources.tasks_dir, content)
         if task.name in manager.all_tasks:
             return manager
     place = f" and {sources.tasks_dir} none" if sources.tasks_dir else ""
     raise ValueError(
-        f"eval.tasks: lm-eval {version('lm_eval')} has no task {task.name!r}{place}; see "
+        f"eval.tasks: lm-eval {harness_version()} has no task {task.name!r}{place}; see "
         "`lm-eval ls tasks` for its names"
     )
 
@@ -188,11 +185,32 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
     datasets = harness("datasets")
     load, key_of = datasets.load_dataset, cache(fingerprint_tree)
 
+    def load_cached(path: str, name: str | None, folder: Path, **options: Any) -> Any:
+        """The library's cache knows files by place and time, and a folder by what its README
+        lists: it would give what others of that name once held. So bytes name the cache."""
+        cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "kdwatts" / key_of(folder)
+        return load(path, name, cache_dir=str(cache_dir), **options)
+
     def load_local(path: str, name: str | None = None, **options: Any) -> Any:
-        if path in FORMATS or Path(path).is_dir():
-            if sources.tasks_dir and "data_files" in options:
-                options["data_files"] = _below(sources.tasks_dir, options["data_files"])
-            return load(path, name, **options)
+        own = sources.tasks_dir
+        if task_files(task.name):
+            return _in_memory(options["data_files"])
+        if path in FORMATS:
+            if own is None:
+                return load(path, name, **options)
+            for option in ("data_files", "data_dir"):
+                if option in options:
+                    options[option] = inside(own, options[option], task.name)
+            return load_cached(path, name, own, **options)
+        is_copied = sources.data_dir is not None and path in task.datasets
+        if own and not is_copied and (own / path).is_dir():
+            return load_cached(inside(own, path, task.name), name, own, **options)
+        if not is_copied and Path(path).is_dir():
+            raise ValueError(
+                f"eval.tasks: {task.name} reads the folder {Path(path).absolute()}, which would "
+                "not be part of the key; put it into eval.tasks_dir, or below eval.data_dir with "
+                "its name among the task's `datasets`"
+            )
         if sources.data_dir is None:
             return load(path, name, **options)
         if path not in task.datasets:
@@ -201,13 +219,11 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
                 f"name, so that eval.data_dir would not be part of the key; add {path} to them"
             )
         directory = dataset_dir(sources.data_dir, path, task.name)
-        # The library's cache knows a local folder by what its README lists, not by its bytes or
-        # place: it would give what another folder of that name once held.
-        cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "kdwatts" / key_of(directory)
+        whole = directory
         if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
             directory, name = directory / name, None
         try:
-            return load(str(directory), name, cache_dir=str(cache_dir), **options)
+            return load_cached(str(directory), name, whole, **options)
         except ValueError as error:
             raise ValueError(
                 f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for "
@@ -221,13 +237,14 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
         datasets.load_dataset = load
 
 
-def _below(folder: Path, files: Any) -> Any:
-    """Data files of a task of one's own: relative names are looked for in its folder."""
-    if isinstance(files, dict):
-        return {split: _below(folder, names) for split, names in files.items()}
-    if isinstance(files, list):
-        return [_below(folder, name) for name in files]
-    return str(folder / files) if (folder / files).is_file() else files
+def _in_memory(files: Mapping[str, str]) -> Any:
+    """The splits of a task that ships, without a cache: a node may have none to write to."""
+    datasets = harness("datasets")
+    rows = {
+        split: [json.loads(line) for line in Path(name).read_bytes().strip().split(b"\n")]
+        for split, name in files.items()
+    }
+    return datasets.DatasetDict({s: datasets.Dataset.from_list(rows[s]) for s in rows})
 
 
 def _run_once(leaf: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdwatts.data.shards import FIXED_DATE
+from kdwatts.data.chat import template_arguments
 
 _QUESTION = {"role": "user", "content": "Which is it?\nA. this\nB. that"}
 _ANSWER = {"role": "assistant", "content": "B"}
@@ -55,7 +55,10 @@ def _rendered(tokenizer: Any, conversation: list[dict[str, str]]) -> str:
 
     try:
         return tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **FIXED_DATE
+            conversation,
+            tokenize=False,
+            add_generation_prompt=True,
+            **template_arguments(tokenizer),
         )
     except TemplateError as error:
         return f"refused: {error}"

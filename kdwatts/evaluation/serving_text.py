@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdwatts.data.rows import read_rows
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.paths import resolve_dir
 from kdwatts.schema import InferenceGrid
@@ -39,18 +39,34 @@ def prompts_file(grid: InferenceGrid) -> Path | None:
 
 
 def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
-    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines."""
-    text = path.read_text()
-    if path.suffix == ".jsonl":
-        try:
-            text = "\n\n".join(json.loads(line)["text"] for line in text.splitlines())
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"eval.inference.prompts={path}: a line is no JSON object with `text` "
-                f"({type(error).__name__}: {error}); correct it or give a plain text"
-            ) from None
-    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+    """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines.
+
+    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for one
+    that cannot be read so.
+    """
+    text = _text_of_lines(path) if path.suffix == ".jsonl" else _plain_text(path)
+    ids = _words(text, tokenizer)
     return lambda batch, length: _cut(ids, batch, length, str(path))
+
+
+def _text_of_lines(path: Path) -> str:
+    try:
+        return "\n\n".join(row["text"] for _, row in read_rows([path]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"eval.inference.prompts={path}: a line is no JSON object with `text` "
+            f"({type(error).__name__}: {error}); correct it or give a plain text"
+        ) from None
+
+
+def _plain_text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"eval.inference.prompts={path}: the file is no UTF-8 ({error}); save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prompts_of_corpus(
@@ -69,10 +85,16 @@ def prompts_of_corpus(
         ids = (shards.read(start, shards.num_tokens) & ~NO_TARGET).astype(np.int64)
         if read_by:
             text = written_by.decode(ids.tolist(), skip_special_tokens=True)
-            ids = np.array(read_by(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+            ids = _words(text, read_by)
         return _cut(ids, batch, length, "the corpus")
 
     return cut
+
+
+def _words(text: str, tokenizer: Any) -> NDArray[np.int64]:
+    """The tokens of a text; a control token that it quotes is words, as in the corpus."""
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return np.array(encoded["input_ids"], dtype=np.int64)
 
 
 def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:

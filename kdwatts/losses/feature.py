@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +14,8 @@ from kdwatts.losses.precision import wide
 
 NORM_EPSILON = 1e-6
 """Added to the mean square before its root, as the models' own norms do."""
+LEAST_NORM = 1e-8
+"""Of a row that has a direction; torch's own default."""
 
 
 def rms_normalized(hidden_ND: Tensor) -> Tensor:
@@ -40,9 +43,13 @@ def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """1 - cos of the two rows, [N], no unit."""
+    """1 - cos of the two rows, [N], no unit; a row without a length has no direction, no slope."""
     _check_shapes(student_ND, teacher_ND)
-    return 1 - F.cosine_similarity(wide(student_ND), wide(teacher_ND), dim=-1)
+    student_ND = wide(student_ND)
+    cos_N = F.cosine_similarity(student_ND, wide(teacher_ND), dim=-1, eps=LEAST_NORM)
+    # A shorter row is divided by it, so that the slope would be its reciprocal.
+    is_long_N = student_ND.detach().norm(dim=-1) > LEAST_NORM
+    return 1 - torch.where(is_long_N, cos_N, cos_N.detach())
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdwatts.chunks import LOGIT_ELEMENTS
-from kdwatts.losses.rows import Block, RowTerm
+from kdwatts.losses.rows import Block, RowTerm, floored, taken
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ class _HeadLoss(torch.autograd.Function):
                     None if teacher_nW is None else teacher_nW[part],
                     needs_grad=needs_grad,
                 )
-                parts = [term(block, weights[name]).sum() for name, term in terms.items()]
+                parts = [
+                    taken(name, term, block, weights[name]).sum() for name, term in terms.items()
+                ]
                 sums += torch.stack(parts)
                 if needs_grad:
                     block.close()
@@ -156,7 +158,7 @@ def _logits(
 ) -> Tensor:
     out_nV = buffers.take(name, len(hidden_nD), len(weight_VD), hidden_nD)
     torch.mm(hidden_nD, weight_VD.T, out=out_nV)
-    return out_nV if bias_V is None else out_nV.add_(bias_V)
+    return out_nV if bias_V is None else out_nV.add_(floored(bias_V))
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.rows import Block, RowTerm, Softmax, row_loss
+from kdwatts.losses.rows import Block, RowTerm, Softmax, row_loss, tied
 
 
 def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
@@ -92,13 +92,17 @@ def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: fl
 
 
 def total_variation(block: Block, weight: float, *, temperature: float) -> Tensor:
-    """T^2 / 2 sum |q - p|, [n], between 0 and T^2, no unit (f-DISTILL, arXiv 2307.15190)."""
+    """T^2 / 2 sum |q - p|, [n], between 0 and T^2, no unit (f-DISTILL, arXiv 2307.15190).
+
+    Its slope has a step where q = p and is 0 there: within rounding it would be one of noise.
+    """
     q, p = _pair("total_variation", block, temperature)
     q_nV = q.probabilities()
     gap_nV = q_nV.addcmul(p.exp_nV, p.scale_n1, value=-1)
-    loss_n = gap_nV.abs().sum(-1) / 2
+    distance_nV = gap_nV.abs()
+    loss_n = distance_nV.sum(-1) / 2
     if block.needs_grad:
-        sign_nV = gap_nV.sign_()
+        sign_nV = gap_nV.sign_().masked_fill_(tied(distance_nV, q_nV), 0.0)
         mean_n1 = (sign_nV * q_nV).sum(-1, keepdim=True)
         block.add_gradient(sign_nV.sub_(mean_n1).mul_(q_nV), weight * temperature / 2)
     return temperature**2 * loss_n.double()
@@ -114,6 +118,11 @@ DIVERGENCES: dict[str, Callable[..., Tensor]] = {
 }
 OPTIONS = {"jsd": ("beta",), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",)}
 """What a divergence takes besides the temperature."""
+
+
+REVISIONS = {"total_variation": 2, "universal": 2}
+"""Divergences whose numbers are no longer those that first shipped; part of what keys a student.
+2: no slope where probabilities are equal within rounding."""
 
 
 def dense_term(

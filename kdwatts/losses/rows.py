@@ -1,7 +1,8 @@
 """Logits of a few rows, their softmaxes, and where the gradient of the student's logits goes.
 
-Losses on logits are formed here together with their gradient, in closed form: a loss is a function
-of a `Block` that returns one value a row and adds its gradient to the block's.
+Losses on logits are formed here together with their gradient: a loss is a function of a `Block`
+that returns one value a row and adds its gradient to the block's, in closed form, or by autograd
+where it is a `plain` function of both logits.
 """
 
 # N positions kept by the loss mask, n those of one block, V vocabulary.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,6 +23,10 @@ from kdwatts.losses.precision import wide
 LEAST_LOGIT = -1e30
 """Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
 
+TIED_EPSILONS = 64
+"""Roundings of a probability within which two are equal: they are exponentials of logits, whose
+own rounding is some epsilons of what may be tens."""
+
 
 @dataclass(frozen=True)
 class Softmax:
@@ -28,6 +34,8 @@ class Softmax:
 
     shifted_nV: Tensor
     """z / T less its maximum, so that log p = shifted - log total."""
+    most_n1: Tensor
+    """What was taken off z / T: that maximum, or 0 where another softmax gave z without it."""
     exp_nV: Tensor
     total_n1: Tensor
     """Sum of exp over V, in float64 as what is done with it costs nothing."""
@@ -50,6 +58,19 @@ class Softmax:
         return self.shifted_nV.gather(-1, ids_nK).double() - self.log_total_n[:, None]
 
 
+def floored(logits: Tensor) -> Tensor:
+    """Logits with the least logit in the place of minus infinity.
+
+    Whoever forms logits by a head floors its bias alone, as nothing else of it can say that.
+    """
+    return logits.clamp(min=LEAST_LOGIT)
+
+
+def tied(distance: Tensor, probability: Tensor) -> Tensor:
+    """Where a probability is no further from another than their rounding."""
+    return distance <= probability * (TIED_EPSILONS * torch.finfo(probability.dtype).eps)
+
+
 def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False) -> Softmax:
     """The softmax of logits of any float dtype; `in_place` gives them up to be overwritten."""
     wide_nV = wide(logits_nV)
@@ -63,7 +84,7 @@ def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False)
 def _shifted(scaled_nV: Tensor, most_n1: Tensor, own: bool) -> Softmax:
     shifted_nV = scaled_nV.sub_(most_n1) if own else scaled_nV - most_n1
     exp_nV = shifted_nV.exp()
-    return Softmax(shifted_nV, exp_nV, exp_nV.sum(-1, keepdim=True).double())
+    return Softmax(shifted_nV, most_n1, exp_nV, exp_nV.sum(-1, keepdim=True).double())
 
 
 class Block:
@@ -86,6 +107,8 @@ class Block:
         self._student_nV, self._teacher_nV = student_nV, teacher_nV
         self._softmaxes: dict[float, Softmax] = {}
         self._grad_nV: Tensor | None = None
+        self.num_gradients = 0
+        """Additions to the gradient so far."""
 
     def student(self, temperature: float) -> Softmax:
         """The student's softmax, to be read only: losses share it."""
@@ -102,13 +125,30 @@ class Block:
 
     def teacher(self, temperature: float) -> Softmax:
         """The teacher's softmax, the caller's own: it may be asked for once."""
+        return softmax_of(self._teacher_once(), temperature, in_place=True)
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """The student's logits, to be read only, and the teacher's, which are the caller's own.
+
+        In float32 (float64 stays float64). The teacher's may be asked for once, as by `teacher`.
+        """
+        if not self._softmaxes:
+            self.student(1.0)  # For losses that come when the gradient lies where the logits were.
+        student_nV = self._student_nV
+        if self._grad_nV is student_nV:
+            (temperature, softmax), *_ = self._softmaxes.items()
+            student_nV = (softmax.shifted_nV + softmax.most_n1).mul_(temperature)
+        return wide(student_nV), wide(self._teacher_once())
+
+    def _teacher_once(self) -> Tensor:
         assert self._teacher_nV is not None, "no dense teacher was given, or it was asked for twice"
         teacher_nV, self._teacher_nV = self._teacher_nV, None
-        return softmax_of(teacher_nV, temperature, in_place=True)
+        return teacher_nV
 
     def add_gradient(self, part_nV: Tensor, factor: Tensor | float) -> None:
         """Add `factor` (a number, or one a row [n, 1]) times `part_nV` to the gradient."""
         assert self._softmaxes, "the gradient overwrites logits that nobody has read"
+        self.num_gradients += 1
         if self._grad_nV is None:
             # The first part needs no zeros to be added to.
             fits = self._student_nV.dtype == part_nV.dtype
@@ -122,7 +162,12 @@ class Block:
     def add_gradient_at(self, ids_nK: Tensor, part_nK: Tensor) -> None:
         """Add to the gradient at the given tokens; where an id comes twice, both are added."""
         assert self._grad_nV is not None, "add the dense part first"
+        self.num_gradients += 1
         self._grad_nV.scatter_add_(-1, ids_nK, part_nK.to(self._grad_nV.dtype))
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._student_nV)
 
     def close(self) -> Tensor:
         """The gradient, in the student's rows and their dtype."""
@@ -136,18 +181,62 @@ RowTerm = Callable[[Block, float], Tensor]
 """A loss of each row of a block, [n] in float64; adds that many times its gradient to the block."""
 
 
+def taken(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
+    """The term's loss of each row of the block, [n].
+
+    Raises ValueError when it is not one number a row, or when its gradient is asked for and not
+    given: the student would be trained on the other terms alone while the loss tells of this one.
+    """
+    before = block.num_gradients
+    loss_n = term(block, weight)
+    if block.needs_grad and block.num_gradients == before:
+        raise ValueError(
+            f"{name} gives no gradient, so the student learns nothing of it; have its function "
+            "call block.add_gradient, or give losses.rows.plain one that autograd can differentiate"
+        )
+    if loss_n.shape != (block.num_rows,):
+        raise ValueError(
+            f"{name} is {tuple(loss_n.shape)} for {block.num_rows} rows; have its function return "
+            "one number a row"
+        )
+    return loss_n
+
+
+def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A divergence of a differentiable function of student's and teacher's logits [n, V] to [n].
+
+    Autograd forms its gradient, block by block. What a divergence is given besides the block and
+    the weight (`temperature` and its options) is given to the function, which sees both logits in
+    float32 (float64 stays float64) and may overwrite neither.
+    """
+
+    @wraps(function)
+    def divergence(block: Block, weight: float, **options: float) -> Tensor:
+        student_nV, teacher_nV = block.logits()
+        no_autocast = torch.autocast(student_nV.device.type, enabled=False)
+        with torch.set_grad_enabled(block.needs_grad), no_autocast:
+            student_nV = student_nV.detach().requires_grad_(block.needs_grad)
+            loss_n = function(student_nV, teacher_nV, **options)
+            if loss_n.requires_grad:
+                (grad_nV,) = torch.autograd.grad(loss_n.sum(), student_nV)
+                block.add_gradient(grad_nV, weight)
+        return loss_n.detach().double()
+
+    return divergence
+
+
 class _RowLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student_NV: Tensor, teacher_NV: Tensor | None, term: RowTerm) -> Tensor:
         needs_grad = ctx.needs_input_grad[0]
-        student_own_NV = wide(student_NV.detach()).clamp(min=LEAST_LOGIT)
+        student_own_NV = floored(wide(student_NV.detach()))
         teacher_own_NV = None
         if teacher_NV is not None:
-            teacher_own_NV = wide(teacher_NV.detach()).clamp(min=LEAST_LOGIT)
+            teacher_own_NV = floored(wide(teacher_NV.detach()))
         block = Block(
             slice(0, len(student_NV)), student_own_NV, teacher_own_NV, needs_grad=needs_grad
         )
-        loss_N = term(block, 1.0)
+        loss_N = taken("a term", term, block, 1.0)
         ctx.save_for_backward(block.close() if needs_grad else None)
         ctx.dtype = student_NV.dtype
         return loss_N.to(student_own_NV.dtype)

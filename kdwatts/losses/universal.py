@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.rows import Block, RowTerm, row_loss
+from kdwatts.losses.rows import Block, RowTerm, row_loss, tied
 
 
 def universal_term(*, temperature: float = 1.0, compared_N: Tensor | None = None) -> RowTerm:
     """T^2 sum |q_(i) - p_(i)| over ranks i, [n], between 0 and 2 T^2, no unit.
 
-    Zero with a zero gradient at positions where `compared_N` is false.
+    Zero with a zero gradient at positions where `compared_N` is false; no slope at ranks whose
+    probabilities are equal within rounding.
     """
 
     def term(block: Block, weight: float) -> Tensor:
@@ -34,7 +35,8 @@ def universal_term(*, temperature: float = 1.0, compared_N: Tensor | None = None
         gap = _by_rank(sorted_mV, p_nW[kept].sort(-1, descending=True).values)
         loss_n[kept] = gap.abs().sum(-1).double()
         if block.needs_grad:
-            sign_mV = gap.sign()[:, : q_mV.shape[-1]]
+            gap_mV = gap[:, : q_mV.shape[-1]]
+            sign_mV = gap_mV.sign().masked_fill_(tied(gap_mV.abs(), sorted_mV), 0.0)
             slope_mV = torch.zeros_like(q_mV).scatter_(-1, token_mV, sign_mV)
             mean_m1 = (slope_mV * q_mV).sum(-1, keepdim=True)
             grad_nV[kept] = slope_mV.sub_(mean_m1).mul_(q_mV)

@@ -131,7 +131,7 @@ def _missing_weights(path: str, revision: str | None) -> str | None:
     index = _cached(path, INDEX, revision)
     if not index:
         return WEIGHTS
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     return next((name for name in names if not _cached(path, name, revision)), None)
 
 

@@ -56,13 +56,15 @@ def feature_bytes(
         "linear": value_bytes * student_width,
         "mlp": value_bytes * (student_width + 2 * teacher_width),
     }[feature.projector]
-    # The student's states in float32 and the difference; or both states and their cosine's norms.
+    # The student's states in float32 and the difference; or both states, their cosine's norms and
+    # whether the student's has a direction.
     compared = {
         "mse": 4 * teacher_width,
         "normalized_mse": 8 * teacher_width + ROOT_BYTES,
-        "cosine": 8 * teacher_width + 2 * ROOT_BYTES,
-    }[feature.distance]
-    return projected + compared
+        "cosine": 8 * teacher_width + 2 * ROOT_BYTES + 1,
+    }
+    # A distance that somebody added is taken for the largest of them.
+    return projected + compared.get(feature.distance, max(compared.values()))
 
 
 def _adapter_bytes(shape: Architecture, lora: Lora, value_bytes: int) -> float:

@@ -1,4 +1,4 @@
-"""One vocabulary for two models: what must hold before their logits may be compared."""
+"""Tokens and models: what a tokenizer must have, and what two must share to be compared."""
 
 from __future__ import annotations
 
@@ -26,4 +26,51 @@ def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
                 f"the vocabularies do not match: token {token!r} is id {mine} for the student and "
                 f"{theirs} for the teacher; choose a pair of one family, or compare texts with "
                 "model.one_vocabulary=false and paradigm.response.divergence=universal"
+            )
+
+
+def check_tokenizer(tokenizer: Any, *, path: str, renders: bool) -> None:
+    """Raise ValueError for what a tokenizer lacks: an end token, or what conversations need.
+
+    `renders` says whether texts are rendered by its chat template.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"model.tokenizer={path} has no end token, by which documents are told apart and "
+            "models end their texts; set eos_token in its tokenizer_config.json"
+        )
+    if renders and not tokenizer.chat_template:
+        raise ValueError(
+            f"model.tokenizer={path} has no chat template, and the corpus holds conversations; "
+            "choose an instruct model's tokenizer or a source of plain text"
+        )
+    if renders and not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"model.tokenizer={path} does not tell where in a text its tokens stand, so answers "
+            "cannot be told from prompts; save it as a fast one (tokenizer.json)"
+        )
+
+
+def check_rows(tokenizer: Any, *, path: str, subject: str, rows: int, renders: bool) -> None:
+    """Raise ValueError for a token that texts may hold and for which `subject` has no row.
+
+    Of special tokens plain text holds the end token alone. What is rendered may hold all of them
+    but one for padding, which some models were published without a row for.
+    """
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if not beyond:
+        return
+    template = tokenizer.get_chat_template() if renders and tokenizer.chat_template else ""
+    added = tokenizer.added_tokens_decoder
+    special = {number for number, token in added.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    for token, number in sorted(beyond.items(), key=lambda pair: -pair[1]):
+        is_held = number == tokenizer.eos_token_id or number not in special
+        if renders:
+            is_held |= number != tokenizer.pad_token_id or token in template
+        if is_held:
+            raise ValueError(
+                f"the tokenizer {path} has the token {token!r} of id {number}, {subject} has "
+                f"{rows} rows, for ids up to {rows - 1}; choose the tokenizer that belongs to it, "
+                "or a model with a row for every token"
             )

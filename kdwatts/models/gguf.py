@@ -19,7 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kdwatts.paths import given
 from kdwatts.records import SCHEMA, write_json
+from kdwatts.store import as_readable_as
+from kdwatts.streams import print_anywhere
 
 PROVENANCE = "provenance.json"
 
@@ -90,6 +93,8 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
         "written_as": "bfloat16",
     }
     write_json(directory / PROVENANCE, record)
+    for path in directory.iterdir():
+        as_readable_as(directory / PROVENANCE, path)
     return record
 
 
@@ -107,9 +112,10 @@ def _sha256(path: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
+    print_anywhere()
     parser = argparse.ArgumentParser(prog="python -m kdwatts.models.gguf", description=__doc__)
-    parser.add_argument("file", type=Path, help="a .gguf, or a wheel that holds one")
-    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("file", type=given, help="a .gguf, or a wheel that holds one")
+    parser.add_argument("out_dir", type=given)
     options = parser.parse_args(arguments)
     try:
         record = convert(options.file, options.out_dir)

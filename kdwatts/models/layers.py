@@ -36,14 +36,17 @@ def last_pair(num_student_layers: int, num_teacher_layers: int) -> LayerPairs:
     return [(num_student_layers - 1, num_teacher_layers - 1)]
 
 
+LAYER_MAPS = {"uniform": uniform_pairs, "last": last_pair}
+"""Maps that depth alone decides."""
+
+
 def layer_pairs(
     layers: str, explicit: Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int
 ) -> LayerPairs:
     """The pairs of a map by its name; `explicit` takes them as given."""
     if layers == "explicit":
         return [(student, teacher) for student, teacher in explicit]
-    maps = {"uniform": uniform_pairs, "last": last_pair}
-    return maps[layers](num_student_layers, num_teacher_layers)
+    return LAYER_MAPS[layers](num_student_layers, num_teacher_layers)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ FIXED = {
 """What is one way in all published models of a family that we build, count and cut students from.
 Qwen2's attention always has biases."""
 
+ADAPTERS_NAME = "adapter_config.json"
+"""Beside weights it has transformers load the model that it names in their place."""
+
 ENERGY_NAME = "energy.json"
 """Beside a model that we trained: what that cost. It travels with the folder."""
 
@@ -60,11 +63,20 @@ def source_fingerprint(source: ModelSource) -> str:
 
 
 def weights_fingerprint(source: ModelSource) -> str:
-    """A key for the weights: the bytes of a folder, id and revision on a hub, the shape else."""
+    """A key for the weights: the bytes of a folder, id and revision on a hub, the shape else.
+
+    Raises ValueError for a folder of adapters.
+    """
     if source.path is None:
         return fingerprint({"random": asdict(source.architecture)})
     directory = local_dir(source.path)
     if directory:
+        if (directory / ADAPTERS_NAME).is_file():
+            raise ValueError(
+                f"model {source.path}: {ADAPTERS_NAME} makes it adapters over a model that lies "
+                "elsewhere, whose weights would not be part of the key; merge them into a model "
+                "of their own"
+            )
         return fingerprint_dir(directory, "*.[js]*")
     return fingerprint({"hub": source.path, "revision": source.revision})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 from kdwatts.config import Config
 from kdwatts.models.budget import Budget
@@ -14,13 +15,19 @@ from kdwatts.schema.model import QUANTIZATIONS
 ANOTHER = "choose a larger card or a smaller pair"
 
 
-def check_memory(config: Config) -> None:
-    """Raise ValueError when a part of the run exceeds the card that `gpu` names."""
+def check_memory(
+    config: Config, *, ranks: int | None = None, parts: Collection[str] | None = None
+) -> None:
+    """Raise ValueError when a part of the run exceeds the card that `gpu` names.
+
+    `ranks` are those that share the work, one a card; None is those of this launch. `parts` are
+    those that count; None is all.
+    """
     if config.gpu.device != "cuda" or not config.gpu.memory_gib:
         return
     available = available_gib(config)
-    for demand in demands(config):
-        if demand.gib > available:
+    for demand in demands(config, ranks=ranks):
+        if demand.gib > available and (parts is None or demand.part in parts):
             raise ValueError(_refusal(config, demand))
 
 

@@ -6,7 +6,7 @@ These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only an
 from kdwatts.schema.checks import choice
 from kdwatts.schema.data import Data, Decontaminate, MixPart, TextSource
 from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
-from kdwatts.schema.machine import Cluster, Gpu, Launch, Site, Telemetry
+from kdwatts.schema.machine import Cluster, Gpu, Launch, Site, StoreRules, Telemetry
 from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
 from kdwatts.schema.paradigm import (
     DISTANCES,
@@ -54,6 +54,7 @@ __all__ = [
     "Relational",
     "Response",
     "Site",
+    "StoreRules",
     "TeacherBlocks",
     "Telemetry",
     "TextSource",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
@@ -16,7 +17,8 @@ class TextSource:
     JSONL or JSON, each also as .xz, or parquet."""
     name: str | None = None
     """Configuration of a hub data set."""
-    split: str = "train"
+    split: str | None = None
+    """Of a hub data set; None reads train."""
     revision: str | None = None
     text_field: str | None = "text"
     messages_field: str | None = None
@@ -32,6 +34,7 @@ class TextSource:
     What is drawn of a source is drawn of them."""
 
     def __post_init__(self) -> None:
+        check_path("data.source.path", self.path)
         if bool(self.prompt_field) != bool(self.response_field):
             raise ValueError(
                 f"data.source.prompt_field={self.prompt_field} with "
@@ -50,6 +53,11 @@ class TextSource:
                 f"data.source reads {' and '.join(chosen) or 'no field'}; set exactly one of "
                 "text_field, messages_field and prompt_field, the others to null"
             )
+
+    @property
+    def split_read(self) -> str:
+        """The split that is read of a hub."""
+        return self.split or "train"
 
 
 @dataclass
@@ -82,7 +90,8 @@ class Decontaminate:
     mode: str = "off"
     """report counts them in contamination.json, drop leaves them out too."""
     ngram: int = 13
-    """Words in common that make a hit, as Brown et al. 2020 have it; shorter texts as wholes."""
+    """Words in common that make a hit, as Brown et al. 2020 have it, or twice as many ideographs;
+    shorter texts as wholes."""
 
     def __post_init__(self) -> None:
         choice("data.decontaminate.mode", self.mode, DECONTAMINATE)
@@ -101,7 +110,8 @@ class Data:
     """Draw this share of the documents, of each source of a mix."""
     sample_seed: int = 0
     """Another one draws other documents. What is drawn depends on it and on their ids alone (the
-    field `id` of a row, else a hash of its content): a smaller part lies in every larger one."""
+    field `id` of a row, else a hash of its content; of rows that share an id, of both from the
+    second on): a smaller part lies in every larger one."""
     decontaminate: Decontaminate = field(default_factory=Decontaminate)
     shard_tokens: int = 16_777_216
     sources: list[MixPart] = field(default_factory=list)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import at_least, between, choice
 
 HARNESSES = ("lm_eval", "lighteval")
@@ -40,6 +41,7 @@ class InferenceGrid:
                 )
             for value in values:
                 at_least(f"eval.inference.{name}", value, 1)
+        check_path("eval.inference.prompts", self.prompts)
         at_least("eval.inference.min_window_s", self.min_window_s, 2.0)
         at_least("eval.inference.max_repeats", self.max_repeats, 3)
 
@@ -84,6 +86,10 @@ class Lighteval:
     tasks_file: str | None = None
     """Python file with a TASKS_TABLE of one's own tasks."""
 
+    def __post_init__(self) -> None:
+        check_path("eval.lighteval.python", self.python)
+        check_path("eval.lighteval.tasks_file", self.tasks_file)
+
 
 @dataclass
 class Eval:
@@ -101,6 +107,8 @@ class Eval:
 
     def __post_init__(self) -> None:
         at_least("eval.batch_size", self.batch_size, 1)
+        check_path("eval.data_dir", self.data_dir)
+        check_path("eval.tasks_dir", self.tasks_dir)
         names = [task.display_name for task in self.tasks if isinstance(task, EvalTask)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

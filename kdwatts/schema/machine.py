@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
+from kdwatts.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
+from kdwatts.schema.sbatch import check_extra
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Telemetry:
     """node: the packages' energy is all this job's; job: its part by CPU time; auto: by CPU time
     where the job holds only some of the node's CPUs."""
     rapl_root: str = "/sys/class/powercap"
+    cgroup_root: str = "/sys/fs/cgroup"
+    """Where the quota of CPU time of this job's container is looked for."""
     allow_shared: bool = False
     idle_s: float = 0.0
     """Seconds of idle measured before the first window, for net figures; 0 skips it."""
@@ -64,10 +69,9 @@ class Telemetry:
         above_zero("telemetry.cpu_tdp_w", self.cpu_tdp_w)
         at_least("telemetry.cpu_tdp_threads", self.cpu_tdp_threads, 1)
         at_least("telemetry.idle_s", self.idle_s, 0)
-        if self.openmetrics == "":
-            raise ValueError(
-                "telemetry.openmetrics is empty; give a .prom or .om file, a folder, or null"
-            )
+        check_path("telemetry.rapl_root", self.rapl_root)
+        check_path("telemetry.cgroup_root", self.cgroup_root)
+        check_path("telemetry.openmetrics", self.openmetrics)
 
 
 @dataclass
@@ -90,6 +94,11 @@ class Cluster:
     """Warning before the time limit, in which the step ends and the state is saved."""
     concurrent: int = 16
     """Jobs of one sweep that run at once."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other option of sbatch by its long name; true gives it without a value, null leaves it
+    out."""
+    setup: list[str] = field(default_factory=list)
+    """Shell commands of a site, such as `module load`, before the run in each job."""
 
     def __post_init__(self) -> None:
         for name in ("cpus_per_task", "timeout_min", "concurrent"):
@@ -103,6 +112,7 @@ class Cluster:
                 f"cluster.signal_delay_s={self.signal_delay_s} is no shorter than cluster."
                 f"timeout_min={self.timeout_min}; warn later, or ask for more time"
             )
+        check_extra(self.extra, vars(self))
 
 
 @dataclass
@@ -112,6 +122,18 @@ class Launch:
     teacher_first: bool = True
     """On Slurm: jobs of their own make what teachers say and the store lacks, and the array waits
     for them, so that no GPU waits for another."""
+
+
+@dataclass
+class StoreRules:
+    """When an artifact of the store is the one that is asked for."""
+
+    code: str = "warn"
+    """What code that an option names (a divergence, a distance) and that changed since means: warn
+    says so and reuses the artifact; strict puts the code into keys, so that it is built anew."""
+
+    def __post_init__(self) -> None:
+        choice("store.code", self.code, ("warn", "strict"))
 
 
 @dataclass

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import at_least, choice
+from kdwatts.paths import check_path
+from kdwatts.schema.checks import above_zero, at_least, choice
+
+ROPE_TYPES = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
+    "llama3": (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+    ),
+}  # fmt: skip
+"""Scalings of positions to the keys that each needs, as transformers names them."""
 
 
 @dataclass
@@ -36,7 +50,8 @@ class Architecture:
             at_least(f"model: {name}", getattr(self, name), 1)
         for name in ("num_kv_heads", "head_dim", "vocab_size", "max_positions"):
             at_least(f"model: {name}", getattr(self, name), 1)
-        if self.norm_epsilon <= 0:
+        above_zero("model: rope_theta", self.rope_theta)
+        if not 0 < self.norm_epsilon < 1:
             raise ValueError(
                 f"model: norm_epsilon={self.norm_epsilon}; give what the published configuration "
                 "calls rms_norm_eps, 1e-5 or 1e-6"
@@ -44,7 +59,44 @@ class Architecture:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model: num_heads={self.num_heads} is no multiple of "
-                f"num_kv_heads={self.num_kv_heads}; correct the file in conf/model"
+                f"num_kv_heads={self.num_kv_heads}; change one of them"
+            )
+        # Qwen2's attention projects a width of its own, Llama's is said to be a share of this one.
+        if self.family == "llama" and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model: hidden_size={self.hidden_size} is no multiple of "
+                f"num_heads={self.num_heads}, as in every Llama; change one of them"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"model: head_dim={self.head_dim} is odd, and positions turn its numbers by pairs; "
+                "give an even one"
+            )
+        if self.rope_scaling is not None:
+            self._check_rope(self.rope_scaling)
+
+    def _check_rope(self, scaling: dict[str, Any]) -> None:
+        """Raise ValueError for a scaling that would stop the model, or that it would pass over."""
+        kind = scaling.get("rope_type")
+        if kind not in ROPE_TYPES:
+            raise ValueError(
+                f"model: rope_scaling has rope_type={kind}; choose one of {', '.join(ROPE_TYPES)}"
+            )
+        for name in ROPE_TYPES[kind]:
+            if name not in scaling:
+                raise ValueError(
+                    f"model: rope_scaling has rope_type={kind} without {name}; give all of "
+                    f"{', '.join(ROPE_TYPES[kind])}"
+                )
+        if kind == "dynamic" and self.head_dim == 2:
+            raise ValueError(
+                "model: rope_scaling has rope_type=dynamic with head_dim=2, whose one pair it "
+                "cannot stretch; give a head_dim of at least 4"
+            )
+        factor = scaling.get("factor", 1.0)
+        if not isinstance(factor, int | float) or not 1 <= factor < math.inf:
+            raise ValueError(
+                f"model: rope_scaling has factor={factor}; give a number of at least 1"
             )
 
 
@@ -116,6 +168,10 @@ class Pair:
     """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
 
     def __post_init__(self) -> None:
+        check_path("model.tokenizer", self.tokenizer)
+        for name, source in (("student", self.student), ("teacher", self.teacher)):
+            if isinstance(source, ModelSource):
+                check_path(f"model.{name}.path", source.path)
         if isinstance(self.student, ModelSource) and self.student.quantization:
             raise ValueError(
                 f"model.student.quantization={self.student.quantization}: weights that are trained "

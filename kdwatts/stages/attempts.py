@@ -52,7 +52,9 @@ def _recovered(
     telemetry_path: Path, window: str, attempt: int, interval_s: float
 ) -> dict[str, Any]:
     if telemetry_path.is_file():
-        row = recover_components(telemetry_path, window, attempt, interval_s=interval_s)
+        row = recover_components(
+            telemetry_path, window, attempt, interval_s=interval_s, lost_end_s=interval_s / 2
+        )
         if row:
             return asdict(row)
     log.warning(

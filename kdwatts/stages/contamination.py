@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from kdwatts.config import Config
 from kdwatts.data import hub
-from kdwatts.data.overlap import Grams, Tally, TaskText, describe, index_texts
+from kdwatts.data.overlap import (
+    Grams,
+    Tally,
+    TaskText,
+    describe,
+    index_texts,
+    texts_in_tokens,
+)
 from kdwatts.data.shards import NO_TARGET, TokenShards
+from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.records import SCHEMA, read_json, write_json
@@ -26,8 +34,11 @@ from kdwatts.stages.work import Work
 log = logging.getLogger(__name__)
 
 VERSION = 2
+WORDS = 2
+"""As VERSION, also for corpora without documents that hold the tasks' texts: how words are read."""
 REPORT_NAME = "contamination.json"
-DOCUMENTS_AT_ONCE = 256
+CHARACTERS_PER_TOKEN = 4
+"""Near enough to tell how much work there is."""
 _MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 """A word between signs, as in <|user|> or [INST]."""
 
@@ -46,6 +57,7 @@ def gram_settings(config: Config) -> dict[str, Any]:
     """What is looked for: the tasks' texts and how much of one is a hit."""
     return {
         "ngram": config.data.decontaminate.ngram,
+        "words": WORDS,
         "tasks": [[task.name, task.harness] for task in config.eval.tasks],
         **text_settings(config),
     }
@@ -58,42 +70,30 @@ def build(work: Work) -> None:
     with work.meter.window("load_tasks"):
         grams, unread = eval_grams(config)
     tally = Tally()
-    for number, pieces in enumerate(_documents(TokenShards(work.inputs["shards"]), tokenizer)):
-        tally.add(number, pieces, grams)
+    fixed = (tokenizer, _control_ids(tokenizer), grams)
+    on_start = work.meter.look_for_children
+    with Workers(texts_in_tokens, *fixed, stage="contamination", on_start=on_start) as workers:
+        batches = _batches(TokenShards(work.inputs["shards"]))
+        number = 0
+        for _, results in workers.in_order(batches):
+            for found in results:
+                tally.count(number, found, grams)
+                number += 1
     write_report(work.out_dir, config, tally, grams, unread)
 
 
-def _documents(shards: TokenShards, tokenizer: Any) -> Iterator[list[str]]:
-    """The documents of the shards in words, in their order, each in pieces.
-
-    A piece is what stands between two control tokens: a template may put a text's first word
-    directly behind its mark, and without the mark the words of two turns would run on.
-    """
-    control_ids = _control_ids(tokenizer)
+def _batches(shards: TokenShards) -> Iterator[Batch[None]]:
+    """The documents of the shards, in their order."""
     begins = shards.starts_between(0, shards.num_tokens)
-    edges = [*begins.tolist(), shards.num_tokens]
-    pairs = list(pairwise(edges))
-    for first in range(0, len(pairs), DOCUMENTS_AT_ONCE):
-        documents = [
-            _pieces(shards.read(begin, end) & ~NO_TARGET, control_ids)
-            for begin, end in pairs[first : first + DOCUMENTS_AT_ONCE]
-        ]
-        texts = iter(
-            tokenizer.batch_decode(
-                [piece for pieces in documents for piece in pieces],
-                clean_up_tokenization_spaces=False,
-            )
-        )
-        for pieces in documents:
-            yield list(islice(texts, len(pieces)))
-
-
-def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[list[int]]:
-    """The tokens between control tokens, in their order."""
-    is_control = np.isin(tokens, control_ids)
-    parts = np.split(tokens, np.flatnonzero(is_control))
-    # Each part but the first begins with the control token that it was cut at.
-    return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
+    documents: list[NDArray[np.uint32]] = []
+    size = 0
+    for begin, end in pairwise([*begins.tolist(), shards.num_tokens]):
+        documents.append(shards.read(begin, end) & ~NO_TARGET)
+        size += CHARACTERS_PER_TOKEN * (end - begin)
+        if size >= BATCH_CHARACTERS:
+            yield None, documents, size
+            documents, size = [], 0
+    yield None, documents, size
 
 
 def _control_ids(tokenizer: Any) -> NDArray[np.int64]:

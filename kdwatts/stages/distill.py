@@ -17,6 +17,7 @@ from kdwatts.config import Config, to_dict
 from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
+from kdwatts.losses.response import REVISIONS
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics import MISSING, Energy, add_energies, total_energy
 from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
@@ -41,6 +42,7 @@ from kdwatts.stages.work import (
     end_tokens,
     frozen_dtype,
     plan_signals,
+    shared_rows,
     teacher_source,
     text_shards,
 )
@@ -74,12 +76,19 @@ def settings(config: Config) -> dict[str, Any]:
     for name in ("log_every", "checkpoint_every_s"):
         del training[name]
     needs_teacher = config.paradigm.needs_teacher
+    response = config.paradigm.response
+    revision = REVISIONS.get(response.divergence) if response else None
+    # Its head was once cut to the rows of a teacher that nobody asks.
+    rows, whole = shared_rows(config), config.model.student.architecture.vocab_size
+    head = {"head_rows": whole} if not needs_teacher and rows < whole else {}
     return {
+        **({"divergence_revision": revision} if revision else {}),
         "paradigm": paradigm,
         "training": training,
         "student": student_fingerprint(config.model),
         "teacher": source_fingerprint(teacher_source(config)) if needs_teacher else None,
         "one_vocabulary": config.model.one_vocabulary,
+        **head,
     }
 
 
@@ -144,6 +153,7 @@ def _trained(
         plan = plan_signals(config, pairs)
         read_signals, live_signals, teacher_head = signal_readers(work, teacher, plan)
         objective = _objective(config, pairs, plan, teacher_head).to(device)
+    held_out = _held_out(config, shards, schedule)
     if training.compile:
         with work.meter.window("compile"):
             # The objective calls the body and does the head itself.
@@ -157,6 +167,7 @@ def _trained(
                 device=device,
                 read_signals=read_signals,
                 live_signals=live_signals,
+                held_out=held_out,
             )
     with work.meter.window("train") as window:
         progress = train(
@@ -169,7 +180,7 @@ def _trained(
             read_signals=read_signals,
             live_signals=live_signals,
             rollouts=_rollouts(work, student, shards, schedule),
-            held_out=_held_out(config, shards, schedule),
+            held_out=held_out,
             own_energy=own_energy,
             meter=work.meter,
             window=window,

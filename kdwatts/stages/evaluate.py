@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from kdwatts.config import Config, to_dict
+from kdwatts.data.chat import DATE_STRING, template_arguments
 from kdwatts.evaluation import lighteval
+from kdwatts.evaluation.checks import check_cache, check_known
 from kdwatts.evaluation.lm_eval import evaluate
-from kdwatts.evaluation.lm_tasks import TaskSources, check_known, dataset_dir, task_files
+from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_version, task_files
+from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.prompts import check_same_prompts
 from kdwatts.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.models.align import check_same_tokens
@@ -26,7 +28,8 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
-from kdwatts.records import Score, write_json
+from kdwatts.paths import resolve_dir
+from kdwatts.records import Score, read_json, write_json
 from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.teacher import teacher_tokenizer
@@ -63,16 +66,34 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     """
     evaluation = config.eval
     tasks_file = evaluation.lighteval.tasks_file
+    # Templates once asked the clock, so what was scored through one is not taken for this.
+    clock = {"clock": DATE_STRING} if any(map(evaluation.templated, evaluation.tasks)) else {}
+    # In the key of those alone who read it.
+    sentences = _sentence_ends(config)
     return {
+        **({"nltk_data": fingerprint_tree(sentences)} if sentences else {}),
         **subject_settings(config, subject),
         "tasks": [
             {**to_dict(task), "apply_chat_template": evaluation.templated(task)}
             for task in evaluation.tasks
         ],
         **text_settings(config),
-        "tasks_file": sha256_file(Path(tasks_file)) if tasks_file else None,
+        "tasks_file": sha256_file(resolve_dir(tasks_file)) if tasks_file else None,
         "batch_size": evaluation.batch_size,
+        **clock,
     }
+
+
+def _sentence_ends(config: Config) -> Path | None:
+    """The folder that IFEval takes its list of sentence ends from; None where it reads no copy."""
+    data_dir = task_sources(config).data_dir
+    folder = data_dir / "nltk_data" if data_dir else None
+    asks = any(task.harness == "lm_eval" and "ifeval" in task.name for task in config.eval.tasks)
+    return (
+        folder
+        if folder and asks and folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
+        else None
+    )
 
 
 def text_settings(config: Config) -> dict[str, Any]:
@@ -83,6 +104,8 @@ def text_settings(config: Config) -> dict[str, Any]:
             f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
             "YAML tasks, or null"
         )
+    if sources.tasks_dir:
+        check_own_tasks(sources.tasks_dir)
     return {
         "files": [[sha256_file(path) for path in task_files(t.name)] for t in evaluation.tasks],
         "datasets": _dataset_keys(evaluation.tasks, sources.data_dir),
@@ -94,7 +117,7 @@ def text_settings(config: Config) -> dict[str, Any]:
 def task_sources(config: Config) -> TaskSources:
     """Where the tasks and their data are looked for."""
     folders = (config.eval.data_dir, config.eval.tasks_dir)
-    data_dir, tasks_dir = (Path(folder).expanduser() if folder else None for folder in folders)
+    data_dir, tasks_dir = (None if folder is None else resolve_dir(folder) for folder in folders)
     return TaskSources(data_dir, tasks_dir)
 
 
@@ -112,7 +135,7 @@ def _dataset_keys(tasks: list[EvalTask], data_dir: Path | None) -> dict[str, str
 
 def _versions(config: Config) -> dict[str, str]:
     """Of the harnesses in use: another one may ask and score otherwise."""
-    versions = {"lm_eval": lambda: version("lm_eval")}
+    versions = {"lm_eval": harness_version}
     versions["lighteval"] = lambda: lighteval.installed_version(config.eval.lighteval.python)
     used = {task.harness for task in config.eval.tasks}
     return {harness: versions[harness]() for harness in sorted(used)}
@@ -125,6 +148,7 @@ def check(config: Config) -> None:
     one is applied, and where one vocabulary is said to serve both, it does.
     """
     tasks = config.eval.tasks
+    check_cache(tasks, task_sources(config).data_dir)
     check_known([task for task in tasks if task.harness == "lm_eval"], task_sources(config))
     student, teacher = pair_tokenizer(config.model), _own_tokenizer(config)
     if teacher is not None and config.model.one_vocabulary:
@@ -165,20 +189,38 @@ def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:
 
 
 def build(work: Work, subject: str) -> None:
-    """Run every task and write the scores to `work.out_dir`, in the order of the configuration."""
+    """Run every task and write the scores to `work.out_dir`, in the order of the configuration.
+
+    Where one fails, those measured before it are in the run's folder.
+    """
     tasks = work.config.eval.tasks
     scores: list[Score] = []
     for harness, run in (("lm_eval", _by_lm_eval), ("lighteval", _by_lighteval)):
         chosen = [(t, work.config.eval.templated(t)) for t in tasks if t.harness == harness]
         if chosen:
-            scores.extend(run(work, subject, chosen))
+            try:
+                run(work, subject, chosen, scores)
+            except Exception:
+                _keep(work.run_dir, subject, scores)
+                raise
     order = [task.display_name for task in tasks]
     scores.sort(key=lambda score: order.index(score.benchmark or score.task))
     write_json(work.out_dir / SCORES_NAME, [asdict(score) for score in scores])
 
 
-def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
-    return evaluate(
+def _keep(run_dir: Path, subject: str, scores: list[Score]) -> None:
+    """Put the scores of a subject whose evaluation failed beside those of others, in eval.json."""
+    path = run_dir / SCORES_NAME
+    rows = read_json(path) if path.is_file() else []
+    rows = [row for row in rows if row["subject"] != subject] + [asdict(one) for one in scores]
+    if rows:
+        write_json(path, rows)
+
+
+def _by_lm_eval(
+    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+) -> None:
+    evaluate(
         load_subject(work, subject),
         pair_tokenizer(work.config.model, tokenizer_path(work.config, subject)),
         tasks,
@@ -186,29 +228,38 @@ def _by_lm_eval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) ->
         batch_size=work.config.eval.batch_size,
         sources=task_sources(work.config),
         meter=work.meter,
+        into=scores,
     )
 
 
-def _by_lighteval(work: Work, subject: str, tasks: list[tuple[EvalTask, bool]]) -> list[Score]:
+def _by_lighteval(
+    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+) -> None:
     config = work.config
     if subject == "student":
         source = _student_source(config, work.inputs)
     else:
         source = teacher_source(config)
     assert source.path
+    path = tokenizer_path(config, subject)
+    is_templated = any(templated for _, templated in tasks)
     served = lighteval.Served(
         model=location(source.path),
         revision=source.revision,
-        tokenizer=tokenizer_location(config.model, tokenizer_path(config, subject)),
+        tokenizer=tokenizer_location(config.model, path),
+        template_arguments=(
+            template_arguments(pair_tokenizer(config.model, path)) if is_templated else {}
+        ),
         dtype=str(frozen_dtype(config)).removeprefix("torch."),
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,
     )
-    return lighteval.evaluate(
+    lighteval.evaluate(
         served,
         tasks,
         subject=subject,
         settings=config.eval.lighteval,
         data_dir=task_sources(config).data_dir,
         meter=work.meter,
+        into=scores,
     )

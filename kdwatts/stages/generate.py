@@ -94,6 +94,7 @@ def build(work: Work) -> None:
                 vocabulary=asked["vocabulary"],
                 temperature=generate.temperature,
                 top_p=generate.top_p,
+                writer="teacher",
             )
         batch = dict(zip(places, written, strict=True))
         keep_texts(

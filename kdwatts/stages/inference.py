@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,11 +38,37 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     }
 
 
+def check(config: Config) -> None:
+    """Raise ValueError for a file of prompts that cannot be read or is too short.
+
+    It would else be opened when the student is trained and paid for.
+    """
+    grid = config.eval.inference
+    if grid and prompts_file(grid):
+        _cut_all(config, None)
+
+
+def check_corpus(config: Config, shards_dir: Path) -> None:
+    """Raise ValueError for a corpus that is too short to be cut into prompts: before training."""
+    grid = config.eval.inference
+    if grid and not prompts_file(grid):
+        _cut_all(config, shards_dir)
+
+
+def _cut_all(config: Config, shards_dir: Path | None) -> None:
+    """Cut the largest batch of the longest prompts for each subject."""
+    grid = config.eval.inference
+    assert grid
+    for subject in ("student", "teacher") if config.model.teacher else ("student",):
+        prompts = _prompts(config, subject, shards_dir)
+        prompts(max(grid.batch_sizes), max(grid.prompt_lengths))
+
+
 def build(work: Work, subject: str) -> None:
     """Serve every point of the grid and write what each cost to `work.out_dir`."""
     grid = work.config.eval.inference
     assert grid
-    prompts = _prompts(work, subject)
+    prompts = _prompts(work.config, subject, work.inputs["shards"])
     # What does not fit the text fails before a model is loaded.
     prompts(max(grid.batch_sizes), max(grid.prompt_lengths))
     model = load_subject(work, subject)
@@ -51,6 +78,7 @@ def build(work: Work, subject: str) -> None:
         grid,
         meter=work.meter,
         synchronize=synchronizer(work.device),
+        subject=subject,
     )
     write_json(
         work.out_dir / COST_NAME,
@@ -58,16 +86,16 @@ def build(work: Work, subject: str) -> None:
     )
 
 
-def _prompts(work: Work, subject: str) -> Prompts:
+def _prompts(config: Config, subject: str, shards_dir: Path | None) -> Prompts:
     """The same text for both subjects, in the tokens of each."""
-    config = work.config
     grid = config.eval.inference
     assert grid
     own = tokenizer_path(config, subject)
     path = prompts_file(grid)
     if path:
         return prompts_of_file(path, pair_tokenizer(config.model, own))
-    shards = TokenShards(work.inputs["shards"])
+    assert shards_dir, "without a file the text is the corpus's"
+    shards = TokenShards(shards_dir)
     if own == config.model.tokenizer:
         return prompts_of_corpus(shards)
     return prompts_of_corpus(

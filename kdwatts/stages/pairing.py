@@ -57,6 +57,8 @@ def paired_blocks(
             _grams(work.config, model, shards, schedule, work.device)
             for model in (student, teacher)
         )
+        for subject, grams in (("student", student_grams), ("teacher", teacher_grams)):
+            _check_finite(subject, grams)
         table_ST = cka_table(student_grams, teacher_grams)
         pairs = best_pairs(table_ST, feature.num_pairs)
     measured = [PairedBlocks(s, t, table_ST[s, t].item()) for s, t in pairs]
@@ -65,6 +67,17 @@ def paired_blocks(
         ", ".join(f"{p.student_block} with {p.teacher_block} ({p.cka:.3f})" for p in measured),
     )
     return measured
+
+
+def _check_finite(subject: str, grams: list[Tensor]) -> None:
+    """Raise RuntimeError for states that are not finite: some pair would be the best of NaN."""
+    for block, gram_NN in enumerate(grams):
+        if not gram_NN.isfinite().all():
+            raise RuntimeError(
+                f"distill: the states after block {block} of the {subject} are not finite (NaN or "
+                "infinite), so no blocks can be paired; its weights may be damaged: check the "
+                f"{subject}'s files"
+            )
 
 
 @torch.no_grad()

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
 from kdwatts.data import hub
-from kdwatts.data.documents import Document, read_documents
+from kdwatts.data.documents import Document, read_documents, source_files
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.overlap import Grams, Tally
 from kdwatts.data.rows import digests, kind_of, local_files
+from kdwatts.data.screening import encode_screened
 from kdwatts.data.shards import (
     blocks_of,
-    encode_document,
     keep_shard,
     kept_shards,
     move_shards,
     write_index,
 )
 from kdwatts.data.subset import drawing
+from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.models.access import told
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.schema import Data, MixPart, TextSource
@@ -37,8 +38,12 @@ from kdwatts.stages.work import Work
 log = logging.getLogger(__name__)
 
 VERSION = 8
+CONVERSATIONS = 2
+"""As VERSION, for sources of conversations alone."""
 KEPT_NAME = "shards"
 """Folder of full shards in the scratch folder."""
+BATCH_STEPS = 10_000
+"""Rows that are read for one batch at most, drawn or not."""
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -69,10 +74,13 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _source_settings(source: TextSource) -> dict[str, Any]:
     """How a source is read, and its files by what they hold, wherever they lie."""
-    files = local_files(source.path)
+    files = source_files(source)
+    settings = {**to_dict(source), "split": source.split_read}
+    if not source.text_field:
+        settings["conversations"] = CONVERSATIONS
     if files is None:
-        return to_dict(source)
-    return {**to_dict(source), "path": digests(files), "kind": kind_of(files[0])}
+        return settings
+    return {**settings, "path": digests(files), "kind": kind_of(files[0])}
 
 
 def build(work: Work) -> None:
@@ -98,23 +106,33 @@ def build(work: Work) -> None:
         sizes = [PartSize(**size) for size in progress["parts"]]
         log.info("shards: resumed after %d full shards", len(shards))
     screen = _screen(work.config, Tally(**progress["tally"]) if progress else Tally())
-    documents = mixed(
-        [
-            _encoded(part, commit, tokenizer, size, data, screen)
-            for part, commit, size in zip(parts, commits, sizes, strict=True)
-        ],
-        [part.weight for part in parts],
-        sizes,
-    )
-    for block in blocks_of(documents, data.shard_tokens):
-        progress = {
-            "commits": commits,
-            "parts": [asdict(size) for size in sizes],
-            "tally": asdict(screen.tally),
-        }
-        shards.append(keep_shard(kept_dir, len(shards), block, progress))
-        work.window.tokens += shards[-1]["tokens"]
-        interrupt.stop_if_requested(f"{len(shards)} shards are written")
+    weights = [part.weight for part in parts]
+    on_start = work.meter.look_for_children
+    fixed = (tokenizer, screen.grams)
+    with Workers(encode_screened, *fixed, stage="shards", on_start=on_start) as workers:
+        documents = mixed(
+            [
+                _encoded(_batches(part, commit, size.num_seen, data), workers, size, screen, share)
+                for part, commit, size, share in zip(
+                    parts,
+                    commits,
+                    sizes,
+                    [weight / sum(weights) for weight in weights],
+                    strict=True,
+                )
+            ],
+            weights,
+            sizes,
+        )
+        for block in blocks_of(documents, data.shard_tokens):
+            progress = {
+                "commits": commits,
+                "parts": [asdict(size) for size in sizes],
+                "tally": asdict(screen.tally),
+            }
+            shards.append(keep_shard(kept_dir, len(shards), block, progress))
+            work.window.tokens += shards[-1]["tokens"]
+            interrupt.stop_if_requested(f"{len(shards)} shards are written")
     if data.sources:
         _check_ending(parts, sizes)
     if screen.grams:
@@ -172,9 +190,6 @@ class _Screen:
     grams: Grams | None
     tally: Tally
 
-    def keeps_out(self, document: Document) -> bool:
-        return self.grams is not None and self.tally.add(document.id, document.pieces, self.grams)
-
 
 def _screen(config: Config, tally: Tally) -> _Screen:
     """Raises RuntimeError for a task whose texts cannot be read: it would be thought clean."""
@@ -197,19 +212,18 @@ def parts_of(data: Data) -> list[MixPart]:
     return data.sources
 
 
-def _encoded(
-    part: MixPart,
-    commit: str | None,
-    tokenizer: Any,
-    size: PartSize,
-    data: Data,
-    screen: _Screen,
-) -> Iterator[NDArray[np.uint32]]:
-    """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
+Step = Document | str | Exception
+"""What reading comes to: a document to encode, why one is left out, or what ends it."""
 
-    Those that `size` has seen already are read again and not tokenized.
+
+def _steps(
+    part: MixPart, commit: str | None, num_seen_before: int, data: Data
+) -> Iterator[Document | str]:
+    """The documents of a source that are drawn, and for each other one the reason why not.
+
+    Those that were seen before are read again and passed over.
     """
-    num_seen_before, position = size.num_seen, 0
+    position = 0
 
     def read() -> Iterator[Document]:
         return read_documents(part.source, commit)
@@ -224,22 +238,66 @@ def _encoded(
         is_drawn = draw()
         for document in read():
             position += 1
-            # A blank text is no document: none is drawn in the place of another.
-            reason = "empty"
-            if not document.is_blank:
-                reason = None if is_drawn(document) else "not_drawn"
-            if position <= num_seen_before:
-                continue
+            # What cannot be learned from is no document: none is drawn in the place of another.
+            reason = document.unfit
+            if reason is None and not is_drawn(document):
+                reason = "not_drawn"
+            if position > num_seen_before:
+                yield reason or document
+
+
+def _batches(
+    part: MixPart, commit: str | None, num_seen_before: int, data: Data
+) -> Iterator[Batch[list[Step]]]:
+    """The steps of a source in batches; what reading raises is the last step."""
+    steps: list[Step] = []
+    size = 0
+    reading = _steps(part, commit, num_seen_before, data)
+    while True:
+        try:
+            step = next(reading, None)
+        except Exception as error:
+            step = error
+        if step is not None:
+            steps.append(step)
+        if isinstance(step, Document):
+            size += sum(map(len, step.pieces))
+        is_last = step is None or isinstance(step, Exception)
+        if is_last or size >= BATCH_CHARACTERS or len(steps) >= BATCH_STEPS:
+            yield steps, [one for one in steps if isinstance(one, Document)], size
+            steps, size = [], 0
+        if is_last:
+            return
+
+
+def _encoded(
+    batches: Iterator[Batch[list[Step]]],
+    workers: Workers,
+    size: PartSize,
+    screen: _Screen,
+    share: float,
+) -> Iterator[NDArray[np.uint32]]:
+    """The drawn documents of a source as tokens; what is read and left out is counted in `size`.
+
+    It is counted, and what reading raised is raised, when its turn comes: how far was read ahead
+    has no part in it.
+    """
+    for steps, results in workers.in_order(batches, share=share):
+        for step in steps:
+            if isinstance(step, Exception):
+                raise step
             size.num_seen += 1
-            if reason:
-                size.drop(reason)
+            if isinstance(step, str):
+                size.drop(step)
                 continue
-            if screen.keeps_out(document):
+            found = next(results)
+            is_hit = isinstance(found, dict)
+            if screen.grams is not None:
+                screen.tally.count(step.id if is_hit else "", found if is_hit else {}, screen.grams)
+            if is_hit:
                 size.drop("contaminated")
-                continue
-            tokens = encode_document(document.content, tokenizer, place=document.place)
-            if len(tokens):
-                yield tokens
+            elif len(found):
+                yield found
             else:
                 size.drop("empty")
 
@@ -250,7 +308,7 @@ def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
     return {
         "path": part.source.path,
         "name": part.source.name,
-        "split": part.source.split,
+        "split": _split(part.source),
         "revision": part.source.revision,
         "commit": commit,
         "sha256": hashes[0] if len(hashes) == 1 else None,
@@ -263,9 +321,15 @@ def _part_record(part: MixPart, commit: str | None) -> dict[str, Any]:
     }
 
 
+def _split(source: TextSource) -> str | None:
+    """The split that was read; local files have none."""
+    return source.split_read if local_files(source.path) is None else None
+
+
 def _source_record(data: Data) -> dict[str, Any]:
     if data.source:
-        return {**to_dict(data.source), "licence": data.licence}
+        split = _split(data.source)
+        return {**to_dict(data.source), "split": split, "licence": data.licence}
     paths = [part.source.path for part in data.sources]
     return {
         "path": " + ".join(paths),

@@ -120,9 +120,9 @@ def _metrics(
         num_attempts=len(student.record["attempts"]),
         train_duration_s=summary["train_duration_s"],
         train_tokens=summary["num_targets"],
-        train_tokens_per_s=summary["num_targets"] / summary["train_duration_s"],
+        train_tokens_per_s=_per_second(summary, "num_targets"),
         train_j_per_token=metrics.j_per_token(own.energy_j, summary["num_targets"]),
-        data_wait_share=summary["data_wait_s"] / summary["train_duration_s"],
+        data_wait_share=_per_second(summary, "data_wait_s"),
         student_params=summary["student_params"],
         teacher_params=parameters_of(teacher.architecture) if teacher else None,
         student_prefill_j_per_token=_phase(serving, "student", "prefill", "j_per_token"),
@@ -202,7 +202,9 @@ def _benchmarks(tasks: list[EvalTask], scores: list[dict[str, Any]]) -> list[Ben
         found = {
             score["subject"]: score
             for score in scores
-            if score["task"] == task.display_name and score["metric"] == task.primary_metric
+            if score["task"] == task.display_name
+            and score["metric"] == task.primary_metric
+            and score["value"] is not None
         }
         if len(found) == 2 and all(score["higher_is_better"] for score in found.values()):
             student, teacher = found["student"], found["teacher"]
@@ -217,6 +219,12 @@ def _benchmarks(tasks: list[EvalTask], scores: list[dict[str, Any]]) -> list[Ben
                 )
             )
     return benchmarks
+
+
+def _per_second(summary: Mapping[str, Any], name: str) -> float | None:
+    """A figure over the seconds of training; None where there were none."""
+    duration_s = summary["train_duration_s"]
+    return summary[name] / duration_s if duration_s else None
 
 
 def _score(scores: list[dict[str, Any]], subject: str, metric: str) -> float | None:

@@ -30,6 +30,7 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
 )
 from kdwatts.models.quantization import on_device
+from kdwatts.schema import ModelSource
 from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
 from kdwatts.stages.work import (
     Work,
@@ -49,7 +50,7 @@ from kdwatts.teacher.parts import (
     write_parts,
 )
 from kdwatts.teacher.record import Form
-from kdwatts.teacher.signals import Signals, compute_signals
+from kdwatts.teacher.signals import Signals, compute_signals, worst
 from kdwatts.training.precision import autocast
 from kdwatts.training.rollout import targets_kept
 
@@ -220,7 +221,7 @@ def _job(work: Work) -> _Job:
             shards, rows, training.sequence_length, respect_documents=training.respect_documents
         ).to(device)
         with autocast(training.precision, device):
-            return compute_signals(
+            signals = compute_signals(
                 teacher,
                 batch.input_BT,
                 plan,
@@ -228,9 +229,21 @@ def _job(work: Work) -> _Job:
                 valid_BT=batch.valid_BT,
                 position_BT=batch.position_BT,
             )
+        if worst(signals).isnan():
+            raise RuntimeError(not_finite(source, training.precision))
+        return signals
 
     rows = training_schedule(config, shards).taught_rows
     return _Job(teacher, rows, form, signals_of)
+
+
+def not_finite(source: ModelSource, precision: str) -> str:
+    """One sentence that a teacher says NaN, before anything of it is kept."""
+    precise = "" if precision == "fp32" else " or use training.precision=fp32"
+    return (
+        f"teacher: what the teacher {source.path} says is not finite (NaN or infinite); its "
+        f"weights may be damaged: check its files{precise}"
+    )
 
 
 def _parts_dir(scratch_dir: Path) -> Path:
@@ -238,9 +251,19 @@ def _parts_dir(scratch_dir: Path) -> Path:
 
 
 def dense_head(teacher: nn.Module, vocabulary: int) -> dict[str, Tensor]:
-    """What makes dense logits of final states: `head` [V, D], and `bias` [V] where there is one."""
+    """What makes dense logits of final states: `head` [V, D], and `bias` [V] where there is one.
+
+    Raises RuntimeError where one is not finite.
+    """
     parts = {"head": head_weight(teacher), "bias": head_bias(teacher)}
-    return {name: part.detach()[:vocabulary] for name, part in parts.items() if part is not None}
+    head = {name: part.detach()[:vocabulary] for name, part in parts.items() if part is not None}
+    for name, part in head.items():
+        if not part.isfinite().all():
+            raise RuntimeError(
+                f"teacher: the {name} of the teacher's output is not finite (NaN or infinite); its "
+                "weights are damaged: check the files of model.teacher"
+            )
+    return head
 
 
 def _sources(work: Work) -> dict[str, str]:

@@ -48,6 +48,7 @@ def end_tokens(tokenizer: Any, writer: nn.Module) -> list[int]:
     settings: Any = writer.generation_config
     own = settings.eos_token_id
     own = own if isinstance(own, list) else [own] * (own is not None)
+    assert tokenizer.eos_token_id is not None, "stages.vocabulary refuses a tokenizer without"
     return sorted({tokenizer.eos_token_id, *own})
 
 
@@ -68,11 +69,13 @@ def compared_rows(config: Config) -> tuple[int, int]:
     """Rows of the student's and of the teacher's head: the shared ones where tokens are compared.
 
     The universal divergence compares ranks, and a pair of two vocabularies nothing but texts: there
-    both heads are whole.
+    both heads are whole, as where no teacher is asked.
     """
     response, pair = config.paradigm.response, config.model
     if pair.teacher and (
-        not pair.one_vocabulary or (response and response.divergence == "universal")
+        not config.paradigm.needs_teacher
+        or not pair.one_vocabulary
+        or (response and response.divergence == "universal")
     ):
         return pair.student.architecture.vocab_size, pair.teacher.architecture.vocab_size
     return shared_rows(config), shared_rows(config)

@@ -61,6 +61,7 @@ def write_text(
     vocabulary: int,
     temperature: float,
     top_p: float = 1.0,
+    writer: str = "model",
 ) -> list[NDArray[np.int64]]:
     """What the model writes after each prompt, without prompt and pads: at least one token each.
 
@@ -68,7 +69,8 @@ def write_text(
     tokens as its prompt has draws. Only ids below `vocabulary` are written. A text does not depend
     on the other prompts, up to rounding of logits; a prompt whose text has ended leaves the batch.
     The caller chooses device and autocast; the model is to be in evaluation mode, for gradient
-    checkpointing keeps no cache. Raises ValueError for a prompt without a token.
+    checkpointing keeps no cache. Raises ValueError for a prompt without a token, RuntimeError,
+    which names the `writer`, for logits that are not finite: of NaN ordinary tokens are drawn.
     """
     lengths = [len(prompt) for prompt in prompts]
     if not all(lengths):
@@ -100,11 +102,19 @@ def write_text(
             logits_to_keep=1,
         )
         logits_BV = said.logits[:, -1, :vocabulary]
+        finite_B = logits_BV.amax(-1).isfinite()
         draw_B = draws_BN[open_B, place]
         next_B = choose_tokens(logits_BV, draw_B, temperature=temperature, top_p=top_p)
         text_BN[open_B, place] = next_B
         num_written[open_B.cpu().numpy()] = place + 1
-        done = torch.isin(next_B, ends).cpu().numpy() | (limit_B[open_B.cpu().numpy()] == place + 1)
+        # In one message, for each is a wait. The largest of a row is NaN if one is.
+        ended_B, finite_B = torch.stack([torch.isin(next_B, ends), finite_B]).cpu().numpy()
+        if not finite_B.all():
+            raise RuntimeError(
+                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its words "
+                f"would mean nothing; its weights may be damaged: check the {writer}'s files"
+            )
+        done = ended_B | (limit_B[open_B.cpu().numpy()] == place + 1)
         if done.all():
             break
         token_BP, position_BP = next_B[:, None], position_BP[:, -1:] + 1

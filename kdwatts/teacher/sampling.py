@@ -23,6 +23,9 @@ class SampledLogits:
     """Times each id was drawn; 0 where fewer than K tokens are distinct."""
     num_samples: int
     """Draws at each position: the sum of its counts, and K, so that no token is ever dropped."""
+    finite_N: Tensor | None = None
+    """Where the logits were finite, without which an ordinary token is drawn of NaN; None where
+    that was looked at before they were kept."""
 
 
 def uniforms(
@@ -58,4 +61,5 @@ def sampled_logits(
     ids_NK = torch.zeros_like(drawn_NS).scatter_(-1, place_NS, drawn_NS)
     counts_NK = torch.zeros_like(drawn_NS, dtype=torch.int32)
     counts_NK.scatter_add_(-1, place_NS, torch.ones_like(counts_NK))
-    return SampledLogits(ids_NK, counts_NK, drawn_NS.shape[-1])
+    finite_N = cumulated_NV[:, -1].isfinite()
+    return SampledLogits(ids_NK, counts_NK, drawn_NS.shape[-1], finite_N)

@@ -150,6 +150,31 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def worst(signals: Signals) -> Tensor:
+    """NaN where a number that the teacher says is not finite, else 0, in float32 on its device.
+
+    Asking waits for no device. A log-probability may be minus infinity: that of no mass at all.
+    Samples are ordinary tokens whatever the logits are, so who draws them says whether these were.
+    """
+    found: list[Tensor] = []
+
+    def look(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            found.append(tensor.isfinite().all())
+        return tensor
+
+    dense = Signals(**{**vars(signals), "sparse": None, "sampled": None})
+    _mapped(dense, look)
+    if signals.sparse:
+        sparse = (signals.sparse.log_p_NK, signals.sparse.offset_NM, signals.sparse.log_tail_NM)
+        found += [~(part.isnan() | part.isposinf()).any() for part in sparse]
+    if signals.sampled and signals.sampled.finite_N is not None:
+        found.append(signals.sampled.finite_N.all())
+    if not found:
+        return torch.zeros(())
+    return torch.where(torch.stack(found).all(), 0.0, torch.nan)
+
+
 def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...]) -> SparseLogits:
     """The K likeliest tokens of each row, exact at every one of `temperatures`."""
     log_p_NV = wide(logits_NV).log_softmax(-1)

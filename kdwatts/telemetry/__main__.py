@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from kdwatts.paths import given
+from kdwatts.streams import print_anywhere, until_unread
 
 EXIT_REFUSED = 2
 
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--interval", type=float, default=0.1, metavar="S", help="seconds between samples (0.1)")
-    add("--out", type=Path, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
+    add("--out", type=given, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
     add("--idle", type=float, default=0.0, metavar="S", help="measure idle power this long before")
     add("--allow-shared", action="store_true", help="measure cards that others use, and say so")
     add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")
@@ -56,11 +58,13 @@ def parser() -> argparse.ArgumentParser:
         help="hardware threads that have the rated power together (all of this host)",
     )
     add("--rapl-root", default="/sys/class/powercap", metavar="DIR", help="tree of RAPL's counters")
+    add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="tree of CPU quotas")
     return parser
 
 
 def main(words: Sequence[str]) -> int:
     """The exit code of a command line."""
+    print_anywhere()
     own = list(words)
     command: list[str] | None = None
     if "--" in own:
@@ -96,6 +100,7 @@ def main(words: Sequence[str]) -> int:
             # Beside a job the CPU time of this process tree says nothing of the job's.
             cpu_scope="auto" if command else "node",
             rapl_root=options.rapl_root,
+            cgroup_root=options.cgroup_root,
             allow_shared=options.allow_shared,
             idle_s=options.idle,
             openmetrics=options.openmetrics,
@@ -108,4 +113,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with until_unread():
+        sys.exit(main(sys.argv[1:]))

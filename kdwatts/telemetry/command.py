@@ -20,9 +20,11 @@ from typing import Any
 
 from pynvml import NVMLError
 
+from kdwatts.launch import place_on_node
+from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
 from kdwatts.schema import Telemetry
-from kdwatts.telemetry import guard
+from kdwatts.telemetry import guard, nvml, rapl
 from kdwatts.telemetry.guard import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Guard
 from kdwatts.telemetry.meter import Meter
 
@@ -64,9 +66,11 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
         _tell(sentence)
         return exit_code
     try:
+        if command is None:
+            say_unmeasurable(settings)
         folder = _fresh_dir() if out_dir is None else out_dir
         attempt = _open_folder(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NVMLError) as error:
         _tell(_sentence(error))
         return EXIT_REFUSED
     again = "" if attempt == 1 else f", attempt {attempt} beside the earlier rows"
@@ -88,6 +92,16 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     return exit_code
 
 
+def say_unmeasurable(settings: Telemetry) -> None:
+    """Say before hours of it that no joule is measured here, of a meter that has no command."""
+    zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
+    if not zones and not nvml.list_gpus():
+        _tell(
+            f"no energy is measured here: this job has no GPU, {', '.join(absent.values())}; run "
+            "it where one of them is, or give a command and --cpu-estimate-tdp"
+        )
+
+
 def _measure(
     command: Sequence[str] | None,
     child: Guard | None,
@@ -99,7 +113,8 @@ def _measure(
     _listen(_stop)
     exit_code: int | None = None
     began = False
-    meter = Meter(folder, settings, attempt=attempt)
+    # Each process of a launch runs this command: each is told its part of their node.
+    meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node())
     try:
         with meter:
             _set_aside_summary(folder)

@@ -14,14 +14,17 @@ from typing import NamedTuple
 ACCEPTED_OVER_LIMIT = 1.5
 """Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
 
-EDGE_S = 0.05
-"""Reading all devices at the edge of a window takes up to this long."""
-
 MAX_DELTA_S = 0.1
 """Slowest update of a GPU's counter seen on cards in use; taken where none was observed."""
 
+STILL_S = 1.0
+"""A counter that has not moved for longer, ten of the slowest updates, has stopped counting."""
+
 UNKNOWN_LIMIT_W = 1500.0
 """Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
+
+EDGE_S = 0.05
+"""Reading all devices at the edge of a window takes up to this long."""
 
 
 # Named tuples, for a tick makes one of each: a frozen dataclass sets field by field in Python.
@@ -55,6 +58,15 @@ class Sensor:
     """Where the counter wraps to 0; None where it does not."""
 
 
+class Moved(NamedTuple):
+    """When a counter last moved, and what samples had added up to by then."""
+
+    time_s: float
+    sampled_j: float
+    sampled_s: float
+    checked_sampled_j: float
+
+
 class Tally(NamedTuple):
     """What one device used since the meter started."""
 
@@ -77,6 +89,16 @@ class Tally(NamedTuple):
     """Counter over the intervals that samples cover too: what the cross-check compares."""
     checked_sampled_j: float = 0.0
     num_resets: int = 0
+    num_refused: int = 0
+    """Power samples beyond all bounds."""
+    still_s: float = 0.0
+    """Time that the counter stood still for too long to be believed."""
+    good: Reading | None = None
+    """Last counter before those that are in doubt; None while none is."""
+    doubted_j: float = 0.0
+    """The part of `filled_j` since `good`."""
+    doubted_s: float = 0.0
+    moved: Moved | None = None
 
 
 def integrate_power_j(
@@ -104,6 +126,25 @@ def integrate_power_j(
     return energy_j
 
 
+def known_limit_w(told_w: float | None) -> float:
+    """The power limit that a device tells, or the general bound where it tells none that may be."""
+    is_told = told_w is not None and 0 < told_w <= ACCEPTED_OVER_LIMIT * UNKNOWN_LIMIT_W
+    return told_w if is_told and told_w is not None else UNKNOWN_LIMIT_W
+
+
+def most_w(limit_w: float) -> float:
+    """The highest power sample that is believed of a device with this limit."""
+    return ACCEPTED_OVER_LIMIT * (limit_w if math.isfinite(limit_w) else UNKNOWN_LIMIT_W)
+
+
+def may_be_power(power_w: float, limit_w: float) -> bool:
+    """Whether a device that is on may draw this: 0 W is what a sensor says that measures nothing.
+
+    Values that are no number fail every comparison.
+    """
+    return 0 < power_w <= most_w(limit_w)
+
+
 def counter_step_j(
     before_j: float,
     after_j: float,
@@ -123,58 +164,121 @@ def counter_step_j(
     if range_j is not None:
         if elapsed_s * limit_w > range_j / 2:
             return None
-        if step_j < 0:
-            step_j += range_j
+        # Also a value that was misread leaves whole ranges behind in a counter that counts on.
+        step_j %= range_j
     # A model has no limit, and two looks at one moment no time: their product is no number.
     most_j = math.inf
     if math.isfinite(limit_w):
         most_j = ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
-    return step_j if 0 <= step_j <= most_j else None
+    return step_j if 0 <= step_j <= most_j and step_j < math.inf else None
 
 
 def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
     """The tally after one more reading.
 
-    A valid counter on both sides of lost readings fills their time exactly. A refused difference
-    starts a new segment; its time is filled by the samples on both sides where they are close,
-    else it stays uncovered.
+    A valid counter on both sides of lost or refused readings fills their time exactly. A refused
+    difference may be a reset, which the next reading tells: its time is filled by the samples on
+    both sides where they are close, else it stays uncovered. So is the time of a counter that
+    stands still. A power sample beyond all bounds is as good as none.
     """
+    num_refused = 0
+    if reading.power_w is not None and not may_be_power(reading.power_w, sensor.limit_w):
+        reading, num_refused = reading._replace(power_w=None), 1
     sampled_j, sampled_s, sampled_var_j2 = _trapezoid(tally.sample, reading, sensor.max_gap_s)
-    counted_j = counted_s = filled_j = filled_s = checked_counter_j = checked_sampled_j = 0.0
-    num_resets = 0
-    same_pair = tally.sample is not None and tally.sample is tally.counter
-    if reading.energy_counter_j is not None and tally.counter is not None:
-        elapsed_s = reading.time_s - tally.counter.time_s
-        step_j = counter_step_j(
-            tally.counter.energy_counter_j or 0.0,
-            reading.energy_counter_j,
-            elapsed_s,
-            limit_w=sensor.limit_w,
-            # A card's updates are not always as close as at the start.
-            delta_s=MAX_DELTA_S if sensor.method == "nvml_counter" else sensor.delta_s,
-            range_j=sensor.range_j,
-        )
-        if step_j is None:
-            num_resets = 1
-            if same_pair:
-                filled_j, filled_s = sampled_j, sampled_s
-        else:
-            counted_j, counted_s = step_j, elapsed_s
-            if same_pair and sampled_s > 0:
-                checked_counter_j, checked_sampled_j = step_j, sampled_j
-    return Tally(
-        counter=reading if reading.energy_counter_j is not None else tally.counter,
+    is_pair = tally.sample is not None and tally.sample is tally.counter
+    tally = tally._replace(
         sample=reading if reading.power_w is not None else tally.sample,
-        counted_j=tally.counted_j + counted_j,
-        counted_s=tally.counted_s + counted_s,
-        filled_j=tally.filled_j + filled_j,
-        filled_s=tally.filled_s + filled_s,
         sampled_j=tally.sampled_j + sampled_j,
         sampled_s=tally.sampled_s + sampled_s,
         sampled_var_j2=tally.sampled_var_j2 + sampled_var_j2,
-        checked_counter_j=tally.checked_counter_j + checked_counter_j,
-        checked_sampled_j=tally.checked_sampled_j + checked_sampled_j,
-        num_resets=tally.num_resets + num_resets,
+        num_refused=tally.num_refused + num_refused,
+    )
+    if reading.energy_counter_j is None:
+        return tally
+    if tally.counter is None:
+        return tally._replace(counter=reading, moved=_moved(tally, reading))
+    return _count(tally, tally.counter, reading, sensor, (sampled_j, sampled_s) if is_pair else _NO)
+
+
+_NO = (0.0, 0.0)
+
+
+def _moved(tally: Tally, reading: Reading) -> Moved:
+    return Moved(reading.time_s, tally.sampled_j, tally.sampled_s, tally.checked_sampled_j)
+
+
+def _count(
+    tally: Tally, before: Reading, reading: Reading, sensor: Sensor, fill: tuple[float, float]
+) -> Tally:
+    """The tally after one more value of the counter; `fill` is what samples say of the interval."""
+    if tally.good is not None and (step_j := _step_j(tally.good, reading, sensor)) is not None:
+        # What was read in between was wrong, and the samples in its place are not needed. The
+        # energy of a running meter never falls.
+        tally = tally._replace(
+            counter=reading,
+            good=None,
+            counted_j=tally.counted_j + max(step_j, tally.doubted_j),
+            counted_s=tally.counted_s + reading.time_s - tally.good.time_s,
+            filled_j=tally.filled_j - tally.doubted_j,
+            filled_s=tally.filled_s - tally.doubted_s,
+            doubted_j=0.0,
+            doubted_s=0.0,
+        )
+        return tally._replace(moved=_moved(tally, reading))
+    step_j, moved = _step_j(before, reading, sensor), tally.moved
+    was_still = is_still = False
+    if moved is not None and math.isfinite(sensor.limit_w):
+        was_still = before.time_s - moved.time_s > STILL_S
+        is_still = step_j == 0 and reading.time_s - moved.time_s > STILL_S
+    fill_j, fill_s = fill
+    if is_still and moved is not None:
+        uncounted_s = 0.0
+        if not was_still:
+            # Found out now, it began when the counter last moved.
+            uncounted_s = before.time_s - moved.time_s
+            fill_j, fill_s = tally.sampled_j - moved.sampled_j, tally.sampled_s - moved.sampled_s
+        return tally._replace(
+            counter=reading,
+            counted_s=tally.counted_s - uncounted_s,
+            filled_j=tally.filled_j + fill_j,
+            filled_s=tally.filled_s + fill_s,
+            checked_sampled_j=min(tally.checked_sampled_j, moved.checked_sampled_j),
+            still_s=tally.still_s + uncounted_s + reading.time_s - before.time_s,
+        )
+    if step_j is None or was_still:
+        # What a counter tells that moves again may be of all the time that it stood.
+        tally = tally._replace(
+            counter=reading,
+            good=None if was_still else tally.good or before,
+            filled_j=tally.filled_j + fill_j,
+            filled_s=tally.filled_s + fill_s,
+            doubted_j=0.0 if was_still else tally.doubted_j + fill_j,
+            doubted_s=0.0 if was_still else tally.doubted_s + fill_s,
+            num_resets=tally.num_resets + 1,
+        )
+        return tally._replace(moved=_moved(tally, reading))
+    tally = tally._replace(
+        counter=reading,
+        good=None,
+        doubted_j=0.0,
+        doubted_s=0.0,
+        counted_j=tally.counted_j + step_j,
+        counted_s=tally.counted_s + reading.time_s - before.time_s,
+        checked_counter_j=tally.checked_counter_j + (step_j if fill_s > 0 else 0.0),
+        checked_sampled_j=tally.checked_sampled_j + fill_j,
+    )
+    return tally if step_j == 0 else tally._replace(moved=_moved(tally, reading))
+
+
+def _step_j(before: Reading, after: Reading, sensor: Sensor) -> float | None:
+    return counter_step_j(
+        before.energy_counter_j or 0.0,
+        after.energy_counter_j or 0.0,
+        after.time_s - before.time_s,
+        limit_w=sensor.limit_w,
+        # A card's updates are not always as close as at the start.
+        delta_s=MAX_DELTA_S if sensor.method == "nvml_counter" else sensor.delta_s,
+        range_j=sensor.range_j,
     )
 
 
@@ -188,7 +292,7 @@ def _trapezoid(
     if before is None or before.power_w is None or after.power_w is None:
         return 0.0, 0.0, 0.0
     elapsed_s = after.time_s - before.time_s
-    if elapsed_s > max_gap_s:
+    if not 0 <= elapsed_s <= max_gap_s:
         return 0.0, 0.0, 0.0
     energy_j = elapsed_s * (before.power_w + after.power_w) / 2
     return energy_j, elapsed_s, (elapsed_s * (after.power_w - before.power_w)) ** 2 / 12
@@ -210,6 +314,8 @@ class Span:
     checked_counter_j: float
     checked_sampled_j: float
     num_resets: int
+    num_refused: int = 0
+    still_s: float = 0.0
 
 
 def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
@@ -232,6 +338,8 @@ def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
         checked_counter_j=end.checked_counter_j - start.checked_counter_j,
         checked_sampled_j=end.checked_sampled_j - start.checked_sampled_j,
         num_resets=end.num_resets - start.num_resets,
+        num_refused=end.num_refused - start.num_refused,
+        still_s=end.still_s - start.still_s,
     )
 
 
@@ -276,29 +384,3 @@ def uncertainty_j(
         if one.sensor.method == "nvml_samples":
             squares += one.sampled_var_j2
     return math.sqrt(squares + (calibration * sum(one.energy_j for one in spans)) ** 2)
-
-
-def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | None]:
-    """Whether counters can be believed, and what to say when samples disagree with them.
-
-    More than 2 % apart in windows of 10 s or more (5 % below) is a flag. A factor near 1000 is an
-    error of units: the figure is refused. The two are never averaged, because an A100's sensor
-    sees 25 of every 100 ms.
-    """
-    counter_j = sum(one.checked_counter_j for one in spans)
-    sampled_j = sum(one.checked_sampled_j for one in spans)
-    if counter_j <= 0 or sampled_j <= 0:
-        return True, None
-    ratio = sampled_j / counter_j
-    if not 1 / 500 < ratio < 500:
-        return False, (
-            f"counter says {counter_j:.4g} J, power samples {sampled_j:.4g} J over the same time: "
-            "a factor near 1000 is an error of units; report the card and its driver"
-        )
-    tolerance = 0.02 if duration_s >= 10 else 0.05
-    if abs(ratio - 1) > tolerance:
-        return True, (
-            f"power samples are {100 * (ratio - 1):+.1f} % off the counter "
-            f"(more than {100 * tolerance:.0f} %)"
-        )
-    return True, None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,11 @@ class Journal:
         """Append records (mappings or dataclasses), one line each, with a single write."""
         for record in records:
             # orjson for its speed: this runs in a thread that has just woken, ten times a second.
-            self._pending.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            try:
+                line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+            except TypeError:
+                line = orjson.dumps(_plain(record), option=orjson.OPT_APPEND_NEWLINE)
+            self._pending.append(line)
         try:
             self._flush()
         except OSError as error:
@@ -81,6 +87,21 @@ class Journal:
         for _ in range(data.count(b"\n", 0, whole)):
             self._pending.popleft()
         raise OSError(f"only {whole} of {len(data)} bytes fit")
+
+
+def _plain(value: Any) -> Any:
+    """The value, with what JSON does not hold in words or null: it must not cost the line."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, bool | float | datetime):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return str(value).encode(errors="replace").decode()
 
 
 def _drop_torn_line(path: Path) -> None:

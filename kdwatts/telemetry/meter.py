@@ -18,6 +18,7 @@ from types import TracebackType
 
 from kdwatts.interrupt import Preempted
 from kdwatts.metrics import Energy
+from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, StageRow
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
@@ -74,7 +75,8 @@ class Meter:
     Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
     MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
     A run on the CPU sets `use_gpus=False`: cards that idle beside it are not its energy.
-    `peers` are the run's other processes on this node that are no children of this one.
+    `peers` are the run's other processes on this node that are no children of this one; `meter_of`
+    tells which of how many it is where each has a meter of its own.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Meter:
         attempt: int = 1,
         use_gpus: bool = True,
         peers: Sequence[int] = (),
+        meter_of: tuple[int, int] = (0, 1),
     ) -> None:
         self.gpus: list[nvml.Gpu] = []
         """The cards of this job, once entered."""
@@ -97,6 +100,7 @@ class Meter:
         self._attempt = attempt
         self._use_gpus = use_gpus
         self._peers = peers
+        self._meter_of = meter_of
         self._stack: list[OpenWindow] = []
 
     def __enter__(self) -> Meter:
@@ -104,7 +108,9 @@ class Meter:
         cards, no_gpu = nvml.open_cards() if self._use_gpus else ([], "this run uses no GPU")
         self._has_nvml = bool(cards)
         self.gpus = [card.gpu for card in cards]
-        self._allocation = find_allocation()
+        self._allocation = find_allocation(
+            meter_of=self._meter_of, cgroup_root=Path(expanded(settings.cgroup_root))
+        )
         try:
             self._watch = Watch(cards, allowed=settings.allow_shared, peers=self._peers)
             self._probes = find_probes(cards, settings, self._allocation, self._peers)
@@ -121,7 +127,8 @@ class Meter:
         self._stages = Journal(self._out_dir / "stages.jsonl", tell_lost=True)
         exposition = None
         if settings.openmetrics is not None:
-            exposition = Exposition(settings.openmetrics, run_labels(self._out_dir, self._attempt))
+            place = expanded(settings.openmetrics)
+            exposition = Exposition(place, run_labels(self._out_dir, self._attempt))
         self._sampler = Sampler(
             self._devices,
             self._probes.clocks,
@@ -189,6 +196,15 @@ class Meter:
         """Latest power of all measured components; the estimate where none is measured."""
         return self._sampler.power_w()
 
+    def look_for_children(self) -> None:
+        """Count the CPU time of processes that were started just now from here on.
+
+        They would be found in time for a window's end; where the node is shared, what they used
+        until then would be told too late to be believed.
+        """
+        with self._sampler.lock:
+            self._probes.clocks.read(scan=True)
+
     def last_tick_s(self) -> float:
         """Monotonic time of the latest reading of any device; minus infinity without one."""
         latest = [p.tally.counter or p.tally.sample for p in self._devices]
@@ -205,8 +221,13 @@ class Meter:
                 node = self._part(f"node_{kind}", window, ends, duration_s)
                 found[f"node_{kind}"] = node
                 part = parts.attributed(part, node)
-            found[kind] = part
+            found[kind] = parts.remarked(part, self._ended_before(window.start_s + duration_s))
         return found
+
+    def _ended_before(self, end_s: float) -> str | None:
+        """Why nothing was sampled any more at the end of a window; None where something was."""
+        ended = self._sampler.ended
+        return ended[1] if ended and ended[0] < end_s else None
 
     def _part(
         self, kind: str, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
@@ -222,8 +243,20 @@ class Meter:
             spans,
             duration_s,
             idle_power_w=self.idle_power_w.get(kind),
-            note=self._watch.remark(window.start_s) if kind == "gpu" else None,
+            note=self._remark(kind, spans[0].sensor.method, window.start_s),
         )
+
+    def _remark(self, kind: str, method: str, since_s: float) -> str | None:
+        """Who else uses or counts what a figure is of."""
+        num_others, others = self._allocation.num_meters - 1, None
+        if num_others and kind in COMPONENTS:
+            processes = "process" if num_others == 1 else "processes"
+            launch = f"{num_others} more {processes} of this launch"
+            if kind == "gpu":
+                others = f"the meters of {launch} may count these cards, too"
+            elif method == "rapl":
+                others = f"the whole node, also for {launch} on it"
+        return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
         window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)

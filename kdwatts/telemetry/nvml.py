@@ -16,7 +16,7 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-from kdwatts.telemetry.energy import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor
+from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, known_limit_w
 from kdwatts.telemetry.fields import FIELDS, FieldQuery
 from kdwatts.telemetry.handles import Handles
 
@@ -333,7 +333,7 @@ def sensor(card: Card, *, delta_s: float, interval_s: float) -> Sensor:
         kind="gpu",
         label=card.gpu.uuid,
         method="nvml_counter" if counts else "nvml_samples",
-        limit_w=card.gpu.power_limit_w or UNKNOWN_LIMIT_W,
+        limit_w=known_limit_w(card.gpu.power_limit_w),
         delta_s=delta_s if counts else interval_s,
         max_gap_s=3 * interval_s,
     )

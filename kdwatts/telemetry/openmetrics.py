@@ -10,6 +10,7 @@ one: node_exporter refuses such a scrape as a whole.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -62,12 +63,16 @@ def live(row: Mapping[str, Any], used: Span | None = None) -> Live:
         uuid=row["uuid"],
         method=row["method"],
         quality=QUALITY.get(row["method"]),
-        power_w=row["power_w"],
-        energy_j=used.energy_j if used is not None and used.covered_s > 0 else None,
-        util_pct=row["util_pct"],
-        memory_used_gib=row["memory_used_gib"],
-        temperature_c=row["temperature_c"],
+        power_w=_finite(row["power_w"]),
+        energy_j=_finite(used.energy_j) if used is not None and used.covered_s > 0 else None,
+        util_pct=_finite(row["util_pct"]),
+        memory_used_gib=_finite(row["memory_used_gib"]),
+        temperature_c=_finite(row["temperature_c"]),
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def run_labels(run_dir: Path, attempt: int) -> dict[str, str]:
@@ -104,7 +109,7 @@ class Exposition:
         self.path = asked if is_file else asked / f"{_own_prefix()}{os.getpid()}.prom"
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         # A path may hold bytes that are no UTF-8; the file must be.
-        self._labels = {k: v.encode(errors="replace").decode() for k, v in labels.items()}
+        self._labels = {name: _utf8(value) for name, value in labels.items()}
         self._encode = generate_openmetrics if asked.suffix == ".om" else generate_latest
         self._registry = CollectorRegistry()
         self._registry.register(cast("Collector", self))
@@ -114,7 +119,7 @@ class Exposition:
 
     def write(self, samples: Sequence[Live], *, window: str = "") -> None:
         """Replace the file by what these samples say."""
-        self._samples, self._window = samples, window
+        self._samples, self._window = samples, _utf8(window)
         try:
             self._temporary.write_bytes(self._encode(self._registry))
             self._temporary.replace(self.path)
@@ -150,7 +155,8 @@ class Exposition:
         )
         run = self._labels.get("run", "")
         for one in self._samples:
-            device = [run, one.kind, "" if one.index is None else str(one.index), one.uuid or ""]
+            index = "" if one.index is None else str(one.index)
+            device = [run, one.kind, index, _utf8(one.uuid or "")]
             source = [*device, one.method or "", one.quality or ""]
             if one.power_w is not None:
                 power.add_metric(source, one.power_w)
@@ -186,6 +192,10 @@ class Exposition:
                 error.strerror or error,
             )
         self._warned = True
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _own_prefix() -> str:

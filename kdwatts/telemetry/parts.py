@@ -10,7 +10,7 @@ from typing import Any
 
 from kdwatts.metrics import Energy, total_energy
 from kdwatts.records import COMPONENTS
-from kdwatts.telemetry.energy import Span, cross_check, gap_s, uncertainty_j
+from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
 
 log = logging.getLogger(__name__)
 _error_once = lru_cache(log.error)
@@ -82,6 +82,7 @@ def component(
     `note` is a remark that belongs to every window, such as a shared card.
     """
     methods = {one.sensor.method for one in spans}
+    doubts = _doubts(spans)
     method = "nvml_samples" if "nvml_samples" in methods else min(methods)
     is_nvml = method.startswith("nvml")
     if is_nvml and duration_s < MIN_NVML_WINDOW_S:
@@ -92,11 +93,10 @@ def component(
     gaps_s = [gap_s(one, duration_s) for one in spans]
     coverage = 1.0 if duration_s <= 0 else 1 - sum(gaps_s) / (len(spans) * duration_s)
     if not any(one.covered_s > 0 for one in spans):
-        return missing(f"{_labels(spans)} gave no valid readings in this window")
+        return missing(joined(f"{_labels(spans)} gave no valid readings in this window", *doubts))
     if method == "rapl" and coverage < MIN_RAPL_COVERAGE:
-        return missing(
-            f"{_gaps(spans, gaps_s)} of {duration_s:.1f} s; RAPL has no limit to bound them"
-        )
+        uncovered = f"{_gaps(spans, gaps_s)} of {duration_s:.1f} s; RAPL has no limit to bound them"
+        return missing(joined(uncovered, *doubts))
     believed, flag = cross_check(spans, duration_s) if is_nvml else (True, None)
     if not believed:
         _error_once("telemetry: units of %s are wrong, there is no energy of it", _labels(spans))
@@ -108,9 +108,7 @@ def component(
         )
     if any(gaps_s):
         remarks.append(f"{_gaps(spans, gaps_s)} of {duration_s:.1f} s, not in energy_j")
-    resets = sum(one.num_resets for one in spans)
-    if resets:
-        remarks.append(f"reset: {resets} counter differences refused")
+    remarks += doubts
     sampled = any(one.sampled_s > 0 for one in spans)
     energy_j = sum(one.energy_j for one in spans)
     coverage = max(0.0, min(1.0, coverage))
@@ -126,8 +124,69 @@ def component(
         sampled_energy_j=sum(one.sampled_j for one in spans) if sampled else None,
         # An idle window whose power happens to lie below the baseline is not negative energy.
         net_energy_j=None if net_j is None else max(0.0, net_j),
-        reason="; ".join(remark for remark in remarks if remark) or None,
+        reason=joined(*remarks) or None,
     )
+
+
+def remarked(part: Part, remark: str | None) -> Part:
+    """The part with one more reason."""
+    return replace(part, reason=joined(part.reason, remark)) if remark else part
+
+
+def joined(*remarks: str | None) -> str:
+    """Remarks as one text; empty without any."""
+    return "; ".join(remark for remark in remarks if remark)
+
+
+def _doubts(spans: Sequence[Span]) -> list[str]:
+    """What sensors said that is not believed."""
+    doubts = [
+        f"{one.num_refused} power sample{'s' * (one.num_refused > 1)} of {one.sensor.label} "
+        f"refused: not above 0 W and up to {most_w(one.sensor.limit_w):.4g} W"
+        for one in spans
+        if one.num_refused
+    ]
+    doubts += [
+        f"counter of {one.sensor.label} stood still for {one.still_s:.1f} s, which is not in it"
+        for one in spans
+        if one.still_s > 0
+    ]
+    if resets := sum(one.num_resets for one in spans):
+        doubts.append(f"reset: {resets} counter differences refused")
+    return doubts
+
+
+def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | None]:
+    """Whether counters can be believed, and what to say when samples disagree with them.
+
+    More than 2 % apart in windows of 10 s or more (5 % below) is a flag. A factor near 1000 is an
+    error of units: the figure is refused. The two are never averaged, because an A100's sensor
+    sees 25 of every 100 ms.
+    """
+    counter_j = sum(one.checked_counter_j for one in spans)
+    sampled_j = sum(one.checked_sampled_j for one in spans)
+    # Two updates may be under way.
+    unseen_j = sum(2 * MAX_DELTA_S * most_w(one.sensor.limit_w) for one in spans)
+    if counter_j <= 0 and sampled_j > unseen_j:
+        return False, (
+            f"counter does not move while power samples say {sampled_j:.4g} J over the same time; "
+            "report the card and its driver"
+        )
+    if counter_j <= 0 or sampled_j <= 0:
+        return True, None
+    ratio = sampled_j / counter_j
+    if not 1 / 500 < ratio < 500:
+        return False, (
+            f"counter says {counter_j:.4g} J, power samples {sampled_j:.4g} J over the same time: "
+            "a factor near 1000 is an error of units; report the card and its driver"
+        )
+    tolerance = 0.02 if duration_s >= 10 else 0.05
+    if abs(ratio - 1) > tolerance:
+        return True, (
+            f"power samples are {100 * (ratio - 1):+.1f} % off the counter "
+            f"(more than {100 * tolerance:.0f} %)"
+        )
+    return True, None
 
 
 def _labels(spans: Sequence[Span]) -> str:
@@ -145,12 +204,8 @@ def attributed(share: Part, node: Part) -> Part:
     """The job's part of a component of the node, which is no better known than the node's whole."""
     if node.energy_j is None or share.energy_j is None:
         return missing(node.reason or share.reason or "")
-    reasons = (node.reason, share.reason)
-    return replace(
-        share,
-        coverage=node.coverage,
-        reason="; ".join(reason for reason in reasons if reason) or None,
-    )
+    reason = joined(node.reason, share.reason) or None
+    return replace(share, coverage=node.coverage, reason=reason)
 
 
 def columns(parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -8,15 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import psutil
-
 from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
-from kdwatts.telemetry.nvml import NVMLError, SlowQuantities
+from kdwatts.telemetry.nvml import SlowQuantities
 
 log = logging.getLogger(__name__)
-
-READ_ERRORS = (NVMLError, OSError, psutil.Error)
-"""What a device that does not answer raises: written as a row, and the sampling goes on."""
 
 _MIN_MEAN_S = 0.005
 """A mean power over less says nothing: RAPL is updated every millisecond."""
@@ -60,7 +55,8 @@ class Probe:
         """
         try:
             reading = read()
-        except READ_ERRORS as error:
+        # Whatever a library raises: it is a row with an error, and the sampling goes on.
+        except Exception as error:
             self.fail(error)
             return None
         self._pending.append(reading)

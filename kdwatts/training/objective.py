@@ -64,6 +64,8 @@ class Objective:
         self.vocabulary, self.chunk_rows = vocabulary, chunk_rows
         self.teacher_head_VD, self.teacher_bias_V = teacher_head_VD, teacher_bias_V
         self._buffers = Buffers()
+        self._checked: set[str] = set()
+        """Terms whose gradient was found to reach the student."""
         self.projectors = nn.ModuleList()
         if paradigm.feature:
             self.projectors = make_projectors(
@@ -124,13 +126,32 @@ class Objective:
         if feature:
             assert signals and signals.blocks
             parts["feature"] = self._feature_term(blocks, signals.blocks, batch, size)
+            self._check_taught("feature", parts["feature"], list(blocks.values()))
             loss = loss + feature.weight * parts["feature"]
         if relational:
             assert signals
             name = "attention_nats" if relational.level == "attention" else "relational"
             parts[name] = self._relational_term(final_BTD, attention, signals, batch, size)
+            self._check_taught(name, parts[name], list(attention.values()) or [final_BTD])
             loss = loss + relational.weight * parts[name]
         return loss, {name: part.detach() for name, part in parts.items()}
+
+    def _check_taught(self, name: str, loss: Tensor, states: Sequence[Tensor]) -> None:
+        """Raise ValueError, once a term, unless its gradient reaches what it compares.
+
+        Else the student would be trained on the rest while the loss tells of this term.
+        """
+        if not torch.is_grad_enabled() or name in self._checked:
+            return
+        trained = [state for state in states if state.requires_grad]
+        num_taught = _num_reached(loss, trained)
+        if not trained or num_taught < len(trained):
+            raise ValueError(
+                f"{name} gives a gradient to {num_taught} of the {len(states)} states of the "
+                "student that it compares, which would not learn what it tells; have its functions "
+                "detach nothing of the student"
+            )
+        self._checked.add(name)
 
     def _token_terms(
         self,
@@ -228,6 +249,11 @@ class Objective:
             goal_ND = (goal if feature.positions else self._compared(batch, goal)).flatten(0, 1)
             state_ND = project(self.projectors, place, state_ND)
             distance_N = DISTANCES[feature.distance](state_ND, goal_ND)
+            if distance_N.shape != state_ND.shape[:1]:
+                raise ValueError(
+                    f"feature.distance={feature.distance} is {tuple(distance_N.shape)} for "
+                    f"{len(state_ND)} positions; have its function return one number a position"
+                )
             if text_N is not None:
                 distance_N = torch.where(text_N, distance_N, 0.0)
             distances.append(distance_N.sum())
@@ -282,6 +308,22 @@ def _cut(head: Any, num_rows: int) -> Any:
     All of them are the tensor itself: the gradient of a slice would be a copy of it.
     """
     return head if head is None or len(head) == num_rows else head[:num_rows]
+
+
+def _num_reached(loss: Tensor, states: Sequence[Tensor]) -> int:
+    """How many of the states a gradient of `loss` arrives at; nothing is computed for it.
+
+    One that comes to a state through another one does not count.
+    """
+    goals = [state.grad_fn for state in states]
+    ahead, seen = [loss.grad_fn], set[Any]()
+    while ahead:
+        step = ahead.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            if step not in goals:
+                ahead.extend(before for before, _ in step.next_functions)
+    return sum(goal in seen for goal in goals)
 
 
 def _count(mask: Tensor) -> int:

@@ -28,9 +28,12 @@ from kdwatts.models.sharding import is_sharded
 BUCKET_ELEMENTS = 1 << 24
 """Elements of small gradients that travel as one: 64 MiB of float32."""
 POLL_EVERY_S = 0.1
+POLL_END_S = 0.02
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others inside a computation before it takes one for dead."""
-LAST_PATIENCE = timedelta(seconds=10)
+LAST_PATIENCE_S = 10.0
+ANSWER_PATIENCE_S = 300.0
+"""Imports from a slow file system take a minute or two; one that died there is found out later."""
 
 
 class Company:
@@ -45,6 +48,7 @@ class Company:
         """Process ids of the other ranks, all on this node."""
         self._store = store
         self._num_told = 0
+        self._num_left = 0
 
     def tell(self, message: Any) -> None:
         """Say something to all others; for the first rank alone."""
@@ -52,14 +56,39 @@ class Company:
         self._num_told += 1
 
     def tell_last(self, message: Any) -> None:
-        """Say what may be the last, for the store goes with this process: wait until all heard it.
+        """Say what may be the last, for the store goes with this process: wait until all have left.
 
-        A rank that is busy or dead is waited for in vain, but not for long.
+        A rank leaves when it heard this, or by an error of its own, and then hears nothing any
+        more. One that is busy or dead is waited for in vain, but not for long.
         """
         self.tell(message)
-        heard = [f"heard-{self._num_told}-{rank}" for rank in range(1, self.ranks.world)]
-        with contextlib.suppress(RuntimeError):
-            self._store.wait(heard, LAST_PATIENCE)
+        self._wait_for(f"left-{self._num_left}", LAST_PATIENCE_S)
+        self._num_left += 1
+
+    def wait_for_answers(self) -> None:
+        """Wait until every other rank has answered what it was told last, or has left."""
+        self._wait_for(f"answer-{self._num_told}", ANSWER_PATIENCE_S)
+
+    def _wait_for(self, word: str, patience_s: float) -> None:
+        deadline_s = time.monotonic() + patience_s
+        words = (word, f"left-{self._num_left}")
+        waiting = set(range(1, self.ranks.world))
+        while waiting and time.monotonic() < deadline_s:
+            for rank in list(waiting):
+                if any(self._store.check([f"{said}-{rank}"]) for said in words):
+                    waiting.remove(rank)
+            if waiting:
+                time.sleep(POLL_END_S)
+
+    def answer(self) -> None:
+        """Say that what was heard last is done."""
+        self._store.set(f"answer-{self._num_told}-{self.ranks.rank}", b"")
+
+    def leave(self) -> None:
+        """Say that this rank takes no more part in the run, however it ended here."""
+        with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
+            self._store.set(f"left-{self._num_left}-{self.ranks.rank}", b"")
+        self._num_left += 1
 
     def hear(self) -> Any:
         """What the first rank says next, however long it takes.
@@ -70,9 +99,7 @@ class Company:
         while not self._store.check([name]):
             time.sleep(POLL_EVERY_S)
         self._num_told += 1
-        message = pickle.loads(self._store.get(name))
-        self._store.set(f"heard-{self._num_told}-{self.ranks.rank}", b"")
-        return message
+        return pickle.loads(self._store.get(name))
 
 
 _met: list[Company] = []

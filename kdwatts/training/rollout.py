@@ -160,6 +160,7 @@ class Rollouts:
                         vocabulary=self._vocabulary,
                         temperature=self._generate.temperature,
                         top_p=self._generate.top_p,
+                        writer="student",
                     )
                 for place, text in zip(chunk, texts, strict=True):
                     prompt = asked[place].prompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,7 +13,8 @@ from typing import Any
 
 from kdwatts.records import SCHEMA, Metrics, read_json, to_json, write_json
 from kdwatts.telemetry.recover import recover_components
-from multirun_analysis.importer.summary import FILES, Model, read_model, summarize
+from multirun_analysis.folders import FOREIGN
+from multirun_analysis.importer.summary import Model, read_model, summarize
 from multirun_analysis.importer.trace import (
     WINDOW,
     Trace,
@@ -30,33 +32,34 @@ VERSION = 1
 FORMAT = "Slimming-Models-Saving-Watts telemetry"
 
 
-def is_foreign_run(folder: Path) -> bool:
-    return any((folder / f"{name}{end}").is_file() for name in FILES for end in ("", ".gz"))
+def import_run(
+    folder: Path, out_dir: Path, teacher: Model | None, *, name: str | None = None
+) -> tuple[Metrics, bool]:
+    """Metrics of the run folder `name` below `out_dir`, and whether it was there already.
 
-
-def import_run(folder: Path, out_dir: Path, teacher: Model | None) -> tuple[Metrics, bool]:
-    """Metrics of the run folder below `out_dir`, and whether it was there already.
+    None names it as its source; one that lies deeper has the folders above it in its name.
 
     Raises ValueError when the records contradict themselves, and when something else has the name.
     """
+    name = name or folder.name
     student = read_model(folder, subject="student")
     if "telemetry.jsonl" not in student.sources:
         raise ValueError(
             f"{folder}: has no telemetry.jsonl or .gz, so nothing tells its energy; add it, or "
-            f"say --teacher {folder.name} if these are the teacher's results"
+            f"say --teacher {shlex.quote(name)} if these are the teacher's results"
         )
-    target = out_dir / folder.name
+    target = out_dir / name
     imported = _identity(folder, student, teacher)
     if target.exists():
         _refuse_another(target, imported)
         return Metrics(**read_json(target / "metrics.json")), True
     trace = read_trace(student.sources["telemetry.jsonl"])
-    out_dir.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Names that begin with a dot are never taken for runs.
-    private = out_dir / f".{folder.name}.{os.getpid()}.tmp"
+    private = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         private.mkdir()
-        result = _fill(private, folder.name, trace, student, teacher, imported)
+        result = _fill(private, name, trace, student, teacher, imported)
         private.rename(target)
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -67,7 +70,7 @@ def _identity(folder: Path, student: Model, teacher: Model | None) -> dict[str, 
     """What makes two imports the same: the origin, this code, and the content that was read."""
     files = {name: source.sha256 for name, source in student.sources.items()}
     if teacher:
-        files |= {f"teacher/{n}": s.sha256 for n, s in teacher.sources.items() if n in FILES[1:]}
+        files |= {f"teacher/{n}": s.sha256 for n, s in teacher.sources.items() if n in FOREIGN[1:]}
     origin = f"import of {folder.resolve().parent.name}/{folder.name}: {FORMAT}"
     return {"version": VERSION, "origin": origin, "sha256": files}
 
@@ -100,7 +103,7 @@ def _fill(
     ratios = counter_over_samples(trace)
     correction = unit_correction(ratios, trace.source)
     telemetry_path = run_dir / "telemetry.jsonl"
-    with telemetry_path.open("w") as file:
+    with telemetry_path.open("w", encoding="utf-8") as file:
         file.writelines(f"{to_json(row)}\n" for row in telemetry_rows(trace, correction))
     # Of the rows as they were written: the same sums as for an attempt of ours.
     row = recover_components(
@@ -109,7 +112,7 @@ def _fill(
     assert row
     key = trace.source.sha256[:16]
     row = replace(row, outcome="done", key=key, reason=row.reason | {"cpu": cpu_reason(trace)})
-    (run_dir / "stages.jsonl").write_text(f"{to_json(row)}\n")
+    (run_dir / "stages.jsonl").write_text(f"{to_json(row)}\n", "utf-8")
     evaluations = [model.evaluation for model in (student, teacher) if model and model.evaluation]
     scores = [score for evaluation in evaluations for score in evaluation.scores]
     if scores:

@@ -72,13 +72,21 @@ BENCHMARKS = {
 
 
 def paradigm_of(name: str) -> str | None:
-    """The paradigm in the first words of a folder's name, such as `relation_1`."""
-    words = re.findall(r"[a-z]+", name.lower())
-    firsts = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
-    return next((PARADIGMS[first] for first in firsts if first in PARADIGMS), None)
+    """The paradigm in the first words of a folder's name, such as `relation_1`.
+
+    Of a path the last folder that names one tells, as in `RESPONSE/MODEL 1`.
+    """
+    for folder in reversed(name.split("/")):
+        words = re.findall(r"[a-z]+", folder.lower())
+        for count in range(len(words), 0, -1):
+            if (first := "_".join(words[:count])) in PARADIGMS:
+                return PARADIGMS[first]
+    return None
 
 
 def seed_of(name: str) -> int | None:
     """The seed in a folder's name, such as `feature_seed3`; a bare number need not be one."""
-    found = re.search(r"seed[_-]?(\d+)", name.lower())
-    return int(found[1]) if found else None
+    for folder in reversed(name.split("/")):
+        if found := re.search(r"seed[_-]?(\d+)", folder.lower()):
+            return int(found[1])
+    return None

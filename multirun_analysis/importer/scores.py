@@ -99,6 +99,7 @@ def accuracy_kept(
                 BENCHMARKS[mine.task].chance,
             )
             for mine, its in pairs
+            if mine.value is not None and its.value is not None  # `_score` refuses those without.
         ]
     )  # fmt: skip
     return kept, None if kept.ratio is not None else "the teacher scores 0 on a benchmark"

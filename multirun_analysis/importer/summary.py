@@ -7,13 +7,12 @@ from pathlib import Path
 
 from kdwatts.metrics import eff_overall, total_energy
 from kdwatts.records import Metrics, StageRow
+from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, paradigm_of, seed_of
 from multirun_analysis.importer.scores import Evaluation, accuracy_kept, read_evaluation
 from multirun_analysis.importer.serving import Served, read_served, reservation
 from multirun_analysis.importer.trace import Trace
-
-FILES = ("telemetry.jsonl", "eval.json", "ept.json")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Model:
 
 def read_model(folder: Path, *, subject: str) -> Model:
     """Evaluation and inference energy of a folder, as far as they are there."""
-    sources = {name: source for name in FILES if (source := load(folder, name))}
+    sources = {name: source for name in FOREIGN if (source := load(folder, name))}
     evaluation, served = sources.get("eval.json"), sources.get("ept.json")
     return Model(
         sources=sources,

@@ -11,7 +11,15 @@ from statistics import fmean, median
 from typing import Any
 
 from kdwatts.records import TelemetryRow
-from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance
+from kdwatts.telemetry.energy import (
+    MAX_DELTA_S,
+    UNKNOWN_LIMIT_W,
+    Reading,
+    Sensor,
+    Tally,
+    advance,
+    may_be_power,
+)
 from multirun_analysis.importer.foreign import Source, as_object, count, number, read_lines, section
 
 WINDOW = "run/distill"
@@ -108,15 +116,12 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
     """
     ratios: dict[int, float | None] = {}
     for index in trace.cards:
-        # No limit: a counter in the wrong unit rises a thousand times too fast.
-        sensor = Sensor("gpu", f"gpu {index}", "nvml_counter", math.inf, MAX_DELTA_S,
-                        3 * trace.interval_s)  # fmt: skip
-        tally, has_counter = Tally(), False
-        for time_s, card in _of_card(trace, index):
-            if card.declared_j is not None or card.power_w is not None:
-                reading = Reading(time_s, card.declared_j, card.power_w)
-                tally = advance(tally, reading, sensor)
-            has_counter = has_counter or card.declared_j is not None
+        has_counter = any(card.declared_j is not None for _, card in _of_card(trace, index))
+        # In the wrong unit it rises a thousand times too fast; in another, or stuck, it is not to
+        # be believed at all, and then said to be so by its ratio.
+        tally = _tally(trace, index, 1000 * UNKNOWN_LIMIT_W)
+        if not tally.checked_sampled_j:
+            tally = _tally(trace, index, math.inf)
         if has_counter and not tally.checked_sampled_j:
             raise ValueError(
                 f"{trace.source.path}: gpu {index} has energy_mJ and no power_watts beside it, so "
@@ -124,6 +129,23 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
             )
         ratios[index] = tally.checked_counter_j / tally.checked_sampled_j if has_counter else None
     return ratios
+
+
+def _tally(trace: Trace, index: int, limit_w: float) -> Tally:
+    """What counter and samples of a card add up to, its counter held to a power limit."""
+    sensor = Sensor(
+        "gpu", f"gpu {index}", "nvml_counter", limit_w, MAX_DELTA_S, 3 * trace.interval_s
+    )
+    tally = Tally()
+    for time_s, card in _of_card(trace, index):
+        if card.declared_j is not None or _is_power(card):
+            power_w = card.power_w if _is_power(card) else None
+            tally = advance(tally, Reading(time_s, card.declared_j, power_w), sensor)
+    return tally
+
+
+def _is_power(card: CardTick) -> bool:
+    return card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
 
 
 def unit_correction(ratios: dict[int, float | None], source: Source) -> float | None:
@@ -174,10 +196,12 @@ def telemetry_rows(trace: Trace, correction: float | None) -> Iterator[Telemetry
         time_s = (tick.time - start).total_seconds()
         for card in tick.cards:
             declared_j = card.declared_j
+            is_power = _is_power(card)
             yield TelemetryRow(
                 time_utc, time_s, 1, WINDOW, "gpu", card.index,
                 method="nvml_counter" if card.index in has_counter else "nvml_samples",
-                power_w=card.power_w,
+                power_w=card.power_w if is_power else None,
+                refused_power_w=None if is_power else card.power_w,
                 energy_counter_j=None if declared_j is None else declared_j * (correction or 1.0),
                 util_pct=card.util_pct,
                 memory_used_gib=card.memory_used_gib,

@@ -14,6 +14,7 @@ import pyarrow as pa
 from kdwatts.records import Metrics
 from multirun_analysis.reading import ticks
 from multirun_analysis.reading.records import read_record, type_problem
+from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.reading.summaries import summarise_part
 from multirun_analysis.reading.tables import read_tables
 
@@ -180,26 +181,20 @@ def _imported(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _asked(folder: Path) -> dict[str, Any]:
-    """What the configuration asked for, so that a run without metrics still says what it was.
-
-    Read by pattern: the files come from OmegaConf, and this room depends on no YAML reader.
-    """
+    """What the configuration asked for, so that a run without metrics still says what it was."""
     asked: dict[str, Any] = {}
     for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        for key in CHOICES:
-            if found := re.search(_entry(key, "name", r"(\S+)"), text, re.MULTILINE):
-                asked[key] = found[1].strip("'\"")
-        if found := re.search(_entry("training", "seed", r"(\d+)"), text, re.MULTILINE):
-            asked["seed"] = int(found[1])
-        if found := re.search(_entry("training", "precision", r"(\S+)"), text, re.MULTILINE):
-            asked["precision"] = found[1].strip("'\"")
-    path = folder / ".hydra" / "overrides.yaml"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    overrides = (line.removeprefix("- ").strip("'\"+ ") for line in lines if line.startswith("- "))
-    settings = sorted(text for text in overrides if not _NO_SETTING.match(text))
+        tree = read_settings(path)
+        found = {key: value_at(tree, key, "name") for key in CHOICES}
+        found |= {name: value_at(tree, "training", name) for name in ("seed", "precision")}
+        # Of .hydra a value may refer to another, which says nothing.
+        asked |= {
+            key: value
+            for key, value in found.items()
+            if (isinstance(value, int) if key == "seed" else isinstance(value, str))
+            and not str(value).startswith("${")
+        }
+    overrides = read_settings(folder / ".hydra" / "overrides.yaml") or []
+    words = (str(word).lstrip("+") for word in overrides if isinstance(overrides, list))
+    settings = sorted(word for word in words if not _NO_SETTING.match(word))
     return asked | {"setting": ", ".join(settings) or None}
-
-
-def _entry(section: str, key: str, value: str) -> str:
-    return rf"^{section}:\n(?:  .*\n)*?  {key}: *{value}$"

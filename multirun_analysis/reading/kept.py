@@ -71,7 +71,7 @@ def locked(out_dir: Path) -> Iterator[None]:
     The lock falls with its process. Where a file system has none, tables are still replaced whole.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    with (out_dir / _LOCK).open("w") as file:
+    with (out_dir / _LOCK).open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
@@ -112,7 +112,7 @@ def is_young(signature: Signature, *, now_s: float | None = None) -> bool:
 def read_kept(out_dir: Path) -> Kept | None:
     """What the last collection kept; None where it cannot be trusted."""
     try:
-        record = json.loads((out_dir / INDEX).read_text())
+        record = json.loads((out_dir / INDEX).read_text("utf-8"))
         if record["code"] != code_version():
             return None
         runs = {
@@ -137,7 +137,7 @@ def write_kept(out_dir: Path, kept: Kept) -> None:
     """Replace the index as a whole; on one line, since indenting a thousand rows takes seconds."""
     runs = {name: vars(run) for name, run in kept.runs.items()}
     record = {"code": code_version(), "runs": runs, "tables": dict(kept.tables)}
-    replace_whole(out_dir / INDEX, lambda path: path.write_text(json.dumps(record)))
+    replace_whole(out_dir / INDEX, lambda path: path.write_text(json.dumps(record), "utf-8"))
 
 
 @cache

@@ -79,7 +79,7 @@ def refuse_foreign_schema(path: Path) -> None:
 
 def _chunks(path: Path) -> Iterator[str]:
     """What can be a value of its own: lines, one at a time, or a whole file."""
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         yield from file if path.suffix == ".jsonl" else [file.read()]
 
 

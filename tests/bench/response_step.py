@@ -7,7 +7,8 @@ in turns for `--rounds` rounds, so that what else the machine does falls on all 
 seconds are beside the clock's for the same reason. Peak memory is the most that was resident during
 the first step less what was before it. Losses and gradients are held against the same models in
 float64. The limit is the rate of the step's matrix products alone, at its own shapes. TRL comes
-with the extra `bench`; without it, it is left out.
+with the extra `bench`; without it, it is left out. `trl` is its experimental GKDTrainer, and
+`trl_chunked` its stable path, which never holds all logits.
 
 `--gpu` takes the head alone at 8,192 positions, width 4,096, vocabulary 128,256, Jensen-Shannon
 divergence, bfloat16, beside Liger's fused head where that is installed.
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-VARIANTS = ("ours", "dense", "trl")
+VARIANTS = ("ours", "dense", "trl", "trl_chunked")
 
 
 class Child:
@@ -91,7 +92,7 @@ def compare(options: dict[str, Any], rounds: int, variants: list[str]) -> None:
         f"{options['threads']} threads, {rounds} rounds, load {os.getloadavg()[0]:.1f}; "
         f"loss in float64 {expected:.6f} nats"
     )
-    print("variant   peak MiB   s/step (least)   cpu s   dense/s   loss error   gradient error")
+    print("variant       peak MiB   s/step (least)   cpu s   dense/s   loss error   gradient error")
     for name in variants:
         seconds = [step["seconds"] for step in steps[name]]
         # Of the same round, so that a disturbance that lasts is in both.
@@ -100,7 +101,7 @@ def compare(options: dict[str, Any], rounds: int, variants: list[str]) -> None:
             for one, other in zip(steps["dense"], steps[name], strict=True)
         )
         print(
-            f"{name:<8} {first[name]['peak_mib']:>9,.0f}   {statistics.median(seconds):6.2f} "
+            f"{name:<12} {first[name]['peak_mib']:>9,.0f}   {statistics.median(seconds):6.2f} "
             f"({min(seconds):5.2f})   {statistics.median(s['busy'] for s in steps[name]):5.2f}   "
             f"{against:7.2f}   {abs(first[name]['loss'] / expected - 1):10.1e}   "
             f"{error[name]:14.1e}"
@@ -138,11 +139,12 @@ def main() -> None:
         on_gpu()
         return
     variants = list(dict.fromkeys([*given.variants, "ours", "dense"]))
-    if "trl" in variants and importlib.util.find_spec("trl") is None:
+    of_trl = [name for name in variants if name.startswith("trl")]
+    if of_trl and importlib.util.find_spec("trl") is None:
         print("TRL is not installed and left out; pip install -e '.[bench]' brings it.")
-        variants.remove("trl")
+        variants = [name for name in variants if name not in of_trl]
     if "trl" in variants and given.temperature != 1:
-        print("TRL's loss is always at temperature 1; it is left out.")
+        print("GKDTrainer's loss is always at temperature 1; it is left out.")
         variants.remove("trl")
     for num_valid in given.valid:
         options = {

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.data.documents import Document, Turn, read_documents
+from kdwatts.data.documents import Document, read_documents
+from kdwatts.data.turns import Turn
 from kdwatts.schema import TextSource
 
 TURN = {"role": "user", "content": "Hi"}
@@ -65,6 +66,104 @@ def test_conversations_come_as_roles_and_contents_whatever_their_form(tmp_path: 
         assert _contents(source) == [turns]
 
 
+def test_a_key_that_a_table_fills_with_null_is_absent(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    names = ("role", "content", "from", "value", "name", "weight")
+    turn = pa.struct([(name, pa.string()) for name in names])
+    rows = [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
+        {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+    ]
+    table = pa.Table.from_pylist(rows, pa.schema([("messages", pa.list_(turn))]))
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = _contents(_talks(str(tmp_path / "a.parquet")))
+    assert first == second == rows[0]["messages"]
+
+
+def _talks(path: str) -> TextSource:
+    return TextSource(path, text_field=None, messages_field="messages")
+
+
+ANSWER = {"role": "assistant", "content": "Ho"}
+
+
+@pytest.mark.parametrize(
+    ("turn", "key"),
+    [
+        ({**ANSWER, "tool_calls": [{"function": {"name": "f"}}]}, "tool_calls"),
+        ({**ANSWER, "content": None, "tool_calls": [{"function": {}}]}, "tool_calls"),
+        ({**ANSWER, "weight": 0}, "weight"),
+        ({**ANSWER, "weight": 0.5}, "weight"),
+        ({**TURN, "weight": 2}, "weight"),
+        ({**ANSWER, "train": False}, "train"),
+        ({"from": "gpt", "value": "Ho", "loss": False}, "loss"),
+        ({**ANSWER, "loss_mask": 0}, "loss_mask"),
+        ({**TURN, "name": "Duncan"}, "name"),
+        ({**ANSWER, "reasoning_content": "Let me see."}, "reasoning_content"),
+        ({**ANSWER, "tool_call_id": "7"}, "tool_call_id"),
+        ({**TURN, "images": ["a.png"]}, "images"),
+    ],
+)
+def test_a_key_of_a_turn_that_changes_what_is_learned_is_refused_with_its_row(
+    turn: dict[str, Any], key: str, tmp_path: Path
+):
+    path = _jsonl(tmp_path / "a.jsonl", [{"messages": [TURN, ANSWER]}, {"messages": [TURN, turn]}])
+    documents = read_documents(_talks(path))
+    assert next(documents).content == [TURN, ANSWER]
+    with pytest.raises(ValueError, match=rf"a.jsonl:2: turn 2 of 'messages' has {key}=.*; leave"):
+        next(documents)
+
+
+def test_keys_of_turns_without_effect_pass_and_notes_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    usual = {"weight": 1, "train": True, "loss": 1.0, "tool_calls": [], "name": "", "prefix": False}
+    # SlimOrca's: what others say has a weight of 0.
+    asked = {**TURN, "weight": 0, "train": False, "tool_calls": None, "timestamp": 7}
+    rows = [{"messages": [asked, {**ANSWER, **usual, "model": "m", "timestamp": 8}]}] * 3
+    assert _contents(_talks(_jsonl(tmp_path / "a.jsonl", rows))) == [[TURN, ANSWER]] * 3
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition("a.jsonl: ")[2] for line in told] == [
+        "the key timestamp of its turns is not read",
+        "the key model of its turns is not read",
+    ]
+
+
+def test_what_stands_beside_a_conversation_is_refused_told_or_let_pass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    system = {"role": "system", "content": "Be brief."}
+    notes = {"id": "7", "source": "s", "category": "c", "tools": "[]", "system": None}
+    rows = [
+        {"messages": [TURN, ANSWER], **notes},
+        {"messages": [system, TURN, ANSWER], "system_prompt": "Be brief."},
+    ]
+    assert len(_contents(_talks(_jsonl(tmp_path / "a.jsonl", rows)))) == 2
+    assert not caplog.records
+    rows = [{"messages": [TURN, ANSWER], "system": "Be brief."}] * 2
+    assert len(_contents(_talks(_jsonl(tmp_path / "b.jsonl", rows)))) == 2
+    (record,) = caplog.records
+    assert "b.jsonl: the field system beside conversations is not read" in record.getMessage()
+    rows = [{"messages": [TURN, ANSWER], "tools": [{"name": "f"}]}]
+    with pytest.raises(ValueError, match=r"c.jsonl:1: field 'tools' offers tools, without which"):
+        _contents(_talks(_jsonl(tmp_path / "c.jsonl", rows)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("split", "train"), ("name", "c"), ("revision", "v")])
+def test_what_is_said_of_a_hub_s_data_set_is_refused_for_local_files(
+    name: str, value: str, tmp_path: Path
+):
+    source = TextSource(_jsonl(tmp_path / "train.jsonl", [{"text": "a"}]))
+    assert _contents(source) == ["a"]
+    setattr(source, name, value)
+    with pytest.raises(
+        ValueError, match=rf"data.source.{name}={value} is of a data set on a hub, "
+    ):
+        _contents(source)
+    assert TextSource("org/name").split_read == "train"
+
+
 def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_path: Path):
     rows = [
         {"ask": "Who rules?", "about": "Duncan is king.", "say": "Duncan."},
@@ -85,7 +184,10 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
         {"role": "user", "content": "Who goes?"},
     ]
     source.context_field = "passage"
-    with pytest.raises(ValueError, match="has no field 'passage', its rows have about, ask, say"):
+    with pytest.raises(
+        ValueError,
+        match=r"no field 'passage', .* about, ask, say; set data.source.context_field to one of t",
+    ):
         _contents(source)
 
 
@@ -94,7 +196,10 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
     [
         ("{", r"a.jsonl:2: not JSON \(.*\); mend the line"),
         ("[1]", r"a.jsonl:2: holds list, not an object; mend the row"),
-        ('{"body": "b", "id": 7}', r"a.jsonl:2 has no field 'text', its rows have body, id; set"),
+        (
+            '{"body": "b", "id": 7}',
+            r"a.jsonl:2 has no field 'text', its rows have body, id; set .*, or to nu",
+        ),
         ('{"text": null}', r"field 'text' holds None, not text; name another field or leave"),
         ('{"text": "\\ud800"}', r"a.jsonl:2: field 'text' holds half a"),
         ('{"text": ["a"]}', r"a.jsonl:2: field 'text' holds \['a'\], not text"),
@@ -138,9 +243,7 @@ def test_a_turn_that_is_no_words_of_a_known_speaker_is_refused_with_its_row(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "path", ["/none/a.jsonl", "./a", "../a.txt", "$NONE/a", "tiny:none", "b.jsonl"]
-)
+@pytest.mark.parametrize("path", ["/none/a.jsonl", "./a", "../a.txt", "tiny:none", "b.jsonl"])
 def test_a_file_that_is_not_there_is_refused_and_not_taken_for_a_hub_s(path: str):
     with pytest.raises(ValueError, match=r"data.source.path=.*: there is no such file; check"):
         read_documents(TextSource(path))
@@ -169,4 +272,16 @@ def test_a_document_without_a_word_is_blank():
 
     blank = [Document("", None), Document(" \n\u2003", "7"), said(), said("", " \t")]
     assert all(document.is_blank for document in blank)
+    assert {document.unfit for document in blank} == {"empty"}
     assert not any(document.is_blank for document in (Document(" a", None), said("", "b")))
+
+
+def test_a_conversation_with_an_answer_without_words_is_no_document():
+    def said(*answers: str) -> Document:
+        return Document([turn for a in answers for turn in (TURN, {**ANSWER, "content": a})], None)
+
+    assert [said(*answers).unfit for answers in (("",), ("a", " \n"), ("a", "b"))] == [
+        "blank_answer",
+        "blank_answer",
+        None,
+    ]

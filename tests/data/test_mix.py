@@ -175,7 +175,7 @@ def test_the_index_says_of_each_source_what_was_read_and_left_out_and_why(
     first, second = mix("once", "", ",num_documents:5,max_epochs:2")["parts"]
     assert second["path"] == str(tmp_path / "b.jsonl")
     assert second["sha256"] == hashlib.sha256((tmp_path / "b.jsonl").read_bytes()).hexdigest()
-    assert (second["revision"], second["name"], second["split"]) == (None, None, "train")
+    assert (second["revision"], second["name"], second["split"]) == (None, None, None)
     # Twenty rows are read twice, five drawn of each reading.
     assert (second["num_seen"], second["num_dropped"]) == (40, {"not_drawn": 30})
     assert (first["num_seen"], first["num_dropped"]) == (first["num_documents"], {})

@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import pytest
 
-from kdwatts.data.overlap import Tally, TaskText, describe, index_texts, texts_in, words_of
+from kdwatts.data.overlap import (
+    Grams,
+    Tally,
+    TaskText,
+    describe,
+    index_texts,
+    texts_in,
+    words_of,
+)
 
 THIRTEEN = "one two three four five six seven eight nine ten eleven twelve thirteen"
 
 
 def test_words_are_lower_case_and_without_punctuation():
     assert words_of("Don't STOP -- at_once, Ärger…!") == ["dont", "stop", "atonce", "ärger"]
+
+
+GERMAN = "Während der großen Überschwemmung können Bäcker, Müller und Gärtner früh nach Süden gehen"
+CHINESE = "山下的小村里住着一位老木匠他每天清早起来先给院子里的花浇水然后坐在窗前慢慢地磨他的刀子"
+
+
+def grams_of(text: str, ngram: int = 13) -> Grams:
+    return index_texts([TaskText("t", [text])], ngram=ngram)
+
+
+def test_a_text_is_found_in_every_form_that_unicode_has_of_it():
+    wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in GERMAN)
+    forms = (unicodedata.normalize("NFD", GERMAN), wide, GERMAN.replace("ß", "ss"), GERMAN.upper())
+    for form in (GERMAN, *forms):
+        assert set(texts_in([form], grams_of(GERMAN))) == {0}
+        assert set(texts_in([GERMAN], grams_of(form))) == {0}
+    assert words_of("ﬁne don\u00b4t \u0130stanbul, so\u00adft") == words_of(
+        "fine dont i̇stanbul soft"
+    )
+
+
+def test_signs_of_vowels_are_parts_of_words_and_tell_them_apart():
+    # Hindi, "that" and "of": the letters are one, the signs behind it are not.
+    assert words_of("की, के।") == ["की", "के"]
+    assert words_of("Zu\u0308rich") == ["zürich"]
+
+
+def test_ideographs_are_words_of_their_own_and_twice_as_many_are_looked_for():
+    assert words_of("新しいテスト、 GPT-3") == ["新", "し", "い", "テスト", "gpt3"]
+    grams = grams_of(CHINESE)
+    assert set(texts_in([f"前言。{CHINESE[:26]}后记"], grams)) == {0}
+    assert texts_in([f"前言。{CHINESE[:25]}后记"], grams) == {}
+    # From 16 of them on a shorter text counts as a whole.
+    assert [grams_of(CHINESE[:number]).is_short for number in (16, 15)] == [[False], [True]]
+    assert set(texts_in([CHINESE], grams_of(CHINESE[:16]))) == {0}
+    # A text of words is looked for in words, whatever it quotes.
+    assert set(texts_in([f"{THIRTEEN} 山 x"], grams_of(f"山 {THIRTEEN}"))) == {0}
+
+
+def test_texts_whose_words_nothing_tells_apart_are_counted_as_not_looked_for():
+    thai = "กาลครั้งหนึ่งนานมาแล้วมีช่างไม้แก่คนหนึ่งอาศัยอยู่ในหมู่บ้านเล็กๆ"
+    grams = index_texts([TaskText("t", [thai]), TaskText("t", ["short"])], ngram=13)
+    report = describe(Tally(), grams, {})["t"]
+    assert (report["num_texts_too_short"], report["num_texts_unbroken"]) == (2, 1)
 
 
 def test_thirteen_words_in_common_are_found_and_twelve_are_not():
@@ -89,6 +142,7 @@ def test_a_report_counts_texts_and_documents_of_each_task_and_is_null_of_one_unr
     assert report["second"] == {
         "num_texts": 3,
         "num_texts_too_short": 1,
+        "num_texts_unbroken": 0,
         "num_texts_hit": 1,
         "num_documents_hit": 2,
         "examples": [example, {**example, "document": "d2"}],
@@ -98,6 +152,7 @@ def test_a_report_counts_texts_and_documents_of_each_task_and_is_null_of_one_unr
     assert report["third"] == {
         "num_texts": None,
         "num_texts_too_short": None,
+        "num_texts_unbroken": None,
         "num_texts_hit": None,
         "num_documents_hit": None,
         "examples": None,

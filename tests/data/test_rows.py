@@ -47,6 +47,54 @@ def test_what_a_folder_holds_and_is_not_read_is_told_once(
     assert f"{tmp_path}: 2 files are not read, such as b.jsonl.gz; read are .txt" in told
 
 
+def told(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_hidden_texts_linked_folders_and_empty_files_of_a_folder_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("texts/a.jsonl", "texts/.b.jsonl", "elsewhere/c.jsonl"):
+        (tmp_path / name).write_text(lines({"text": name}))
+    (tmp_path / "texts" / ".DS_Store").write_text("nobody misses it")
+    (tmp_path / "texts" / "e.jsonl").write_text("")
+    (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "linked.jsonl").symlink_to(tmp_path / "elsewhere" / "c.jsonl")
+    assert texts(tmp_path / "texts") == ["texts/a.jsonl", "elsewhere/c.jsonl"]
+    assert "texts: 1 hidden files are not read, such as .b.jsonl; read are .txt" in told(caplog)
+    assert "texts: 1 links to folders are not read, such as more; read are .txt" in told(caplog)
+    assert f"{tmp_path}/texts/e.jsonl holds no row" in told(caplog)
+    assert "DS_Store" not in told(caplog)
+
+
+def test_folders_that_a_pattern_matches_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.txt").write_text("b")
+    assert texts(f"{tmp_path}/*") == ["b"]
+    assert "*: 1 folders are not read, such as a; give /** for what they hold" in told(caplog)
+
+
+@pytest.mark.parametrize("suffix", ["", "/*.txt"])
+def test_a_link_to_nothing_is_refused_since_a_file_is_missing(suffix: str, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(ValueError, match=r"b.txt is a link to nothing; mend the link or remove"):
+        local_files(f"{tmp_path}{suffix}")
+
+
+def test_one_object_is_a_row_or_refused_with_the_field_that_has_the_rows(tmp_path: Path):
+    path = tmp_path / "a.json"
+    for indent in (None, 1):
+        path.write_text(json.dumps({"version": 1, "data": [{"text": "a"}]}, indent=indent))
+        with pytest.raises(ValueError, match=r"a.json: holds one object, whose field 'data' has t"):
+            texts(path)
+        turns = [{"role": "user", "content": "Hi"}]
+        path.write_text(json.dumps({"text": "one", "messages": turns}, indent=indent))
+        assert texts(path) == ["one"]
+
+
 def test_a_pattern_is_the_files_that_it_matches_by_name(tmp_path: Path):
     for name in ("b1.txt", "a1.txt", "a2.txt"):
         (tmp_path / name).write_text(name)

@@ -6,6 +6,8 @@ import hashlib
 import random
 from itertools import pairwise
 
+import pytest
+
 from kdwatts.data.documents import Document
 from kdwatts.data.subset import drawing, place
 
@@ -76,12 +78,41 @@ def test_a_number_is_met_where_documents_are_copies_or_share_an_id():
     copies = [Document("same", None)] * 20
     assert len(drawn(copies, num_documents=5)) == 5
     namesakes = [Document(f"text {number}", "one") for number in range(20)]
-    chosen = drawn(namesakes, num_documents=5)
-    assert len(chosen) == 5
-    again = drawn(namesakes[::-1], num_documents=5)
-    assert {d.content for d in again} == {d.content for d in chosen}
+    assert len(drawn(namesakes, num_documents=5)) == 5
     mixed = drawn([*copies, *DOCUMENTS], num_documents=1000)
     assert len(mixed) == 1000
+
+
+def contents(documents: list[Document]) -> set[str]:
+    return {str(document.content) for document in documents}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_half_of_the_rows_that_share_an_id_are_drawn_and_a_smaller_part_lies_in_a_larger_one(
+    seed: int,
+):
+    namesakes = [Document(f"Row {number} of two hundred.", "set-a") for number in range(200)]
+    small = contents(drawn(namesakes, num_documents=30, sample_seed=seed))
+    half = contents(drawn(namesakes, fraction=0.5, sample_seed=seed))
+    large = contents(drawn(namesakes, num_documents=160, sample_seed=seed))
+    # 100 with a deviation of 7.
+    assert len(small) == 30 and 70 < len(half) < 130 and len(large) == 160
+    assert small < half < large
+
+
+def test_ids_that_begin_anew_in_each_file_are_not_drawn_together():
+    files = [[Document(f"{name} {n}", str(n)) for n in range(1000)] for name in "ab"]
+    chosen = contents(drawn([*files[0], *files[1]], fraction=0.5))
+    first = contents(drawn(files[0], fraction=0.5))
+    # The first file's are drawn as if it were alone, the other's independently of them.
+    assert {content for content in chosen if content.startswith("a")} == first
+    both = sum(f"a {n}" in chosen and f"b {n}" in chosen for n in range(1000))
+    assert 200 < both < 300  # 250, with a deviation of 14.
+
+
+def test_unique_ids_are_drawn_as_ever():
+    expected = [d for d in DOCUMENTS if place(0, d.id) < 2**63]
+    assert drawn(DOCUMENTS, fraction=0.5) == expected
 
 
 def test_a_number_of_a_fraction_is_drawn_of_that_fraction():

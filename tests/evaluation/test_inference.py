@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,29 @@ def test_a_model_that_is_partly_elsewhere_is_refused(make_llama: Callable[..., A
     model.model.layers[0].to("meta")
     with pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a card that holds it"):
         _check_whole(model)
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "model.embed_tokens"])
+def test_a_model_that_serves_nan_is_refused_before_a_joule_is_counted(
+    layer: str, make_llama: Callable[..., Any], tmp_path: Path
+):
+    """Of the embedding one token alone is damaged, which the prompt holds."""
+    model = make_llama(vocab_size=32, num_hidden_layers=1)
+    with torch.no_grad():
+        model.get_submodule(layer).weight[3, 0] = torch.nan
+    with (
+        Meter(tmp_path, Telemetry(interval_s=0.1), use_gpus=False) as meter,
+        pytest.raises(RuntimeError, match=r"inference: the teacher's logits are not finite"),
+    ):
+        serving_costs(
+            model,
+            lambda batch, length: torch.full((batch, length), 3),
+            InferenceGrid(batch_sizes=[2], prompt_lengths=[8], new_lengths=[4]),
+            meter=meter,
+            synchronize=lambda: None,
+            subject="teacher",
+        )
+    assert [row["window"] for row in read_jsonl(tmp_path / "stages.jsonl")] == ["run"]
 
 
 @pytest.fixture(scope="module")

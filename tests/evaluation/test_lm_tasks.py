@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -15,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.checks import check_known
+from kdwatts.evaluation.lm_eval import evaluate, fetch_data
 from kdwatts.evaluation.lm_tasks import (
     OWN_TASKS_DIR,
     TaskSources,
-    check_known,
     dataset_dir,
     load_task,
     task_files,
@@ -215,6 +216,62 @@ def test_a_folder_of_ones_own_tasks_is_found_with_data_beside_it(
     assert (score.task, score.num_samples, score.metric) == ("own", 2, "acc")
 
 
+def test_data_of_ones_own_is_read_anew_when_its_bytes_change_and_its_time_does_not(tmp_path: Path):
+    """The datasets library alone knows a file by its place and time."""
+    own_task(tmp_path)
+    path, found = tmp_path / "questions.jsonl", []
+    for question in ("Is it one?", "Is it two?"):
+        path.write_text(json.dumps({"question": question, "answer": 0}) + "\n")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        (leaf,) = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path)).leaves
+        found.append(leaf.dataset["test"][0]["question"])
+    assert found == ["Is it one?", "Is it two?"]
+
+
+def test_a_task_that_changes_between_the_runs_of_a_sweep_is_asked_as_it_is(tmp_path: Path):
+    found = []
+    for text in ("First: {{question}}", "Then: {{question}}"):
+        own_task(tmp_path, doc_to_text=text)
+        (leaf,) = load_task(EvalTask("own", "acc"), TaskSources(tasks_dir=tmp_path)).leaves
+        found.append(leaf.config.doc_to_text)
+    assert found == ["First: {{question}}", "Then: {{question}}"]
+
+
+def test_what_a_task_of_ones_own_reads_is_fetched_with_its_folder(tmp_path: Path):
+    own_task(tmp_path)
+    fetch_data(EvalTask("own", "acc"), str(tmp_path))
+    with pytest.raises(ValueError, match="has no task 'own'"):
+        fetch_data(EvalTask("own", "acc"))
+
+
+def test_what_ships_is_read_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    for name, count in (("tiny:word_order", 400), ("tiny:held_out", 48), ("mmlu_dev", 281)):
+        (leaf,) = load_task(EvalTask(name, "acc"), TaskSources()).leaves
+        assert len(leaf.dataset["test"]) == count
+
+
+def test_a_folder_of_the_working_directory_is_not_read_in_the_place_of_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_dataset: Callable[..., None]
+):
+    document = {"question": "here", "answer": "#### 1"}
+    rows = {"main": {"train": [document], "test": [document]}}
+    write_dataset(tmp_path / "openai" / "gsm8k", rows)
+    monkeypatch.chdir(tmp_path)
+    task = EvalTask("gsm8k", "x", num_fewshot=5, datasets=["openai/gsm8k"])
+    with pytest.raises(ValueError, match=r"gsm8k reads the folder .*openai/gsm8k, which would not"):
+        load_task(task, TaskSources())
+    copied = {"question": "copied", "answer": "#### 1"}
+    write_dataset(
+        tmp_path / "data" / "openai" / "gsm8k", {"main": {"train": [copied], "test": [copied]}}
+    )
+    (loaded,) = load_task(task, TaskSources(data_dir=tmp_path / "data")).parts
+    assert loaded.dataset["test"][0]["question"] == "copied"
+
+
 def test_a_task_that_samples_nothing_is_run_once_whatever_it_asks(tmp_path: Path):
     words = {"output_type": "generate_until", "doc_to_choice": None, "repeats": 3}
     own_task(tmp_path / "greedy", **words, generation_kwargs={"until": ["\n"]})
@@ -243,11 +300,35 @@ def test_a_task_that_nobody_has_is_refused_before_anything_is_loaded(tmp_path: P
         check_known([EvalTask("mmul", "acc")], TaskSources())
 
 
+def test_a_primary_metric_that_the_task_lists_not_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+):
+    own_task(tmp_path)
+    sources = TaskSources(None, tmp_path)
+    for name, listed in (("own", "acc"), ("tiny:held_out", "bits_per_byte"), ("mmlu_dev", "acc")):
+        check_known([EvalTask(name, listed)], sources)
+        with pytest.raises(
+            ValueError, match=rf"{name} gives .*, not the primary metric 'accuracy'"
+        ):
+            check_known([EvalTask(name, "accuracy")], sources)
+
+
+def test_a_package_that_a_task_s_code_stands_on_is_asked_for_before_anything_is_trained(
+    tmp_path: Path,
+):
+    own_task(tmp_path)
+    (tmp_path / "results.py").write_text("import no_such_package\ndef score(doc): return {}")
+    path = tmp_path / "own.yaml"
+    path.write_text(path.read_text() + "process_results: !function results.score\n")
+    with pytest.raises(ValueError, match="own needs the Python package no_such_package; install"):
+        check_known([EvalTask("own", "acc")], TaskSources(None, tmp_path))
+
+
 def test_ifeval_is_refused_before_anything_is_trained_without_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     own_task(tmp_path / "tasks")
-    task = EvalTask("own_ifeval", "x")
+    task = EvalTask("own_ifeval", "acc")
     path = tmp_path / "tasks" / "own.yaml"
     path.write_text(path.read_text().replace("task: own", "task: own_ifeval"))
     sources = TaskSources(tmp_path / "data", tmp_path / "tasks")

@@ -19,6 +19,9 @@ DATED = (
     "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     "Today: {{ date_string }}"
 )
+ASKS_THE_CLOCK = "{{ strftime_now('%d %B %Y') }}"
+"""As newer templates do, whatever variable they are given."""
+NEEDS_2024 = "{% if strftime_now('%Y') != '2024' %}{{ raise_exception('today') }}{% endif %}"
 NEEDS_A_DATE = "{% if not date_string is defined %}{{ raise_exception('no date') }}{% endif %}"
 
 
@@ -41,6 +44,14 @@ def test_a_template_with_todays_date_is_like_one_with_a_fixed_date(tokenizer: An
     """Llama 3.2's and Llama 3.1's, which differ in this alone."""
     fixed = DATED.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
     check(with_template(tokenizer, DATED + TURNS), with_template(tokenizer, fixed + TURNS))
+    asking = with_template(tokenizer, ASKS_THE_CLOCK + TURNS)
+    check(asking, with_template(tokenizer, "26 July 2024" + TURNS))
+
+
+def test_a_template_that_draws_by_chance_is_refused(tokenizer: Any):
+    chance = with_template(tokenizer, "{{ ['a', 'b'] | random }}" + TURNS)
+    with pytest.raises(ValueError, match="chat template draws by chance"):
+        check(chance, chance)
 
 
 def test_another_template_is_refused_with_the_words_that_differ(tokenizer: Any):
@@ -76,7 +87,7 @@ def test_each_task_is_asked_through_the_template_or_not_at_the_fixed_date(
         (EvalTask("mmlu_dev", "acc", limit=4), True),
         (EvalTask("tiny:word_order", "acc", limit=4), False),
     ]
-    dated = with_template(tokenizer, NEEDS_A_DATE + TURNS)
+    dated = with_template(tokenizer, NEEDS_A_DATE + NEEDS_2024 + TURNS)
     asked, plain = (
         evaluate(
             model,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from kdwatts.data.shards import TokenShards, write_shards
 from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
 from kdwatts.models.load import load_tokenizer
 from kdwatts.schema import InferenceGrid
+from kdwatts.stages.inference import check
 
 
 @pytest.fixture
@@ -65,6 +68,48 @@ def test_lines_of_json_give_their_text(tmp_path: Path):
     path.write_text("".join(json.dumps({"text": f"Line {n}."}) + "\n" for n in range(50)))
     text = tokenizer.decode(prompts_of_file(path, tokenizer)(1, 32)[0])
     assert text.startswith("Line 0.\n\nLine 1.\n\n")
+
+
+def test_lines_end_where_json_says_and_a_mark_at_the_beginning_is_none_of_them(tmp_path: Path):
+    """U+2028 and U+0085 end lines of Unicode's, none of a JSONL file's."""
+    tokenizer = load_tokenizer("tiny:tokenizer")
+    texts = ["Grey \u2028 mare \x85 " * 9, "Mill " * 9]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    expected = tokenizer("\n\n".join(texts))["input_ids"][:40]
+    for content in ("\n".join(lines), "\ufeff" + "\r\n".join(lines) + "\n\n"):
+        path = tmp_path / "service.jsonl"
+        path.write_bytes(content.encode())
+        assert prompts_of_file(path, tokenizer)(1, 40)[0].tolist() == expected
+
+
+def test_a_plain_text_is_utf_8_in_every_locale_or_refused(tmp_path: Path):
+    tokenizer, path = load_tokenizer("tiny:tokenizer"), tmp_path / "service.txt"
+    path.write_bytes("\ufeffSüd\r\nroad ".encode() * 1)
+    found = prompts_of_file(path, tokenizer)(1, 4)[0].tolist()
+    assert found == tokenizer("Süd\nroad ")["input_ids"][:4]
+    path.write_bytes("Süd".encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"service\.txt: the file is no UTF-8 .*; save it as UTF-8"
+    ):
+        prompts_of_file(path, tokenizer)
+
+
+def test_prompts_that_cannot_be_read_or_are_too_short_are_refused_before_training(
+    tmp_path: Path, configure: Callable[..., Any]
+):
+    path = tmp_path / "service.jsonl"
+    config = configure("eval=offline", f"eval.inference.prompts={path}")
+    path.write_text('{"prompt": "x"}\n')
+    with pytest.raises(ValueError, match="no JSON object with `text`"):
+        check(config)
+    path.write_text('{"text": "Too short."}\n')
+    with pytest.raises(
+        ValueError, match=r"4 prompts of 64 tokens need 256 tokens, .*service\.jsonl"
+    ):
+        check(config)
+    path.write_text(json.dumps({"text": "Long enough. " * 200}) + "\n")
+    check(config)
+    check(configure("eval=none"))
 
 
 def test_a_line_without_text_is_refused(tmp_path: Path):

@@ -84,3 +84,24 @@ def test_a_distance_names_both_shapes_when_widths_differ(name: str):
     message = r"student states are \(4, 6\), teacher states are \(4, 8\); project the student"
     with pytest.raises(ValueError, match=message):
         DISTANCES[name](states(0), states(1, width=8))
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-9])
+def test_the_cosine_of_a_row_without_a_length_has_no_slope_and_spoils_no_other(length: float):
+    student_ND = states(0).float()
+    student_ND[1] *= length
+    student_ND.requires_grad_()
+    distance_N = cosine(student_ND, states(1).float())
+    (gradient_ND,) = torch.autograd.grad(distance_N.sum(), student_ND)
+    # It had one of a hundred million, the reciprocal of torch's least norm.
+    assert not gradient_ND[1].any() and gradient_ND.isfinite().all()
+    assert gradient_ND[[0, 2, 3]].any(-1).all()
+    assert distance_N[1].item() == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_distance_has_no_slope_at_equality(name: str):
+    student_ND = states(0).float().requires_grad_()
+    total = DISTANCES[name](student_ND, student_ND.detach()).sum()
+    (gradient_ND,) = torch.autograd.grad(total, student_ND)
+    assert gradient_ND.abs().max() < 1e-6

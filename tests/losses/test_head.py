@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from kdwatts.chunks import LOGIT_ELEMENTS
 from kdwatts.losses.head import Buffers, DenseTeacher, RowTerm, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
-from kdwatts.losses.rows import Block
+from kdwatts.losses.rows import Block, row_loss
 from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_of, top_k_term
+from kdwatts.losses.universal import universal_term
 
 NUM_ROWS, WIDTH, VOCABULARY = 7, 5, 13
 TEMPERATURE = 2.0
@@ -258,6 +259,60 @@ def test_a_second_derivative_is_refused_rather_than_zero():
     (gradient,) = torch.autograd.grad(total.square(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [*DIVERGENCES, "universal"])
+def test_a_student_that_is_its_teacher_has_no_slope_over_32000_tokens(
+    kind: str, dtype: torch.dtype
+):
+    hidden, weight = (normal(seed, *shape) for seed, shape in ((0, (4, 16)), (1, (32_000, 16))))
+    hidden, weight = hidden.to(dtype).requires_grad_(), weight.to(dtype)
+    kd = universal_term() if kind == "universal" else dense_term(kind)
+    total, _ = head_loss(
+        hidden, weight, {"kd": kd}, {"kd": 1.0}, teacher=DenseTeacher(hidden.detach(), weight)
+    )
+    (gradient,) = torch.autograd.grad(total, hidden)
+    assert gradient.norm(dim=-1).max() < 1e-5
+
+
+@pytest.mark.parametrize("masked", ["student", "teacher", "both"])
+@pytest.mark.parametrize("kind", [*KINDS, "universal"])
+def test_a_token_that_a_bias_rules_out_counts_as_one_that_logits_rule_out(kind: str, masked: str):
+    ruled_out = torch.zeros(VOCABULARY, dtype=torch.float64)
+    ruled_out[9] = -torch.inf
+    student_bias = ruled_out if masked in ("student", "both") else torch.zeros_like(ruled_out)
+    teacher_bias = ruled_out if masked in ("teacher", "both") else torch.zeros_like(ruled_out)
+    teacher_logits = TEACHER + teacher_bias
+    if kind == "top_k":
+        kd = top_k_term(top_k_of(teacher_logits, k=4), temperature=1.0)
+    elif kind == "sampled":  # Padding of samples names any token, here the one ruled out.
+        ids = torch.stack([teacher_logits.argmax(-1), torch.full((NUM_ROWS,), 9)], -1)
+        kd = sampled_term(ids, torch.tensor([1.0, 0.0]).expand(NUM_ROWS, -1), temperature=1.0)
+    else:
+        kd = universal_term() if kind == "universal" else dense_term(kind)
+    named = {"ce": cross_entropy_term(TARGET), "kd": kd}
+    found, expected = (HIDDEN.clone().requires_grad_() for _ in range(2))
+    total, _ = head_loss(
+        found,
+        WEIGHT,
+        named,
+        WEIGHTS,
+        bias_V=student_bias,
+        teacher=DenseTeacher(TEACHER_HIDDEN, TEACHER_WEIGHT, teacher_bias),
+        chunk_rows=100,
+    )
+    logits = expected @ WEIGHT.T + student_bias
+    dense = teacher_logits if kind in DIVERGENCES or kind == "universal" else None
+    reference = WEIGHTS["ce"] * row_loss(named["ce"], logits).sum()
+    reference = reference + WEIGHTS["kd"] * row_loss(kd, logits, dense).sum()
+    sides = (
+        (total, *torch.autograd.grad(total, found)),
+        (reference, *torch.autograd.grad(reference, expected)),
+    )
+    for one, other in zip(*sides, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_a_micro_batch_without_targets_has_loss_zero_and_gradient_zero():

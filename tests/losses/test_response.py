@@ -127,8 +127,35 @@ def test_a_divergence_of_equal_logits_up_to_a_constant_is_zero_and_flat(name: st
     loss_N = loss(name, student_NV, student_NV.detach() + 7, temperature=2.0)
     (gradient,) = torch.autograd.grad(loss_N.sum(), student_NV)
     torch.testing.assert_close(loss_N, torch.zeros_like(loss_N), rtol=0, atol=1e-12)
-    if name != "total_variation":  # Its slope is not continuous there.
-        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("constant", [0.0, 7.3])
+@EVERY_DIVERGENCE
+def test_no_divergence_of_equal_logits_of_32000_tokens_has_a_slope_of_rounding(
+    name: str, constant: float, temperature: float, dtype: torch.dtype
+):
+    student_NV = logits(0, 2, 32_000).to(dtype).requires_grad_()
+    teacher_NV = student_NV.detach().float() + constant
+    (gradient,) = torch.autograd.grad(
+        loss(name, student_NV, teacher_NV, temperature).sum(), student_NV
+    )
+    # Signs of rounding noise under total variation had one of 0.06 at temperature 1.
+    assert gradient.norm(dim=-1).max() < 1e-6
+
+
+def test_total_variation_has_its_whole_slope_as_soon_as_logits_differ_by_a_ten_thousandth():
+    teacher_NV = logits(0, 4, 32_000)
+    near_NV = teacher_NV + 1e-4 * logits(1, 4, 32_000).sign()
+    expected_NV = near_NV.clone().requires_grad_()
+    reference_N = dense_reference("total_variation", expected_NV, teacher_NV, 1.0)
+    (expected,) = torch.autograd.grad(reference_N.sum(), expected_NV)
+    student_NV = near_NV.float().requires_grad_()
+    total = loss("total_variation", student_NV, teacher_NV.float()).sum()
+    (found,) = torch.autograd.grad(total, student_NV)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-8)
 
 
 @EVERY_DIVERGENCE

@@ -91,3 +91,15 @@ def test_in_the_head_two_vocabularies_and_cross_entropy_go_together(chunk_rows: 
         torch.autograd.grad(found, (hidden, weight)),
         torch.autograd.grad(expected, (hidden, weight)),
     )
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_logits_of_32000_tokens_up_to_a_constant_have_no_slope_of_rounding(
+    dtype: torch.dtype, constant: float
+):
+    student = logits(0, 2, 32_000).to(dtype).requires_grad_()
+    loss_N = universal(student, student.detach().float() + constant)
+    (gradient,) = torch.autograd.grad(loss_N.sum(), student)
+    # Signs of rounding noise had one of 0.16.
+    assert gradient.norm(dim=-1).max() < 1e-6

@@ -158,6 +158,14 @@ def test_a_pair_of_blocks_keeps_what_autograd_saves_of_its_term(
     assert counted == pytest.approx(found, rel=1e-9)
 
 
+def test_a_distance_that_somebody_added_is_planned_as_the_largest_that_ships():
+    feature = Feature(distance="cosine")
+    sizes = {"student_width": 48, "teacher_width": 96, "value_bytes": 4}
+    expected = feature_bytes(feature, **sizes)
+    feature.distance = "own"
+    assert feature_bytes(feature, **sizes) == expected
+
+
 def test_a_checkpointed_block_keeps_its_input():
     assert checkpoint_bytes(LLAMA, value_bytes=2) == 4 * 48
     assert checkpoint_bytes(LLAMA, value_bytes=2, lora=Lora()) == 2 * 48

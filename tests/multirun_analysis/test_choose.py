@@ -113,6 +113,9 @@ def test_no_setting_that_keeps_enough_is_an_answer_with_its_own_exit_code(runs: 
     ("options", "sentence"),
     [
         (["--tokens-per-day", "0"], "give numbers above 0"),
+        (["--tokens-per-day", "inf"], "give numbers above 0"),
+        (["--tokens-per-day", "1", "--days", "nan"], "give numbers above 0"),
+        (["--tokens-per-day", "1", "--min-om-perf", "nan"], "give a number such as 0.95"),
         (["--tokens-per-day", "1", "--site", "mars"], "there is no such site; choose one of fr"),
     ],
 )

@@ -3,6 +3,7 @@ import json
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from kdwatts.records import SCHEMA, Metrics, TelemetryRow
 from multirun_analysis.collect import collect, find_run_folders, write_tables
@@ -231,3 +232,13 @@ def test_a_total_of_measured_and_estimated_parts_is_called_mixed(make, run_in, t
     found = collect([tmp_path]).runs.iloc[0]
     assert found["total_energy_j"] == make.metrics.own_energy_j + make.metrics.inherited_energy_j
     assert found["total_energy_quality"] == "mixed"
+
+
+def test_a_setting_is_read_whole_however_yaml_wraps_and_quotes_it(run_in, tmp_path):
+    folder = run_in()
+    long = "paradigm.relational={weight: 2, level: token, distance_weight: 1, angle_weight: 2}"
+    words = [long, "data.source.path='/a=b'", "+training.betas=[0.9, 0.95]", "paradigm=sft"]
+    OmegaConf.save(OmegaConf.create(words), folder / ".hydra" / "overrides.yaml")
+    assert (folder / ".hydra" / "overrides.yaml").read_text().count("\n") > len(words)
+    expected = f"data.source.path='/a=b', {long}, training.betas=[0.9, 0.95]"
+    assert collect([tmp_path]).runs.iloc[0]["setting"] == expected

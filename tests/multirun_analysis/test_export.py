@@ -1,3 +1,6 @@
+import csv
+import io
+
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -5,6 +8,7 @@ import pytest
 from multirun_analysis.__main__ import main
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.export import MAX_TYPESET, why_not, write_exhibit_tables, write_figures
+from multirun_analysis.writing import write_files
 
 
 def exhibit(**columns):
@@ -60,7 +64,7 @@ def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_w
 ):
     monkeypatch.setattr("multirun_analysis.export.find_spec", lambda name: None)
     make.run(tmp_path / "0")
-    assert main([str(tmp_path), "--static", "png"]) == 0
+    assert main([str(tmp_path), "--static", "png"]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
         "multirun_analysis: --static png: png figures are drawn by kaleido, which is not "
@@ -94,3 +98,15 @@ def test_figures_are_drawn_as_files(tmp_path, kind, start):
     (path,) = write_figures({"a": exhibit(x=[1])}, tmp_path, kind)
     assert path == tmp_path / "figures" / f"a.{kind}"
     assert path.read_bytes().startswith(start)
+
+
+def test_names_that_hold_the_signs_of_a_format_stay_in_their_cell(tmp_path):
+    name = 'a|b,c_d & "e"\nf\rg'
+    table = pd.DataFrame({"run": [name, "plain"], "energy_j": [1.0, 2.0]})
+    write_files({"runs": table}, tmp_path)
+    texts = texts_of({"a": exhibit(run=[name, "plain"], energy_j=[1.0, 2.0])}, tmp_path)
+    for text in (texts[".csv"], (tmp_path / "runs.csv").read_text()):
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        assert rows == [["run", "energy_j"], ['a|b,c_d & "e"\nf g', "1.0"], ["plain", "2.0"]]
+    assert '| a\\|b,c\\_d & "e" f g | 1.000 |' in texts[".md"]
+    assert 'a|b,c\\_d \\& "e" f g & 1.000 \\\\' in texts[".tex"]

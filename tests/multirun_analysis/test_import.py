@@ -7,6 +7,7 @@ import pytest
 from kdwatts.records import Metrics, read_json
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.__main__ import main
+from multirun_analysis.collect import collect
 from multirun_analysis.importer import folder as importer
 
 
@@ -190,7 +191,7 @@ def test_the_teachers_folder_may_have_another_name(source_dir, tmp_path, capsys)
     ("arguments", "message"),
     [
         (["absent"], "absent: no such directory"),
-        (["empty"], "empty: no folder in it has a telemetry.jsonl"),
+        (["empty"], "empty: no folder in it or below has telemetry.jsonl"),
         (["in", "--teacher", "nobody"], "--teacher nobody: in/nobody holds no eval.json"),
     ],
 )
@@ -211,3 +212,45 @@ def test_a_broken_teacher_refuses_the_import_by_file(source_dir, tmp_path, capsy
     assert (code, len(errors)) == (2, 1)
     assert "teacher/ept.json: not JSON" in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_at_any_depth_are_imported_below_the_same_folders(foreign, tmp_path, capsys):
+    for name in ("SFT 1", "RESPONSE/MODEL 1", "RESPONSE/seed_3/deep/MODEL 1"):
+        foreign.run(tmp_path / "in" / name)
+    (tmp_path / "elsewhere").mkdir()
+    foreign.run(tmp_path / "elsewhere" / "MODEL 1")
+    (tmp_path / "in" / "FEATURE").symlink_to(tmp_path / "elsewhere")
+    out_dir = tmp_path / "in" / "imported"
+    code, printed, errors = imported(capsys, tmp_path / "in", "--out", out_dir)
+    assert (code, len(printed), errors) == (0, 4, [])
+    rows = collect([out_dir]).runs.set_index("run")[["paradigm", "seed"]]
+    assert {run: row["paradigm"] for run, row in rows.iterrows()} == {
+        "FEATURE/MODEL 1": "feature",
+        "RESPONSE/MODEL 1": "response",
+        "RESPONSE/seed_3/deep/MODEL 1": "response",
+        "SFT 1": "sft",
+    }
+    assert rows.loc["RESPONSE/seed_3/deep/MODEL 1", "seed"] == 3
+    # What was imported is not taken for records when it lies among them.
+    assert imported(capsys, tmp_path / "in", "--out", out_dir)[0] == 0
+
+
+def test_a_folder_that_is_a_run_itself_is_imported_under_its_name(foreign, tmp_path, capsys):
+    foreign.run(tmp_path / "in" / "sft_1")
+    assert imported(capsys, tmp_path / "in" / "sft_1", "--out", tmp_path / "out")[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sft_1"]
+
+
+def test_a_folder_without_records_is_named_and_the_exit_code_is_1(foreign, tmp_path, capsys):
+    run_dir = foreign.run(tmp_path / "in" / "sft_1")
+    (run_dir / "plots").mkdir()
+    (run_dir / "plots" / "loss.png").touch()
+    misspelt = tmp_path / "in" / "sft" / "2"
+    misspelt.mkdir(parents=True)
+    (misspelt / "telemetry.json").touch()
+    code, printed, errors = imported(capsys, tmp_path / "in", "--out", tmp_path / "out")
+    assert (code, len(printed)) == (1, 1)
+    assert errors == [
+        f"multirun_analysis import: {misspelt}: left out, it has no telemetry.jsonl, eval.json or "
+        "ept.json"
+    ]

@@ -216,3 +216,49 @@ def test_a_file_and_its_gz_are_one_record_and_both_at_once_are_refused(foreign, 
     (tmp_path / "ept.json.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds ept\.json and ept\.json\.gz"):
         load(tmp_path, "ept.json")
+
+
+def altered(folder, change):
+    """Change the samples of the first card, by the second of each."""
+    path = folder / "telemetry.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for second, line in enumerate(lines):
+        change(second, line["gpus"][0])
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("wrong_w", [4294967.295, 0.0])
+def test_one_power_that_no_card_draws_costs_its_neighbourhood_and_is_named(
+    foreign, tmp_path, wrong_w
+):
+    def change(second, card):
+        card["energy_mJ"] = None
+        card["power_watts"] = wrong_w if second == 5 else card["power_watts"]
+
+    altered(foreign.run(tmp_path / "in" / "feature_1", powers_w=(100.0,)), change)
+    assert main(["import", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    run_dir = tmp_path / "out" / "feature_1"
+    assert read_json(run_dir / "metrics.json")["own_energy_j"] == pytest.approx(1000)
+    (stage,) = read_jsonl(run_dir / "stages.jsonl")
+    assert "1 power sample of gpu 0 refused" in stage["reason"]["gpu"]
+    rows = [r for r in read_jsonl(run_dir / "telemetry.jsonl") if r["device_kind"] == "gpu"]
+    assert (rows[5]["power_w"], rows[5]["refused_power_w"]) == (None, wrong_w)
+
+
+def test_one_misread_counter_costs_no_run_its_import(foreign, tmp_path):
+    def change(second, card):
+        card["energy_mJ"] = 2.0**64 if second == 5 else card["energy_mJ"]
+
+    folder = altered(foreign.run(tmp_path / "in" / "feature_1"), change)
+    assert correction_of(folder) == 1e-3
+    assert main(["import", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    metrics = read_json(tmp_path / "out" / "feature_1" / "metrics.json")
+    assert metrics["own_energy_j"] == pytest.approx(3000)
+
+
+@pytest.mark.parametrize("stuck_mj", [0.0, 5e12])
+def test_a_counter_that_never_moves_is_refused_with_what_was_found(foreign, tmp_path, stuck_mj):
+    folder = altered(foreign.run(tmp_path / "run"), lambda _, card: card.update(energy_mJ=stuck_mj))
+    with pytest.raises(ValueError, match="rises 0 times as fast"):
+        correction_of(folder)

@@ -195,3 +195,25 @@ def test_the_readme_says_of_the_study_what_its_page_says():
     assert len(quoted) >= 3 and set(quoted) <= set(told)
     shown = re.findall(r"\]\((docs/study[^)]*)\)", section)
     assert len(shown) == 3 and all((ROOT / name).is_file() for name in shown)
+
+
+def test_students_under_two_power_limits_or_on_two_hosts_are_not_pooled_as_noise(make, tmp_path):
+    """Served at 250 W for 10 and 12 mJ, at 700 W for 30 and 32 mJ: two numbers, never 21 mJ."""
+    limits = {250.0: (0.010, 0.012), 700.0: (0.030, 0.032)}
+    for limit_w, joules in limits.items():
+        for paradigm, j in zip(("sft", "response"), joules, strict=True):
+            name = f"{paradigm}-{limit_w:g}"
+            make.run(
+                tmp_path / name,
+                paradigm=paradigm,
+                student_key=name,
+                power_limit_w=limit_w,
+                student_total_j_per_token=j,
+            )
+    low, high = served_alike_words(collect([tmp_path]).runs)
+    assert "The 2 students of tiny on h100 at 250 W" in low
+    assert "from 10.0 mJ to 12.0 mJ" in low
+    assert "at 700 W" in high and "from 30.0 mJ to 32.0 mJ" in high
+    manifest = tmp_path / "sft-250" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("node7", "node8"))
+    assert len(served_alike_words(collect([tmp_path]).runs)) == 1

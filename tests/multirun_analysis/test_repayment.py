@@ -105,3 +105,28 @@ def test_quality_is_drawn_over_the_joules_of_its_readings(make: Any, tmp_path: P
     fig = quality_against_joules(collected.train, collected.runs)
     lines = {trace.name: (list(trace.x), list(trace.y)) for trace in fig.data}
     assert lines == {"response": ([25, 50], [4, 3]), "sft": ([150, 250], [3.5, 3.1])}
+
+
+def test_fine_tuning_under_another_power_limit_is_no_baseline(make: Any, tmp_path: Path):
+    """At 250 W it reaches 3 bits at 200 J, at 700 W at 900 J: 600 / (200 - 50) are four."""
+    shared = {"inherited_energy_j": 0.0, "inherited_energy_by_artifact_j": {}, "paradigm": "sft"}
+    for name, limit_w, curve in (
+        ("0", 700.0, [(850.0, 3.5), (950.0, 2.5)]),
+        ("1", 250.0, [(150.0, 3.5), (250.0, 2.5)]),
+    ):
+        run_with_curve(
+            make, tmp_path / name, curve, student_key=name, power_limit_w=limit_w, **shared
+        )
+    run_with_curve(
+        make,
+        tmp_path / "2",
+        [(25.0, 4.0), (50.0, 3.0)],
+        student_key="taught",
+        power_limit_w=250.0,
+        own_energy_uncertainty_j=0.0,
+        inherited_energy_j=600.0,
+        inherited_energy_by_artifact_j={"teacher-1": 600.0},
+    )
+    collected = collect([tmp_path])
+    (found,) = (r for r in repayments(collected.runs, collected.train) if r.paradigm == "response")
+    assert found.students.value == pytest.approx(4)

@@ -9,9 +9,11 @@ from multirun_analysis.__main__ import main
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect
+from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.report import PROFILES, report_html, report_name
 from multirun_analysis.site import site_of
+from multirun_analysis.tables import scores_section
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +274,18 @@ def test_what_is_within_noise_is_called_so(make, tmp_path):
     assert '<span class="verdict within-noise">within noise</span>' in text
 
 
+def test_a_score_that_is_no_number_is_an_empty_cell():
+    run = {"run": "1", "finished": True, "label": "sft", "paradigm": "sft", "om_perf_reason": None}
+    run |= {"om_perf": None, "om_perf_stderr": None}
+    score = {"run": "1", "task": "gsm8k", "metric": BENCHMARKS["gsm8k"].metric, "stderr": None}
+    scores = [
+        {**score, "subject": subject, "value": value}
+        for subject, value in (("student", None), ("teacher", 0.25))
+    ]
+    section = scores_section([run], scores)
+    assert "<td>-<small>teacher 0.250</small></td>" in section
+
+
 def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_dir):
     text = report_html(collect([imported_dir]))
     # bbh: 0.662 and 0.657 beside the teacher's 0.358.
@@ -286,7 +300,7 @@ def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_dir):
     assert "its cards ran a kernel 33 % of the time, and 56 % of its energy" in text
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "nan"])
+@pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])
 def test_tokens_a_day_are_above_0(make, tmp_path, capsys, number):
     make.run(tmp_path / "0")
     assert main([str(tmp_path), f"--tokens-per-day={number}"]) == 2

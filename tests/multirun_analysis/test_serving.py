@@ -117,3 +117,15 @@ def test_a_quantised_teacher_is_named_by_its_bits_and_averaged_with_no_other(mak
     }  # fmt: skip
     text = dict(caveats(collect([tmp_path])))["Quantised teacher"]
     assert text.startswith("Of 2 students, taught or compared: 1 by one in int8. Its joules")
+
+
+def test_serving_under_two_power_limits_is_two_lines_and_no_mean(make, tmp_path):
+    for i, limit_w in enumerate((250.0, 700.0)):
+        make.run(tmp_path / str(i), student_key=f"s{i}", power_limit_w=limit_w)
+    found = collect([tmp_path]).runs
+    costs = pd.DataFrame([cost("0", j=1e-3), cost("1", j=3e-3)])
+    points = serving_points(costs, found)
+    prefill = points[points["phase"] == "prefill"].set_index("power_limit_w")["j_per_token"]
+    assert dict(prefill) == {250.0: 1e-3, 700.0: 3e-3}
+    names = {trace.name for trace in energy_per_token_by_length(costs, found).data}
+    assert names == {f"student of tiny on h100 at {w} W, batch 8" for w in (250, 700)}

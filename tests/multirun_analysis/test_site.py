@@ -27,6 +27,22 @@ def test_an_unknown_site_lists_those_there_are():
         site_of("mars")
 
 
+def test_a_site_of_one_s_own_is_read_as_yaml_and_what_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("multirun_analysis.site.conf_dir", lambda: tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.yaml").write_text(
+        '"name": mine\npue: 1.1  # measured\ngrid_gco2e_per_kwh: 5.0e+1\n'
+        "grid_source: 'a # b: c'\npue_source: >-\n  two\n  lines\nwue_l_per_kwh: ~\n"
+    )
+    mine = Site("mine", 50.0, 1.1, grid_source="a # b: c", pue_source="two lines")
+    assert site_of("mine") == mine
+    (tmp_path / "site" / "half.yaml").write_text("grid_gco2e_per_kwh: 5\n")
+    with pytest.raises(ValueError, match=r"half\.yaml: pue is no number; give one"):
+        site_of("half")
+    with pytest.raises(ValueError, match=r"^--site \.\./site/mine: there is no such site"):
+        site_of("../site/mine")
+
+
 def test_runs_with_figures_of_their_own_have_a_site_without_sources(make, tmp_path):
     make.run(tmp_path / "0", site="france", grid_gco2e_per_kwh=1.0, pue=1.1)
     rows = to_rows(collect([tmp_path]).runs)

@@ -198,6 +198,41 @@ def test_the_driver_s_list_of_jobs_tells_the_folders_of_runs_and_the_latest_job_
     }
 
 
+def test_runs_that_a_failed_teacher_stops_name_its_job_and_its_log_without_slurm_too(
+    make: Make, tmp_path: Path, slurm: Callable[..., None]
+):
+    died = {"state": "failed", "error": "the teacher says nan", "job": "11"}
+    make("teacher-0123abcd", died, silent_s=9000)
+    make("1-sft-tiny", {"state": "done", "job": "9"}, silent_s=9000)
+    make("2-sft-tiny", {"state": "failed", "error": "the disk is full", "job": "9"}, silent_s=9000)
+    logs = tmp_path / ".submitit" / "11"
+    logs.mkdir(parents=True)
+    (logs / "11_0_log.err").touch()
+    rows = [
+        ({f"{tmp_path}/1-sft-tiny": "9", f"{tmp_path}/2-sft-tiny": "9"}, []),
+        ({f"{tmp_path}/teacher-0123abcd": "11"}, []),
+        ({f"{tmp_path}/generate-4567": "12"}, ["11"]),
+        ({f"{tmp_path}/0-sft-tiny": "13_0", f"{tmp_path}/2-sft-tiny": "13_1"}, ["11", "12"]),
+    ]
+    lines = [json.dumps({"schema": 1, "jobs": jobs, "after": after}) for jobs, after in rows]
+    (tmp_path / "jobs.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    needs = f"it needs job 11, teacher-0123abcd, which failed; its log is {logs}/11_0_log.err"
+    for queue, account in (
+        ("", ""),  # Years later.
+        ("", "12|12|CANCELLED by 0\n13_[0-1]|13|CANCELLED by 0"),
+        ("13_0|14|PENDING|0:00|DependencyNeverSatisfied", ""),
+    ):
+        slurm(squeue=queue, sacct=account)
+        told = {one.folder: (one.state, one.reason) for one in stand(tmp_path)}
+        assert told == {
+            "teacher-0123abcd": ("failed", "the teacher says nan"),
+            "generate-4567": ("failed", needs),
+            "0-sft-tiny": ("failed", needs),
+            "1-sft-tiny": ("done", None),
+            "2-sft-tiny": ("failed", needs),
+        }
+
+
 def test_a_sweep_of_which_nothing_has_begun_is_told_without_slurm_too(tmp_path: Path):
     (tmp_path / ".submitit" / "12").mkdir(parents=True)
     (one,) = stand(tmp_path)

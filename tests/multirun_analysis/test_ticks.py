@@ -74,3 +74,28 @@ def test_joules_are_those_of_the_meter_on_traces_with_gaps_resets_and_lost_readi
 def test_a_device_without_counter_and_power_has_no_energy():
     assert not has_energy(ticks_of(at(0), at(1), device_kind="host", method=None))
     assert has_energy(ticks_of(at(0, None, 5.0)))
+
+
+@pytest.mark.parametrize("method", ["nvml_counter", "nvml_samples"])
+def test_joules_are_those_of_the_meter_where_sensors_are_stuck_or_misread(method):
+    chance = random.Random(7)
+    for _ in range(40):
+        counter_j, rows, stuck = 1000.0, [], 0
+        for second in range(60):
+            stuck = max(0, stuck - 1) or (8 if chance.random() < 0.05 else 0)
+            counter_j += 0.0 if stuck else 250 * chance.random()
+            told_j = chance.choice([0.0, 1e9]) if chance.random() < 0.05 else counter_j
+            power_w = chance.choice([0.0, -5.0, 4e6]) if chance.random() < 0.1 else 200.0
+            rows.append(at(second, told_j if method == "nvml_counter" else None, power_w))
+        limit_w = chance.choice([300.0, 4294967.295])
+        table = ticks_of(*rows, method=method, power_limit_w=limit_w)
+        known_w = 300.0 if limit_w == 300.0 else 1500.0
+        delta_s = MAX_DELTA_S if method == "nvml_counter" else 1.0
+        sensor, tally = Sensor("gpu", "0", method, known_w, delta_s, max_gap_s=3.0), Tally()
+        for row in rows:
+            reading = Reading(row["monotonic_s"], row["energy_counter_j"], row["power_w"])
+            tally = advance(tally, reading, sensor)
+        joules = cumulative_energy_j(table)
+        assert joules.iloc[-1] == pytest.approx(span(sensor, Tally(), tally).energy_j)
+        # The energy of a running meter never falls.
+        assert (joules.diff().dropna() >= -1e-9).all()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.jobs import alive, endings
+from kdwatts.jobs import alive, endings, queue
 from kdwatts.paths import conf_dir
 from kdwatts.records import read_json, read_jsonl
 from tests.slurm.sweeps import ROOT, Sweep, until
@@ -146,7 +146,12 @@ def test_an_array_whose_teacher_fails_is_cancelled_and_the_reason_is_told(untaug
     assert ended[one.job("0-response-tiny")].startswith("CANCELLED")
     table = output.splitlines()[-4:]
     assert [line.split()[0] for line in table[:3]] == ["failed"] * 3
-    assert "did not come to begin it" in table[0] and "SafetensorError" not in table[2], output
+    job, logs = one.job(teacher.name), list((one.sweep_dir / ".submitit").glob("*/*.err"))
+    for line in table[:2]:
+        needs = f"did not come to begin it: it needs job {job}, {teacher.name}, of which Slurm says"
+        assert needs in line, output
+        assert Path(line.rpartition("its log is ")[2]) in logs, output
+    assert "SafetensorError" not in table[2], output
 
 
 def test_a_preempted_and_a_requeued_run_go_on_in_their_folders_bit_for_bit(
@@ -166,6 +171,23 @@ def test_a_preempted_and_a_requeued_run_go_on_in_their_folders_bit_for_bit(
         assert one.status(run)["attempt"] == 2
         assert read_json(one.sweep_dir / run / "metrics.json")["num_attempts"] == 2
     assert one.weights(requeued) == whole
+
+
+def test_ctrl_c_after_a_requeue_calls_the_run_waiting_since_slurm_brings_it_back(
+    sweep: Callable[..., Sweep],
+):
+    one, run = sweep(*LONG), "0-sft-tiny"
+    until(lambda: len(one.steps(run)) > 5, "the training")
+    job = one.job(run)
+    command("scontrol", "requeue", job)
+    until(lambda: (queue([job]) or {}).get(job) == "PENDING", "the requeue")
+    one.driver.send_signal(signal.SIGINT)
+    code, output = one.end()
+    command("scancel", job)
+    assert code == 130, output
+    (line,) = [line for line in output.splitlines() if line.startswith("waiting ")]
+    assert f"{run}  as job {job}, which Slurm brings back; stopped by SIGTERM" in line, output
+    assert f"scancel {job} ends them" in output and "preempted" not in output.splitlines()[-1]
 
 
 def test_killed_and_cancelled_runs_are_told_and_the_same_command_goes_on_with_them_alone(

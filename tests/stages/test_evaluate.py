@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdwatts.cli import run_in
+from kdwatts.evaluation import lm_tasks
 from kdwatts.hardware import resolve_gpu
 from kdwatts.paths import TINY_DIR
+from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json
 from kdwatts.stages.evaluate import check, settings
@@ -51,6 +54,26 @@ def test_the_bytes_of_a_local_dataset_are_part_of_the_key(
     assert found[0] == found[2] != found[1]
 
 
+def test_the_sentence_ends_that_ifeval_reads_are_part_of_its_key_and_of_no_other(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    (tmp_path / "google" / "IFEval").mkdir(parents=True)
+    (tmp_path / "google" / "IFEval" / "test.jsonl").write_text("{}")
+    ifeval = "eval.tasks=[{name: ifeval, primary_metric: x, datasets: [google/IFEval]}]"
+    configs = [
+        configure("eval=mmlu_dev", *asked, f"eval.data_dir={tmp_path}") for asked in ([], [ifeval])
+    ]
+    none = [settings(config, "student") for config in configs]
+    folder = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab"
+    folder.mkdir(parents=True)
+    (folder / "abbrev.txt").write_text("Mr.")
+    one = [settings(config, "student") for config in configs]
+    (folder / "abbrev.txt").write_text("Mrs.")
+    other = [settings(config, "student") for config in configs]
+    assert none[0] == one[0] == other[0]
+    assert none[1] != one[1] != other[1]
+
+
 def test_where_a_dataset_lies_is_not_part_of_the_key(configure: Callable[..., Any], tmp_path: Path):
     keys = []
     for name in ("here", "there"):
@@ -83,6 +106,57 @@ def test_ones_own_tasks_are_part_of_the_key_with_all_that_lies_beside_them(
     before = settings(config, "student")
     (tmp_path / "tasks" / "questions.jsonl").write_text("{}")
     assert settings(config, "student") != before
+
+
+def test_a_stage_before_the_evaluation_asks_for_no_harness(
+    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    """As where lm-eval is not installed."""
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(lm_tasks, "version", missing)
+    names = [node.name for node in plan(configure("until=distill", "gpu=cpu"), [])]
+    assert names[-1] == "distill"
+    with pytest.raises(ValueError, match=r"by lm-eval, which is not installed here; .*eval=none"):
+        plan(configure("until=evaluate", "gpu=cpu"), [])
+
+
+def test_a_stage_that_is_not_asked_for_is_not_in_the_plan(configure: Callable[..., Any]):
+    found = {
+        until: {node.stage for node in plan(configure(f"until={until}", "gpu=cpu"), [])}
+        for until in ("distill", "evaluate", "inference", "plan")
+    }
+    assert found["evaluate"] - found["distill"] == {"evaluate"}
+    assert found["inference"] - found["evaluate"] == {"inference"}
+    assert found["plan"] == found["inference"]
+
+
+def test_what_a_task_of_ones_own_names_outside_of_its_folder_is_told_by_the_plan(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "common.yaml").write_text("test_split: test")
+    (tmp_path / "tasks" / "own.yaml").write_text("task: own\ninclude: ../common.yaml")
+    config = configure("eval=mmlu_dev", f"eval.tasks_dir={tmp_path / 'tasks'}")
+    with pytest.raises(ValueError, match=r"own\.yaml names \.\./common\.yaml, which lies outside"):
+        settings(config, "student")
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_training_where_a_task_needs_one(
+    configure: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import datasets
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    check(configure("eval=offline"))
+    asked = "eval.tasks=[{name: gsm8k, primary_metric: x}]"
+    with pytest.raises(
+        ValueError, match=r"HF_HOME=.*: gsm8k of eval\.tasks are read through the c"
+    ):
+        check(configure("eval=mmlu_dev", asked))
 
 
 def test_a_template_for_one_task_is_part_of_its_key_and_the_switch_means_the_same(
@@ -126,3 +200,9 @@ def test_a_benchmark_that_two_tasks_would_count_twice_is_refused(configure: Call
             "eval.tasks=[{name: mmlu_dev, primary_metric: acc}, "
             "{name: mmlu_dev, primary_metric: acc, harness: lighteval}]",
         )
+
+
+def test_only_what_a_template_renders_has_a_key_that_says_the_day(configure: Callable[..., Any]):
+    plain = settings(configure("eval=mmlu_dev"), "student")
+    rendered = settings(configure("eval=mmlu_dev", "eval.apply_chat_template=true"), "student")
+    assert (plain.get("clock"), rendered["clock"]) == (None, "26 Jul 2024")

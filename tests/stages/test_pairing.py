@@ -19,6 +19,7 @@ from kdwatts.models.layers import captured_blocks
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
+from kdwatts.stages.pairing import _check_finite
 from kdwatts.stages.teacher import training_schedule
 
 SMOKE = ("training=smoke", "gpu=cpu", "until=distill", "paradigm=feature")
@@ -40,6 +41,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder / "reused", folder / "store", *CKA)
     run(folder / "uniform", folder / "store")
     return folder
+
+
+def test_blocks_of_a_model_that_says_nan_are_not_paired():
+    _check_finite("teacher", [torch.ones(4, 4)])
+    with pytest.raises(RuntimeError, match=r"states after block 1 of the teacher are not finite"):
+        _check_finite("teacher", [torch.ones(4, 4), torch.full((4, 4), torch.nan)])
 
 
 def pairs_of(run_dir: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
-from kdwatts.data import hub
+from kdwatts.data import hub, screening, workers
+from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
@@ -66,17 +68,21 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
-    """Have tokenizing fail once at the n-th document from now on; counts its calls."""
+    """Have tokenizing fail once at the n-th document from now on; counts its calls, one by one."""
     calls: list[int] = []
-    encode = shards.encode_document
+    encode = screening.encode_documents
 
-    def encode_or_fail(*arguments: Any, **named: Any) -> Any:
-        calls.append(1)
-        if len(calls) == document:
-            raise RuntimeError("the power went")
-        return encode(*arguments, **named)
+    def encode_or_fail(documents: Sequence[Document], tokenizer: Any) -> Any:
+        for _ in documents:
+            calls.append(1)
+            if len(calls) == document:
+                raise RuntimeError("the power went")
+        return encode(documents, tokenizer)
 
-    patch.setattr(shards, "encode_document", encode_or_fail)
+    patch.setattr(shards, "BATCH_CHARACTERS", 1)
+    # What fails in a batch is tried once more, alone; here a batch is alone.
+    patch.setattr(workers, "_tried", lambda function, items, fixed: function(items, *fixed))
+    patch.setattr(screening, "encode_documents", encode_or_fail)
     return calls
 
 
@@ -238,6 +244,34 @@ def test_blank_texts_are_no_documents_and_are_counted_as_left_out(tmp_path: Path
         "parts"
     ]
     assert (part["num_documents"], part["num_dropped"]) == (2, {"empty": 3})
+
+
+def test_an_answer_without_words_is_left_out_and_counted_and_none_is_drawn_for_it(
+    tokenizer: Any, tmp_path: Path
+):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    answers = ["I.", "", "You.", " \n", "We."]
+    rows = [{"ask": "Who?", "say": answer} for answer in answers]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [
+        *("until=shards", "gpu=cpu", "eval=none", "training=smoke", "paradigm=sft"),
+        *(f"data.source.path={path}", f"model.tokenizer={tmp_path}/tokenizer"),
+        *("data.source.text_field=null", "data.source.prompt_field=ask"),
+        "data.source.response_field=say",
+    ]
+    for name, drawn in (("all", []), ("three", ["data.num_documents=3"])):
+        index = read_json(build(tmp_path, name, [*asked, *drawn]) / "index.json")
+        (part,) = index["parts"]
+        assert (part["num_documents"], part["num_dropped"]) == (3, {"blank_answer": 2})
+        assert (part["split"], index["source"]["split"]) == (None, None)
+
+
+def test_only_conversations_have_a_key_that_says_how_they_are_read(configure: Any):
+    text = shards.settings(configure())["source"]
+    assert text["split"] == "train" and "conversations" not in text
+    talks = shards.settings(configure("data=tulu3"))["source"]
+    assert talks == {**talks, "split": "train", "conversations": shards.CONVERSATIONS}
 
 
 @pytest.fixture

@@ -245,3 +245,17 @@ def test_texts_are_kept_and_read_again_under_their_keys(tmp_path: Path):
     keep_texts(tmp_path / "none.npz", {})
     assert read_texts(tmp_path / "none.npz") == {}
     assert {path.name for path in tmp_path.iterdir()} == {"texts.npz", "none.npz"}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_words_of_a_writer_that_says_nan_are_refused_with_its_name(
+    temperature: float, teacher: Any
+):
+    """Argmax takes the first id of NaN, and a search in NaN the last: ordinary tokens both."""
+    damaged = copy.deepcopy(teacher)
+    with torch.no_grad():
+        damaged.lm_head.weight[7, 0] = torch.nan
+    with pytest.raises(
+        RuntimeError, match=r"generate: the model's logits are not finite .*: check"
+    ):
+        write(damaged, prompts_of(3, 5), temperature=temperature)

@@ -18,7 +18,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.schema import Telemetry
 from kdwatts.telemetry.__main__ import main
+from kdwatts.telemetry.command import say_unmeasurable
 from kdwatts.telemetry.energy import integrate_power_j
 from kdwatts.telemetry.recover import recover_components
 from tests.telemetry.conftest import REPOSITORY
@@ -483,3 +485,27 @@ def test_descriptors_of_the_caller_are_the_commands_too(start, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "through\n")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["exit_code"] == 0
+
+
+def test_where_no_energy_is_measured_that_is_said_before_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    say_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
+    assert capsys.readouterr().err == (
+        "kdwatts: no energy is measured here: this job has no GPU, no RAPL package zone under "
+        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where one of them is, or give a "
+        "command and --cpu-estimate-tdp\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out", "$KDWATTS_NONE/a"], ["--rapl-root="]])
+def test_a_folder_that_names_nothing_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(words) == 2
+    except SystemExit as stop:  # argparse's own.
+        assert stop.code == 2
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from kdwatts.telemetry.energy import (
     counter_step_j,
     gap_s,
     integrate_power_j,
+    known_limit_w,
     span,
     uncertainty_j,
 )
@@ -144,7 +145,7 @@ def test_idle_power_narrows_the_bound_of_time_that_samples_fill():
 
 
 def test_time_at_an_edge_too_short_to_be_called_a_gap_still_widens_the_uncertainty():
-    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (9.96, 0, None)))
+    one = span(replace(CARD, delta_s=0), Tally(), fold(CARD, (0, 0, None), (9.96, 300, None)))
     # 0.04 s * 700 W / sqrt(3).
     assert gap_s(one, 10) == 0
     assert uncertainty_j([one], 10, calibration=0) == pytest.approx(16.17, abs=0.01)
@@ -253,3 +254,123 @@ def test_adjacent_windows_add_up_to_the_window_around_them():
     tallies = [fold(CARD, *readings[: n + 1]) for n in range(7)]
     parts = [span(CARD, a, b).energy_j for a, b in pairwise(tallies)]
     assert sum(parts) == span(CARD, tallies[0], tallies[-1]).energy_j == 3600
+
+
+SAMPLED = replace(CARD, method="nvml_samples", limit_w=70.0, max_gap_s=0.3)
+
+
+def ticks_of_60_w(wrong: dict[int, float], seconds: int = 30) -> list[tuple[float, None, float]]:
+    return [(n / 10, None, wrong.get(n, 60.0)) for n in range(10 * seconds + 1)]
+
+
+@pytest.mark.parametrize("wrong_w", [4294967.295, 105.1, 0.0, -60.0, math.nan, math.inf])
+def test_one_power_sample_that_no_card_draws_costs_nothing_and_is_named(wrong_w):
+    result = part(SAMPLED, 30, *ticks_of_60_w({150: wrong_w}))
+    assert result.energy_j == pytest.approx(1800)
+    assert result.coverage == 1
+    assert result.uncertainty_j == pytest.approx(90, abs=0.1)
+    assert result.reason == "1 power sample of GPU-0 refused: not above 0 W and up to 105 W"
+
+
+def test_a_second_of_impossible_samples_is_a_gap_of_its_own_length():
+    result = part(SAMPLED, 30, *ticks_of_60_w(dict.fromkeys(range(150, 160), 9999.0)))
+    # From the sample before to the one after are 1.1 s.
+    assert result.energy_j == pytest.approx(60 * (30 - 1.1))
+    assert "10 power samples" in (result.reason or "")
+    assert "not covered: GPU-0 1.1 s" in (result.reason or "")
+
+
+@pytest.mark.parametrize("wrong_w", [0.0, 70_000.0, -1.0])
+def test_a_card_whose_samples_are_all_impossible_has_no_energy_and_says_why(wrong_w):
+    result = part(SAMPLED, 30, *((n / 10, None, wrong_w) for n in range(301)))
+    assert (result.energy_j, result.quality) == (None, "missing")
+    assert "301 power samples of GPU-0 refused" in (result.reason or "")
+
+
+def test_a_sample_of_1_and_a_half_limits_is_believed_as_of_the_counter():
+    assert part(SAMPLED, 30, *ticks_of_60_w({150: 105.0})).reason is None
+
+
+@pytest.mark.parametrize("told_w", [None, 0.0, -5.0, 4294967.295, math.nan, math.inf])
+def test_a_power_limit_that_no_card_has_is_none_and_the_general_bound_holds(told_w):
+    assert known_limit_w(told_w) == 1500
+    assert known_limit_w(350.0) == 350
+
+
+def test_a_counter_that_never_moves_is_filled_by_the_samples_and_never_0():
+    for stuck_j in (0.0, 8000.0):
+        result = part(CARD, 30, *((n / 10, stuck_j, 60.0) for n in range(301)))
+        assert result.energy_j == pytest.approx(1800)
+        assert result.sampled_energy_j == pytest.approx(1800)
+        # Time that samples fill errs by t (limit - idle) / sqrt(12).
+        assert (result.uncertainty_j or 0) > 30 * 700 / math.sqrt(12)
+        assert "counter of GPU-0 stood still for 30.0 s" in (result.reason or "")
+
+
+def test_a_counter_that_never_moves_and_nothing_beside_it_is_missing():
+    result = part(CARD, 30, *((n / 10, 8000.0, None) for n in range(301)))
+    assert (result.energy_j, result.quality) == (None, "missing")
+    assert "stood still for 30.0 s" in (result.reason or "")
+    zone = part(PACKAGE, 30, *((n / 10, 5.0, None) for n in range(301)))
+    assert (zone.energy_j, zone.quality) == (None, "missing")
+    assert "counter of package-0 stood still for 30.0 s" in (zone.reason or "")
+
+
+def test_a_counter_that_stands_in_the_middle_is_filled_there_alone():
+    def counter_j(n: int) -> float:
+        return 60.0 * min(n / 10, max(10.0, n / 10 - 10))
+
+    result = part(CARD, 30, *((n / 10, counter_j(n), 60.0) for n in range(301)))
+    assert result.energy_j == pytest.approx(1800)
+    assert "stood still for 10.0 s" in (result.reason or "")
+    assert "off the counter" not in (result.reason or "")
+
+
+def test_a_counter_that_makes_up_for_its_stand_is_not_counted_twice():
+    # Its jump of 120 J after 2 s would be within the bound of a tick: 1.5 * 700 W * 0.3 s.
+    readings = [(n / 10, 60.0 * (n / 10 if not 100 < n < 120 else 10.0), 60.0) for n in range(301)]
+    assert part(CARD, 30, *readings).energy_j == pytest.approx(1800)
+
+
+def test_a_counter_that_moves_every_tenth_of_a_second_is_not_still():
+    result = part(CARD, 30, *((n / 100, 6.0 * (n // 10), 60.0) for n in range(3001)))
+    assert (result.energy_j, result.reason) == (1800, None)
+
+
+def test_a_process_tree_that_sleeps_draws_nothing_in_the_tdp_model():
+    model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
+    result = part(model, 30, *((n / 10, 5.0, None) for n in range(301)))
+    assert (result.energy_j, result.coverage, result.reason) == (0, 1, None)
+
+
+@pytest.mark.parametrize("wrong_j", [0.0, 4294967295.0, math.nan, math.inf])
+def test_one_misread_counter_is_bridged_exactly_by_those_beside_it(wrong_j):
+    for sensor in (CARD, replace(PACKAGE, range_j=None)):
+        readings = [(n / 10, 5000 + 6.0 * n, None) for n in range(101)]
+        readings[50] = (5.0, wrong_j, None)
+        result = part(sensor, 10, *readings)
+        assert result.energy_j == pytest.approx(600)
+        assert result.coverage == pytest.approx(1)
+        assert result.reason == "reset: 1 counter differences refused"
+
+
+def test_a_bridged_misreading_replaces_the_samples_that_stood_in_for_it():
+    readings = [(n / 10, 5000 + 6.0 * n, 66.0) for n in range(101)]
+    readings[50] = (5.0, 0.0, 66.0)
+    one = span(CARD, Tally(), fold(CARD, *readings))
+    assert (one.energy_j, one.filled_s) == (pytest.approx(600), pytest.approx(0))
+
+
+def test_a_misread_zone_leaves_whole_ranges_in_its_unwrapped_counter_and_no_energy():
+    # As rapl.Counter counts on: 0 read at 900 J of a range of 1000 J looks like a wrap.
+    readings = [(n / 10, 900 + 2.0 * n + (0.0 if n < 5 else 1000.0), None) for n in range(11)]
+    assert part(PACKAGE, 1, *readings).energy_j == pytest.approx(20)
+
+
+def test_a_step_without_end_is_refused_of_a_model_too():
+    model = Sensor("cpu", "tree", "tdp_model", math.inf, 0, math.inf)
+    assert fold(model, (0, 0, None), (1, math.inf, None)).counted_j == 0
+
+
+def test_samples_whose_times_go_back_add_nothing():
+    assert fold(SAMPLED, (1.0, None, 60.0), (0.9, None, 60.0)).sampled_j == 0

@@ -85,7 +85,7 @@ def test_a_busy_node_has_no_idle_power_and_says_so(node, monkeypatch, tmp_path, 
 
 
 def test_a_job_with_half_the_cpus_has_half_the_idle_power(node, quiet, monkeypatch, tmp_path):
-    monkeypatch.setattr(meter_module, "find_allocation", lambda: Allocation(4, 8))
+    monkeypatch.setattr(meter_module, "find_allocation", lambda **_: Allocation(4, 8))
     with (
         node.drawing(package_0=40, dram_0=5),
         Meter(tmp_path, settings(node, cpu_scope="auto")) as meter,

@@ -117,3 +117,19 @@ def test_a_line_is_in_the_file_as_soon_as_write_returns(tmp_path):
     journal.write([line(1)])
     assert numbers(path) == [1]
     journal.close()
+
+
+def test_a_value_that_json_does_not_hold_costs_neither_its_line_nor_the_others(tmp_path):
+    journal = Journal(tmp_path / "rows.jsonl")
+    odd = {"text": "GPU-\udcff", "big": 2**70, "nan": float("nan"), "inf": float("inf")}
+    journal.write([line(1), line(2) | odd, line(3)])
+    row = TelemetryRow("", 1.5, 1, "run/\udcff", "gpu", 0, power_w=60.0, throttle_reasons=2**64)
+    journal.write([row])
+    journal.close()
+    rows = list(read_jsonl(tmp_path / "rows.jsonl"))
+    assert [row.get("n") for row in rows] == [1, 2, 3, None]
+    assert {name: rows[1][name] for name in odd} == {
+        "text": "GPU-?", "big": None, "nan": None, "inf": None,
+    }  # fmt: skip
+    assert (rows[3]["window"], rows[3]["power_w"]) == ("run/?", 60)
+    assert rows[3]["throttle_reasons"] is None

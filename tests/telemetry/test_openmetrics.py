@@ -206,3 +206,20 @@ def test_the_client_library_is_imported_only_when_a_file_is_asked_for():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_values_that_are_no_number_are_absent_and_cost_no_other(tmp_path):
+    row = vars(TelemetryRow("", 1.0, 1, "run", "gpu", 0, uuid="GPU-0", method="nvml_counter"))
+    row |= {"power_w": float("nan"), "util_pct": float("inf"), "temperature_c": 45.0}
+    path = tmp_path / "live.prom"
+    Exposition(path, LABELS).write([live(row)])
+    found = read(path)
+    assert "kdwatts_temperature_celsius" in found
+    assert not {"kdwatts_power_watts", "kdwatts_utilization_ratio"} & found.keys()
+
+
+def test_a_name_that_is_no_text_costs_no_file(tmp_path):
+    path = tmp_path / "live.prom"
+    Exposition(path, LABELS).write([replace(GPU, uuid="GPU-\udcff")], window="run/\udcff")
+    ((labels, value),) = read(path)["kdwatts_power_watts"]
+    assert (labels["uuid"], value) == ("GPU-?", 612.5)

@@ -149,3 +149,35 @@ def test_files_of_the_tree_are_left_as_they_were(two_sockets):
     before = (path.read_text(), stat.S_IMODE(path.stat().st_mode))
     rapl.find_zones(two_sockets.root)
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == before
+
+
+@pytest.mark.parametrize("text", ["-5", "999999999999999999"])
+def test_a_value_beyond_the_zone_s_range_is_a_failed_reading_and_loses_nothing(
+    text, powercap, tmp_path
+):
+    powercap.add("intel-rapl:0", "package-0", energy_j=1000)
+    with Meter(tmp_path, settings(powercap)) as meter, meter.window("train") as window:
+        a_few_ticks()
+        (powercap.root / "intel-rapl:0" / "energy_uj").write_text(text)
+        a_few_ticks()
+        powercap.set("intel-rapl:0", 1010)
+    assert window.row is not None
+    assert window.row.energy_j["cpu"] == pytest.approx(10)
+    errors = [row["error"] for row in read_jsonl(tmp_path / "telemetry.jsonl")]
+    assert any("its range is 262143 J" in error for error in errors if error)
+
+
+def test_a_zone_without_a_range_cannot_be_unwrapped_and_is_left_out_with_the_reason(powercap):
+    powercap.add("intel-rapl:0", "package-0", range_j=0.0)
+    zones, absent = rapl.find_zones(powercap.root)
+    assert zones == []
+    assert "max_energy_range_uj holds '0', not a number above 0" in absent["cpu"]
+
+
+def test_a_zone_of_zeros_is_missing_and_never_0(powercap, tmp_path):
+    powercap.add("intel-rapl:0", "package-0", energy_j=0)
+    with Meter(tmp_path, settings(powercap)) as meter, meter.window("train") as window:
+        time.sleep(1.3)
+    assert window.row is not None
+    assert (window.row.energy_j["cpu"], window.row.quality["cpu"]) == (None, "missing")
+    assert "counter of intel-rapl:0 package-0 stood still" in window.row.reason["cpu"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import read_jsonl
+from kdwatts.records import StageRow, read_json, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
@@ -61,6 +61,82 @@ def test_slurm_tells_the_job_s_cpus_and_without_it_the_scheduler_does():
 def test_a_job_with_every_cpu_of_a_node_has_no_claim_on_idle_power_that_others_share():
     assert Allocation(8, 8).share == 0
     assert Allocation(2, 8).share == 0.25
+
+
+def test_a_container_with_all_cpus_and_a_quota_holds_the_quota(tmp_path):
+    num_cpus = os.cpu_count() or 1
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    found = find_allocation({}, cgroup_root=tmp_path)
+    assert (found.job_cpus, found.is_part) == (0.5, True)
+    assert found.share == 0.5 / num_cpus
+    told = {"SLURM_CPUS_ON_NODE": str(num_cpus)}
+    assert find_allocation(told, cgroup_root=tmp_path).job_cpus == 0.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert find_allocation({}, cgroup_root=tmp_path) == find_allocation({})
+
+
+def test_the_meters_of_a_launch_hold_its_part_of_a_node_in_equal_parts():
+    assert Allocation(4, 8, 0, 2).share == Allocation(4, 8, 1, 2).share == 0.25
+    assert find_allocation({}, meter_of=(1, 4)).num_meters == 4
+
+
+def whole_node_of(node, out_dir, index: int, **changes) -> StageRow:
+    told = settings(node, cgroup_root="/nowhere", **changes)
+    with node.drawing(package_0=50), Meter(out_dir, told, meter_of=(index, 2)) as meter:
+        time.sleep(0.5)
+    assert meter.row is not None
+    return meter.row
+
+
+@pytest.mark.parametrize("scope", ["auto", "node"])
+def test_of_two_meters_of_one_launch_the_first_alone_tells_a_whole_node(
+    scope, node, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(os.cpu_count()))
+    first, second = (
+        whole_node_of(node, tmp_path / str(index), index, cpu_scope=scope, cpu_estimate="tdp")
+        for index in (0, 1)
+    )
+    assert first.energy_j["cpu"] == pytest.approx(50 * first.duration_s, rel=0.2)
+    assert (first.quality["cpu"], second.quality["cpu"]) == ("measured", "missing")
+    assert "also for 1 more process of this launch" in first.reason["cpu"]
+    assert second.energy_j["cpu"] is None
+    assert "told by the first process of this launch" in second.reason["cpu"]
+
+
+def test_two_meters_of_one_launch_with_a_part_of_a_node_are_told_a_part_each(
+    node, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    told = settings(node, cgroup_root=str(tmp_path))
+    with node.drawing(package_0=50), Meter(tmp_path / "out", told, meter_of=(1, 2)) as meter:
+        time.sleep(0.3)
+    assert meter.row is not None
+    assert meter.row.quality["cpu"] == "attributed"
+    node_j = meter.row.node_energy_j["cpu"]
+    assert node_j is not None and 0 <= (meter.row.energy_j["cpu"] or 0) <= node_j
+
+
+def test_tasks_of_a_step_that_each_have_a_meter_are_told_their_node_once(node, tmp_path):
+    words = ["--rapl-root", str(node.root), "--cgroup-root", "/nowhere", "--", "sleep", "0.6"]
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    step |= {"SLURM_CPUS_ON_NODE": str(os.cpu_count())}
+    with node.drawing(package_0=50, dram_0=5):
+        tasks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "kdwatts.telemetry", "--out", str(tmp_path / task), *words],
+                env={**os.environ, **step, "SLURM_PROCID": task, "SLURM_LOCALID": task},
+                cwd=REPOSITORY,
+                stderr=subprocess.DEVNULL,
+            )
+            for task in ("0", "1")
+        ]
+        assert [task.wait() for task in tasks] == [0, 0]
+    first, second = (read_json(tmp_path / task / "summary.json") for task in ("0", "1"))
+    assert first["cpu_energy_j"] == pytest.approx(50 * first["duration_s"], rel=0.3)
+    assert (second["cpu_energy_j"], second["dram_energy_j"]) == (None, None)
+    assert "told by the first process" in second["reason"]["dram"]
 
 
 class HandClocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,19 @@ def test_dropout_goes_on_with_the_numbers_it_would_have_drawn(
     for _ in range(2):
         step(modules, optimizer)
     assert torch.equal(state(modules), whole) is restored
+
+
+def test_a_checkpoint_is_readable_by_whom_the_umask_says(tmp_path: Path):
+    """The library that writes the tensors makes a file of its owner alone."""
+    modules, optimizer = fresh()
+    step(modules, optimizer)
+    before = os.umask(0o022)
+    try:
+        checkpoint.save(tmp_path, modules, optimizer, Progress(step=1))
+    finally:
+        os.umask(before)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.glob("step-*/*")}
+    assert modes == {"state.safetensors": 0o644, "progress.json": 0o644}
 
 
 def test_weights_below_adapters_are_not_in_it(tmp_path: Path):

@@ -23,9 +23,11 @@ from tests.training.pair import llama, make_batch, make_objective, part_of, shar
 
 CE = CrossEntropy(0.3)
 TOP_K = Response(0.7, k=8)
+JSD = Response(1.0, divergence="jsd", support="dense")
 PARADIGMS = {
     "sft": Paradigm("sft", ce=CE),
     "response_alone": Paradigm("response", response=TOP_K),
+    "on_policy": Paradigm("on_policy", text="student", teacher="online", response=JSD),
     "all": Paradigm(
         "all", ce=CE, response=TOP_K, feature=Feature(0.6), relational=Relational(0.1, group_size=4)
     ),
@@ -86,6 +88,15 @@ def test_cross_entropy_is_read_even_where_it_is_no_term_and_stays_out_of_the_los
     expected = F.cross_entropy(logits[kept], batch.target_BT[kept])
     assert found["ce_nats"] == pytest.approx(expected.item(), rel=1e-5)
     assert found["loss"] == pytest.approx(0.7 * found["response_nats"], rel=1e-4)
+
+
+def test_cross_entropy_is_read_where_the_student_may_not_be_taught_by_it(
+    student: Any, teacher: Any
+):
+    """A paradigm whose text the student writes refuses the term of one who asks for it."""
+    found = read("on_policy", student, teacher)
+    assert found["ce_nats"] == read("response_alone", student, teacher)["ce_nats"]
+    assert found["loss"] == pytest.approx(found["response_nats"])
 
 
 def test_bits_per_byte_are_the_targets_nats_over_their_bytes(student: Any, teacher: Any):

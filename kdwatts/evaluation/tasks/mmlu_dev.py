@@ -23,7 +23,7 @@ def read_questions() -> list[dict[str, Any]]:
 
     path = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
     questions = []
-    for subject, prompt in json.loads(path.read_text()).items():
+    for subject, prompt in json.loads(path.read_text("utf-8")).items():
         for example in prompt.split("\nQ: ")[1:]:
             found = _EXAMPLE.fullmatch(example)
             if found:

@@ -1,0 +1,214 @@
+"""Conversations as their tokenizer's chat template renders them, on a day that never changes."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdwatts.data.turns import Turn
+
+FIXED_TIME = datetime(2024, 7, 26)
+"""For chat templates, some of which write today's date: what Llama 3.1's has written into it."""
+DATE_STRING = f"{FIXED_TIME:%d %b %Y}"
+"""The variable by which Llama 3.2's template takes a date."""
+
+_DIRECTIVES = [*"aAbBcCdDeFgGhHIjmMpPrRSTuUVwWxXyYzZ", *("-" + name for name in "dmyHIMSj")]
+_REPLACED = "".join(f"|replace('%{name}', '{FIXED_TIME:%{name}}')" for name in _DIRECTIVES)
+CLOCK = (
+    f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED}|replace('%%', '%') }}}}"
+    "{% endmacro %}\n"
+)
+"""Written before a template, it takes the place of the clock that transformers gives to templates:
+what else is given to one may be no function. Jinja drops the line end behind it."""
+_RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
+"""What Jinja draws by chance."""
+
+_KNOWN_WORDS = "What no template says"
+OTHER = "choose an instruct model's tokenizer or a source of plain text"
+
+
+def template_arguments(tokenizer: Any) -> dict[str, str]:
+    """What `apply_chat_template` is called with, so that a template prints the same on every day.
+
+    Raises ValueError for a template that draws by chance.
+    """
+    return dict(_arguments(tokenizer.get_chat_template() if tokenizer.chat_template else ""))
+
+
+@lru_cache
+def _arguments(template: str) -> dict[str, str]:
+    if found := _RANDOM.search(template):
+        raise ValueError(
+            f"the tokenizer's chat template draws by chance ({found[0]}), so that no two "
+            f"renderings are alike; {OTHER}"
+        )
+    clock = {"chat_template": CLOCK + template} if "strftime_now" in template else {}
+    return {"date_string": DATE_STRING, **clock}
+
+
+def render(
+    turns: list[Turn], tokenizer: Any, place: str, *, add_generation_prompt: bool = False
+) -> str:
+    """The text of a conversation. Raises ValueError where the template gives none."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **template_arguments(tokenizer),
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"{place}: the tokenizer's chat template refuses it ({error}); leave such rows out or "
+            f"{OTHER}"
+        ) from error
+
+
+def encode_conversation(
+    turns: list[Turn], tokenizer: Any, place: str
+) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """Tokens of the whole rendering, and which are targets: those that begin inside an answer.
+
+    Turns are told apart by characters: tokens of a part need not be a part of the tokens. Control
+    tokens are the template's alone: one that a turn quotes is spelt in words, as in plain text.
+    """
+    if not turns:
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=bool)
+    text = render(turns, tokenizer, place)
+    ids, begins = _tokens(text, _quoted(turns, text, tokenizer, place), tokenizer, place)
+    is_target = np.zeros(len(ids), dtype=bool)
+    for index, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        before = _before_answer(turns[:index], tokenizer, place)
+        is_last = index + 1 == len(turns)
+        after = text if is_last else render(turns[: index + 1], tokenizer, place)
+        if not (after.startswith(before) and text.startswith(after)):
+            raise ValueError(
+                f"{place}: the tokenizer's chat template renders turn {index + 1} of a "
+                "conversation otherwise when more follows, so its tokens cannot be told apart; "
+                f"{OTHER}"
+            )
+        is_target |= (begins >= len(before)) & (begins < len(after))
+    return ids, is_target
+
+
+def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
+    """What an answer to `turns` is given: its header is part of its prompt and not produced.
+
+    Templates ask for a first turn, so where the assistant has it a turn of known words is rendered.
+    """
+    if turns:
+        return render(turns, tokenizer, place, add_generation_prompt=True)
+    known, question = ([{"role": role, "content": _KNOWN_WORDS}] for role in ("assistant", "user"))
+    header, found, _ = render(known, tokenizer, place).partition(_KNOWN_WORDS)
+    asked = render(question, tokenizer, place)
+    opening = render(question, tokenizer, place, add_generation_prompt=True).removeprefix(asked)
+    if not (found and header.endswith(opening)):
+        raise ValueError(
+            f"{place}: the tokenizer's chat template has no header {opening!r} for an assistant "
+            f"that speaks first; leave such rows out or {OTHER}"
+        )
+    return header
+
+
+Span = tuple[int, int]
+"""First character of a part of a text, and the one behind its last."""
+
+
+@lru_cache(maxsize=4)
+def _marks(tokenizer: Any, num_tokens: int) -> tuple[re.Pattern[str], frozenset[int]]:
+    """What spells one of a tokenizer's special tokens, and their ids; `num_tokens` is its size."""
+    del num_tokens
+    known = tokenizer.added_tokens_decoder
+    special = {number for number, token in known.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    names = [str(known.get(n) or tokenizer.convert_ids_to_tokens(n)) for n in special]
+    # The longest of those that begin alike, as the tokenizer has it.
+    names.sort(key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or "(?!)"), frozenset(special)
+
+
+def _quoted(turns: list[Turn], text: str, tokenizer: Any, place: str) -> list[Span]:
+    """Where `text`, the rendering of `turns`, has special tokens that a turn quotes.
+
+    Each is rendered once more between two characters that stand nowhere else, to be found again.
+    """
+    marks, _ = _marks(tokenizer, len(tokenizer))
+    if not any(marks.search(turn["content"]) for turn in turns):
+        return []
+    # Noncharacters: Unicode keeps them for a program's own use.
+    opening, closing = [c for c in map(chr, range(0xFDD0, 0xFDF0)) if c not in text][:2]
+    fenced = [
+        {**turn, "content": marks.sub(rf"{opening}\g<0>{closing}", turn["content"])}
+        for turn in turns
+    ]
+    spans: list[Span] = []
+    plain, begin = "", 0
+    for piece in re.split(f"([{opening}{closing}])", render(fenced, tokenizer, place)):
+        if piece == opening:
+            begin = len(plain)
+        elif piece == closing:
+            spans.append((begin, len(plain)))
+        else:
+            plain += piece
+    if plain != text or not all(marks.fullmatch(plain[begin:end]) for begin, end in spans):
+        raise ValueError(
+            f"{place}: a turn quotes a control token of the tokenizer's, which its chat template "
+            f"renders otherwise than words; leave such rows out or {OTHER}"
+        )
+    return spans
+
+
+def _tokens(
+    text: str, quoted: list[Span], tokenizer: Any, place: str
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Tokens of a rendering and the character at which each begins; what is quoted is words.
+
+    A tokenizer reads special tokens everywhere or nowhere. So where some are quoted, the others are
+    found in a text that has stops for them, and what stands between is read as words.
+    """
+    hidden = text
+    for begin, end in quoted:
+        hidden = hidden[:begin] + "." * (end - begin) + hidden[end:]
+    encoded = tokenizer(hidden, add_special_tokens=False, return_offsets_mapping=True)
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    if quoted:
+        _, special = _marks(tokenizer, len(tokenizer))
+        real = [(n, span) for n, span in zip(ids, spans, strict=True) if n in special]
+        if [number for number, _ in _between(hidden, real, tokenizer)] != ids:
+            raise ValueError(
+                f"{place}: a turn quotes a control token, and the tokenizer reads words behind one "
+                "otherwise than alone, so that it cannot be spelt in words; leave such rows out or "
+                f"{OTHER}"
+            )
+        ids, spans = zip(*_between(text, real, tokenizer), strict=True)
+    begins = np.asarray([begin for begin, _ in spans], dtype=np.int64)
+    return np.asarray(ids, dtype=np.uint32), begins
+
+
+def _between(text: str, real: list[tuple[int, Span]], tokenizer: Any) -> list[tuple[int, Span]]:
+    """The tokens of a text with these control tokens and no others."""
+    found: list[tuple[int, Span]] = []
+    begin = 0
+    for mark in [*real, None]:
+        end = mark[1][0] if mark else len(text)
+        words = tokenizer(
+            text[begin:end],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
+        for number, (first, last) in zip(words["input_ids"], words["offset_mapping"], strict=True):
+            found.append((number, (begin + first, begin + last)))
+        if mark:
+            found.append(mark)
+            begin = mark[1][1]
+    return found

@@ -1,0 +1,235 @@
+"""Processes that apply one function to batches: results in order, few batches at hand at a time.
+
+They are started where there is work enough to repay it, each when the work has grown by as much
+again, and hold what the function needs all along. They import no torch, so a function of theirs
+lies in a module that imports none. A process of its own, and no fork: this one has threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from kdwatts.interrupt import SIGNALS
+from kdwatts.telemetry import cgroup
+
+log = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept")
+Batch = tuple[Kept, list[Any], int]
+"""What stays here, the items to work on, and their size in characters."""
+
+CHARACTERS_PER_WORKER = 8_000_000
+"""Some 3 s of tokenizing; a process is started in 0.7 s."""
+BATCH_CHARACTERS = 500_000
+BATCHES_PER_WORKER = 2
+"""At a time: one in work, and one at hand when it is done."""
+
+_SCRIPT = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from kdwatts.data.workers import serve; serve()"
+)
+_ENVIRONMENT = {
+    # One process a core is all that there is to share.
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # What a library has to say once it would say once for each process.
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class Workers:
+    """Results of `function(items, *fixed)`, a list with one for each item, of batches in order.
+
+    With one core, or little work, there is no process and the function is called here. Leave the
+    context to end the processes; they also end with this one, however it ends.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., list[Any]],
+        *fixed: Any,
+        stage: str,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stage` is what messages begin with; `on_start` is told of new processes."""
+        self._function = function
+        self._stage = stage
+        self._fixed = fixed
+        self._on_start = on_start
+        self._limit = job_cpus()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(self._limit, thread_name_prefix="worker")
+        self._size = 0
+        """Characters of all batches so far."""
+        self._set_up = b""
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            assert process.stdin and process.stdout
+            # What it was not sent any more is lost on purpose.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
+            # Its CPU time counts as this process's from here on.
+            process.wait()
+
+    def in_order(
+        self, batches: Iterable[Batch[Kept]], *, share: float = 1.0
+    ) -> Iterator[tuple[Kept, Iterator[Any]]]:
+        """What stays here of each batch, and the results of its items, in the order of `batches`.
+
+        `share` is the part that these batches have of all work, by which they are read ahead.
+        What the function raises for an item is raised in the place of its result.
+        """
+        remaining = iter(batches)
+        waiting: deque[tuple[Kept, list[Any], Future[list[Any] | None] | None]] = deque()
+        while True:
+            while not self._is_enough(len(waiting), share):
+                batch = next(remaining, None)
+                if batch is None:
+                    break
+                kept, items, size = batch
+                self._grow(size)
+                waiting.append((kept, items, None))
+            if self._processes:
+                waiting = deque(
+                    (kept, items, future or self._submitted(items))
+                    for kept, items, future in waiting
+                )
+            if not waiting:
+                return
+            kept, items, future = waiting.popleft()
+            yield kept, self._results(items, future)
+
+    def _submitted(self, items: list[Any]) -> Future[list[Any] | None] | None:
+        return self._threads.submit(self._ask, items) if items else None
+
+    def _is_enough(self, num_waiting: int, share: float) -> bool:
+        """Whether no more need be read ahead now."""
+        if self._limit == 1:
+            return num_waiting >= 1
+        # Without processes all is read until they are due: only then is it known how much there is.
+        wanted = math.ceil(BATCHES_PER_WORKER * len(self._processes) * share)
+        return bool(self._processes) and num_waiting >= max(BATCHES_PER_WORKER, wanted)
+
+    def _results(self, items: list[Any], future: Future[list[Any] | None] | None) -> Iterator[Any]:
+        found = _tried(self._function, items, self._fixed) if future is None else future.result()
+        if found is not None:
+            yield from found
+            return
+        # One of them cannot be done: what comes before it counts, and the error is its own.
+        for item in items:
+            yield from self._function([item], *self._fixed)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        num_due = min(self._limit, self._size // CHARACTERS_PER_WORKER)
+        if num_due < 2 or num_due <= len(self._processes):
+            return
+        if not self._processes:
+            self._set_up = pickle.dumps(sys.path) + pickle.dumps((self._function, self._fixed))
+            log.info("%s: works in up to %d processes", self._stage, self._limit)
+        while len(self._processes) < num_due:
+            process = _started()
+            self._processes.append(process)
+            # Its pipe may hold less than what it is sent.
+            self._threads.submit(self._prepare, process)
+        self._on_start()
+
+    def _prepare(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin
+        # Whoever asks one that ended says so.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(self._set_up)
+        self._idle.put(process)
+
+    def _ask(self, items: list[Any]) -> list[Any] | None:
+        """The results of one batch; None where the function failed in it."""
+        process = self._idle.get()
+        assert process.stdin and process.stdout
+        try:
+            pickle.dump(items, process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise RuntimeError(
+                f"{self._stage}: a process that worked on the text ended with "
+                f"{process.wait()}, as one does that is killed for want of memory; ask for more "
+                "memory or fewer CPUs and run the same command to go on"
+            ) from None
+        finally:
+            self._idle.put(process)
+
+
+def _started() -> subprocess.Popen[bytes]:
+    # What asks the run to stop, it answers itself: its processes inherit that such signals wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", _SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_ENVIRONMENT},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def serve() -> None:
+    """A worker's life: read what it needs once, then answer batches until there are no more."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none outlives its parent.
+    # What a library prints is no answer.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    function, fixed = pickle.load(sys.stdin.buffer)
+    while True:
+        try:
+            items = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        pickle.dump(_tried(function, items, fixed), answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _tried(
+    function: Callable[..., list[Any]], items: list[Any], fixed: Sequence[Any]
+) -> list[Any] | None:
+    try:
+        return function(items, *fixed)
+    # Its caller does the items one by one, where the one at fault raises again.
+    except Exception:
+        return None
+
+
+def job_cpus(environment: Mapping[str, str] = os.environ, cgroup_root: Path = cgroup.ROOT) -> int:
+    """CPUs that this job may use: those it may run on, no more than Slurm or a quota grants."""
+    granted = [len(os.sched_getaffinity(0))]
+    told = environment.get("SLURM_CPUS_ON_NODE", "")
+    if told.isdigit():
+        granted.append(int(told))
+    quota = cgroup.quota_cpus(cgroup_root)
+    if quota is not None:
+        granted.append(int(quota))
+    return max(1, min(granted))

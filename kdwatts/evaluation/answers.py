@@ -1,0 +1,84 @@
+"""Answers and scores that are no numbers: of NaN a harness makes an ordinary score."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+class NotFinite(RuntimeError):
+    """A model whose logits are not finite: nothing that it is asked has a meaning."""
+
+
+def refuse_not_finite(served: Any, *, subject: str) -> None:
+    """Have an HFLM raise NotFinite, which names the subject, where a logit of an answer is NaN.
+
+    Of NaN the likeliest choice is the first one, and the likeliest token the first id: scores about
+    as good as guessing, with a standard error.
+    """
+    read, write = served._loglikelihood_tokens, served._model_generate
+
+    def checked_read(*arguments: Any, **options: Any) -> Any:
+        answers = read(*arguments, **options)
+        if not all(math.isfinite(nats) for nats, _ in answers):
+            raise NotFinite(_refusal(subject))
+        return answers
+
+    def checked_write(*arguments: Any, **options: Any) -> Any:
+        with finite_logits(served.model, subject):
+            return write(*arguments, **options)
+
+    served._loglikelihood_tokens, served._model_generate = checked_read, checked_write
+
+
+@contextmanager
+def finite_logits(model: nn.Module, subject: str) -> Iterator[None]:
+    """Raise NotFinite at the end where a token was written of logits that are not finite.
+
+    The device is waited for once, at the end.
+    """
+    finite: list[Tensor] = []
+    hook = model.register_forward_hook(
+        lambda module, inputs, said: finite.append(said.logits[:, -1].amax(-1).isfinite().all())
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+    if finite and not torch.stack(finite).all():
+        raise NotFinite(_refusal(subject))
+
+
+def _refusal(subject: str) -> str:
+    return (
+        f"the {subject}'s logits are not finite (NaN or infinite), so it has no score; its weights "
+        f"may be damaged: check the {subject}'s files"
+    )
+
+
+def finite_or_none(value: float, *, subject: str, task: str, metric: str) -> float | None:
+    """The value as a score, None where it is no number: that is said, and the others are kept."""
+    if math.isfinite(value):
+        return float(value)
+    log.warning(
+        "evaluate: %s of %s is %s for the %s, which is no score; it is left empty",
+        metric,
+        task,
+        value,
+        subject,
+    )
+    return None
+
+
+def finite_error(stderr: Any) -> float | None:
+    """A standard error; None where the harness has none, for which it has several words."""
+    known = isinstance(stderr, int | float) and math.isfinite(stderr)
+    return float(stderr) if known else None

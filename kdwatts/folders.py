@@ -1,0 +1,109 @@
+"""The folder of a run or of a sweep: nobody else's, before Hydra writes into it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kdwatts.manifest import CONFIG_NAME, check_alone
+from kdwatts.overrides import quoted
+from kdwatts.paths import check_path, expanded
+from kdwatts.preflight import Command
+
+ASKED_NAME = ".hydra"
+
+
+def folder_of(asked: DictConfig, *, is_sweep: bool) -> str:
+    """The folder that a composed command names, expanded. Raises ValueError for an empty one."""
+    kind = "sweep" if is_sweep else "run"
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(asked)  # A name may hold ${hydra:...}, which is read of there.
+    try:
+        given = str(asked.hydra[kind].dir)
+    finally:
+        hydra.cfg = before
+    check_path(f"hydra.{kind}.dir", given)
+    return expanded(given)
+
+
+@contextmanager
+def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
+    """The override that names the folder, which is made where its name is of the time.
+
+    Of two that start in the same second one gets another folder, NAME-2. Raises RuntimeError when
+    a process that lives is at work in the folder of a single run.
+    """
+    kind = "sweep" if is_sweep else "run"
+    path = Path(folder_of(asked, is_sweep=is_sweep))
+    written = OmegaConf.to_container(asked.hydra[kind], resolve=False)
+    is_fresh = isinstance(written, dict) and "${now:" in str(written["dir"])
+    if is_fresh:
+        path = fresh_dir(path)
+    elif not is_sweep:
+        check_alone(path)
+    try:
+        yield [f"hydra.{kind}.dir={quoted(str(path))}"]
+    finally:
+        if is_fresh:
+            with suppress(OSError):  # Not empty, or already gone.
+                path.rmdir()
+
+
+@contextmanager
+def folder_of_hydra(leads: bool, command: Command | None) -> Iterator[None]:
+    """Let Hydra write into the run's folder on the first rank, and on others into one for nothing.
+
+    Its folder is named by the time, which ranks read differently.
+    """
+    if leads:
+        if command is None:
+            yield
+            return
+        with claimed(command.tree, is_sweep=command.is_sweep) as named:
+            sys.argv += named
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix="kdwatts-rank-") as folder:
+        sys.argv += [
+            *(f"hydra.{mode}.dir={folder}" for mode in ("run", "sweep")),
+            "hydra/hydra_logging=disabled",
+            "hydra/job_logging=disabled",
+        ]
+        yield
+
+
+def fresh_dir(path: Path) -> Path:
+    """A new folder of this name, or with -2, -3 and so on behind it: nobody else's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = path, 1
+    while True:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+        else:
+            return folder
+
+
+def keep_asked(run_dir: Path, tree: DictConfig, hydra: Any) -> None:
+    """Write into .hydra what the first start in a folder was asked; a later one changes nothing.
+
+    Hydra itself would write it before anybody looked whether the folder is free, and anew for each
+    command, also for one whose settings are then refused.
+    """
+    folder = run_dir / ASKED_NAME
+    if (run_dir / CONFIG_NAME).is_file() and folder.is_dir():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"config": tree, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
+    for name, part in parts.items():
+        OmegaConf.save(part, folder / f"{name}.yaml")

@@ -1,0 +1,48 @@
+"""What can be known of a run before it is sent somewhere: that it is possible at all."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from kdwatts.config import Config, check
+from kdwatts.pipeline import Node, check_models, plan
+from kdwatts.planning.fits import check_memory
+from kdwatts.store import Store
+
+
+def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
+    """The stages of a run that `ranks` of another launch will make, seen from this machine.
+
+    Raises as a plan or the run itself would, for choices that so many ranks cannot have, a card
+    that is too small for what is left to build, or a model that cannot be read for it. Neither
+    cards nor hubs are asked.
+    """
+    check(config, ranks=ranks)
+    nodes, store = plan(config, []), Store(Path(config.store_dir))
+    missing = {node.name for node in nodes if not store.find(node.stage, node.key)}
+    makers = {
+        "teacher": {"teacher"},
+        "writing": {"generate"} if config.paradigm.text == "teacher" else {"distill"},
+        "training": {"distill"},
+        "evaluation": {"evaluate_teacher", "inference_teacher"},
+    }
+    parts = [part for part, stages in makers.items() if stages & missing]
+    check_memory(config, ranks=ranks, parts=parts)
+    check_models(_as_on_disk(config), missing)
+    return nodes
+
+
+def _as_on_disk(config: Config) -> Config:
+    """The same with models as this disk can tell: none in few bits, which takes the card, and none
+    of a hub that may be asked; one that may not is in the cache or is not to be had."""
+    from huggingface_hub import constants
+
+    from kdwatts.models.load import local_dir
+
+    asked = copy.deepcopy(config)
+    for source in filter(None, (asked.model.student, asked.model.teacher)):
+        source.quantization = None
+        if source.path and local_dir(source.path) is None and not constants.HF_HUB_OFFLINE:
+            source.path = None
+    return asked

@@ -1,0 +1,236 @@
+"""A call of sbatch: what it is asked, what of its answer is told, and that no job is lost by it.
+
+Submitit writes the script and runs the job. The call is ours: from the moment that sbatch has taken
+a job until it is noted nothing may end this process, and an error in between takes the job back.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import OmegaConf
+
+from kdwatts import interrupt, jobs
+from kdwatts.refusal import in_one_sentence
+from kdwatts.schema.sbatch import SETTINGS, option_name
+
+log = logging.getLogger(__name__)
+
+SRUN_ARGUMENTS = ["--kill-on-bad-exit=1"]
+"""A rank that dies ends the others, which would wait for it, GPUs in hand, until the time limit."""
+
+BLAMED = (
+    (r"account|association", ("account", "partition"), "`sacctmgr show associations` lists them"),
+    (r"partition", ("partition",), "`sinfo` lists those of this cluster"),
+    (r"qos|policy", ("qos", "account", "time"), "`sacctmgr show qos` has their limits"),
+    (r"time limit|--time", ("time",), "`sinfo --format='%P %l'` lists the partitions' limits"),
+    (r"gres|generic resource|gpu", ("gres",), "`sinfo --format='%P %G'` lists what nodes have"),
+    (r"feature|constraint", ("constraint",), "`sinfo --format='%P %f'` lists nodes' features"),
+    (r"memory", ("mem",), "`sinfo --format='%P %m'` lists MB of nodes, null is the default"),
+    (r"processors|cpu", ("cpus-per-task",), "`sinfo --format='%P %c'` lists CPUs of nodes"),
+    (
+        r"node configuration",
+        ("gres", "mem", "cpus-per-task", "constraint"),
+        "`sinfo --format='%P %G %m %c %f'` lists what nodes have",
+    ),
+    (r"array", ("array",), "send fewer runs in a sweep"),
+    (r"node name", ("nodelist", "exclude"), "`sinfo --Node` lists them"),
+    (r"unable to contact", (), "run the same command again when it answers"),
+)
+"""What sbatch says, the options that it may mean, and how to find what it takes."""
+
+UNSURE = re.compile(r"timed out|zero bytes", re.IGNORECASE)
+"""Words of an sbatch that heard no answer: the controller may have taken the job all the same."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError for a folder of logs in which Slurm would read a pattern.
+
+    `folder` is that of the sweep, absolute: a letter of a folder above it counts, too.
+    """
+    found = [letter for letter in str(folder) if letter in "%\\" or ord(letter) < 32]
+    if found:
+        raise ValueError(
+            f"hydra.sweep.dir={str(folder)!r} has {found[0]!r} in it, which Slurm reads as a "
+            "pattern in the names of its logs; give a folder without %, backslash or line break"
+        )
+
+
+def executor(
+    params: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    setup: Sequence[str],
+    after: Iterable[str],
+) -> Any:
+    """What submits to Slurm with the launcher's parameters, to begin when jobs `after` are done.
+
+    `extra` are a site's options of sbatch, `setup` its commands before the run. Raises ValueError
+    for an option that is given twice.
+    """
+    import submitit
+
+    params = {**params, "setup": [*setup, *(params["setup"] or ())] or None}
+    given = {option_name(key): value for key, value in extra.items() if value is not None}
+    more = params["additional_parameters"]
+    theirs = {option_name(key): f"hydra.launcher.{key}" for key, value in params.items() if value}
+    theirs |= {option_name(key): f"hydra.launcher.additional_parameters.{key}" for key in more}
+    for name in given.keys() & theirs:
+        raise ValueError(
+            f"cluster.extra.{name}={given[name]} and {theirs[name]} both speak of sbatch's "
+            f"--{name}; give one of them"
+        )
+    options = {**more, **given}
+    if ids := sorted(set(after)):
+        asked = [options["dependency"]] if "dependency" in options else []
+        options["dependency"] = ",".join([*asked, f"afterok:{':'.join(ids)}"])
+    if "dependency" in options:  # Else a job that can never begin is waited for, for ever.
+        options["kill-on-invalid-dep"] = "yes"
+    made = submitit.AutoExecutor(
+        folder=params.pop("submitit_folder"),
+        cluster="slurm",
+        slurm_max_num_timeout=params.pop("max_num_timeout"),
+    )
+    general = set(OmegaConf.structured(BaseQueueConf))
+    params |= {"additional_parameters": options, "srun_args": SRUN_ARGUMENTS}
+    made.update_parameters(
+        **{name if name in general else f"slurm_{name}": value for name, value in params.items()}
+    )
+    return made
+
+
+def send(
+    made: Any, calls: Sequence[tuple[Any, ...]], what: str, note: Callable[[list[str]], None]
+) -> None:
+    """Have Slurm call these, each a function and its arguments: one as a job, several as an array.
+
+    `note` is told their ids as soon as sbatch has said them. Raises RuntimeError, in which is
+    `what` was to be sent, where nothing is in the queue, or what is in it is not ours to wait for.
+    """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    slurm = made._executor
+    top = JobPaths.get_first_id_independent_folder(slurm.folder)
+    top.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    script = top / f".submission_file_{token}.sh"
+    pickles = [top / f"{token}-{number}.pkl" for number in range(len(calls))]
+    if len(calls) > 1:
+        slurm.parameters["map_count"] = len(calls)
+    try:
+        for call, pickle in zip(calls, pickles, strict=True):
+            delayed = DelayedSubmission(*call)
+            delayed.set_timeout(slurm.parameters["time"], slurm.max_num_timeout)
+            delayed.dump(pickle)
+        text = slurm._make_submission_file_text(slurm._submitit_command_str, token)
+        script.write_text(text, "utf-8", "surrogateescape")
+        with interrupt.deferred():
+            job = _sbatch(script, what, slurm.parameters)
+            ids = [f"{job}_{k}" for k in range(len(calls))] if len(calls) > 1 else [job]
+            try:
+                note(ids)
+                for number, pickle in zip(ids, pickles, strict=True):
+                    JobPaths(slurm.folder, number).move_temporary_file(pickle, "submitted_pickle")
+                JobPaths(slurm.folder, job).move_temporary_file(script, "submission_file")
+            except BaseException as error:
+                raise RuntimeError(_taken_back(job, what, error)) from error
+    finally:
+        for path in (script, *pickles):
+            path.unlink(missing_ok=True)
+    if interrupt.requested():
+        raise KeyboardInterrupt  # It came while sbatch was at it; the job is noted.
+
+
+def _sbatch(script: Path, what: str, parameters: Mapping[str, Any]) -> str:
+    """The job as which sbatch took a script. Raises RuntimeError, in its words and our settings."""
+    # In a session of its own: Ctrl-C may not end it between Slurm's word and ours.
+    done = subprocess.run(
+        ["sbatch", str(script)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    said = re.search(r"\bjob (\d+)", done.stdout)
+    if done.returncode == 0 and said:
+        return said[1]
+    if done.returncode == 0:
+        raise RuntimeError(
+            f"sbatch was given {what} and names no job in its answer {done.stdout.strip()!r}; "
+            "whether it is in the queue is not known: look with `squeue --me`, and end it there "
+            "with scancel before you send it again"
+        )
+    raise RuntimeError(refusal(what, done.stderr, parameters))
+
+
+def refusal(what: str, words: str, parameters: Mapping[str, Any]) -> str:
+    """What sbatch said when it took nothing, with the settings of ours that it may mean."""
+    lines = [re.sub(r"^sbatch: (error: |fatal: )?", "", line) for line in words.split("\n")]
+    lines = [line.removeprefix("Batch job submission failed: ").strip() for line in lines]
+    found = "; ".join(line for line in lines if line and not line.startswith("Try ")) or "nothing"
+    if UNSURE.search(found):
+        return (
+            f"sbatch could not ask Slurm to take {what} ({found}); whether it is in the queue is "
+            "not known: look with `squeue --me`, and run the same command again"
+        )
+    asked, remedy = _asked(found, parameters)
+    said = f"sbatch refuses {what}, nothing of it is sent ({found}); {remedy}"
+    return f"{asked}: {said}" if asked else said
+
+
+def _asked(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
+    """The settings that words of sbatch may mean, with their values, and what to do about them."""
+    extra = dict(parameters.get("additional_parameters") or {})
+    ours = {"requeue", "dependency", "kill-on-invalid-dep"}
+    options = {
+        **{option_name(key): value for key, value in parameters.items()},
+        "array": parameters.get("map_count"),
+        **{name: value for name, value in extra.items() if name not in ours},
+    }
+    lower = found.lower()
+    blamed = [(name, remedy) for words, name, remedy in BLAMED if re.search(words, lower)]
+    named = [name for name in extra if name not in ours and _stem(name).search(lower)]
+    remedy = "correct it, or leave it out"
+    if not named and blamed:
+        names, remedy = blamed[0]
+        named = [name for name in names if options.get(name) is not None] or names[:1]
+    elif not named:
+        named = [name for name in SETTINGS if options.get(name) is not None]
+        remedy = "correct what it means"
+    said = []
+    for name in named:
+        setting = f"cluster.extra.{name}" if name in extra else SETTINGS.get(name, f"--{name}")
+        value = options.get(name)
+        said.append("the sweep" if name == "array" else f"{setting}={_in_our_unit(name, value)}")
+    return " ".join(said), remedy
+
+
+def _stem(name: str) -> re.Pattern[str]:
+    """An option's name as sbatch has it in a sentence: licenses as license."""
+    return re.compile(rf"\b{re.escape(name.rstrip('s'))}")
+
+
+def _in_our_unit(name: str, value: Any) -> Any:
+    """A value of sbatch as our setting has it."""
+    if value is None:
+        return "null"
+    return str(value).removesuffix("GB") if name == "mem" else value
+
+
+def _taken_back(job: str, what: str, error: BaseException) -> str:
+    reason = in_one_sentence(error)
+    if jobs.cancel(job):
+        return (
+            f"sbatch took {what} as job {job}, which could not be noted ({reason}) and is "
+            "cancelled; see to that, and run the same command again"
+        )
+    return (
+        f"sbatch took {what} as job {job}, which could not be noted ({reason}), and scancel fails: "
+        f"it is in the queue and nobody waits for it; end it with `scancel {job}`"
+    )

@@ -1,0 +1,123 @@
+"""The code that a stage's options name, by the option that names it.
+
+A key of a stage holds settings, and with them the name of a divergence, not what it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kdwatts.code import code_key
+from kdwatts.config import Config
+from kdwatts.losses.attention import attention_loss
+from kdwatts.losses.feature import DISTANCES
+from kdwatts.losses.relational import group_loss, mean_pool, relational_loss
+from kdwatts.losses.response import DIVERGENCES
+from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
+from kdwatts.losses.universal import universal_term
+from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
+from kdwatts.models.layers import LAYER_MAPS
+from kdwatts.schema import Feature, Relational, Response
+from kdwatts.teacher.generate import uniform_draws, write_text
+from kdwatts.teacher.record import encode_rows
+from kdwatts.teacher.signals import compute_signals
+from kdwatts.teacher.universal import universal_signals
+from kdwatts.training.projectors import PROJECTORS, project
+from kdwatts.training.rollout import with_text
+
+Named = dict[str, tuple[Any, ...]]
+"""Option, as it is given on the command line, to the functions that it names."""
+
+LEVELS = {
+    "sequence": (mean_pool, relational_loss),
+    "token": (group_loss,),
+    "attention": (attention_loss,),
+}
+SUPPORTS = {"top_k": (top_k_term,), "sampled": (sampled_term,)}
+WRITING = (write_text, uniform_draws)
+
+
+def code_keys(stage: str, config: Config) -> dict[str, str | None]:
+    """Option to the key of the code that it names in that stage; None where it cannot be read.
+
+    Raises ValueError for such code where store.code=strict asks for its key.
+    """
+    named = NAMED[stage](config) if stage in NAMED else {}
+    keys = {option: code_key(*functions) for option, functions in named.items()}
+    unread = [option for option, key in keys.items() if key is None]
+    if unread and config.store.code == "strict":
+        raise ValueError(
+            f"store.code=strict needs the source of what {unread[0]} names, and there is no file "
+            "to read it from; install kdwatts with its sources or set store.code=warn"
+        )
+    return keys
+
+
+def _of_distill(config: Config) -> Named:
+    paradigm = config.paradigm
+    named: Named = {}
+    if paradigm.ce:
+        named["paradigm.ce"] = (cross_entropy_term,)
+    if paradigm.response:
+        named |= _of_response(paradigm.response)
+    if paradigm.feature:
+        named |= _of_feature(paradigm.feature)
+    if paradigm.relational:
+        named |= _of_relational(paradigm.relational)
+    if paradigm.needs_signals and paradigm.teacher == "online":
+        one = config.model.one_vocabulary
+        named["paradigm.teacher=online"] = (compute_signals if one else universal_signals,)
+    if paradigm.text == "student":
+        named["paradigm.text=student"] = (*WRITING, with_text)
+    return named
+
+
+def _of_response(response: Response) -> Named:
+    if response.support != "dense":
+        return {f"paradigm.response.support={response.support}": SUPPORTS[response.support]}
+    name = response.divergence
+    functions = {**DIVERGENCES, "universal": universal_term}
+    return _from("paradigm.response.divergence", name, functions)
+
+
+def _of_feature(feature: Feature) -> Named:
+    named = _from("paradigm.feature.distance", feature.distance, DISTANCES)
+    if feature.projector != "none":
+        named |= _from("paradigm.feature.projector", feature.projector, PROJECTORS, project)
+    if feature.layers == "cka":
+        named["paradigm.feature.layers=cka"] = (unbiased_gram, cka_table, best_pairs)
+    elif feature.layers != "explicit":
+        named |= _from("paradigm.feature.layers", feature.layers, LAYER_MAPS)
+    return named
+
+
+def _from(option: str, name: str, functions: Mapping[str, Any], *more: Any) -> Named:
+    """What `option=name` names. Raises ValueError where the schema knows the name alone."""
+    if name not in functions:
+        raise ValueError(
+            f"{option}={name} is in the schema and names no function; add one to the dictionary "
+            f"that has {', '.join(functions)}"
+        )
+    return {f"{option}={name}": (functions[name], *more)}
+
+
+def _of_relational(relational: Relational) -> Named:
+    return {f"paradigm.relational.level={relational.level}": LEVELS[relational.level]}
+
+
+def _of_teacher(config: Config) -> Named:
+    del config
+    return {"paradigm.teacher=cached": (compute_signals, encode_rows)}
+
+
+def _of_generate(config: Config) -> Named:
+    del config
+    return {"paradigm.text=teacher": WRITING}
+
+
+NAMED: dict[str, Callable[[Config], Named]] = {
+    "distill": _of_distill,
+    "teacher": _of_teacher,
+    "generate": _of_generate,
+}

@@ -1,0 +1,143 @@
+"""What a process does once, done before its meter opens a window.
+
+A library is imported, and finds its way around, the first time that it is used. The first run of a
+sweep would pay some joules for it that those after it do not, and a run by itself all of them: the
+same run would cost by its place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from kdwatts.config import Config
+from kdwatts.data.rows import kind_of, local_files
+from kdwatts.evaluation.checks import check_known
+from kdwatts.evaluation.lm_eval import fetch_data
+from kdwatts.evaluation.lm_tasks import harness
+from kdwatts.models.load import load_model, pair_tokenizer
+from kdwatts.schema import Architecture, EvalTask, Lora, ModelSource
+from kdwatts.stages.evaluate import task_sources
+from kdwatts.stages.shards import parts_of
+from kdwatts.training.lora import add_adapters, merge_adapters
+from kdwatts.training.optim import make_optimizer
+from kdwatts.training.parallel import rank
+from kdwatts.training.precision import autocast
+
+
+def get_ready(config: Config, stages: Collection[str]) -> None:
+    """Use once, on next to nothing, what building these stages uses; the CPU alone is asked.
+
+    Raises as `load_tokenizer` does where the pair's tokenizer cannot be read.
+    """
+    if not stages:
+        return
+    teacher, training = config.model.teacher, config.training
+    pair_tokenizer(config.model)
+    if "shards" in stages:
+        _import_readers(config)
+    if set(stages) - {"shards", "contamination"}:
+        for source in [config.model.student, *([teacher] if teacher else [])]:
+            _rehearse(source.architecture.family, training.precision)
+        if teacher and teacher.path:
+            with suppress(OSError, ValueError, KeyError):  # Told by who cannot do without it.
+                pair_tokenizer(config.model, teacher.path)
+    if "distill" in stages:
+        # With a card nothing is computed: it is the meter's before it is anybody's.
+        if config.gpu.device == "cpu":
+            _rehearse_training(config.model.student.architecture.family, training.precision)
+        if training.lora:
+            _rehearse_adapters()
+        if training.compile:
+            import_module("torch._inductor.compile_fx")
+    is_dropping = "shards" in stages and config.data.decontaminate.mode == "drop"
+    if is_dropping or {"contamination", "evaluate"} & set(stages):
+        tasks = [task for task in config.eval.tasks if task.harness == "lm_eval"]
+        if tasks:
+            _rehearse_harness()
+            with suppress(ValueError):  # As above.
+                check_known(tasks, task_sources(config))
+
+
+def _import_readers(config: Config) -> None:
+    for part in parts_of(config.data):
+        files = local_files(part.source.path)
+        if files is None:
+            import_module("datasets")
+        elif kind_of(files[0]) == "parquet":
+            import_module("pyarrow.parquet")
+
+
+def _smallest(family: str) -> ModelSource:
+    return ModelSource(
+        architecture=Architecture(
+            family=family,
+            num_layers=1,
+            hidden_size=16,
+            intermediate_size=16,
+            num_heads=1,
+            num_kv_heads=1,
+            head_dim=16,
+            vocab_size=32,
+            tied_head=True,
+            max_positions=32,
+        )
+    )
+
+
+@cache
+def _rehearse(family: str, precision: str) -> None:
+    """Make a model of the family, write it, read it again and have it go on with a text."""
+    source, device = _smallest(family), torch.device("cpu")
+    prompt_BT = torch.ones(1, 4, dtype=torch.int64)
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        made: Any = load_model(source, dtype=torch.float32)
+        made.save_pretrained(folder)
+        if rank() > 0:  # Of several ranks the library has the first one write alone.
+            made.config.save_pretrained(folder)
+            weights = {n: t for n, t in made.state_dict().items() if n != "lm_head.weight"}
+            save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        read = load_model(replace(source, path=folder), dtype=torch.float32)
+        with torch.no_grad(), autocast(precision, device):
+            said = read(input_ids=prompt_BT, use_cache=True)
+            read(input_ids=prompt_BT[:, :1], past_key_values=said.past_key_values, use_cache=True)
+
+
+@cache
+def _rehearse_training(family: str, precision: str) -> None:
+    """One step of a model of the family."""
+    with torch.random.fork_rng(devices=[]):
+        model = load_model(_smallest(family), dtype=torch.float32).train()
+        optimizer = make_optimizer([model], weight_decay=0.0, betas=(0.9, 0.95))
+        ids_BT = torch.ones(1, 4, dtype=torch.int64)
+        with autocast(precision, torch.device("cpu")):
+            loss = model(input_ids=ids_BT, labels=ids_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@cache
+def _rehearse_adapters() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = load_model(_smallest("llama"), dtype=torch.float32)
+        add_adapters(model, Lora(), seed=0)
+        merge_adapters(model)
+
+
+@cache
+def _rehearse_harness() -> None:
+    """Import the harness and have it read a task that ships with the package."""
+    for module in ("lm_eval", "lm_eval.evaluator", "lm_eval.models.huggingface"):
+        harness(module)
+    fetch_data(EvalTask("tiny:word_order", primary_metric="acc"))

@@ -1,0 +1,58 @@
+"""What is printed reaches any terminal; a command ends quietly once nobody reads it any more."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_UNREAD = 128 + signal.SIGPIPE
+"""What a shell says of a tool that ended for want of a reader."""
+
+
+def print_anywhere() -> None:
+    """Let stdout and stderr take every text: `±` is `\\xb1` where the encoding is ASCII.
+
+    Without it a line of a finished run ends its command with a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def until_unread() -> Iterator[None]:
+    """Flush stdout at the end, and end without a word once nobody reads it any more.
+
+    An exit code that says of a failure stays what it is.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]
+        if not unread:
+            raise  # It was another pipe that broke.
+        for stream in unread:
+            # What is buffered for it would else be tried again, and told, as Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        ended = error.__context__
+        failed = isinstance(ended, SystemExit) and ended.code
+        sys.exit(ended.code if isinstance(ended, SystemExit) and failed else EXIT_UNREAD)
+
+
+def is_unread(stream: object) -> bool:
+    """Whether a stream is a pipe without a reader."""
+    try:
+        descriptor = stream.fileno()  # pyright: ignore[reportAttributeAccessIssue]
+    except (AttributeError, OSError, ValueError):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,0 +1,84 @@
+"""Folders at any depth, linked ones too, each once; none that holds records goes unsaid."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MARKERS = ("config.yaml", "status.json")
+"""Either file, or a `.hydra` folder, makes a folder a run folder."""
+_OWN = ("status.json", ".hydra")
+"""What makes one inside a run another run: a run holds models too, and what they are made with."""
+
+FOREIGN = ("telemetry.jsonl", "eval.json", "ept.json")
+"""Records of other software, plain or as .gz, which `import` reads."""
+_NO_RUN = ("artifact.json", "summary.json")
+"""In each folder of a store, whose records the runs tell, and of a command under a meter."""
+
+
+@dataclass
+class Found:
+    """What lies at or below a folder."""
+
+    runs: dict[str, Path] = field(default_factory=dict)
+    """Real path to the path by which the run was met."""
+    left_out: list[str] = field(default_factory=list)
+    """A sentence about each folder of records that is not read, and each link to nothing."""
+
+
+def folders_below(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder at or below `directory` with its folders' and files' names, sorted.
+
+    Linked folders come after all that lie here, and none comes twice. Names that begin with a dot
+    are met but not entered. Raises OSError for a folder that may not be read.
+    """
+    tops, seen = deque([directory.resolve()]), set()
+    while tops:
+        for path, folders, files in os.walk(tops.popleft(), onerror=_refuse):
+            if (real := os.path.realpath(path)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            yield Path(path), sorted(folders), sorted(files)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links = (Path(path, name) for name in folders)
+            tops.extend(link for link in links if link.is_symlink())
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def survey(directory: Path) -> Found:
+    """Runs at or below a directory, and what of it is not read; none is no error.
+
+    Inside a run only a folder with `.hydra` or status.json is another run.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
+    found, inside = Found(), set()
+    for path, folders, files in folders_below(directory):
+        is_inside = path.parent in inside
+        marks = _OWN if is_inside else (*MARKERS, ".hydra")
+        if is_run := not {*folders, *files}.isdisjoint(marks):
+            found.runs[os.path.realpath(path)] = path
+        if is_run or is_inside:
+            inside.add(path)
+            continue
+        if (holds_foreign(files) or "stages.jsonl" in files) and not {*files} & {*_NO_RUN}:
+            found.left_out.append(
+                f"{path}: records without a run's .hydra, config.yaml or status.json; those of "
+                "other software are read in by python -m multirun_analysis import"
+            )
+        dangling = [path / name for name in files if not (path / name).exists()]
+        found.left_out += [f"{link}: a link to {os.readlink(link)}, which is not there"
+                           for link in dangling if link.is_symlink()]  # fmt: skip
+    return found
+
+
+def holds_foreign(files: list[str]) -> bool:
+    """Whether any of these files is a record that `import` reads."""
+    return any(f"{name}{end}" in files for name in FOREIGN for end in ("", ".gz"))

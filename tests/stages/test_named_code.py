@@ -1,0 +1,188 @@
+"""Which code a run's stages record, and what becomes of an artifact whose code changed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from torch import Tensor
+
+from kdwatts.artifact import ARTIFACT_NAME
+from kdwatts.cli import run_in
+from kdwatts.config import Config, to_config
+from kdwatts.fingerprint import stage_key
+from kdwatts.hardware import resolve_gpu
+from kdwatts.losses.feature import DISTANCES
+from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
+from kdwatts.losses.rows import plain
+from kdwatts.paths import conf_dir
+from kdwatts.pipeline import Node, plan
+from kdwatts.preflight import compose
+from kdwatts.records import read_json, write_json
+from kdwatts.stages import distill
+from kdwatts.stages.named_code import NAMED, code_keys
+
+DENSE = ("paradigm=response", "paradigm.teacher=online", "paradigm.response.support=dense")
+OPTION = "paradigm.response.divergence=forward_kl"
+
+
+def tree_of(*overrides: str) -> DictConfig:
+    return resolve_gpu(compose(["training=smoke", "gpu=cpu", "eval=none", *overrides]), [])
+
+
+def config_of(*overrides: str) -> Config:
+    return to_config(tree_of(*overrides))
+
+
+def nodes_of(*overrides: str) -> dict[str, Node]:
+    return {node.name: node for node in plan(config_of(*overrides), [])}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "options"),
+    [
+        (["paradigm=sft"], "distill", ["paradigm.ce"]),
+        (["paradigm=response"], "distill", ["paradigm.ce", "paradigm.response.support=top_k"]),
+        (["paradigm=response"], "teacher", ["paradigm.teacher=cached"]),
+        (DENSE, "distill", ["paradigm.ce", OPTION, "paradigm.teacher=online"]),
+        (
+            ["paradigm=feature"],
+            "distill",
+            [
+                "paradigm.ce",
+                "paradigm.feature.distance=normalized_mse",
+                "paradigm.feature.projector=linear",
+                "paradigm.feature.layers=uniform",
+                "paradigm.teacher=online",
+            ],
+        ),
+        (
+            ["paradigm=on_policy"],
+            "distill",
+            [
+                "paradigm.response.divergence=jsd",
+                "paradigm.teacher=online",
+                "paradigm.text=student",
+            ],
+        ),
+        (["paradigm=sft"], "shards", []),
+    ],
+)
+def test_a_stage_names_the_code_of_its_own_options_alone(
+    overrides: list[str], stage: str, options: list[str]
+):
+    found = code_keys(stage, config_of(*overrides))
+    assert list(found) == options
+    assert all(found.values())
+
+
+def test_every_option_that_ships_names_code_that_can_be_read():
+    for path in (conf_dir() / "paradigm").glob("*.yaml"):
+        config = config_of(f"paradigm={path.stem}")
+        assert all(all(code_keys(stage, config).values()) for stage in NAMED)
+
+
+def test_a_name_of_the_schema_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(DISTANCES, "normalized_mse")
+    message = "paradigm.feature.distance=normalized_mse is in the schema and names no function; add"
+    with pytest.raises(ValueError, match=message):
+        nodes_of("paradigm=feature")
+
+
+def test_by_default_code_is_in_no_key(monkeypatch: pytest.MonkeyPatch):
+    before = nodes_of(*DENSE)["distill"]
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", reverse_kl)
+    after = nodes_of(*DENSE)["distill"]
+    assert before.key == after.key and before.code != after.code
+    assert "code" not in before.settings
+    # As it was before code had keys.
+    asked = {**distill.settings(config_of(*DENSE)), "hardware": before.settings["hardware"]}
+    parents = list(before.parents.values())
+    assert before.key == stage_key("distill", distill.VERSION, asked, parents)
+
+
+@pytest.mark.parametrize("name", [*DIVERGENCES, "universal"])
+def test_only_divergences_whose_slopes_changed_have_another_key_than_before(name: str):
+    asked = distill.settings(config_of(*DENSE, f"paradigm.response.divergence={name}"))
+    assert ("divergence_revision" in asked) == (name in ("total_variation", "universal"))
+
+
+def test_strict_puts_code_into_the_keys_of_what_it_builds_and_of_what_stands_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    asked = (*DENSE, "store.code=strict", "until=inference", "eval=tiny")
+    before = nodes_of(*asked)
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", reverse_kl)
+    after = nodes_of(*asked)
+    changed = {name for name in before if before[name].key != after[name].key}
+    assert changed == {"distill", "evaluate_student", "inference_student"}
+
+
+def test_strict_refuses_code_without_a_source(monkeypatch: pytest.MonkeyPatch):
+    space: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def own(block, weight, *, temperature):\n    return block\n", space)
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", space["own"])
+    assert nodes_of(*DENSE)["distill"].code[OPTION] is None
+    with pytest.raises(ValueError, match=r"store.code=strict needs the source of what paradigm\."):
+        nodes_of(*DENSE, "store.code=strict")
+
+
+def test_an_unknown_rule_for_code_is_refused():
+    with pytest.raises(
+        ValueError, match=r"store.code=loose is unknown; choose one of warn, strict"
+    ):
+        config_of("store.code=loose")
+
+
+def test_a_student_that_other_code_built_is_reused_under_one_warning_or_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="kdwatts")
+
+    def run(name: str, *overrides: str) -> list[str]:
+        """What the run says of the student, warnings marked."""
+        caplog.clear()
+        tree = tree_of(f"store_dir={tmp_path}/store", "until=distill", *DENSE, *overrides)
+        (tmp_path / name).mkdir()
+        run_in(tmp_path / name, tree)
+        said = [
+            f"{record.levelname} {record.getMessage()}"
+            for record in caplog.records
+            if record.name == "kdwatts.pipeline"
+        ]
+        return [line for line in said if "distill:" in line]
+
+    (built,) = run("first")
+    assert built.startswith("INFO distill: built")
+    (record,) = [read_json(path) for path in tmp_path.glob(f"store/distill/*/{ARTIFACT_NAME}")]
+    first = record["code"][OPTION]
+    assert run("again")[0].startswith("INFO distill: reused")
+
+    def thrice(student_nV: Tensor, teacher_nV: Tensor, *, temperature: float) -> Tensor:
+        gap_nV = student_nV.log_softmax(-1) - teacher_nV.log_softmax(-1)
+        return -3 * (gap_nV * teacher_nV.softmax(-1)).sum(-1)
+
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", plain(thrice))
+    second = code_keys("distill", config_of(*DENSE))[OPTION]
+    warning, reused = run("other")
+    assert warning.startswith(
+        f"WARNING distill: {record['key']} was built by other code: the code of {OPTION} was "
+        f"{first} and is {second}; run with store.code=strict, or delete "
+    )
+    assert reused.startswith("INFO distill: reused")
+    (built,) = run("strict", "store.code=strict")
+    assert built.startswith("INFO distill: built")
+
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", forward_kl)
+    (reused,) = run("back")
+    assert reused.startswith("INFO distill: reused")
+    # An artifact from before code had keys says nothing.
+    path = tmp_path / "store" / "distill" / record["key"] / ARTIFACT_NAME
+    del record["code"]
+    write_json(path, record)
+    monkeypatch.setitem(DIVERGENCES, "forward_kl", plain(thrice))
+    (reused,) = run("old")
+    assert reused.startswith("INFO distill: reused")

@@ -1,0 +1,169 @@
+"""Whatever a library raises or says, sampling goes on; and what ends it is a reason in windows."""
+
+import json
+import logging
+import math
+import time
+from functools import partial
+
+import psutil
+import pytest
+
+from kdwatts.records import read_jsonl
+from kdwatts.schema import Telemetry
+from kdwatts.telemetry import host, sampler
+from kdwatts.telemetry.energy import Reading, Sensor
+from kdwatts.telemetry.host import Clocks
+from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.sampler import Sampler
+
+OFTEN = Telemetry(interval_s=0.02, slow_interval_s=0.04, rapl_root="/nowhere", cpu_estimate="tdp")
+
+
+def rows_of(out_dir, kind: str) -> list[dict]:
+    rows = list(read_jsonl(out_dir / "telemetry.jsonl"))
+    return [row for row in rows if row["device_kind"] == kind]
+
+
+def spanned_s(rows: list[dict]) -> float:
+    return rows[-1]["monotonic_s"] - rows[0]["monotonic_s"]
+
+
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("no clock"), OSError(2, "gone"), ValueError("'' is no number")]
+)
+def test_a_cpu_clock_that_cannot_be_read_is_null_and_costs_nothing_else(
+    error, monkeypatch, tmp_path
+):
+    def cpu_freq() -> None:
+        raise error
+
+    monkeypatch.setattr(psutil, "cpu_freq", cpu_freq)
+    assert host.clock_mhz() is None
+    with Meter(tmp_path, OFTEN, use_gpus=False):
+        time.sleep(0.3)
+    rows = rows_of(tmp_path, "host")
+    assert spanned_s(rows) > 0.2
+    assert {(row["cpu_clock_mhz"], row["error"]) for row in rows} == {(None, None)}
+    assert all(row["memory_used_gib"] > 0 for row in rows)
+
+
+def test_one_quantity_of_the_host_that_fails_does_not_cost_the_others(monkeypatch, tmp_path):
+    def memory() -> None:
+        raise RuntimeError("no /proc/meminfo")
+
+    monkeypatch.setattr(host, "memory_used_gib", memory)
+    with Meter(tmp_path, OFTEN, use_gpus=False):
+        time.sleep(0.2)
+    rows = rows_of(tmp_path, "host")
+    assert {row["error"] for row in rows} == {"RuntimeError: no /proc/meminfo"}
+    assert {row["memory_used_gib"] for row in rows} == {None}
+    assert all(row["process_cpu_s"] > 0 for row in rows)
+
+
+def a_probe(read) -> Probe:
+    sensor = Sensor("gpu", "GPU-0", "nvml_samples", 70.0, delta_s=0.02, max_gap_s=0.06)
+    return Probe(sensor, 0, read, read)
+
+
+def sampled(tmp_path, probe: Probe, **changes) -> list[dict]:
+    journal = Journal(tmp_path / "telemetry.jsonl")
+    thread = Sampler(
+        [probe], Clocks(), journal, attempt=1, interval_s=0.02, slow_interval_s=0.02, **changes
+    )
+    thread.start()
+    time.sleep(0.25)
+    thread.stop()
+    journal.close()
+    assert thread.ended is None
+    return list(read_jsonl(tmp_path / "telemetry.jsonl"))
+
+
+@pytest.mark.parametrize("error", [KeyError("power"), TypeError("None"), MemoryError()])
+def test_a_device_that_raises_what_nobody_foresaw_is_rows_with_that_error(error, tmp_path):
+    answers = iter([60.0, error, error])
+
+    def read() -> Reading:
+        answer = next(answers, 60.0)
+        if isinstance(answer, Exception):
+            raise answer
+        return Reading(time.monotonic(), None, answer)
+
+    rows = [row for row in sampled(tmp_path, a_probe(read)) if row["device_kind"] == "gpu"]
+    assert [row["power_w"] for row in rows[:4]] == [60, None, None, 60]
+    assert [row["error"] is None for row in rows[:4]] == [True, False, False, True]
+    assert len(rows) > 5
+
+
+def test_a_tick_that_fails_as_a_whole_is_a_row_and_the_next_one_follows(tmp_path, caplog):
+    fails = iter([None, ZeroDivisionError("look"), ZeroDivisionError("look")])
+
+    def look() -> None:
+        if error := next(fails, None):
+            raise error
+
+    # Asked anew at each slow tick: its cost is none.
+    probe = a_probe(lambda: Reading(time.monotonic(), None, 60.0))
+    journal = Journal(tmp_path / "telemetry.jsonl")
+    thread = Sampler([probe], Clocks(), journal, attempt=1, interval_s=0.02, slow_interval_s=0.02)
+    thread._look = look  # pyright: ignore[reportAttributeAccessIssue]
+    thread.start()
+    time.sleep(0.3)
+    thread.stop()
+    journal.close()
+    rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
+    errors = [row["error"] for row in rows if row["error"]]
+    assert errors == ["ZeroDivisionError: look"] * 2
+    assert sum(row["device_kind"] == "gpu" for row in rows) > 5
+    assert [r.message for r in caplog.records if "a tick failed" in r.message] == [
+        "telemetry: a tick failed (ZeroDivisionError: look); sampling goes on"
+    ]
+
+
+def test_what_ends_the_thread_is_a_reason_of_every_window_after_it(monkeypatch, tmp_path, caplog):
+    def tick(*_, slow: bool) -> None:
+        raise SystemExit("a library ended the thread")
+
+    with Meter(tmp_path, OFTEN, use_gpus=False) as meter:
+        with meter.window("before") as before:
+            time.sleep(0.1)
+        with meter.window("around") as around:
+            monkeypatch.setattr(meter._sampler, "_tick", tick)
+            time.sleep(0.2)
+        with meter.window("after") as after:
+            pass
+    said = "sampling ended: SystemExit: a library ended the thread"
+    assert before.row and around.row and after.row and meter.row
+    assert "cpu" not in before.row.reason
+    for row in (around.row, after.row, meter.row):
+        assert all(said in row.reason[kind] for kind in ("gpu", "cpu", "dram"))
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("wrong_w", [4294967.295, 0.0, math.nan, math.inf])
+def test_an_impossible_power_is_null_in_the_trace_beside_what_the_card_said(wrong_w, tmp_path):
+    probe = a_probe(lambda: Reading(time.monotonic(), None, wrong_w, wrong_w))
+    rows = [row for row in sampled(tmp_path, probe) if row["device_kind"] == "gpu"]
+    assert {row["power_w"] for row in rows} == {row["power_average_w"] for row in rows} == {None}
+    told = {row["refused_power_w"] for row in rows}
+    assert told == ({wrong_w} if math.isfinite(wrong_w) else {None})
+    assert probe.power_w is None
+
+
+def test_a_reading_of_a_kind_that_json_lacks_costs_no_row(tmp_path):
+    reading = partial(Reading, energy_counter_j=None, power_w=60.0)
+    probe = a_probe(lambda: reading(time.monotonic()))
+    probe.sensor = Sensor("gpu", "GPU-\udcff", "nvml_samples", 70.0, 0.02, 0.06)
+    rows = [row for row in sampled(tmp_path, probe) if row["device_kind"] == "gpu"]
+    assert {row["uuid"] for row in rows} == {"GPU-?"}
+    assert len(rows) > 5
+
+
+def test_the_words_of_an_error_name_its_kind():
+    assert sampler._in_words(KeyError("power")) == "KeyError: 'power'"
+    assert sampler._in_words(MemoryError()) == "MemoryError"
+    assert (
+        json.dumps(sampler._in_words(OSError(2, "gone"))) == '"FileNotFoundError: [Errno 2] gone"'
+    )

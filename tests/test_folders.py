@@ -1,0 +1,132 @@
+"""A run's folder is nobody else's before anything is written into it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kdwatts import guards, manifest
+from kdwatts.folders import claimed, folder_of, fresh_dir, keep_asked
+from kdwatts.overrides import parsed
+from kdwatts.preflight import compose
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def asked(*words: str) -> DictConfig:
+    return compose(words, with_hydra=True)
+
+
+def named(overrides: list[str]) -> Path:
+    (item,) = parsed(overrides)
+    return Path(str(item.value()))
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_two_that_start_in_the_same_second_have_two_folders(
+    is_sweep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = asked()  # Its ${now:} is resolved once: the clock stands still.
+    with (
+        claimed(command, is_sweep=is_sweep) as first,
+        claimed(command, is_sweep=is_sweep) as second,
+    ):
+        folders = [named(first), named(second)]
+        assert all(folder.is_dir() for folder in folders)
+        assert folders[1] == folders[0].with_name(f"{folders[0].name}-2")
+        (folders[0] / "written").touch()
+    assert folders[0].is_dir() and not folders[1].exists()  # An empty one is of no use to anybody.
+    datetime.strptime(folders[0].name, "%H-%M-%S")
+
+
+def test_a_folder_that_is_named_is_taken_as_it_is_with_home_and_variables_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KDWATTS_PLACE", str(tmp_path))
+    command = asked("hydra.run.dir='$KDWATTS_PLACE/100% a=b, it\\'s'")
+    for _ in range(2):
+        with claimed(command, is_sweep=False) as overrides:
+            assert named(overrides) == tmp_path / "100% a=b, it's"
+    assert list(tmp_path.iterdir()) == []
+    assert (
+        folder_of(asked("hydra.run.dir=runs/${hydra:job.name}"), is_sweep=False) == "runs/kdwatts"
+    )
+    with pytest.raises(ValueError, match=r"^hydra\.run\.dir= is empty"):
+        folder_of(asked("hydra.run.dir="), is_sweep=False)
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused_before_anything_is_written(tmp_path: Path):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        manifest.write_status(tmp_path, state="running", stage="distill", attempt=1)
+        manifest.amend_status(tmp_path, pid=other.pid)
+        command = asked(f"hydra.run.dir={tmp_path}")
+        with (
+            pytest.raises(RuntimeError, match=f"is being worked on by pid {other.pid}"),
+            claimed(command, is_sweep=False),
+        ):
+            pass
+    finally:
+        other.communicate(b"\n")
+
+
+def test_many_names_are_tried_until_one_is_free(tmp_path: Path):
+    folders = [fresh_dir(tmp_path / "day" / "12-00-00").name for _ in range(3)]
+    assert folders == ["12-00-00", "12-00-00-2", "12-00-00-3"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from kdwatts.guards import sole_worker
+with sole_worker(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+def test_a_folder_is_held_from_before_its_status_says_so_until_its_process_ends(tmp_path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "held\n"
+    link = tmp_path.with_name(f"{tmp_path.name}-link")
+    link.symlink_to(tmp_path)
+    with (
+        pytest.raises(RuntimeError, match=f"is being worked on by pid {process.pid} "),
+        guards.sole_worker(link),
+    ):
+        pass
+    process.kill()
+    process.communicate()
+    with guards.sole_worker(tmp_path):
+        pass
+
+
+def test_what_the_first_start_was_asked_stays_whatever_a_later_one_asks(tmp_path: Path):
+    before = HydraConfig.instance().cfg
+    for seed in (1, 2):
+        HydraConfig.instance().set_config(asked(f"training.seed={seed}"))
+        hydra: Any = HydraConfig.instance().cfg
+        HydraConfig.instance().cfg = before
+        tree = compose([f"training.seed={seed}"])
+        keep_asked(tmp_path, tree, hydra)
+        OmegaConf.save(tree, tmp_path / "config.yaml")
+    told = {path.stem: OmegaConf.load(path) for path in (tmp_path / ".hydra").iterdir()}
+    assert told["overrides"] == ["training.seed=1"]
+    assert told["config"].training.seed == 1
+    assert told["hydra"].hydra.job.name == "kdwatts"
+    assert set(told) == {"config", "hydra", "overrides"}

@@ -1,0 +1,123 @@
+"""Options of sbatch that a site may add, and its refusals in our settings' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdwatts.sbatch import refusal
+
+
+def test_a_command_that_sends_no_jobs_takes_a_site_s_options_too(configure: Callable[..., Any]):
+    cluster = configure("+cluster.extra={reservation: mine, mail_type: END}").cluster
+    assert cluster.extra == {"reservation": "mine", "mail_type": "END"}
+
+
+def test_an_option_with_a_setting_of_its_own_is_taken_where_that_is_null(
+    configure: Callable[..., Any],
+):
+    assert configure("+cluster.extra.qos=high").cluster.extra == {"qos": "high"}
+    mem = configure("cluster.mem_gb=null", "+cluster.extra.mem-per-cpu=4G").cluster.extra
+    assert mem == {"mem-per-cpu": "4G"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ("cluster.qos=low", "+cluster.extra.qos=high"),
+            "cluster.extra.qos=high and cluster.qos=low both speak of sbatch's --qos; give "
+            "cluster.qos alone",
+        ),
+        (("+cluster.extra.time=60",), "cluster.extra.time=60 and cluster.timeout_min=720 both"),
+        (("+cluster.extra.mem_per_cpu=4G",), "cluster.extra.mem_per_cpu=4G and cluster.mem_gb=64"),
+        (("+cluster.extra.job-name=x",), "cluster.extra.job-name=x and hydra.launcher.name both"),
+        (("+cluster.extra.output=x",), "cluster.extra.output=x and hydra.sweep.dir both"),
+        (("+cluster.extra.parsable=true",), "cluster.extra.parsable=True: with --parsable sbatch"),
+        (("+cluster.extra={--qos: a}",), "cluster.extra has '--qos', which is no long name"),
+        (("+cluster.extra.nodelist=[a,b]",), "cluster.extra.nodelist=['a', 'b'] is no value of"),
+        (("+cluster.extra.exclusive=false",), "cluster.extra.exclusive=False is no value of"),
+        (("+cluster.extra.comment='a\nb'",), r"cluster.extra.comment='a\nb' is more than one line"),
+    ],
+)
+def test_an_option_that_is_ours_or_none_is_refused(
+    overrides: tuple[str, ...], told: str, configure: Callable[..., Any]
+):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        configure(*overrides)
+
+
+ASKED = {
+    "partition": "gpu",
+    "account": "abc",
+    "qos": "long",
+    "gres": "gpu:h100:1",
+    "mem": "64GB",
+    "cpus_per_task": 8,
+    "time": 720,
+    "job_name": "kdwatts",
+    "map_count": 12,
+    "additional_parameters": {"requeue": True, "reservation": "mine", "licenses": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("Batch job submission failed: Invalid partition name specified", "cluster.partition=gpu"),
+        (
+            "Batch job submission failed: Invalid account or account/partition combination "
+            "specified",
+            "cluster.account=abc cluster.partition=gpu",
+        ),
+        (
+            "Batch job submission failed: Invalid qos specification",
+            "cluster.qos=long cluster.account=abc cluster.timeout_min=720",
+        ),
+        ("Invalid generic resource (gres) specification", "cluster.gres=gpu:h100:1"),
+        (
+            "Batch job submission failed: Requested time limit is invalid (missing or exceeds some "
+            "limit)",
+            "cluster.timeout_min=720",
+        ),
+        (
+            "Batch job submission failed: Invalid feature specification",
+            "cluster.constraint=null",
+        ),
+        ("Memory specification can not be satisfied", "cluster.mem_gb=64"),
+        (
+            "Batch job submission failed: Requested node configuration is not available",
+            "cluster.gres=gpu:h100:1 cluster.mem_gb=64 cluster.cpus_per_task=8",
+        ),
+        ("Batch job submission failed: Invalid job array specification", "the sweep"),
+        (
+            "Batch job submission failed: Requested reservation is invalid",
+            "cluster.extra.reservation=mine",
+        ),
+        (
+            "Batch job submission failed: Invalid license specification",
+            "cluster.extra.licenses=x",
+        ),
+    ],
+)
+def test_a_refusal_of_sbatch_names_the_settings_that_it_may_mean(words: str, asked: str):
+    said = refusal("the array of 12 runs", f"sbatch: error: {words}\n", ASKED)
+    found = words.removeprefix("Batch job submission failed: ")
+    start = f"{asked}: sbatch refuses the array of 12 runs, nothing of it is sent ({found}); "
+    assert said.startswith(start) and len(said) > len(start)
+
+
+def test_a_refusal_that_no_setting_explains_names_all_that_was_asked():
+    said = refusal("the run", "sbatch: error: Today is a holiday\n", ASKED)
+    assert said.startswith("cluster.partition=gpu cluster.account=abc cluster.qos=long ")
+    assert "(Today is a holiday)" in said
+
+
+def test_a_controller_that_is_away_is_no_matter_of_settings():
+    words = "Batch job submission failed: Unable to contact slurm controller (connect failure)"
+    assert refusal("the run", f"sbatch: error: {words}\n", ASKED).startswith(
+        "sbatch refuses the run, nothing of it is sent (Unable to contact slurm controller"
+    )

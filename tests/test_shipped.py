@@ -1,0 +1,192 @@
+"""Whatever ships, runs: every option file by its command line, to the end, with fewer tokens.
+
+Nothing else is changed, but for the time: a window of serving lasts 0.05 s in place of 2 s, and one
+run alone waits for idle power. A new option file is run by its name, so it fails here until it runs
+or stands in SET_ASIDE with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from kdwatts import sweep
+from kdwatts.cli import main
+from kdwatts.paths import conf_dir
+from kdwatts.records import read_json, read_jsonl
+
+HUB = "reads the hub"
+CARD = "needs this card; tests/test_hardware.py and the tests marked gpu"
+SET_ASIDE = {
+    **dict.fromkeys(
+        ("data=dolly", "data=fineweb_edu", "data=openhermes", "data=tulu3", "data=tulu3_fineweb"),
+        HUB,
+    ),
+    **dict.fromkeys(("eval=lighteval", "eval=paper", "eval=quick"), HUB),
+    **dict.fromkeys(("experiment=family", "experiment=sizes"), f"{HUB}, and needs an H100"),
+    **dict.fromkeys(
+        (
+            "model=llama31_70b_to_8b",
+            "model=llama31_8b_to_1b",
+            "model=llama31_8b_to_qwen25_1b5",
+            "model=qwen25_72b_to_7b",
+            "model=qwen25_7b_to_0b5",
+            "model=qwen25_7b_to_1b5",
+            "model=qwen25_7b_to_3b",
+        ),
+        f"{HUB}; tests/models/test_pairs.py has them made smaller",
+    ),
+    "model=smollm2_135m_to_81m": "needs `make smollm2`; tests/test_smollm2.py",
+    **dict.fromkeys(
+        (
+            "gpu=a100_40",
+            "gpu=a100_80",
+            "gpu=h100",
+            "gpu=h100_nvl",
+            "gpu=h200",
+            "gpu=l40s",
+            "gpu=rtx4090",
+            "gpu=rtx6000ada",
+        ),
+        CARD,
+    ),
+    "gpu=auto": "takes a card where there is one; tests/test_hardware.py",
+    "hydra/launcher=slurm": "needs a Slurm; tests/slurm",
+}
+
+SHORT = "training.target_tokens=45056"
+"""22 steps of training=tiny: one reading of held-out rows on the way, and one at the end."""
+FEW = (SHORT, "eval.tasks.0.limit=8", "eval.tasks.1.limit=8")
+"""Fewer tokens and questions, which is all that most options are given."""
+FITS = (*FEW, "training.sequence_length=128", "training.target_tokens=16384")
+"""Options for real pairs read longer sequences than the tiny pair does."""
+GIVEN = {
+    "training=default": FITS,
+    "training=fsdp": FITS,  # As one rank; tests/test_ranks_run.py has two.
+    "training=laptop": FITS,
+    "training=lora": (*FITS, "model=tiny_half"),  # For a student that was trained before.
+    "training=smoke": FEW[1:],
+    "model=tiny_teacher": (*FEW, "paradigm=sft"),
+    "eval=none": (SHORT,),
+    "eval=mmlu_dev": (SHORT,),
+    "eval=offline": (*FEW, "eval.tasks.2.limit=8"),
+    # Students of their own: a run that finds all of it in the store measures nothing.
+    "telemetry=default": (*FEW, "training.seed=1", "telemetry.idle_s=10.0"),
+    "telemetry=fine": (*FEW, "training.seed=2"),
+}
+"""What an option is given instead."""
+
+
+def _options() -> list[str]:
+    """Group and name of every option file."""
+    paths = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
+    return [f"{path.parent.as_posix()}={path.stem}" for path in paths if len(path.parts) > 1]
+
+
+OPTIONS = [option for option in _options() if option != "local=default"]  # A site's own, unshipped.
+SINGLE = [o for o in OPTIONS if o not in SET_ASIDE and not o.startswith("experiment=")]
+EXPERIMENTS = [o for o in OPTIONS if o not in SET_ASIDE and o.startswith("experiment=")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that corpus and teacher are prepared once."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def kdwatts(
+    store: Path, monkeypatch: pytest.MonkeyPatch, short_windows: Any
+) -> Iterator[Callable[..., int | str | None]]:
+    """Exit code of `python -m kdwatts ARGUMENTS` on the CPU, in this process."""
+
+    def run(*arguments: str) -> int | str | None:
+        machine = ("gpu=cpu", "telemetry.idle_s=0", f"store_dir={store}")
+        monkeypatch.setattr(sys, "argv", ["kdwatts", *machine, *arguments])
+        try:
+            with short_windows(0.05):
+                main()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield run
+    sweep.entered.clear()
+    sweep.told.clear()
+    for handler in set(root.handlers) - set(handlers):  # Of Hydra, which keeps its files open.
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def check_whole(run_dir: Path) -> None:
+    """Assert that a run went to its end and left what its own configuration asks for."""
+    config: Any = OmegaConf.load(run_dir / "config.yaml")
+    assert read_json(run_dir / "status.json")["state"] == "done", run_dir
+    assert (run_dir / "student" / "model.safetensors").is_file()
+    readings = [row for row in read_jsonl(run_dir / "train.jsonl") if row["split"] == "heldout"]
+    assert len(readings) >= (2 if config.training.heldout_every else 0)
+    if config.until == "distill":
+        return
+    assert read_json(run_dir / "metrics.json")["own_energy_j"] > 0
+    subjects = {"student"} | ({"teacher"} if config.model.teacher else set())
+    if config.eval.tasks:
+        scored = {(score["subject"], score["task"]) for score in read_json(run_dir / "eval.json")}
+        asked = (task.name.replace(":", "_") for task in config.eval.tasks)
+        assert scored == set(product(subjects, asked))
+    if config.eval.inference:
+        costs = read_json(run_dir / "inference.json")
+        assert {cost["subject"] for cost in costs} == subjects
+
+
+def test_what_is_set_aside_ships():
+    assert set(SET_ASIDE) <= set(OPTIONS)
+
+
+# Paradigms first: what others reuse is made by them.
+@pytest.mark.parametrize("option", sorted(SINGLE, key=lambda o: not o.startswith("paradigm=")))
+def test_an_option_runs_as_it_ships(option: str, kdwatts: Callable[..., int], tmp_path: Path):
+    settings = [*GIVEN.get(option, FEW), option]
+    assert kdwatts(*settings, f"hydra.run.dir={tmp_path}") == 0
+    check_whole(tmp_path)
+
+
+def _command(experiment: str) -> list[str]:
+    """The arguments of the command in an experiment's file."""
+    path = conf_dir() / f"{experiment.replace('=', '/')}.yaml"
+    return path.read_text().splitlines()[1].removeprefix("# python -m kdwatts ").split()
+
+
+def check_experiment(run: Callable[..., int], experiment: str, folder: Path, *seeds: str) -> None:
+    few = FEW if "-m" in _command(experiment) else (SHORT,)
+    folders = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
+    assert run(*_command(experiment), *few, *seeds, *folders) == 0
+    found = [path.parent for path in folder.rglob("status.json")]
+    assert len(found) == max(1, len(sweep.entered))
+    for run_dir in found:
+        check_whole(run_dir)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs_as_it_ships_with_one_seed(
+    experiment: str, kdwatts: Callable[..., int], tmp_path: Path
+):
+    seed = [] if "-m" not in _command(experiment) else ["training.seed=0"]
+    check_experiment(kdwatts, experiment, tmp_path, *seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs_as_it_ships_with_all_its_seeds(
+    experiment: str, kdwatts: Callable[..., int], tmp_path: Path
+):
+    check_experiment(kdwatts, experiment, tmp_path)
