@@ -18,6 +18,8 @@ from kdwatts.paths import check_path, expanded
 from kdwatts.preflight import Command
 
 ASKED_NAME = ".hydra"
+SWEEP_NAME = "multirun.yaml"
+"""What Hydra writes into the folder of a sweep."""
 
 
 def folder_of(asked: DictConfig, *, is_sweep: bool) -> str:
@@ -48,6 +50,11 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     if is_fresh:
         path = fresh_dir(path)
     elif not is_sweep:
+        if (path / SWEEP_NAME).is_file():
+            raise ValueError(
+                f"hydra.run.dir={path} is the folder of a sweep; give another, or go on with the "
+                f"sweep by -m and hydra.sweep.dir={path}"
+            )
         check_alone(path)
     try:
         yield [f"hydra.{kind}.dir={quoted(str(path))}"]

@@ -30,6 +30,9 @@ OF_A_SWEEP = (
 
 OF_A_LAUNCHER = ("cluster.", "launch.", "gpu.partition", "gpu.gres")
 
+LAUNCHERS = ("basic", "slurm")
+"""Hydra finds others, which would have runs beside each other under meters of one machine."""
+
 
 def parsed(words: Sequence[str]) -> list[Override]:
     """The overrides of a command. Raises OverrideParseException for what Hydra cannot read."""
@@ -56,8 +59,8 @@ def unread(word: str) -> str:
     if equals and _is_read(helps):
         for_shell = shlex.quote(helps) if re.search(r'["$`\\!]', helps) else f'"{helps}"'
         return (
-            f"{word!r} has letters in its value that Hydra does not take unquoted; quote the "
-            f"value, and the whole for the shell: {for_shell}"
+            f"{word!r} has signs in its value, such as ~ or = or ü, that Hydra takes in quotes "
+            f"alone; quote the value, and the whole for the shell: {for_shell}"
         )
     return f"{word!r} is no override; write group.key=value"
 
@@ -78,10 +81,14 @@ def _is_read(word: str) -> bool:
 
 def check_words(words: Sequence[str]) -> None:
     """Raise ValueError for words that Hydra reads, and that say nothing of the schema's keys."""
+    said: dict[str, str] = {}
     for word, item in zip(words, parsed(words), strict=True):
         key = item.key_or_group
         if not key:
             raise ValueError(f"{word!r} names no key; write group.key=value")
+        if "." in key and key in said:
+            raise ValueError(f"{key} is given twice, {said[key]} and {word}; leave one out")
+        said[key] = word
         if item.is_delete() and not key.startswith(MAY_BE_DELETED):
             raise ValueError(
                 f"{word} would take a part of the configuration away, of which every key is read; "
@@ -101,6 +108,17 @@ def check_kind(words: Sequence[str], asked: DictConfig, *, is_sweep: bool) -> No
             "null, they begin where the command is started"
         )
     launcher = str(asked.hydra.runtime.choices.get("hydra/launcher"))
+    if launcher not in LAUNCHERS:
+        raise ValueError(
+            f"hydra/launcher={launcher} is none of kdwatts' own; choose slurm, or leave it out to "
+            "run one after the other here"
+        )
+    subdir = OmegaConf.to_container(asked.hydra, resolve=False)["sweep"]["subdir"]  # pyright: ignore
+    if is_sweep and "${hydra" not in subdir:
+        raise ValueError(
+            f"hydra.sweep.subdir={subdir} is one folder for all runs of the sweep; put "
+            "${hydra.job.num} into it, or leave it out"
+        )
     if launcher != "basic" and not is_sweep:
         raise ValueError(
             f"hydra/launcher={launcher} sends the runs of a sweep, and this command is {kind}, "

@@ -268,7 +268,7 @@ def stopped_by(artifacts: Mapping[str, Artifact]) -> str | None:
 
 
 def _attempts_before(run: Run, node: Node, scratch_dir: Path) -> list[dict[str, Any]]:
-    """Energy of unfinished attempts at this artifact; none where a stage begins anew."""
+    """Energy of unfinished attempts at this artifact, also of those whose work was lost."""
     from kdwatts.stages.attempts import earlier_attempts
 
     interval_s = run.config.telemetry.interval_s

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from kdwatts import guards
 from kdwatts.config import Config, to_config
+from kdwatts.data.rows import check_there
 from kdwatts.effects import check_effects
 from kdwatts.hardware import resolve_gpu
 from kdwatts.overrides import check_kind, check_words, null_part, parsed
@@ -168,6 +169,9 @@ def look(
     if not is_shown:
         check_effects([*swept, *overrides], configs)
     for config in configs:
+        data = config.data
+        for source in [data.source] if data.source else [part.source for part in data.sources]:
+            check_there(source.path)
         missing = unmade_teacher(config.model)
         if missing and config.until != "plan":
             raise ValueError(f"model={config.model.name}: {missing}")

@@ -202,7 +202,7 @@ def _asked(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
         named = [name for name in names if options.get(name) is not None] or names[:1]
     elif not named:
         named = [name for name in SETTINGS if options.get(name) is not None]
-        remedy = "correct what it means"
+        remedy = "correct what it means, or send from where Slurm answers"
     said = []
     for name in named:
         setting = f"cluster.extra.{name}" if name in extra else SETTINGS.get(name, f"--{name}")

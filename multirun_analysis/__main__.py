@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
+from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
-        missing = list(collected.left_out)
+        missing = [*collected.left_out, *_unreadable(collected.runs)]
         if True not in list(collected.runs["finished"]):
             missing.append("no run is finished: the page has their reasons and no figures")
         shown = exhibits_of(collected)
@@ -99,6 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in (*folders, *table_paths(out_dir), report_path):
         print(path)
     return int(bool(missing))
+
+
+def _unreadable(runs: pd.DataFrame) -> list[str]:
+    """Files of our own runs that do not read; a torn last line is what a kill leaves, no fault."""
+    return [
+        f"{run['run']}: {note}"
+        for run in to_rows(runs)
+        if not run["origin"]
+        for note in (run["notes"] or "").split("; ")
+        if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
+    ]
 
 
 def _default_out(directories: Sequence[Path]) -> Path:

@@ -130,3 +130,13 @@ def test_what_the_first_start_was_asked_stays_whatever_a_later_one_asks(tmp_path
     assert told["config"].training.seed == 1
     assert told["hydra"].hydra.job.name == "kdwatts"
     assert set(told) == {"config", "hydra", "overrides"}
+
+
+def test_a_run_is_not_put_on_top_of_a_sweep(tmp_path: Path):
+    (tmp_path / "multirun.yaml").touch()
+    command = asked(f"hydra.run.dir={tmp_path}")
+    with (
+        pytest.raises(ValueError, match="is the folder of a sweep; give another, or go on with"),
+        claimed(command, is_sweep=False),
+    ):
+        pass

@@ -182,6 +182,34 @@ def test_the_same_command_again_builds_nothing_and_keeps_the_joules(
     assert again["spent_energy_j"] < first["spent_energy_j"] / 5
 
 
+def test_what_a_stage_drew_that_failed_is_counted_with_what_the_next_attempt_draws(
+    full: Path, store: Path, tmp_path: Path, short_windows: Any, monkeypatch: pytest.MonkeyPatch
+):
+    tree = tree_of(store, "paradigm=response", "eval.inference.batch_sizes=[2]")
+    for task in tree.eval.tasks:
+        task.limit = 4
+
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    with short_windows(0.05):
+        for stage in ("evaluate", "inference"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"kdwatts.stages.{stage}.write_json", fail)
+                with pytest.raises(OSError, match="the disk is full"):
+                    run_in(tmp_path, tree)
+        run_in(tmp_path, tree)
+    rows = [row for row in read_jsonl(tmp_path / "stages.jsonl") if row["parent"] == "run"]
+    for name in ("evaluate_student", "inference_student"):
+        drew = [
+            row for row in rows if row["window"] == f"run/{name}" and row["outcome"] != "reused"
+        ]
+        (key,) = {row["key"] for row in drew}
+        record = json.loads((store / name.split("_")[0] / key / "artifact.json").read_text())
+        assert [row["outcome"] for row in drew] == ["failed", "done"]
+        assert [one["energy_j"] for one in record["attempts"]] == [row["energy_j"] for row in drew]
+
+
 def test_another_temperature_rebuilds_the_student_and_keeps_the_teacher_cache(
     full: Path, store: Path, tmp_path: Path
 ):

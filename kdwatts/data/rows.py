@@ -26,6 +26,15 @@ LOCAL_SUFFIXES = (
 _GIVE = f"give one of {', '.join(LOCAL_SUFFIXES)}"
 
 
+def check_there(path: str) -> None:
+    """Raise ValueError for what looks local and is not there; what a pattern finds is not asked."""
+    place = resolve_dir(path)
+    if place.exists() or glob.has_magic(str(place)):
+        return
+    if path.startswith(("tiny:", "/", ".", "~", "$")) or path.endswith(LOCAL_SUFFIXES):
+        raise ValueError(f"data.source.path={path}: there is no such file; check the path")
+
+
 def local_files(path: str) -> list[Path] | None:
     """The files that `data.source.path` names, in the order of their names; None for a hub id.
 
@@ -44,9 +53,8 @@ def local_files(path: str) -> list[Path] | None:
         if folders and "**" not in path:
             _warn_unread(path, len(folders), "folders", folders[0], "give /** for what they hold")
         found = [file for file in found if _is_file(file, path)]
-    elif path.startswith(("tiny:", "/", ".", "~", "$")) or path.endswith(LOCAL_SUFFIXES):
-        raise ValueError(f"data.source.path={path}: there is no such file; check the path")
     else:
+        check_there(path)
         return None
     if not found:
         raise ValueError(f"data.source.path={path}: there is no file of text in it; {_GIVE}")

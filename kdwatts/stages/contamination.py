@@ -28,6 +28,7 @@ from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import task_sources, text_settings
 from kdwatts.stages.work import Work
 
@@ -66,6 +67,7 @@ def gram_settings(config: Config) -> dict[str, Any]:
 def build(work: Work) -> None:
     """Look for every task's texts in every document of the shards; write the report."""
     config = work.config
+    note_attempt(work)
     tokenizer = pair_tokenizer(config.model)
     with work.meter.window("load_tasks"):
         grams, unread = eval_grams(config)

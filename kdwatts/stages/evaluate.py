@@ -31,6 +31,7 @@ from kdwatts.models.quantization import on_device
 from kdwatts.paths import resolve_dir
 from kdwatts.records import Score, read_json, write_json
 from kdwatts.schema import EvalTask, ModelSource
+from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.teacher import teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, shared_rows, teacher_source
@@ -99,11 +100,15 @@ def _sentence_ends(config: Config) -> Path | None:
 def text_settings(config: Config) -> dict[str, Any]:
     """What the texts that the tasks ask about depend on, besides the tasks' names."""
     evaluation, sources = config.eval, task_sources(config)
-    if sources.tasks_dir and not sources.tasks_dir.is_dir():
-        raise ValueError(
-            f"eval.tasks_dir={evaluation.tasks_dir}: there is no such folder; give one that holds "
-            "YAML tasks, or null"
-        )
+    for name, folder, holds in (
+        ("tasks_dir", sources.tasks_dir, "YAML tasks"),
+        ("data_dir", sources.data_dir, "copies of the tasks' data sets"),
+    ):
+        if folder and not folder.is_dir():
+            raise ValueError(
+                f"eval.{name}={getattr(evaluation, name)}: there is no such folder; give one that "
+                f"holds {holds}, or null"
+            )
     if sources.tasks_dir:
         check_own_tasks(sources.tasks_dir)
     return {
@@ -193,6 +198,7 @@ def build(work: Work, subject: str) -> None:
 
     Where one fails, those measured before it are in the run's folder.
     """
+    note_attempt(work)
     tasks = work.config.eval.tasks
     scores: list[Score] = []
     for harness, run in (("lm_eval", _by_lm_eval), ("lighteval", _by_lighteval)):

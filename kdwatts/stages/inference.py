@@ -20,6 +20,7 @@ from kdwatts.evaluation.serving_text import (
 from kdwatts.fingerprint import sha256_file
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.records import SCHEMA, write_json
+from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
 from kdwatts.stages.work import Work
 
@@ -66,6 +67,7 @@ def _cut_all(config: Config, shards_dir: Path | None) -> None:
 
 def build(work: Work, subject: str) -> None:
     """Serve every point of the grid and write what each cost to `work.out_dir`."""
+    note_attempt(work)
     grid = work.config.eval.inference
     assert grid
     prompts = _prompts(work.config, subject, work.inputs["shards"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kdwatts.paths import given
 from multirun_analysis import units
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str]) -> int:
         type=given,
         metavar="NAME",
         help="folder in DIR with the results of the teacher of all these runs; default: "
-        f"{DEFAULT_TEACHER}, if there is one",
+        f"the folder {DEFAULT_TEACHER} nearest to each run",
     )
     options = parser.parse_args(arguments)
     try:
         found, empty = find_foreign_runs(options.directory, options.out)
-        teacher = _teacher(options.directory, options.teacher, found)
+        teachers = _teachers(options.directory, options.teacher, found)
         if not found:
             raise ValueError(
                 f"{options.directory}: no folder in it or below has {_FILES}, apart from the "
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     code = 1 if empty else 0
     for name, folder in found.items():
         try:
+            teacher = _teacher_of(name, teachers)
             result, was_there = import_run(folder, options.out, teacher, name=name)
         except (ValueError, OSError) as error:
             code = _refuse(error)
@@ -90,15 +91,29 @@ def find_foreign_runs(directory: Path, out_dir: Path) -> tuple[dict[str, Path], 
     ]
 
 
-def _teacher(directory: Path, name: Path | None, found: dict[str, Path]) -> Model | None:
-    """The teacher of all the runs, taken out of them; None where there is none."""
-    folder = found.pop(name.as_posix() if name else DEFAULT_TEACHER, None)
-    if folder is None and name:
-        raise ValueError(
-            f"--teacher {name}: {directory / name} holds no eval.json or ept.json; name the folder "
-            "with the teacher's results"
-        )
-    return None if folder is None else read_model(folder, subject="teacher")
+def _teachers(directory: Path, name: Path | None, found: dict[str, Path]) -> dict[str, Model]:
+    """The teachers, taken out of the runs, by the folder below which each is that of all runs.
+
+    One that is named is the teacher of all. Else a folder `teacher` stands beside its runs.
+    """
+    if name:
+        if name.as_posix() not in found:
+            raise ValueError(
+                f"--teacher {name}: {directory / name} holds no eval.json or ept.json; name the "
+                "folder with the teacher's results"
+            )
+        return {".": read_model(found.pop(name.as_posix()), subject="teacher")}
+    names = [run for run in found if PurePosixPath(run).name == DEFAULT_TEACHER]
+    return {
+        PurePosixPath(run).parent.as_posix(): read_model(found.pop(run), subject="teacher")
+        for run in names
+    }
+
+
+def _teacher_of(run: str, teachers: dict[str, Model]) -> Model | None:
+    """The nearest teacher in a folder above a run; None where there is none."""
+    above = (folder.as_posix() for folder in PurePosixPath(run).parents)
+    return next((teachers[folder] for folder in above if folder in teachers), None)
 
 
 def _refuse(error: Exception) -> int:

@@ -83,8 +83,11 @@ def _chunks(path: Path) -> Iterator[str]:
         yield from file if path.suffix == ".jsonl" else [file.read()]
 
 
+TORN = "torn last line passed over"
+
+
 def torn_line(path: Path) -> str:
-    return f"{path.name}: torn last line passed over"
+    return f"{path.name}: {TORN}"
 
 
 def _torn(path: Path) -> str | None:

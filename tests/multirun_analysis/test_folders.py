@@ -96,3 +96,13 @@ def test_a_page_without_a_finished_run_is_no_success(make, tmp_path, capsys):
     assert "no run is finished: the page has their reasons" in captured.err
     assert "out of memory" in captured.out
     assert (tmp_path / "analysis" / "report.html").is_file()
+
+
+def test_files_of_a_run_that_do_not_read_are_named_and_the_exit_code_is_1(make, tmp_path, capsys):
+    run_dir = make.run(tmp_path / "sweep" / "0")
+    (run_dir / "train.jsonl").write_text('{"schema": 1}\ngarbage\n{"torn')
+    assert main([str(tmp_path / "sweep")]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("multirun_analysis: 0: train.jsonl:2: not JSON (")
+    (run_dir / "train.jsonl").write_text('{"schema": 1}\n{"torn')
+    assert main([str(tmp_path / "sweep")]) == 0

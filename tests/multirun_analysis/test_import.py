@@ -235,6 +235,22 @@ def test_runs_at_any_depth_are_imported_below_the_same_folders(foreign, tmp_path
     assert imported(capsys, tmp_path / "in", "--out", out_dir)[0] == 0
 
 
+def test_a_teacher_stands_beside_its_runs_at_any_depth(foreign, tmp_path, capsys):
+    for group, value in (("llama", 0.6), ("qwen/large", 0.4)):
+        teacher = tmp_path / "in" / group / "teacher"
+        teacher.mkdir(parents=True)
+        results = foreign.results(value=value)
+        (teacher / "eval.json").write_text(json.dumps(results))
+        foreign.run(tmp_path / "in" / group / "sft_1", eval=foreign.results(value=0.3))
+    code, printed, errors = imported(capsys, tmp_path / "in", "--out", tmp_path / "out")
+    assert (code, len(printed), errors) == (0, 2, [])
+    for group, value in (("llama", 0.6), ("qwen/large", 0.4)):
+        scores = json.loads((tmp_path / "out" / group / "sft_1" / "eval.json").read_text())
+        found = {(s["subject"], s["task"]): s["value"] for s in scores}
+        assert found["teacher", "mmlu"] == value
+        assert found["student", "mmlu"] == 0.3
+
+
 def test_a_folder_that_is_a_run_itself_is_imported_under_its_name(foreign, tmp_path, capsys):
     foreign.run(tmp_path / "in" / "sft_1")
     assert imported(capsys, tmp_path / "in" / "sft_1", "--out", tmp_path / "out")[0] == 0

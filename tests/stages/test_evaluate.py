@@ -206,3 +206,11 @@ def test_only_what_a_template_renders_has_a_key_that_says_the_day(configure: Cal
     plain = settings(configure("eval=mmlu_dev"), "student")
     rendered = settings(configure("eval=mmlu_dev", "eval.apply_chat_template=true"), "student")
     assert (plain.get("clock"), rendered["clock"]) == (None, "26 Jul 2024")
+
+
+def test_a_folder_of_data_sets_that_is_not_there_is_refused_though_no_task_reads_it(
+    configure: Callable[..., Any], tmp_path: Path
+):
+    config = configure(f"eval.data_dir={tmp_path}/none")
+    with pytest.raises(ValueError, match=r"^eval\.data_dir=.*/none: there is no such folder; give"):
+        settings(config, "student")
