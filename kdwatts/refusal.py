@@ -7,6 +7,7 @@ import difflib
 import errno
 import re
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -38,7 +39,8 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key or _first_line(error)} has no value; give one on the command line"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return _unknown_key(str(cause.full_key or cause.key))
+        key = str(cause.full_key or cause.key)
+        return _unknown_in_list(key, cause.object_type) or _unknown_key(key)
     if isinstance(cause, InterpolationResolutionError):
         return _unresolved(cause)
     if isinstance(cause, OmegaConfBaseException):
@@ -114,6 +116,31 @@ def _unknown_key(full_key: str) -> str:
         if parent is None:
             break
     return f"{full_key} is unknown; see --cfg job for the keys"
+
+
+def _unknown_in_list(key: str, owner: Any) -> str | None:
+    """As `_unknown_key`, of a key in an entry of a list, from where the key is told to begin.
+
+    `owner` is the dataclass that lacks it; None where no list has such entries.
+    """
+    for place, entry in _lists_of(Config):
+        path, reached = key.split("."), entry
+        for name in path[:-1]:
+            reached = _dataclass_of(typing.get_type_hints(reached).get(name)) if reached else None
+        if reached is owner:
+            names = [field.name for field in dataclasses.fields(owner)]
+            near = difflib.get_close_matches(path[-1], names, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return f"{key} is unknown in an entry of {place}; {hint}it has {', '.join(names)}"
+    return None
+
+
+def _lists_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name of every list of dataclasses below a group of settings, and their class."""
+    for name, hint in typing.get_type_hints(group).items():
+        if part := _dataclass_of(hint):
+            is_list = typing.get_origin(hint) is list
+            yield from [(prefix + name, part)] if is_list else _lists_of(part, f"{prefix}{name}.")
 
 
 def _dataclass_of(hint: Any) -> Any:

@@ -22,6 +22,14 @@ from kdwatts.refusal import in_one_sentence
             "training.sed=1",
             "training.sed is unknown; did you mean seed? training has seed, target_tokens,",
         ),
+        (
+            "eval.tasks=[{nme: x}]",
+            "nme is unknown in an entry of eval.tasks; did you mean name? it has name, primary_",
+        ),
+        (
+            "data.sources=[{source: {pth: /x}, weight: 1}]",
+            "source.pth is unknown in an entry of data.sources; did you mean path? it has path",
+        ),
         ("trainin.seed=1", "trainin is unknown; did you mean training? the configuration has"),
         ("paradigm.response.q=1", "paradigm.response.q is unknown; paradigm.response has weight,"),
         (

@@ -114,7 +114,12 @@ def _is_file(file: Path, path: str) -> bool:
 def _warn_unread(path: str, count: int, what: str, name: str, instead: str) -> None:
     """Say once that a path holds more than what is read of it."""
     log.warning(
-        "data.source.path=%s: %d %s are not read, such as %s; %s", path, count, what, name, instead
+        "data.source.path=%s: %s are left out (%d, such as %s); %s",
+        path,
+        what,
+        count,
+        name,
+        instead,
     )
 
 

@@ -44,7 +44,7 @@ def test_what_a_folder_holds_and_is_not_read_is_told_once(
     for _ in range(2):
         assert local_files(str(tmp_path)) == [tmp_path / "a.jsonl"]
     (told,) = [record.getMessage() for record in caplog.records]
-    assert f"{tmp_path}: 2 files are not read, such as b.jsonl.gz; read are .txt" in told
+    assert f"{tmp_path}: files are left out (2, such as b.jsonl.gz); read are .txt" in told
 
 
 def told(caplog: pytest.LogCaptureFixture) -> str:
@@ -63,8 +63,8 @@ def test_hidden_texts_linked_folders_and_empty_files_of_a_folder_are_told(
     (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "texts" / "linked.jsonl").symlink_to(tmp_path / "elsewhere" / "c.jsonl")
     assert texts(tmp_path / "texts") == ["texts/a.jsonl", "elsewhere/c.jsonl"]
-    assert "texts: 1 hidden files are not read, such as .b.jsonl; read are .txt" in told(caplog)
-    assert "texts: 1 links to folders are not read, such as more; read are .txt" in told(caplog)
+    assert "texts: hidden files are left out (1, such as .b.jsonl); read are .txt" in told(caplog)
+    assert "texts: links to folders are left out (1, such as more); read are .txt" in told(caplog)
     assert f"{tmp_path}/texts/e.jsonl holds no row" in told(caplog)
     assert "DS_Store" not in told(caplog)
 
@@ -73,7 +73,7 @@ def test_folders_that_a_pattern_matches_are_told(tmp_path: Path, caplog: pytest.
     (tmp_path / "a").mkdir()
     (tmp_path / "b.txt").write_text("b")
     assert texts(f"{tmp_path}/*") == ["b"]
-    assert "*: 1 folders are not read, such as a; give /** for what they hold" in told(caplog)
+    assert "*: folders are left out (1, such as a); give /** for what they hold" in told(caplog)
 
 
 @pytest.mark.parametrize("suffix", ["", "/*.txt"])
