@@ -81,14 +81,10 @@ def _is_read(word: str) -> bool:
 
 def check_words(words: Sequence[str]) -> None:
     """Raise ValueError for words that Hydra reads, and that say nothing of the schema's keys."""
-    said: dict[str, str] = {}
     for word, item in zip(words, parsed(words), strict=True):
         key = item.key_or_group
         if not key:
             raise ValueError(f"{word!r} names no key; write group.key=value")
-        if "." in key and key in said:
-            raise ValueError(f"{key} is given twice, {said[key]} and {word}; leave one out")
-        said[key] = word
         if item.is_delete() and not key.startswith(MAY_BE_DELETED):
             raise ValueError(
                 f"{word} would take a part of the configuration away, of which every key is read; "

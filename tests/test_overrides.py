@@ -67,11 +67,6 @@ def test_a_word_that_is_not_read_gets_the_remedy_of_its_kind(word: str, said: st
         (["hydra.sweep.subdir=x"], True, "hydra.sweep.subdir=x is one folder for all runs of"),
         (["hydra/launcher=submitit_local"], True, "hydra/launcher=submitit_local is none of kdw"),
         (
-            ["training.seed=0", "training.seed=1"],
-            False,
-            "training.seed is given twice, training.seed=0 and training.seed=1; leave one out",
-        ),
-        (
             ["data.source.path=tiny:corpus/train.jsonl.xz,/none/a.jsonl"],
             True,
             "data.source.path=/none/a.jsonl: there is no such file; check the path",
