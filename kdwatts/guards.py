@@ -104,21 +104,14 @@ def sole_user(cards: Sequence[Card], *, allowed: bool) -> Iterator[None]:
     Raises RuntimeError when another run holds a card, unless `allowed`.
     """
     with contextlib.ExitStack() as held:
-        for card in cards if sys.platform == "linux" else ():
-            hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        for card in cards:
             address = f"\0kdwatts/{card.uuid}"
-            try:
-                hold.bind(address)
-                hold.listen()
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                if not allowed:
-                    raise RuntimeError(
-                        f"{card.uuid} is held by another run of kdwatts, {_holder(address)}; "
-                        "energy would be misattributed; ask Slurm for a card of its own "
-                        "(cluster.gres) or set telemetry.allow_shared=true"
-                    ) from None
+            if not _takes(held, address) and not allowed:
+                raise RuntimeError(
+                    f"{card.uuid} is held by another run of kdwatts, {_holder(address)}; "
+                    "energy would be misattributed; ask Slurm for a card of its own "
+                    "(cluster.gres) or set telemetry.allow_shared=true"
+                )
         yield
 
 
@@ -132,20 +125,31 @@ def sole_worker(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     place = run_dir.stat()
     with contextlib.ExitStack() as held:
-        if sys.platform == "linux":
-            hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            address = f"\0kdwatts/folder/{place.st_dev}/{place.st_ino}"
-            try:
-                hold.bind(address)
-                hold.listen()
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                raise RuntimeError(
-                    f"{run_dir} is being worked on by {_holder(address)} of this machine; wait for "
-                    "it, or end it and run the same command again"
-                ) from None
+        address = f"\0kdwatts/folder/{place.st_dev}/{place.st_ino}"
+        if not _takes(held, address):
+            raise RuntimeError(
+                f"{run_dir} is being worked on by {_holder(address)} of this machine; wait for it, "
+                "or end it and run the same command again"
+            )
         yield
+
+
+def _takes(held: contextlib.ExitStack, address: str) -> bool:
+    """Whether the address is this process's now, for as long as `held` is open.
+
+    Elsewhere than on Linux there are no abstract sockets, and nothing is held.
+    """
+    if sys.platform != "linux":
+        return True
+    hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    try:
+        hold.bind(address)
+        hold.listen()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def _holder(address: str) -> str:

@@ -214,10 +214,6 @@ class Tally:
     """Task to the number of documents with one of its texts."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def add(self, name: str | int, pieces: Sequence[str], grams: Grams) -> bool:
-        """Count a document of such pieces; whether an evaluation text stands in one of them."""
-        return self.count(name, texts_in(pieces, grams), grams)
-
     def count(self, name: str | int, found: dict[int, str], grams: Grams) -> bool:
         """Count a document in which these texts were found; whether there are any."""
         self.num_documents += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 from kdwatts.config import Config, check
 from kdwatts.pipeline import Node, check_models, plan
@@ -19,7 +18,7 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     cards nor hubs are asked.
     """
     check(config, ranks=ranks)
-    nodes, store = plan(config, []), Store(Path(config.store_dir))
+    nodes, store = plan(config, []), Store(config.store_dir)
     missing = {node.name for node in nodes if not store.find(node.stage, node.key)}
     makers = {
         "teacher": {"teacher"},

@@ -241,12 +241,14 @@ def train(
             stopped_by="budget_kj" if used >= 1.0 else "target_tokens",
         )
         last = step + 1 == schedule.num_steps or used >= 1.0
+        logs = (step + 1) % settings.log_every == 0 or last
         reads = held_out and ((step + 1) % settings.heldout_every == 0 or last)
-        if last or reads or signal or saves:
+        is_kept = last or reads or signal or saves
+        if logs or is_kept:
             firsts.refuse(settings)
+        if is_kept:
             check_weights(modules.values(), step + 1, settings)
-        if (step + 1) % settings.log_every == 0 or last:
-            firsts.refuse(settings)
+        if logs:
             loss_value, *values = summed([part.item() for part in (total, *terms.values())])
             record = {
                 **_place(progress, attempt, split="train"),

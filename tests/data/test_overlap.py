@@ -28,6 +28,11 @@ GERMAN = "Während der großen Überschwemmung können Bäcker, Müller und Gär
 CHINESE = "山下的小村里住着一位老木匠他每天清早起来先给院子里的花浇水然后坐在窗前慢慢地磨他的刀子"
 
 
+def found_in(tally: Tally, name: str, pieces: list[str], grams: Grams) -> bool:
+    """Count a document; whether an evaluation text stands in it."""
+    return tally.count(name, texts_in(pieces, grams), grams)
+
+
 def grams_of(text: str, ngram: int = 13) -> Grams:
     return index_texts([TaskText("t", [text])], ngram=ngram)
 
@@ -94,8 +99,8 @@ def test_runs_never_reach_from_one_piece_of_a_document_into_another():
     texts = [TaskText("t", [THIRTEEN]), TaskText("t", ["a b c d e f g h"])]
     grams, tally = index_texts(texts, ngram=13), Tally()
     cut = THIRTEEN.split()
-    assert not tally.add("cut", [" ".join(cut[:6]), " ".join(cut[6:])], grams)
-    assert tally.add("whole", ["x a b c d e f g h y", THIRTEEN], grams)
+    assert not found_in(tally, "cut", [" ".join(cut[:6]), " ".join(cut[6:])], grams)
+    assert found_in(tally, "whole", ["x a b c d e f g h y", THIRTEEN], grams)
     assert (tally.num_documents, tally.num_documents_hit, tally.texts_hit) == (2, 1, [0, 1])
 
 
@@ -134,7 +139,9 @@ def test_a_report_counts_texts_and_documents_of_each_task_and_is_null_of_one_unr
         TaskText("second", [f"{THIRTEEN} fourteen"]),
     ]
     grams, tally = index_texts(texts, ngram=13), Tally()
-    found = [tally.add(f"d{i}", [text], grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])]
+    found = [
+        found_in(tally, f"d{i}", [text], grams) for i, text in enumerate([THIRTEEN, "no", THIRTEEN])
+    ]
     assert found == [True, False, True]
     assert (tally.num_documents, tally.num_documents_hit) == (3, 2)
     report = describe(tally, grams, {"third": "no network"})
