@@ -58,6 +58,11 @@ class Document:
         answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
         return None if all(answer.strip() for answer in answers) else "blank_answer"
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is no document to learn from."""
+        return self.unfit is not None
+
 
 def source_files(source: TextSource) -> list[Path] | None:
     """The local files of a source; None for one of a hub.

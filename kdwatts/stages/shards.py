@@ -229,7 +229,7 @@ def _steps(
         return read_documents(part.source, commit)
 
     draw = drawing(
-        lambda: (document for document in read() if document.unfit is None),
+        lambda: (document for document in read() if not document.is_blank),
         fraction=data.fraction,
         num_documents=part.num_documents,
         sample_seed=data.sample_seed,

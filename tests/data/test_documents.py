@@ -271,8 +271,9 @@ def test_a_document_without_a_word_is_blank():
         return Document([{"role": "user", "content": content} for content in contents], None)
 
     blank = [Document("", None), Document(" \n\u2003", "7"), said(), said("", " \t")]
+    assert all(document.is_blank for document in blank)
     assert {document.unfit for document in blank} == {"empty"}
-    assert not any(document.unfit for document in (Document(" a", None), said("", "b")))
+    assert not any(document.is_blank for document in (Document(" a", None), said("", "b")))
 
 
 def test_a_conversation_with_an_answer_without_words_is_no_document():
