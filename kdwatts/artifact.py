@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts.metrics import Energy, add_energies, total_energy, window_net_energy_j
+from kdwatts.metrics.energy import Energy, add_energies, total_energy, window_net_energy_j
 from kdwatts.records import COMPONENTS, SCHEMA, read_json
 
 ARTIFACT_NAME = "artifact.json"

@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics import co2e_kg
+from kdwatts.metrics.footprint import co2e_kg
 from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdwatts.metrics import co2e_kg
+from kdwatts.metrics.footprint import co2e_kg
 from kdwatts.paths import given
 from multirun_analysis import units
 from multirun_analysis.collect import collect

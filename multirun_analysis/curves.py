@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics import MEASURED
+from kdwatts.metrics.energy import MEASURED
 from multirun_analysis import units
 from multirun_analysis.marks import (
     by_paradigm,

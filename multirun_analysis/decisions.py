@@ -8,7 +8,8 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.break_even import Amount, BreakEven, lifetime_efficiency
+from kdwatts.metrics.break_even import Amount, BreakEven
+from kdwatts.metrics.efficiency import lifetime_efficiency
 from multirun_analysis import units
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, paradigm_color, styled

@@ -8,7 +8,8 @@ from html import escape
 
 import pandas as pd
 
-from kdwatts.metrics import J_PER_KWH, Energy, add_energies, co2e_kg, water_l
+from kdwatts.metrics.energy import Energy, add_energies
+from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from multirun_analysis import units
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.page import facet, section, table

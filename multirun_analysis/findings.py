@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdwatts.break_even import Amount, BreakEven
+from kdwatts.metrics.break_even import Amount, BreakEven
 from multirun_analysis import units
 from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind

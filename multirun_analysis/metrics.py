@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdwatts.metrics import Energy, add_energies, mean_and_half_width
+from kdwatts.metrics.energy import Energy, add_energies
+from kdwatts.metrics.student_t import mean_and_half_width
 from multirun_analysis.rows import Row, grouped, known
 
 

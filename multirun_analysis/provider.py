@@ -6,8 +6,8 @@ from html import escape
 
 import pandas as pd
 
-from kdwatts.break_even import BreakEven
-from kdwatts.metrics import J_PER_KWH, cost_usd
+from kdwatts.metrics.break_even import BreakEven
+from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from multirun_analysis import units
 from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color

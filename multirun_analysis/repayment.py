@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from kdwatts.break_even import (
+from kdwatts.metrics.break_even import (
     Amount,
     BreakEven,
     energy_at_quality,
-    lifetime_efficiency,
     students_to_break_even,
     tokens_to_break_even,
 )
+from kdwatts.metrics.efficiency import lifetime_efficiency
 from multirun_analysis import units
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import facet, section, table

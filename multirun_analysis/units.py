@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kdwatts.metrics import J_PER_KWH
+from kdwatts.metrics.footprint import J_PER_KWH
 
 MISSING = "-"
 DAYS_A_YEAR = 365

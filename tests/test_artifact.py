@@ -14,7 +14,7 @@ from kdwatts.artifact import (
     other_code,
     read_artifact,
 )
-from kdwatts.metrics import Energy
+from kdwatts.metrics.energy import Energy
 from kdwatts.records import write_json
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdwatts.metrics import Energy, mean_and_half_width, total_energy, window_net_energy_j
+from kdwatts.metrics.energy import Energy, total_energy, window_net_energy_j
+from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
 

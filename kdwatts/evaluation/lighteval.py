@@ -17,7 +17,7 @@ from typing import Any
 
 from kdwatts import interrupt
 from kdwatts.evaluation.answers import finite_error, finite_or_none
-from kdwatts.metrics import total_energy
+from kdwatts.metrics.energy import total_energy
 from kdwatts.paths import expanded, resolve_dir
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask, Lighteval

@@ -28,7 +28,7 @@ from kdwatts.evaluation.lm_tasks import (
     harness_version,
     load_task,
 )
-from kdwatts.metrics import total_energy
+from kdwatts.metrics.energy import total_energy
 from kdwatts.records import Score, StageRow
 from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter

@@ -19,7 +19,7 @@ from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses.response import REVISIONS
 from kdwatts.manifest import add_to_manifest
-from kdwatts.metrics import MISSING, Energy, add_energies, total_energy
+from kdwatts.metrics.energy import MISSING, Energy, add_energies, total_energy
 from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
 from kdwatts.models.layers import LayerPairs
 from kdwatts.models.load import (

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdwatts import metrics
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
-from kdwatts.break_even import Amount, tokens_to_break_even
 from kdwatts.config import Config
 from kdwatts.manifest import add_to_manifest
-from kdwatts.metrics import BenchmarkScore, Energy, add_energies, total_energy
+from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
+from kdwatts.metrics.break_even import Amount, tokens_to_break_even
+from kdwatts.metrics.efficiency import eff_overall, j_per_token
+from kdwatts.metrics.energy import Energy, add_energies, total_energy
+from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
@@ -84,7 +86,7 @@ def _metrics(
         for subject in ("student", "teacher")
         if (costs := _costs(artifacts, subject))
     }
-    kept = metrics.om_perf(_benchmarks(config.eval.tasks, scores))
+    kept = om_perf(_benchmarks(config.eval.tasks, scores))
     site = config.site
     total = add_energies([own, inherited])
     repaid = tokens_to_break_even(
@@ -121,7 +123,7 @@ def _metrics(
         train_duration_s=summary["train_duration_s"],
         train_tokens=summary["num_targets"],
         train_tokens_per_s=_per_second(summary, "num_targets"),
-        train_j_per_token=metrics.j_per_token(own.energy_j, summary["num_targets"]),
+        train_j_per_token=j_per_token(own.energy_j, summary["num_targets"]),
         data_wait_share=_per_second(summary, "data_wait_s"),
         student_params=summary["student_params"],
         teacher_params=parameters_of(teacher.architecture) if teacher else None,
@@ -139,16 +141,14 @@ def _metrics(
         om_perf=kept.ratio,
         om_perf_stderr=kept.stderr,
         om_perf_corrected=kept.corrected,
-        eff_overall=metrics.eff_overall(
+        eff_overall=eff_overall(
             kept.ratio,
             _of(serving, "teacher", "total_j_per_token"),
             _of(serving, "student", "total_j_per_token"),
         ),
-        co2e_kg=metrics.co2e_kg(own.energy_j, **place),
-        total_co2e_kg=metrics.co2e_kg(total.energy_j, **place),
-        cost_usd=metrics.cost_usd(
-            own.energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh
-        ),
+        co2e_kg=co2e_kg(own.energy_j, **place),
+        total_co2e_kg=co2e_kg(total.energy_j, **place),
+        cost_usd=cost_usd(own.energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh),
         grid_gco2e_per_kwh=site.grid_gco2e_per_kwh,
         pue=site.pue,
         student_key=student.key,
@@ -172,7 +172,7 @@ def _metrics(
         break_even_tokens=repaid.value,
         break_even_tokens_low=repaid.low,
         break_even_tokens_high=repaid.high,
-        water_l=metrics.water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
+        water_l=water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
         teacher_quantization=teacher.quantization if teacher else None,

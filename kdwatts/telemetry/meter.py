@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kdwatts.interrupt import Preempted
-from kdwatts.metrics import Energy
+from kdwatts.metrics.energy import Energy
 from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, StageRow
 from kdwatts.schema import Telemetry

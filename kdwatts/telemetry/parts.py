@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from kdwatts.metrics import Energy, total_energy
+from kdwatts.metrics.energy import Energy, total_energy
 from kdwatts.records import COMPONENTS
 from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kdwatts.metrics import Energy
+from kdwatts.metrics.energy import Energy
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdwatts.metrics import total_energy
+from kdwatts.metrics.energy import total_energy
 from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records import SCHEMA, read_json, write_json
 from kdwatts.store import as_readable_as

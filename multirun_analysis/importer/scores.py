@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kdwatts.metrics import BenchmarkScore, OmPerf, om_perf
+from kdwatts.metrics.accuracy_kept import BenchmarkScore, OmPerf, om_perf
 from kdwatts.records import Score
 from multirun_analysis.importer.foreign import Source, count, number, read_object, section
 from multirun_analysis.importer.known import BENCHMARKS

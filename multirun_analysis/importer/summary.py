@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdwatts.metrics import eff_overall, total_energy
+from kdwatts.metrics.efficiency import eff_overall
+from kdwatts.metrics.energy import total_energy
 from kdwatts.records import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load

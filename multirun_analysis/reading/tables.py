@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdwatts.metrics import total_energy, window_net_energy_j
+from kdwatts.metrics.energy import total_energy, window_net_energy_j
 from kdwatts.records import COMPONENTS
 from multirun_analysis.reading import columns
 from multirun_analysis.reading.lines import fast_table

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdwatts.evaluation.inference import _check_whole, _known_well, _per_token, serving_costs
-from kdwatts.metrics import MISSING, Energy
+from kdwatts.metrics.energy import MISSING, Energy
 from kdwatts.records import read_jsonl
 from kdwatts.schema import InferenceGrid, Telemetry
 from kdwatts.telemetry.meter import Meter

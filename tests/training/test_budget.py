@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from kdwatts.metrics import MISSING, Energy
+from kdwatts.metrics.energy import MISSING, Energy
 from kdwatts.training.budget import JouleBudget
 
 

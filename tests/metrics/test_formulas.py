@@ -6,19 +6,11 @@ import math
 
 import pytest
 
-from kdwatts.metrics import (
-    BenchmarkScore,
-    Energy,
-    add_energies,
-    co2e_kg,
-    cost_usd,
-    eff_overall,
-    j_per_token,
-    mean_and_half_width,
-    om_perf,
-    total_energy,
-    water_l,
-)
+from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
+from kdwatts.metrics.efficiency import eff_overall, j_per_token
+from kdwatts.metrics.energy import Energy, add_energies, total_energy
+from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
+from kdwatts.metrics.student_t import mean_and_half_width
 
 MISSING = Energy(None, None, "missing")
 

@@ -6,15 +6,14 @@ import math
 
 import pytest
 
-from kdwatts.break_even import (
+from kdwatts.metrics.break_even import (
     Amount,
     BreakEven,
     energy_at_quality,
-    lifetime_efficiency,
     students_to_break_even,
     tokens_to_break_even,
 )
-from kdwatts.metrics import eff_overall
+from kdwatts.metrics.efficiency import eff_overall, lifetime_efficiency
 
 
 def test_tokens_are_the_extra_joules_over_what_each_token_saves():

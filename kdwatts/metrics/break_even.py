@@ -79,26 +79,6 @@ def energy_at_quality(
     return None
 
 
-def lifetime_efficiency(
-    kept: float | None,
-    teacher_j_per_token: float | None,
-    student_j_per_token: float | None,
-    distill_j: float | None,
-    *,
-    tokens: float,
-) -> float | None:
-    """OM_perf times the teacher's joules for N tokens over the student's, its building included.
-
-    OM_perf N EPT_T / (E_distill + N EPT_S), no unit; it tends to Eff_overall as N grows.
-    """
-    if None in (kept, teacher_j_per_token, student_j_per_token, distill_j):
-        return None
-    assert kept is not None and teacher_j_per_token is not None
-    assert student_j_per_token is not None and distill_j is not None
-    whole_j = distill_j + tokens * student_j_per_token
-    return kept * tokens * teacher_j_per_token / whole_j if whole_j > 0 else None
-
-
 def _difference(one: Amount, other: Amount) -> Amount:
     if one.value is None or other.value is None:
         return Amount(None)

@@ -1,0 +1,96 @@
+"""Energies of windows and artifacts with their quality, and how they are summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+MEASURED = ("measured", "attributed")
+"""Qualities that come from a sensor; `estimated` comes from a model."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """An amount of energy and how far it can be trusted."""
+
+    energy_j: float | None
+    uncertainty_j: float | None
+    """One standard deviation; None where the energy is None or nothing is known of its error."""
+    quality: str
+    """measured, attributed, estimated, missing, or mixed for a sum over different qualities."""
+
+
+MISSING = Energy(None, None, "missing")
+
+
+def total_energy(
+    energy_j: Mapping[str, float | None],
+    quality: Mapping[str, str],
+    uncertainty_j: Mapping[str, float | None],
+) -> Energy:
+    """The sum of a window's measured components; of the estimated ones where none is measured.
+
+    Measured and estimated components are never added. Independent sensors: uncertainties add in
+    squares. A sum that holds an attributed component is attributed.
+    """
+    parts = summed_components(energy_j, quality)
+    if not parts:
+        return MISSING
+    # The weaker word of the two sensors' kinds names the sum.
+    labels = ("measured", "attributed", "estimated")
+    return Energy(
+        sum(energy_j[c] or 0.0 for c in parts),
+        _root_sum_square(uncertainty_j.get(c) for c in parts),
+        max((quality[c] for c in parts), key=labels.index),
+    )
+
+
+def window_net_energy_j(
+    energy_j: Mapping[str, float | None],
+    quality: Mapping[str, str],
+    net_energy_j: Mapping[str, float | None],
+) -> float | None:
+    """Joules of the components that `total_energy` adds, less what they would have drawn idle.
+
+    None where that of one of them is unknown, or none is known.
+    """
+    found = [net_energy_j.get(part) for part in summed_components(energy_j, quality)]
+    return None if None in found or not found else sum(each or 0.0 for each in found)
+
+
+def summed_components(
+    energy_j: Mapping[str, float | None], quality: Mapping[str, str]
+) -> list[str]:
+    """The components that `total_energy` adds: the measured ones, else the estimated ones."""
+    for wanted in (MEASURED, ("estimated",)):
+        parts = [c for c, j in energy_j.items() if j is not None and quality[c] in wanted]
+        if parts:
+            return parts
+    return []
+
+
+def add_energies(energies: Iterable[Energy]) -> Energy:
+    """The sum over windows or artifacts. One missing term makes the sum missing, not smaller.
+
+    Terms of different quality give `mixed`, so that a reader sees that the sum is no measurement.
+    Uncertainties add linearly: the sensor's calibration error is shared by all terms. The sum of
+    nothing is 0 J, measured.
+    """
+    terms = list(energies)
+    if not terms:
+        return Energy(0.0, 0.0, "measured")
+    if any(term.energy_j is None for term in terms):
+        return MISSING
+    qualities = {term.quality for term in terms}
+    uncertainties = [term.uncertainty_j for term in terms]
+    return Energy(
+        sum(term.energy_j or 0.0 for term in terms),
+        None if None in uncertainties else sum(u or 0.0 for u in uncertainties),
+        qualities.pop() if len(qualities) == 1 else "mixed",
+    )
+
+
+def _root_sum_square(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else math.sqrt(sum((value or 0.0) ** 2 for value in known))

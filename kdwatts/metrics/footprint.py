@@ -1,0 +1,28 @@
+"""What joules mean at a site: CO2e, money, water."""
+
+from __future__ import annotations
+
+J_PER_KWH = 3.6e6
+
+
+def co2e_kg(energy_j: float | None, *, pue: float, grid_gco2e_per_kwh: float) -> float | None:
+    """Kilograms of CO2 equivalent: kWh times PUE times grams per kWh over 1000."""
+    if energy_j is None:
+        return None
+    return energy_j / J_PER_KWH * pue * grid_gco2e_per_kwh / 1000
+
+
+def cost_usd(energy_j: float | None, *, pue: float, price_usd_per_kwh: float) -> float | None:
+    """US dollars of electricity, the building's overhead included."""
+    return None if energy_j is None else energy_j / J_PER_KWH * pue * price_usd_per_kwh
+
+
+def water_l(energy_j: float | None, *, wue_l_per_kwh: float | None) -> float | None:
+    """Litres that the site evaporates: kWh of the computers times water usage effectiveness.
+
+    The Green Grid, white paper 35 (2011): site water over IT energy. Water of the power stations is
+    not in it. None for a site whose figure is not known.
+    """
+    if energy_j is None or wue_l_per_kwh is None:
+        return None
+    return energy_j / J_PER_KWH * wue_l_per_kwh
