@@ -6,14 +6,13 @@ seeds cancels in their difference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 
 import pandas as pd
-from scipy.special import stdtr
 
+from kdwatts.metrics.comparing import holm, paired_p
 from multirun_analysis import units
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
@@ -181,38 +180,6 @@ def _obtained_alike(one: Row, two: Row, column: str) -> bool:
         return True
     kinds = {energy_class(one[quality]), energy_class(two[quality])}
     return len(kinds) == 1 and kinds != {"missing"}
-
-
-def paired_p(differences: Sequence[float], *, scale: float = 0.0) -> float | None:
-    """Two-sided p of Student's paired t-test that the mean difference is 0 (Student 1908).
-
-    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. None for fewer than two differences,
-    and for differences that are all alike but not 0: their spread, which t divides by, is unknown
-    rather than 0. `scale` is the size of the numbers that were subtracted, whose rounding is no
-    spread.
-    """
-    count = len(differences)
-    if count < 2:
-        return None
-    mean = math.fsum(differences) / count
-    spread = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1))
-    rounding = 1e-12 * max(scale, *map(abs, differences))
-    if spread <= rounding:
-        return 1.0 if abs(mean) <= rounding else None
-    return float(2 * stdtr(count - 1, -abs(mean) / (spread / math.sqrt(count))))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being many, in their order (Holm 1979).
-
-    The k-th smallest of m is multiplied by m - k + 1; none is below a smaller one's, or above 1.
-    """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def _verdict(comparison: Comparison, p_holm: float | None) -> str:

@@ -7,8 +7,6 @@ from multirun_analysis.statistics import (
     comparison_words,
     comparisons_table,
     every_pair,
-    holm,
-    paired_p,
 )
 
 
@@ -32,30 +30,6 @@ def runs_of(make, tmp_path):
         return collect([tmp_path]).runs
 
     return write
-
-
-def test_p_of_a_paired_t_test_is_that_of_a_worked_example():
-    # Differences 1, 2, 3: mean 2, s = 1, t = 2 sqrt(3) with 2 degrees of freedom, where the
-    # distribution has a closed form: p = 1 - t / sqrt(t^2 + 2) = 1 - sqrt(12 / 14).
-    assert paired_p([1.0, 2.0, 3.0]) == pytest.approx(1 - (12 / 14) ** 0.5)
-    # One degree of freedom is Cauchy's: t = 3 for 1 and 2, p = 1 - 2 atan(3) / pi = 0.2048.
-    assert paired_p([1.0, 2.0]) == pytest.approx(0.20483, abs=1e-5)
-    assert paired_p([-1.0, -2.0]) == paired_p([1.0, 2.0])
-
-
-def test_differences_that_are_all_alike_have_no_p_and_those_that_are_0_have_1():
-    assert paired_p([2.0, 2.0]) is None
-    assert paired_p([0.3 - 0.2, 0.2 - 0.1], scale=0.2) is None
-    assert paired_p([0.0, 0.0]) == 1.0
-    assert paired_p([5.0]) is None
-
-
-def test_holm_is_that_of_a_worked_example():
-    # Ordered 0.01, 0.015, 0.02, 0.04 times 4, 3, 2, 1: 0.04, 0.045, 0.04 raised to 0.045, and 0.04
-    # raised to 0.045.
-    assert holm([0.04, 0.01, 0.02, 0.015]) == pytest.approx([0.045, 0.04, 0.045, 0.045])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_a_setting_is_held_against_the_baseline_seed_by_seed(runs_of):

@@ -1,0 +1,181 @@
+"""Two settings by pairs of one seed: whether they differ, whether they are the same within x %,
+and how many seeds would show the one or the other.
+
+All by Student's t over the differences of pairs, taken as independent draws of a normal
+distribution. `alpha` is the chance of a false finding in one comparison: with m comparisons made
+together give 0.05 / m, the worst level that Holm's correction asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+LEAST_SEEDS = 3
+"""No fewer are asked for: two hardly show how much seeds differ."""
+
+MOST_SEEDS = 50
+"""Where more are needed, how many is not told: the difference is next to nothing."""
+
+
+def paired_p(differences: Sequence[float], *, scale: float = 0.0) -> float | None:
+    """Two-sided p of Student's paired t-test that the mean difference is 0 (Student 1908).
+
+    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. None for fewer than two differences,
+    and for differences that are all alike but not 0: their spread, which t divides by, is unknown
+    rather than 0. `scale` is the size of the numbers that were subtracted, whose rounding is no
+    spread.
+    """
+    from scipy.special import stdtr
+
+    if len(differences) < 2:
+        return None
+    mean, spread = _mean_and_spread(differences, scale)
+    if spread is None:
+        return 1.0 if abs(mean) <= _rounding(differences, scale) else None
+    count = len(differences)
+    return float(2 * stdtr(count - 1, -abs(mean) / (spread / math.sqrt(count))))
+
+
+def equivalence_p(
+    values: Sequence[float], baseline_values: Sequence[float], margin: float
+) -> float | None:
+    """p that values and baseline differ in mean by `margin` (0.03: 3 %) of the baseline or more.
+
+    The larger p of two one-sided paired t-tests, of value - (1 + margin) baseline being below 0
+    and of value - (1 - margin) baseline being above 0: exact for the ratio of both means, whose
+    denominator is measured too. p below alpha is to say that the ratio's 1 - 2 alpha interval
+    (Fieller's) lies within 1 +- margin. Pairs stand in equal places. None for fewer than two
+    pairs, for a baseline whose mean is not above 0, and where either has no spread.
+    """
+    from scipy.special import stdtr
+
+    pairs = list(zip(values, baseline_values, strict=True))
+    if len(pairs) < 2 or math.fsum(baseline_values) <= 0:
+        return None
+    found = []
+    for sign in (1, -1):
+        beyond = [sign * value - (sign + margin) * base for value, base in pairs]
+        mean, spread = _mean_and_spread(beyond, max(map(abs, baseline_values)))
+        if spread is None:
+            return None
+        found.append(float(stdtr(len(pairs) - 1, mean / (spread / math.sqrt(len(pairs))))))
+    return max(found)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for being many, in their order (Holm 1979).
+
+    The k-th smallest of m is multiplied by m - k + 1; none is below a smaller one's, or above 1.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def paired_power(d: float, n: int, alpha: float = 0.05) -> float:
+    """Chance that n pairs show a difference of d standard deviations, two-sided at alpha.
+
+    d = |mean| / sd of the differences. P(|T| > t[1 - alpha / 2]) of the noncentral t with n - 1
+    degrees of freedom and noncentrality d sqrt(n).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    # Given the sample's sd, t is normal: exact, where scipy's nctdtr is nan for many arguments.
+    limits = stdtrit(n - 1, 1 - alpha / 2) * _sample_sds(n)
+    centre = d * math.sqrt(n)
+    return float((ndtr(centre - limits) + ndtr(-centre - limits)).mean())
+
+
+def equivalence_power(width: float, n: int, alpha: float = 0.05) -> float:
+    """Chance that n pairs of equal settings are shown to be the same within `width`.
+
+    `width` is the margin over the sd of the differences, both in one unit. Both one-sided tests
+    pass if the mean difference lies within width - t[1 - alpha] s / sqrt(n) of 0.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    room = width * math.sqrt(n) - stdtrit(n - 1, 1 - alpha) * _sample_sds(n)
+    return float((2 * ndtr(room) - 1).clip(0.0).mean())
+
+
+def seeds_needed(
+    differences: Sequence[float],
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    least: int = LEAST_SEEDS,
+    most: int = MOST_SEEDS,
+    scale: float = 0.0,
+) -> int | None:
+    """Pairs in all, those at hand among them, that would show the difference observed.
+
+    The smallest n from `least` on whose `paired_power` at d = |mean| / s reaches `power`; most + 1
+    where `most` are too few. d is of the pairs at hand, and of few pairs it is too large as a rule
+    (at three 1.8 times, on average), so that n says about how many. None for fewer than two
+    differences, and for those without a spread. `scale` is that of `paired_p`.
+    """
+    if len(differences) < 2:
+        return None
+    mean, spread = _mean_and_spread(differences, scale)
+    if spread is None:
+        return None
+    return _first(lambda n: paired_power(abs(mean) / spread, n, alpha), power, least, most)
+
+
+def seeds_needed_for_equivalence(
+    values: Sequence[float],
+    baseline_values: Sequence[float],
+    margin: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    least: int = LEAST_SEEDS,
+    most: int = MOST_SEEDS,
+) -> int | None:
+    """Pairs in all that would show two settings to be the same within `margin`, if they are equal.
+
+    The smallest n from `least` on whose `equivalence_power` reaches `power`, at the sd of the
+    differences observed over the baseline's mean; most + 1 where `most` are too few. Settings that
+    differ, but by less than the margin, need more. None where `equivalence_p` knows none.
+    """
+    differences = [a - b for a, b in zip(values, baseline_values, strict=True)]
+    if len(differences) < 2 or math.fsum(baseline_values) <= 0:
+        return None
+    spread = _mean_and_spread(differences, max(map(abs, baseline_values)))[1]
+    if spread is None:
+        return None
+    width = margin * math.fsum(baseline_values) / len(differences) / spread
+    return _first(lambda n: equivalence_power(width, n, alpha), power, least, most)
+
+
+def _first(power_of: Callable[[int], float], power: float, least: int, most: int) -> int:
+    """The smallest n of least to most whose power, which grows with n, reaches `power`."""
+    return bisect_left(range(most + 1), power, lo=least, key=power_of)
+
+
+def _mean_and_spread(values: Sequence[float], scale: float) -> tuple[float, float | None]:
+    """Mean and standard deviation of two values or more; None where it is but rounding."""
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return mean, None if spread <= _rounding(values, scale) else spread
+
+
+def _rounding(values: Sequence[float], scale: float) -> float:
+    return 1e-12 * max(scale, *map(abs, values))
+
+
+@lru_cache(maxsize=256)
+def _sample_sds(n: int) -> Any:
+    """Sample sds of n draws with sd 1, at 500 equally likely quantiles: to average over."""
+    import numpy as np
+    from scipy.special import gammaincinv
+
+    quantiles = (np.arange(500) + 0.5) / 500
+    return np.sqrt(2 * gammaincinv((n - 1) / 2, quantiles) / (n - 1))
