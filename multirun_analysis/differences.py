@@ -8,10 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from multirun_analysis.comparison_words import comparison_words
 from multirun_analysis.marks import MAX_ROWS, error_bars, named_rows, say_left_out
 from multirun_analysis.palette import MUTED, paradigm_color, styled
 from multirun_analysis.rows import to_rows
-from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, comparison_words
+from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline
 
 JUDGED = ("om_perf", "student_bits_per_byte", "own_energy_j")
 """Columns that a reader compares first: accuracy, held-out text, energy to build."""

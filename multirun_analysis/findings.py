@@ -6,6 +6,7 @@ import pandas as pd
 
 from kdwatts.metrics.break_even import Amount, BreakEven
 from multirun_analysis import units
+from multirun_analysis.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind
 from multirun_analysis.metrics import mean_interval
@@ -14,11 +15,10 @@ from multirun_analysis.repayment import repayments, verdict_words
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.statistics import (
     COLUMNS,
+    SERVED_ALIKE,
     Comparison,
     against_baseline,
     every_pair,
-    p_words,
-    size_words,
 )
 
 Table = tuple[list[str], list[list[str]]]
@@ -68,13 +68,15 @@ def result_rows(students: list[Row]) -> Table:
 def comparison_rows(runs: pd.DataFrame) -> Table:
     """Each setting against plain fine-tuning, p corrected within each column."""
     heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
+    heads += ["Seeds to settle it"]
     rows = []
     for column, about in COLUMNS.items():
         compared = f"{about.words}{_kinds(runs, column)}"
         for c in against_baseline(runs, [column]):
             size, percent = size_words(c)
             p = units.MISSING if c.p_holm is None else p_words(c.p_holm)
-            rows.append([compared, c.label, size, percent, p, str(c.num_pairs), c.verdict])
+            seeds = seeds_words([c.seeds_needed]) or units.MISSING
+            rows.append([compared, c.label, size, percent, p, str(c.num_pairs), c.verdict, seeds])
     return heads, rows
 
 
@@ -103,7 +105,8 @@ def _kinds(runs: pd.DataFrame, column: str) -> str:
 
 
 def _judged_words(comparisons: list[Comparison], where: str) -> str:
-    """What differs beyond noise, how many pairs do not, and how large a difference these hide."""
+    """What differs beyond noise, how many pairs do not, how large a difference these hide, and how
+    many seeds would show one as large as was observed."""
     if not comparisons:
         return ""
     parts = [
@@ -115,8 +118,13 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
         every = len(noise) == len(comparisons)
         count = "all" if every and len(noise) > 1 else str(len(noise))
         widths = [c.effect_half_width_pct for c in noise if c.effect_half_width_pct is not None]
-        hidden = f" (intervals up to ± {units.significant(max(widths), 2)} %)" if widths else ""
+        told = [f"intervals up to ± {units.significant(max(widths), 2)} %"] if widths else []
+        if seeds := seeds_words(c.seeds_needed for c in noise):
+            told.append(f"{seeds} seeds would settle {'them' if len(noise) > 1 else 'it'}")
+        hidden = f" ({'; '.join(told)})" if told else ""
         parts.append(f"{count} of {len(comparisons)} within noise{hidden}")
+    if same := [c.same_within_pct for c in comparisons if c.is_same]:
+        parts.append(f"{len(same)} of {len(comparisons)} the same within {max(same)} %")
     if few := sum(c.verdict == "too few seeds to tell" for c in comparisons):
         parts.append(f"{few} of {len(comparisons)} that these seeds cannot tell")
     return f"{where}: {', '.join(parts)}"
@@ -145,7 +153,7 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
     They differ by their weights alone, so what differs between settings is noise of measuring.
     """
     served = known(distinct_students(runs), "student_total_j_per_token", "student_params")
-    alike = grouped(served, lambda run: tuple(run[column] for column in _SERVED_ALIKE))
+    alike = grouped(served, lambda run: tuple(run[column] for column in SERVED_ALIKE))
     found = []
     for same in alike.values():
         for kind, rows in grouped(same, _energy_class).items():
@@ -162,10 +170,6 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
                     "settings is noise of measuring."
                 )
     return found
-
-
-_SERVED_ALIKE = ("model", "student_params", "gpu", "num_gpus", "power_limit_w", "precision", "host")
-"""What has to be equal for students to differ by their weights alone."""
 
 
 def _energy_class(run: Row) -> str:

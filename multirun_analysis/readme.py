@@ -18,6 +18,7 @@ from multirun_analysis import markdown, units
 from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveats, short_commit
 from multirun_analysis.collect import Collected
+from multirun_analysis.comparison_words import verdict_note
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import readable, why_not, write_figures
@@ -31,7 +32,6 @@ from multirun_analysis.findings import (
 from multirun_analysis.plots import BITS_PER_BYTE
 from multirun_analysis.rows import Row, distinct_students, known, to_rows
 from multirun_analysis.sections import Exhibits
-from multirun_analysis.statistics import ALPHA
 from multirun_analysis.writing import replace_whole
 
 WIDTH_PX = 760
@@ -219,11 +219,11 @@ def _comparisons(runs: pd.DataFrame, exhibits: Sequence[str]) -> list[str]:
     note = (
         "Differences of runs with one seed and equal tokens, less the sft run of that seed: mean "
         "with its 95 % interval, and p of a paired t-test, corrected within each column (Holm "
-        f"1979). within noise: p is above {ALPHA:g}, so that chance alone may well make such a "
-        "difference, and one smaller than its interval would not have been seen. The intervals are "
-        "not corrected: one of many may leave out 0 by chance. worse than sft in joules: more."
+        f"1979). {verdict_note()} A difference smaller than its interval would not have been seen. "
+        "The intervals are not corrected: one of many may leave out 0 by chance. worse than sft in "
+        "joules: more."
     )
-    blocks = [*exhibits, note, markdown.table(heads, rows, align="llrrrrl")] if rows else []
+    blocks = [*exhibits, note, markdown.table(heads, rows, align="llrrrrlr")] if rows else []
     return _section("Against plain fine-tuning", blocks)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import Collected
+from multirun_analysis.comparison_words import comparison_words, verdict_note
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import devices_exhibit
@@ -18,7 +19,7 @@ from multirun_analysis.page import facet, radio, section, select, slot, table
 from multirun_analysis.palette import stage_words
 from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, energy_by_stage
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.statistics import COLUMNS, against_baseline, comparison_words
+from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline
 
 MAX_DEVICE_RUNS = 24
 """Runs whose devices are drawn over time: at some 50 kB each the page stays a few megabytes."""
@@ -101,7 +102,7 @@ def comparison_section(runs: pd.DataFrame) -> str:
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(
             f'<tr{facet(c.group)}><th scope="row">{escape(c.label)}</th>'
-            f'<td class="left"><span class="verdict {c.verdict.replace(" ", "-")}">{c.verdict}'
+            f'<td class="left"><span class="verdict {_verdict_class(c)}">{c.verdict}'
             f'</span></td><td class="words">{escape(_after_head(comparison_words(c)))}</td></tr>'
             for c in found[:MAX_COMPARISONS]
         )
@@ -114,9 +115,13 @@ def comparison_section(runs: pd.DataFrame) -> str:
         "Against plain fine-tuning",
         "Differences of runs with one seed and equal tokens, less the sft run of that seed: mean "
         "with its 95 % interval, and the p of a paired t-test, corrected for all settings in a "
-        f"table (Holm 1979). within noise: p is above 0.05.{more}",
+        f"table (Holm 1979). {verdict_note()}{more}",
         body,
     )
+
+
+def _verdict_class(c: Comparison) -> str:
+    return "same" if c.is_same else c.verdict.replace(" ", "-")
 
 
 def _after_head(words: str) -> str:

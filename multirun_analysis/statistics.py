@@ -12,17 +12,20 @@ from itertools import combinations
 
 import pandas as pd
 
-from kdwatts.metrics.comparing import holm, paired_p
-from multirun_analysis import units
+from kdwatts.metrics.comparing import (
+    equivalence_p,
+    holm,
+    holm_over_margins,
+    paired_p,
+    seeds_needed,
+    seeds_needed_for_equivalence,
+)
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 
 ALPHA = 0.05
 """Chance of calling any difference of a family real where there is none."""
-
-FEW_PAIRS = 3
-"""Up to here a test sees only large differences: a sentence about them says how large."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class Column:
     higher_is_better: bool
     quality: str | None = None
     """Column that says how its joules were obtained; None where there are none in it."""
+
+    @property
+    def margins_pct(self) -> tuple[int, ...]:
+        """Within which of these settings may be called the same, the widest first."""
+        return JOULE_MARGINS_PCT if self.quality else SCORE_MARGINS_PCT
+
+
+JOULE_MARGINS_PCT = (10, 5, 3, 1)
+"""Paradigms differ by tens of per cent in joules, and meters err by several: 10 % changes no
+choice. The smallest that the data shows is told."""
+
+SCORE_MARGINS_PCT = (3, 1)
+"""Paradigms differ by a few per cent in accuracy and bits per byte: 5 % would hide that."""
+
+SERVING = ("student_total_j_per_token", "eff_overall")
+"""Columns whose joules are one figure for all students that are served alike: what else differs
+between such students is noise of measuring, or has a column of its own."""
+
+SERVED_ALIKE = ("model", "student_params", "gpu", "num_gpus", "power_limit_w", "precision", "host")
+"""What is equal where students differ by their weights alone, for tables without a key of it."""
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -79,7 +102,22 @@ class Comparison:
     p_holm: float | None
     """The same, corrected for all comparisons that were made together."""
     verdict: str
-    """better, worse, within noise, or too few seeds to tell."""
+    """better, worse, the same within x %, within noise, or too few seeds to tell."""
+    p_same_holm: float | None = None
+    """p that they differ by `same_within_pct` or more, by the widest margin where that is None; of
+    two one-sided tests, corrected for all comparisons and margins together."""
+    same_within_pct: int | None = None
+    """The smallest margin, in % of the baseline, within which they are shown to be the same."""
+    seeds_needed: int | None = None
+    """Seeds in all that would tell a difference like the observed one, where it is within noise;
+    51, one more than `MOST_SEEDS`, stands for all above."""
+    seeds_for_same: int | None = None
+    """Seeds in all that would show equal settings to be the same within the widest margin, where
+    the difference is within noise; 51 likewise."""
+
+    @property
+    def is_same(self) -> bool:
+        return self.verdict.startswith("the same")
 
 
 def against_baseline(
@@ -134,37 +172,49 @@ def _compared(
                 f"compare by {column}: it is not known which way is better; "
                 f"choose from {', '.join(COLUMNS)}"
             )
-    found = [_comparison(mine, other, column) for column in columns for mine, other in pairs]
-    found = [comparison for comparison in found if comparison.num_pairs or comparison.num_apart]
-    corrected = iter(holm([c.p for c in found if c.p is not None]))
-    judged = []
-    for comparison in found:
-        p_holm = None if comparison.p is None else next(corrected)
-        judged.append(replace(comparison, p_holm=p_holm, verdict=_verdict(comparison, p_holm)))
-    return judged
+    made = [
+        _comparison(mine, other, column)
+        for column in columns
+        for mine, other in pairs
+        if column not in SERVING or not _served_alike(mine, other)
+    ]
+    return _judged([(c, both) for c, both in made if c.num_pairs or c.num_apart])
 
 
-def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
-    """Without a verdict, which waits for the correction."""
+def _served_alike(mine: list[Row], other: list[Row]) -> bool:
+    """Whether a token of both has one figure, pooled over the runs that measured it."""
+    if keys := {run.get("student_served_key") for run in mine} - {None}:
+        return not keys.isdisjoint(run.get("student_served_key") for run in other)
+    one, two = (
+        {tuple(run.get(column) for column in SERVED_ALIKE) for run in known(rows, "student_params")}
+        for rows in (mine, other)
+    )
+    return not one.isdisjoint(two)
+
+
+def _comparison(
+    mine: list[Row], other: list[Row], column: str
+) -> tuple[Comparison, list[tuple[float, float]]]:
+    """Without a verdict, which waits for the correction; and the values of the pairs."""
     by_seed = {run["seed"]: run for run in known(other, column, "seed")}
     both = [(run, by_seed[run["seed"]]) for run in known(mine, column, "seed")
             if run["seed"] in by_seed]  # fmt: skip
-    alike = [(one, two) for one, two in both if _obtained_alike(one, two, column)]
+    alike = [(one[column], two[column]) for one, two in both if _obtained_alike(one, two, column)]
     comparison = Comparison(
         column, mine[0]["group"], mine[0]["group_label"], other[0]["group"],
         other[0]["group_label"], len(alike), len(both) - len(alike),
         None, None, None, None, None, None, None, None, "",
     )  # fmt: skip
     if not alike:
-        return comparison
-    base = mean_interval([two[column] for _, two in alike]).mean
-    differences = [one[column] - two[column] for one, two in alike]
+        return comparison, alike
+    base = mean_interval([two for _, two in alike]).mean
+    differences = [one - two for one, two in alike]
     difference = mean_interval(differences)
     scale = 100 / abs(base) if base else None
     half_width = difference.half_width
-    return replace(
+    comparison = replace(
         comparison,
-        mean=mean_interval([one[column] for one, _ in alike]).mean,
+        mean=mean_interval([one for one, _ in alike]).mean,
         baseline_mean=base,
         difference=difference.mean,
         difference_half_width=half_width,
@@ -172,6 +222,7 @@ def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
         effect_half_width_pct=None if scale is None or half_width is None else scale * half_width,
         p=paired_p(differences, scale=abs(base)),
     )
+    return comparison, alike
 
 
 def _obtained_alike(one: Row, two: Row, column: str) -> bool:
@@ -182,53 +233,60 @@ def _obtained_alike(one: Row, two: Row, column: str) -> bool:
     return len(kinds) == 1 and kinds != {"missing"}
 
 
-def _verdict(comparison: Comparison, p_holm: float | None) -> str:
-    if p_holm is None or comparison.difference is None:
+def _judged(made: Sequence[tuple[Comparison, list[tuple[float, float]]]]) -> list[Comparison]:
+    """Each with its verdict, p corrected over all of them."""
+    corrected = iter(holm([c.p for c, _ in made if c.p is not None]))
+    at_margins = [_p_at_margins(c, both) for c, both in made]
+    same = iter(holm_over_margins([ps for ps in at_margins if ps]))
+    num_tests = sum(c.p is not None for c, _ in made)
+    judged = []
+    for (c, both), ps in zip(made, at_margins, strict=True):
+        if c.p is not None:
+            c = replace(c, p_holm=next(corrected))
+        if ps:
+            c = _with_margin(c, next(same))
+        c = replace(c, verdict=_verdict(c))
+        judged.append(_with_seeds(c, both, num_tests) if c.verdict == "within noise" else c)
+    return judged
+
+
+def _p_at_margins(c: Comparison, both: list[tuple[float, float]]) -> list[float]:
+    """One p for each margin of the column; none where nothing is known about chance."""
+    if c.p is None:
+        return []
+    mine, other = zip(*both, strict=True)
+    ps = [equivalence_p(mine, other, margin / 100) for margin in COLUMNS[c.column].margins_pct]
+    return [p for p in ps if p is not None] if None not in ps else []
+
+
+def _with_margin(c: Comparison, corrected: Sequence[float]) -> Comparison:
+    margins = dict(zip(COLUMNS[c.column].margins_pct, corrected, strict=True))
+    passed = [margin for margin, p in margins.items() if p < ALPHA]
+    margin = min(passed, default=None)
+    p = corrected[0] if margin is None else margins[margin]
+    return replace(c, p_same_holm=p, same_within_pct=margin)
+
+
+def _verdict(c: Comparison) -> str:
+    if c.p_holm is None or c.difference is None:
         return "too few seeds to tell"
-    if p_holm >= ALPHA:
-        return "within noise"
-    is_higher = comparison.difference > 0
-    return "better" if is_higher == COLUMNS[comparison.column].higher_is_better else "worse"
+    if c.p_holm < ALPHA:
+        is_higher = c.difference > 0
+        return "better" if is_higher == COLUMNS[c.column].higher_is_better else "worse"
+    return "within noise" if c.same_within_pct is None else f"the same within {c.same_within_pct} %"
 
 
-def comparison_words(comparison: Comparison) -> str:
-    """One or two sentences, plain text: verdict, size with interval, p, and how little is known."""
-    c, about = comparison, COLUMNS[comparison.column]
-    head = f"{c.label} against {c.baseline_label}, {about.words}: {c.verdict}"
-    if c.difference is None:
-        return f"{head}. One is measured and the other estimated, so no pair can be compared."
-    pairs = f"{c.num_pairs} pair{'s' * (c.num_pairs != 1)} of one seed"
-    apart = f", {c.num_apart} left out where one is estimated" if c.num_apart else ""
-    size, percent = size_words(c)
-    if c.effect_pct is not None:
-        size += f" ({percent})"
-    if c.num_pairs < 2:
-        return f"{head}. {size} in {pairs}{apart}: one pair says nothing about chance."
-    if c.p is None or c.p_holm is None:
-        return (
-            f"{head}. {size} in each of {pairs}{apart}: "
-            "differences that are all alike say nothing about chance."
-        )
-    text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {p_words(c.p_holm)}."
-    if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
-        least = units.significant(c.effect_half_width_pct, 2)
-        text += f" So few pairs would not have shown a difference below {least} %."
-    return text
-
-
-def size_words(comparison: Comparison) -> tuple[str, str]:
-    """The difference and its share of the baseline's mean, both with their 95 % intervals."""
-    c, unit = comparison, COLUMNS[comparison.column].unit
-    size = percent = units.MISSING
-    if c.difference is not None:
-        size = units.signed(c.difference, unit, error=c.difference_half_width, prefixed="J" in unit)
-    if c.effect_pct is not None:
-        percent = units.signed(c.effect_pct, "%", error=c.effect_half_width_pct, prefixed=False)
-    return size, percent
-
-
-def p_words(p: float) -> str:
-    return "below 0.001" if p < 0.001 else units.significant(p, 2)
+def _with_seeds(c: Comparison, both: list[tuple[float, float]], num_tests: int) -> Comparison:
+    """How many seeds would settle it, at the worst level that Holm's correction may ask for."""
+    mine, other = zip(*both, strict=True)
+    alpha, margin = ALPHA / num_tests, COLUMNS[c.column].margins_pct[0] / 100
+    differences = [one - two for one, two in both]
+    scale = abs(c.baseline_mean or 0.0)
+    return replace(
+        c,
+        seeds_needed=seeds_needed(differences, alpha=alpha, scale=scale),
+        seeds_for_same=seeds_needed_for_equivalence(mine, other, margin, alpha=alpha),
+    )
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -12,7 +12,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
+
+POWER = 0.8
+"""Chance of showing what is there, at which seeds are enough."""
 
 LEAST_SEEDS = 3
 """No fewer are asked for: two hardly show how much seeds differ."""
@@ -79,6 +83,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def holm_over_margins(p_values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Corrected `equivalence_p` of each comparison at each of its margins, the widest first.
+
+    So that the smallest margin that passes may be told, whichever it is: p at a margin is
+    corrected as by `holm` beside the other comparisons at their narrowest. That is Holm's closed
+    test: among nested margins one is false only if the widest false one is, and no other margin
+    of the others has a larger p. The chance of telling any margin falsely stays below alpha.
+    """
+    raised = [list(accumulate(ps, max)) for ps in p_values]
+    narrowest = sorted(ps[-1] for ps in raised)
+    count = len(narrowest)
+    before = list(accumulate(((count - k) * p for k, p in enumerate(narrowest)), max, initial=0.0))
+
+    def corrected(p: float) -> float:
+        rank = bisect_left(narrowest, p)
+        return min(1.0, max(before[rank], (count - rank) * p))
+
+    return [[corrected(p) for p in ps] for ps in raised]
+
+
 def paired_power(d: float, n: int, alpha: float = 0.05) -> float:
     """Chance that n pairs show a difference of d standard deviations, two-sided at alpha.
 
@@ -109,7 +133,7 @@ def seeds_needed(
     differences: Sequence[float],
     *,
     alpha: float = 0.05,
-    power: float = 0.8,
+    power: float = POWER,
     least: int = LEAST_SEEDS,
     most: int = MOST_SEEDS,
     scale: float = 0.0,
@@ -135,7 +159,7 @@ def seeds_needed_for_equivalence(
     margin: float,
     *,
     alpha: float = 0.05,
-    power: float = 0.8,
+    power: float = POWER,
     least: int = LEAST_SEEDS,
     most: int = MOST_SEEDS,
 ) -> int | None:

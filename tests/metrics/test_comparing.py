@@ -9,6 +9,7 @@ from kdwatts.metrics.comparing import (
     equivalence_p,
     equivalence_power,
     holm,
+    holm_over_margins,
     paired_p,
     paired_power,
     seeds_needed,
@@ -46,6 +47,19 @@ def test_holm_is_that_of_a_worked_example():
     assert holm([0.04, 0.01, 0.02, 0.015]) == pytest.approx([0.045, 0.04, 0.045, 0.045])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_holm_over_margins_counts_the_others_at_their_narrowest():
+    # At the wide margin 0.01 is beside 0.03 and 0.2: three times. 0.004 is beside 0.02 and 0.2.
+    found = holm_over_margins([[0.01, 0.02], [0.004, 0.03], [0.2]])
+    assert found[0] == pytest.approx([0.03, 0.06])
+    assert found[1] == pytest.approx([0.012, 0.06])
+    assert found[2] == pytest.approx([0.2])
+    # One margin each is Holm's own, and a narrow margin is never surer than a wide one.
+    ps = [0.04, 0.01, 0.02, 0.015]
+    assert [p for (p,) in holm_over_margins([[p] for p in ps])] == pytest.approx(holm(ps))
+    assert holm_over_margins([[0.02, 0.01]]) == [[0.02, 0.02]]
+    assert holm_over_margins([]) == []
 
 
 def test_power_is_that_of_the_noncentral_t():
@@ -149,6 +163,23 @@ def test_settings_at_the_edge_of_the_margin_pass_as_the_same_in_at_most_1_of_20(
     assert same / FEW <= 0.05 + 3 * 0.0034
     # Nor is it a test that never passes: of equal settings eight pairs show more.
     assert n == 3 or same / FEW > 0.03
+
+
+def test_the_smallest_margin_of_several_is_told_falsely_in_at_most_1_of_20_sweeps():
+    """Four settings at the edges of four margins: each may be told the margin below its own."""
+    margins = (0.10, 0.05, 0.03, 0.01)
+    false, told = 0, 0
+    for *settings, base in draws(2, 0.0, (1000, 5, 8)):
+        ps = []
+        for edge, noise in zip((0.10, 0.05, 0.03, 0.01), settings, strict=True):
+            values = [(1 + edge) * 200 + v for v in noise]
+            ps.append([equivalence_p(values, [200 + b for b in base], x) for x in margins])
+        passed = [[p < 0.05 for p in found] for found in holm_over_margins(ps)]
+        # At its own margin each setting is at the edge, and beyond all that are narrower.
+        false += any(any(found[k:]) for k, found in enumerate(passed))
+        told += sum(map(sum, passed))
+    assert false / 1000 <= 0.05 + 3 * 0.007
+    assert told > 2 * 1000
 
 
 @pytest.mark.parametrize(("d", "m"), [(1.0, 1), (1.0, 4), (2.0, 4)])

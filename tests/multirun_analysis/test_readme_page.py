@@ -88,12 +88,36 @@ def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, tex
     """Differences of 0.1, -0.1 and 0.15 are noise; 101, 100 and 99 J more are not."""
     accuracy, _, energy = noise_words(collected.runs)
     assert accuracy.startswith("OM_perf, against plain fine-tuning: 1 of 1 within noise")
+    # d = 0.05 / 0.132 = 0.38 takes some 57 seeds.
+    assert accuracy.endswith("; more than 50 seeds would settle it).")
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
     sure = "against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
     assert energy == f"Own energy (estimated), {sure}"
     assert "OM\\_perf, against plain fine-tuning: 1 of 1 within noise" in text
-    row = "| response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse |"
+    assert " | 3 | within noise | more than 50 |" in text
+    row = "| response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse | - |"
     assert f"| own energy (estimated) {row}" in text
+
+
+def test_noise_and_sameness_are_counted_with_what_would_settle_them(make, tmp_path):
+    """Against 100 J each: 2 J of sd 1 are the same, 40 J of sd 20 and 45 J of sd 15 are noise."""
+    shapes = {
+        "sft": (100, 100, 100), "response": (101, 102, 103), "feature": (120, 140, 160),
+        "relational": (130, 145, 160),
+    }  # fmt: skip
+    for paradigm, joules in shapes.items():
+        for seed, own_j in enumerate(joules):
+            name = f"{paradigm}-{seed}"
+            make.run(
+                tmp_path / name, paradigm=paradigm, seed=seed, student_key=name,
+                own_energy_j=float(own_j),
+            )  # fmt: skip
+    *_, energy = noise_words(collect([tmp_path]).runs)
+    # d = 2 and 3 of three comparisons: between the 5 and 4 of one and the 7 and 5 of four.
+    assert "2 of 3 within noise (intervals up to ± 50 %; about 5 to 6 seeds would settle them)" in (
+        energy
+    )
+    assert "1 of 3 the same within 10 %" in energy
 
 
 def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
@@ -103,6 +127,7 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
     assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([8.333, 0, 90.91], abs=1e-3)
     assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
     assert energy.marker.symbol == "circle"
+    assert "More than 50 seeds would settle it" in accuracy.hovertext[0]
     assert energy.error_x.array[0] == pytest.approx(2.258, abs=1e-3)
     assert list(energy.customdata) == [energy.meta["group"]]
 

@@ -272,6 +272,22 @@ def test_what_is_within_noise_is_called_so(make, tmp_path):
             )  # fmt: skip
     text = report_html(collect([tmp_path]))
     assert '<span class="verdict within-noise">within noise</span>' in text
+    assert "More than 50 seeds would settle it, if the true difference is the one observed." in text
+    # 400 kJ in each run: nothing to test.
+    assert "it cannot be said how many seeds would settle it." in text
+
+
+def test_what_is_shown_to_be_the_same_is_called_so_with_its_margin(make, tmp_path):
+    for seed in range(5):
+        for name, kept in (("sft", [0.9] * 5), ("response", (0.9, 0.91, 0.89, 0.9, 0.905))):
+            make.run(
+                tmp_path / f"{name}{seed}", paradigm=name, om_perf=kept[seed], seed=seed,
+                student_key=f"{name}{seed}",
+            )  # fmt: skip
+    text = report_html(collect([tmp_path]))
+    # sd 0.0074, so t = 0.026 sqrt(5) / 0.0074 = 7.9 at 3 %, and 2.4 at 1 %: p 0.037.
+    assert '<span class="verdict same">the same within 1 %</span>' in text
+    assert "the smallest of 1, 3, 5 and 10 % (of accuracy and bits per byte 1 and 3 %)" in text
 
 
 def test_a_score_that_is_no_number_is_an_empty_cell():

@@ -1,10 +1,11 @@
 import pytest
 
+from kdwatts.metrics.comparing import paired_power, seeds_needed
 from multirun_analysis.collect import collect
+from multirun_analysis.comparison_words import comparison_words, seeds_words
 from multirun_analysis.statistics import (
     Comparison,
     against_baseline,
-    comparison_words,
     comparisons_table,
     every_pair,
 )
@@ -58,7 +59,129 @@ def test_what_seeds_cannot_tell_is_within_noise_and_the_words_say_what_could_be_
     # s = 2.83, t = 1.5 with 1 degree of freedom.
     assert found.verdict == "within noise"
     # Half width 12.706 * 2.828 / sqrt(2) = 25.4 J of 100 J.
-    assert comparison_words(found).endswith("would not have shown a difference below 25 %.")
+    assert "would not have shown a difference below 25 %. " in comparison_words(found)
+    # d = 3 / 2.828 = 1.061, a little more than the 1 that takes 10 seeds.
+    assert paired_power(3 / 8**0.5, 9) < 0.8 < paired_power(3 / 8**0.5, 10)
+    assert found.seeds_needed == 10
+    assert comparison_words(found).endswith(
+        "About 10 seeds would settle it, if the true difference is the one observed."
+    )
+
+
+def test_of_a_tiny_difference_the_words_say_what_would_show_the_two_to_be_the_same(runs_of):
+    # Differences 6, -6, 0.3: a sd of 6 % allows no margin of 10 % with three pairs.
+    runs = runs_of(sft=[100.0, 100.0, 100.0], response=[106.0, 94.0, 100.3])
+    (found,) = against_baseline(runs, ["own_energy_j"])
+    assert (found.verdict, found.seeds_needed, found.same_within_pct) == ("within noise", 51, None)
+    # x / sd = 1.67: between the 6 seeds of 1.5 and the 4 of 2.
+    assert found.seeds_for_same == 5
+    assert comparison_words(found).endswith(
+        "More than 50 seeds would settle it, if the true difference is the one observed. "
+        "If there is none, about 5 would show both to be the same within 10 %."
+    )
+
+
+def test_settings_without_any_difference_are_not_promised_a_number_of_seeds(runs_of):
+    (found,) = against_baseline(runs_of("om_perf", sft=[0.9] * 3, response=[0.9] * 3), ["om_perf"])
+    assert (found.verdict, found.seeds_needed, found.p_same_holm) == ("within noise", None, None)
+    assert comparison_words(found).endswith("it cannot be said how many seeds would settle it.")
+
+
+def test_settings_that_are_shown_to_be_alike_are_the_same_within_the_smallest_margin(runs_of):
+    runs = runs_of(sft=[100.0] * 5, response=[99.0, 101.0, 100.5, 99.5, 100.2])
+    (found,) = against_baseline(runs, ["own_energy_j"])
+    # sd 0.796, mean 0.04, t = (3 - 0.04) sqrt(5) / 0.796 = 8.3 and at 1 % 2.7: p 0.0006 and 0.027.
+    assert (found.verdict, found.same_within_pct) == ("the same within 1 %", 1)
+    assert found.p_same_holm == pytest.approx(0.027, abs=0.001)
+    assert (found.seeds_needed, found.is_same) == (None, True)
+    words = comparison_words(found)
+    assert "own energy: the same within 1 %. " in words
+    assert words.endswith("5 pairs of one seed; p 0.92, p of 1 % or more 0.027.")
+
+
+def test_a_margin_of_10_per_cent_is_for_joules_and_not_for_scores(runs_of):
+    # One-sided 5 % of t with 2 degrees of freedom is 2.92; t = 10 sqrt(3) / 3 = 5.8, at 5 % 2.89.
+    values = {"sft": [1.0, 1.0, 1.0], "response": [0.97, 1.0, 1.03]}
+    (joules,) = against_baseline(runs_of("own_energy_j", **values), ["own_energy_j"])
+    assert joules.verdict == "the same within 10 %"
+
+
+def test_bits_per_byte_5_per_cent_apart_are_never_the_same(runs_of):
+    values = {"sft": [1.0, 1.0, 1.0], "response": [0.98, 1.0, 1.02]}
+    runs = runs_of("student_bits_per_byte", **values)
+    (bits,) = against_baseline(runs, ["student_bits_per_byte"])
+    assert (bits.verdict, bits.same_within_pct) == ("within noise", None)
+    # One-sided with 2 degrees of freedom: (1 - t / sqrt(t^2 + 2)) / 2 at t = 3 sqrt(3) / 2.
+    t = 1.5 * 3**0.5
+    assert bits.p_same_holm == pytest.approx((1 - t / (t**2 + 2) ** 0.5) / 2)
+
+
+def test_more_settings_ask_for_more_seeds_and_make_the_same_less_sure(runs_of):
+    sft = [100.0, 100.0, 100.0]
+    one = [103.0, 101.0, 102.0]
+    (alone,) = against_baseline(runs_of(sft=sft, response=one), ["own_energy_j"])
+    # d = 2 of one comparison is 5 seeds, of four 7.
+    assert (alone.p_holm, alone.verdict) == (pytest.approx(0.0742, abs=1e-4), "the same within 5 %")
+    assert seeds_needed([3.0, 1.0, 2.0], alpha=0.05 / 4) == 7
+
+
+STUDY_BITS_PER_BYTE = {
+    "response": (-4.8, 2.8), "feature": (-7, 7), "relational": (-4.4, 6.2), "combined": (-8, 7),
+}  # fmt: skip
+"""Against sft in %, and half of the 95 % interval over three seeds: docs/study of November 2026."""
+
+
+def test_four_to_seven_seeds_settle_the_bits_per_byte_of_the_study(runs_of):
+    """Three seeds called all four paradigms within noise of fine-tuning."""
+    base = 3.1
+    values = {"sft": [base] * 3}
+    for paradigm, (effect, half_width) in STUDY_BITS_PER_BYTE.items():
+        sd = half_width * 3**0.5 / 4.303
+        values[paradigm] = [base * (1 + (effect + k * sd) / 100) for k in (-1, 0, 1)]
+    found = against_baseline(runs_of("student_bits_per_byte", **values), ["student_bits_per_byte"])
+    assert {c.verdict for c in found} == {"within noise"}
+    ds = {c.label: abs(c.difference) * 4.303 / c.difference_half_width / 3**0.5 for c in found}
+    rounded = {label: round(d, 1) for label, d in ds.items()}
+    assert rounded == {"response": 4.3, "feature": 2.5, "relational": 1.8, "combined": 2.8}
+    # At 0.05 / 4 the table has 4, 5, 7 and 9 seeds for d = 4, 3, 2 and 1.5. The noncentral t of
+    # scipy.stats has a power of 80.1 % for d = 2.48 with 5, and of 82.0 % for 1.76 with 7.
+    seeds = {c.label: c.seeds_needed for c in found}
+    assert seeds == {"response": 4, "feature": 5, "relational": 7, "combined": 5}
+    assert seeds_words(seeds.values()) == "about 4 to 7"
+
+
+def test_numbers_of_seeds_are_said_as_what_they_are():
+    assert seeds_words([5]) == seeds_words([5, None, 5]) == "about 5"
+    assert seeds_words([50, 9, 12]) == "about 9 to 50"
+    assert seeds_words([51, 9]) == "about 9 to more than 50"
+    assert seeds_words([51, 51]) == "more than 50"
+    assert seeds_words([None]) == seeds_words([]) == ""
+
+
+@pytest.mark.parametrize("column", ["student_total_j_per_token", "eff_overall"])
+def test_students_that_are_served_alike_are_not_compared_by_measurements_of_serving(
+    runs_of, column
+):
+    noise = {"sft": [1.0, 2.0, 3.0], "response": [1.1, 2.2, 3.1]}
+    runs = runs_of(column, **noise)
+    assert against_baseline(runs, [column]) == every_pair(runs, [column]) == []
+    assert len(against_baseline(runs, ["om_perf"])) == 1
+    # Another size, or another power limit, is another figure.
+    for apart, values in (("student_params", (1e6, 2e6)), ("power_limit_w", (700.0, 500.0))):
+        other = runs.assign(**{apart: runs["paradigm"].map(dict(zip(noise, values, strict=True)))})
+        assert len(every_pair(other, [column])) == 1
+
+
+def test_where_students_are_served_alike_is_what_the_key_of_serving_says(runs_of):
+    column = "student_total_j_per_token"
+    runs = runs_of(column, sft=[1.0, 2.0, 3.0], response=[1.1, 2.2, 3.1])
+    assert every_pair(runs.assign(student_served_key="a"), [column]) == []
+    own = runs.assign(student_served_key=runs["paradigm"])
+    assert len(every_pair(own, [column])) == 1
+    # The key holds what it must: a host of the same kind is no reason to compare.
+    hosts = runs.assign(student_served_key="a", host=runs["paradigm"])
+    assert every_pair(hosts, [column]) == []
+    assert len(every_pair(hosts.drop(columns="student_served_key"), [column])) == 1
 
 
 def test_one_seed_in_common_is_too_few(runs_of):
@@ -133,6 +256,9 @@ def test_comparisons_are_a_table_with_the_units_of_their_columns(runs_of):
     table = comparisons_table(against_baseline(runs, ["own_energy_j", "om_perf"]))
     assert list(table["unit"]) == ["J", ""]
     assert list(table["difference"]) == [1.25, 0.0]
+    # d = 1.25 / 0.354 = 3.5 of two comparisons; of no difference nothing can be said.
+    assert table["seeds_needed"].tolist()[0] == 4
+    assert table["seeds_needed"].isna().tolist() == [False, True]
     assert list(comparisons_table([]).columns) == list(table.columns)
     assert set(Comparison.__dataclass_fields__) <= set(table.columns)
 

@@ -1,0 +1,107 @@
+"""Plain words for a comparison: verdict, size with interval, p, and what would settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kdwatts.metrics.comparing import MOST_SEEDS, POWER
+from multirun_analysis import units
+from multirun_analysis.statistics import (
+    ALPHA,
+    COLUMNS,
+    JOULE_MARGINS_PCT,
+    SCORE_MARGINS_PCT,
+    Comparison,
+)
+
+FEW_PAIRS = 3
+"""Up to here a test sees only large differences: a sentence about them says how large."""
+
+
+def comparison_words(comparison: Comparison) -> str:
+    """One or two sentences, plain text: verdict, size with interval, p, and how little is known."""
+    c, about = comparison, COLUMNS[comparison.column]
+    head = f"{c.label} against {c.baseline_label}, {about.words}: {c.verdict}"
+    if c.difference is None:
+        return f"{head}. One is measured and the other estimated, so no pair can be compared."
+    pairs = f"{c.num_pairs} pair{'s' * (c.num_pairs != 1)} of one seed"
+    apart = f", {c.num_apart} left out where one is estimated" if c.num_apart else ""
+    size, percent = size_words(c)
+    if c.effect_pct is not None:
+        size += f" ({percent})"
+    if c.num_pairs < 2:
+        return f"{head}. {size} in {pairs}{apart}: one pair says nothing about chance."
+    if c.p is None or c.p_holm is None:
+        return (
+            f"{head}. {size} in each of {pairs}{apart}: "
+            "differences that are all alike say nothing about chance."
+        )
+    text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {p_words(c.p_holm)}"
+    if c.is_same and c.p_same_holm is not None:
+        return f"{text}, p of {c.same_within_pct} % or more {p_words(c.p_same_holm)}."
+    if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
+        least = units.significant(c.effect_half_width_pct, 2)
+        text += f". So few pairs would not have shown a difference below {least} %"
+    return f"{text}.{_settling_words(c)}"
+
+
+def _settling_words(c: Comparison) -> str:
+    """How many seeds would tell a difference that is within noise, or show that there is none."""
+    if c.verdict != "within noise":
+        return ""
+    if c.seeds_needed is None:
+        return " No pair differs, so it cannot be said how many seeds would settle it."
+    words = seeds_words([c.seeds_needed])
+    text = (
+        f" {words[:1].upper()}{words[1:]} seeds would settle it, "
+        "if the true difference is the one observed."
+    )
+    if c.seeds_needed > MOST_SEEDS and c.seeds_for_same and c.seeds_for_same <= MOST_SEEDS:
+        margin = COLUMNS[c.column].margins_pct[0]
+        text += (
+            f" If there is none, about {c.seeds_for_same} would show both to be the same within "
+            f"{margin} %."
+        )
+    return text
+
+
+def seeds_words(counts: Iterable[int | None]) -> str:
+    """Such as `about 5`, `about 4 to 8` or `more than 50`; empty where none is known."""
+    found = sorted({count for count in counts if count is not None})
+    told = [str(count) for count in found if count <= MOST_SEEDS]
+    if not told:
+        return f"more than {MOST_SEEDS}" if found else ""
+    last = told[-1] if len(told) == len(found) else f"more than {MOST_SEEDS}"
+    return f"about {told[0]}" if last == told[0] else f"about {told[0]} to {last}"
+
+
+def size_words(comparison: Comparison) -> tuple[str, str]:
+    """The difference and its share of the baseline's mean, both with their 95 % intervals."""
+    c, unit = comparison, COLUMNS[comparison.column].unit
+    size = percent = units.MISSING
+    if c.difference is not None:
+        size = units.signed(c.difference, unit, error=c.difference_half_width, prefixed="J" in unit)
+    if c.effect_pct is not None:
+        percent = units.signed(c.effect_pct, "%", error=c.effect_half_width_pct, prefixed=False)
+    return size, percent
+
+
+def verdict_note() -> str:
+    """How to read the verdicts, in sentences below a heading."""
+    joules, scores = (
+        f"{', '.join(map(str, margins[:0:-1]))} and {margins[0]} %"
+        for margins in (JOULE_MARGINS_PCT, SCORE_MARGINS_PCT)
+    )
+    return (
+        f"within noise: p is {ALPHA:g} or more, so that chance alone may well make such a "
+        "difference. The seeds beside it are how many, in all, would settle it in "
+        f"{POWER:.0%} of cases if the true difference is the one observed, which few seeds know "
+        f"only roughly. the same within x %: the smallest of {joules} (of accuracy and bits per "
+        f"byte {scores}) by which they are shown not to differ, by two one-sided t-tests, "
+        "corrected likewise. Joules per token are one figure for students that are served alike, "
+        "and not compared between these."
+    )
+
+
+def p_words(p: float) -> str:
+    return "below 0.001" if p < 0.001 else units.significant(p, 2)
