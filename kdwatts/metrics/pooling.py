@@ -52,11 +52,11 @@ def pool(
     found = mean_of(run_means, unit=unit, quality=quality)
     if found.value is None:
         return found
+    size = abs(found.value)
     if len(run_means) == 1 and borrowed:
-        random_sd = borrowed.relative_sd * abs(found.value)
+        random_sd = borrowed.relative_sd * size
         found = replace(found, random_sd=random_sd, degrees=borrowed.degrees)
-    shared_sd = None if shared_relative is None else shared_relative * abs(found.value)
-    return replace(found, shared_sd=shared_sd)
+    return replace(found, shared_sd=None if shared_relative is None else shared_relative * size)
 
 
 def agree_p(runs: Sequence[Sequence[float]]) -> float | None:
