@@ -38,7 +38,8 @@ def comparison_words(comparison: Comparison) -> str:
         )
     text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {p_words(c.p_holm)}"
     if c.is_same and c.p_same_holm is not None:
-        return f"{text}, p of {c.same_within_pct} % or more {p_words(c.p_same_holm)}."
+        p = p_words(c.p_same_holm)
+        return f"{text}. That they differ by {c.same_within_pct} % or more has p {p}."
     if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
         least = units.significant(c.effect_half_width_pct, 2)
         text += f". So few pairs would not have shown a difference below {least} %"
@@ -56,7 +57,7 @@ def _settling_words(c: Comparison) -> str:
         f" {words[:1].upper()}{words[1:]} seeds would settle it, "
         "if the true difference is the one observed."
     )
-    if c.seeds_needed > MOST_SEEDS and c.seeds_for_same and c.seeds_for_same <= MOST_SEEDS:
+    if c.seeds_for_same is not None and c.seeds_for_same <= MOST_SEEDS:
         margin = COLUMNS[c.column].margins_pct[0]
         text += (
             f" If there is none, about {c.seeds_for_same} would show both to be the same within "
@@ -93,13 +94,12 @@ def verdict_note() -> str:
         for margins in (JOULE_MARGINS_PCT, SCORE_MARGINS_PCT)
     )
     return (
-        f"within noise: p is {ALPHA:g} or more, so that chance alone may well make such a "
-        "difference. The seeds beside it are how many, in all, would settle it in "
-        f"{POWER:.0%} of cases if the true difference is the one observed, which few seeds know "
-        f"only roughly. the same within x %: the smallest of {joules} (of accuracy and bits per "
-        f"byte {scores}) by which they are shown not to differ, by two one-sided t-tests, "
-        "corrected likewise. Joules per token are one figure for students that are served alike, "
-        "and not compared between these."
+        f"Within noise: p is {ALPHA:g} or more, so chance alone may well make such a difference. "
+        f"The seeds named beside it, in all, settle it in {100 * POWER:.0f} % of cases if the true "
+        "difference is the one observed; few seeds know it only roughly. The same within x %: the "
+        f"smallest of {joules} (of accuracy and bits per byte {scores}) that two one-sided t-tests "
+        "allow, corrected likewise. Students that are served alike have one figure of joules per "
+        "token, so it is not compared."
     )
 
 

@@ -124,7 +124,7 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
             told.append(f"{seeds} seeds would settle {'them' if len(noise) > 1 else 'it'}")
         hidden = f" ({'; '.join(told)})" if told else ""
         parts.append(f"{count} of {len(comparisons)} within noise{hidden}")
-    if same := [c.same_within_pct for c in comparisons if c.is_same]:
+    if same := [c.same_within_pct or 0 for c in comparisons if c.is_same]:
         parts.append(f"{len(same)} of {len(comparisons)} the same within {max(same)} %")
     if few := sum(c.verdict == "too few seeds to tell" for c in comparisons):
         parts.append(f"{few} of {len(comparisons)} that these seeds cannot tell")

@@ -102,12 +102,12 @@ def comparison_section(runs: pd.DataFrame) -> str:
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(
             f'<tr{facet(c.group)}><th scope="row">{escape(c.label)}</th>'
-            f'<td class="left"><span class="verdict {_verdict_class(c)}">{c.verdict}'
-            f'</span></td><td class="words">{escape(_after_head(comparison_words(c)))}</td></tr>'
+            f'<td class="words"><span class="verdict {_verdict_class(c)}">{c.verdict}</span> '
+            f"{escape(_after_head(comparison_words(c)))}</td></tr>"
             for c in found[:MAX_COMPARISONS]
         )
         if rows:
-            heads = '<th>Setting</th><th class="left">Verdict</th><th class="left">Difference</th>'
+            heads = '<th>Setting</th><th class="left">Verdict and difference</th>'
             title = f"{about.words[:1].upper()}{about.words[1:]}"
             body += f"<h3>{escape(title)}</h3>{table(heads, rows)}"
     more = f" {left_out} more are in tables/comparisons.csv." if left_out else ""

@@ -13,6 +13,7 @@ from itertools import combinations
 import pandas as pd
 
 from kdwatts.metrics.comparing import (
+    MOST_SEEDS,
     equivalence_p,
     holm,
     holm_over_margins,
@@ -113,7 +114,7 @@ class Comparison:
     51, one more than `MOST_SEEDS`, stands for all above."""
     seeds_for_same: int | None = None
     """Seeds in all that would show equal settings to be the same within the widest margin, where
-    the difference is within noise; 51 likewise."""
+    `seeds_needed` is 51; 51 likewise."""
 
     @property
     def is_same(self) -> bool:
@@ -278,15 +279,14 @@ def _verdict(c: Comparison) -> str:
 
 def _with_seeds(c: Comparison, both: list[tuple[float, float]], num_tests: int) -> Comparison:
     """How many seeds would settle it, at the worst level that Holm's correction may ask for."""
-    mine, other = zip(*both, strict=True)
-    alpha, margin = ALPHA / num_tests, COLUMNS[c.column].margins_pct[0] / 100
-    differences = [one - two for one, two in both]
-    scale = abs(c.baseline_mean or 0.0)
-    return replace(
-        c,
-        seeds_needed=seeds_needed(differences, alpha=alpha, scale=scale),
-        seeds_for_same=seeds_needed_for_equivalence(mine, other, margin, alpha=alpha),
-    )
+    alpha, scale = ALPHA / num_tests, abs(c.baseline_mean or 0.0)
+    needed = seeds_needed([one - two for one, two in both], alpha=alpha, scale=scale)
+    for_same = None
+    if needed is not None and needed > MOST_SEEDS:
+        mine, other = zip(*both, strict=True)
+        margin = COLUMNS[c.column].margins_pct[0] / 100
+        for_same = seeds_needed_for_equivalence(mine, other, margin, alpha=alpha)
+    return replace(c, seeds_needed=needed, seeds_for_same=for_same)
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
@@ -296,4 +296,6 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         {name: getattr(c, name) for name in names} | {"unit": COLUMNS[c.column].unit}
         for c in comparisons
     ]
-    return pd.DataFrame(rows, columns=[*names, "unit"])
+    counts = ("same_within_pct", "seeds_needed", "seeds_for_same")
+    table = pd.DataFrame(rows, columns=[*names, "unit"])
+    return table.astype(dict.fromkeys(counts, "Int64"))

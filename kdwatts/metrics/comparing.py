@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+from kdwatts.metrics.student_t import t_quantile
+
 POWER = 0.8
 """Chance of showing what is there, at which seeds are enough."""
 
@@ -109,10 +111,10 @@ def paired_power(d: float, n: int, alpha: float = 0.05) -> float:
     d = |mean| / sd of the differences. P(|T| > t[1 - alpha / 2]) of the noncentral t with n - 1
     degrees of freedom and noncentrality d sqrt(n).
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import ndtr
 
-    # Given the sample's sd, t is normal: exact, where scipy's nctdtr is nan for many arguments.
-    limits = stdtrit(n - 1, 1 - alpha / 2) * _sample_sds(n)
+    # Given the sample's sd the mean is normal; scipy's nctdtr is nan for many arguments.
+    limits = _limits(n, 1 - alpha)
     centre = d * math.sqrt(n)
     return float((ndtr(centre - limits) + ndtr(-centre - limits)).mean())
 
@@ -123,9 +125,9 @@ def equivalence_power(width: float, n: int, alpha: float = 0.05) -> float:
     `width` is the margin over the sd of the differences, both in one unit. Both one-sided tests
     pass if the mean difference lies within width - t[1 - alpha] s / sqrt(n) of 0.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import ndtr
 
-    room = width * math.sqrt(n) - stdtrit(n - 1, 1 - alpha) * _sample_sds(n)
+    room = width * math.sqrt(n) - _limits(n, 1 - 2 * alpha)
     return float((2 * ndtr(room) - 1).clip(0.0).mean())
 
 
@@ -195,11 +197,12 @@ def _rounding(values: Sequence[float], scale: float) -> float:
     return 1e-12 * max(scale, *map(abs, values))
 
 
-@lru_cache(maxsize=256)
-def _sample_sds(n: int) -> Any:
-    """Sample sds of n draws with sd 1, at 500 equally likely quantiles: to average over."""
+@lru_cache(maxsize=512)
+def _limits(n: int, confidence: float) -> Any:
+    """t times the sample sd of n draws with sd 1, at 500 equally likely quantiles of that sd."""
     import numpy as np
     from scipy.special import gammaincinv
 
     quantiles = (np.arange(500) + 0.5) / 500
-    return np.sqrt(2 * gammaincinv((n - 1) / 2, quantiles) / (n - 1))
+    sds = np.sqrt(2 * gammaincinv((n - 1) / 2, quantiles) / (n - 1))
+    return t_quantile(n - 1, confidence) * sds

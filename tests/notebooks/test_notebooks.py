@@ -58,7 +58,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, which, runs_dirs, tmp_path, mo
     assert num_figures == num_drawn[path.stem]
     expected = {
         ("01_energy_curves", "recorded"): "its cards ran a kernel 33 % of the time",
-        ("02_trade_offs", "ours"): "within noise",
+        ("02_trade_offs", "ours"): "95 % interval, 3 pairs of one seed",
         ("03_break_even", "ours"): "(measured)",
         ("04_report", "ours"): "keeps 9",
         ("04_report", "recorded"): "Slimming-Models-Saving-Watts",
