@@ -121,7 +121,8 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
         widths = [c.effect_half_width_pct for c in noise if c.effect_half_width_pct is not None]
         told = [f"intervals up to ± {units.significant(max(widths), 2)} %"] if widths else []
         if seeds := seeds_words(c.seeds_needed for c in noise):
-            told.append(f"{seeds} seeds would settle {'them' if len(noise) > 1 else 'it'}")
+            what = "them at the differences" if len(noise) > 1 else "it at the difference"
+            told.append(f"{seeds} seeds would settle {what} observed")
         hidden = f" ({'; '.join(told)})" if told else ""
         parts.append(f"{count} of {len(comparisons)} within noise{hidden}")
     if same := [c.same_within_pct or 0 for c in comparisons if c.is_same]:

@@ -89,7 +89,7 @@ def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, tex
     accuracy, _, energy = noise_words(collected.runs)
     assert accuracy.startswith("OM_perf, against plain fine-tuning: 1 of 1 within noise")
     # d = 0.05 / 0.132 = 0.38 takes some 57 seeds.
-    assert accuracy.endswith("; more than 50 seeds would settle it).")
+    assert accuracy.endswith("; more than 50 seeds would settle it at the difference observed).")
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
     sure = "against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
     assert energy == f"Own energy (estimated), {sure}"
@@ -114,9 +114,10 @@ def test_noise_and_sameness_are_counted_with_what_would_settle_them(make, tmp_pa
             )  # fmt: skip
     *_, energy = noise_words(collect([tmp_path]).runs)
     # d = 2 and 3 of three comparisons: between the 5 and 4 of one and the 7 and 5 of four.
-    assert "2 of 3 within noise (intervals up to ± 50 %; about 5 to 6 seeds would settle them)" in (
+    assert "2 of 3 within noise (intervals up to ± 50 %; about 5 to 6 seeds would settle them " in (
         energy
     )
+    assert "them at the differences observed), 1 of 3" in energy
     assert "1 of 3 the same within 10 %" in energy
 
 
