@@ -16,7 +16,7 @@ from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
 from multirun_analysis import built
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import CLASSES, energy_class
-from multirun_analysis.rows import Row, grouped
+from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.served import served
 
 
@@ -141,22 +141,31 @@ def _worst_class(rows: list[Row]) -> str:
 
 
 def _share(rows: list[Row], column: str) -> Share:
-    """Mean over seeds. The same questions are asked of every seed, so that more seeds do not make
-    the interval over samples narrower."""
-    values = [run.get(column) for run in rows]
-    if None in values:
+    """Mean over seeds with the wider of two intervals.
+
+    The same questions are asked of every seed, so that more seeds do not make the interval over
+    samples narrower.
+    """
+    values = _all(rows, column)
+    if not values:
         return Share(None)
     mean = mean_interval(values)
     ends: dict[str, tuple[float, float]] = {}
     if mean.half_width is not None:
         ends["seeds"] = (mean.low, mean.high)
-    lows, highs = ([run.get(f"{column}_{end}") for run in rows] for end in ("low", "high"))
-    if None not in (*lows, *highs):
+    lows, highs = (_all(rows, f"{column}_{end}") for end in ("low", "high"))
+    if lows and highs:
         ends["benchmark samples"] = (_mean(lows), _mean(highs))
     if not ends:
         return Share(mean.mean)
     over = max(ends, key=lambda name: ends[name][1] - ends[name][0])
     return Share(mean.mean, *ends[over], over)
+
+
+def _all(rows: list[Row], column: str) -> list[float]:
+    """The column's values; none where one run has none."""
+    values = [run[column] for run in known(rows, column)]
+    return values if len(values) == len(rows) else []
 
 
 def _mostly(rows: list[Row], column: str) -> tuple[str, ...]:
@@ -194,10 +203,8 @@ def _point(rows: list[Row]) -> Point | None:
 
 
 def _grid(rows: list[Row]) -> tuple[float, float] | None:
-    least, most = (
-        [run.get(f"student_total_j_per_token_{end}") for run in rows] for end in ("least", "most")
-    )
-    return None if None in (*least, *most) else (min(least), max(most))
+    least, most = (_all(rows, f"student_total_j_per_token_{end}") for end in ("least", "most"))
+    return (min(least), max(most)) if least and most else None
 
 
 def _mean(values: Sequence[float]) -> float:

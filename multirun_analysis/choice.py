@@ -26,11 +26,11 @@ from multirun_analysis.savings import (
 from multirun_analysis.served import served
 
 VERDICTS = {
-    "settled": "it surely keeps enough, is told in joules from all others that do, and what it "
-    "saves is resolved",
+    "settled": "it surely keeps enough, is told in joules from all others that do, and its saving "
+    "is resolved",
     "not settled": "one is recommended, and the reasons say what is open",
     "none keeps enough": "every setting that can be told keeps too little",
-    "cannot be told": "no setting has all that it takes to be judged",
+    "cannot be told": "no setting can be judged, such as where no teacher is above chance",
 }
 """Every verdict and what it means."""
 

@@ -164,12 +164,12 @@ def _saved(best: Candidate, saved: Saving) -> list[str]:
         return []
     compared = f"what is saved is {UNRESOLVED}"
     if saved.is_resolved:
-        share, less = saved.share, saved.share.value >= 0
-        ends = sorted(abs(100 * (end or 0.0)) for end in (share.low, share.high))
+        word = "less" if saved.share.value >= 0 else "more"
+        ends = sorted(100 * abs(end or 0.0) for end in (saved.share.low, saved.share.high))
         low, high = (units.significant(end) for end in ends)
         compared = (
-            f"{units.significant(abs(100 * share.value))} % {'less' if less else 'more'} (95 % "
-            f"interval {low} to {high} %), or {amount(saved.joules, 'J')}"
+            f"{units.significant(100 * abs(saved.share.value))} % {word} (95 % interval {low} to "
+            f"{high} %), or {amount(saved.joules, 'J')}"
         )
     return [f"Its teacher would take {units.energy(teacher)}: {compared}."]
 

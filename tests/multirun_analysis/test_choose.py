@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.choice import Gate, choose
+from multirun_analysis.choice import VERDICTS, Gate, choose
 from multirun_analysis.choose import answer, parser
 from multirun_analysis.collect import Collected, collect
 from multirun_analysis.rows import distinct_students
 from multirun_analysis.site import site_of
 
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 PLAIN = Gate(None, 0.95)
 """The plain ratio alone, without chance."""
 
@@ -457,6 +460,13 @@ def test_the_help_names_every_verdict_and_exit_code():
     text = parser().format_help()
     for word in ("settled:", "not settled:", "none keeps enough:", "cannot be told:", "exit codes"):
         assert word in text
+
+
+def test_the_readme_has_the_verdicts_of_the_program_and_a_command_that_it_understands():
+    listed = re.findall(r"^\| `([a-z ]+)` \| (?:it |one |every |no )", README, re.MULTILINE)
+    assert listed == list(VERDICTS)
+    (command,) = re.findall(r"^python -m multirun_analysis choose (.*)$", README, re.MULTILINE)
+    assert parser().parse_args(shlex.split(command)).min_kept == 0.4
 
 
 def test_a_table_without_pooled_figures_ranks_nobody(runs: Path):
