@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def gathered(directory: Path, **runs: dict[str, Any]) -> Collected:
     `every` are those of all.
     """
     found = collect([directory])
+    found = replace(found, runs=found.runs.copy())  # In one piece: columns are added below.
     told = ("accuracy_kept", "accuracy_kept_low", "accuracy_kept_high", "teacher_at_chance")
     frame, every = found.runs, dict.fromkeys(told) | runs.pop("every", {})
     for subject in ("student", "teacher"):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ def text_of(directory, site: Site | None = SITE, tokens_per_day: float = 36_000,
     """The section's text. By default serving is known exactly, for all runs; `columns` change it,
     with a list for one value a run."""
     found = collect([directory])
+    found = replace(found, runs=found.runs.copy())  # In one piece: columns are added below.
     for subject in ("student", "teacher"):
         pooled = {
             "j_per_token": found.runs[f"{subject}_total_j_per_token"],
