@@ -1,4 +1,8 @@
-"""What a service costs with each student: electricity and break-even at so many tokens a day."""
+"""What a service costs with each student: electricity and break-even at so many tokens a day.
+
+Money and days follow the joules: what they do not resolve is called so. Settings stand in the order
+of accuracy kept, then of whole joules, measured before estimated.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,30 @@ from html import escape
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
+from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
+from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
+from multirun_analysis.candidates import (
+    Candidate,
+    building_j,
+    candidates,
+    serving_j,
+    teacher_j,
+    whole_j,
+)
+from multirun_analysis.choice_words import UNRESOLVED, point_words
 from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color
-from multirun_analysis.repayment import Repayment, repayments
+from multirun_analysis.pareto import CLASSES
+from multirun_analysis.repayment import repayments
+from multirun_analysis.rows import Row, distinct_students
+from multirun_analysis.savings import absolute_interval, saving
+from multirun_analysis.served import served
 from multirun_analysis.site import Site
 
 _COLUMNS = {
-    "OM_perf": "accuracy kept",
+    "Accuracy kept": "above chance, 95 % interval",
     "Student": "kWh a year",
     "Its teacher": "kWh a year",
     "Building": "kWh, once",
@@ -29,22 +48,56 @@ def provider_section(
     runs: pd.DataFrame, train: pd.DataFrame, site: Site | None, *, tokens_per_day: float
 ) -> str:
     """A table of a year's service by each setting; nothing where no student was served."""
-    served = [r for r in repayments(runs, train) if r.student.value and r.teacher.value]
-    served.sort(key=lambda r: r.student.value or 0.0)
-    if not served:
+    students = [run for run in distinct_students(runs) if _is_served(run)]
+    found = candidates(students, units.DAYS_A_YEAR * tokens_per_day)
+    if not found:
         return ""
+    found.sort(key=_place)
+    days = _repaid_after(runs, train)
+    points = {candidate.point for candidate in found}
     heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
-    body = "".join(_row(r, site, tokens_per_day) for r in served)
-    kinds = sorted({r.energy_class for r in served})
+    body = "".join(
+        _row(c, site, days.get((c.group, c.energy_quality)), tokens_per_day, len(points) > 1)
+        for c in found
+    )
+    kinds = sorted({c.energy_quality for c in found}, key=CLASSES.index)
     return section(
-        f"A year of {units.quantity(tokens_per_day, 'tokens')} a day",
-        f"Prompt and generated tokens together, at the batch and lengths that were measured. "
+        f"A year of {units.quantity(tokens_per_day, 'tokens')} a day{_at(points)}",
+        f"Prompt and generated tokens together. "
         f"{_price_words(site)} Joules are of the computers, {' and '.join(kinds)}; electricity "
-        "includes the site's overhead (PUE), and neither hardware nor staff. Ask for other numbers "
-        "with --tokens-per-day and --site.",
+        "includes the site's overhead (PUE), and neither hardware nor staff. Joules per token are "
+        "those of all measurements of what serves alike. Below a number is its 95 % interval; "
+        f"{UNRESOLVED} is what the joules do not tell from nothing, or one measurement alone. The "
+        "order is that of accuracy kept, then of joules. Ask for other numbers with "
+        "--tokens-per-day and --site.",
         table(f"<th>Setting</th>{heads}", body),
         anchor="provider",
     )
+
+
+def _is_served(run: Row) -> bool:
+    return all(served(run, subject).value for subject in ("student", "teacher"))
+
+
+def _place(candidate: Candidate) -> tuple[int, bool, float, float]:
+    kept = candidate.accuracy.value
+    kind = CLASSES.index(candidate.energy_quality)
+    return kind, kept is None, -(kept or 0.0), whole_j(candidate).value or 0.0
+
+
+def _repaid_after(runs: pd.DataFrame, train: pd.DataFrame) -> dict[tuple[str, str], BreakEven]:
+    """Tokens that repay each setting; a setting that was served on several machines has several,
+    and none here."""
+    found: dict[tuple[str, str], list[BreakEven]] = {}
+    for repayment in repayments(runs, train):
+        found.setdefault((repayment.group, repayment.energy_class), []).append(repayment.tokens)
+    return {setting: answers[0] for setting, answers in found.items() if len(answers) == 1}
+
+
+def _at(points: set) -> str:
+    """The point that answers, where it is one and known."""
+    (point,) = points if len(points) == 1 else (None,)
+    return f" at {point_words(point)}" if point else ""
 
 
 def _price_words(site: Site | None) -> str:
@@ -59,49 +112,84 @@ def _price_words(site: Site | None) -> str:
     )
 
 
-def _row(r: Repayment, site: Site | None, tokens_per_day: float) -> str:
-    tokens = units.DAYS_A_YEAR * tokens_per_day
-    student_j, teacher_j = (
-        None if each.value is None else tokens * each.value for each in (r.student, r.teacher)
-    )
-    usd, teacher_usd = _usd(student_j, site), _usd(teacher_j, site)
-    saved = None if usd is None or teacher_usd is None else teacher_usd - usd
+def _row(
+    c: Candidate,
+    site: Site | None,
+    repaid: BreakEven | None,
+    tokens_per_day: float,
+    shows_point: bool,
+) -> str:
+    saved = saving(serving_j(c), teacher_j(c)).joules
     cells = [
-        units.number(r.kept),
-        _kwh(student_j),
-        _kwh(teacher_j),
-        _kwh(r.built.value),
-        _days(r.tokens, tokens_per_day),
-        _money(usd),
-        _money(saved),
+        _kept(c),
+        _kwh(serving_j(c)),
+        _kwh(teacher_j(c)),
+        _kwh(building_j(c)),
+        _days(repaid, saved, tokens_per_day),
+        _money(absolute_interval(serving_j(c)), site),
+        _money(saved, site),
     ]
+    at = f"<small>at {point_words(c.point)}</small>" if shows_point and c.point else ""
     return (
-        f'<tr{facet(r.group)}><th scope="row"><span class="dot" '
-        f'style="--hue:{paradigm_color(r.paradigm)}"></span>{escape(r.label)}</th>'
+        f'<tr{facet(c.group)}><th scope="row"><span class="dot" '
+        f'style="--hue:{paradigm_color(c.paradigm)}"></span>{escape(c.label)}{at}</th>'
         + "".join(f"<td>{cell}</td>" for cell in cells)
         + "</tr>"
     )
 
 
-def _usd(energy_j: float | None, site: Site | None) -> float | None:
-    if site is None or site.price_usd_per_kwh is None:
-        return None
-    return cost_usd(energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh)
+def _kept(c: Candidate) -> str:
+    if c.accuracy.value is None:
+        if not c.teacher_at_chance:
+            return units.MISSING
+        where = escape(", ".join(c.teacher_at_chance))
+        return f"cannot be told<small>teacher at chance on {where}</small>"
+    notes = []
+    if c.accuracy.low is not None and c.accuracy.high is not None:
+        notes.append(f"{units.number(c.accuracy.low)} to {units.number(c.accuracy.high)}")
+    if c.student_at_chance:
+        notes.append(f"at chance on {escape(', '.join(c.student_at_chance))}")
+    return units.number(c.accuracy.value) + _small("; ".join(notes))
 
 
-def _kwh(energy_j: float | None) -> str:
-    return units.number(None if energy_j is None else energy_j / J_PER_KWH)
+def _small(text: str) -> str:
+    return f"<small>{text}</small>" if text else ""
 
 
-def _money(amount_usd: float | None) -> str:
-    return units.MISSING if amount_usd is None else units.significant(amount_usd)
+def _kwh(joules: Quantity) -> str:
+    found = absolute_interval(joules)
+    return _with_ends(found, 1 / J_PER_KWH)
 
 
-def _days(found: BreakEven, tokens_per_day: float) -> str:
-    if found.value is None or found.low is None or found.high is None:
-        return units.MISSING if found.verdict == "unknown" else found.verdict
-    middle, low, high = (
-        units.significant(tokens / tokens_per_day, 2)
-        for tokens in (found.value, found.low, found.high)
-    )
-    return f"{middle}<small>{low} to {high}</small>"
+def _money(joules: Interval, site: Site | None) -> str:
+    """US dollars for joules and for both ends of their interval; none without an interval."""
+    if site is None or site.price_usd_per_kwh is None or joules.value is None:
+        return units.MISSING
+    if not joules.is_bounded:
+        return UNRESOLVED
+    usd = cost_usd(1.0, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh)
+    return _with_ends(joules, usd or 0.0)
+
+
+def _with_ends(found: Interval, factor: float) -> str:
+    if found.value is None:
+        return units.MISSING
+    text = units.significant(factor * found.value)
+    if found.low is None or found.high is None:
+        return text + _small("of unknown spread")
+    low, high = (units.significant(factor * end) for end in (found.low, found.high))
+    return text if low == high else text + _small(f"{low} to {high}")
+
+
+def _days(found: BreakEven | None, saved: Interval, tokens_per_day: float) -> str:
+    if found is None or found.verdict == "unknown":
+        return units.MISSING
+    if found.value is not None and not saved.is_bounded:
+        return UNRESOLVED
+    ends = (None if end is None else end / tokens_per_day for end in (found.low, found.high))
+    low, high = (None if end is None else units.significant(end, 2) for end in ends)
+    if found.value is None:
+        is_open = found.verdict == UNRESOLVED and low is not None
+        return found.verdict + _small(f"not before {low}" if is_open else "")
+    middle = units.significant(found.value / tokens_per_day, 2)
+    return middle + _small(f"{low} to {high}")

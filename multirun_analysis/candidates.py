@@ -1,0 +1,211 @@
+"""What is known of each setting that may be served: accuracy kept, building, serving, its teacher.
+
+A setting is those of its seeds whose joules were obtained alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
+from multirun_analysis import built
+from multirun_analysis.metrics import mean_interval
+from multirun_analysis.pareto import CLASSES, energy_class
+from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.served import served
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the teacher's accuracy, and its 95 % interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    over: str = ""
+    """What the interval is over: seeds or benchmark samples, whichever makes it wider."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a model was served: what its joules per token are of."""
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting, over its seeds, and the tokens that it is to serve."""
+
+    label: str
+    group: str
+    paradigm: str
+    runs: tuple[str, ...]
+    tokens: float
+    energy_quality: str
+    """measured, mixed, estimated or missing: the weaker one of building and serving."""
+    accuracy: Share
+    """Accuracy kept, chance taken off; without a value where it cannot be told."""
+    om_perf: Share
+    teacher_at_chance: tuple[str, ...]
+    """Benchmarks of most of its seeds; also of the student's."""
+    student_at_chance: tuple[str, ...]
+    own: Quantity
+    """Joules of building the student alone; and its share of inherited work."""
+    inherited: Quantity
+    inherits: frozenset[str | None]
+    """What was inherited: of two settings with the same, it is the same joules."""
+    serving: Quantity
+    """Joules per token, the pooled figure of all that serves alike; also its teacher's."""
+    serving_key: str | None
+    num_measurements: int | None
+    teacher: Quantity
+    point: Point | None
+    grid: tuple[float, float] | None
+    """Least and most joules per token over all points that were measured."""
+    machines: frozenset[tuple[Any, ...]]
+    """Host and cards of its runs: calibration cancels where two settings have one in common."""
+
+
+def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:
+    """One for each setting and class of joules, in the order in which they appear."""
+    kinds = grouped(students, lambda run: (run["group"], _worst_class([run])))
+    return [_candidate(rows, tokens) for rows in kinds.values()]
+
+
+def building_j(candidate: Candidate) -> Quantity:
+    """Joules of building the student, its share of inherited work included."""
+    return add([candidate.own, candidate.inherited])
+
+
+def whole_j(candidate: Candidate) -> Quantity:
+    """Joules of building the student and serving the tokens with it."""
+    return add([building_j(candidate), serving_j(candidate)])
+
+
+def serving_j(candidate: Candidate) -> Quantity:
+    """Joules of serving the tokens."""
+    return scaled(candidate.serving, candidate.tokens, unit="J")
+
+
+def teacher_j(candidate: Candidate) -> Quantity:
+    """Joules that the teacher takes to serve the same tokens."""
+    return scaled(candidate.teacher, candidate.tokens, unit="J")
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """A list of names from a row: text in a table is the JSON of one."""
+    return tuple(json.loads(value) if isinstance(value, str) else value or ())
+
+
+def _candidate(rows: list[Row], tokens: float) -> Candidate:
+    kind = _worst_class(rows)
+    measurements = _common(rows, "student_served_measurements")
+    return Candidate(
+        label=rows[0]["group_label"],
+        group=rows[0]["group"],
+        paradigm=rows[0]["paradigm"] or "unknown",
+        runs=tuple(run["run"] for run in rows),
+        tokens=tokens,
+        energy_quality=kind,
+        accuracy=_share(rows, "accuracy_kept"),
+        om_perf=_share(rows, "om_perf"),
+        teacher_at_chance=_mostly(rows, "teacher_at_chance"),
+        student_at_chance=_mostly(rows, "student_at_chance"),
+        own=replace(built.over_seeds(rows, built.own), quality=kind),
+        inherited=replace(built.over_seeds(rows, built.share), quality=kind),
+        inherits=frozenset(run.get("inherited_energy_by_artifact_j") for run in rows),
+        serving=_served(rows, "student"),
+        serving_key=_common(rows, "student_served_key"),
+        num_measurements=None if measurements is None else int(measurements),
+        teacher=_served(rows, "teacher"),
+        point=_point(rows),
+        grid=_grid(rows),
+        machines=frozenset(
+            tuple(run.get(key) for key in ("host", "gpu", "gpu_name", "num_gpus")) for run in rows
+        ),
+    )
+
+
+def _worst_class(rows: list[Row]) -> str:
+    columns = ("total_energy_quality", "inference_energy_quality")
+    kinds = {energy_class(run[column]) for run in rows for column in columns}
+    return max(kinds, key=CLASSES.index)
+
+
+def _share(rows: list[Row], column: str) -> Share:
+    """Mean over seeds with the wider of two intervals.
+
+    The same questions are asked of every seed, so that more seeds do not make the interval over
+    samples narrower.
+    """
+    values = _all(rows, column)
+    if not values:
+        return Share(None)
+    mean = mean_interval(values)
+    ends: dict[str, tuple[float, float]] = {}
+    if mean.half_width is not None:
+        ends["seeds"] = (mean.low, mean.high)
+    lows, highs = (_all(rows, f"{column}_{end}") for end in ("low", "high"))
+    if lows and highs:
+        ends["benchmark samples"] = (_mean(lows), _mean(highs))
+    if not ends:
+        return Share(mean.mean)
+    over = max(ends, key=lambda name: ends[name][1] - ends[name][0])
+    return Share(mean.mean, *ends[over], over)
+
+
+def _all(rows: list[Row], column: str) -> list[float]:
+    """The column's values; none where one run has none."""
+    values = [run[column] for run in known(rows, column)]
+    return values if len(values) == len(rows) else []
+
+
+def _mostly(rows: list[Row], column: str) -> tuple[str, ...]:
+    counts = Counter(name for run in rows for name in names(run.get(column)))
+    return tuple(name for name, count in counts.items() if 2 * count >= len(rows))
+
+
+def _served(rows: list[Row], subject: str) -> Quantity:
+    """The pooled figure of all seeds; where each seed has its own, the mean of those."""
+    found = [served(run, subject) for run in rows]
+    values = [one.value for one in found if one.value is not None]
+    if len(values) < len(found):
+        return Quantity(None, unit=found[0].unit, quality="missing")
+    if len(set(values)) == 1:
+        return found[0]
+    shared = [one.shared_sd for one in found]
+    return replace(
+        mean_of(values, unit=found[0].unit, quality=found[0].quality),
+        shared_sd=None if None in shared else _mean([sd or 0.0 for sd in shared]),
+    )
+
+
+def _common(rows: list[Row], column: str) -> Any:
+    """The value that all rows have; None where they differ."""
+    values = {run.get(column) for run in rows}
+    return values.pop() if len(values) == 1 else None
+
+
+def _point(rows: list[Row]) -> Point | None:
+    columns = ("serving_batch_size", "serving_prompt_tokens", "serving_new_tokens")
+    batch_size, prompt_tokens, new_tokens = (_common(rows, column) for column in columns)
+    if None in (batch_size, prompt_tokens, new_tokens):
+        return None
+    return Point(int(batch_size), int(prompt_tokens), int(new_tokens))
+
+
+def _grid(rows: list[Row]) -> tuple[float, float] | None:
+    least, most = (_all(rows, f"student_total_j_per_token_{end}") for end in ("least", "most"))
+    return (min(least), max(most)) if least and most else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

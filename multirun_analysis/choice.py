@@ -1,0 +1,184 @@
+"""Which student is to be served, and how sure that is.
+
+The rule: of the settings that keep enough, take the one that draws the least over the tokens, and
+all that cannot be told from it in whole joules. Of these those stay that are the cheapest to build
+as far as their intervals tell, of these those that keep the most as far as theirs tell, and of what
+is left the one whose building drew the least. Measured and estimated joules are never ranked
+against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from multirun_analysis.candidates import Candidate, Share, building_j, candidates, names, whole_j
+from multirun_analysis.pareto import CLASSES
+from multirun_analysis.rows import Row, known
+from multirun_analysis.savings import (
+    accuracy_is_told,
+    is_told,
+    more_joules,
+    more_to_build,
+    surely_more,
+    whole_saving,
+)
+from multirun_analysis.served import served
+
+VERDICTS = {
+    "settled": "it surely keeps enough, is told in joules from all others that do, and its saving "
+    "is resolved",
+    "not settled": "one is recommended, and the reasons say what is open",
+    "none keeps enough": "every setting that can be told keeps too little",
+    "cannot be told": "no setting can be judged, such as where no teacher is above chance",
+}
+"""Every verdict and what it means."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a setting must keep; a bar that is None is not asked."""
+
+    min_kept: float | None = 0.5
+    """Of accuracy kept, chance taken off."""
+    min_om_perf: float | None = None
+
+    def bars(self, candidate: Candidate) -> list[tuple[Share, float]]:
+        asked = ((candidate.accuracy, self.min_kept), (candidate.om_perf, self.min_om_perf))
+        return [(share, least) for share, least in asked if least is not None]
+
+    def is_scored(self, run: Row) -> bool:
+        asked = ((run.get("accuracy_kept"), self.min_kept), (run["om_perf"], self.min_om_perf))
+        return all(value is not None for value, least in asked if least is not None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings that keep enough, the recommended one first, and those that do not."""
+
+    enough: list[Candidate]
+    too_little: list[Candidate]
+    untold: list[Candidate]
+    """Their teacher is at chance on every benchmark: what they keep cannot be told."""
+    apart: int
+    """Students that cannot be ranked: unscored, unserved, or of another quality of energy."""
+    verdict: str
+    """One of VERDICTS."""
+    reasons: list[str]
+    """Why it is not settled, in plain words."""
+    cannot_tell: list[Candidate]
+    """Those that keep enough and cannot be told from the recommended one in whole joules."""
+    as_accurate: list[Candidate]
+    """Those that keep enough and cannot be told from it in accuracy."""
+
+
+def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
+    """Rank settings for serving `tokens` in all; see the module for the rule."""
+    usable = [
+        run
+        for run in known(students, "total_amortised_energy_j")
+        if served(run, "student").value is not None
+    ]
+    scored = candidates([run for run in usable if gate.is_scored(run)], tokens)
+    at_chance = [
+        run
+        for run in usable
+        if gate.min_kept is not None
+        and run.get("accuracy_kept") is None
+        and names(run.get("teacher_at_chance"))
+    ]
+    best = min((CLASSES.index(c.energy_quality) for c in scored), default=0)
+    ranked = [c for c in scored if CLASSES.index(c.energy_quality) == best]
+    ranked.sort(key=lambda c: whole_j(c).value or 0.0)
+    enough = [c for c in ranked if _keeps_enough(c, gate)]
+    too_little = [c for c in ranked if c not in enough]
+    untold = candidates(at_chance, tokens)
+    verdict, reasons, ties, as_accurate = "cannot be told", [], [], []
+    if enough:
+        winner = _preferred(enough)
+        others = [c for c in enough if c is not winner]
+        enough = [winner, *others]
+        ties = [c for c in others if not is_told(c, winner, more_joules(c, winner))]
+        as_accurate = [c for c in others if not accuracy_is_told(c, winner)]
+        reasons = _open_questions(winner, ties, others, too_little, gate)
+        verdict = "not settled" if reasons else "settled"
+    elif too_little:
+        verdict = "none keeps enough"
+    placed = sum(len(c.runs) for c in (*ranked, *untold))
+    apart = len(students) - placed
+    return Choice(enough, too_little, untold, apart, verdict, reasons, ties, as_accurate)
+
+
+def _keeps_enough(candidate: Candidate, gate: Gate) -> bool:
+    return all(share.value is not None and share.value >= least
+               for share, least in gate.bars(candidate))  # fmt: skip
+
+
+def _preferred(enough: list[Candidate]) -> Candidate:
+    """The one to recommend of settings in the order of their whole joules."""
+    left = _like(enough[0], enough, lambda c, first: is_told(c, first, more_joules(c, first)))
+    cheapest = min(left, key=_built_j)
+    left = _like(cheapest, left, lambda c, first: is_told(c, first, more_to_build(c, first)))
+    left = _like(max(left, key=_kept), left, accuracy_is_told)
+    return min(left, key=_built_j)
+
+
+def _like(
+    first: Candidate, found: list[Candidate], told: Callable[[Candidate, Candidate], bool]
+) -> list[Candidate]:
+    """`first`, and those that are not told from it."""
+    return [c for c in found if c is first or not told(c, first)]
+
+
+def _built_j(candidate: Candidate) -> float:
+    return building_j(candidate).value or 0.0
+
+
+def _kept(candidate: Candidate) -> float:
+    values = (candidate.accuracy.value, candidate.om_perf.value)
+    return next((value for value in values if value is not None), 0.0)
+
+
+def _open_questions(
+    winner: Candidate,
+    ties: list[Candidate],
+    others: list[Candidate],
+    too_little: list[Candidate],
+    gate: Gate,
+) -> list[str]:
+    reasons = []
+    if ties:
+        reasons.append(f"in joules it cannot be told from {listed(ties)}")
+    reasons += [
+        f"that it keeps {least:g} is not certain"
+        for share, least in gate.bars(winner)
+        if share.low is None or share.low < least
+    ]
+    if winner.accuracy.value is None:
+        reasons.append("what it keeps above chance cannot be told")
+    saved = whole_saving(winner)
+    if saved.share.value is None:
+        reasons.append("what its teacher would take is not known")
+    elif not saved.is_resolved:
+        reasons.append("what it saves is unresolved")
+    elif saved.share.value < 0:
+        reasons.append("it draws more than its teacher")
+    rivals = [
+        c
+        for c in too_little
+        if _may_keep_enough(c, gate) and not surely_more(c, winner, more_joules(c, winner))
+    ]
+    if rivals:
+        reasons.append(f"{listed(rivals)} may keep enough too, and may draw less")
+    if len({c.point for c in (winner, *others)}) > 1:
+        reasons.append("not all were served at the same batch size and lengths")
+    return reasons
+
+
+def _may_keep_enough(candidate: Candidate, gate: Gate) -> bool:
+    bars = gate.bars(candidate)
+    return all(share.high is None or share.high >= least for share, least in bars)
+
+
+def listed(found: Sequence[Candidate]) -> str:
+    return ", ".join(c.label for c in found)

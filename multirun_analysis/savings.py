@@ -1,0 +1,143 @@
+"""What is told apart: a student's joules from its teacher's, and settings from one another.
+
+A meter's calibration multiplies all that it reads, so it widens a saving in joules but never turns
+it into none, and it is no part of a comparison on one kind of machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from kdwatts.metrics.break_even import UNSHARED
+from kdwatts.metrics.fieller import Interval
+from kdwatts.metrics.quantity import Quantity, add, difference, interval_95, ratio
+from kdwatts.metrics.student_t import NORMAL_975
+from multirun_analysis.candidates import Candidate, Share, building_j, serving_j, teacher_j
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What is drawn less than by the teacher; below 0 it is more."""
+
+    share: Interval
+    """Of the teacher's joules; ends are None where the joules are unresolved."""
+    joules: Interval
+
+    @property
+    def is_resolved(self) -> bool:
+        return self.joules.is_bounded
+
+
+def saving(taken: Quantity, teacher: Quantity) -> Saving:
+    """By Fieller, both read by one meter; without ends where the interval includes 0.
+
+    In joules the two random errors make the ends, and 0 is between them if and only if it is in
+    Fieller's interval of the share. Calibration is added to the distances in logarithms.
+    """
+    found = ratio(taken, teacher)
+    if found.value is None:
+        return Saving(Interval(None), Interval(None))
+    less, halves = difference(teacher, taken), [_half_width(one) for one in (taken, teacher)]
+    half = None if None in halves else math.hypot(*(each or 0.0 for each in halves))
+    joules = positive_interval(less.value or 0.0, half, less.shared_sd)
+    if joules.is_bounded and found.low is not None and found.high is not None:
+        return Saving(Interval(1 - found.value, 1 - found.high, 1 - found.low), joules)
+    return Saving(Interval(1 - found.value), Interval(joules.value))
+
+
+def whole_saving(candidate: Candidate) -> Saving:
+    """What building the student and serving with it draws less than serving with its teacher."""
+    taken = add([_apart_from_serving(building_j(candidate)), serving_j(candidate)])
+    return saving(taken, teacher_j(candidate))
+
+
+def absolute_interval(one: Quantity) -> Interval:
+    """An amount with the ends of its 95 % interval, calibration included."""
+    if one.value is None:
+        return Interval(None)
+    return positive_interval(one.value, _half_width(one), one.shared_sd)
+
+
+def positive_interval(value: float, half: float | None, shared_sd: float | None) -> Interval:
+    """Ends of the value's sign, from half of its random interval and what its meter shares.
+
+    None where the random error is unknown or reaches 0.
+    """
+    size = abs(value)
+    if half is None or half >= size:
+        return Interval(value)
+    calibration = NORMAL_975 * (shared_sd or 0.0) / size
+    low = size * math.exp(-math.hypot(math.log(size / (size - half)), calibration))
+    high = size * math.exp(math.hypot(math.log((size + half) / size), calibration))
+    return Interval(value, low, high) if value > 0 else Interval(value, -high, -low)
+
+
+def more_joules(one: Candidate, other: Candidate) -> Quantity:
+    """What `one` draws more than `other` in whole.
+
+    Students that serve alike have one figure of serving: they differ by what building took.
+    """
+    more = more_to_build(one, other)
+    if one.serving_key is not None and one.serving_key == other.serving_key:
+        return more
+    serving = difference(serving_j(one), serving_j(other), same_meter=_is_one_meter(one, other))
+    return add([_apart_from_serving(more), serving])
+
+
+def more_to_build(one: Candidate, other: Candidate) -> Quantity:
+    """What building `one` took more; what both inherited is the same in both."""
+    same_meter = _is_one_meter(one, other)
+    if one.inherits == other.inherits and one.inherited.value == other.inherited.value:
+        return difference(one.own, other.own, same_meter=same_meter)
+    return difference(building_j(one), building_j(other), same_meter=same_meter)
+
+
+def surely_more(one: Candidate, other: Candidate, more: Quantity) -> bool:
+    """Whether the 95 % interval of what `one` took more is above 0."""
+    ends = interval_95(more, calibration=not _is_one_meter(one, other))
+    return ends is not None and ends[0] > 0
+
+
+def is_told(one: Candidate, other: Candidate, more: Quantity) -> bool:
+    """Whether the 95 % interval of a difference of joules is without 0."""
+    ends = interval_95(more, calibration=not _is_one_meter(one, other))
+    return ends is not None and not ends[0] <= 0 <= ends[1]
+
+
+def accuracy_is_told(one: Candidate, other: Candidate) -> bool:
+    """Whether what two settings keep differs by more than their intervals allow."""
+    if None in (one.accuracy.value, other.accuracy.value):
+        return _is_told_share(one.om_perf, other.om_perf)
+    return _is_told_share(one.accuracy, other.accuracy)
+
+
+def _is_told_share(one: Share, other: Share) -> bool:
+    """By square-and-add, which keeps intervals that are lopsided (Newcombe 1998, Zou 2008)."""
+    ends = (one.value, one.low, one.high, other.value, other.low, other.high)
+    if None in ends:
+        return False
+    upper, lower = (one, other) if (one.value or 0) >= (other.value or 0) else (other, one)
+    assert upper.value is not None and upper.low is not None
+    assert lower.value is not None and lower.high is not None
+    apart = upper.value - lower.value
+    return apart > math.hypot(upper.value - upper.low, lower.high - lower.value)
+
+
+def _is_one_meter(one: Candidate, other: Candidate) -> bool:
+    machines = one.machines | other.machines
+    return len(machines) == 1 and all(host is not None for host, *_ in machines)
+
+
+def _apart_from_serving(build: Quantity) -> Quantity:
+    """Building, for a comparison with serving: the part of its meter's error that both do not share
+    counts as random."""
+    if build.value is None or build.random_sd is None:
+        return build
+    unshared = UNSHARED.get(build.quality, 0.0) * abs(build.value)
+    return replace(build, random_sd=math.hypot(build.random_sd, unshared))
+
+
+def _half_width(one: Quantity) -> float | None:
+    ends = interval_95(one, calibration=False)
+    return None if ends is None else (ends[1] - ends[0]) / 2
