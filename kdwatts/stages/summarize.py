@@ -22,6 +22,7 @@ from kdwatts.schema import EvalTask
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME
 from kdwatts.stages.inference import COST_NAME
+from kdwatts.stages.served import Point, Pooled, Served
 from kdwatts.telemetry.nvml import Gpu as Card
 
 
@@ -29,12 +30,14 @@ def summarize(
     config: Config,
     run_dir: Path,
     artifacts: Mapping[str, Artifact],
+    served: Mapping[str, Served],
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
     """Write eval.json, inference.json, metrics.json and the student's link; returns the metrics.
 
     A reused student brings the log of its training along, and which blocks it was paired by.
+    `served` has each subject's measurements in the store, whichever runs made them.
     """
     student_artifact = artifacts["distill"]
     _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)
@@ -52,10 +55,10 @@ def summarize(
     ]
     if scores:
         write_json(run_dir / "eval.json", scores)
-    costs = [cost for subject in ("student", "teacher") for cost in _costs(artifacts, subject)]
+    costs = [row for found in served.values() for row in found.rows]
     if costs:
         write_json(run_dir / COST_NAME, costs)
-    result = _metrics(config, run_dir.name, artifacts, scores, root, cards)
+    result = _metrics(config, run_dir.name, artifacts, scores, served, root, cards)
     write_json(run_dir / "metrics.json", asdict(result))
     return result
 
@@ -71,6 +74,7 @@ def _metrics(
     run: str,
     artifacts: Mapping[str, Artifact],
     scores: list[dict[str, Any]],
+    served: Mapping[str, Served],
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
@@ -81,11 +85,13 @@ def _metrics(
     inherited = add_energies(ancestors.values())
     spent = total_energy(root.energy_j, root.quality, root.uncertainty_j)
     saved = add_energies(a.energy for a in artifacts.values() if a.reused)
-    serving = {
-        subject: costs[0]
-        for subject in ("student", "teacher")
-        if (costs := _costs(artifacts, subject))
+    point = config.eval.inference.point if served and config.eval.inference else None
+    pooled = {
+        subject: figures
+        for subject, found in served.items()
+        if point and (figures := found.at(point))
     }
+    serving = {subject: figures.cost for subject, figures in pooled.items()}
     kept = om_perf(_benchmarks(config.eval.tasks, scores))
     site = config.site
     total = add_energies([own, inherited])
@@ -113,7 +119,7 @@ def _metrics(
         inherited_energy_quality=inherited.quality,
         inherited_energy_by_artifact_j={key: e.energy_j for key, e in ancestors.items()},
         evaluation_energy_j=_sum_of(artifacts, "evaluate"),
-        inference_energy_j=_sum_of(artifacts, "inference"),
+        inference_energy_j=_measuring_j(artifacts, served),
         spent_energy_j=spent.energy_j,
         saved_energy_j=saved.energy_j,
         gpu_energy_j=component_energy_j(student.record, "gpu"),
@@ -176,6 +182,7 @@ def _metrics(
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
         teacher_quantization=teacher.quantization if teacher else None,
+        **_told_of_serving(served, pooled, point),
     )
 
 
@@ -187,6 +194,38 @@ def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, E
         if name in artifacts
     }
     return ancestors | trained_models(config)
+
+
+def _told_of_serving(
+    served: Mapping[str, Served], pooled: Mapping[str, Pooled], point: Point | None
+) -> dict[str, Any]:
+    """At which point the figures are, what they pool, and their range over the grid."""
+    batch_size, prompt_tokens, new_tokens = point or (None, None, None)
+    told: dict[str, Any] = {
+        "serving_batch_size": batch_size,
+        "serving_prompt_tokens": prompt_tokens,
+        "serving_new_tokens": new_tokens,
+    }
+    for subject, found in served.items():
+        least, most = found.range_j_per_token()
+        told |= {
+            f"{subject}_serving_key": found.key,
+            f"{subject}_serving_measurements": (
+                pooled[subject].measurements if subject in pooled else 0
+            ),
+            f"{subject}_total_j_per_token_least": least,
+            f"{subject}_total_j_per_token_most": most,
+        }
+    return told
+
+
+def _measuring_j(artifacts: Mapping[str, Artifact], served: Mapping[str, Served]) -> float | None:
+    """Joules of the measurement of each subject that this run made, or found where it made none.
+
+    Those that other runs made for the same figure are in theirs. None where one subject has none.
+    """
+    has_all = all(f"inference_{subject}" in artifacts for subject in served)
+    return _sum_of(artifacts, "inference") if has_all else None
 
 
 def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
@@ -248,12 +287,6 @@ def _per_token_amount(serving: dict[str, Any], subject: str) -> Amount:
         _of(serving, subject, "total_j_per_token"),
         None if half_width is None else half_width / 1.96,
     )
-
-
-def _costs(artifacts: Mapping[str, Artifact], subject: str) -> list[dict[str, Any]]:
-    """What serving the subject cost at each point of the grid; none where it was not measured."""
-    name = f"inference_{subject}"
-    return read_json(artifacts[name].directory / COST_NAME) if name in artifacts else []
 
 
 def _common(qualities: list[str]) -> str:
