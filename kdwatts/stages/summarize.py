@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from kdwatts.metrics.efficiency import eff_overall, j_per_token
 from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.quantity import Quantity
-from kdwatts.metrics.student_t import NORMAL_975
+from kdwatts.metrics.student_t import t_quantile
 from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
@@ -98,7 +99,7 @@ def _metrics(
     site = config.site
     total = add_energies([own, inherited])
     repaid = tokens_to_break_even(
-        as_quantity(total), *(_per_token(serving, subject) for subject in ("teacher", "student"))
+        as_quantity(total), *(_per_token(pooled, subject) for subject in ("teacher", "student"))
     )
     place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
     teacher = config.model.teacher
@@ -285,14 +286,20 @@ def _of(serving: dict[str, Any], subject: str, name: str) -> Any:
     return serving[subject][name] if subject in serving else None
 
 
-def _per_token(serving: dict[str, Any], subject: str) -> Quantity:
-    """Joules per token served, with the error of the mean of its repeats."""
-    half_width_j = _of(serving, subject, "total_interval_95_j")
+def _per_token(pooled: Mapping[str, Pooled], subject: str) -> Quantity:
+    """Joules per token served, with the error of the mean of its measurements, or its repeats."""
+    if subject not in pooled:
+        return Quantity(None, unit="J/token", quality="missing")
+    cost = pooled[subject].cost
+    half_width_j = cost["total_interval_95_j"]
+    # The repeats of one measurement are of two phases, each with a number of its own: many.
+    degrees = pooled[subject].measurements - 1 or math.inf
     return Quantity(
-        _of(serving, subject, "total_j_per_token"),
-        None if half_width_j is None else half_width_j / NORMAL_975,
+        cost["total_j_per_token"],
+        None if half_width_j is None else half_width_j / t_quantile(degrees),
         unit="J/token",
-        quality=_of(serving, subject, "quality") or "missing",
+        quality=cost["quality"],
+        degrees=degrees,
     )
 
 
