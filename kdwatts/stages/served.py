@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.artifact import read_artifact
+from kdwatts.metrics.energy import MEASURED
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.records import read_json
 from kdwatts.stages.inference import COST_NAME
@@ -67,9 +68,13 @@ def _point_of(row: Mapping[str, Any]) -> Point:
 
 
 def _pooled(rows: Sequence[dict[str, Any]]) -> Pooled:
-    """The means over measurements of the best quality there is: others are not mixed with them."""
-    best = min((row["quality"] for row in rows), key=BEST_FIRST.index)
-    alike = [row for row in rows if row["quality"] == best]
+    """The means over measurements of the best quality there is: others are not mixed with them.
+
+    Sensors are one quality, a share of them included, whose word then names the mean.
+    """
+    rows = sorted(rows, key=lambda row: BEST_FIRST.index(row["quality"]))
+    best = MEASURED if rows[0]["quality"] in MEASURED else (rows[0]["quality"],)
+    alike = [row for row in rows if row["quality"] in best]
     if len(alike) == 1:
         return Pooled(alike[0], 1)
     phases = {
@@ -77,7 +82,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> Pooled:
         for phase in ("prefill", "decode")
     }
     whole = _mean_of(alike, "total_j_per_token", "total_interval_95_j")
-    return Pooled(whole | phases, len(alike))
+    return Pooled(whole | phases | {"quality": alike[-1]["quality"]}, len(alike))
 
 
 def _mean_of(rows: Sequence[dict[str, Any]], energy: str, interval: str) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def test_an_estimate_is_not_pooled_with_measurements_nor_is_what_is_missing():
     assert pooled(cost(None, quality="missing")).cost["total_j_per_token"] is None
 
 
+def test_a_share_of_a_node_is_pooled_with_measurements_and_names_the_mean():
+    found = pooled(cost(8.0, quality="attributed"), cost(4.0), cost(9.0, quality="estimated"))
+    assert found.measurements == 2
+    assert (found.cost["total_j_per_token"], found.cost["quality"]) == (4.5, "attributed")
+
+
 def test_no_measurement_is_no_figure():
     served = Served("k", [])
     assert served.at(POINT) is None
