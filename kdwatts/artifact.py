@@ -56,6 +56,7 @@ def make_record(
     key: str,
     settings: dict[str, Any],
     parents: list[str],
+    reads: list[str],
     attempts: list[dict[str, Any]],
     run: str,
     cards: list[str],
@@ -63,6 +64,7 @@ def make_record(
 ) -> dict[str, Any]:
     """The content of artifact.json; `attempts` are window records, the last one the finisher.
 
+    `reads` are the keys of artifacts that it was built from and that its own key does not hold.
     `code` are the keys of the code that options name, which `settings` hold by its name alone.
     """
     return {
@@ -70,6 +72,7 @@ def make_record(
         "stage": stage,
         "key": key,
         "parents": parents,
+        "reads": reads,
         "settings": settings,
         "code": code,
         "attempts": attempts,

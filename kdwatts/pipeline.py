@@ -10,105 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from kdwatts import interrupt
 from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
-from kdwatts.config import STAGES, Config
-from kdwatts.fingerprint import stage_key
-from kdwatts.hardware import joule_settings
+from kdwatts.config import Config
 from kdwatts.launch import launched
+from kdwatts.nodes import Node as Node
+from kdwatts.nodes import is_missing
+from kdwatts.nodes import plan as plan
 from kdwatts.records import read_json, write_json
 from kdwatts.store import Claim, Store
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.telemetry.nvml import Gpu as Card
 
 if TYPE_CHECKING:
-    from kdwatts.stages.work import Work
     from kdwatts.training.parallel import Company
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage of this run: what it is called, what keys it, what it stands on."""
-
-    name: str
-    """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
-    stage: str
-    key: str
-    settings: dict[str, Any]
-    parents: dict[str, str]
-    """Name of each parent node to its key."""
-    build: Callable[[Work], None]
-    is_assisted: bool
-    """Whether the other ranks of a launch take part in building it."""
-    code: dict[str, str | None]
-    """Option that names code to the key of that code; None where it cannot be read."""
-
-
-def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
-    """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
-    from kdwatts.stages import (
-        contamination,
-        distill,
-        evaluate,
-        generate,
-        inference,
-        shards,
-        teacher,
-    )
-    from kdwatts.stages.named_code import code_keys
-
-    hardware = joule_settings(config, cards)
-    nodes: dict[str, Node] = {}
-
-    def add(
-        name: str,
-        stage: Any,
-        settings: dict[str, Any],
-        parents: list[str],
-        *,
-        measured: bool,
-        subject: str | None = None,
-    ) -> None:
-        if measured:
-            settings = {**settings, "hardware": hardware}
-        stage_name = stage.__name__.rpartition(".")[2]
-        code = code_keys(stage_name, config)
-        if code and config.store.code == "strict":
-            settings = {**settings, "code": code}
-        keys = {parent: nodes[parent].key for parent in parents}
-        key = stage_key(stage_name, stage.VERSION, settings, list(keys.values()))
-        build = stage.build if subject is None else lambda work: stage.build(work, subject)
-        is_assisted = hasattr(stage, "assist")
-        nodes[name] = Node(name, stage_name, key, settings, keys, build, is_assisted, code)
-
-    add("shards", shards, shards.settings(config), [], measured=False)
-    if config.data.decontaminate.mode == "report" and config.eval.tasks:
-        asked = contamination.settings(config)
-        add("contamination", contamination, asked, ["shards"], measured=False)
-    if config.paradigm.text == "teacher":
-        add("generate", generate, generate.settings(config), ["shards"], measured=False)
-    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
-        text = "generate" if "generate" in nodes else "shards"
-        add("teacher", teacher, teacher.settings(config), [text], measured=False)
-    # All that stands before the student is its ancestor, the corpus of a generated text too; a
-    # report on the corpus is not.
-    ancestors = [name for name in nodes if name != "contamination"]
-    add("distill", distill, distill.settings(config), ancestors, measured=True)
-    subjects = ["student", "teacher"] if config.model.teacher else ["student"]
-    # What a stage beyond `until` would need, a harness or a file, is not asked for.
-    for subject in subjects if config.eval.tasks and _is_asked("evaluate", config) else []:
-        parents = ["distill"] if subject == "student" else []
-        settings = evaluate.settings(config, subject)
-        add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
-    for subject in subjects if config.eval.inference and _is_asked("inference", config) else []:
-        parents = ["shards", "distill"] if subject == "student" else ["shards"]
-        settings = inference.settings(config, subject)
-        add(f"inference_{subject}", inference, settings, parents, measured=True, subject=subject)
-    return [node for node in nodes.values() if _is_asked(node.stage, config)]
-
-
-def _is_asked(stage: str, config: Config) -> bool:
-    return config.until == "plan" or STAGES.index(stage) <= STAGES.index(config.until)
 
 
 @dataclass(frozen=True)
@@ -159,11 +74,12 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages import contamination, evaluate, inference, vocabulary
+    from kdwatts.stages.served import read_served
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     config = run.config
-    missing = [node for node in nodes if not run.store.find(node.stage, node.key)]
+    missing = [node for node in nodes if is_missing(node, run.store)]
     check_models(config, {node.name for node in missing})
     vocabulary.check(config, {node.name for node in missing})
     if any(node.stage == "evaluate" for node in missing):
@@ -183,14 +99,31 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
             run.notice(node.name)
-            artifacts[node.name] = _obtain(run, node, artifacts, meter)
-            contamination.tell(run.run_dir, artifacts[node.name].directory)
+            artifact = _obtain(run, node, artifacts, meter)
+            if artifact is None:
+                continue
+            artifacts[node.name] = artifact
+            contamination.tell(run.run_dir, artifact.directory)
             if serves and node.stage == "shards":
-                inference.check_corpus(config, artifacts[node.name].directory)
+                inference.check_corpus(config, artifact.directory)
     assert meter.row
     if "distill" in artifacts:
-        summarize(config, run.run_dir, artifacts, meter.row, run.cards)
+        served = {
+            node.name.removeprefix("inference_"): read_served(_found(run.store, node), node.key)
+            for node in nodes
+            if node.stage == "inference"
+        }
+        summarize(config, run.run_dir, artifacts, served, meter.row, run.cards)
     return artifacts
+
+
+def _found(store: Store, node: Node) -> dict[int, Path]:
+    """Number and folder of each measurement of a node that is in the store, whoever made it."""
+    folders = {
+        number: store.find(node.stage, one.key)
+        for number, one in enumerate(node.numbered(), start=1)
+    }
+    return {number: folder for number, folder in folders.items() if folder}
 
 
 def _get_ready(run: Run, stages: list[str]) -> None:
@@ -291,11 +224,36 @@ def _call(run: Run, node: Node, inputs: dict[str, Path], claim: Claim) -> None:
     )
 
 
-def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) -> Artifact:
+def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) -> Artifact | None:
     """The node's artifact from the store, or built, recorded and committed.
 
-    A run that finds it there, or waits for who builds it, asks nothing of a GPU for it.
+    A run that finds it there, or waits for who builds it, asks nothing of a GPU for it. Of a node
+    that is measured several times it is the measurement that this run makes, the first that is
+    missing and that nobody is making; else the first one found, and None where none is there yet.
     """
+    if node.measurements is None:
+        with run.store.claim(node.stage, node.key) as claim:
+            return _taken(run, node, claim, artifacts, meter)
+    found: Node | None = None
+    for one in node.numbered():
+        with run.store.claim_if_free(one.stage, one.key) as free:
+            if free and not free.exists:
+                return _taken(run, one, free, artifacts, meter)
+            found = found or (one if free else None)
+    if found:
+        with run.store.claim(found.stage, found.key) as claim:
+            return _taken(run, found, claim, artifacts, meter)
+    log.info(
+        "%s: left to the runs that are measuring it, all %d of what serves alike under %s",
+        *(node.name, node.measurements, node.key),
+    )
+    return None
+
+
+def _taken(
+    run: Run, node: Node, claim: Claim, artifacts: dict[str, Artifact], meter: Meter
+) -> Artifact:
+    """What a claim is to: the artifact that exists, or the one that is built now."""
     import torch
 
     from kdwatts.stages.distill import write_energy
@@ -303,60 +261,60 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
     from kdwatts.stages.work import Work
     from kdwatts.training.parallel import device_of, together
 
-    with run.store.claim(node.stage, node.key) as claim:
-        device = torch.device(run.config.gpu.device)
-        if not claim.exists and node.stage not in ("shards", "contamination"):
-            device = device_of(launched(), device.type)
-        synchronize = synchronizer(device)
-        with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
-            if claim.exists:
-                window.outcome = "reused"
-            else:
-                inputs = {name: artifacts[name].directory for name in node.parents}
-                before = _attempts_before(run, node, claim.scratch_dir)
-                if run.company and node.is_assisted:
-                    _call(run, node, inputs, claim)
-                    if node.stage == "distill":  # From here to its end ranks go in step.
-                        window.synchronize = together(synchronize)
-                node.build(
-                    Work(
-                        config=run.config,
-                        inputs=inputs,
-                        out_dir=claim.work_dir,
-                        scratch_dir=claim.scratch_dir,
-                        run_dir=run.run_dir,
-                        attempt=run.attempt,
-                        meter=meter,
-                        window=window,
-                        device=device,
-                    )
-                )
+    device = torch.device(run.config.gpu.device)
+    if not claim.exists and node.stage not in ("shards", "contamination"):
+        device = device_of(launched(), device.type)
+    synchronize = synchronizer(device)
+    with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
         if claim.exists:
-            artifact = read_artifact(claim.artifact_dir)
-            if changes := other_code(artifact.record, node.code):
-                log.warning(
-                    "%s: %s was built by other code: %s; run with store.code=strict, or delete %s, "
-                    "to build it anew",
-                    *(node.name, node.key, " and ".join(changes), artifact.directory),
+            window.outcome = "reused"
+        else:
+            inputs = {name: artifacts[name].directory for name in (*node.parents, *node.reads)}
+            before = _attempts_before(run, node, claim.scratch_dir)
+            if run.company and node.is_assisted:
+                _call(run, node, inputs, claim)
+                if node.stage == "distill":  # From here to its end ranks go in step.
+                    window.synchronize = together(synchronize)
+            node.build(
+                Work(
+                    config=run.config,
+                    inputs=inputs,
+                    out_dir=claim.work_dir,
+                    scratch_dir=claim.scratch_dir,
+                    run_dir=run.run_dir,
+                    attempt=run.attempt,
+                    meter=meter,
+                    window=window,
+                    device=device,
                 )
-            log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
-            return Artifact(artifact.directory, artifact.record, reused=True)
-        assert window.row
-        record = make_record(
-            stage=node.stage,
-            key=node.key,
-            settings=node.settings,
-            parents=list(node.parents.values()),
-            attempts=[*before, asdict(window.row)],
-            run=run.run_dir.name,
-            cards=[card.name for card in run.cards],
-            code=node.code,
-        )
-        write_json(claim.work_dir / ARTIFACT_NAME, record)
-        if node.stage == "distill":
-            parents = [artifacts[name].record for name in node.parents]
-            write_energy(run.config, claim.work_dir, record, parents)
-        claim.commit()
+            )
+    if claim.exists:
+        artifact = read_artifact(claim.artifact_dir)
+        if changes := other_code(artifact.record, node.code):
+            log.warning(
+                "%s: %s was built by other code: %s; run with store.code=strict, or delete %s, "
+                "to build it anew",
+                *(node.name, node.key, " and ".join(changes), artifact.directory),
+            )
+        log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
+        return Artifact(artifact.directory, artifact.record, reused=True)
+    assert window.row
+    record = make_record(
+        stage=node.stage,
+        key=node.key,
+        settings=node.settings,
+        parents=list(node.parents.values()),
+        reads=list(node.reads.values()),
+        attempts=[*before, asdict(window.row)],
+        run=run.run_dir.name,
+        cards=[card.name for card in run.cards],
+        code=node.code,
+    )
+    write_json(claim.work_dir / ARTIFACT_NAME, record)
+    if node.stage == "distill":
+        parents = [artifacts[name].record for name in node.parents]
+        write_energy(run.config, claim.work_dir, record, parents)
+    claim.commit()
     artifact = Artifact(claim.artifact_dir, record, reused=False)
     log.info("%s: built %s (%s)", node.name, node.key, artifact.cost_in_words())
     return artifact

@@ -163,6 +163,8 @@ class Metrics:
     """Key of each ancestor to its energy, so that a collector can divide it among its sharers."""
     evaluation_energy_j: float | None
     inference_energy_j: float | None
+    """Measuring the serving of each subject once: by this run, or as recorded where it made none.
+    What other runs drew for the same figures is in theirs."""
     spent_energy_j: float | None
     """What this invocation drew, from start to end; reused artifacts cost nothing here."""
     saved_energy_j: float | None
@@ -226,7 +228,8 @@ class Metrics:
     """95 % interval of om_perf over the benchmarks' samples, by bootstrap; and om_perf_high."""
     om_perf_high: float | None = None
     student_total_interval_95_j: float | None = None
-    """Half of the 95 % interval of student_total_j_per_token, from the spread between repeats."""
+    """Half of the 95 % interval of student_total_j_per_token: Student's of the means of independent
+    measurements, of a single one from the spread between its repeats."""
     teacher_total_interval_95_j: float | None = None
     student_net_total_j_per_token: float | None = None
     """Less what idle devices would have drawn."""
@@ -260,6 +263,22 @@ class Metrics:
     inherited_energy_shared_sd_j: float | None = None
     teacher_quantization: str | None = None
     """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
+    student_serving_key: str | None = None
+    """Key of what serves alike, whatever it was taught; None where serving was not asked for."""
+    teacher_serving_key: str | None = None
+    student_serving_measurements: int | None = None
+    """How many independent measurements the student's serving figures pool; 0 where all of them
+    were being made by other runs."""
+    teacher_serving_measurements: int | None = None
+    serving_batch_size: int | None = None
+    """The point of the grid that the serving figures are of; and the two lengths below."""
+    serving_prompt_tokens: int | None = None
+    serving_new_tokens: int | None = None
+    student_total_j_per_token_least: float | None = None
+    """Least and most of student_total_j_per_token over the points of the grid."""
+    student_total_j_per_token_most: float | None = None
+    teacher_total_j_per_token_least: float | None = None
+    teacher_total_j_per_token_most: float | None = None
     schema: int = SCHEMA
 
 

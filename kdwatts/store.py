@@ -29,6 +29,9 @@ from kdwatts.paths import expanded
 log = logging.getLogger(__name__)
 
 LEASE_TIMEOUT_S = 60.0
+ABANDONED_S = 600.0
+"""A lease that the file server has seen still for so long is dead at the first look: who waits for
+none has no second one."""
 RENEW_EVERY_S = 10.0
 POLL_EVERY_S = 0.2
 LONGEST_POLL_S = 2.0
@@ -138,9 +141,24 @@ class Store:
         A builder that leaves without `commit` gives the lease back and its half-made folder is
         removed; its scratch folder stays. Raises Preempted when a stop is requested while waiting.
         """
+        with self._claimed(stage, key, waits=True) as claim:
+            assert claim
+            yield claim
+
+    @contextmanager
+    def claim_if_free(self, stage: str, key: str) -> Iterator[Claim | None]:
+        """As `claim`, without a wait: None for what another living process builds."""
+        with self._claimed(stage, key, waits=False) as claim:
+            yield claim
+
+    @contextmanager
+    def _claimed(self, stage: str, key: str, *, waits: bool) -> Iterator[Claim | None]:
         target = self.artifact_dir(stage, key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        lease = None if target.is_dir() else _acquire(target)
+        lease = None if target.is_dir() else _acquire(target, waits=waits)
+        if lease is None and not target.is_dir():
+            yield None
+            return
         work_dir = target.with_name(f"{key}.building-{uuid.uuid4().hex[:8]}")
         claim = Claim(target, lease is None, work_dir, target.with_name(f"{key}.scratch"), lease)
         if lease is None:
@@ -173,8 +191,11 @@ def _newest_lease(target: Path) -> Path | None:
     return leases[-1] if leases else None
 
 
-def _acquire(target: Path) -> _Lease | None:
-    """The lease on `target` once it is ours; None once the artifact is there instead."""
+def _acquire(target: Path, *, waits: bool) -> _Lease | None:
+    """The lease on `target` once it is ours; None once the artifact is there instead.
+
+    Who does not wait is given None for another's living lease, too.
+    """
     announced, pause_s = False, POLL_EVERY_S
     while True:
         newest = _newest_lease(target)
@@ -185,7 +206,7 @@ def _acquire(target: Path) -> _Lease | None:
                 return None
             if lease:
                 return lease
-        if target.is_dir():
+        if target.is_dir() or not waits:
             return None
         if not announced:
             log.info("store: waiting for %s, which another process builds", target)
@@ -245,8 +266,20 @@ def _is_alive(lease: Path) -> bool:
             return False
         except PermissionError:
             pass  # Another user's process: it lives, or its number was given anew.
-    first_s = _first_seen.setdefault((lease, touched), time.monotonic())
-    return time.monotonic() - first_s <= LEASE_TIMEOUT_S
+    if (lease, touched) not in _first_seen:
+        still_s = _now_of(lease.parent) - touched
+        _first_seen[lease, touched] = time.monotonic() - (still_s if still_s > ABANDONED_S else 0)
+    return time.monotonic() - _first_seen[lease, touched] <= LEASE_TIMEOUT_S
+
+
+def _now_of(directory: Path) -> float:
+    """The time on the clock that stamps the files there, whoever's that is."""
+    probe = directory / f".probe-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
 
 
 def as_readable_as(like: Path, path: Path) -> None:

@@ -31,6 +31,7 @@ def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
         key="k1",
         settings={"seed": 0},
         parents=["k0"],
+        reads=[],
         attempts=list(attempts),
         run="run-1",
         cards=["NVIDIA H100 80GB HBM3"],

@@ -273,6 +273,15 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: schema.InferenceGrid(batch_sizes=[1, 1]), "batch_sizes=[1, 1] is empty or repeats"),
     (lambda: schema.InferenceGrid(min_window_s=1), "eval.inference.min_window_s=1 is out of range"),
     (lambda: schema.InferenceGrid(max_repeats=2), "eval.inference.max_repeats=2 is out of range"),
+    (lambda: schema.InferenceGrid(measurements=0), "eval.inference.measurements=0 is out of range"),
+    *(
+        (
+            lambda point=point: schema.InferenceGrid([8, 1], [64], [32], loop_point=point),
+            f"eval.inference.loop_point={point} is no point of the grid batch_sizes=[8, 1], "
+            "prompt_lengths=[64], new_lengths=[32]; give one batch size, one prompt length",
+        )
+        for point in ([], [8, 64], [64, 64, 32], [8, 32, 64], [8, 64, 32, 1])
+    ),
     (lambda: _task(num_fewshot=-1), "eval.tasks.num_fewshot=-1"),
     (lambda: _task(limit=0), "eval.tasks.limit=0 is out of range; give at least 1"),
     (lambda: _task(chance=25), "eval.tasks.chance=25 is out of range; give 0 to 1"),
@@ -292,6 +301,27 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _site(price_usd_per_kwh=-1), "site.price_usd_per_kwh=-1"),
     (lambda: Config(until="done"), "until=done is unknown; choose one of prefetch, plan, shards"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("grid", "point"),
+    [
+        (schema.InferenceGrid([8, 1, 64], [2048, 512], [128]), (64, 2048, 128)),
+        (schema.InferenceGrid([1], [512, 8192, 2048], [32, 256, 128, 64]), (1, 2048, 128)),
+        (schema.InferenceGrid([8, 64], [512, 64], [32], loop_point=[8, 64, 32]), (8, 64, 32)),
+    ],
+)
+def test_the_point_that_answers_is_the_largest_batch_and_the_middle_lengths_unless_named(
+    grid: schema.InferenceGrid, point: tuple[int, int, int]
+):
+    assert grid.point == point
+
+
+def test_a_point_outside_of_the_grid_is_refused_at_composition(configure: Callable[..., Any]):
+    asked = ("gpu=cpu", "eval=tiny", "eval.inference.batch_sizes=[1,8]")
+    assert configure(*asked, "eval.inference.loop_point=[1,64,32]").eval.inference.point[0] == 1
+    with pytest.raises(Exception, match=r"eval\.inference\.loop_point=\[2, 64, 32\] is no point"):
+        configure(*asked, "eval.inference.loop_point=[2,64,32]")
 
 
 def _refusal(call: Callable[[], Any]) -> str:

@@ -32,7 +32,7 @@ FLOORS = (
     ("teacher",),
     ("training", "evaluation"),
     ("stages",),
-    ("pipeline",),
+    ("nodes", "pipeline"),
     ("planning",),
     (
         *("prefetch", "guards", "overrides", "effects", "preflight", "refusal", "folders"),

@@ -146,6 +146,15 @@ def check_whole(run_dir: Path) -> None:
     if config.eval.inference:
         costs = read_json(run_dir / "inference.json")
         assert {cost["subject"] for cost in costs} == subjects
+        metrics = read_json(run_dir / "metrics.json")
+        grid = config.eval.inference
+        assert metrics["serving_batch_size"] == max(grid.batch_sizes)
+        for subject in subjects:
+            assert 1 <= metrics[f"{subject}_serving_measurements"] <= grid.measurements
+            least, most = (
+                metrics[f"{subject}_total_j_per_token_{end}"] for end in ("least", "most")
+            )
+            assert 0 < least <= metrics[f"{subject}_total_j_per_token"] <= most
 
 
 def test_what_is_set_aside_ships():

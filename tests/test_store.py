@@ -347,6 +347,34 @@ def test_a_lease_that_cannot_be_given_back_unmakes_no_artifact(
         assert claim.exists
 
 
+def test_who_waits_for_nobody_is_given_nothing_of_what_a_living_process_builds(root: Path):
+    with Store(root).claim("inference", "k1") as builder:
+        with Store(root).claim_if_free("inference", "k1") as passed_over:
+            assert passed_over is None
+        with Store(root).claim_if_free("inference", "k2") as free:
+            assert free and not free.exists and free.work_dir.is_dir()
+            free.commit()
+        builder.commit()
+    with Store(root).claim_if_free("inference", "k1") as found:
+        assert found and found.exists
+    assert _names(root, "inference") == ["k1", "k2"]
+
+
+@pytest.mark.parametrize(("still_s", "is_dead"), [(60, False), (3600, True)])
+def test_who_waits_for_nobody_takes_over_what_another_host_left_an_hour_ago(
+    still_s: int, is_dead: bool, root: Path
+):
+    lease = root / "inference" / "k1.lease-000001"
+    lease.parent.mkdir(parents=True)
+    lease.write_text('{"host": "node7", "pid": 1}')
+    os.utime(lease, (time.time() - still_s,) * 2)
+    with Store(root).claim_if_free("inference", "k1") as claim:
+        assert (claim is not None) == is_dead
+        if claim:
+            claim.commit()
+            assert claim.exists
+
+
 def test_a_request_to_stop_ends_the_wait_for_another_builder(root: Path):
     with interrupt.deferred(), Store(root).claim("distill", "k1") as builder:
         os.kill(os.getpid(), signal.SIGTERM)

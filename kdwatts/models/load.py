@@ -111,6 +111,20 @@ def architecture_settings(architecture: Architecture) -> dict[str, Any]:
     }
 
 
+def stated_configuration(architecture: Architecture) -> Any:
+    """The transformers configuration of a model of this shape that has no weights yet."""
+    from transformers import AutoConfig
+
+    # No pad token: its embedding would get no gradient, and the end token is also an input.
+    return AutoConfig.for_model(
+        architecture.family,
+        **architecture_settings(architecture),
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
     """The fast tokenizer at `path`. Raises as `access.told` does where it cannot be read."""
     from transformers import AutoTokenizer
@@ -167,17 +181,10 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
     Without a path it has random weights drawn from `seed`. Raises ValueError when the real
     configuration is not the architecture that the pair's file states.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if source.path is None:
-        # No pad token: its embedding would get no gradient, and the end token is also an input.
-        config = AutoConfig.for_model(
-            source.architecture.family,
-            **architecture_settings(source.architecture),
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
+        config = stated_configuration(source.architecture)
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     quantised = loading_settings(source.path, source.quantization)

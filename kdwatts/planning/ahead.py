@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 from kdwatts.config import Config, check
-from kdwatts.pipeline import Node, check_models, plan
+from kdwatts.nodes import Node, is_missing, plan
+from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory
 from kdwatts.store import Store
 
@@ -19,7 +20,7 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     """
     check(config, ranks=ranks)
     nodes, store = plan(config, []), Store(config.store_dir)
-    missing = {node.name for node in nodes if not store.find(node.stage, node.key)}
+    missing = {node.name for node in nodes if is_missing(node, store)}
     makers = {
         "teacher": {"teacher"},
         "writing": {"generate"} if config.paradigm.text == "teacher" else {"distill"},

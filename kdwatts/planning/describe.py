@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kdwatts.artifact import read_artifact
 from kdwatts.config import Config
 from kdwatts.models.budget import estimate
-from kdwatts.pipeline import Node
+from kdwatts.nodes import Node, is_missing
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
@@ -43,10 +43,11 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
 def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
     lines = ["stages:"]
     for node in nodes:
-        found = store.find(node.stage, node.key)
-        if found:
-            artifact = read_artifact(found)
-            state = f"reused, {artifact.cost_in_words()}"
+        found = [path for one in node.numbered() if (path := store.find(node.stage, one.key))]
+        if found and not is_missing(node, store):
+            state = f"reused, {read_artifact(found[0]).cost_in_words()}"
+        elif found:
+            state = f"measurement {len(found) + 1} of {node.measurements} would be built"
         elif known or "hardware" not in node.settings:
             state = "would be built"
         else:

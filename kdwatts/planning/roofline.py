@@ -11,7 +11,7 @@ from kdwatts.launch import launched
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import WritingBudget, estimate_writing
-from kdwatts.pipeline import Node
+from kdwatts.nodes import Node
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.store import Store
 

@@ -10,13 +10,15 @@ from kdwatts.paths import check_path
 from kdwatts.schema.checks import at_least, between, choice
 
 HARNESSES = ("lm_eval", "lighteval")
+AXES = ("batch_sizes", "prompt_lengths", "new_lengths")
+"""Of the serving grid."""
 
 
 @dataclass
 class InferenceGrid:
     """What the energy-per-token benchmark serves: the same for teacher and student.
 
-    Every batch size with every prompt and new length; the first of each is what metrics.json tells.
+    Every batch size with every prompt and new length; `point` is what metrics.json tells.
     """
 
     batch_sizes: list[int] = field(default_factory=lambda: [8])
@@ -30,9 +32,15 @@ class InferenceGrid:
     """A window repeats the work at least this long; shorter ones cannot be measured."""
     max_repeats: int = 10
     """Windows repeat, three times at least, until the 95 % interval is within 5 % of the mean."""
+    measurements: int = 3
+    """Independent ones that the store keeps of what serves alike; a run makes one that is missing,
+    and waits for none."""
+    loop_point: list[int] | None = None
+    """Batch, prompt and new length, of this grid, that metrics.json tells; null takes the largest
+    batch and the middle lengths, of two middle ones the larger."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_sizes", "prompt_lengths", "new_lengths"):
+        for name in AXES:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(
@@ -44,6 +52,34 @@ class InferenceGrid:
         check_path("eval.inference.prompts", self.prompts)
         at_least("eval.inference.min_window_s", self.min_window_s, 2.0)
         at_least("eval.inference.max_repeats", self.max_repeats, 3)
+        at_least("eval.inference.measurements", self.measurements, 1)
+        if self.loop_point is not None:
+            self._check_point(list(self.loop_point))
+
+    @property
+    def point(self) -> tuple[int, int, int]:
+        """Batch size, prompt length and new length of what metrics.json tells."""
+        if self.loop_point is not None:
+            batch_size, prompt_tokens, new_tokens = self.loop_point
+            return batch_size, prompt_tokens, new_tokens
+        return max(self.batch_sizes), _middle(self.prompt_lengths), _middle(self.new_lengths)
+
+    def _check_point(self, asked: list[int]) -> None:
+        """Raise ValueError for a point that is not measured."""
+        axes = {name: list(getattr(self, name)) for name in AXES}
+        if len(asked) != len(axes) or any(
+            value not in values for value, values in zip(asked, axes.values(), strict=True)
+        ):
+            measured = ", ".join(f"{name}={values}" for name, values in axes.items())
+            raise ValueError(
+                f"eval.inference.loop_point={asked} is no point of the grid {measured}; give one "
+                "batch size, one prompt length and one new length of it, or null"
+            )
+
+
+def _middle(lengths: list[int]) -> int:
+    """The middle one by size; of two middle ones the larger."""
+    return sorted(lengths)[len(lengths) // 2]
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from kdwatts.config import Config, to_dict
 from kdwatts.data.shards import TokenShards
@@ -18,7 +19,8 @@ from kdwatts.evaluation.serving_text import (
     prompts_of_file,
 )
 from kdwatts.fingerprint import sha256_file
-from kdwatts.models.load import pair_tokenizer
+from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
+from kdwatts.models.served import depends_on_text, serving_shape, student_configuration
 from kdwatts.records import SCHEMA, write_json
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
@@ -29,14 +31,52 @@ COST_NAME = "inference.json"
 
 
 def settings(config: Config, subject: str) -> dict[str, Any]:
-    """What the joules depend on, besides hardware."""
+    """What the joules of a token depend on, besides hardware.
+
+    Greedy serving at fixed lengths does the same work whatever the weights are: a student is known
+    by its architecture, so that paradigms and seeds of one share what was measured. A teacher is
+    known by its weights, as it always was.
+    """
     grid = config.eval.inference
     assert grid
     path = prompts_file(grid)
+    asked = to_dict(grid) | {"prompts": sha256_file(path) if path else None}
+    # How often it is measured and which point is told change no measurement.
+    del asked["measurements"], asked["loop_point"]
+    if not _is_alike(config, subject):
+        return {**subject_settings(config, subject), "grid": asked}
     return {
-        **subject_settings(config, subject),
-        "grid": to_dict(grid) | {"prompts": sha256_file(path) if path else None},
+        "subject": subject,
+        "architecture": serving_shape(student_configuration(config.model.student)),
+        "precision": config.training.precision,
+        "tokenizer": tokenizer_fingerprint(config.model, tokenizer_path(config, subject)),
+        "libraries": {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "transformers": transformers.__version__,
+        },
+        "grid": asked,
     }
+
+
+def stands_on(config: Config, subject: str) -> tuple[list[str], list[str]]:
+    """The nodes that serving a subject is built from: those in its key, and the others.
+
+    The student's weights are in the key only where its joules depend on them; the corpus is where
+    prompts are cut from it, and in a teacher's key as it always was.
+    """
+    grid = config.eval.inference
+    assert grid
+    if subject == "teacher":
+        return ["shards"], []
+    if not _is_alike(config, subject):
+        return ["shards", "distill"], []
+    return ([], ["shards", "distill"]) if prompts_file(grid) else (["shards"], ["distill"])
+
+
+def _is_alike(config: Config, subject: str) -> bool:
+    """Whether other weights of the same architecture cost the same joules to serve."""
+    return subject == "student" and not depends_on_text(student_configuration(config.model.student))
 
 
 def check(config: Config) -> None:

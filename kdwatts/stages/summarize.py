@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,13 +18,14 @@ from kdwatts.metrics.efficiency import eff_overall, j_per_token
 from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.quantity import Quantity
-from kdwatts.metrics.student_t import NORMAL_975
+from kdwatts.metrics.student_t import t_quantile
 from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME
 from kdwatts.stages.inference import COST_NAME
+from kdwatts.stages.served import Point, Pooled, Served
 from kdwatts.telemetry.nvml import Gpu as Card
 
 
@@ -31,12 +33,14 @@ def summarize(
     config: Config,
     run_dir: Path,
     artifacts: Mapping[str, Artifact],
+    served: Mapping[str, Served],
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
     """Write eval.json, inference.json, metrics.json and the student's link; returns the metrics.
 
     A reused student brings the log of its training along, and which blocks it was paired by.
+    `served` has each subject's measurements in the store, whichever runs made them.
     """
     student_artifact = artifacts["distill"]
     _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)
@@ -54,10 +58,10 @@ def summarize(
     ]
     if scores:
         write_json(run_dir / "eval.json", scores)
-    costs = [cost for subject in ("student", "teacher") for cost in _costs(artifacts, subject)]
+    costs = [row for found in served.values() for row in found.rows]
     if costs:
         write_json(run_dir / COST_NAME, costs)
-    result = _metrics(config, run_dir.name, artifacts, scores, root, cards)
+    result = _metrics(config, run_dir.name, artifacts, scores, served, root, cards)
     write_json(run_dir / "metrics.json", asdict(result))
     return result
 
@@ -73,6 +77,7 @@ def _metrics(
     run: str,
     artifacts: Mapping[str, Artifact],
     scores: list[dict[str, Any]],
+    served: Mapping[str, Served],
     root: StageRow,
     cards: Sequence[Card],
 ) -> Metrics:
@@ -83,16 +88,18 @@ def _metrics(
     inherited = add_energies(ancestors.values())
     spent = total_energy(root.energy_j, root.quality, root.uncertainty_j)
     saved = add_energies(a.energy for a in artifacts.values() if a.reused)
-    serving = {
-        subject: costs[0]
-        for subject in ("student", "teacher")
-        if (costs := _costs(artifacts, subject))
+    point = config.eval.inference.point if served and config.eval.inference else None
+    pooled = {
+        subject: figures
+        for subject, found in served.items()
+        if point and (figures := found.at(point))
     }
+    serving = {subject: figures.cost for subject, figures in pooled.items()}
     kept = om_perf(_benchmarks(config.eval.tasks, scores))
     site = config.site
     total = add_energies([own, inherited])
     repaid = tokens_to_break_even(
-        as_quantity(total), *(_per_token(serving, subject) for subject in ("teacher", "student"))
+        as_quantity(total), *(_per_token(pooled, subject) for subject in ("teacher", "student"))
     )
     place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
     teacher = config.model.teacher
@@ -114,7 +121,7 @@ def _metrics(
         inherited_energy_quality=inherited.quality,
         inherited_energy_by_artifact_j={key: e.energy_j for key, e in ancestors.items()},
         evaluation_energy_j=_sum_of(artifacts, "evaluate"),
-        inference_energy_j=_sum_of(artifacts, "inference"),
+        inference_energy_j=_measuring_j(artifacts, served),
         spent_energy_j=spent.energy_j,
         saved_energy_j=saved.energy_j,
         gpu_energy_j=component_energy_j(student.record, "gpu"),
@@ -181,6 +188,7 @@ def _metrics(
         inherited_energy_random_sd_j=as_quantity(inherited).random_sd,
         inherited_energy_shared_sd_j=inherited.shared_sd_j,
         teacher_quantization=teacher.quantization if teacher else None,
+        **_told_of_serving(served, pooled, point),
     )
 
 
@@ -192,6 +200,38 @@ def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, E
         if name in artifacts
     }
     return ancestors | trained_models(config)
+
+
+def _told_of_serving(
+    served: Mapping[str, Served], pooled: Mapping[str, Pooled], point: Point | None
+) -> dict[str, Any]:
+    """At which point the figures are, what they pool, and their range over the grid."""
+    batch_size, prompt_tokens, new_tokens = point or (None, None, None)
+    told: dict[str, Any] = {
+        "serving_batch_size": batch_size,
+        "serving_prompt_tokens": prompt_tokens,
+        "serving_new_tokens": new_tokens,
+    }
+    for subject, found in served.items():
+        least, most = found.range_j_per_token()
+        told |= {
+            f"{subject}_serving_key": found.key,
+            f"{subject}_serving_measurements": (
+                pooled[subject].measurements if subject in pooled else 0
+            ),
+            f"{subject}_total_j_per_token_least": least,
+            f"{subject}_total_j_per_token_most": most,
+        }
+    return told
+
+
+def _measuring_j(artifacts: Mapping[str, Artifact], served: Mapping[str, Served]) -> float | None:
+    """Joules of the measurement of each subject that this run made, or found where it made none.
+
+    Those that other runs made for the same figure are in theirs. None where one subject has none.
+    """
+    has_all = all(f"inference_{subject}" in artifacts for subject in served)
+    return _sum_of(artifacts, "inference") if has_all else None
 
 
 def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
@@ -246,21 +286,21 @@ def _of(serving: dict[str, Any], subject: str, name: str) -> Any:
     return serving[subject][name] if subject in serving else None
 
 
-def _per_token(serving: dict[str, Any], subject: str) -> Quantity:
-    """Joules per token served, with the error of the mean of its repeats."""
-    half_width_j = _of(serving, subject, "total_interval_95_j")
+def _per_token(pooled: Mapping[str, Pooled], subject: str) -> Quantity:
+    """Joules per token served, with the error of the mean of its measurements, or its repeats."""
+    if subject not in pooled:
+        return Quantity(None, unit="J/token", quality="missing")
+    cost = pooled[subject].cost
+    half_width_j = cost["total_interval_95_j"]
+    # The repeats of one measurement are of two phases, each with a number of its own: many.
+    degrees = pooled[subject].measurements - 1 or math.inf
     return Quantity(
-        _of(serving, subject, "total_j_per_token"),
-        None if half_width_j is None else half_width_j / NORMAL_975,
+        cost["total_j_per_token"],
+        None if half_width_j is None else half_width_j / t_quantile(degrees),
         unit="J/token",
-        quality=_of(serving, subject, "quality") or "missing",
+        quality=cost["quality"],
+        degrees=degrees,
     )
-
-
-def _costs(artifacts: Mapping[str, Artifact], subject: str) -> list[dict[str, Any]]:
-    """What serving the subject cost at each point of the grid; none where it was not measured."""
-    name = f"inference_{subject}"
-    return read_json(artifacts[name].directory / COST_NAME) if name in artifacts else []
 
 
 def _common(qualities: list[str]) -> str:

@@ -118,7 +118,8 @@ def test_strict_puts_code_into_the_keys_of_what_it_builds_and_of_what_stands_on_
     monkeypatch.setitem(DIVERGENCES, "forward_kl", reverse_kl)
     after = nodes_of(*asked)
     changed = {name for name in before if before[name].key != after[name].key}
-    assert changed == {"distill", "evaluate_student", "inference_student"}
+    # What serving it costs does not depend on what it was taught.
+    assert changed == {"distill", "evaluate_student"}
 
 
 def test_strict_refuses_code_without_a_source(monkeypatch: pytest.MonkeyPatch):

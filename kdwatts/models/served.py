@@ -1,0 +1,64 @@
+"""What of a model's configuration decides the joules of a token that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from kdwatts.models.load import local_dir, stated_configuration
+from kdwatts.schema import ModelSource
+
+BESIDE = (
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label",
+    "label2id", "problem_type", "return_dict", "output_attentions", "output_hidden_states",
+    "use_cache", "initializer_range", "attention_dropout", "bos_token_id", "eos_token_id",
+    "pad_token_id",
+)  # fmt: skip
+"""Of a configuration what serving at fixed lengths does not read, or what the stage sets itself.
+Whatever is not among these is taken to matter."""
+
+ROUTING = ("expert", "moe", "router")
+"""Words in the names of a configuration's keys by which a mixture of experts is known."""
+
+
+def student_configuration(source: ModelSource) -> Any:
+    """The configuration that a student of this source is served with, whatever it was taught.
+
+    Beside a local model it is read. One of a hub, which a plan does not ask, has the shape that the
+    pair's file states: loading refuses any other.
+    """
+    from transformers import AutoConfig
+
+    directory = local_dir(source.path) if source.path else None
+    if directory:
+        with suppress(OSError, ValueError, KeyError):  # Told in a sentence by who loads it.
+            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    return stated_configuration(source.architecture)
+
+
+def serving_shape(configuration: Any) -> dict[str, Any]:
+    """What decides a model's shape and kernels: not its name, its weights or where they lie."""
+    kept = {key: v for key, v in configuration.to_dict().items() if key not in BESIDE}
+    # None is the library's choice, whose version stands beside this in the key.
+    return {**kept, "attention": configuration._attn_implementation}
+
+
+def depends_on_text(configuration: Any) -> bool:
+    """Whether a token's joules depend on what is read and written, and so on the weights.
+
+    So it is in a mixture of experts: the router, which is trained, says how many experts a batch
+    wakes. It is known by a key of its configuration, at any depth, that names experts or a router
+    (Mixtral's `num_local_experts`, Qwen2-MoE's `num_experts`, DBRX's `ffn_config.moe_num_experts`)
+    and is set. One too many is harmless: it keeps a key of its own.
+    """
+    return _routes(configuration.to_dict())
+
+
+def _routes(settings: Mapping[str, Any]) -> bool:
+    return any(
+        _routes(value)
+        if isinstance(value, Mapping)
+        else bool(value) and any(word in str(key) for word in ROUTING)
+        for key, value in settings.items()
+    )

@@ -1,0 +1,145 @@
+"""The stages of a run in order, and what keys each; nothing is built or loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kdwatts.config import STAGES, Config
+from kdwatts.fingerprint import stage_key
+from kdwatts.hardware import joule_settings
+from kdwatts.store import Store
+from kdwatts.telemetry.nvml import Gpu as Card
+
+if TYPE_CHECKING:
+    from kdwatts.stages.work import Work
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of this run: what it is called, what keys it, what it stands on."""
+
+    name: str
+    """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
+    stage: str
+    key: str
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    """Name of each parent node to its key."""
+    build: Callable[[Work], None]
+    is_assisted: bool
+    """Whether the other ranks of a launch take part in building it."""
+    code: dict[str, str | None]
+    """Option that names code to the key of that code; None where it cannot be read."""
+    version: int
+    reads: dict[str, str]
+    """Name to key of nodes whose artifacts it is built from and that are not in its key."""
+    measurements: int | None = None
+    """How many independent ones the store keeps of what this key names; None: it is built once."""
+
+    def numbered(self) -> list[Node]:
+        """The measurements of this node, each with a key of its own; itself where it has none.
+
+        The first one's is the key of what is measured alike: as from before there were others.
+        """
+        numbers = range(2, (self.measurements or 1) + 1)
+        return [self, *map(self._numbered, numbers)]
+
+    def _numbered(self, number: int) -> Node:
+        settings = {**self.settings, "measurement": number}
+        key = stage_key(self.stage, self.version, settings, list(self.parents.values()))
+        return replace(self, key=key, settings=settings, measurements=None)
+
+
+def is_missing(node: Node, store: Store) -> bool:
+    """Whether something of the node is not in the store: itself, or one of its measurements."""
+    return any(not store.find(node.stage, one.key) for one in node.numbered())
+
+
+def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
+    """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
+    from kdwatts.stages import (
+        contamination,
+        distill,
+        evaluate,
+        generate,
+        inference,
+        shards,
+        teacher,
+    )
+    from kdwatts.stages.named_code import code_keys
+
+    hardware = joule_settings(config, cards)
+    nodes: dict[str, Node] = {}
+
+    def add(
+        name: str,
+        stage: Any,
+        settings: dict[str, Any],
+        parents: list[str],
+        *,
+        measured: bool,
+        subject: str | None = None,
+        reads: Sequence[str] = (),
+        measurements: int | None = None,
+    ) -> None:
+        if measured:
+            settings = {**settings, "hardware": hardware}
+        stage_name = stage.__name__.rpartition(".")[2]
+        code = code_keys(stage_name, config)
+        if code and config.store.code == "strict":
+            settings = {**settings, "code": code}
+        keys = {parent: nodes[parent].key for parent in parents}
+        nodes[name] = Node(
+            name,
+            stage_name,
+            key=stage_key(stage_name, stage.VERSION, settings, list(keys.values())),
+            settings=settings,
+            parents=keys,
+            build=stage.build if subject is None else lambda work: stage.build(work, subject),
+            is_assisted=hasattr(stage, "assist"),
+            code=code,
+            version=stage.VERSION,
+            reads={read: nodes[read].key for read in reads},
+            measurements=measurements,
+        )
+
+    add("shards", shards, shards.settings(config), [], measured=False)
+    if config.data.decontaminate.mode == "report" and config.eval.tasks:
+        asked = contamination.settings(config)
+        add("contamination", contamination, asked, ["shards"], measured=False)
+    if config.paradigm.text == "teacher":
+        add("generate", generate, generate.settings(config), ["shards"], measured=False)
+    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
+        text = "generate" if "generate" in nodes else "shards"
+        add("teacher", teacher, teacher.settings(config), [text], measured=False)
+    # All that stands before the student is its ancestor, the corpus of a generated text too; a
+    # report on the corpus is not.
+    ancestors = [name for name in nodes if name != "contamination"]
+    add("distill", distill, distill.settings(config), ancestors, measured=True)
+    subjects = ["student", "teacher"] if config.model.teacher else ["student"]
+    # What a stage beyond `until` would need, a harness or a file, is not asked for.
+    for subject in subjects if config.eval.tasks and _is_asked("evaluate", config) else []:
+        parents = ["distill"] if subject == "student" else []
+        settings = evaluate.settings(config, subject)
+        add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
+    grid = config.eval.inference
+    for subject in subjects if grid and _is_asked("inference", config) else []:
+        assert grid
+        keyed, read = inference.stands_on(config, subject)
+        add(
+            f"inference_{subject}",
+            inference,
+            inference.settings(config, subject),
+            keyed,
+            measured=True,
+            subject=subject,
+            reads=read,
+            measurements=grid.measurements,
+        )
+    return [node for node in nodes.values() if _is_asked(node.stage, config)]
+
+
+def _is_asked(stage: str, config: Config) -> bool:
+    return config.until == "plan" or STAGES.index(stage) <= STAGES.index(config.until)
