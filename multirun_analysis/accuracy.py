@@ -17,6 +17,8 @@ KEPT = "accuracy_kept"
 NOT_TOLD = "cannot be told"
 AT_CHANCE = "at chance"
 """Less than two standard errors above what guessing scores."""
+MAX_NAMES = 3
+"""Benchmarks that a mark names; more are counted, and the table of scores names them."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def at_chance_words(rows: Sequence[Row], *, subject: str = "student") -> str:
     counts = Counter(name for run in rows for name in names_of(run, f"{subject}_at_chance"))
     if not counts:
         return ""
+    if len(counts) > MAX_NAMES:
+        return f"{AT_CHANCE} on {len(counts)} benchmarks"
     some = min(counts.values()) < len(rows)
     names = [
         f"{name} ({count} of {len(rows)} seeds)" if some else name for name, count in counts.items()
@@ -163,12 +167,11 @@ def _left_out(students: list[Row]) -> list[str]:
         # What imported runs were asked is told with them.
         if any(run["om_perf_reason"] != reason for run in rows)
     ]
-    compared = [run for run in students if _is_compared(run)]
     for column, why in (
         ("teacher_at_chance", "the teacher is less than two standard errors above chance"),
         ("benchmarks_without_chance", "guessing has no score there"),
     ):
-        if words := _counted(compared, column):
+        if words := _counted(known(students, KEPT), column):
             parts.append(f"Left out of it, as {why}: {words}.")
     if words := _counted(students, "student_at_chance"):
         parts.append(f"Students {AT_CHANCE}, so no better than guessing: {words}.")
@@ -178,4 +181,4 @@ def _left_out(students: list[Row]) -> list[str]:
 def _counted(runs: list[Row], column: str) -> str:
     """The benchmarks of a column, each with the number of students that it concerns."""
     counts = Counter(name for run in runs for name in names_of(run, column))
-    return ", ".join(f"{name} (of {count} of {len(runs)})" for name, count in counts.items())
+    return ", ".join(f"{name} ({n} of {len(runs)} students)" for name, n in counts.items())

@@ -27,6 +27,8 @@ from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.statistics import Comparison, every_pair
 
 _BITS = BITS_PER_BYTE.column
+MAX_LABELS = 8
+"""Settings that a sentence names."""
 
 _WARNINGS = {
     "mixed": "These energies are sums of measured and estimated parts: no measurement.",
@@ -73,7 +75,7 @@ class _Setting:
     value: Spread
     energy: Interval | None
     is_apart: bool | None = None
-    """Whether the best is better beyond noise; None where one seed has to tell."""
+    """Whether the best is better beyond noise; None where the seeds are too few to tell."""
 
 
 def answer(runs: pd.DataFrame) -> Answer:
@@ -149,11 +151,11 @@ def _ranked_settings(
 
 
 def _is_apart(best: _Setting, other: _Setting, pairs: list[Comparison]) -> bool | None:
-    """By pairs of one seed; where these say nothing, by intervals that do not overlap."""
+    """By pairs of one seed; where seeds do not pair up, by intervals that do not overlap."""
     groups = {setting.students[0]["group"] for setting in (best, other)}
     for pair in pairs:
-        if {pair.group, pair.baseline_group} == groups and pair.p_holm is not None:
-            return pair.verdict in ("better", "worse")
+        if {pair.group, pair.baseline_group} == groups and pair.num_pairs > 1:
+            return None if pair.p_holm is None else pair.verdict in ("better", "worse")
     if min(best.value.num_seeds, other.value.num_seeds) < 2:
         return None
     ends = (best.value.low, best.value.high, other.value.low, other.value.high)
@@ -214,13 +216,14 @@ def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
     if any(other.is_apart is False for other in others):
         first += ", not beyond noise"
     elif any(other.is_apart is None for other in others):
-        first += ", by one seed"
+        first += ", by one seed" if best.value.num_seeds == 1 else ", by few seeds"
     detail = _and_chance(_cost(best), best)
     cards = [_card(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
     if costed:
         frugal = min(costed, key=lambda s: s.energy.mean if s.energy else 0.0)
-        score = _and_chance(_score(frugal.value, quality), frugal)
+        keeps = "keeps " if quality is ACCURACY_KEPT else ""
+        score = _and_chance(f"{keeps}{_score(frugal.value, quality)}", frugal)
         cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
     student_j = _mean(best, "student_total_j_per_token")
     if student_j:
@@ -256,8 +259,11 @@ def _least_energy(students: list[Row], energy: str) -> Card | None:
         return None
     group = min(means, key=lambda group: means[group].mean)
     same = grouped(students, "group")[group]
-    setting = _Setting(same[0]["group_label"], same, means[group], means[group])
-    return _card("Least energy to build", setting, _cost(setting), "its accuracy is not compared")
+    value = spread_of(same, energy)
+    assert value is not None, "a setting with a mean has the number"
+    setting = _Setting(same[0]["group_label"], same, value, means[group])
+    detail = _and_chance("its accuracy is not compared", setting)
+    return _card("Least energy to build", setting, _cost(setting), detail)
 
 
 def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
@@ -301,14 +307,17 @@ def _quality_words(settings: list[_Setting], quality: Quality) -> str:
         )
     if open_:
         of_whom = "" if len(open_) == len(others) else f" against {_listed(open_)}"
-        verdicts.append(f"One seed cannot tell whether this order holds{of_whom}.")
+        seeds = "One seed" if best.value.num_seeds == 1 else "So few seeds"
+        verdicts.append(f"{seeds} cannot tell whether this order holds{of_whom}.")
     if not verdicts:
         verdicts.append("It is better than every other beyond noise: the first place holds.")
     return f"{text}. {' '.join(verdicts)}"
 
 
 def _listed(labels: list[str]) -> str:
-    """Such as `a, b and c`."""
+    """Such as `a, b and c`; of very many the first, and how many more."""
+    if len(labels) > MAX_LABELS:
+        labels = [*labels[:MAX_LABELS], f"{len(labels) - MAX_LABELS} more"]
     return f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
 
 

@@ -153,7 +153,7 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
             "type": "data",
             "symmetric": False,
             "array": [_arm(row["high"], row["value"]) for row in rows],
-            "arrayminus": [-_arm(row["low"], row["value"]) for row in rows],
+            "arrayminus": [_arm(row["low"], row["value"]) for row in rows],
             "color": INK,
             "thickness": 1.3,
             "width": 3,
@@ -168,8 +168,9 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
     }
 
 
-def _arm(end: float | None, value: float) -> float:
-    return 0.0 if end is None else end - value
+def _arm(end: float | None, value: float) -> float | None:
+    """How far an interval reaches from its bar; None, which draws nothing, where it is unknown."""
+    return None if end is None else abs(end - value)
 
 
 def _bar_text(row: Row, words: str, above: str) -> str:

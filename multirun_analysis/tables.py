@@ -154,11 +154,11 @@ _ABOVE = '<small class="above">'
 def _score_cell(mine: Row | None, its: Row | None) -> str:
     """The student's score and below it the teacher's, marked where the student passes it."""
     score = units.MISSING if mine is None else units.with_error(mine["value"], mine["stderr"])
-    score += _chance_mark(mine)
+    score += (chance := _chance_mark(mine))
     if its is None:
         return f"<td>{score}</td>"
     beside = f"teacher {units.number(its['value'])}{_chance_mark(its)}"
-    if mine is None or mine["value"] <= its["value"]:
+    if mine is None or chance or mine["value"] <= its["value"]:
         return f"<td>{score}<small>{beside}</small></td>"
     ratio = f", {units.significant(mine['value'] / its['value'])} times it" if its["value"] else ""
     return f"<td>{score}{_ABOVE}{beside}{ratio}</small></td>"

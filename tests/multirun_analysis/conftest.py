@@ -326,7 +326,7 @@ def write_at_chance(directory: Path, *, seeds: int = 2) -> Path:
                 "own_energy_j": joules * (1 + seed / 100),
                 "om_perf": scores[seed % 2] / 0.25,
                 "om_perf_stderr": 0.05,
-                "student_bits_per_byte": bits + seed / 1000,
+                "student_bits_per_byte": bits + seed * (0.001 if paradigm == "sft" else 0.0015),
                 "accuracy_kept": None,
             }
             write_scored(folder, {"mmlu": scores[seed % 2]}, {"mmlu": 0.25}, **changes)
