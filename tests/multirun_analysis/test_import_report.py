@@ -125,7 +125,7 @@ def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):
     accuracy = dict(caveats(mixed))["Accuracy"]
     assert "mmlu (acc" not in accuracy
     # feature_1 scores 0.2465 on MMLU, with a standard error of 0.0036.
-    assert "Students at chance, so no better than guessing: mmlu (of 1 of 13)" in accuracy
+    assert "Students at chance, so no better than guessing: mmlu (1 of 13 students)" in accuracy
     assert "a host that is not recorded, 4 x NVIDIA H100 NVL" in dict(caveats(mixed))["Hardware"]
 
 
