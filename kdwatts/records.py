@@ -124,6 +124,8 @@ class Score:
     """Read and written in that window, padding left out; None where the harness does not tell."""
     duration_s: float | None = None
     """Of that window."""
+    chance: float | None = None
+    """Score of guessing, of the primary metric alone; None where it has none or is not told."""
     schema: int = SCHEMA
 
 
@@ -279,6 +281,19 @@ class Metrics:
     student_total_j_per_token_most: float | None = None
     teacher_total_j_per_token_least: float | None = None
     teacher_total_j_per_token_most: float | None = None
+    accuracy_kept: float | None = None
+    """Mean over benchmarks of (student - chance) / (teacher - chance), of those whose teacher is at
+    least two standard errors above chance; None where there is none: it cannot be told."""
+    accuracy_kept_low: float | None = None
+    """Its 95 % interval over the benchmarks' samples; and accuracy_kept_high."""
+    accuracy_kept_high: float | None = None
+    accuracy_kept_benchmarks: list[str] | None = None
+    """The benchmarks in that mean."""
+    teacher_at_chance: list[str] | None = None
+    """Benchmarks on which it is less than two standard errors above chance; and the student's."""
+    student_at_chance: list[str] | None = None
+    benchmarks_without_chance: list[str] | None = None
+    """Left out of accuracy_kept, as guessing has no score there, such as of TruthfulQA mc2."""
     schema: int = SCHEMA
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 from kdwatts.paths import given
 from kdwatts.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
+from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
@@ -123,7 +124,8 @@ def _default_out(directories: Sequence[Path]) -> Path:
 def table(runs: pd.DataFrame) -> str:
     """One line per run, and below it the reason of each that is not in the figures."""
     rows = to_rows(runs)
-    lines = [("run", "paradigm", "seed", "own energy", "OM_perf", "bits/byte", "state")]
+    heads = ("run", "paradigm", "seed", "own energy", "accuracy kept", "OM_perf", "bits/byte")
+    lines = [(*heads, "state")]
     for run in rows:
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
         lines.append(
@@ -132,6 +134,7 @@ def table(runs: pd.DataFrame) -> str:
                 run["paradigm"] or units.MISSING,
                 units.MISSING if run["seed"] is None else str(run["seed"]),
                 own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
+                ", ".join(filter(None, (kept_words([run]), at_chance_words([run])))),
                 units.with_error(run["om_perf"], run["om_perf_stderr"]),
                 units.number(run["student_bits_per_byte"]),
                 f"{run['state']}, imported" if run["origin"] else run["state"],

@@ -61,6 +61,7 @@ SERVED_ALIKE = ("model", "student_params", "gpu", "num_gpus", "power_limit_w", "
 
 
 COLUMNS: Mapping[str, Column] = {
+    "accuracy_kept": Column("accuracy kept", "", True),
     "om_perf": Column("OM_perf", "", True),
     "student_bits_per_byte": Column("bits per byte", "bits/byte", False),
     "own_energy_j": Column("own energy", "J", False, "own_energy_quality"),
@@ -119,6 +120,13 @@ class Comparison:
     @property
     def is_same(self) -> bool:
         return self.verdict.startswith("the same")
+
+
+def told_columns(runs: pd.DataFrame) -> list[str]:
+    """What settings may be compared by: no ratio of scores where accuracy kept cannot be told."""
+    if known(distinct_students(runs), "accuracy_kept"):
+        return list(COLUMNS)
+    return [column for column in COLUMNS if column not in ("om_perf", "eff_overall")]
 
 
 def against_baseline(
