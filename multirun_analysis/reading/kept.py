@@ -144,10 +144,12 @@ def write_kept(out_dir: Path, kept: Kept) -> None:
 def code_version() -> str:
     """Hash of the code that made what is kept."""
     analysis = Path(__file__).parents[1]
-    above = ("collect", "incremental", "labels", "metrics", "rows", "writing")
+    above = ("built", "collect", "incremental", "labels", "metrics", "pareto", "pooling", "rows")
+    above = (*above, "served", "writing")
     paths = sorted(Path(__file__).parent.glob("*.py"))
     paths += [analysis / f"{name}.py" for name in above]
-    paths += [Path(str(module.__file__)) for module in (kdwatts.records, kdwatts.metrics)]
+    paths.append(Path(kdwatts.records.__file__))
+    paths += sorted(Path(str(kdwatts.metrics.__file__)).parent.glob("*.py"))
     digest = hashlib.sha256(pa.__version__.encode())
     for path in paths:
         digest.update(path.read_bytes())
