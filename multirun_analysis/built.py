@@ -45,6 +45,12 @@ def share(run: Row) -> Quantity:
     return scaled(whole, joules / whole.value) if whole.value else replace(whole, value=joules)
 
 
+def part_of(run: Row, joules: float) -> Quantity:
+    """So many joules of those of building the student, with the error that is theirs."""
+    whole = own(run)
+    return scaled(whole, joules / whole.value) if whole.value else replace(_MISSING, value=joules)
+
+
 def _stated(run: Row, part: str, other: tuple[float | None, float | None]) -> Quantity:
     """The energy of a part with the errors that its record states, else with `other`."""
     stated = (run.get(f"{part}_energy_random_sd_j"), run.get(f"{part}_energy_shared_sd_j"))

@@ -181,9 +181,7 @@ def _at_its_place(run: Row, subject: str, rows: list[Row]) -> list[Row]:
             "quality": run.get("inference_energy_quality"),
             "place": place,
         }
-        return [
-            row | {f"{p}_j_per_token": run.get(f"{subject}_{p}_j_per_token") for p in PHASES}
-        ]
+        return [row | {f"{p}_j_per_token": run.get(f"{subject}_{p}_j_per_token") for p in PHASES}]
     # An older run was told by the first place of its grid.
     place = place or place_of(rows[0])
     return [row | {"place": place} for row in rows if place_of(row) == place]
