@@ -53,7 +53,10 @@ class Measurement:
 class Pool:
     """The measurements of one expectation."""
 
+    base: str
+    """As `alike` tells it."""
     key: str
+    """The same with place and quality."""
     subject: str
     quality: str
     """measured, mixed, estimated, missing or reported."""
@@ -201,7 +204,7 @@ def _add(pools: dict[tuple, Pool], run: Row, subject: str, row: Row) -> None:
     at = (base, place, quality)
     if at not in pools:
         words = "" if place is None else " b{} p{} n{}".format(*place)
-        pools[at] = Pool(f"{base}{words} {quality}", subject, quality, place, run)
+        pools[at] = Pool(base, f"{base}{words} {quality}", subject, quality, place, run)
     mine = pools[at]
     mine.machines.add(_machine(run))
     repeats = [row.get(f"{phase}_repeats") or 0 for phase in PHASES]
@@ -225,7 +228,7 @@ def _add(pools: dict[tuple, Pool], run: Row, subject: str, row: Row) -> None:
 def _take(pools: list[Pool], run: Row, subject: str) -> None:
     """Give a run that measured nothing the figure of those that serve alike."""
     base, place = alike(run, subject), _stated_place(run)
-    fitting = [p for p in pools if alike(p.run, p.subject) == base and place in (None, p.place)]
+    fitting = [p for p in pools if p.base == base and place in (None, p.place)]
     # A run that does not say its place has no figure where there are several.
     if len({p.place for p in fitting}) == 1:
         best = min(fitting, key=lambda p: (*CLASSES, "reported").index(p.quality))

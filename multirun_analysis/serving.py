@@ -28,6 +28,7 @@ def energy_per_token_table(runs: pd.DataFrame, inference: pd.DataFrame) -> pd.Da
     """
     found = []
     group_of = {run["run"]: run["group"] for run in to_rows(runs)}
+    about = _about_of(runs)
     for one in serving_pools(to_rows(runs), to_rows(inference)):
         for phase in PHASES:
             served = one.phase(phase)
@@ -35,7 +36,7 @@ def energy_per_token_table(runs: pd.DataFrame, inference: pd.DataFrame) -> pd.Da
                 continue
             place = one.place or (None, None, None)
             found.append(
-                {name: one.run.get(name) for name in _PAIR}
+                about(one.run)
                 | {"subject": one.subject, "quantization": _bits_of(one.subject, one.run)}
                 | {"phase": phase}
                 | dict(zip(("batch_size", "prompt_tokens", "new_tokens"), place, strict=True))
@@ -107,6 +108,22 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
     return named_rows(fig, [label for label, _ in reversed(drawn)])
 
 
+def _about_of(runs: pd.DataFrame) -> Callable[[Row], Row]:
+    """A function that tells the pair, card and precision of a run, and its machine.
+
+    Machines are numbered as they come: a page that is published names no host.
+    """
+    hosts = list(dict.fromkeys(run["host"] for run in to_rows(runs) if run["finished"]))
+
+    def about(run: Row) -> Row:
+        return {
+            name: hosts.index(run["host"]) + 1 if name == "machine" else run.get(name)
+            for name in _PAIR
+        }
+
+    return about
+
+
 def _row_names(table: list[Row]) -> Callable[[Row], str]:
     """A function that names the row of a mark: its pair, and what else differs between rows."""
     machine = _machine_words(table)
@@ -130,15 +147,12 @@ def _row_names(table: list[Row]) -> Callable[[Row], str]:
 
 
 def _machine_words(points: list[Row]) -> Callable[[Row], str]:
-    """A function for what tells machines and precisions apart, empty where there is one of each.
-
-    Machines are numbered: the name of a host is nobody's business on a page that is published.
-    """
-    hosts = list(dict.fromkeys(point["host"] for point in points))
+    """A function for what tells machines and precisions apart, empty where there is one of each."""
+    several = len({point["machine"] for point in points}) > 1
     precisions = {point["precision"] for point in points}
 
     def words(point: Row) -> str:
-        machine = f", machine {hosts.index(point['host']) + 1}" if len(hosts) > 1 else ""
+        machine = f", machine {point['machine']}" if several else ""
         return machine + (f", {point['precision']}" if len(precisions) > 1 else "")
 
     return words
@@ -179,6 +193,7 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     written after it: its `new_tokens` is missing.
     """
     by_run = {run["run"]: run for run in to_rows(runs) if run["finished"]}
+    pair_of = _about_of(runs)
     found: dict[tuple, tuple[tuple, dict[tuple, Row]]] = {}
     for row in to_rows(inference):
         run = by_run.get(row["run"])
@@ -189,7 +204,7 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             new_tokens = row["new_tokens"] if phase == "decode" else None
             place = (row["batch_size"], row["prompt_tokens"], new_tokens)
             kind = energy_class(reading.get("quality"))
-            about = (*(run.get(name) for name in _PAIR), row["subject"])
+            about = (*pair_of(run).values(), row["subject"])
             about = (*about, _bits_of(row["subject"], run), phase)
             key = (alike(run, row["subject"]), *place, kind)
             _, readings = found.setdefault((row["subject"], phase, *key), (about, {}))
@@ -216,7 +231,7 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([*names, *places[:3]], ignore_index=True)
 
 
-_ONE_MACHINE = ("gpu", "power_limit_w", "host", "phase", "energy_class")
+_ONE_MACHINE = ("gpu", "power_limit_w", "machine", "phase", "energy_class")
 
 
 def _phase(row: Row, phase: str) -> Row:
@@ -263,7 +278,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     return styled(fig, height=560)
 
 
-_PAIR = ("model", "gpu", "power_limit_w", "host", "precision")
+_PAIR = ("model", "gpu", "power_limit_w", "machine", "precision")
 _LINE = (*_PAIR, "subject", "quantization", "batch_size", "new_tokens", "energy_class")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 _PAIR_COLORS = (ACCENT, "#d55e00", "#8a4f9e", "#0072b2", "#b88a00")
