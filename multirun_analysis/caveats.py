@@ -158,10 +158,10 @@ def _served(runs: list[Row], inference: list[Row]) -> str:
     pools = [pool for pool in serving_pools(runs, inference) if pool.quality != "reported"]
     if not pools:
         return ""
-    counts = [
-        f"{name} {' and '.join(str(len(pool.measurements)) for pool in alike)}"
-        for name, alike in grouped(pools, _pool_words).items()
-    ]
+    named: dict[str, list[str]] = {}
+    for pool in pools:
+        named.setdefault(_pool_words(pool), []).append(str(len(pool.measurements)))
+    counts = [f"{name} {' and '.join(numbers)}" for name, numbers in named.items()]
     more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
     text = (
         "Models of one architecture that serve alike have one figure, the mean of all that "
