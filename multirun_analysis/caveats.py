@@ -11,7 +11,9 @@ from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
+from multirun_analysis.pooling import Pool, serving_pools
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.statistics import ALPHA, p_words
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
@@ -27,6 +29,7 @@ def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str,
         ("Uncertainty and coverage", _uncertainty(students, stages)),
         ("Idle power", _idle(students)),
         ("Inherited work", _sharing(students, stages)),
+        ("Joules per token", _served(runs, to_rows(collected.inference))),
         ("Quantised teacher", _quantised(students)),
         ("Imported runs", _imported(students)),
         ("Accuracy", accuracy_caveat(to_rows(collected.scores), students)),
@@ -145,9 +148,61 @@ def _sharing(students: list[Row], stages: list[Row]) -> str:
     return (
         f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "
         f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
-        "students found in these folders; students elsewhere would make it smaller. The "
-        "uncertainty of inherited energy is not recorded, so totals have no error bar of their own."
+        "students found in these folders; students elsewhere would make it smaller. Where the "
+        "uncertainty of inherited energy is not recorded, it is taken in proportion to that of the "
+        "student's own."
     ) + (before if elsewhere else "")
+
+
+def _served(runs: list[Row], inference: list[Row]) -> str:
+    """How many measurements each figure pools, whose spread it has, and where runs disagree."""
+    pools = [pool for pool in serving_pools(runs, inference) if pool.quality != "reported"]
+    if not pools:
+        return ""
+    named: dict[str, list[str]] = {}
+    for pool in pools:
+        named.setdefault(_pool_words(pool), []).append(str(len(pool.measurements)))
+    counts = [f"{name} {' and '.join(numbers)}" for name, numbers in named.items()]
+    more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
+    text = (
+        "Models of one architecture that serve alike have one figure, the mean of all that "
+        "measured it, by Student's t; what several runs share counts once. Measurements behind "
+        f"each: {', '.join(counts[:8])}{more}."
+    )
+    single = [pool for pool in pools if len(pool.measurements) == 1]
+    if lent := [pool for pool in single if pool.borrowed]:
+        text += (
+            " One measurement says nothing of the spread between runs, so that of other models on "
+            f"the same machine is taken for: {_each(lent)}."
+        )
+    if alone := [pool for pool in single if not pool.borrowed]:
+        text += (
+            " Measured once, with no other spread on that machine, so that break-even and savings "
+            f"are unresolved: {_each(alone)}."
+        )
+    for pool in pools:
+        p = pool.agree_p()
+        if p is not None and p < ALPHA:
+            found = ", ".join(
+                f"{each.run} {units.quantity(each.j_per_token, 'J')}"
+                for each in pool.measurements.values()
+            )
+            text += (
+                f" Runs of {_pool_words(pool)} differ by more than the windows within them do (F "
+                f"test, p {p_words(p)}): {found}. The interval over runs has that in it."
+            )
+    return text
+
+
+def _each(pools: list[Pool]) -> str:
+    return ", ".join(dict.fromkeys(map(_pool_words, pools)))
+
+
+def _pool_words(pool: Pool) -> str:
+    run, limit_w = pool.run, pool.run["power_limit_w"]
+    limit = "" if limit_w is None else f" at {limit_w:g} W"
+    bits = run["teacher_quantization"] if pool.subject == "teacher" else None
+    return f"{pool.subject} of {run['model']}{f' in {bits}' if bits else ''} on {run['gpu']}{limit}"
 
 
 def _quantised(students: list[Row]) -> str:

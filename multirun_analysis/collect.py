@@ -20,6 +20,7 @@ from multirun_analysis.folders import survey
 from multirun_analysis.incremental import Found, read_all, read_changed
 from multirun_analysis.labels import label_runs, mark_duplicates
 from multirun_analysis.metrics import add_totals
+from multirun_analysis.pooling import SERVED, SUBJECTS, pool_served
 from multirun_analysis.reading import kept, ticks
 from multirun_analysis.reading.columns import kind_of
 from multirun_analysis.reading.tables import TABLES
@@ -34,7 +35,13 @@ from multirun_analysis.writing import (
 )
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
-_NUMBERS = [*_TOTALS, "sampling_mean_s", "sampling_longest_s"]
+_EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]
+_SERVED_TYPES = {
+    f"{subject}_served_{name}": {"measurements": "Int64", "key": "str"}.get(name, "float64")
+    for subject in SUBJECTS
+    for name in SERVED
+}
+_NUMBERS = [*_TOTALS, *_EFF_OVERALL, "sampling_mean_s", "sampling_longest_s"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def _compared(found: Found) -> Collected:
     rows = [dict(run.row) for run in found.runs.values()]
     for step in (mark_duplicates, label_runs, add_totals):
         step(rows)
+    pool_served(rows, found.tables["inference"].to_pylist())
     runs = _typed_runs(pd.DataFrame(rows))
     tables = {
         # Losses have no agreed type: numbers are numpy's, as in any frame.
@@ -108,7 +116,7 @@ def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
     kinds = {field.name: kind_of(field) for field in fields(Metrics) if field.name in table}
     dtypes = {"int": "Int64", "float": "float64"}
     types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
-    types |= {"cpu_threads": "Int64"}
+    types |= {"cpu_threads": "Int64"} | _SERVED_TYPES
     return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
 
 

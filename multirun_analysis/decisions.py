@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, replace
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics.break_even import BreakEven
+from kdwatts.metrics.break_even import UNSHARED, BreakEven
 from kdwatts.metrics.efficiency import lifetime_efficiency
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.fieller import Interval
+from kdwatts.metrics.quantity import add, interval_95, ratio, scaled
 from multirun_analysis import units
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, paradigm_color, styled
-from multirun_analysis.repayment import Repayment, repayments, verdict_words
+from multirun_analysis.repayment import Repayment, count_words, repayments, verdict_words
 from multirun_analysis.rows import Row
 
 MAX_BANDS = 8
@@ -35,7 +37,7 @@ def break_even_over_tokens_table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = [
         _setting_columns(r, "tokens", r.tokens)
         | {"tokens_served": count, "joules_saved": _saved_j(r, count)}
-        | dict(zip(("joules_ratio", "low", "high"), _ratio(r, count), strict=True))
+        | dict(zip(("joules_ratio", "low", "high"), astuple(_ratio(r, count)), strict=True))
         | {"lifetime_efficiency": _efficiency(r, count)}
         for r in found
         for count in tokens
@@ -87,19 +89,14 @@ def _saved_j(r: Repayment, tokens: float) -> float:
     return tokens * (r.teacher.value - r.student.value) - r.built.value
 
 
-def _ratio(r: Repayment, tokens: float) -> tuple[float, float, float]:
-    """N EPT_T / (E + N EPT_S) with its 95 % interval, to first order and on a logarithmic scale."""
-    built, teacher, student = r.built, r.teacher, r.student
-    assert built.value is not None and teacher.value and student.value is not None
-    whole_j = built.value + tokens * student.value
-    ratio = tokens * teacher.value / whole_j
-    relative = math.hypot(
-        (teacher.random_sd or 0.0) / teacher.value,
-        (built.random_sd or 0.0) / whole_j,
-        tokens * (student.random_sd or 0.0) / whole_j,
-    )
-    spread = math.exp(1.96 * relative)
-    return ratio, ratio / spread, ratio * spread
+def _ratio(r: Repayment, tokens: float) -> Interval:
+    """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as T* has it."""
+    built = r.built
+    if r.same_meter and built.value is not None and built.random_sd is not None:
+        unshared_j = UNSHARED.get(built.quality, 0.0) * built.value
+        built = replace(built, random_sd=math.hypot(built.random_sd, unshared_j))
+    whole = add([built, scaled(r.student, tokens, unit="J")])
+    return ratio(scaled(r.teacher, tokens, unit="J"), whole, same_meter=r.same_meter)
 
 
 def _efficiency(r: Repayment, tokens: float) -> float | None:
@@ -124,7 +121,7 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         span = math.log10(ends[-1] / ends[0])
         tokens = [ends[0] * 10 ** (span * i / (_POINTS - 1)) for i in steps]
         curve = [_ratio(r, count) for count in tokens]
-        highest = max(highest, *(high for _, _, high in curve))
+        highest = max([highest, *(each.high for each in curve if each.high is not None)])
         _add_line(fig, r, tokens, curve, words=_words(r.tokens, "tokens"), bands=len(drawn))
         _add_answer(fig, r, r.tokens, at=1.0, what="tokens served")
     fig.add_hline(1.0, line={"color": MUTED, "width": 1})
@@ -138,7 +135,7 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
 def _words(answer: BreakEven, what: str) -> str:
     """An answer for a legend: how many, or why there is none."""
     if answer.value is None:
-        return answer.verdict
+        return verdict_words(answer)
     if what == "students" and answer.value <= 1:
         return "from the first student"
     return f"{verdict_words(answer)} {what}"
@@ -146,10 +143,17 @@ def _words(answer: BreakEven, what: str) -> str:
 
 def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
     color, name = paradigm_color(r.paradigm), f"{escape(r.label)}: {words}"
-    if bands <= MAX_BANDS and any(low < high for _, low, high in curve):
+    # Where an end is missing, or has no place on a logarithmic axis, there is no band.
+    band = [
+        (at, each.low, each.high)
+        for at, each in zip(x, curve, strict=True)
+        if each.low is not None and each.high is not None and 0 < each.low < each.high
+    ]
+    if bands <= MAX_BANDS and band:
+        turned = list(reversed(band))
         fig.add_scatter(
-            x=coordinates([*x, *reversed(x)]),
-            y=coordinates([high for _, _, high in curve] + [low for _, low, _ in reversed(curve)]),
+            x=coordinates([at for at, _, _ in band] + [at for at, _, _ in turned]),
+            y=coordinates([high for _, _, high in band] + [low for _, low, _ in turned]),
             fill="toself",
             fillcolor=faded(color, 0.12),
             line={"width": 0},
@@ -162,7 +166,7 @@ def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
     dotted = r.energy_class != "measured"
     fig.add_scatter(
         x=coordinates(x),
-        y=coordinates([value for value, _, _ in curve]),
+        y=coordinates([each.value for each in curve]),
         mode="lines",
         name=name + (f" ({r.energy_class})" if dotted else ""),
         legendgroup=r.group,
@@ -177,7 +181,8 @@ def _add_answer(fig, r: Repayment, answer: BreakEven, *, at: float | None, what:
     if not answer.value or at is None:
         return
     color = paradigm_color(r.paradigm)
-    low = answer.low or answer.value * 1e-3  # Zero has no place on a logarithmic axis.
+    # Only what costs less than its own error may be repaid at once; 0 has no place on the axis.
+    low = answer.low or answer.value
     fig.add_scatter(
         x=[answer.value],
         y=[at],
@@ -191,8 +196,8 @@ def _add_answer(fig, r: Repayment, answer: BreakEven, *, at: float | None, what:
             "arrayminus": [answer.value - low], "color": color, "thickness": 1.5, "width": 4,
         },
         hovertext=[
-            f"<b>{escape(r.label)}</b><br>repaid after {units.quantity(answer.value, '')} {what}"
-            f"<br>95 %: {units.quantity(answer.low, '')} to {units.quantity(answer.high, '')}"
+            f"<b>{escape(r.label)}</b><br>repaid after {count_words(answer.value)} {what}"
+            f"<br>95 %: {count_words(answer.low)} to {count_words(answer.high)}"
         ],
         hoverinfo="text",
         customdata=[r.group],
@@ -228,10 +233,21 @@ def _sharing(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     ]
 
 
-def _j_per_student(r: Repayment, count: float) -> Quantity:
-    assert r.inherited.value is not None and r.own.value is not None
-    error_j = math.hypot((r.inherited.random_sd or 0.0) / count, r.own.random_sd or 0.0)
-    return Quantity(r.own.value + r.inherited.value / count, error_j)
+def _j_per_student(r: Repayment, count: float) -> Interval:
+    """Joules of one student of so many, with a 95 % interval on a logarithmic scale.
+
+    Calibration is left out: fine-tuning, which it is drawn beside, has the same.
+    """
+    whole = add([r.own, scaled(r.inherited, 1 / count)])
+    ends = interval_95(whole, calibration=False)
+    if not whole.value or ends is None:
+        return Interval(whole.value)
+    spread = math.exp((ends[1] - whole.value) / whole.value)
+    return Interval(whole.value, whole.value / spread, whole.value * spread)
+
+
+def _scaled(one: Interval, factor: float) -> Interval:
+    return Interval(*(None if end is None else factor * end for end in astuple(one)))
 
 
 def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figure:
@@ -248,12 +264,7 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
     factor, prefix = units.prefix(most)
     fig = go.Figure()
     for r in drawn:
-        curve = []
-        for amount in (_j_per_student(r, count) for count in counts):
-            value, sd = amount.value or 0.0, amount.random_sd or 0.0
-            # A band below zero has no place on a logarithmic axis.
-            ends = (max(value - 1.96 * sd, 0.05 * value), value + 1.96 * sd)
-            curve.append((value / factor, ends[0] / factor, ends[1] / factor))
+        curve = [_scaled(_j_per_student(r, count), 1 / factor) for count in counts]
         _add_line(fig, r, counts, curve, words=_words(r.students, "students"), bands=len(drawn))
         if r.baseline.value is not None:
             _add_baseline(fig, r, counts, r.baseline.value / factor, prefix)

@@ -144,17 +144,18 @@ def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
 def _serving(runs: pd.DataFrame, inference: pd.DataFrame) -> dict[str, Exhibit]:
     return {
         "energy_per_token": _exhibit(
-            "Joules per token served, by setting",
+            "Joules per token served, by architecture",
             "Filled points are students, rings their teachers, on the same prompts, batch and "
-            "device. Bars are 95 % intervals over seeds, which may leave the figure.",
-            energy_per_token(runs),
-            energy_per_token_table(runs),
+            "device. Students of one architecture serve alike, so all settings have one point. "
+            "Bars are 95 % intervals over measurements, which may leave the figure.",
+            energy_per_token(runs, inference),
+            energy_per_token_table(runs, inference),
         ),
         "energy_per_token_by_length": _exhibit(
             "Joules per token served, by length and batch",
-            "Filled marks are students, rings their teachers. Students of one pair are averaged: "
-            "they have one architecture. Bars are 95 % intervals, over measurements or, where "
-            f"there is one, over its repeats. {_NOT_MEASURED}",
+            "Filled marks are students, rings their teachers. Students of one architecture are "
+            "averaged, as they serve alike. Bars are 95 % intervals over measurements; a single "
+            f"one has the spread of others on its machine, or none. {_NOT_MEASURED}",
             energy_per_token_by_length(inference, runs),
             serving_points(inference, runs),
         ),

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.quantity import Quantity, interval_95
 from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
 from multirun_analysis.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind
-from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.repayment import repayments, verdict_words
+from multirun_analysis.repayment import count_words, repayments, verdict_words
 from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.served import served
 from multirun_analysis.statistics import (
     COLUMNS,
-    SERVED_ALIKE,
     Comparison,
     against_baseline,
     every_pair,
@@ -151,8 +150,8 @@ def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
     rows = [
         [
             r.label,
-            _amount_words(r.student),
-            _amount_words(r.teacher),
+            quantity_words(r.student),
+            quantity_words(r.teacher),
             _break_even_words(r.tokens, "tokens"),
             _break_even_words(r.students, "students"),
             r.energy_class,
@@ -163,45 +162,51 @@ def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
 
 
 def served_alike_words(runs: pd.DataFrame) -> list[str]:
-    """Of equally large students that were served alike: what a token of theirs takes, together.
+    """Of students that serve alike: what a token of theirs takes, together.
 
     They differ by their weights alone, so what differs between settings is noise of measuring.
     """
-    served = known(distinct_students(runs), "student_total_j_per_token", "student_params")
-    alike = grouped(served, lambda run: tuple(run[column] for column in SERVED_ALIKE))
     found = []
-    for same in alike.values():
-        for kind, rows in grouped(same, _energy_class).items():
-            joules = {run["student_total_j_per_token"] for run in rows}
-            if len({run["group"] for run in rows}) > 1:
-                mean, limit_w = mean_interval(sorted(joules)), rows[0]["power_limit_w"]
-                limit = "" if limit_w is None else f" at {limit_w:g} W"
-                found.append(
-                    f"The {len(rows)} students of {rows[0]['model']} on {rows[0]['gpu']}{limit} "
-                    "have one architecture: over all of them a token takes "
-                    f"{units.quantity(mean.mean, 'J', error=mean.half_width)} "
-                    f"(95 %, {kind}), from {units.quantity(min(joules), 'J')} to "
-                    f"{units.quantity(max(joules), 'J')} in single runs, and what differs between "
-                    "settings is noise of measuring."
-                )
+    alike = grouped(known(distinct_students(runs), "student_served_key"), "student_served_key")
+    for rows in alike.values():
+        if len({run["group"] for run in rows}) < 2:
+            continue
+        first, limit_w = rows[0], rows[0]["power_limit_w"]
+        limit = "" if limit_w is None else f" at {limit_w:g} W"
+        count = first["student_served_measurements"]
+        single = [run["student_total_j_per_token"] for run in known(rows, _OF_ONE_RUN)]
+        words = (
+            f"The {len(rows)} students of {first['model']} on {first['gpu']}{limit} "
+            "have one architecture and serve alike: a token takes "
+            f"{quantity_words(served(first, 'student'))} (95 %, "
+            f"{energy_class(first['inference_energy_quality'])}, {count} "
+            f"measurement{'s' * (count != 1)})"
+        )
+        if len(set(single)) > 1:
+            ends = " to ".join(units.quantity(end, "J") for end in (min(single), max(single)))
+            words += f", from {ends} in single runs. What differs between settings is noise"
+            words += " of measuring"
+        found.append(f"{words}.")
     return found
 
 
-def _energy_class(run: Row) -> str:
-    return energy_class(run["inference_energy_quality"])
+_OF_ONE_RUN = "student_total_j_per_token"
 
 
-def _amount_words(amount: Quantity) -> str:
-    error = None if amount.random_sd is None else 1.96 * amount.random_sd
-    return units.quantity(amount.value, "J/token", error=error)
+def quantity_words(amount: Quantity) -> str:
+    """Joules with half of their 95 % interval, calibration left out: all on one meter share it."""
+    ends = interval_95(amount, calibration=False)
+    unit = amount.unit or "J"
+    if amount.value is None or ends is None:
+        return units.quantity(amount.value, unit)
+    if ends[0] <= 0:  # So few measurements that joules below 0 would be in it.
+        return f"{units.quantity(amount.value, unit)} (up to {units.quantity(ends[1], unit)})"
+    return units.quantity(amount.value, unit, error=ends[1] - amount.value)
 
 
 def _break_even_words(found: BreakEven, what: str) -> str:
     """How many with a 95 % interval, or why there is no number."""
     if found.value is None:
-        return units.MISSING if found.verdict == "unknown" else found.verdict
-    ends = " to ".join(
-        units.quantity(end, "").rstrip() if end and end >= 1000 else units.number(end)
-        for end in (found.low, found.high)
-    )
-    return f"{verdict_words(found).rstrip()} {what} ({ends})"
+        return units.MISSING if found.verdict == "unknown" else verdict_words(found)
+    ends = " to ".join(count_words(end) for end in (found.low, found.high))
+    return f"{verdict_words(found)} {what} ({ends})"

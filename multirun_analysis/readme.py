@@ -237,7 +237,7 @@ def _serving(collected: Collected, exhibits: Sequence[str]) -> list[str]:
         "place until building the student and its share of inherited work are saved. Students: "
         "that must share what they inherit until distilling each costs less than fine-tuning to "
         "the same held-out quality; not reached: fine-tuning never got there. All with 95 % "
-        "intervals; unresolved is a gain below twice its uncertainty."
+        "intervals, of ratios by Fieller; unresolved: the gain is not told from nothing."
     )
     blocks = [note, markdown.table(heads, rows, align="lrrrrl")] if rows else []
     alike = [markdown.text(words) for words in served_alike_words(collected.runs)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,12 +16,13 @@ from kdwatts.metrics.break_even import (
 )
 from kdwatts.metrics.efficiency import lifetime_efficiency
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis import units
+from multirun_analysis import built, units
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.served import served
 
 BASELINE = "sft"
 """The paradigm that distillation is held against: the same text, no teacher."""
@@ -42,7 +42,7 @@ class Repayment:
     built: Quantity
     """Joules of building the student with its share of inherited work."""
     teacher: Quantity
-    """Joules per token served; also of the student."""
+    """Joules per token served, pooled over the runs that measured it; also of the student."""
     student: Quantity
     kept: float | None
     """OM_perf."""
@@ -51,6 +51,8 @@ class Repayment:
     own: Quantity
     baseline: Quantity
     """Joules at which fine-tuning is as good on held-out text; None where it never is."""
+    same_meter: bool
+    """Whether one machine read the joules of building and of serving: its calibration cancels."""
     tokens: BreakEven
     """T*: tokens served in the teacher's place that repay building and inherited share."""
     students: BreakEven
@@ -65,11 +67,12 @@ def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     curves = held_out_curves(train)
     found = []
     # Seeds measured and seeds estimated have no mean in common.
-    for rows in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
-        repayment = _repayment(rows, students, curves)
-        # Nothing served and nothing inherited: there is no question.
-        if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
-            found.append(repayment)
+    for alike in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
+        for apart, rows in _by_machine(alike):
+            repayment = _repayment(rows, students, curves, apart)
+            # Nothing served and nothing inherited: there is no question.
+            if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
+                found.append(repayment)
     return found
 
 
@@ -87,43 +90,84 @@ def held_out_curves(train: pd.DataFrame) -> dict[str, list[tuple[float, float]]]
 
 
 def _repayment(
-    rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
+    rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]], apart: str
 ) -> Repayment:
-    built = _amount(rows, "total_amortised_energy_j", "own_energy_uncertainty_j")
-    served = {
-        subject: _amount(
-            rows, f"{subject}_total_j_per_token", f"{subject}_total_interval_95_j", per_sd=1.96
-        )
-        for subject in ("teacher", "student")
-    }
-    kept = _amount(rows, "om_perf").value
-    inherited = _amount(rows, "inherited_energy_j")
-    own = _amount(rows, "own_energy_j", "own_energy_uncertainty_j")
-    baseline = _baseline(rows, students, curves)
+    built_j = built.built(rows)
+    teacher, student = (_served(rows, subject) for subject in ("teacher", "student"))
+    kept = mean_interval([run["om_perf"] for run in rows]).mean if _all(rows, "om_perf") else None
+    inherited, own = (built.over_seeds(rows, of) for of in (built.inherited, built.own))
+    baseline, plain = _baseline(rows, students, curves)
     shared = BreakEven("unknown")
     if baseline is not None:
-        shared = students_to_break_even(inherited, baseline, own)
+        one_meter = _one_meter([*rows, *plain], ("own_energy_quality",))
+        shared = students_to_break_even(inherited, baseline, own, same_meter=one_meter)
+    same_meter = _served_where_built(rows, students)
     return Repayment(
         group=rows[0]["group"],
-        label=rows[0]["group_label"],
+        label=rows[0]["group_label"] + apart,
         paradigm=rows[0]["paradigm"],
         energy_class=_energy_class(rows),
-        built=built,
-        teacher=served["teacher"],
-        student=served["student"],
+        built=built_j,
+        teacher=teacher,
+        student=student,
         kept=kept,
         inherited=inherited,
         own=own,
         baseline=baseline or Quantity(None),
-        tokens=tokens_to_break_even(built, served["teacher"], served["student"]),
+        same_meter=same_meter,
+        tokens=tokens_to_break_even(built_j, teacher, student, same_meter=same_meter),
         students=shared,
         lifetime=tuple(
-            lifetime_efficiency(
-                kept, served["teacher"].value, served["student"].value, built.value, tokens=tokens
-            )
+            lifetime_efficiency(kept, teacher.value, student.value, built_j.value, tokens=tokens)
             for tokens in LIFETIMES.values()
         ),
     )
+
+
+def _all(rows: list[Row], column: str) -> bool:
+    return len(known(rows, column)) == len(rows)
+
+
+_KEYS = ("student_served_key", "teacher_served_key")
+
+
+def _by_machine(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The seeds of a setting by what they were served as, with words for the label.
+
+    Seeds served on two machines have two figures, and no mean in common. A seed that was never
+    served has the figure of the others, where there is one alone.
+    """
+    if all(len({run.get(key) for run in rows} - {None}) < 2 for key in _KEYS):
+        return [("", rows)]
+    parts = grouped(rows, lambda run: tuple(run.get(key) for key in _KEYS))
+    return [(f" · machine {i}", part) for i, part in enumerate(parts.values(), start=1)]
+
+
+def _served(rows: list[Row], subject: str) -> Quantity:
+    """Joules per token of the architecture: one figure for all seeds."""
+    found = known(rows, f"{subject}_served_j_per_token")
+    return served(found[0] if found else rows[0], subject)
+
+
+def _served_where_built(rows: list[Row], students: list[Row]) -> bool:
+    """Whether one machine read the joules of building and of serving, in one way.
+
+    Only then does its calibration cancel between them.
+    """
+    measured = [
+        run
+        for subject, key in zip(("student", "teacher"), _KEYS, strict=True)
+        for run in known(students, f"{subject}_total_j_per_token", key)
+        if run[key] in {mine.get(key) for mine in rows}
+    ]
+    return _one_meter([*rows, *measured], ("own_energy_quality", "inference_energy_quality"))
+
+
+def _one_meter(runs: list[Row], columns: tuple[str, ...]) -> bool:
+    """Whether the runs were on one machine that is known, their joules obtained alike."""
+    machines = {tuple(run.get(key) for key in ("host", "gpu", "num_gpus")) for run in runs}
+    ways = {energy_class(run[column]) for run in runs for column in columns}
+    return len(machines) == len(ways) == 1 and runs[0].get("host") is not None
 
 
 def _energy_class(rows: list[Row]) -> str:
@@ -135,16 +179,17 @@ def _energy_class(rows: list[Row]) -> str:
 
 def _baseline(
     rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
-) -> Quantity | None:
+) -> tuple[Quantity | None, list[Row]]:
     """Joules of the fine-tuned student of the same seed, pair, data, card and power limit, once it
-    is as good.
+    is as good; and the runs that say so.
 
-    None where there is none to ask; an amount without value where it never is as good.
+    None where there is none to ask; a quantity without value where it never is as good.
     """
     if rows[0]["paradigm"] == BASELINE:
-        return None
+        return None, []
     same = ("seed", "model", "data", "gpu", "power_limit_w")
     baselines_j: list[float | None] = []
+    asked = []
     for run in known(rows, "heldout_bits_per_byte"):
         plain = [
             other
@@ -154,33 +199,18 @@ def _baseline(
             and all(other[column] == run[column] for column in same)
         ]
         if plain:
+            asked.append(plain[0])
             curve = curves[plain[0]["run"]]
             baselines_j.append(energy_at_quality(curve, run["heldout_bits_per_byte"]))
-    if not baselines_j:
-        return None
+    if not asked:
+        return None, []
     reached = [joules for joules in baselines_j if joules is not None]
     # What one seed in three reaches is no answer.
-    return _mean(reached) if len(reached) == len(baselines_j) else Quantity(None)
-
-
-def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Quantity:
-    """Mean over seeds with its standard error; of one seed the error that its run states.
-
-    So it is of one measurement that all seeds share, as of their teacher's: it varies with none.
-    """
-    found = known(rows, column)
-    if len(found) < len(rows):
-        return Quantity(None)
-    if len({run[column] for run in found}) > 1 or not error:
-        return _mean([run[column] for run in found])
-    stated = found[0].get(error)
-    return Quantity(found[0][column], None if stated is None else stated / per_sd)
-
-
-def _mean(values: Sequence[float]) -> Quantity:
-    interval = mean_interval(values)
-    half_width = interval.half_width
-    return Quantity(interval.mean, None if half_width is None else half_width / 1.96)
+    if len(reached) < len(baselines_j):
+        return Quantity(None), asked
+    # Of one seed the error is that of its own energy, of which the joules until then are a part.
+    parts = dict(zip((run["run"] for run in asked), reached, strict=True))
+    return built.over_seeds(asked, lambda run: built.part_of(run, parts[run["run"]])), asked
 
 
 def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
@@ -206,7 +236,8 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         " work are repaid; students that must share the inherited work until distilling each costs "
         "less than fine-tuning to the same held-out quality (not reached: fine-tuning never got "
         "there); and OM_perf times the teacher's joules over the student's, its building included. "
-        "Below a number is its 95 % interval; unresolved is a gain below twice its uncertainty.",
+        "Below a number is its 95 % interval, by Fieller. unresolved: the gain is not told from "
+        "nothing, and below it stands how many it takes at least.",
         table(heads, body),
     )
 
@@ -214,17 +245,22 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
 def verdict_words(found: BreakEven) -> str:
     """An answer in a few words of plain text."""
     if found.value is None:
-        return found.verdict
-    return units.quantity(found.value, "") if found.value >= 1000 else units.number(found.value)
+        least = found.verdict == "unresolved" and found.low
+        return f"{found.verdict}, not before {count_words(found.low)}" if least else found.verdict
+    return count_words(found.value)
+
+
+def count_words(count: float | None) -> str:
+    """So many tokens or students."""
+    if count is not None and count >= 1000:
+        return units.quantity(count, "").rstrip()
+    return units.number(count)
 
 
 def _words(found: BreakEven) -> str:
-    if found.value is None:
-        return units.MISSING if found.verdict == "unknown" else found.verdict
-    interval = f"<small>{units.number(found.low)} to {units.number(found.high)}</small>"
-    if found.value >= 1000:
-        interval = (
-            f"<small>{units.quantity(found.low, '')} to {units.quantity(found.high, '')}</small>"
-        )
-        return f"{units.quantity(found.value, '')}{interval}"
-    return f"{units.number(found.value)}{interval}"
+    if found.value is not None:
+        ends = f"{count_words(found.low)} to {count_words(found.high)}"
+        return f"{count_words(found.value)}<small>{ends}</small>"
+    if found.verdict == "unresolved" and found.low:
+        return f"unresolved<small>not before {count_words(found.low)}</small>"
+    return units.MISSING if found.verdict == "unknown" else found.verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -9,78 +10,60 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kdwatts.metrics.pooling import pool, relative_spread
+from kdwatts.metrics.quantity import half_width
 from multirun_analysis import units
-from multirun_analysis.marks import (
-    MAX_ROWS,
-    error_bars,
-    facets,
-    log_axis,
-    named_rows,
-    say_left_out,
-    setting_mean,
-    settings_by_kind,
-)
-from multirun_analysis.metrics import Interval, mean_interval
-from multirun_analysis.palette import ACCENT, INK, faded, paradigm_color, styled
+from multirun_analysis.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
+from multirun_analysis.palette import ACCENT, INK, faded, styled
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-
-PHASES = ("prefill", "decode")
-SUBJECTS = ("student", "teacher")
+from multirun_analysis.pooling import PHASES, alike, serving_pools
+from multirun_analysis.rows import Row, grouped, to_rows
 
 
-def energy_per_token_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Joules per token of each setting, its student and its teacher, prefill and decode.
+def energy_per_token_table(runs: pd.DataFrame, inference: pd.DataFrame) -> pd.DataFrame:
+    """Joules per token of each architecture, student and teacher, prefill and decode.
 
-    Means over seeds with half of the 95 % interval; one seed has none, nor has a teacher that was
-    measured once for all.
+    At the place that answers for the runs: means over the runs that measured it, with half of the
+    95 % interval by Student's t. A single measurement has that of others on its machine, or none.
     """
     found = []
-    students = known(distinct_students(runs), "student_decode_j_per_token")
-    for setting in settings_by_kind(students, "inference_energy_quality"):
+    group_of = {run["run"]: run["group"] for run in to_rows(runs)}
+    about = _about_of(runs)
+    for one in serving_pools(to_rows(runs), to_rows(inference)):
         for phase in PHASES:
-            for subject in SUBJECTS:
-                mean = _shared_once(setting.rows, f"{subject}_{phase}_j_per_token")
-                if mean is not None:
-                    found.append(
-                        facets(setting.rows)
-                        | {
-                            "setting": setting.label,
-                            "subject": subject,
-                            "quantization": _bits_of(subject, setting.rows[0]),
-                            "phase": phase,
-                            "j_per_token": mean.mean,
-                            "half_width_j_per_token": mean.half_width,
-                            "num_values": mean.num_values,
-                            "energy_class": setting.kind,
-                        }
-                    )
-    columns = ["group", "setting", "paradigm", "model", "gpu", "num_seeds", "subject"]
-    columns += [
-        "quantization",
-        "phase",
-        "j_per_token",
-        "half_width_j_per_token",
-        "num_values",
-        "energy_class",
-    ]
-    return pd.DataFrame(found, columns=columns)
+            served = one.phase(phase)
+            if served.value is None or one.quality == "reported":
+                continue
+            place = one.place or (None, None, None)
+            found.append(
+                about(one.run)
+                | {"subject": one.subject, "quantization": _bits_of(one.subject, one.run)}
+                | {"phase": phase}
+                | dict(zip(("batch_size", "prompt_tokens", "new_tokens"), place, strict=True))
+                | {
+                    "j_per_token": served.value,
+                    "half_width_j_per_token": half_width(served, same_meter=True),
+                    "num_measurements": len(one.measurements),
+                    "energy_class": one.quality,
+                    "groups": ", ".join(sorted({group_of[run] for run, _ in one.takers})),
+                }
+            )
+    columns = [*_PAIR, "subject", "quantization", "phase"]
+    columns += ["batch_size", "prompt_tokens", "new_tokens"]
+    columns += ["j_per_token", "half_width_j_per_token", "num_measurements"]
+    return pd.DataFrame(found, columns=[*columns, "energy_class", "groups"])
 
 
-def _shared_once(rows: list[Row], column: str) -> Interval | None:
-    """Mean over seeds in which a measurement that several runs share, to the last bit, is one."""
-    values = {run[column]: run for run in known(rows, column)}
-    return setting_mean(list(values.values()), column)
-
-
-def energy_per_token(runs: pd.DataFrame) -> go.Figure:
+def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
     """Joules per token served, student (filled) against its teacher (ring): prefill and decode.
 
-    Runs of one setting are averaged over seeds.
+    A row for each architecture: its students serve alike, whatever taught them.
     """
-    table = to_rows(energy_per_token_table(runs))
-    groups = list(grouped(table, "setting").items())
+    table = to_rows(energy_per_token_table(runs, inference))
+    name = _row_names(table)
+    groups = list(grouped(table, name).items())
     drawn = groups[:MAX_ROWS]
+    pairs = list(dict.fromkeys(map(_pair_of, table)))
     fig = make_subplots(2, 1, vertical_spacing=max(0.05, 0.2 - 0.01 * len(drawn)))
     for row, phase in enumerate(PHASES, start=1):
         means = [mean for _, rows in drawn for mean in rows if mean["phase"] == phase]
@@ -90,7 +73,7 @@ def energy_per_token(runs: pd.DataFrame) -> go.Figure:
             marks = [mean for mean in found if mean["phase"] == phase]
             if not marks:
                 continue
-            color = paradigm_color(marks[0]["paradigm"])
+            color = _PAIR_COLORS[pairs.index(_pair_of(marks[0])) % len(_PAIR_COLORS)]
             fig.add_scatter(
                 x=[mean["j_per_token"] / factor for mean in marks],
                 y=[label] * len(marks),
@@ -111,25 +94,81 @@ def energy_per_token(runs: pd.DataFrame) -> go.Figure:
                 ),
                 hovertext=[_token_text(label, mean) for mean in marks],
                 hoverinfo="text",
-                customdata=[mean["group"] for mean in marks],
-                meta={"group": marks[0]["group"]},
+                customdata=[mean["groups"] for mean in marks],
+                meta={"model": marks[0]["model"], "gpu": marks[0]["gpu"]},
                 xaxis=f"x{row}",
                 yaxis=f"y{row}",
             )
         title = f"{phase.capitalize()}, {prefix}J/token"
-        # Intervals over two seeds would dwarf the marks: they may leave the figure.
+        # Intervals over two measurements would dwarf the marks: they may leave the figure.
         span = [0.0, 1.12 * most / factor]
         fig.update_xaxes(title_text=title, range=span, row=row, col=1)
-    say_left_out(fig, len(groups) - len(drawn), "settings")
+    say_left_out(fig, len(groups) - len(drawn), "architectures")
     styled(fig, height=170 + 76 * len(drawn))
     return named_rows(fig, [label for label, _ in reversed(drawn)])
 
 
+def _about_of(runs: pd.DataFrame) -> Callable[[Row], Row]:
+    """A function that tells the pair, card and precision of a run, and its machine.
+
+    Machines are numbered as they come: a page that is published names no host.
+    """
+    hosts = list(dict.fromkeys(run["host"] for run in to_rows(runs) if run["finished"]))
+
+    def about(run: Row) -> Row:
+        return {
+            name: hosts.index(run["host"]) + 1 if name == "machine" else run.get(name)
+            for name in _PAIR
+        }
+
+    return about
+
+
+def _row_names(table: list[Row]) -> Callable[[Row], str]:
+    """A function that names the row of a mark: its pair, and what else differs between rows."""
+    machine = _machine_words(table)
+    several = len({tuple(mark[key] for key in ("gpu", "power_limit_w")) for mark in table}) > 1
+    places = ("batch_size", "prompt_tokens", "new_tokens")
+    apart = len({tuple(mark[key] for key in places) for mark in table} - {(None,) * 3}) > 1
+    kinds = len({mark["energy_class"] for mark in table}) > 1
+
+    def name(mark: Row) -> str:
+        parts = [str(mark["model"])]
+        if several:
+            parts.append(f"{mark['gpu']}{_limit_words(mark)}")
+        parts += filter(None, [machine(mark).removeprefix(", ")])
+        if apart and mark["batch_size"] is not None:
+            parts.append("batch {}, {} + {} tokens".format(*(mark[key] for key in places)))
+        if kinds:
+            parts.append(mark["energy_class"])
+        return " · ".join(parts)
+
+    return name
+
+
+def _machine_words(points: list[Row]) -> Callable[[Row], str]:
+    """A function for what tells machines and precisions apart, empty where there is one of each."""
+    several = len({point["machine"] for point in points}) > 1
+    precisions = {point["precision"] for point in points}
+
+    def words(point: Row) -> str:
+        machine = f", machine {point['machine']}" if several else ""
+        return machine + (f", {point['precision']}" if len(precisions) > 1 else "")
+
+    return words
+
+
+def _limit_words(point: Row) -> str:
+    limit_w = point["power_limit_w"]
+    return "" if limit_w is None else f" at {limit_w:g} W"
+
+
 def _token_text(label: str, mean: Row) -> str:
     served = units.quantity(mean["j_per_token"], "J/token", error=mean["half_width_j_per_token"])
+    count = mean["num_measurements"]
     return (
         f"<b>{escape(label)}</b><br>{served_model(mean)}, {mean['phase']}: {served}<br>"
-        f"{mean['num_values']} seed(s), {mean['energy_class']}"
+        f"{count} measurement{'s' * (count != 1)}, {mean['energy_class']}"
     )
 
 
@@ -145,15 +184,17 @@ def served_model(point: Row) -> str:
 
 
 def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Joules per token of each phase by pair, card and its limit, subject, batch and lengths.
+    """Joules per token of each phase by what serves alike, subject, batch and lengths.
 
-    Students of one pair have one architecture, so their measurements are averaged over settings
-    and seeds, with half of the 95 % interval; a single measurement has that of its own repeats. A
-    measurement that several runs share counts once. Measured and estimated ones stay apart. Prefill
-    does not depend on what is written after it: its `new_tokens` is missing.
+    Students of one architecture serve alike, so their measurements are averaged over settings and
+    seeds, with half of the 95 % interval; a single measurement has the spread of others on its
+    machine, or none. A measurement that several runs share counts once. Machines, power limits and
+    precisions stay apart, and so do measured and estimated ones. Prefill does not depend on what is
+    written after it: its `new_tokens` is missing.
     """
-    by_run = {run["run"]: run for run in distinct_students(runs)}
-    found: dict[tuple, dict[tuple, Row]] = {}
+    by_run = {run["run"]: run for run in to_rows(runs) if run["finished"]}
+    pair_of = _about_of(runs)
+    found: dict[tuple, tuple[tuple, dict[tuple, Row]]] = {}
     for row in to_rows(inference):
         run = by_run.get(row["run"])
         for phase in PHASES if run else ():
@@ -163,28 +204,34 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             new_tokens = row["new_tokens"] if phase == "decode" else None
             place = (row["batch_size"], row["prompt_tokens"], new_tokens)
             kind = energy_class(reading.get("quality"))
-            bits = _bits_of(row["subject"], run)
-            card = (run["gpu"], run["power_limit_w"])
-            key = (run["model"], *card, row["subject"], bits, phase, *place, kind)
-            measurement = (reading["j_per_token"], reading.get("duration_s"))
-            found.setdefault(key, {})[measurement] = reading | {"group": run["group"]}
-    names = ("model", "gpu", "power_limit_w", "subject", "quantization", "phase")
-    names += ("batch_size", "prompt_tokens", "new_tokens")
+            about = (*pair_of(run).values(), row["subject"])
+            about = (*about, _bits_of(row["subject"], run), phase)
+            key = (alike(run, row["subject"]), *place, kind)
+            _, readings = found.setdefault((row["subject"], phase, *key), (about, {}))
+            measurement = (row.get("measurement"), reading["j_per_token"])
+            measurement = (*measurement, reading.get("duration_s"))
+            readings.setdefault(measurement, reading | {"groups": set()})
+            readings[measurement]["groups"].add(run["group"])
+    names = (*_PAIR, "subject", "quantization", "phase")
+    places = ("batch_size", "prompt_tokens", "new_tokens", "energy_class")
     points = []
-    for key, readings in found.items():
-        mean = _mean_of(list(readings.values()))
-        points.append(
-            dict(zip((*names, "energy_class"), key, strict=True))
-            | {
-                "j_per_token": mean.mean,
-                "half_width_j_per_token": mean.half_width,
-                "num_measurements": mean.num_values,
-                "groups": ", ".join(sorted({r["group"] for r in readings.values()})),
-            }
-        )
-    columns = [*names, "energy_class", "j_per_token", "half_width_j_per_token"]
+    for key, (about, readings) in found.items():
+        values = [reading["j_per_token"] for reading in readings.values()]
+        point = dict(zip((*names, *places), (*about, *key[-4:]), strict=True))
+        groups = sorted(set().union(*(reading["groups"] for reading in readings.values())))
+        points.append(point | {"values": values, "groups": ", ".join(groups)})
+    for point in points:
+        others = [p["values"] for p in points if all(p[k] == point[k] for k in _ONE_MACHINE)]
+        mean = pool(point["values"], borrowed=relative_spread(others))
+        point["j_per_token"] = mean.value
+        point["half_width_j_per_token"] = half_width(mean, same_meter=True)
+        point["num_measurements"] = len(point["values"])
+    columns = [*names, *places, "j_per_token", "half_width_j_per_token"]
     table = pd.DataFrame(points, columns=[*columns, "num_measurements", "groups"])
-    return table.sort_values(list(names), ignore_index=True)
+    return table.sort_values([*names, *places[:3]], ignore_index=True)
+
+
+_ONE_MACHINE = ("gpu", "power_limit_w", "machine", "phase", "energy_class")
 
 
 def _phase(row: Row, phase: str) -> Row:
@@ -193,12 +240,6 @@ def _phase(row: Row, phase: str) -> Row:
         return row[phase]
     starts = (f"{phase}.", f"{phase}_")
     return {key[len(phase) + 1 :]: value for key, value in row.items() if key.startswith(starts)}
-
-
-def _mean_of(readings: list[Row]) -> Interval:
-    if len(readings) == 1:
-        return Interval(readings[0]["j_per_token"], readings[0].get("interval_95_j"), 1)
-    return mean_interval([reading["j_per_token"] for reading in readings])
 
 
 def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
@@ -210,6 +251,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     table = to_rows(serving_points(inference, runs))
     batches = sorted({point["batch_size"] for point in table})
     pairs = list(dict.fromkeys(map(_pair_of, table)))
+    machine = _machine_words(table)
     fig = make_subplots(2, 1, vertical_spacing=0.16)
     names: set[str] = set()
     for row, phase in enumerate(PHASES, start=1):
@@ -218,7 +260,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
         factor, prefix = units.prefix(max(values, default=1.0), lowest=1e-6)
         lines = grouped(points, lambda point: tuple(point[key] for key in _LINE))
         for key, line in lines.items():
-            trace = _length_trace(line, factor, batches, pairs, several=len(pairs) > 1)
+            trace = _length_trace(line, factor, batches, pairs, machine, several=len(pairs) > 1)
             trace |= {"showlegend": trace["name"] not in names, "xaxis": f"x{row}"}
             names.add(trace["name"])
             fig.add_scatter(**trace, yaxis=f"y{row}", meta={"model": key[0], "gpu": key[1]})
@@ -236,7 +278,7 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> g
     return styled(fig, height=560)
 
 
-_PAIR = ("model", "gpu", "power_limit_w")
+_PAIR = ("model", "gpu", "power_limit_w", "machine", "precision")
 _LINE = (*_PAIR, "subject", "quantization", "batch_size", "new_tokens", "energy_class")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 _PAIR_COLORS = (ACCENT, "#d55e00", "#8a4f9e", "#0072b2", "#b88a00")
@@ -247,16 +289,22 @@ def _pair_of(point: Row) -> tuple:
 
 
 def _length_trace(
-    line: list[Row], factor: float, batches: list[int], pairs: list[tuple], *, several: bool
+    line: list[Row],
+    factor: float,
+    batches: list[int],
+    pairs: list[tuple],
+    machine: Callable[[Row], str],
+    *,
+    several: bool,
 ) -> dict[str, Any]:
     first = line[0]
     place = pairs.index(_pair_of(first)) % len(_PAIR_COLORS)
     is_student = first["subject"] == "student"
     color = _PAIR_COLORS[place] if is_student or several else INK
     symbol = _SYMBOLS[batches.index(first["batch_size"]) % len(_SYMBOLS)]
-    limit_w = first["power_limit_w"]
-    limit = "" if limit_w is None else f" at {limit_w:g} W"
-    of_pair = f" of {first['model']} on {first['gpu']}{limit}" if several else ""
+    of_pair = ""
+    if several:
+        of_pair = f" of {first['model']} on {first['gpu']}{_limit_words(first)}{machine(first)}"
     name = escape(f"{served_model(first)}{of_pair}, batch {first['batch_size']}")
     estimated = "" if first["energy_class"] == "measured" else f", {first['energy_class']}"
     return {

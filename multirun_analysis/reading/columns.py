@@ -35,6 +35,8 @@ _INFERENCE = {
     "batch_size": "int",
     "prompt_tokens": "int",
     "new_tokens": "int",
+    "key": "str",
+    "measurement": "int",
     **{f"{phase}_{key}": kind for phase in _PHASES for key, kind in _PHASE.items()},
     "total_j_per_token": "float",
     "total_interval_95_j": "float",

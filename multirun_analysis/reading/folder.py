@@ -33,7 +33,8 @@ FILES = (
 _RUN_COLUMNS = [
     "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
     "duplicate_of", "label", "group", "group_label", "setting",
-    "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "command",
+    "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "serving_prompts",
+    "command",
     "git_commit", "versions",
     "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
     "accuracy_kept_reason",
@@ -216,6 +217,7 @@ def _asked(folder: Path) -> dict[str, Any]:
         tree = read_settings(path)
         found = {key: value_at(tree, key, "name") for key in CHOICES}
         found |= {name: value_at(tree, "training", name) for name in ("seed", "precision")}
+        found["serving_prompts"] = value_at(tree, "eval", "inference", "prompts")
         # Of .hydra a value may refer to another, which says nothing.
         asked |= {
             key: value

@@ -144,7 +144,8 @@ def write_kept(out_dir: Path, kept: Kept) -> None:
 def code_version() -> str:
     """Hash of the code that made what is kept."""
     analysis = Path(__file__).parents[1]
-    above = ("collect", "incremental", "labels", "metrics", "rows", "writing")
+    above = ("built", "collect", "incremental", "labels", "metrics", "pareto", "pooling", "rows")
+    above = (*above, "served", "writing")
     paths = sorted(Path(__file__).parent.glob("*.py"))
     paths += [analysis / f"{name}.py" for name in above]
     paths += [analysis / "importer" / f"{name}.py" for name in ("known", "scores")]

@@ -338,6 +338,39 @@ def at_chance_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_at_chance(tmp_path_factory.mktemp("at_chance"))
 
 
+def write_serving(
+    folder: Path,
+    *,
+    keys: bool = True,
+    place: tuple[int, int, int] = (8, 64, 32),
+    **j_per_token: Any,
+) -> None:
+    """Adds measurements of serving to a run, each J/token by subject, numbered from 1.
+
+    `keys`: as runs do that say what serves alike. All windows of a measurement are alike.
+    """
+    path = folder / "inference.json"
+    costs = json.loads(path.read_text()) if path.exists() else []
+    for subject, values in j_per_token.items():
+        for number, j in enumerate(values, start=1):
+            phase = {
+                "j_per_token": j, "interval_95_j": 0.0, "quality": "measured", "repeats": 3,
+                "duration_s": 6.0, "tokens": 1000, "tokens_per_s": 100.0,
+            }  # fmt: skip
+            cost = dict(zip(("batch_size", "prompt_tokens", "new_tokens"), place, strict=True))
+            cost |= {"schema": SCHEMA, "subject": subject, "prefill": phase, "decode": phase}
+            cost |= {"total_j_per_token": j, "total_interval_95_j": 0.0, "quality": "measured"}
+            if keys:
+                cost |= {"key": f"{subject}-serves", "measurement": number}
+            costs.append(cost)
+    write_json(path, costs)
+    if keys:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics |= {f"{subject}_serving_key": f"{subject}-serves" for subject in j_per_token}
+        places = ("serving_batch_size", "serving_prompt_tokens", "serving_new_tokens")
+        write_json(folder / "metrics.json", metrics | dict(zip(places, place, strict=True)))
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """The writers above: test modules cannot import them by name."""
@@ -345,6 +378,7 @@ def make() -> SimpleNamespace:
         run=write_run,
         seeds=write_seeds,
         scored=write_scored,
+        serving=write_serving,
         stage=stage_row,
         status=status,
         append=append_all,

@@ -15,15 +15,19 @@ from multirun_analysis.decisions import (
 
 @pytest.fixture
 def write(make, tmp_path):
-    """Writes a run of exact energies, 100 J to build and 2 J of 3 J saved a token."""
+    """Writes a run of exact energies, 100 J to build and 2 J of 3 J saved a token, three times
+    measured."""
 
-    def one(name, **changes):
+    def one(name, *, student=(1.0, 1.0, 1.0), teacher=(3.0, 3.0, 3.0), **changes):
         exact = {
             "own_energy_j": 60.0, "own_energy_uncertainty_j": 0.0, "inherited_energy_j": 40.0,
             "inherited_energy_by_artifact_j": {"teacher-1": 40.0},
             "student_total_j_per_token": 1.0, "teacher_total_j_per_token": 3.0,
         }  # fmt: skip
-        return make.run(tmp_path / name, **({"student_key": name} | exact | changes))
+        folder = make.run(tmp_path / name, **({"student_key": name} | exact | changes))
+        if student:
+            make.serving(folder, student=student, teacher=teacher)
+        return folder
 
     def collected():
         return collect([tmp_path])
@@ -59,19 +63,46 @@ def test_joules_saved_and_lifetime_efficiency_are_in_the_table(write):
 
 def test_a_student_that_saves_nothing_says_never_and_has_no_mark(write):
     one, collected = write
-    one("0", student_total_j_per_token=4.0)
+    one("0", student=[4.0, 4.0, 4.0])
     fig = break_even_over_tokens(collected().runs)
     assert [t.name for t in fig.data if t.name] == ["response: never"]
     assert not [t for t in fig.data if t.mode == "markers"]
 
 
-def test_the_band_is_the_error_of_the_ratio_to_first_order(write):
+def test_the_band_is_fiellers_of_the_ratio(write):
+    """3 J within t[2] 4.3027 * 0.3 / sqrt(3) = 0.745 J, over 1 J and 100 J within 1.96 J."""
     one, collected = write
-    # Teacher 3 J +- 0.3 J (1 sd), the rest exact: ratio times exp(+-1.96 * 0.1).
-    one("0", teacher_total_interval_95_j=0.3 * 1.96, student_total_interval_95_j=0.0)
-    row = break_even_over_tokens_table(collected().runs).iloc[0]
-    assert row["high"] / row["joules_ratio"] == pytest.approx(np.exp(0.196))
-    assert row["joules_ratio"] / row["low"] == pytest.approx(np.exp(0.196))
+    one("0", teacher=[2.7, 3.0, 3.3])
+    row = break_even_over_tokens_table(collected().runs).set_index("tokens_served").loc[100.0]
+    a, b, half_a, half_b = 300.0, 200.0, 100 * 4.302653 * 0.3 / 3**0.5, 1.959964
+    for end in ("low", "high"):
+        assert (a - row[end] * b) ** 2 == pytest.approx(half_a**2 + (row[end] * half_b) ** 2)
+    assert row["joules_ratio"] == pytest.approx(1.5)
+    assert row["low"] < 1.5 < row["high"]
+
+
+def test_one_measurement_alone_is_unresolved_with_neither_band_nor_mark(write):
+    one, collected = write
+    one("0", student=[1.0], teacher=[3.0])
+    fig = break_even_over_tokens(collected().runs)
+    assert [t.name for t in fig.data if t.name] == ["response: unresolved"]
+    assert not [t for t in fig.data if t.mode == "markers" or t.fill == "toself"]
+
+
+def test_a_gain_within_its_error_says_how_many_it_takes_at_least(write):
+    """2 J a token within t[2] * 1 / sqrt(3) = 2.48 J: not before 100 J / 4.48 J, about 22."""
+    one, collected = write
+    one("0", teacher=[2.0, 3.0, 4.0])
+    table = break_even_over_tokens_table(collected().runs)
+    assert set(table["verdict"]) == {"unresolved"}
+    assert table["break_even_tokens"].isna().all()
+    assert table["break_even_tokens_high"].isna().all()
+    # 1 % of the 100 J stays: (100 - 2 T)^2 = 1.96^2 + (2.484 T)^2.
+    least = table["break_even_tokens_low"].iloc[0]
+    half = 4.302653 / 3**0.5
+    assert (100 - 2 * least) ** 2 == pytest.approx(1.959964**2 + (half * least) ** 2)
+    names = [t.name for t in break_even_over_tokens(collected().runs).data if t.name]
+    assert names == ["response: unresolved, not before 22.3"]
 
 
 def test_what_is_not_measured_is_dotted(write):
@@ -128,7 +159,7 @@ def test_names_from_run_folders_are_escaped_and_hold_no_template(write):
 
 def test_runs_that_cannot_tell_make_empty_figures(write):
     one, collected = write
-    one("0", student_total_j_per_token=None)
+    one("0", student=(), student_total_j_per_token=None)
     runs = collected().runs
     assert not break_even_over_tokens(runs).data
     assert not break_even_over_students(runs, pd.DataFrame(columns=["run"])).data

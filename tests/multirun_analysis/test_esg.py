@@ -91,11 +91,11 @@ def test_without_a_common_site_there_are_kwh_and_no_carbon(make, tmp_path):
 
 
 def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_path):
-    make.run(
+    folder = make.run(
         tmp_path / "0", own_energy_j=3.6e6, inherited_energy_j=0.0,
-        inherited_energy_by_artifact_j={}, student_total_j_per_token=1.0,
-        teacher_total_j_per_token=3.0,
+        inherited_energy_by_artifact_j={},
     )  # fmt: skip
+    make.serving(folder, student=[1.0] * 3, teacher=[3.0] * 3)
     _, text = text_of(collect([tmp_path]), tokens_per_day=36_000)
     # 365 days of 36,000 tokens save 2 J each: 7.3 kWh, less the 1 kWh of building.
     assert "6.30" in text
@@ -106,8 +106,7 @@ def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_p
 
 
 def test_a_student_that_saves_nothing_avoids_nothing(make, tmp_path):
-    changes = {"student_total_j_per_token": 4.0, "teacher_total_j_per_token": 3.0}
-    make.run(tmp_path / "0", **changes)
+    make.serving(make.run(tmp_path / "0"), student=[4.0] * 3, teacher=[3.0] * 3)
     _, text = text_of(collect([tmp_path]))
     assert re.search(r"response[^.]* 0\.950 never - measured", text)
 

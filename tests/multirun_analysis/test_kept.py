@@ -104,10 +104,14 @@ def test_dots_are_the_runs_of_settings_with_several_seeds(runs_of):
 
 
 def test_efficiency_of_measured_and_of_estimated_seeds_has_no_mean_in_common(runs_of):
-    estimated = {"eff_overall": 9.0, "inference_energy_quality": "estimated"}
-    runs = runs_of({"eff_overall": 4.0}, {"eff_overall": 5.0}, estimated)
+    """Of 3 J against 1 J, and of an estimate of 9 J against 1 J."""
+    served = {"student_total_j_per_token": 1.0, "teacher_total_j_per_token": 3.0}
+    estimated = {"teacher_total_j_per_token": 9.0, "inference_energy_quality": "estimated"}
+    runs = runs_of(
+        served | {"om_perf": 1.4}, served | {"om_perf": 1.6}, served | estimated | {"om_perf": 1.0}
+    )
     table = eff_overall_table(runs).set_index("setting")["value"]
-    assert dict(table) == {"response · measured": 4.5, "response · estimated": 9.0}
+    assert dict(table) == pytest.approx({"response · measured": 4.5, "response · estimated": 9.0})
     bars = trace(eff_overall_bars(runs), "eff_overall")
     assert list(bars.marker.line.width) == [0, 1.5]
 

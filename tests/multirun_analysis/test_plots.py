@@ -36,7 +36,7 @@ def test_every_numeric_axis_names_its_unit(collected):
         "Power, W": devices_over_time(
             collected.telemetry.of("0-sft-tiny"), collected.stages, run="0-sft-tiny"
         ),
-        "mJ/token": energy_per_token(collected.runs),
+        "mJ/token": energy_per_token(collected.runs, collected.inference),
         "nats per target token": loss_curves(collected.train, collected.runs, term="ce_nats"),
     }
     for unit, fig in figures.items():
@@ -159,7 +159,7 @@ def test_figures_of_nothing_are_empty_not_errors(make, tmp_path):
     collected = collect([tmp_path])
     assert not quality_against_energy(collected.runs).data
     assert not energy_by_stage(collected.runs, collected.stages).data
-    assert not energy_per_token(collected.runs).data
+    assert not energy_per_token(collected.runs, collected.inference).data
     assert not devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").data
 
 

@@ -136,7 +136,7 @@ def test_serving_costs_have_the_columns_of_their_record(make, tmp_path):
     phase = {f.name for f in fields(inference.Phase)}
     cost = {f.name for f in fields(inference.ServingCost)} - {"prefill", "decode"}
     expected = {f"{name}_{key}" for name in ("prefill", "decode") for key in phase} | cost
-    assert set(INFERENCE.names) == expected | {"run", "subject"}
+    assert set(INFERENCE.names) == expected | {"run", "subject", "key", "measurement"}
     spent = inference.Phase(0.5, None, None, "measured", 100, 2.0, 3, 50.0, 0.1, 0.2)
     record = inference.ServingCost(8, 512, 64, spent, spent, 0.4, None, None, "measured")
     (make.run(tmp_path / "0") / "inference.json").write_text(

@@ -136,8 +136,8 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
 def test_students_of_one_architecture_are_served_for_one_number(collected):
     (words,) = served_alike_words(collected.runs)
     # Values that runs share count once: 20, 21 and 22 mJ, 2.5 mJ on either side.
-    assert "The 6 students of tiny on h100 have one architecture" in words
-    assert "21.0 ± 2.5 mJ (95 %, measured), from 20.0 mJ to 22.0 mJ" in words
+    assert "The 6 students of tiny on h100 have one architecture and serve alike" in words
+    assert "21.0 ± 2.5 mJ/token (95 %, measured, 3 measurements), from 20.0 mJ to 22.0 mJ" in words
 
 
 def test_what_was_run_is_told_as_manifests_and_configurations_say_it(text):

@@ -44,6 +44,7 @@ def pair(make: Any, directory: Path, sft_curve: list[tuple[float, float]]):
         inherited_energy_j=600.0,
         inherited_energy_by_artifact_j={"teacher-1": 600.0},
     )
+    make.serving(directory / "1", student=[0.019] * 3, teacher=[0.11] * 3)
     collected = collect([directory])
     found = repayments(collected.runs, collected.train)
     return collected, {repayment.paradigm: repayment for repayment in found}
@@ -73,17 +74,89 @@ def test_tokens_repay_own_energy_and_the_share_of_what_was_inherited(make: Any, 
     assert last == pytest.approx(0.95 * 0.11 / 0.019, rel=1e-5)
 
 
-def test_a_teacher_that_all_seeds_share_keeps_the_interval_of_its_one_measurement(make, tmp_path):
-    """11 mJ a token, 95 % within 0.98 mJ: a standard deviation of 0.5 mJ, of three seeds too."""
-    teacher = {"teacher_total_j_per_token": 0.011, "teacher_total_interval_95_j": 0.00098}
+def test_a_teacher_measured_once_has_the_spread_of_the_students_beside_it(make, tmp_path):
+    """Students of 2, 3 and 4 mJ lie a third apart: of the teacher's 12 mJ 4 mJ, t of 2 degrees."""
+    teacher = {"teacher_total_j_per_token": 0.012, "teacher_total_interval_95_j": 0.00098}
     students = (0.002, 0.003, 0.004)
     make.seeds(tmp_path, [{"student_total_j_per_token": each, **teacher} for each in students])
     collected = collect([tmp_path])
     (found,) = repayments(collected.runs, collected.train)
-    assert found.teacher.value == pytest.approx(0.011)
-    assert found.teacher.sd == pytest.approx(0.0005)
-    # Students are measured each: s = 1 mJ, and 4.303 / sqrt(3) of it is half the interval.
-    assert found.student.sd == pytest.approx(0.001 * 4.3027 / 3**0.5 / 1.96, rel=1e-4)
+    assert found.student.value == pytest.approx(0.003)
+    assert found.student.random_sd == pytest.approx(0.001 / 3**0.5)
+    assert (found.student.degrees, found.teacher.degrees) == (2, 2)
+    assert found.teacher.value == pytest.approx(0.012)
+    assert found.teacher.random_sd == pytest.approx(0.004)
+    # 12 - 3 mJ are within 4.3 * 4.04 mJ: nothing is told.
+    assert found.tokens.verdict == "unresolved"
+
+
+def test_settings_of_one_architecture_have_one_figure_and_nothing_ranks_them_by_it(make, tmp_path):
+    for name, j in (("sft", 0.0134), ("response", 0.0244)):
+        make.run(tmp_path / name, paradigm=name, student_key=name, student_total_j_per_token=j)
+    collected = collect([tmp_path])
+    found = repayments(collected.runs, collected.train)
+    assert [r.student.value for r in found] == pytest.approx([0.0189, 0.0189])
+    assert len({r.student for r in found}) == 1
+
+
+@pytest.mark.parametrize("spread", (0.0, 0.001, 0.02, 0.04, 0.2))
+def test_reached_has_two_ends_and_no_other_verdict_has_an_upper_one(make, tmp_path, spread):
+    make.serving(
+        make.run(tmp_path / "0"),
+        student=[0.02] * 3,
+        teacher=[0.1 - spread, 0.1, 0.1 + spread],
+    )
+    collected = collect([tmp_path])
+    (found,) = repayments(collected.runs, collected.train)
+    # The gain is 80 mJ; t[2] / sqrt(3) = 2.484 times the spread is its error.
+    assert found.tokens.verdict == ("reached" if 2.4842 * spread < 0.08 else "unresolved")
+    ends = (found.tokens.low, found.tokens.value, found.tokens.high)
+    if found.tokens.verdict == "reached":
+        assert None not in ends and 0 < ends[0] < ends[1] < ends[2]
+    else:
+        assert ends[1:] == (None, None) and ends[0] > 0
+
+
+def test_calibration_cancels_only_where_one_machine_read_building_and_serving(make, tmp_path):
+    """400 kJ and a share of 100 kJ with 50 % calibration; 0.08 J a token saved, read exactly."""
+    folder = make.run(tmp_path / "0", own_energy_uncertainty_j=200e3)
+    make.serving(folder, student=[0.02] * 3, teacher=[0.1] * 3)
+    collected = collect([tmp_path])
+    (here,) = repayments(collected.runs, collected.train)
+    # What is left are 1 % of a sensor's joules.
+    assert here.tokens.low == pytest.approx(500e3 / 0.08 * (1 - 0.0196), rel=1e-4)
+    other = make.run(tmp_path / "1", paradigm="sft", student_key="1", own_energy_uncertainty_j=0.0)
+    make.serving(other, student=[0.02] * 3, teacher=[0.1] * 3)
+    manifest = tmp_path / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("node7", "node8"))
+    collected = collect([tmp_path])
+    found = {r.paradigm: r for r in repayments(collected.runs, collected.train)}
+    assert found["response"].tokens.low < 0.2 * here.tokens.low
+    assert not found["response"].same_meter
+
+
+def test_students_to_share_a_teacher_have_fiellers_interval_over_seeds(make, tmp_path):
+    """Own joules of 40, 50 and 60 against 190, 200 and 210: (600 - 150 N)^2 = h^2 + (g N)^2."""
+    for seed in range(3):
+        near = 10.0 * (seed - 1)
+        run_with_curve(
+            make, tmp_path / f"sft{seed}", [(100.0, 4.0), (200.0 + near, 3.0)],
+            paradigm="sft", seed=seed, student_key=f"p{seed}", inherited_energy_j=0.0,
+            inherited_energy_by_artifact_j={},
+        )  # fmt: skip
+        run_with_curve(
+            make, tmp_path / f"taught{seed}", [(25.0, 4.0), (50.0 + near, 3.0)], seed=seed,
+            student_key=f"t{seed}", inherited_energy_j=600.0,
+            inherited_energy_by_artifact_j={"teacher-1": 600.0}, own_energy_uncertainty_j=0.0,
+        )  # fmt: skip
+    collected = collect([tmp_path])
+    (found,) = (r for r in repayments(collected.runs, collected.train) if r.paradigm == "response")
+    answer = found.students
+    assert (answer.verdict, answer.value) == ("reached", pytest.approx(4))
+    # Welch: two sds of 10 / sqrt(3) with two degrees each have four; t[4] = 2.776445.
+    gain_half = 2.776445 * 10 * (2 / 3) ** 0.5
+    for end in (answer.low, answer.high):
+        assert (600 - 150 * end) ** 2 == pytest.approx((1.959964 * 6) ** 2 + (gain_half * end) ** 2)
 
 
 def test_the_page_says_the_verdict_in_words(make: Any, tmp_path: Path):

@@ -44,16 +44,24 @@ def test_students_of_one_pair_are_averaged_with_an_interval_over_measurements(ru
     prefill = points[points["phase"] == "prefill"].iloc[0]
     # s = sqrt(2) mJ over 2 values: 12.706 / sqrt(2) of it.
     assert prefill["j_per_token"] == pytest.approx(2e-3)
-    assert prefill["half_width_j_per_token"] == pytest.approx(12.706e-3)
+    assert prefill["half_width_j_per_token"] == pytest.approx(12.706e-3, rel=1e-4)
     assert prefill["num_measurements"] == 2
 
 
-def test_a_teacher_that_runs_share_counts_once_and_keeps_the_interval_of_its_repeats(runs):
+def test_a_teacher_that_runs_share_counts_once_and_its_repeats_are_no_interval(runs):
     costs = [cost(run, "teacher", j=5e-3) for run in "012"]
     points = serving_points(pd.DataFrame(costs), runs)
     assert list(points["num_measurements"]) == [1, 1]
-    prefill = points[points["phase"] == "prefill"].iloc[0]
-    assert prefill["half_width_j_per_token"] == pytest.approx(5e-4)
+    assert points["half_width_j_per_token"].isna().all()
+
+
+def test_a_teacher_measured_once_borrows_the_spread_of_students_on_its_machine(runs):
+    """0.9, 1.0 and 1.1 mJ lie 10 % apart: of 5 mJ 0.5 mJ, times t[2] 4.3027."""
+    costs = [cost(run, j=j) for run, j in zip("012", (0.9e-3, 1e-3, 1.1e-3), strict=True)]
+    costs += [cost(run, "teacher", j=5e-3) for run in "012"]
+    points = serving_points(pd.DataFrame(costs), runs).set_index(["subject", "phase"])
+    teacher = points.loc[("teacher", "prefill")]
+    assert teacher["half_width_j_per_token"] == pytest.approx(4.3027 * 0.5e-3, rel=1e-4)
 
 
 def test_measured_and_estimated_points_are_lines_apart(runs):
@@ -77,31 +85,46 @@ def test_nothing_served_is_an_empty_figure(runs):
     assert not energy_per_token_by_length(pd.DataFrame(columns=["run"]), runs).data
 
 
-def test_the_simple_figure_joins_student_and_teacher_of_a_setting(runs):
-    fig = energy_per_token(runs)
-    joined = next(t for t in fig.data if t.yaxis == "y" and t.y[0] == "response")
-    assert list(joined.x) == pytest.approx([2.1, 11])
-    assert list(joined.marker.symbol) == ["circle", "circle-open"]
-    assert joined.meta["group"] == joined.customdata[0]
-    table = energy_per_token_table(runs)
-    assert len(table) == 2 * 2 * 2
-    assert set(table["energy_class"]) == {"measured"}
+def served_runs(make, tmp_path, joules):
+    """Runs of paradigms of their own with student and teacher J/token; as one collection."""
+    for i, (student, teacher) in enumerate(joules):
+        folder = make.run(tmp_path / str(i), paradigm=f"p{i}", student_key=f"s{i}")
+        make.serving(folder, keys=False, student=[student], teacher=[teacher])
+    return collect([tmp_path])
 
 
-def test_a_teacher_measured_once_for_all_seeds_has_no_interval_over_seeds(make, tmp_path):
-    make.seeds(
-        tmp_path,
-        [
-            {"student_decode_j_per_token": each, "teacher_decode_j_per_token": 0.3}
-            for each in (0.05, 0.06)
-        ],
-    )
-    table = energy_per_token_table(collect([tmp_path]).runs)
-    decode = table[table["phase"] == "decode"].set_index("subject")
-    assert list(decode.loc["teacher", ["num_values", "j_per_token"]]) == [1, 0.3]
-    assert pd.isna(decode.loc["teacher", "half_width_j_per_token"])
-    # s = 7.07 mJ over two: 12.706 / sqrt(2) of it.
-    assert decode.loc["student", "half_width_j_per_token"] == pytest.approx(0.06353, rel=1e-3)
+def test_an_architecture_has_one_row_over_all_settings_and_its_teacher_stands_in_it(make, tmp_path):
+    found = served_runs(make, tmp_path, [(0.9, 3.0), (1.0, 3.0), (1.1, 3.0)])
+    table = energy_per_token_table(found.runs, found.inference).set_index(["subject", "phase"])
+    assert len(table) == 4
+    student, teacher = table.loc[("student", "decode")], table.loc[("teacher", "decode")]
+    # s = 0.1 J over three: 4.3027 / sqrt(3) of it; the teacher's one is 10 % with t[2].
+    assert student["j_per_token"] == pytest.approx(1.0)
+    assert student["half_width_j_per_token"] == pytest.approx(0.1 * 4.3027 / 3**0.5, rel=1e-4)
+    assert (student["num_measurements"], teacher["num_measurements"]) == (3, 1)
+    assert teacher["half_width_j_per_token"] == pytest.approx(0.3 * 4.3027, rel=1e-2)
+    fig = energy_per_token(found.runs, found.inference)
+    (prefill,) = (trace for trace in fig.data if trace.yaxis == "y")
+    assert list(prefill.y) == ["tiny", "tiny"]
+    assert list(prefill.x) == pytest.approx([1, 3])
+    assert list(prefill.marker.symbol) == ["circle", "circle-open"]
+    # A filter of the page shows the row with any of its settings.
+    assert prefill.customdata[0] == ", ".join(sorted(found.runs["group"]))
+
+
+def test_machines_are_rows_apart_that_name_no_host(make, tmp_path):
+    found = served_runs(make, tmp_path, [(0.9, 3.0), (1.1, 3.0)])
+    manifest = tmp_path / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("node7", "node8"))
+    found = collect([tmp_path])
+    fig = energy_per_token(found.runs, found.inference)
+    rows = {trace.y[0] for trace in fig.data}
+    assert rows == {"tiny · machine 1", "tiny · machine 2"}
+    points = serving_points(found.inference, found.runs)
+    decode = points[(points["subject"] == "student") & (points["phase"] == "decode")]
+    assert dict(zip(decode["machine"], decode["j_per_token"], strict=True)) == {1: 0.9, 2: 1.1}
+    names = {trace.name for trace in energy_per_token_by_length(found.inference, found.runs).data}
+    assert "student of tiny on h100, machine 2, batch 8" in names
 
 
 def test_a_quantised_teacher_is_named_by_its_bits_and_averaged_with_no_other(make, tmp_path):

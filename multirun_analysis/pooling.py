@@ -1,0 +1,284 @@
+"""Joules per token of what serves alike, pooled over the runs that measured it.
+
+Greedy serving at fixed lengths depends on the architecture, the machine and the lengths, not on the
+weights. So all that measured it measured one expectation, and their means are pooled by Student's t
+of R - 1 degrees of freedom. New records say what serves alike by a key; of older ones it is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kdwatts.metrics.efficiency import eff_overall
+from kdwatts.metrics.fieller import Interval
+from kdwatts.metrics.pooling import Spread, agree_p, pool, relative_spread
+from kdwatts.metrics.product import product
+from kdwatts.metrics.quantity import Quantity, ratio
+from kdwatts.metrics.student_t import t_quantile
+from multirun_analysis import built
+from multirun_analysis.pareto import CLASSES, energy_class
+from multirun_analysis.rows import Row, grouped
+from multirun_analysis.served import UNIT, served
+
+SUBJECTS = ("student", "teacher")
+PHASES = ("prefill", "decode")
+
+Place = tuple[int, int, int]
+"""Batch, prompt tokens and new tokens."""
+
+SERVED = ("j_per_token", "random_sd_j", "shared_sd_j", "degrees", "measurements", "key")
+"""What the collector sets of each subject, as columns `student_served_...`."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of serving at one place, by the run that made it."""
+
+    j_per_token: float
+    """Prompt and generated tokens together."""
+    phases_j: Mapping[str, float | None]
+    """Prefill and decode apart, each J/token of its own."""
+    half_width_j: float | None
+    """Of the 95 % interval from the windows within it."""
+    windows: int
+    run: str
+    """The first run that holds it."""
+
+
+@dataclass
+class Pool:
+    """The measurements of one expectation."""
+
+    base: str
+    """As `alike` tells it."""
+    key: str
+    """The same with place and quality."""
+    subject: str
+    quality: str
+    """measured, mixed, estimated, missing or reported."""
+    place: Place | None
+    """None where the records do not say."""
+    run: Row
+    """The first run that holds one of them: its model, card and precision are those of all."""
+    machines: set[tuple] = field(default_factory=set)
+    measurements: dict[tuple, Measurement] = field(default_factory=dict)
+    takers: list[tuple[str, str]] = field(default_factory=list)
+    """Run and subject whose figure this is, whether the run measured it or not."""
+    shared_relative: float | None = None
+    """One standard deviation of the meter's calibration over the energy."""
+    borrowed: Spread | None = None
+    """Of a single measurement: how far runs of other models lie apart on the same machine."""
+
+    @property
+    def values(self) -> list[float]:
+        return [each.j_per_token for each in self.measurements.values()]
+
+    def figure(self) -> Quantity:
+        """Joules per token, prompt and generated tokens together."""
+        return self._pooled(self.values)
+
+    def phase(self, name: str) -> Quantity:
+        """Joules per token of prefill or decode; without a value where one was not told."""
+        values = [each.phases_j.get(name) for each in self.measurements.values()]
+        return self._pooled([] if None in values else [v for v in values if v is not None])
+
+    def _pooled(self, values: list[float]) -> Quantity:
+        return pool(
+            values,
+            unit=UNIT,
+            quality=self.quality,
+            shared_relative=self.shared_relative,
+            borrowed=self.borrowed,
+        )
+
+    def agree_p(self) -> float | None:
+        """p that the runs have one mean, by the windows within them; None where that is unknown."""
+        windows = [_windows(each) for each in self.measurements.values()]
+        return None if None in windows else agree_p([each for each in windows if each])
+
+
+def _windows(one: Measurement) -> list[float] | None:
+    """As many values as there were windows, with their mean and spread: what an F test asks."""
+    n, half = one.windows, one.half_width_j
+    if n < 2 or half is None:
+        return None
+    sd = half / t_quantile(n - 1) * math.sqrt(n)
+    edge = sd * math.sqrt((n - 1) / 2)
+    middle = one.j_per_token
+    return [middle - edge, middle + edge, *[middle] * (n - 2)]
+
+
+def alike(run: Row, subject: str) -> str:
+    """Key of what serves as this model does in this run, apart from the place and the energy class.
+
+    A record without a serving key has one of what it says of both: the pair with its parameters,
+    precision, cards, power limit, host, versions and prompts. Where the host or the parameters are
+    not known, and for an imported run, it is the run's alone.
+    """
+    if key := run.get(f"{subject}_serving_key"):
+        return key
+    params = run.get(f"{subject}_params")
+    if run.get("origin") or run.get("host") is None or params is None:
+        asked: tuple = (subject, run["run"])
+    else:
+        asked = (
+            subject, params, run["model"], run["precision"], *_machine(run), _versions(run),
+            run.get("serving_prompts") or run["data"],
+            run.get("teacher_quantization") if subject == "teacher" else None,
+        )  # fmt: skip
+    return "alike-" + hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+
+
+def _machine(run: Row) -> tuple:
+    return tuple(run.get(key) for key in ("host", "gpu", "gpu_name", "num_gpus", "power_limit_w"))
+
+
+def _versions(run: Row) -> tuple:
+    """Of what reads and runs the model; other libraries do not change its joules."""
+    found = json.loads(run.get("versions") or "{}")
+    return tuple(found.get(name) for name in ("kdwatts", "torch", "transformers"))
+
+
+def place_of(row: Row) -> Place:
+    return row["batch_size"], row["prompt_tokens"], row["new_tokens"]
+
+
+def identity(row: Row) -> tuple:
+    """What tells one measurement from another: its number, joules and seconds to the last bit."""
+    parts = ("measurement", "total_j_per_token", *(f"{phase}_duration_s" for phase in PHASES))
+    return tuple(row.get(part) for part in parts)
+
+
+def serving_pools(runs: Iterable[Row], inference: Iterable[Row]) -> list[Pool]:
+    """The pools of the finished runs, each at the place that answers for its run."""
+    finished = [run for run in runs if run["finished"]]
+    by_run = grouped(inference, lambda row: (row["run"], row["subject"]))
+    pools: dict[tuple, Pool] = {}
+    waiting = []
+    for run in finished:
+        for subject in SUBJECTS:
+            rows = _at_its_place(run, subject, by_run.get((run["run"], subject), []))
+            held = [row for row in rows if row["total_j_per_token"] is not None]
+            for row in held:
+                _add(pools, run, subject, row)
+            if not held and run.get(f"{subject}_serving_key"):
+                waiting.append((run, subject))
+    found = list(pools.values())
+    for run, subject in waiting:
+        _take(found, run, subject)
+    _borrow(found)
+    return found
+
+
+def _at_its_place(run: Row, subject: str, rows: list[Row]) -> list[Row]:
+    """The records of serving at the place that answers; of a run without any, of its metrics."""
+    place = _stated_place(run)
+    if not rows:
+        row = {
+            "total_j_per_token": run.get(f"{subject}_total_j_per_token"),
+            "total_interval_95_j": run.get(f"{subject}_total_interval_95_j"),
+            "quality": run.get("inference_energy_quality"),
+            "place": place,
+        }
+        return [row | {f"{p}_j_per_token": run.get(f"{subject}_{p}_j_per_token") for p in PHASES}]
+    # An older run was told by the first place of its grid.
+    place = place or place_of(rows[0])
+    return [row | {"place": place} for row in rows if place_of(row) == place]
+
+
+def _stated_place(run: Row) -> Place | None:
+    parts = tuple(
+        run.get(f"serving_{part}") for part in ("batch_size", "prompt_tokens", "new_tokens")
+    )
+    return None if None in parts else parts  # pyright: ignore[reportReturnType]
+
+
+def _add(pools: dict[tuple, Pool], run: Row, subject: str, row: Row) -> None:
+    base = alike(run, subject)
+    quality = "reported" if row["quality"] == "reported" else energy_class(row["quality"])
+    place = row["place"]
+    at = (base, place, quality)
+    if at not in pools:
+        words = "" if place is None else " b{} p{} n{}".format(*place)
+        pools[at] = Pool(base, f"{base}{words} {quality}", subject, quality, place, run)
+    mine = pools[at]
+    mine.machines.add(_machine(run))
+    repeats = [row.get(f"{phase}_repeats") or 0 for phase in PHASES]
+    mine.measurements.setdefault(
+        identity(row),
+        Measurement(
+            row["total_j_per_token"],
+            {phase: row.get(f"{phase}_j_per_token") for phase in PHASES},
+            row.get("total_interval_95_j"),
+            min(repeats),
+            run["run"],
+        ),
+    )
+    if (run["run"], subject) not in mine.takers:
+        mine.takers.append((run["run"], subject))
+    own = built.own(run)
+    if own.value and own.shared_sd is not None and energy_class(own.quality) == quality:
+        mine.shared_relative = max(mine.shared_relative or 0.0, own.shared_sd / own.value)
+
+
+def _take(pools: list[Pool], run: Row, subject: str) -> None:
+    """Give a run that measured nothing the figure of those that serve alike."""
+    base, place = alike(run, subject), _stated_place(run)
+    fitting = [p for p in pools if p.base == base and place in (None, p.place)]
+    # A run that does not say its place has no figure where there are several.
+    if len({p.place for p in fitting}) == 1:
+        best = min(fitting, key=lambda p: (*CLASSES, "reported").index(p.quality))
+        best.takers.append((run["run"], subject))
+
+
+def _borrow(pools: list[Pool]) -> None:
+    """Sets `borrowed`: of single measurements, what others on the same machine are apart."""
+    lenders = [p for p in pools if len(p.measurements) > 1]
+    for mine in pools:
+        if len(mine.measurements) == 1 and mine.quality != "reported":
+            groups = [
+                other.values
+                for other in lenders
+                if other.quality == mine.quality and other.machines & mine.machines
+            ]
+            mine.borrowed = relative_spread(groups)
+
+
+def pool_served(runs: list[Row], inference: Iterable[Row]) -> None:
+    """Sets SERVED of both subjects, and `eff_overall` of these figures with its 95 % interval.
+
+    `eff_overall_low` and `eff_overall_high` join the interval of OM_perf over the benchmarks'
+    samples with Fieller's of teacher over student joules; see `kdwatts.metrics.product`. The
+    Eff_overall of an imported run stays as its import judged it.
+    """
+    by_name = {run["run"]: run for run in runs}
+    for run in runs:
+        run |= {f"{subject}_served_{name}": None for subject in SUBJECTS for name in SERVED}
+        run |= {"eff_overall_low": None, "eff_overall_high": None}
+    for each in serving_pools(runs, inference):
+        figure = each.figure()
+        degrees = None if figure.random_sd is None else figure.degrees
+        numbers = (figure.value, figure.random_sd, figure.shared_sd, degrees)
+        numbers = (*numbers, len(each.measurements), each.key)
+        for name, subject in each.takers:
+            run = by_name[name]
+            for column, value in zip(SERVED, numbers, strict=True):
+                run[f"{subject}_served_{column}"] = value
+            if run["inference_energy_quality"] in (None, "missing"):
+                # It measured neither model: its joules are obtained as the others' were.
+                run["inference_energy_quality"] = each.quality
+    for run in runs:
+        if run["finished"] and not run.get("origin"):
+            _set_eff_overall(run)
+
+
+def _set_eff_overall(run: Row) -> None:
+    teacher, student = served(run, "teacher"), served(run, "student")
+    run["eff_overall"] = eff_overall(run["om_perf"], teacher.value, student.value)
+    kept = Interval(run["om_perf"], run.get("om_perf_low"), run.get("om_perf_high"))
+    found = product(kept, ratio(teacher, student))
+    run["eff_overall_low"], run["eff_overall_high"] = found.low, found.high
