@@ -9,11 +9,12 @@ from kdwatts.records import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
+from multirun_analysis.comparison_words import p_words
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import Pool, serving_pools
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.statistics import ALPHA, p_words
+from multirun_analysis.statistics import ALPHA
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
