@@ -251,6 +251,15 @@ class Metrics:
     """Limit that the first card enforced, set by whoever runs it; None without a card."""
     teacher_quantization: str | None = None
     """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
+    grid_source: str | None = None
+    grid_boundary: str | None = None
+    """This and the six below are as in the section `site`; None in a record reads as unstated."""
+    grid_basis: str | None = None
+    grid_kind: str | None = None
+    grid_gases: str | None = None
+    grid_year: int | None = None
+    grid_release: str | None = None
+    grid_licence: str | None = None
     schema: int = SCHEMA
 
 

@@ -176,6 +176,14 @@ def _metrics(
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
         teacher_quantization=teacher.quantization if teacher else None,
+        grid_source=site.grid_source,
+        grid_boundary=site.grid_boundary,
+        grid_basis=site.grid_basis,
+        grid_kind=site.grid_kind,
+        grid_gases=site.grid_gases,
+        grid_year=site.grid_year,
+        grid_release=site.grid_release,
+        grid_licence=site.grid_licence,
     )
 
 
