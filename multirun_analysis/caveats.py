@@ -11,6 +11,8 @@ from multirun_analysis.collect import Collected
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.site import factor_words, provenance_words, stated_sites
+from multirun_analysis.siting import site_words
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
@@ -238,13 +240,11 @@ def _seeds(students: list[Row]) -> str:
 
 
 def _carbon(students: list[Row]) -> str:
-    sites = {
-        f"{run['site']}: {units.significant(run['grid_gco2e_per_kwh'])} gCO2e/kWh, PUE "
-        f"{units.significant(run['pue'])}"
-        for run in known(students, "site", "grid_gco2e_per_kwh", "pue")
-    }
-    text = f"CO2e is own energy times PUE times grid intensity ({'; '.join(sorted(sites))})."
-    return text if sites else ""
+    sites = sorted(
+        f"{factor_words(site)}, {provenance_words(site)}" for site in stated_sites(students)
+    )
+    text = f"CO2e is own energy times PUE times the grid's factor ({'; '.join(sites)})."
+    return f"{text} {site_words(students)}" if sites else ""
 
 
 def _hardware(runs: list[Row], *, name_hosts: bool) -> str:
