@@ -24,8 +24,8 @@ def test_seeds_give_an_interval_of_the_joules_alone(make, tmp_path):
             inherited_energy_j=0.0, inherited_energy_by_artifact_j={},
         )  # fmt: skip
     row = co2e_by_site_table(collect([tmp_path]).runs).set_index("site").loc["france"]
-    # s = 0.2 MJ / sqrt(2); 12.706 / sqrt(2) of it is 1.2706 MJ.
-    assert row["half_width_kg"] == pytest.approx(1.2706 / 3.6 * 0.0594)
+    # s = 0.2 MJ / sqrt(2); 12.7062 / sqrt(2) of it is 1.27062 MJ.
+    assert row["half_width_kg"] == pytest.approx(1.27062 / 3.6 * 0.0594)
 
 
 def test_estimated_joules_make_open_marks_and_unknown_inheritance_triangles(make, tmp_path):

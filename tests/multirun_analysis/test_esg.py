@@ -124,11 +124,14 @@ def test_runs_that_state_no_site_are_said_to_be_counted_at_the_others(make, tmp_
     assert "1 of 2 runs state none: their joules are counted at it too." in text
 
 
+SPREAD = {"student_total_interval_95_j": 0.02, "teacher_total_interval_95_j": 0.02}
+
+
 def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_path):
     make.run(
         tmp_path / "0", own_energy_j=3.6e6, inherited_energy_j=0.0,
         inherited_energy_by_artifact_j={}, student_total_j_per_token=1.0,
-        teacher_total_j_per_token=3.0,
+        teacher_total_j_per_token=3.0, **SPREAD,
     )  # fmt: skip
     _, text = text_of(collect([tmp_path]), tokens_per_day=36_000)
     # 365 days of 36,000 tokens save 2 J each: 7.3 kWh, less the 1 kWh of building.
@@ -141,7 +144,7 @@ def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_p
 
 def test_a_student_that_saves_nothing_avoids_nothing(make, tmp_path):
     changes = {"student_total_j_per_token": 4.0, "teacher_total_j_per_token": 3.0}
-    make.run(tmp_path / "0", **changes)
+    make.run(tmp_path / "0", **changes, **SPREAD)
     _, text = text_of(collect([tmp_path]))
     assert re.search(r"response[^.]* 0\.950 never - measured", text)
 
