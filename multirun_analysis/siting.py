@@ -78,13 +78,14 @@ def site_words(runs: list[Row]) -> str:
 def several_words(students: list[Row]) -> str:
     """Why runs of several sites have no CO2e in common, and what to do."""
     stated = stated_sites(students)
-    names = _listed(sorted({site.name for site in stated}))
+    names = sorted({site.name for site in stated})
+    what = "sites, " if len(names) == len(stated) else "grid factors, of "
     kinds = {site.counts: counts_words(site) for site in stated}
-    words = f", whose grid factors count unlike things ({'; '.join(kinds.values())})"
+    words = f", which count unlike things ({'; '.join(kinds.values())})"
     unlike = words if len(kinds) > 1 else ""
     return (
-        f"The runs state {len(stated)} sites, {names}{unlike}: the CO2e of each is at its own, and "
-        "none is added, averaged or ranked; name one with --site."
+        f"The runs state {len(stated)} {what}{_listed(names)}{unlike}: the CO2e of each is at its "
+        "own, and none is added, averaged or ranked; name one with --site."
     )
 
 

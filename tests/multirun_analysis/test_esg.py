@@ -100,7 +100,7 @@ def test_co2e_of_runs_whose_factors_count_unlike_things_is_not_added(make, tmp_p
     _, text = text_of(collect([tmp_path]), site=None)
     assert "Sum measured 2 2.00 - - -" in text
     assert (
-        "The runs state 2 sites, at-combustion and at-lifecycle, whose grid factors count unlike "
+        "The runs state 2 sites, at-combustion and at-lifecycle, which count unlike "
         "things (combustion alone, generation, average, CO2e; life cycle, generation, average, "
         "CO2e): the CO2e of each is at its own, and none is added, averaged or ranked; name one "
         "with --site." in text

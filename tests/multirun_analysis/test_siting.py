@@ -100,6 +100,17 @@ def test_a_record_of_the_same_site_is_no_other(make, tmp_path):
     assert text.endswith("; the runs' own records state france with other figures.")
 
 
+def test_old_and_new_records_of_one_site_are_told_apart_in_a_sentence(make, tmp_path):
+    old = dict.fromkeys(("grid_source", *GRID))
+    make.run(tmp_path / "0", **record_of(FRANCE))
+    make.run(tmp_path / "1", student_key="b", **record_of(FRANCE) | old)
+    assert site_words(to_rows(collect([tmp_path]).runs)) == (
+        "The runs state 2 grid factors, of france, which count unlike things (life cycle, "
+        "generation, average, CO2e; what the factor of france counts is unstated): the CO2e of "
+        "each is at its own, and none is added, averaged or ranked; name one with --site."
+    )
+
+
 FOREIGN = ("473", "334", "1.56", "combustion", "eGRID", "Uptime", "usa", "sweden", "384")
 """Figures and words of other sites' factors."""
 
@@ -123,7 +134,7 @@ def test_a_page_at_one_site_has_nothing_of_another_s_factor(two_sites, profile):
 
 def test_a_page_of_several_sites_names_each_run_s_and_ranks_none(two_sites):
     text = words_of(report_html(collect([two_sites]), profile="esg"))
-    assert "The runs state 2 sites, texas and world, whose grid factors count unlike things" in text
+    assert "The runs state 2 sites, texas and world, which count unlike things (" in text
     assert "own energy, at each run's site" in text
     assert "738 g world: life cycle, generation, average, CO2e" in text
     assert "735 g texas: combustion alone, generation, average, CO2e" in text
