@@ -55,6 +55,11 @@ class Site:
 _WORDS = {"lifecycle": "life cycle", "combustion": "combustion alone", "co2": "CO2", "co2e": "CO2e"}
 
 
+def boundary_words(site: Site) -> str:
+    """The first of what a factor counts, for a narrow column; plain text."""
+    return _WORDS.get(site.grid_boundary, f"boundary {site.grid_boundary}")
+
+
 def counts_words(site: Site) -> str:
     """What the factor counts; plain text."""
     facts = {fact: str(getattr(site, fact)) for fact in GRID_FACTS}

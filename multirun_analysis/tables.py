@@ -11,7 +11,7 @@ from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.page import escaped, facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.rows import Row, distinct_students, grouped, known
-from multirun_analysis.site import common_site, counts_words, stated_sites
+from multirun_analysis.site import boundary_words, common_site, stated_sites
 
 _COLUMNS = {
     "Own energy": "± sd",
@@ -70,8 +70,9 @@ def _run_row(run: Row, *, tells_site: bool) -> str:
 
 
 def _site_words(run: Row) -> str | None:
-    """Whose electricity a run's CO2e is of, and what its factor counts."""
-    return next((f"{site.name}: {counts_words(site)}" for site in stated_sites([run])), run["site"])
+    """Whose electricity a run's CO2e is of, and the boundary of its factor; Methods say more."""
+    words = (f"{site.name}, {boundary_words(site)}" for site in stated_sites([run]))
+    return next(words, run["site"])
 
 
 def _bits(run: Row) -> str:
