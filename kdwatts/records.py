@@ -294,6 +294,15 @@ class Metrics:
     student_at_chance: list[str] | None = None
     benchmarks_without_chance: list[str] | None = None
     """Left out of accuracy_kept, as guessing has no score there, such as of TruthfulQA mc2."""
+    grid_source: str | None = None
+    grid_boundary: str | None = None
+    """This and the six below are as in the section `site`; None in a record reads as unstated."""
+    grid_basis: str | None = None
+    grid_kind: str | None = None
+    grid_gases: str | None = None
+    grid_year: int | None = None
+    grid_release: str | None = None
+    grid_licence: str | None = None
     schema: int = SCHEMA
 
 

@@ -30,6 +30,7 @@ from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
 from multirun_analysis.site import site_of
+from multirun_analysis.siting import at_site
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
+        collected = collected if site is None else at_site(collected, site)
         missing = [*collected.left_out, *_unreadable(collected.runs)]
         if True not in list(collected.runs["finished"]):
             missing.append("no run is finished: the page has their reasons and no figures")
-        shown = exhibits_of(collected)
+        shown = exhibits_of(collected, site)
         report_path = write_report(
             collected,
             out_dir,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from kdwatts.grid import GRID_FACTS
 from kdwatts.metrics.footprint import co2e_kg
 from multirun_analysis import units
 from multirun_analysis.marks import (
@@ -21,32 +24,40 @@ from multirun_analysis.marks import (
     settings_by_kind,
 )
 from multirun_analysis.palette import styled
-from multirun_analysis.rows import distinct_students, grouped, known, to_rows
-from multirun_analysis.site import all_sites
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.site import GRID, Site, all_sites, counts_words
 
 _SITE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#b88a00", "#66717b", "#a3475c")
+
+_AXIS_PX = 85
+"""Room below a panel for its ticks and the two lines of its title."""
 
 WITH_SHARE, ALONE = "building, with its share of inherited work", "building alone"
 
 
-def co2e_by_site_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Kilograms of CO2e of each setting at each site of conf/site, with half of a 95 % interval.
+def co2e_by_site_table(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> pd.DataFrame:
+    """Kilograms of CO2e of each setting at each of `sites`, with half of a 95 % interval; None is
+    every site of conf/site.
 
     Of building the student and its share of inherited work; `what` says so where what was
     inherited is unknown and the building is alone. The interval is over seeds and is of the joules
-    alone: the grid's and the building's figures have none.
+    alone: the grid's and the building's figures have none. Rows of one `counts` alone may be added
+    or ranked.
     """
     found = []
+    classes = _classes(all_sites() if sites is None else sites)
     for setting, column, what in _settings(runs):
         mean = setting_mean(setting.rows, column)
         assert mean is not None, "its rows are those that have it"
-        for site in all_sites():
+        for site, counts in ((site, c) for c, same in classes.items() for site in same):
             at = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
             found.append(
                 facets(setting.rows)
+                | {name: getattr(site, name) for name in GRID}
                 | {
                     "setting": setting.label,
                     "site": site.name,
+                    "counts": counts,
                     "co2e_kg": co2e_kg(mean.mean, **at),
                     "half_width_kg": co2e_kg(mean.half_width, **at),
                     "energy_j": mean.mean,
@@ -57,7 +68,23 @@ def co2e_by_site_table(runs: pd.DataFrame) -> pd.DataFrame:
             )
     columns = ["group", "setting", "paradigm", "model", "gpu", "num_seeds", "site", "co2e_kg"]
     columns += ["half_width_kg", "energy_j", "energy_class", "what", "pue", "grid_gco2e_per_kwh"]
-    return pd.DataFrame(found, columns=columns)
+    table = pd.DataFrame(found, columns=[*columns, "counts", *GRID])
+    return table.astype({"grid_year": "Int64"})
+
+
+def _classes(sites: Sequence[Site]) -> dict[str, list[Site]]:
+    """Sites whose factors count alike, by what they count in words; the largest class first."""
+    classes: dict[tuple[str, ...], list[Site]] = {}
+    for site in sites:
+        classes.setdefault(site.counts, []).append(site)
+    ordered = sorted(classes.values(), key=len, reverse=True)
+    return {_class_words(same[0]): same for same in ordered}
+
+
+def _class_words(site: Site) -> str:
+    """What the factor counts; with the site's name where that is a class of its own."""
+    words = counts_words(site)
+    return words if len(site.counts) == len(GRID_FACTS) else f"{site.name} alone: {words}"
 
 
 def _settings(runs: pd.DataFrame) -> list[tuple[Setting, str, str]]:
@@ -72,55 +99,68 @@ def _settings(runs: pd.DataFrame) -> list[tuple[Setting, str, str]]:
     ]
 
 
-def co2e_by_site(runs: pd.DataFrame) -> go.Figure:
-    """CO2e of each setting, a mark for each site, on a logarithmic axis.
+def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> go.Figure:
+    """CO2e of each setting, a mark for each of `sites` (None: all of conf/site), on logarithmic
+    axes: a panel for the sites whose grid factors count alike.
 
     Open marks are not measured. A triangle leaves out what was inherited, which is unknown.
     """
-    table = to_rows(co2e_by_site_table(runs))
+    table = to_rows(co2e_by_site_table(runs, sites))
     labels = list(dict.fromkeys(row["setting"] for row in table))
     shown = labels[:MAX_ROWS]
     rows = [row for row in table if row["setting"] in shown]
     factor, prefix = _mass(max((row["co2e_kg"] for row in rows), default=1.0))
-    fig = go.Figure()
-    # Least first, so that the legend reads as the marks lie.
-    by_site = grouped(sorted(rows, key=lambda r: r["pue"] * r["grid_gco2e_per_kwh"]), "site")
-    for index, (site, marks) in enumerate(by_site.items()):
-        color = _SITE_COLORS[index % len(_SITE_COLORS)]
-        fig.add_scatter(
-            x=[row["co2e_kg"] / factor for row in marks],
-            y=[row["setting"] for row in marks],
-            mode="markers",
-            name=escape(site),
-            marker={
-                "color": color,
-                "size": 10,
-                "symbol": [_symbol(row["what"], row["energy_class"]) for row in marks],
-                "line": {
-                    "width": [0 if r["energy_class"] == "measured" else 2 for r in marks],
-                    "color": color,
-                },
-            },
-            error_x=error_bars([row["half_width_kg"] for row in marks], factor, color, 1.3),
-            hovertext=[
-                f"<b>{escape(row['setting'])}</b><br>{escape(site)}: "
-                f"{units.quantity(1000 * row['co2e_kg'], 'g', error=_grams(row['half_width_kg']))}"
-                f" CO2e ({row['energy_class']})<br>{row['what']}<br>"
-                f"{units.significant(row['grid_gco2e_per_kwh'])} g/kWh, PUE {row['pue']:g}"
-                for row in marks
-            ],
-            hoverinfo="text",
-            customdata=[row["group"] for row in marks],
-            meta={"site": site},
-        )
+    names = {row["site"] for row in rows}
+    # Plotly draws no legend of one trace.
+    only = f" at {escape(names.pop())}" if len(names) == 1 else ""
+    panels = grouped(rows, "counts")
+    num_panels, panel_px = max(1, len(panels)), 40 * max(1, len(shown)) + _AXIS_PX
+    fig = make_subplots(num_panels, 1, vertical_spacing=_AXIS_PX / (num_panels * panel_px))
+    color = iter(_SITE_COLORS * (1 + len(rows) // len(_SITE_COLORS)))
+    for place, (counts, same) in enumerate(panels.items(), start=1):
+        # Least first, so that the legend reads as the marks lie.
+        by_site = grouped(sorted(same, key=lambda r: r["pue"] * r["grid_gco2e_per_kwh"]), "site")
+        for site, marks in by_site.items():
+            fig.add_trace(_marks(site, marks, factor, next(color)), row=place, col=1)
+        title = f"CO2e of building one student{only}, {prefix}<br>{escape(counts)}"
+        values = [row["co2e_kg"] / factor for row in same if row["co2e_kg"]]
+        axis = log_axis(min(values), max(values)) if values else {}
+        fig.update_xaxes(title_text=title, **axis, row=place, col=1)
     say_left_out(fig, len(labels) - len(shown), "settings")
-    x = f"CO2e of building one student, {prefix}"
-    styled(fig, height=130 + 40 * max(1, len(shown)), x=x)
-    values = [row["co2e_kg"] / factor for row in rows if row["co2e_kg"]]
-    if values:
-        fig.update_xaxes(**log_axis(min(values), max(values)))
+    styled(fig, height=65 + num_panels * panel_px)
     named_rows(fig, shown[::-1])
     return fig.update_yaxes(showgrid=True)
+
+
+def _marks(site: str, marks: list[Row], factor: float, color: str) -> go.Scatter:
+    """One site's, a mark for each setting."""
+    return go.Scatter(
+        x=[row["co2e_kg"] / factor for row in marks],
+        y=[row["setting"] for row in marks],
+        mode="markers",
+        name=escape(site),
+        marker={
+            "color": color,
+            "size": 10,
+            "symbol": [_symbol(row["what"], row["energy_class"]) for row in marks],
+            "line": {
+                "width": [0 if r["energy_class"] == "measured" else 2 for r in marks],
+                "color": color,
+            },
+        },
+        error_x=error_bars([row["half_width_kg"] for row in marks], factor, color, 1.3),
+        hovertext=[
+            f"<b>{escape(row['setting'])}</b><br>{escape(site)}: "
+            f"{units.quantity(1000 * row['co2e_kg'], 'g', error=_grams(row['half_width_kg']))}"
+            f" CO2e ({row['energy_class']})<br>{row['what']}<br>"
+            f"{units.significant(row['grid_gco2e_per_kwh'])} g/kWh, PUE {row['pue']:g}<br>"
+            f"{escape(row['counts'])}"
+            for row in marks
+        ],
+        hoverinfo="text",
+        customdata=[row["group"] for row in marks],
+        meta={"site": site},
+    )
 
 
 def _symbol(what: str, kind: str) -> str:

@@ -14,6 +14,8 @@ from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_wi
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import Pool, serving_pools
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.site import factor_words, provenance_words, stated_sites
+from multirun_analysis.siting import site_words
 from multirun_analysis.statistics import ALPHA
 
 
@@ -275,13 +277,11 @@ def _seeds(students: list[Row]) -> str:
 
 
 def _carbon(students: list[Row]) -> str:
-    sites = {
-        f"{run['site']}: {units.significant(run['grid_gco2e_per_kwh'])} gCO2e/kWh, PUE "
-        f"{units.significant(run['pue'])}"
-        for run in known(students, "site", "grid_gco2e_per_kwh", "pue")
-    }
-    text = f"CO2e is own energy times PUE times grid intensity ({'; '.join(sorted(sites))})."
-    return text if sites else ""
+    sites = sorted(
+        f"{factor_words(site)}, {provenance_words(site)}" for site in stated_sites(students)
+    )
+    text = f"CO2e is own energy times PUE times the grid's factor ({'; '.join(sites)})."
+    return f"{text} {site_words(students)}" if sites else ""
 
 
 def _hardware(runs: list[Row], *, name_hosts: bool) -> str:

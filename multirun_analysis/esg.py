@@ -8,6 +8,7 @@ from html import escape
 
 import pandas as pd
 
+from kdwatts.grid import UNSTATED
 from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from multirun_analysis import units
@@ -17,7 +18,8 @@ from multirun_analysis.page import facet, section, table
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import repayments
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.site import Site
+from multirun_analysis.site import Site, all_sites, counts_words, provenance_words, stated_sites
+from multirun_analysis.siting import several_words, site_words
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _summary(runs: pd.DataFrame, stages: pd.DataFrame, site: Site | None) -> str
         "once. Measured and estimated figures are never added. Boundary: processors and memory as "
         "their own sensors see them, named under Methods; power supplies, cooling beyond PUE, "
         "networks, the making of hardware and staff are outside. Location-based.",
-        table(heads, body) + f'<dl class="basis">{_basis(site)}</dl>',
+        table(heads, body) + f'<dl class="basis">{_basis(site, to_rows(runs))}</dl>',
         anchor="summary",
     )
 
@@ -139,14 +141,24 @@ def _small(value: float | None) -> str:
     return f"{value:.2e}" if 0 < abs(value) < 1e-4 else units.significant(value)
 
 
-def _basis(site: Site | None) -> str:
+def _basis(site: Site | None, runs: list[Row]) -> str:
+    students = distinct_students(runs)
     if site is None:
         text = "The runs were given no common site; name one with --site to have kg CO2e."
-        return f"<dt>Site</dt><dd>{text}</dd>"
+        if stated_sites(students):
+            text = several_words(students)
+        return f"<dt>Site</dt><dd>{escape(text)}</dd>"
+    silent = [run for run in students if not stated_sites([run])]
+    uncounted = (
+        f" {len(silent)} of {len(students)} runs state none: their joules are counted at it too."
+        if silent
+        else ""
+    )
     unknown = "stated by the runs; conf/site has another figure by now"
     lines = {
-        "Site": site.name,
+        "Site": f"{site_words(runs) or site.name}{uncounted}",
         "Grid factor": f"{site.grid_gco2e_per_kwh:g} gCO2e/kWh: {site.grid_source or unknown}",
+        "It counts": f"{counts_words(site)}; {provenance_words(site)}{_stated_by_now(site)}",
         "PUE": f"{site.pue:g}: {site.pue_source or unknown}",
         "Water": "no figure is published for this site, so litres are unknown"
         if site.wue_l_per_kwh is None
@@ -158,6 +170,14 @@ def _basis(site: Site | None) -> str:
 
 def _kept(rows: list[Row]) -> str:
     return "; ".join(filter(None, (kept_words(rows), at_chance_words(rows))))
+
+
+def _stated_by_now(site: Site) -> str:
+    """What to do where records leave unstated what conf/site has learned to state."""
+    shipped = [other for other in all_sites() if other.figures == site.figures]
+    if not shipped or UNSTATED not in site.counts or UNSTATED in shipped[0].counts:
+        return ""
+    return f". The records are older than that; --site {site.name} takes what conf/site states"
 
 
 def _avoided(

@@ -47,6 +47,7 @@ from multirun_analysis.serving import (
     energy_per_token_table,
     serving_points,
 )
+from multirun_analysis.site import Site
 from multirun_analysis.statistics import against_baseline, comparisons_table, told_columns
 from multirun_analysis.timelines import devices_over_time, devices_over_time_table
 
@@ -72,10 +73,12 @@ def exhibits(
     train: pd.DataFrame,
     inference: pd.DataFrame,
     summaries: pd.DataFrame,
+    *,
+    site: Site | None = None,
 ) -> dict[str, Exhibit]:
     """Every exhibit over all runs by name, without the empty ones; tables are those of Collected.
 
-    `inference` and `summaries` may be empty.
+    `inference` and `summaries` may be empty. CO2e is at `site`, or at each there is.
     """
     found = {
         f"{quality.column}_against_{energy}": quality_exhibit(runs, energy=energy, quality=quality)
@@ -83,6 +86,7 @@ def exhibits(
         for energy in ENERGY_TITLES
     }
     found |= _worth(runs) | _serving(runs, inference) | _decisions(runs, train)
+    found["co2e_by_site"] = _carbon(runs, site)
     found["energy_by_stage"] = _exhibit(
         "Energy by stage",
         "All attempts of each run. Hatched stages were reused: the bar is what they once cost "
@@ -182,15 +186,23 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
             break_even_over_students(runs, train),
             break_even_over_students_table(runs, train),
         ),
-        "co2e_by_site": _exhibit(
-            "CO2e by site",
-            "Of building one student with its share of inherited work; a triangle leaves out what "
-            "was inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
-            "intervals over seeds, of the joules alone.",
-            co2e_by_site(runs),
-            co2e_by_site_table(runs),
-        ),
     }
+
+
+def _carbon(runs: pd.DataFrame, site: Site | None) -> Exhibit:
+    sites = None if site is None else [site]
+    apart = (
+        " Sites whose grid factors count unlike things, or do not state what they count, have a "
+        "panel of their own: compare within a panel alone."
+    )
+    return _exhibit(
+        "CO2e by site",
+        "Of building one student with its share of inherited work; a triangle leaves out what was "
+        "inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
+        f"intervals over seeds, of the joules alone.{'' if site else apart}",
+        co2e_by_site(runs, sites),
+        co2e_by_site_table(runs, sites),
+    )
 
 
 def with_comparisons(shown: dict[str, Exhibit], runs: pd.DataFrame) -> dict[str, Exhibit]:

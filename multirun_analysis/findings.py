@@ -15,6 +15,7 @@ from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import count_words, repayments, verdict_words
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.served import served
+from multirun_analysis.site import common_site
 from multirun_analysis.statistics import (
     COLUMNS,
     Comparison,
@@ -41,7 +42,11 @@ def mean_words(rows: list[Row], column: str, unit: str | None = None, *, scale: 
 
 
 def result_rows(students: list[Row]) -> Table:
-    """Quality and energy of each setting, below them the teachers'."""
+    """Quality and energy of each setting, below them the teachers'.
+
+    Without a site in common there is no CO2e: a mean, and the column, would mix unlike factors.
+    """
+    site = common_site(students)
     heads = ["Setting", "Seeds", "Accuracy kept", "OM_perf", "Bits per byte", "Building"]
     heads += ["With share", "Training", "CO2e", "Energy is"]
     rows = [
@@ -54,7 +59,7 @@ def result_rows(students: list[Row]) -> Table:
             mean_words(setting.rows, "own_energy_j", "J"),
             mean_words(setting.rows, "total_amortised_energy_j", "J"),
             mean_words(setting.rows, "train_j_per_token", "J/token"),
-            mean_words(setting.rows, "co2e_kg", "g", scale=1000),
+            mean_words(setting.rows, "co2e_kg", "g", scale=1000) if site else units.MISSING,
             setting.kind,
         ]
         for setting in settings_by_kind(students, "own_energy_quality")

@@ -33,6 +33,8 @@ from multirun_analysis.findings import (
 from multirun_analysis.plots import BITS_PER_BYTE
 from multirun_analysis.rows import Row, distinct_students, known, to_rows
 from multirun_analysis.sections import Exhibits
+from multirun_analysis.site import factor_words, stated_sites
+from multirun_analysis.siting import site_words
 from multirun_analysis.writing import replace_whole
 
 WIDTH_PX = 760
@@ -108,6 +110,7 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         "seeds and over the benchmarks' samples. OM_perf is the plain mean of student over teacher "
         "score. With share: the student's part of what several inherit (shards, the teacher's "
         "signals, training the teacher) is added to its building. CO2e is of the building alone.",
+        *filter(None, [markdown.text(site_words(rows))]),
         markdown.table(*result_rows(students), align="lrrrrrrrrl"),
         *exhibits("quality"),
         *_comparisons(runs, exhibits("comparisons")),
@@ -162,7 +165,7 @@ def _what_was_run(rows: list[Row], students: list[Row]) -> list[tuple[str, str]]
         "Target tokens of each student": _range(students, "train_tokens"),
         "Precision of training": _distinct(students, "precision"),
         "Machine": "; ".join(dict.fromkeys(filter(None, map(_machine, students)))),
-        "Electricity": "; ".join(dict.fromkeys(map(_site, known(students, "site", "pue")))),
+        "Electricity": "; ".join(map(factor_words, stated_sites(students))),
         "Finished": " to ".join(_ends(str(r["updated_utc"])[:10] for r in students)),
         "Commit": ", ".join(sorted({short_commit(r["git_commit"])
                                     for r in known(students, "git_commit")})),
@@ -198,11 +201,6 @@ def _machine(run: Row) -> str:
     threads = run["cpu_threads"] and f"{run['cpu_threads']} threads"
     driver = run["driver"] and f"driver {run['driver']}"
     return ", ".join(filter(None, (run["cards"], driver, run["cpu"], threads)))
-
-
-def _site(run: Row) -> str:
-    grid = units.significant(run["grid_gco2e_per_kwh"])
-    return f"{run['site']}: {grid} gCO2e/kWh, PUE {units.significant(run['pue'])}"
 
 
 def _commands(students: list[Row], arguments: str) -> str:

@@ -37,6 +37,7 @@ from multirun_analysis.sections import (
     stage_section,
 )
 from multirun_analysis.site import Site, common_site
+from multirun_analysis.siting import RECORDED, at_site, site_words
 from multirun_analysis.tables import (
     imported_section,
     runs_section,
@@ -74,10 +75,12 @@ def report_name(profile: str) -> str:
     return "report.html" if profile == "research" else f"report_{profile}.html"
 
 
-def exhibits_of(collected: Collected) -> Exhibits:
-    """Every exhibit over all runs, by name."""
+def exhibits_of(collected: Collected, site: Site | None = None) -> Exhibits:
+    """Every exhibit over all runs, by name; CO2e at `site` alone where one is asked for."""
     return exhibits(
-        collected.runs, collected.stages, collected.train, collected.inference, collected.summaries
+        *(collected.runs, collected.stages, collected.train, collected.inference),
+        collected.summaries,
+        site=site,
     )
 
 
@@ -110,12 +113,14 @@ def report_html(
 ) -> str:
     """The page as text, for one of PROFILES.
 
-    Cost and emissions of a service are those at `site`, which is the runs' own if None, and of so
-    many tokens served a day. `shown` are the exhibits, where they are made already.
+    All cost and emissions are those at `site`, or where it is None at the runs' own; those of a
+    service are of so many tokens served a day. `shown` are the exhibits, where they are made
+    already, for the same site.
     """
+    shown = exhibits_of(collected, site) if shown is None else shown
+    collected = collected if site is None else at_site(collected, site)
     runs, stages, train = collected.runs, collected.stages, collected.train
     rows = to_rows(runs)
-    shown = exhibits_of(collected) if shown is None else shown
     site = site or common_site(distinct_students(rows))
     builders = {
         "quality": lambda: quality_section(runs, shown),
@@ -159,6 +164,7 @@ def _page(runs: pd.DataFrame, sections: list[str], *, profile: str) -> str:
     )
     folders = sorted({str(Path(folder).parent) for folder in runs["folder"]})
     students = distinct_students(runs)
+    as_recorded = ", CO2e at the site of each run's record" if RECORDED in runs else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -175,7 +181,7 @@ def _page(runs: pd.DataFrame, sections: list[str], *, profile: str) -> str:
 {"".join(sections)}
 </main>
 <footer>Made by multirun_analysis from {escape(", ".join(folders))}. Beside this page: runs.csv and
-runs.parquet hold every number, tables/ those of each figure.</footer>
+runs.parquet hold every number{as_recorded}, tables/ those of each figure.</footer>
 <script type="application/json" id="facets">{_facets(to_rows(runs))}</script>
 {"".join(f"<script>{text}</script>" for text in scripts)}
 </body>
@@ -212,6 +218,7 @@ def _header(runs: pd.DataFrame) -> str:
     )
     if num_imported := len(known(to_rows(runs), "origin")):
         listed += f' · <a href="#imported">{num_imported} imported</a>'
+    leads = [text for text in (*found.sureness, site_words(to_rows(runs))) if text]
     cards = "".join(
         f'<div class="card" style="--hue:{paradigm_color(card.paradigm)}">'
         f'<div class="question">{escape(card.question)}</div>'
@@ -223,7 +230,7 @@ def _header(runs: pd.DataFrame) -> str:
     return f"""<header>
 <p class="eyebrow"><b>kdwatts</b> · {num_students} students of {len(runs)} runs · {listed}</p>
 <h1>{escape(found.headline)}</h1>
-{"".join(f'<p class="lead">{escape(text)}</p>' for text in found.sureness)}
+{"".join(f'<p class="lead">{escape(text)}</p>' for text in leads)}
 {f'<p class="warn">{escape(found.warning)}</p>' if found.warning else ""}
 <div class="cards">{cards}</div>
 </header>"""

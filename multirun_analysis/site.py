@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
+from kdwatts.grid import GRID_FACTS, GRID_PROVENANCE, UNSTATED
 from kdwatts.paths import conf_dir
 from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.rows import Row, known
+
+GRID = (*GRID_FACTS, *GRID_PROVENANCE)
+"""What a site states about its grid factor beside the number and its source."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,63 @@ class Site:
     pue_source: str | None = None
     price_source: str | None = None
     wue_source: str | None = None
+    grid_boundary: str = UNSTATED
+    grid_basis: str = UNSTATED
+    grid_kind: str = UNSTATED
+    grid_gases: str = UNSTATED
+    grid_year: int | None = None
+    grid_release: str = UNSTATED
+    grid_licence: str = UNSTATED
+
+    @property
+    def figures(self) -> tuple[str, float, float]:
+        """What CO2e is computed by, and whose it is."""
+        return self.name, self.grid_gco2e_per_kwh, self.pue
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """What its factor counts: equal where CO2e may be added, ranked or drawn together.
+
+        A factor that leaves something unstated equals itself alone.
+        """
+        facts = tuple(str(getattr(self, fact)) for fact in GRID_FACTS)
+        own = (self.name, repr(self.grid_gco2e_per_kwh))
+        return (*facts, *own) if UNSTATED in facts else facts
+
+
+_WORDS = {"lifecycle": "life cycle", "combustion": "combustion alone", "co2": "CO2", "co2e": "CO2e"}
+
+
+def boundary_words(site: Site) -> str:
+    """The first of what a factor counts, for a narrow column; plain text."""
+    return _WORDS.get(site.grid_boundary, f"boundary {site.grid_boundary}")
+
+
+def counts_words(site: Site) -> str:
+    """What the factor counts; plain text."""
+    facts = {fact: str(getattr(site, fact)) for fact in GRID_FACTS}
+    if set(facts.values()) == {UNSTATED}:
+        return f"what the factor of {site.name} counts is unstated"
+    return ", ".join(
+        f"{fact.removeprefix('grid_')} {UNSTATED}"
+        if found == UNSTATED
+        else _WORDS.get(found, found)
+        for fact, found in facts.items()
+    )
+
+
+def provenance_words(site: Site) -> str:
+    """Year, release and licence of the factor; plain text."""
+    year = UNSTATED if site.grid_year is None else str(site.grid_year)
+    return f"year {year}, release {site.grid_release}, licence {site.grid_licence}"
+
+
+def factor_words(site: Site) -> str:
+    """The site's figures and what its factor counts; plain text."""
+    return (
+        f"{site.name}: {site.grid_gco2e_per_kwh:g} gCO2e/kWh, PUE {site.pue:g}, "
+        f"{counts_words(site)}"
+    )
 
 
 def site_of(name: str) -> Site:
@@ -44,7 +107,24 @@ def site_of(name: str) -> Site:
         wue_l_per_kwh=None if wue is None else float(wue),
         **{key: entries.get(key) for key in ("grid_source", "pue_source")},
         **{key: entries.get(key) for key in ("price_source", "wue_source")},
+        **_stated_grid(entries, path),
     )
+
+
+def _stated_grid(entries: Row, path: Path | None = None) -> dict[str, Any]:
+    """What is stated about a grid factor; ValueError for what conf/site may not say in `path`."""
+    found = {key: UNSTATED if entries.get(key) is None else str(entries[key]) for key in GRID}
+    if path is not None:
+        for fact, valid in GRID_FACTS.items():
+            if found[fact] not in (*valid, UNSTATED):
+                raise ValueError(
+                    f"{path}: {fact}={found[fact]} is unknown; choose one of "
+                    f"{', '.join((*valid, UNSTATED))}"
+                )
+        if not isinstance(entries.get("grid_year"), int | None):
+            year = entries["grid_year"]
+            raise ValueError(f"{path}: grid_year={year} is no year; give one as 2024, or null")
+    return found | {"grid_year": entries.get("grid_year")}
 
 
 def all_sites() -> list[Site]:
@@ -52,21 +132,43 @@ def all_sites() -> list[Site]:
     return [site_of(path.stem) for path in sorted((conf_dir() / "site").glob("*.yaml"))]
 
 
+def stated_sites(runs: list[Row]) -> list[Site]:
+    """The sites that runs state, each once, as their records have them: without prices."""
+    found: dict[tuple[Any, ...], Site] = {}
+    for run in known(runs, "site", "grid_gco2e_per_kwh", "pue"):
+        site = Site(
+            *(run["site"], run["grid_gco2e_per_kwh"], run["pue"]),
+            wue_l_per_kwh=run.get("wue_l_per_kwh"),
+            grid_source=run.get("grid_source"),
+            **_stated_grid(run),
+        )
+        key = (*site.figures, *site.counts)
+        found[key] = _agreed(found[key], site) if key in found else site
+    return list(found.values())
+
+
+def _agreed(one: Site, two: Site) -> Site:
+    """The first without what the second states otherwise."""
+    default = {field.name: field.default for field in fields(Site)}
+    differ = [name for name in default if getattr(one, name) != getattr(two, name)]
+    return replace(one, **{name: default[name] for name in differ})
+
+
 def common_site(runs: list[Row]) -> Site | None:
     """The site that all runs were given; None where they differ or do not say.
 
-    Its price and sources are those of conf/site, as long as that still has the runs' figures.
+    Its price and sources are those of conf/site, as long as that still has the runs' figures. What
+    its factor counts is what the runs state, and unstated in records that are older than that.
     """
-    found = {
-        Site(run["site"], run["grid_gco2e_per_kwh"], run["pue"])
-        for run in known(runs, "site", "grid_gco2e_per_kwh", "pue")
-    }
-    if len(found) != 1:
+    stated = stated_sites(runs)
+    if len(stated) != 1:
         return None
-    (given,) = found
+    (given,) = stated
     for site in all_sites():
-        if (site.name, site.grid_gco2e_per_kwh, site.pue) == (
-            *(given.name, given.grid_gco2e_per_kwh, given.pue),
-        ):
-            return site
+        if site.figures == given.figures and given.counts in (site.counts, _unstated(given).counts):
+            return replace(site, **{name: getattr(given, name) for name in GRID})
     return given
+
+
+def _unstated(site: Site) -> Site:
+    return replace(site, **dict.fromkeys(GRID_FACTS, UNSTATED))

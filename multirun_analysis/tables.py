@@ -19,7 +19,8 @@ from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.marks import position
 from multirun_analysis.page import escaped, facet, section, table
 from multirun_analysis.palette import paradigm_color
-from multirun_analysis.rows import Row, known
+from multirun_analysis.rows import Row, distinct_students, known
+from multirun_analysis.site import boundary_words, common_site, stated_sites
 
 _KEPT_SMALL = "95 % interval; OM_perf ± se"
 _COLUMNS = {
@@ -29,7 +30,7 @@ _COLUMNS = {
     "Bits per byte": "student, teacher",
     "Decode, J/token": "student, teacher",
     "Training": "time, J/token",
-    "CO2e": "own energy",
+    "CO2e": "own energy, at ",
 }
 
 
@@ -39,18 +40,22 @@ def runs_section(runs: list[Row]) -> str:
     finished.sort(key=lambda run: (run[energy] is None, run[energy]))
     if not finished:
         return ""
-    heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
+    site = common_site(distinct_students(finished))
+    columns = _COLUMNS | {"CO2e": _COLUMNS["CO2e"] + (site.name if site else "each run's site")}
+    heads = "".join(
+        f"<th>{title}<small>{escape(small)}</small></th>" for title, small in columns.items()
+    )
     notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
     return section(
         "Runs",
         "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
         "standard deviation, se one standard error. All columns are in runs.csv.",
-        table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
+        table(f"<th>Run</th>{heads}", "".join(_run_row(r, tells_site=not site) for r in finished))
         + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
     )
 
 
-def _run_row(run: Row) -> str:
+def _run_row(run: Row, *, tells_site: bool) -> str:
     co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
     cells = [
@@ -66,7 +71,7 @@ def _run_row(run: Row) -> str:
             units.duration(run["train_duration_s"]),
             units.quantity(run["train_j_per_token"], "J/token"),
         ),
-        (units.quantity(co2e_g, "g"), run["site"]),
+        (units.quantity(co2e_g, "g"), _site_words(run) if tells_site else None),
     ]
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
@@ -80,6 +85,12 @@ def _plain_and_chance(run: Row) -> str | None:
     if run["om_perf"] is not None:
         plain = f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
     return "; ".join(filter(None, (plain, at_chance_words([run])))) or None
+
+
+def _site_words(run: Row) -> str | None:
+    """Whose electricity a run's CO2e is of, and the boundary of its factor; Methods say more."""
+    words = (f"{site.name}, {boundary_words(site)}" for site in stated_sites([run]))
+    return next(words, run["site"])
 
 
 def _bits(run: Row) -> str:

@@ -299,6 +299,23 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _site(grid_gco2e_per_kwh=-1), "site.grid_gco2e_per_kwh=-1"),
     (lambda: _site(pue=0.9), "site.pue=0.9 is out of range; give at least 1"),
     (lambda: _site(price_usd_per_kwh=-1), "site.price_usd_per_kwh=-1"),
+    (
+        lambda: _site(grid_boundary="direct"),
+        "site.grid_boundary=direct is unknown; choose one of combustion, lifecycle, unstated",
+    ),
+    (
+        lambda: _site(grid_basis="sales"),
+        "site.grid_basis=sales is unknown; choose one of generation, consumption, unstated",
+    ),
+    (
+        lambda: _site(grid_kind="hourly"),
+        "site.grid_kind=hourly is unknown; choose one of average, marginal, unstated",
+    ),
+    (
+        lambda: _site(grid_gases="ch4"),
+        "site.grid_gases=ch4 is unknown; choose one of co2, co2e, unstated",
+    ),
+    (lambda: _site(grid_year=24), "site.grid_year=24 is out of range; give 1990 to 2100"),
     (lambda: Config(until="done"), "until=done is unknown; choose one of prefetch, plan, shards"),
 ]
 

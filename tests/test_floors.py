@@ -18,6 +18,7 @@ FLOORS = (
         "chunks",
         "streams",
         "fingerprint",
+        "grid",
         "records",
         "interrupt",
         "jobs",
@@ -51,6 +52,7 @@ MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation
 OPEN_ROOMS = (
     "paths",
     "streams",
+    "grid",
     "records",
     "metrics",
     "telemetry.energy",

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from kdwatts.config import Config, to_config, to_dict
 from kdwatts.fingerprint import fingerprint
 from kdwatts.paths import conf_dir
+from kdwatts.pipeline import plan
 from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import VERSION_BASE, compose, preflight
 from kdwatts.schema import Cluster, Gpu
@@ -157,6 +158,40 @@ def test_a_site_s_figures_have_their_sources(option: str, configure: Callable[..
     assert 10 < site.grid_gco2e_per_kwh < 1000
     assert 1 < site.pue < 2
     assert 0.02 < site.price_usd_per_kwh < 1
+
+
+@pytest.mark.parametrize("option", _options("site"))
+def test_a_shipped_site_states_what_its_grid_factor_counts_and_of_which_year(
+    option: str, configure: Callable[..., Any]
+):
+    site = configure(f"site={option}").site
+    counts = (site.grid_boundary, site.grid_basis, site.grid_kind, site.grid_gases)
+    boundary = "combustion" if option == "texas" else "lifecycle"
+    assert counts == (boundary, "generation", "average", "co2e")
+    assert str(site.grid_year) in site.grid_source
+    assert site.grid_release != "unstated"
+
+
+def test_the_life_cycle_twin_of_texas_is_the_same_building(configure: Callable[..., Any]):
+    texas, twin = (configure(f"site={name}").site for name in ("texas", "usa"))
+    assert (twin.grid_boundary, twin.grid_gco2e_per_kwh) == ("lifecycle", 384)
+    for figure in ("pue", "pue_source", "price_usd_per_kwh", "price_source", "wue_l_per_kwh"):
+        assert getattr(twin, figure) == getattr(texas, figure)
+
+
+def test_a_site_of_one_s_own_may_leave_unstated_what_its_factor_counts(
+    configure: Callable[..., Any],
+):
+    own = ["site.grid_boundary=unstated", "site.grid_year=null", "site.grid_licence=unstated"]
+    site = configure("site=france", *own).site
+    assert (site.grid_boundary, site.grid_year, site.grid_gases) == ("unstated", None, "co2e")
+
+
+def test_nothing_of_a_site_is_in_a_key(configure: Callable[..., Any]):
+    asked = ("paradigm=response", "model=tiny", "gpu=cpu")
+    places = (["site=world"], ["site=texas"], ["site=world", "site.grid_boundary=unstated"])
+    keys = [[node.key for node in plan(configure(*asked, *place), [])] for place in places]
+    assert len(keys[0]) > 4 and keys[0] == keys[1] == keys[2]
 
 
 def test_a_pair_whose_teacher_has_to_be_made_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -112,6 +112,15 @@ def test_an_estimate_is_called_one_and_what_was_not_measured_is_null(full: Path)
     assert metrics["gpu"] == "cpu"
 
 
+def test_metrics_say_what_the_grid_factor_counts_and_where_it_was_read(full: Path):
+    metrics = json.loads((full / "metrics.json").read_text())
+    assert metrics["site"] == "world" and metrics["grid_source"].startswith("Ember, Global")
+    facts = [metrics[f"grid_{fact}"] for fact in ("boundary", "basis", "kind", "gases", "year")]
+    assert facts == ["lifecycle", "generation", "average", "co2e", 2024]
+    assert metrics["grid_release"] == "Global Electricity Review 2025"
+    assert metrics["grid_licence"] == "CC BY 4.0"
+
+
 def test_both_subjects_are_scored_alike_with_standard_errors(full: Path):
     scores = json.loads((full / "eval.json").read_text())
     primary = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from kdwatts.grid import GRID_FACTS, UNSTATED
 from kdwatts.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
 from kdwatts.schema.sbatch import check_extra
@@ -141,6 +142,19 @@ class Site:
     name: str = MISSING
     grid_gco2e_per_kwh: float = MISSING
     grid_source: str = MISSING
+    grid_boundary: str = UNSTATED
+    """combustion or lifecycle. This and the three below say what the factor counts; a site that
+    leaves one unstated is compared with no other."""
+    grid_basis: str = UNSTATED
+    """generation or consumption."""
+    grid_kind: str = UNSTATED
+    """average or marginal."""
+    grid_gases: str = UNSTATED
+    """co2 or co2e."""
+    grid_year: int | None = None
+    """Year that the factor is of; null is unstated."""
+    grid_release: str = UNSTATED
+    grid_licence: str = UNSTATED
     pue: float = MISSING
     """Power usage effectiveness: energy of the building over energy of its computers."""
     pue_source: str = MISSING
@@ -152,6 +166,10 @@ class Site:
 
     def __post_init__(self) -> None:
         at_least("site.grid_gco2e_per_kwh", self.grid_gco2e_per_kwh, 0)
+        for fact, valid in GRID_FACTS.items():
+            choice(f"site.{fact}", getattr(self, fact), (*valid, UNSTATED))
+        if self.grid_year is not None:
+            between("site.grid_year", self.grid_year, 1990, 2100)
         at_least("site.pue", self.pue, 1)
         at_least("site.price_usd_per_kwh", self.price_usd_per_kwh, 0)
         if self.wue_l_per_kwh is not None:

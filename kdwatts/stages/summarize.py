@@ -204,6 +204,14 @@ def _metrics(
         teacher_at_chance=at_chance["teacher"],
         student_at_chance=at_chance["student"],
         benchmarks_without_chance=list(kept.without_chance),
+        grid_source=site.grid_source,
+        grid_boundary=site.grid_boundary,
+        grid_basis=site.grid_basis,
+        grid_kind=site.grid_kind,
+        grid_gases=site.grid_gases,
+        grid_year=site.grid_year,
+        grid_release=site.grid_release,
+        grid_licence=site.grid_licence,
     )
 
 

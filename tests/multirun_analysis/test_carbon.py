@@ -2,7 +2,7 @@ import pytest
 
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.collect import collect
-from multirun_analysis.site import all_sites
+from multirun_analysis.site import Site, all_sites, site_of
 
 
 def test_carbon_is_kwh_times_pue_times_grid_at_each_site(make, tmp_path):
@@ -24,8 +24,8 @@ def test_seeds_give_an_interval_of_the_joules_alone(make, tmp_path):
             inherited_energy_j=0.0, inherited_energy_by_artifact_j={},
         )  # fmt: skip
     row = co2e_by_site_table(collect([tmp_path]).runs).set_index("site").loc["france"]
-    # s = 0.2 MJ / sqrt(2); 12.706 / sqrt(2) of it is 1.2706 MJ.
-    assert row["half_width_kg"] == pytest.approx(1.2706 / 3.6 * 0.0594)
+    # s = 0.2 MJ / sqrt(2); 12.7062 / sqrt(2) of it is 1.27062 MJ.
+    assert row["half_width_kg"] == pytest.approx(1.27062 / 3.6 * 0.0594)
 
 
 def test_estimated_joules_make_open_marks_and_unknown_inheritance_triangles(make, tmp_path):
@@ -45,7 +45,46 @@ def test_estimated_joules_make_open_marks_and_unknown_inheritance_triangles(make
     assert "building alone" in marks.hovertext[list(marks.y).index("feature")]
 
 
-def test_sites_are_in_the_order_of_their_grams(make, tmp_path):
+def test_sites_of_a_panel_are_in_the_order_of_their_grams(make, tmp_path):
     make.run(tmp_path / "0")
-    firsts = [trace.x[0] for trace in co2e_by_site(collect([tmp_path]).runs).data]
-    assert firsts == sorted(firsts) and len(firsts) == len(all_sites())
+    fig = co2e_by_site(collect([tmp_path]).runs)
+    firsts = [trace.x[0] for trace in fig.data if trace.xaxis == "x"]
+    assert firsts == sorted(firsts) and len(fig.data) == len(all_sites())
+
+
+def test_texas_counts_combustion_and_has_a_panel_of_its_own(make, tmp_path):
+    make.run(tmp_path / "0")
+    runs = collect([tmp_path]).runs
+    fig = co2e_by_site(runs)
+    panels = {trace.name: trace.xaxis for trace in fig.data}
+    assert {name for name, axis in panels.items() if axis == "x2"} == {"texas"}
+    assert {"usa", "world", "france"} < {name for name, axis in panels.items() if axis == "x"}
+    first, second = (axis.title.text for axis in (fig.layout.xaxis, fig.layout.xaxis2))
+    assert first.endswith("<br>life cycle, generation, average, CO2e")
+    assert second.endswith("<br>combustion alone, generation, average, CO2e")
+    table = co2e_by_site_table(runs).set_index("site")
+    assert table.loc["texas", "grid_boundary"] == "combustion"
+    assert table.loc["usa", "grid_boundary"] == "lifecycle"
+    assert (table.loc["texas", "grid_year"], table.loc["usa", "grid_year"]) == (2023, 2024)
+    assert list(table.columns[-7:]) == [
+        *("grid_boundary", "grid_basis", "grid_kind", "grid_gases"),
+        *("grid_year", "grid_release", "grid_licence"),
+    ]
+
+
+def test_factors_that_leave_unstated_what_they_count_share_no_panel(make, tmp_path):
+    make.run(tmp_path / "0")
+    sites = [Site("here", 100.0, 1.1), Site("there", 200.0, 1.1), site_of("france")]
+    fig = co2e_by_site(collect([tmp_path]).runs, sites)
+    assert sorted(trace.xaxis for trace in fig.data) == ["x", "x2", "x3"]
+    titles = [fig.layout[axis].title.text for axis in ("xaxis", "xaxis2", "xaxis3")]
+    assert any("here alone: what the factor of here counts is unstated" in t for t in titles)
+
+
+def test_one_site_that_is_asked_for_is_named_and_stands_alone(make, tmp_path):
+    make.run(tmp_path / "0")
+    runs = collect([tmp_path]).runs
+    fig = co2e_by_site(runs, [site_of("france")])
+    assert [trace.name for trace in fig.data] == ["france"]
+    assert "building one student at france, " in fig.layout.xaxis.title.text
+    assert set(co2e_by_site_table(runs, [site_of("france")])["site"]) == {"france"}

@@ -5,7 +5,7 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.esg import esg_sections, footprint
-from multirun_analysis.site import Site
+from multirun_analysis.site import Site, site_of
 
 SITE = Site(
     "here", 100.0, 2.0, wue_l_per_kwh=1.5, grid_source="the grid's report", pue_source="a meter"
@@ -88,6 +88,40 @@ def test_without_a_common_site_there_are_kwh_and_no_carbon(make, tmp_path):
     _, text = text_of(collect([tmp_path]), site=None)
     assert "name one with --site" in text
     assert re.search(r"Building students measured 1 0\.000278 - - -", text)
+
+
+def test_co2e_of_runs_whose_factors_count_unlike_things_is_not_added(make, tmp_path):
+    changes = {"inherited_energy_j": 0.0, "inherited_energy_by_artifact_j": {}}
+    for index, boundary in enumerate(("combustion", "lifecycle")):
+        facts = {"grid_basis": "generation", "grid_kind": "average", "grid_gases": "co2e"}
+        facts |= {"site": f"at-{boundary}", "grid_boundary": boundary}
+        folder = make.run(tmp_path / str(index), student_key=str(index), **changes, **facts)
+        make.append(folder / "stages.jsonl", [make.stage("distill", **joules(3.6e6))])
+    _, text = text_of(collect([tmp_path]), site=None)
+    assert "Sum measured 2 2.00 - - -" in text
+    assert (
+        "The runs state 2 sites, at-combustion and at-lifecycle, which count unlike "
+        "things (combustion alone, generation, average, CO2e; life cycle, generation, average, "
+        "CO2e): the CO2e of each is at its own, and none is added, averaged or ranked; name one "
+        "with --site." in text
+    )
+    _, text = text_of(collect([tmp_path]))
+    assert "Sum measured 2 2.00 4.00 0.400 3.00" in text
+
+
+def test_what_the_factor_counts_and_where_it_is_from_stand_beside_it(make, tmp_path):
+    make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
+    _, text = text_of(collect([tmp_path]), site=site_of("texas"))
+    assert "It counts combustion alone, generation, average, CO2e; year 2023, release" in text
+    _, text = text_of(collect([tmp_path]))
+    assert "It counts what the factor of here counts is unstated; year unstated" in text
+
+
+def test_runs_that_state_no_site_are_said_to_be_counted_at_the_others(make, tmp_path):
+    make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
+    make.run(tmp_path / "1", student_key="b", site=None, grid_gco2e_per_kwh=None, pue=None)
+    _, text = text_of(collect([tmp_path]))
+    assert "1 of 2 runs state none: their joules are counted at it too." in text
 
 
 def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_path):

@@ -1,9 +1,19 @@
+from dataclasses import replace
+
 import pytest
 
 from kdwatts.paths import conf_dir
 from multirun_analysis.collect import collect
 from multirun_analysis.rows import to_rows
-from multirun_analysis.site import Site, all_sites, common_site, site_of
+from multirun_analysis.site import (
+    GRID,
+    Site,
+    all_sites,
+    common_site,
+    counts_words,
+    site_of,
+    stated_sites,
+)
 
 
 def test_every_shipped_site_states_its_grid_factor_and_pue_with_a_source():
@@ -57,6 +67,75 @@ def test_runs_of_two_sites_have_none_in_common(make, tmp_path):
 
 def test_runs_of_a_shipped_site_have_its_sources(make, tmp_path):
     france = site_of("france")
-    figures = {"grid_gco2e_per_kwh": france.grid_gco2e_per_kwh, "pue": france.pue}
-    make.run(tmp_path / "0", site="france", **figures)
+    make.run(tmp_path / "0", **record_of(france))
     assert common_site(to_rows(collect([tmp_path]).runs)) == france
+
+
+def record_of(site):
+    """What metrics.json of a run at a site says of it."""
+    names = ("grid_gco2e_per_kwh", "pue", "grid_source", *GRID)
+    return {"site": site.name} | {name: getattr(site, name) for name in names}
+
+
+def test_an_old_record_of_a_shipped_site_has_its_price_and_leaves_unstated_what_it_counts(
+    make, tmp_path
+):
+    france = site_of("france")
+    record = record_of(france) | dict.fromkeys(("grid_source", *GRID))
+    make.run(tmp_path / "0", **record)
+    unstated = dict.fromkeys(set(GRID) - {"grid_year"}, "unstated") | {"grid_year": None}
+    found = common_site(to_rows(collect([tmp_path]).runs))
+    assert found == replace(france, grid_source=found.grid_source, **unstated)
+    assert found.price_usd_per_kwh == 0.179
+    assert counts_words(found) == "what the factor of france counts is unstated"
+
+
+def test_what_is_stated_and_what_is_not_have_no_site_in_common_though_figures_are_equal(
+    make, tmp_path
+):
+    make.run(tmp_path / "0", **record_of(site_of("france")))
+    old = dict.fromkeys(("grid_source", *GRID))
+    make.run(tmp_path / "1", student_key="b", **record_of(site_of("france")) | old)
+    rows = to_rows(collect([tmp_path]).runs)
+    assert common_site(rows) is None
+    assert len(stated_sites(rows)) == 2
+    assert common_site(rows[:1]) is not None and common_site(rows[1:]) is not None
+
+
+def test_runs_that_differ_in_release_alone_share_a_site_without_one(make, tmp_path):
+    record = record_of(site_of("france"))
+    make.run(tmp_path / "0", **record)
+    make.run(tmp_path / "1", student_key="b", **record | {"grid_release": "another"})
+    found = common_site(to_rows(collect([tmp_path]).runs))
+    assert (found.grid_release, found.grid_year) == ("unstated", 2024)
+
+
+def test_what_leaves_something_unstated_counts_like_itself_alone():
+    france, sweden, texas = (site_of(name) for name in ("france", "sweden", "texas"))
+    assert france.counts == sweden.counts != texas.counts
+    one, two = (replace(site, grid_gases="unstated") for site in (france, sweden))
+    assert one.counts != two.counts and one.counts != france.counts
+    assert one.counts == replace(one, pue=1.0).counts
+    assert counts_words(one) == "life cycle, generation, average, gases unstated"
+    assert counts_words(texas) == "combustion alone, generation, average, CO2e"
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        (
+            "grid_boundary: direct",
+            "grid_boundary=direct is unknown; choose one of combustion, lifecycle, unstated",
+        ),
+        ("grid_kind: mean", "grid_kind=mean is unknown; choose one of average, marginal, unstated"),
+        ("grid_year: soon", "grid_year=soon is no year; give one as 2024, or null"),
+    ],
+)
+def test_a_site_of_one_s_own_is_refused_in_the_words_of_a_run(tmp_path, monkeypatch, line, refusal):
+    monkeypatch.setattr("multirun_analysis.site.conf_dir", lambda: tmp_path)
+    (tmp_path / "site").mkdir()
+    path = tmp_path / "site" / "mine.yaml"
+    path.write_text(f"grid_gco2e_per_kwh: 5\npue: 1\n{line}\n")
+    with pytest.raises(ValueError) as caught:
+        site_of("mine")
+    assert str(caught.value) == f"{path}: {refusal}"

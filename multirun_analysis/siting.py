@@ -1,0 +1,93 @@
+"""One page, one site: its CO2e, water and price are all at the site that it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+
+from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
+from multirun_analysis.collect import Collected
+from multirun_analysis.rows import Row, distinct_students, known, to_rows
+from multirun_analysis.site import GRID, Site, common_site, counts_words, stated_sites
+
+RECORDED = "recorded_site"
+"""Column of runs that were set at a site: what their own record states, where that is another."""
+
+
+def at_site(collected: Collected, site: Site) -> Collected:
+    """The same runs, with all that depends on a site computed from their joules at `site`.
+
+    What was computed elsewhere from a record's own site is nowhere left in them; the files that
+    `collect` writes keep it.
+    """
+    runs = collected.runs.copy()
+    rows = to_rows(runs)
+    place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
+    if RECORDED not in runs:
+        runs[RECORDED] = _texts([_other(run, site) for run in rows])
+    own_j = [run["own_energy_j"] for run in rows]
+    price = site.price_usd_per_kwh
+    numbers = {
+        "co2e_kg": [co2e_kg(joules, **place) for joules in own_j],
+        "total_co2e_kg": [co2e_kg(run["total_energy_j"], **place) for run in rows],
+        "cost_usd": [
+            None if price is None else cost_usd(joules, pue=site.pue, price_usd_per_kwh=price)
+            for joules in own_j
+        ],
+        "water_l": [water_l(joules, wue_l_per_kwh=site.wue_l_per_kwh) for joules in own_j],
+        "wue_l_per_kwh": [site.wue_l_per_kwh] * len(rows),
+        **{name: [figure] * len(rows) for name, figure in place.items()},
+    }
+    for column, values in numbers.items():
+        runs[column] = pd.array(values, dtype="float64")
+    for column in ("site", "grid_source", *GRID):
+        value = site.name if column == "site" else getattr(site, column)
+        runs[column] = (
+            pd.array([value] * len(rows), dtype="Int64")
+            if column == "grid_year"
+            else _texts([value] * len(rows))
+        )
+    return replace(collected, runs=runs)
+
+
+def _texts(values: list[str | None]) -> pd.Series:
+    return pd.Series(values, dtype=object)
+
+
+def _other(run: Row, site: Site) -> str | None:
+    """What a run's record states, where that is not the site; None too where it states none."""
+    stated = stated_sites([run])
+    if not stated or stated[0].figures == site.figures:
+        return None
+    return site.name + " with other figures" if stated[0].name == site.name else stated[0].name
+
+
+def site_words(runs: list[Row]) -> str:
+    """A sentence on whose electricity a page's CO2e is of; empty where no run states a site."""
+    students = distinct_students(runs)
+    site, stated = common_site(students), stated_sites(students)
+    if site is None:
+        return several_words(students) if stated else ""
+    text = f"CO2e, water and price on this page are at {site.name}"
+    if others := sorted({run[RECORDED] for run in known(runs, RECORDED)}):
+        return f"{text}; the runs' own records state {_listed(others)}."
+    return f"{text}."
+
+
+def several_words(students: list[Row]) -> str:
+    """Why runs of several sites have no CO2e in common, and what to do."""
+    stated = stated_sites(students)
+    names = sorted({site.name for site in stated})
+    what = "sites, " if len(names) == len(stated) else "grid factors, of "
+    kinds = {site.counts: counts_words(site) for site in stated}
+    words = f", which count unlike things ({'; '.join(kinds.values())})"
+    unlike = words if len(kinds) > 1 else ""
+    return (
+        f"The runs state {len(stated)} {what}{_listed(names)}{unlike}: the CO2e of each is at its "
+        "own, and none is added, averaged or ranked; name one with --site."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
