@@ -367,7 +367,8 @@ def test_who_waits_for_nobody_takes_over_what_another_host_left_an_hour_ago(
     lease = root / "inference" / "k1.lease-000001"
     lease.parent.mkdir(parents=True)
     lease.write_text('{"host": "node7", "pid": 1}')
-    os.utime(lease, (time.time() - still_s,) * 2)
+    then_s = time.time() - still_s
+    os.utime(lease, (then_s, then_s))
     with Store(root).claim_if_free("inference", "k1") as claim:
         assert (claim is not None) == is_dead
         if claim:

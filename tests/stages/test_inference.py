@@ -37,7 +37,12 @@ HARDWARE = {
 TODAY = "8b6cddbf053d2ee0"
 """The tiny teacher's key there, computed by the last commit that measured once."""
 
-SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "vocab_size": 32}
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "vocab_size": 32,
+}
 
 
 @pytest.fixture
