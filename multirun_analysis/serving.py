@@ -74,12 +74,13 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
             if not marks:
                 continue
             color = _PAIR_COLORS[pairs.index(_pair_of(marks[0])) % len(_PAIR_COLORS)]
+            dash = "solid" if marks[0]["energy_class"] == "measured" else "dot"
             fig.add_scatter(
                 x=[mean["j_per_token"] / factor for mean in marks],
                 y=[label] * len(marks),
                 mode="lines+markers",
                 showlegend=False,
-                line={"color": faded(color, 0.5), "width": 2},
+                line={"color": faded(color, 0.5), "width": 2, "dash": dash},
                 marker={
                     "color": color,
                     "size": 11,

@@ -112,6 +112,13 @@ def test_an_architecture_has_one_row_over_all_settings_and_its_teacher_stands_in
     assert prefill.customdata[0] == ", ".join(sorted(found.runs["group"]))
 
 
+def test_an_architecture_whose_joules_are_estimated_has_a_dotted_row(make, tmp_path):
+    make.run(tmp_path / "0", inference_energy_quality="estimated")
+    found = collect([tmp_path])
+    dashes = {t.line.dash for t in energy_per_token(found.runs, found.inference).data}
+    assert dashes == {"dot"}
+
+
 def test_machines_are_rows_apart_that_name_no_host(make, tmp_path):
     found = served_runs(make, tmp_path, [(0.9, 3.0), (1.1, 3.0)])
     manifest = tmp_path / "1" / "manifest.json"
