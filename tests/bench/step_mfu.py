@@ -28,6 +28,7 @@ from kdwatts.config import to_config
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import head_bias, head_weight, load_model
+from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
@@ -80,7 +81,7 @@ def main() -> None:
         teacher = load_model(replace(teacher_source(config), path=None), dtype=frozen_dtype(config))
         student = load_model(replace(pair.student, path=None), dtype=torch.float32)
     if training.gradient_checkpointing:
-        student.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        recompute_blocks(student)
     place(student, device, sharded=False)
     student.train()
     plan = plan_signals(config, [])
