@@ -9,7 +9,9 @@ to see how often each is renewed. Without a card the products run on the CPU, as
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import statistics
 import tempfile
 import threading
@@ -65,7 +67,7 @@ class Products:
         elif period_s == 0:
             self.work(seconds)
         else:
-            for _ in range(max(1, round(seconds / period_s))):
+            for _ in range(math.ceil(seconds / period_s)):
                 began_s = time.monotonic()
                 self.work(period_s / 2)
                 time.sleep(max(0.0, began_s + period_s - time.monotonic()))
@@ -96,7 +98,7 @@ def renewals(products: Products, seconds: float) -> dict[str, Any]:
     worker.join()
     told: dict[str, Any] = {"looks_per_s": num_looks / watched_s}
     for name, times_s in changed_s.items():
-        apart_ms = [1e3 * (b - a) for a, b in zip(times_s, times_s[1:], strict=False)]
+        apart_ms = [1e3 * (b - a) for a, b in itertools.pairwise(times_s)]
         told[name] = {
             "changes": len(times_s),
             "median_ms": statistics.median(apart_ms) if apart_ms else None,

@@ -1,4 +1,4 @@
-"""What the machine is and whether the meter can tell its processes apart, as JSON: `facts.py OUT`."""
+"""What the machine is, and how its driver numbers processes, as JSON: `facts.py OUT`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ ASKED = (
     *("ecc.mode.current", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
     *("temperature.gpu", "power.draw", "memory.total", "memory.used"),
 )
-PACKAGES = ("torch", "transformers", "triton", "numpy", "nvidia-ml-py", "hydra-core", "liger-kernel")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "triton",
+    "numpy",
+    "nvidia-ml-py",
+    "hydra-core",
+    "liger-kernel",
+)
 
 
 def smi() -> dict[str, str] | str:
