@@ -7,6 +7,6 @@ from torch import nn
 
 def recompute_blocks(model: nn.Module) -> None:
     """Have a model of transformers keep its blocks' inputs alone while it trains."""
-    # Before transformers 5.23 the method has the older name, which later warns that it is going.
+    # Transformers 5.17 has the older name alone, which 5.23 warns of.
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     getattr(model, next(name for name in names if hasattr(model, name)))()

@@ -30,7 +30,7 @@ def test_a_model_keeps_less_for_its_backward_pass(make_llama: Callable[..., Any]
     assert num_saved(model) < before / 3
 
 
-def test_transformers_before_5_23_are_asked_by_the_older_name():
+def test_a_model_that_knows_the_older_name_alone_is_asked_by_it():
     class Older(nn.Module):
         enabled = False
 
