@@ -8,7 +8,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo study test test-all lint tiny tiny-teacher smollm2 clean
+.PHONY: demo study test test-all test-oldest lint tiny tiny-teacher smollm2 clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
@@ -26,6 +26,13 @@ test: $(VENV)/installed-test lint
 
 test-all: test
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+# With the oldest torch and transformers that pyproject.toml allows: some gigabytes of wheels.
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/pip install --quiet --constraint tests/oldest.txt --editable .[test]
+	build/oldest/bin/python -m pytest -m "not slow and not gpu" \
+	  tests/losses tests/models tests/teacher tests/training tests/evaluation
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -30,6 +30,7 @@ from kdwatts.models.load import (
     source_fingerprint,
     weights_fingerprint,
 )
+from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.records import SCHEMA, write_json
 from kdwatts.stages.attempts import earlier_attempts, note_attempt
@@ -142,7 +143,7 @@ def _trained(
     with work.meter.window("load"):
         student = _fresh_student(config)
         if training.gradient_checkpointing:
-            student.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+            recompute_blocks(student)
         place(student, device, sharded=training.parallel == "fsdp")
         teacher = online_teacher(work)
         # Measured pairs may differ by rounding from rank to rank.

@@ -72,6 +72,24 @@ def own_pids(peers: Sequence[int] = ()) -> set[int]:
     return {process.pid for process in own}
 
 
+def num_holding(path: str, peers: Sequence[int] = ()) -> int:
+    """How many hold a file or device open of this process, its descendants and the peers' trees."""
+    me = psutil.Process()
+    pids = {process.pid for process in (me, *me.children(recursive=True), *_trees(peers))}
+    return sum(_holds(pid, path) for pid in pids)
+
+
+def _holds(pid: int, path: str) -> bool:
+    folder = f"/proc/{pid}/fd"
+    # A process that ends meanwhile or is another user's is not counted; a file closed is passed.
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(f"{folder}/{name}") == path:
+                    return True
+    return False
+
+
 def _trees(roots: Sequence[int]) -> list[psutil.Process]:
     """Those of the processes that live, each with its descendants."""
     found: list[psutil.Process] = []

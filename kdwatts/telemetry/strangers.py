@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 # The number that Linux gives the first namespace of processes (PROC_PID_INIT_INO).
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
+_CUDA_DEVICE = "/dev/nvidia-uvm"
+"""What a process keeps open from its first use of CUDA to its end; NVML does not open it."""
+
+_here_before: set[int] = set()
+"""Those on a card when this process first looked, before it used one itself: never its own."""
+_has_looked = False
+
 
 @dataclass
 class _Sighting:
@@ -79,6 +86,8 @@ class Watch:
         present = [(card.gpu.uuid, pid) for card in self._cards for pid in nvml.compute_pids(card)]
         own = host.own_pids(self._peers) if present else set()
         self._latest_look_s = now_s
+        if not self._knows_own:
+            own |= _own_by_count({pid for _, pid in present} - own, self._peers)
         for uuid, pid in present:
             if pid in own:
                 continue
@@ -90,6 +99,21 @@ class Watch:
             self._seen[uuid, pid] = _Sighting(uuid, name, last_s)
             if not first:
                 log.warning("telemetry: %s is now also used by %s; figures say so", uuid, name)
+
+
+def _own_by_count(unknown: set[int], peers: Sequence[int]) -> set[int]:
+    """Those that are this job's own though their numbers are of another namespace.
+
+    A second run in one process finds what the first left on the card. Whoever came since the first
+    look is own if the job's processes that use CUDA are as many; if they are more, somebody
+    else is among them, and none of them is taken for own.
+    """
+    global _has_looked
+    if not _has_looked:
+        _here_before.update(unknown)
+        _has_looked = True
+    came = unknown - _here_before
+    return came if came and len(came) <= host.num_holding(_CUDA_DEVICE, peers) else set()
 
 
 def _namespace() -> str:

@@ -136,7 +136,7 @@ def main() -> None:
         sys.path.insert(0, str(REPOSITORY))
         from head_on_gpu import main as on_gpu
 
-        on_gpu()
+        on_gpu([])
         return
     variants = list(dict.fromkeys([*given.variants, "ours", "dense"]))
     of_trl = [name for name in variants if name.startswith("trl")]

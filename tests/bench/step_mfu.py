@@ -2,42 +2,58 @@
 
 The pair of `model` (llama31_8b_to_1b unless told otherwise) is built with random weights on the
 device, nothing is downloaded; the words of the command line are overrides as for kdwatts. A step is
-the live teacher's forward pass, the student's forward and backward pass and the head, on
-`--micro-batches` batches of random tokens, without the optimizer. Useful operations are those of
-both models' products and causal attention, the teacher's once, the student's three times
+the student's forward and backward pass and the head on `--micro-batches` batches of random tokens,
+and the optimizer's step; with `--signals online` the live teacher's forward pass for dense logits,
+too, with `cached` its top tokens are made beforehand and lie on the device. Useful operations are
+those of products and causal attention of the models that run, the student's three times
 (recomputation does not count); MFU is over the data sheet's dense bfloat16 rate, the fraction of
-limit over the rate that one large product reaches here in the same run.
+limit over the rate that one large product reaches here in the same run. The meter's joules are of
+all timed steps; `--out DIR` writes them all to step-NAME.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kdwatts.config import to_config
+from kdwatts.config import Config, to_config
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.hardware import resolve_gpu
+from kdwatts.models.budget import estimate
 from kdwatts.models.load import head_bias, head_weight, load_model
+from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
+from kdwatts.records import StageRow
+from kdwatts.schema import Telemetry
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals
+from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import list_gpus
 from kdwatts.training.objective import Objective
+from kdwatts.training.optim import make_optimizer
 from kdwatts.training.precision import autocast
 
 GIB = 1 << 30
+SIGNALS = {
+    "online": ["paradigm.teacher=online", "paradigm.response.support=dense"],
+    "cached": ["paradigm.teacher=cached"],
+}
 
 
 def random_batch(sequences: int, length: int, vocabulary: int, device: torch.device) -> Batch:
@@ -53,7 +69,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     for _ in range(10):
         wait(device)
         started = time.perf_counter()
-        left @ right
+        torch.matmul(left, right)
         wait(device)
         times.append(time.perf_counter() - started)
     return 2.0 * size**3 / min(times)
@@ -64,77 +80,159 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class Steps:
+    """A student, its objective and optimizer, and the batches of one step."""
+
+    def __init__(self, config: Config, device: torch.device, num_batches: int) -> None:
+        self.training, self.device = config.training, device
+        pair, training = config.model, config.training
+        torch.manual_seed(0)
+        with device:
+            source = replace(teacher_source(config), path=None)
+            teacher = load_model(source, dtype=frozen_dtype(config))
+            source = replace(pair.student, path=None)
+            self.student = load_model(source, dtype=torch.float32)
+        teacher.requires_grad_(False)
+        if training.gradient_checkpointing:
+            recompute_blocks(self.student)
+        place(self.student, device, sharded=False)
+        self.student.train()
+        self.plan = plan_signals(config, [])
+        self.batches = [
+            random_batch(
+                training.micro_batch, training.sequence_length, self.plan.vocabulary, device
+            )
+            for _ in range(num_batches)
+        ]
+        self.teacher: nn.Module | None = teacher
+        self.cached: list[Any] = []
+        online = config.paradigm.teacher == "online"
+        self.objective = Objective(
+            config.paradigm,
+            [],
+            self.plan,
+            vocabulary=compared_rows(config)[0],
+            student_width=pair.student.architecture.hidden_size,
+            teacher_width=teacher_source(config).architecture.hidden_size,
+            chunk_rows=training.chunk_rows,
+            teacher_head_VD=head_weight(teacher).detach() if online else None,
+            teacher_bias_V=head_bias(teacher) if online else None,
+            seed=0,
+        ).to(device)
+        if not online:
+            self.cached = [self._signals(batch) for batch in self.batches]
+            self.teacher = None
+        if training.compile:
+            self.student.get_submodule("model").compile()
+        self.optimizer = make_optimizer(
+            [self.student], weight_decay=training.weight_decay, betas=(0.9, 0.95)
+        )
+
+    def _signals(self, batch: Batch) -> Any:
+        assert self.teacher is not None
+        with autocast(self.training.precision, self.device):
+            return compute_signals(self.teacher, batch.input_BT, self.plan, rows=batch.rows)
+
+    def take(self) -> None:
+        size = self.objective.step_size(self.batches)
+        for index, batch in enumerate(self.batches):
+            signals = self.cached[index] if self.cached else self._signals(batch)
+            with autocast(self.training.precision, self.device):
+                loss, _ = self.objective.micro_batch_loss(self.student, batch, signals, size)
+            loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def figures(
+    config: Config, device: torch.device, times_s: list[float], tokens: int, row: StageRow
+) -> dict[str, Any]:
+    length, training = config.training.sequence_length, config.training
+    student = forward_flops_per_token(config.model.student.architecture, length)
+    teacher = forward_flops_per_token(teacher_source(config).architecture, length)
+    online = config.paradigm.teacher == "online"
+    operations = tokens * (3 * student + (teacher if online else 0.0))
+    seconds = statistics.median(times_s)
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    limit = product_rate(device, dtype, 8192 if device.type == "cuda" else 1024)
+    peak_tflops = config.gpu.bf16_dense_tflops if training.precision == "bf16" else None
+    energy_j = row.energy_j.get("gpu")
+    return {
+        "pair": config.model.name,
+        "precision": training.precision,
+        "micro_batch": training.micro_batch,
+        "sequence_length": length,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "compile": training.compile,
+        "chunk_rows": training.chunk_rows,
+        "signals": config.paradigm.teacher,
+        "tokens_a_step": tokens,
+        "seconds": times_s,
+        "tokens_per_s": tokens / seconds,
+        "tflop_a_step": operations / 1e12,
+        "tflop_per_s": operations / seconds / 1e12,
+        "fraction_of_limit": operations / seconds / limit,
+        "product_tflop_per_s": limit / 1e12,
+        "mfu": operations / seconds / 1e12 / peak_tflops if peak_tflops else None,
+        "energy_j": energy_j,
+        "sampled_energy_j": row.sampled_energy_j.get("gpu"),
+        "window_s": row.duration_s,
+        "uncertainty_j": row.uncertainty_j.get("gpu"),
+        "method": row.method.get("gpu"),
+        "j_per_token": energy_j / tokens / len(times_s) if energy_j else None,
+        "planned_gib": estimate(config).total_gib,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--micro-batches", type=int, default=2)
+    parser.add_argument("--signals", choices=sorted(SIGNALS), default="online")
+    parser.add_argument("--out", type=Path, help="folder for step-NAME.json")
+    parser.add_argument("--name", default="step")
     given = parser.parse_args()
-    overrides = ["paradigm=response", "paradigm.teacher=online", "paradigm.response.support=dense"]
-    tree = compose(["model=llama31_8b_to_1b", *overrides, *given.overrides])
-    config = to_config(resolve_gpu(tree, list_gpus()))
-    training, pair = config.training, config.model
-    device = torch.device(config.gpu.device)
-    torch.manual_seed(0)
-    with device:
-        teacher = load_model(replace(teacher_source(config), path=None), dtype=frozen_dtype(config))
-        student = load_model(replace(pair.student, path=None), dtype=torch.float32)
-    if training.gradient_checkpointing:
-        student.activation_checkpointing_enable()  # pyright: ignore[reportCallIssue]
-    place(student, device, sharded=False)
-    student.train()
-    plan = plan_signals(config, [])
-    objective = Objective(
-        config.paradigm,
-        [],
-        plan,
-        vocabulary=compared_rows(config)[0],
-        student_width=pair.student.architecture.hidden_size,
-        teacher_width=teacher_source(config).architecture.hidden_size,
-        chunk_rows=training.chunk_rows,
-        teacher_head_VD=head_weight(teacher).detach(),
-        teacher_bias_V=head_bias(teacher),
-        seed=0,
-    ).to(device)
-    batches = [
-        random_batch(training.micro_batch, training.sequence_length, plan.vocabulary, device)
-        for _ in range(given.micro_batches)
-    ]
-
-    def step() -> None:
-        size = objective.step_size(batches)
-        for batch in batches:
-            with autocast(training.precision, device):
-                signals = compute_signals(teacher, batch.input_BT, plan, rows=batch.rows)
-                loss, _ = objective.micro_batch_loss(student, batch, signals, size)
-            loss.backward()
-        student.zero_grad(set_to_none=True)
-
-    times = []
-    for _ in range(2 + given.steps):
-        wait(device)
-        started = time.perf_counter()
-        step()
-        wait(device)
-        times.append(time.perf_counter() - started)
+    words = ["model=llama31_8b_to_1b", "paradigm=response", *SIGNALS[given.signals]]
+    config = to_config(resolve_gpu(compose([*words, *given.overrides]), list_gpus()))
+    training, device = config.training, torch.device(config.gpu.device)
     tokens = given.micro_batches * training.micro_batch * training.sequence_length
-    operations = tokens * (
-        forward_flops_per_token(teacher_source(config).architecture, training.sequence_length)
-        + 3 * forward_flops_per_token(pair.student.architecture, training.sequence_length)
-    )
-    seconds = statistics.median(times[2:])
-    rate = operations / seconds
-    print(f"{pair.name}, {training.precision}, {tokens:,} tokens a step, {given.steps} steps")
-    print(f"{seconds * 1e3:,.0f} ms a step, {tokens / seconds:,.0f} tokens/s")
-    print(f"{operations / 1e12:,.2f} TFLOP a step, {rate / 1e12:,.3f} TFLOP/s")
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
-    limit = product_rate(device, dtype, 8192 if device.type == "cuda" else 1024)
-    print(f"fraction of limit {rate / limit:.2f}: a product reaches {limit / 1e12:,.3f} TFLOP/s")
-    if config.gpu.bf16_dense_tflops and training.precision == "bf16":
-        print(f"MFU {rate / config.gpu.bf16_dense_tflops / 1e12:.2f} of the data sheet's rate")
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / GIB
-        print(f"peak memory {peak:.1f} GiB on {torch.cuda.get_device_name(device)}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Meter(Path(folder), Telemetry(), use_gpus=device.type == "cuda") as meter,
+    ):
+        began = time.perf_counter()
+        steps = Steps(config, device, given.micro_batches)
+        made_s = time.perf_counter() - began
+        for _ in range(2):
+            steps.take()
+        wait(device)
+        warm_s = time.perf_counter() - began - made_s
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # What making the models took is no part of a step.
+            torch.cuda.reset_peak_memory_stats(device)
+        times_s = []
+        with meter.window("steps", synchronize=lambda: wait(device)) as window:
+            for _ in range(given.steps):
+                started = time.perf_counter()
+                steps.take()
+                wait(device)
+                times_s.append(time.perf_counter() - started)
+        assert window.row is not None
+        peak_gib = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+        record = figures(config, device, times_s, tokens, window.row)
+    record |= {"made_s": made_s, "warm_up_s": warm_s, "peak_gib": peak_gib}
+    record["card"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if given.out:
+        (given.out / f"step-{given.name}.json").write_text(json.dumps(record, indent=1))
+    print(f"{record['pair']}, {record['precision']}, {tokens:,} tokens a step, {given.steps} steps")
+    for key in (
+        *("card", "signals", "compile", "tokens_per_s", "tflop_per_s", "product_tflop_per_s"),
+        *("fraction_of_limit", "mfu", "j_per_token", "peak_gib", "planned_gib"),
+        *("made_s", "warm_up_s"),
+    ):
+        value = record[key]
+        print(f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}")
 
 
 if __name__ == "__main__":

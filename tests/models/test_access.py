@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import torch
 import transformers.utils.hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -34,7 +35,9 @@ LICENCE = "Llama 3.1 Community License"
 
 
 def answer(code: int) -> Any:
-    return httpx2.Response(code, request=httpx2.Request("GET", "https://huggingface.co/org/model"))
+    # The hub's library speaks through httpx2, before its release 2 through httpx.
+    httpx = importlib.import_module(HTTPError.__module__.partition(".")[0])
+    return httpx.Response(code, request=httpx.Request("GET", "https://huggingface.co/org/model"))
 
 
 ERRORS = {

@@ -33,6 +33,18 @@ def other() -> Any:
     os.kill(pid, 9)
 
 
+@pytest.fixture
+def cuda_device(monkeypatch, tmp_path) -> Any:
+    """A container whose processes use CUDA while they hold this file open."""
+    device = tmp_path / "nvidia-uvm"
+    device.touch()
+    monkeypatch.setattr(strangers, "_namespace", lambda: "pid:[4026533000]")
+    monkeypatch.setattr(strangers, "_CUDA_DEVICE", str(device))
+    monkeypatch.setattr(strangers, "_here_before", set())
+    monkeypatch.setattr(strangers, "_has_looked", False)
+    return device
+
+
 def card(uuid: str = "GPU-a", *, is_sliced: bool = False) -> Any:
     return SimpleNamespace(gpu=SimpleNamespace(uuid=uuid, is_sliced=is_sliced))
 
@@ -83,19 +95,65 @@ def test_one_that_comes_later_marks_the_windows_it_was_in_and_stops_nothing(
     assert [f"now also used by pid {other}" in message for message in caplog.messages] == [True] * 2
 
 
-def test_in_a_container_our_own_process_does_not_look_like_a_stranger_later(on_card, monkeypatch):
-    monkeypatch.setattr(strangers, "_namespace", lambda: "pid:[4026533000]")
+def test_in_a_container_our_own_process_does_not_look_like_a_stranger_later(on_card, cuda_device):
     watch = Watch([card()], allowed=False)
     on_card.add(4_000_000)  # This process as the host counts it.
     watch.look()
     assert watch.remark(since_s=0.0) is None
 
 
-def test_in_a_container_those_of_the_start_mark_every_window(on_card, monkeypatch):
-    monkeypatch.setattr(strangers, "_namespace", lambda: "pid:[4026533000]")
+def test_in_a_container_those_of_the_start_mark_every_window(on_card, cuda_device):
     on_card.add(4_000_000)
     watch = Watch([card()], allowed=True)
     on_card.clear()
     assert watch.remark(time.monotonic() + 1e6) == (
+        "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
+    )
+
+
+def test_in_a_container_a_second_run_of_one_process_is_not_refused_for_what_the_first_left(
+    on_card, cuda_device
+):
+    Watch([card()], allowed=False)
+    with cuda_device.open():
+        on_card.add(4_000_000)  # This process as the host counts it.
+        second = Watch([card()], allowed=False)
+        assert second.remark(since_s=0.0) is None
+    with pytest.raises(RuntimeError, match="also used by pid 4000000"):
+        Watch([card()], allowed=False)  # This process uses no CUDA any more: it is another's.
+
+
+def test_in_a_container_a_child_s_use_of_the_card_is_this_job_s_own(on_card, cuda_device):
+    Watch([card()], allowed=False)
+    with cuda_device.open() as file:
+        child = subprocess.Popen(["sleep", "60"], stdin=file)
+    on_card.add(4_000_000)
+    try:
+        assert Watch([card()], allowed=False).remark(since_s=0.0) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_in_a_container_more_newcomers_than_own_users_of_cuda_are_refused_by_name(
+    on_card, cuda_device
+):
+    Watch([card()], allowed=False)
+    on_card |= {4_000_000, 4_000_001}
+    with cuda_device.open(), pytest.raises(RuntimeError) as refusal:
+        Watch([card()], allowed=False)
+    assert "pid 4000000 (not visible from here)" in str(refusal.value)
+    assert "pid 4000001 (not visible from here)" in str(refusal.value)
+
+
+def test_in_a_container_one_that_was_there_before_us_stays_a_stranger_in_later_runs(
+    on_card, cuda_device
+):
+    on_card.add(4_000_000)
+    Watch([card()], allowed=True)
+    with cuda_device.open():
+        on_card.add(4_000_001)
+        second = Watch([card()], allowed=True)
+    assert second.remark(since_s=0.0) == (
         "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
     )

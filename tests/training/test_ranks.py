@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from kdwatts.data.packing import Batch
 from kdwatts.models import load
 from kdwatts.models.load import head_weight
+from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
 from kdwatts.schema import CrossEntropy, Feature, Lora, Paradigm, Relational, Response
 from kdwatts.training import checkpoint
@@ -153,7 +154,7 @@ def read_on_held_out(pair: Pair) -> dict[str, float]:
 
 def recomputed(pair: Pair) -> dict[str, Any]:
     pair.student.train()
-    pair.student.activation_checkpointing_enable()
+    recompute_blocks(pair.student)
     return step(pair)
 
 
