@@ -56,10 +56,6 @@ SERVING = ("student_total_j_per_token", "eff_overall")
 """Columns whose joules are one figure for all students that are served alike: what else differs
 between such students is noise of measuring, or has a column of its own."""
 
-SERVED_ALIKE = ("model", "student_params", "gpu", "num_gpus", "power_limit_w", "precision", "host")
-"""What is equal where students differ by their weights alone, for tables without a key of it."""
-
-
 COLUMNS: Mapping[str, Column] = {
     "accuracy_kept": Column("accuracy kept", "", True),
     "om_perf": Column("OM_perf", "", True),
@@ -192,13 +188,10 @@ def _compared(
 
 def _served_alike(mine: list[Row], other: list[Row]) -> bool:
     """Whether a token of both has one figure, pooled over the runs that measured it."""
-    if keys := {run.get("student_served_key") for run in mine} - {None}:
-        return not keys.isdisjoint(run.get("student_served_key") for run in other)
-    one, two = (
-        {tuple(run.get(column) for column in SERVED_ALIKE) for run in known(rows, "student_params")}
-        for rows in (mine, other)
+    mine_keys, other_keys = (
+        {run.get("student_served_key") for run in rows} - {None} for rows in (mine, other)
     )
-    return not one.isdisjoint(two)
+    return not mine_keys.isdisjoint(other_keys)
 
 
 def _comparison(

@@ -40,11 +40,11 @@ def window(stage, outcome, energy_j, *, key=None, quality="measured"):
 
 
 def test_three_seeds_of_1_2_3_have_mean_2_and_half_width_t_over_root_3():
-    # Standard deviation 1, t(0.975, 2 degrees of freedom) = 4.303.
+    # Standard deviation 1, t(0.975, 2 degrees of freedom) = 4.302653.
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval.mean == 2
-    assert interval.half_width == pytest.approx(4.303 / math.sqrt(3))
-    assert interval.high - interval.low == pytest.approx(2 * 4.303 / math.sqrt(3))
+    assert interval.half_width == pytest.approx(4.302653 / math.sqrt(3))
+    assert interval.high - interval.low == pytest.approx(2 * 4.302653 / math.sqrt(3))
 
 
 def test_one_seed_has_no_interval_and_none_is_refused():
@@ -53,10 +53,10 @@ def test_one_seed_has_no_interval_and_none_is_refused():
         mean_interval([])
 
 
-def test_many_seeds_use_the_last_tabulated_quantile():
+def test_a_hundred_seeds_have_the_quantile_of_99_degrees_of_freedom():
     values = [0.0, 2.0] * 50
     deviation = math.sqrt(100 / 99)
-    assert mean_interval(values).half_width == pytest.approx(2.042 * deviation / 10)
+    assert mean_interval(values).half_width == pytest.approx(1.984217 * deviation / 10)
 
 
 def test_seeds_without_a_value_are_left_out_of_the_mean():
