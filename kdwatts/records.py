@@ -251,6 +251,10 @@ class Metrics:
     """Limit that the first card enforced, set by whoever runs it; None without a card."""
     teacher_quantization: str | None = None
     """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
+    setting_name: str | None = None
+    """Name of an imported run's method: its folder's without what tells repeats apart."""
+    repeat: str | None = None
+    """What tells an imported run from its method's other repeats, such as 1; it is no seed."""
     schema: int = SCHEMA
 
 

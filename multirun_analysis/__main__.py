@@ -28,6 +28,7 @@ from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
+from multirun_analysis.said import place_first, said_once
 from multirun_analysis.site import site_of
 
 
@@ -105,13 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unreadable(runs: pd.DataFrame) -> list[str]:
     """Files of our own runs that do not read; a torn last line is what a kill leaves, no fault."""
-    return [
-        f"{run['run']}: {note}"
+    found = said_once(
+        (run["run"], note)
         for run in to_rows(runs)
         if not run["origin"]
         for note in (run["notes"] or "").split("; ")
         if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
-    ]
+    )
+    return [place_first(said) for said in found]
 
 
 def _default_out(directories: Sequence[Path]) -> Path:
@@ -142,8 +144,8 @@ def table(runs: pd.DataFrame) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    reasons = [f"{run['run']}: {run['reason']}" for run in rows if not run["finished"]]
-    return "\n".join([*text, *reasons])
+    reasons = said_once((run["run"], run["reason"]) for run in rows if not run["finished"])
+    return "\n".join([*text, *map(place_first, reasons)])
 
 
 if __name__ == "__main__":

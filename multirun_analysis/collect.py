@@ -23,6 +23,7 @@ from multirun_analysis.metrics import add_totals
 from multirun_analysis.reading import kept, ticks
 from multirun_analysis.reading.columns import kind_of
 from multirun_analysis.reading.tables import TABLES
+from multirun_analysis.said import place_first, said_once
 from multirun_analysis.telemetry import Telemetry
 from multirun_analysis.writing import (
     PARTS,
@@ -150,11 +151,12 @@ def find_run_folders(directories: Sequence[Path]) -> list[Path]:
 def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
     """Run folders, and a sentence about each folder of records that is none of them."""
     runs: dict[str, Path] = {}
-    left_out: dict[str, None] = {}
+    passed_over: dict[tuple[str, str], None] = {}
     for directory in directories:
         found = survey(directory)
         runs = found.runs | runs
-        left_out |= dict.fromkeys(found.left_out)
+        passed_over |= dict.fromkeys(found.left_out)
+    left_out = [place_first(said) for said in said_once(passed_over, what="folders")]
     if not runs:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "

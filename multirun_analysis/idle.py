@@ -49,7 +49,7 @@ def idle_and_wait_table(
             summary = by_stage.get((name, stage), {})
             found.append(
                 {key: run[key] for key in ("run", "group", "label", "paradigm", "model", "gpu")}
-                | {"stage": stage, "num_attempts": len(windows)}
+                | {"setting": run["group_label"], "stage": stage, "num_attempts": len(windows)}
                 | _idle(run, stage, windows, summary)
                 | {
                     "data_wait_pct": _wait_pct(run, stage, windows),
@@ -57,7 +57,8 @@ def idle_and_wait_table(
                     "host_util_pct": summary.get("host_util_pct_mean"),
                 }
             )
-    columns = ["run", "group", "label", "paradigm", "model", "gpu", "stage", "num_attempts"]
+    columns = ["run", "group", "label", "setting", "paradigm", "model", "gpu", "stage"]
+    columns += ["num_attempts"]
     columns += ["idle_pct", "idle_source", "data_wait_pct", "gpu_util_pct", "host_util_pct"]
     return pd.DataFrame(found, columns=columns)
 
@@ -177,7 +178,7 @@ def idle_words(table: pd.DataFrame) -> list[str]:
                 "drawn in as long"
             )
         if parts:
-            found.append(f"{rows[0]['label']}: {', and '.join(parts)}.")
+            found.append(f"{rows[0]['setting']}: {', and '.join(parts)}.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tables of the page: finished runs, their scores, where imported ones come from, and failures."""
+"""Tables of the page: finished runs, their scores, and failures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from multirun_analysis import units
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
-from multirun_analysis.page import escaped, facet, section, table
-from multirun_analysis.palette import paradigm_color
+from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.said import Said, said_once, texts
 
 _COLUMNS = {
     "Own energy": "± sd",
@@ -30,13 +30,15 @@ def runs_section(runs: list[Row]) -> str:
     if not finished:
         return ""
     heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
-    notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
+    notes = said_once(
+        (run["run"], note) for run in known(finished, "notes") for note in run["notes"].split("; ")
+    )
     return section(
         "Runs",
         "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
         "standard deviation, se one standard error. All columns are in runs.csv.",
         table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
-        + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
+        + (f'<div class="sub">Notes. {texts(notes)}</div>' if notes else ""),
     )
 
 
@@ -61,19 +63,12 @@ def _run_row(run: Row) -> str:
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
-    return f"<tr{facet(run['run'])}>{_run_head(run)}{columns}</tr>"
+    return f"<tr{facet(run['run'])}>{run_head(run)}{columns}</tr>"
 
 
 def _bits(run: Row) -> str:
     """What a teacher's number says of its weights where they were quantised."""
     return f", {run['teacher_quantization']}" if run["teacher_quantization"] else ""
-
-
-def _run_head(run: Row) -> str:
-    return (
-        f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
-        f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
-    )
 
 
 def scores_section(runs: list[Row], scores: list[Row]) -> str:
@@ -98,16 +93,15 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
             for task in tasks
         )
         kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
-        body += f"<tr{facet(run['run'])}>{_run_head(run)}<td>{kept}</td>{cells}</tr>"
-    reasons = grouped(known(rows, "om_perf_reason"), "om_perf_reason")
-    notes = [f"{_names(same)}: {reason}." for reason, same in reasons.items()]
+        body += f"<tr{facet(run['run'])}>{run_head(run)}<td>{kept}</td>{cells}</tr>"
+    notes = said_once((run["run"], run["om_perf_reason"]) for run in known(rows, "om_perf_reason"))
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     return section(
         "Scores",
         "One score of each benchmark, with one standard error. OM_perf is the mean of student over "
         f"teacher; without a teacher that was asked alike there is none.{marked}",
         table(f"<th>Run</th><th>OM_perf<small>± se</small></th>{heads}", body)
-        + (f'<p class="sub">No OM_perf. {escape(" ".join(notes))}</p>' if notes else ""),
+        + (f'<div class="sub">No OM_perf. {texts(notes)}</div>' if notes else ""),
     )
 
 
@@ -126,45 +120,13 @@ def _score_cell(mine: Row | None, its: Row | None) -> str:
     return f"<td>{score}{_ABOVE}{beside}{ratio}</small></td>"
 
 
-def _names(runs: list[Row]) -> str:
-    return ", ".join(run["run"] for run in runs)
-
-
-def imported_section(runs: list[Row]) -> str:
-    """Where imported runs come from, and what their records say about serving."""
-    body = "".join(_imported_row(run) for run in known(runs, "origin"))
-    heads = (
-        '<th>Run</th><th class="left">Origin</th><th>Energy counter<small>rescaled by</small></th>'
-        "<th>Sampled every<small>mean, at most</small></th>"
-        "<th>Served, J/token<small>student, teacher</small></th>"
-    )
-    return body and section(
-        "Imported runs",
-        "Recorded elsewhere, by other software. Serving energy is as reported, all tokens together "
-        "and without a trace: it is ranked with nothing. What else to know is at the end.",
-        table(heads, body),
-        anchor="imported",
-    )
-
-
-def _imported_row(run: Row) -> str:
-    correction = run["unit_correction"]
-    served = [
-        units.quantity(run[f"{subject}_total_j_per_token"], "J")
-        for subject in ("student", "teacher")
-    ]
-    return (
-        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
-        f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
-        f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
-        f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
-        f"<td>{served[0]}<small>{served[1]}, {escape(run['inference_energy_quality'])}</small></td>"
-        "</tr>"
-    )
-
-
 def unfinished_section(runs: list[Row]) -> str:
-    body = "".join(_unfinished_row(run) for run in runs if not run["finished"])
+    """Each reason once, with all runs that ended by it."""
+    open_ = {run["run"]: run for run in runs if not run["finished"]}
+    body = ""
+    for state, same in grouped(open_.values(), "state").items():
+        found = said_once((run["run"], run["reason"] or "") for run in same)
+        body += "".join(_unfinished_row(state, said, open_) for said in found)
     return body and section(
         "Failed and unfinished runs",
         "They are in no figure and in no mean.",
@@ -173,9 +135,15 @@ def unfinished_section(runs: list[Row]) -> str:
     )
 
 
-def _unfinished_row(run: Row) -> str:
-    state = f'<span class="state">{escaped(run["state"])}</span>'
+def _unfinished_row(state: str, said: Said, runs: dict[str, Row]) -> str:
+    head = run_head(runs[said.names[0]])
+    if said.list:
+        named = ", ".join(f"{runs[name]['label']} ({name})" for name in said.names)
+        head = (
+            f'<th scope="row"><details class="said"><summary>{len(said.names)} runs</summary>'
+            f"<small>{escape(named)}</small></details></th>"
+        )
     return (
-        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="left">{state}</td>'
-        f'<td class="words">{escaped(run["reason"])}</td></tr>'
+        f'<tr{facet(*said.names)}>{head}<td class="left"><span class="state">{escaped(state)}'
+        f'</span></td><td class="words">{escape(said.sentence)}</td></tr>'
     )

@@ -11,6 +11,7 @@ from kdwatts.records import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, paradigm_of, seed_of
+from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.scores import Evaluation, accuracy_kept, read_evaluation
 from multirun_analysis.importer.serving import Served, read_served, reservation
 from multirun_analysis.importer.trace import Trace
@@ -45,6 +46,7 @@ def summarize(
     *,
     origin: str,
     correction: float | None,
+    repeat: Repeat,
 ) -> tuple[Metrics, dict[str, str | None]]:
     """Metrics, and the reasons for what is missing or doubtful in them."""
     own = total_energy(row.energy_j, row.quality, row.uncertainty_j)
@@ -123,5 +125,7 @@ def summarize(
         student_key=row.key or "",
         origin=origin,
         unit_correction=correction,
+        setting_name=repeat.setting,
+        repeat=repeat.repeat,
     )
     return result, {"om_perf_reason": om_perf_reason, "inference_reason": inference_reason}
