@@ -110,7 +110,10 @@ def other_code(record: dict[str, Any], code: dict[str, str | None]) -> list[str]
 def record_energy(record: dict[str, Any]) -> Energy:
     """Energy over all attempts of an artifact's record."""
     return add_energies(
-        total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+        # Older records do not tell the shared error apart.
+        total_energy(
+            row["energy_j"], row["quality"], row["uncertainty_j"], row.get("shared_uncertainty_j")
+        )
         for row in record["attempts"]
     )
 

@@ -91,6 +91,8 @@ class StageRow:
     """Integral of the power samples: the check on counters, never mixed with `energy_j`."""
     net_energy_j: Components = field(default_factory=dict)
     """`energy_j` less idle power times the seconds covered; None where idle was not measured."""
+    shared_uncertainty_j: Components = field(default_factory=dict)
+    """The part of `uncertainty_j` that all windows of one meter share: its calibration."""
     node_energy_j: Components = field(default_factory=dict)
     """Gross of the whole node, where `energy_j` is an attributed share of it."""
     schema: int = SCHEMA
@@ -249,6 +251,13 @@ class Metrics:
     wue_l_per_kwh: float | None = None
     power_limit_w: float | None = None
     """Limit that the first card enforced, set by whoever runs it; None without a card."""
+    own_energy_random_sd_j: float | None = None
+    """Part of own_energy_uncertainty_j that differs from one window to the next: all of it where
+    own_energy_shared_sd_j, the meter's calibration, is not told apart and so None."""
+    own_energy_shared_sd_j: float | None = None
+    inherited_energy_random_sd_j: float | None = None
+    """The same two parts, of inherited_energy_j."""
+    inherited_energy_shared_sd_j: float | None = None
     teacher_quantization: str | None = None
     """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
     setting_name: str | None = None

@@ -8,8 +8,9 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics.break_even import Amount, BreakEven
+from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.efficiency import lifetime_efficiency
+from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, paradigm_color, styled
@@ -93,9 +94,9 @@ def _ratio(r: Repayment, tokens: float) -> tuple[float, float, float]:
     whole_j = built.value + tokens * student.value
     ratio = tokens * teacher.value / whole_j
     relative = math.hypot(
-        (teacher.sd or 0.0) / teacher.value,
-        (built.sd or 0.0) / whole_j,
-        tokens * (student.sd or 0.0) / whole_j,
+        (teacher.random_sd or 0.0) / teacher.value,
+        (built.random_sd or 0.0) / whole_j,
+        tokens * (student.random_sd or 0.0) / whole_j,
     )
     spread = math.exp(1.96 * relative)
     return ratio, ratio / spread, ratio * spread
@@ -209,7 +210,7 @@ def break_even_over_students_table(runs: pd.DataFrame, train: pd.DataFrame) -> p
     rows = [
         _setting_columns(r, "students", r.students)
         | {"num_students": count, "j_per_student": _j_per_student(r, count).value}
-        | {"baseline_j": r.baseline.value, "baseline_sd_j": r.baseline.sd}
+        | {"baseline_j": r.baseline.value, "baseline_sd_j": r.baseline.random_sd}
         for r in _sharing(runs, train)
         for count in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
     ]
@@ -227,10 +228,10 @@ def _sharing(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     ]
 
 
-def _j_per_student(r: Repayment, count: float) -> Amount:
+def _j_per_student(r: Repayment, count: float) -> Quantity:
     assert r.inherited.value is not None and r.own.value is not None
-    error_j = math.hypot((r.inherited.sd or 0.0) / count, r.own.sd or 0.0)
-    return Amount(r.own.value + r.inherited.value / count, error_j)
+    error_j = math.hypot((r.inherited.random_sd or 0.0) / count, r.own.random_sd or 0.0)
+    return Quantity(r.own.value + r.inherited.value / count, error_j)
 
 
 def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figure:
@@ -249,7 +250,7 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
     for r in drawn:
         curve = []
         for amount in (_j_per_student(r, count) for count in counts):
-            value, sd = amount.value or 0.0, amount.sd or 0.0
+            value, sd = amount.value or 0.0, amount.random_sd or 0.0
             # A band below zero has no place on a logarithmic axis.
             ends = (max(value - 1.96 * sd, 0.05 * value), value + 1.96 * sd)
             curve.append((value / factor, ends[0] / factor, ends[1] / factor))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kdwatts.metrics.break_even import Amount, BreakEven
+from kdwatts.metrics.break_even import BreakEven
+from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
 from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind
@@ -172,8 +173,8 @@ def _energy_class(run: Row) -> str:
     return energy_class(run["inference_energy_quality"])
 
 
-def _amount_words(amount: Amount) -> str:
-    error = None if amount.sd is None else 1.96 * amount.sd
+def _amount_words(amount: Quantity) -> str:
+    error = None if amount.random_sd is None else 1.96 * amount.random_sd
     return units.quantity(amount.value, "J/token", error=error)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from kdwatts.metrics.break_even import (
-    Amount,
     BreakEven,
     energy_at_quality,
     students_to_break_even,
     tokens_to_break_even,
 )
 from kdwatts.metrics.efficiency import lifetime_efficiency
+from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import facet, section, table
@@ -39,17 +39,17 @@ class Repayment:
     paradigm: str
     energy_class: str
     """How its joules were obtained, the worst of its seeds: measured, mixed, estimated, missing."""
-    built: Amount
+    built: Quantity
     """Joules of building the student with its share of inherited work."""
-    teacher: Amount
+    teacher: Quantity
     """Joules per token served; also of the student."""
-    student: Amount
+    student: Quantity
     kept: float | None
     """OM_perf."""
-    inherited: Amount
+    inherited: Quantity
     """Joules of all that was inherited, undivided; and of building the student alone."""
-    own: Amount
-    baseline: Amount
+    own: Quantity
+    baseline: Quantity
     """Joules at which fine-tuning is as good on held-out text; None where it never is."""
     tokens: BreakEven
     """T*: tokens served in the teacher's place that repay building and inherited share."""
@@ -114,7 +114,7 @@ def _repayment(
         kept=kept,
         inherited=inherited,
         own=own,
-        baseline=baseline or Amount(None),
+        baseline=baseline or Quantity(None),
         tokens=tokens_to_break_even(built, served["teacher"], served["student"]),
         students=shared,
         lifetime=tuple(
@@ -135,7 +135,7 @@ def _energy_class(rows: list[Row]) -> str:
 
 def _baseline(
     rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
-) -> Amount | None:
+) -> Quantity | None:
     """Joules of the fine-tuned student of the same seed, pair, data, card and power limit, once it
     is as good.
 
@@ -160,27 +160,27 @@ def _baseline(
         return None
     reached = [joules for joules in baselines_j if joules is not None]
     # What one seed in three reaches is no answer.
-    return _mean(reached) if len(reached) == len(baselines_j) else Amount(None)
+    return _mean(reached) if len(reached) == len(baselines_j) else Quantity(None)
 
 
-def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Amount:
+def _amount(rows: list[Row], column: str, error: str = "", *, per_sd: float = 1.0) -> Quantity:
     """Mean over seeds with its standard error; of one seed the error that its run states.
 
     So it is of one measurement that all seeds share, as of their teacher's: it varies with none.
     """
     found = known(rows, column)
     if len(found) < len(rows):
-        return Amount(None)
+        return Quantity(None)
     if len({run[column] for run in found}) > 1 or not error:
         return _mean([run[column] for run in found])
     stated = found[0].get(error)
-    return Amount(found[0][column], None if stated is None else stated / per_sd)
+    return Quantity(found[0][column], None if stated is None else stated / per_sd)
 
 
-def _mean(values: Sequence[float]) -> Amount:
+def _mean(values: Sequence[float]) -> Quantity:
     interval = mean_interval(values)
     half_width = interval.half_width
-    return Amount(interval.mean, None if half_width is None else half_width / 1.96)
+    return Quantity(interval.mean, None if half_width is None else half_width / 1.96)
 
 
 def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:

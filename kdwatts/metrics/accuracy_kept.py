@@ -24,6 +24,91 @@ class BenchmarkScore:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Accuracy kept: how far above chance the student is, over how far its teacher is."""
+
+    value: float | None
+    """Mean over `benchmarks` of (student - chance) / (teacher - chance); None where it cannot be
+    told, as no benchmark's teacher is above chance."""
+    low: float | None
+    """2.5th percentile over the benchmarks' samples; None where a standard error is unknown."""
+    high: float | None
+    """97.5th percentile."""
+    sd: float | None
+    """One standard deviation over the same draws, by their 16th and 84th percentile."""
+    benchmarks: tuple[str, ...]
+    """Those in the mean: the teacher is at least two standard errors above chance."""
+    teacher_at_chance: tuple[str, ...]
+    """Those that are not, and so say nothing of what was kept."""
+    student_at_chance: tuple[str, ...]
+    """Of all with a level of chance, where the student is less than two standard errors above."""
+    without_chance: tuple[str, ...]
+    """Left out too: the score of guessing is not known."""
+
+
+def is_at_chance(score: float, stderr: float | None, chance: float | None) -> bool:
+    """Whether a score is less than two standard errors above guessing; no where chance is unknown.
+
+    Without a standard error it is whether the score is above chance at all.
+    """
+    if chance is None:
+        return False
+    above = score - chance
+    return above <= 0 or above < 2 * (stderr or 0.0)
+
+
+def accuracy_kept(scores: Sequence[BenchmarkScore]) -> Kept:
+    """Mean over benchmarks of (student - chance) / (teacher - chance), where that can be told.
+
+    The interval is a parametric bootstrap's: scores drawn anew from normal distributions of their
+    standard errors (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 6.5), so
+    that it is lopsided where a teacher is near chance.
+    """
+    without = tuple(score.benchmark for score in scores if score.chance is None)
+    teacher_at_chance = tuple(
+        score.benchmark
+        for score in scores
+        if is_at_chance(score.teacher, score.teacher_stderr, score.chance)
+    )
+    student_at_chance = tuple(
+        score.benchmark
+        for score in scores
+        if is_at_chance(score.student, score.student_stderr, score.chance)
+    )
+    told = [s for s in scores if s.benchmark not in (*without, *teacher_at_chance)]
+    value = low = high = sd = None
+    if told:
+        shares = [(s.student - (s.chance or 0.0)) / (s.teacher - (s.chance or 0.0)) for s in told]
+        value = math.fsum(shares) / len(shares)
+        if all(None not in (s.student_stderr, s.teacher_stderr) for s in told):
+            means = _drawn_means(told, above_chance=True)
+            low, high = percentile(means, 2.5), percentile(means, 97.5)
+            sd = (percentile(means, 84.134) - percentile(means, 15.866)) / 2
+    names = tuple(score.benchmark for score in told)
+    return Kept(value, low, high, sd, names, teacher_at_chance, student_at_chance, without)
+
+
+def percentile(ordered: Sequence[float], share_pct: float) -> float:
+    """The nearest of values in ascending order."""
+    return ordered[min(len(ordered) - 1, round(share_pct / 100 * len(ordered)))]
+
+
+def _drawn_means(scores: Sequence[BenchmarkScore], *, above_chance: bool) -> list[float]:
+    """Means over benchmarks of scores drawn anew, ascending; the same for the same scores."""
+    generator = random.Random(0)  # A generator of its own, so that each call draws alike.
+    means = []
+    for _ in range(BOOTSTRAP_DRAWS):
+        shares = []
+        for score in scores:
+            chance = (score.chance or 0.0) if above_chance else 0.0
+            student = generator.gauss(score.student, score.student_stderr or 0.0) - chance
+            teacher = generator.gauss(score.teacher, score.teacher_stderr or 0.0) - chance
+            shares.append(student / max(teacher, 1e-9))
+        means.append(math.fsum(shares) / len(shares))
+    return sorted(means)
+
+
+@dataclass(frozen=True)
 class OmPerf:
     """Accuracy kept by the student."""
 
@@ -32,9 +117,9 @@ class OmPerf:
     stderr: float | None
     """One standard error, by the delta method, benchmarks taken as independent."""
     corrected: float | None
-    """The same of (score - chance), over the benchmarks whose teacher is clear of chance."""
+    """Accuracy kept: the same of (score - chance), where the teacher is clear of chance."""
     at_chance: tuple[str, ...]
-    """Benchmarks left out of `corrected`: teacher within two standard errors of chance."""
+    """Benchmarks left out of `corrected`: teacher less than two standard errors above chance."""
     low: float | None = None
     """2.5th percentile of `ratio` over the bootstrap; None where a standard error is unknown."""
     high: float | None = None
@@ -55,37 +140,19 @@ def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
     ratio = sum(score.student / score.teacher for score in scores) / len(scores)
     errors = [_ratio_stderr(score) for score in scores]
     stderr = _root_sum_square(errors)
-    at_chance = tuple(score.benchmark for score in scores if _at_chance(score))
-    corrected = [
-        (score.student - score.chance) / (score.teacher - score.chance)
-        for score in scores
-        if score.chance is not None and not _at_chance(score)
-    ]
-    low, high = (None, None) if stderr is None else _bootstrap_interval(scores)
+    kept = accuracy_kept(scores)
+    low = high = None
+    if stderr is not None:
+        means = _drawn_means(scores, above_chance=False)
+        low, high = percentile(means, 2.5), percentile(means, 97.5)
     return OmPerf(
         ratio,
         None if stderr is None else stderr / len(scores),
-        sum(corrected) / len(corrected) if corrected else None,
-        at_chance,
+        kept.value,
+        kept.teacher_at_chance,
         low,
         high,
     )
-
-
-def _bootstrap_interval(scores: Sequence[BenchmarkScore]) -> tuple[float, float]:
-    """The same numbers for the same scores: the generator has a fixed seed."""
-    generator = random.Random(0)
-    means = sorted(
-        math.fsum(
-            generator.gauss(score.student, score.student_stderr or 0.0)
-            / max(generator.gauss(score.teacher, score.teacher_stderr or 0.0), 1e-9)
-            for score in scores
-        )
-        / len(scores)
-        for _ in range(BOOTSTRAP_DRAWS)
-    )
-    edge = round(0.025 * BOOTSTRAP_DRAWS)
-    return means[edge - 1], means[-edge]
 
 
 def _ratio_stderr(score: BenchmarkScore) -> float | None:
@@ -93,12 +160,6 @@ def _ratio_stderr(score: BenchmarkScore) -> float | None:
         return None
     ratio = score.student / score.teacher
     return math.hypot(score.student_stderr, ratio * score.teacher_stderr) / score.teacher
-
-
-def _at_chance(score: BenchmarkScore) -> bool:
-    if score.chance is None:
-        return False
-    return score.teacher - score.chance <= 2 * (score.teacher_stderr or 0.0)
 
 
 def _root_sum_square(values: Iterable[float | None]) -> float | None:

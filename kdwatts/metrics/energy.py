@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kdwatts.metrics.quantity import Quantity
+
 MEASURED = ("measured", "attributed")
 """Qualities that come from a sensor; `estimated` comes from a model."""
 
@@ -19,6 +21,9 @@ class Energy:
     """One standard deviation; None where the energy is None or nothing is known of its error."""
     quality: str
     """measured, attributed, estimated, missing, or mixed for a sum over different qualities."""
+    shared_sd_j: float | None = None
+    """The part of `uncertainty_j` that all readings of the meter share: calibration, or the error
+    of a model. None in records that do not tell it apart."""
 
 
 MISSING = Energy(None, None, "missing")
@@ -28,6 +33,7 @@ def total_energy(
     energy_j: Mapping[str, float | None],
     quality: Mapping[str, str],
     uncertainty_j: Mapping[str, float | None],
+    shared_uncertainty_j: Mapping[str, float | None] | None = None,
 ) -> Energy:
     """The sum of a window's measured components; of the estimated ones where none is measured.
 
@@ -39,10 +45,12 @@ def total_energy(
         return MISSING
     # The weaker word of the two sensors' kinds names the sum.
     labels = ("measured", "attributed", "estimated")
+    shared = shared_uncertainty_j or {}
     return Energy(
         sum(energy_j[c] or 0.0 for c in parts),
         _root_sum_square(uncertainty_j.get(c) for c in parts),
         max((quality[c] for c in parts), key=labels.index),
+        _root_sum_square(shared.get(c) for c in parts),
     )
 
 
@@ -74,21 +82,48 @@ def add_energies(energies: Iterable[Energy]) -> Energy:
     """The sum over windows or artifacts. One missing term makes the sum missing, not smaller.
 
     Terms of different quality give `mixed`, so that a reader sees that the sum is no measurement.
-    Uncertainties add linearly: the sensor's calibration error is shared by all terms. The sum of
-    nothing is 0 J, measured.
+    The meter's calibration is shared by all terms and adds as it is, the rest in squares. What no
+    record tells apart counts as shared. The sum of nothing is 0 J, measured.
     """
     terms = list(energies)
     if not terms:
-        return Energy(0.0, 0.0, "measured")
+        return Energy(0.0, 0.0, "measured", 0.0)
     if any(term.energy_j is None for term in terms):
         return MISSING
     qualities = {term.quality for term in terms}
-    uncertainties = [term.uncertainty_j for term in terms]
+    shared_j = [term.shared_sd_j for term in terms]
     return Energy(
         sum(term.energy_j or 0.0 for term in terms),
-        None if None in uncertainties else sum(u or 0.0 for u in uncertainties),
+        _summed_uncertainty_j(terms),
         qualities.pop() if len(qualities) == 1 else "mixed",
+        None if None in shared_j else math.fsum(sd or 0.0 for sd in shared_j),
     )
+
+
+def _summed_uncertainty_j(terms: list[Energy]) -> float | None:
+    if any(term.uncertainty_j is None for term in terms):
+        return None
+    parts = [as_quantity(term) for term in terms]
+    # Told apart: (random, shared). Not told apart: as if the meter's error were all of it.
+    apart = [
+        (part.random_sd or 0.0, part.shared_sd)
+        if part.shared_sd is not None
+        else (0.0, part.random_sd or 0.0)
+        for part in parts
+    ]
+    return math.hypot(*(random for random, _ in apart), math.fsum(shared for _, shared in apart))
+
+
+def as_quantity(energy: Energy) -> Quantity:
+    """The energy with its random and its shared error apart.
+
+    Where a record does not tell them apart all of it counts as random: nothing says that it
+    cancels.
+    """
+    random_sd = energy.uncertainty_j
+    if random_sd is not None and energy.shared_sd_j is not None:
+        random_sd = math.sqrt(max(0.0, random_sd**2 - energy.shared_sd_j**2))
+    return Quantity(energy.energy_j, random_sd, energy.shared_sd_j, "J", energy.quality)
 
 
 def _root_sum_square(values: Iterable[float | None]) -> float | None:

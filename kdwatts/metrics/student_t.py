@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any statistics table); beyond 30
-# the last one is used, which is wider than exact by at most 4 %.
-_T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+NORMAL_975 = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+
+
+def t_quantile(degrees: float, confidence: float = 0.95) -> float:
+    """Half width, in standard deviations, of a two-sided interval of Student's t (Student 1908).
+
+    `degrees` of freedom above 0; infinitely many are the normal distribution.
+    """
+    if math.isinf(degrees) and confidence == 0.95:
+        return NORMAL_975
+    from scipy.special import ndtri, stdtrit
+
+    quantile = 0.5 + confidence / 2
+    return float(ndtri(quantile) if math.isinf(degrees) else stdtrit(degrees, quantile))
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
@@ -21,8 +29,14 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     """
     if not values:
         raise ValueError("mean_and_half_width: 0 values given; give at least one")
+    mean, sd = mean_and_sd(values)
+    return mean, None if sd is None else t_quantile(len(values) - 1) * sd
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and the standard deviation of the mean; None for a single value."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return mean, None
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, _T_975[min(count - 1, len(_T_975)) - 1] * math.sqrt(variance / count)
+    return mean, math.sqrt(variance / count)

@@ -281,7 +281,10 @@ def trained_models(config: Config) -> dict[str, Energy]:
         sources.append(teacher_source(config))
     return {
         f"model:{weights_fingerprint(source)}": Energy(
-            trained["energy_j"], trained["uncertainty_j"], trained["quality"]
+            trained["energy_j"],
+            trained["uncertainty_j"],
+            trained["quality"],
+            trained.get("shared_sd_j"),
         )
         for source in sources
         if (trained := read_training_energy(source))

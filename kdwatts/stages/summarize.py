@@ -12,10 +12,12 @@ from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.config import Config
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
-from kdwatts.metrics.break_even import Amount, tokens_to_break_even
+from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
-from kdwatts.metrics.energy import Energy, add_energies, total_energy
+from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.student_t import NORMAL_975
 from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
 from kdwatts.schema import EvalTask
@@ -90,8 +92,7 @@ def _metrics(
     site = config.site
     total = add_energies([own, inherited])
     repaid = tokens_to_break_even(
-        Amount(total.energy_j, total.uncertainty_j),
-        *(_per_token_amount(serving, subject) for subject in ("teacher", "student")),
+        as_quantity(total), *(_per_token(serving, subject) for subject in ("teacher", "student"))
     )
     place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
     teacher = config.model.teacher
@@ -175,6 +176,10 @@ def _metrics(
         water_l=water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
+        own_energy_random_sd_j=as_quantity(own).random_sd,
+        own_energy_shared_sd_j=own.shared_sd_j,
+        inherited_energy_random_sd_j=as_quantity(inherited).random_sd,
+        inherited_energy_shared_sd_j=inherited.shared_sd_j,
         teacher_quantization=teacher.quantization if teacher else None,
     )
 
@@ -237,16 +242,18 @@ def _phase(serving: dict[str, Any], subject: str, phase: str, name: str) -> floa
     return serving[subject][phase][name] if subject in serving else None
 
 
-def _of(serving: dict[str, Any], subject: str, name: str) -> float | None:
+def _of(serving: dict[str, Any], subject: str, name: str) -> Any:
     return serving[subject][name] if subject in serving else None
 
 
-def _per_token_amount(serving: dict[str, Any], subject: str) -> Amount:
-    """Joules per token served with their spread; the meter's own error is common to both models."""
-    half_width = _of(serving, subject, "total_interval_95_j")
-    return Amount(
+def _per_token(serving: dict[str, Any], subject: str) -> Quantity:
+    """Joules per token served, with the error of the mean of its repeats."""
+    half_width_j = _of(serving, subject, "total_interval_95_j")
+    return Quantity(
         _of(serving, subject, "total_j_per_token"),
-        None if half_width is None else half_width / 1.96,
+        None if half_width_j is None else half_width_j / NORMAL_975,
+        unit="J/token",
+        quality=_of(serving, subject, "quality") or "missing",
     )
 
 

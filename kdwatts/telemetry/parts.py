@@ -62,6 +62,8 @@ class Part:
     """Less what the idle device would have drawn while it was read; None if idle is unknown."""
     reason: str | None = None
     """Why it is missing or flagged."""
+    shared_uncertainty_j: float | None = None
+    """The part of `uncertainty_j` that all windows of this meter share: its calibration."""
 
 
 def missing(reason: str) -> Part:
@@ -125,6 +127,7 @@ def component(
         # An idle window whose power happens to lie below the baseline is not negative energy.
         net_energy_j=None if net_j is None else max(0.0, net_j),
         reason=joined(*remarks) or None,
+        shared_uncertainty_j=CALIBRATION[method] * energy_j,
     )
 
 
@@ -216,6 +219,7 @@ def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
         "method": {kind: part.method for kind, part in own.items()},
         "quality": {kind: part.quality for kind, part in own.items()},
         "uncertainty_j": {kind: part.uncertainty_j for kind, part in own.items()},
+        "shared_uncertainty_j": {kind: part.shared_uncertainty_j for kind, part in own.items()},
         "coverage": {kind: part.coverage for kind, part in own.items()},
         "sampled_energy_j": {kind: part.sampled_energy_j for kind, part in own.items()},
         "net_energy_j": {kind: part.net_energy_j for kind, part in own.items()},
@@ -235,4 +239,5 @@ def total(parts: Mapping[str, Part]) -> Energy:
         {kind: part.energy_j for kind, part in own.items()},
         {kind: part.quality for kind, part in own.items()},
         {kind: part.uncertainty_j for kind, part in own.items()},
+        {kind: part.shared_uncertainty_j for kind, part in own.items()},
     )

@@ -8,7 +8,7 @@ import pytest
 
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
-from kdwatts.metrics.energy import Energy, add_energies, total_energy
+from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.student_t import mean_and_half_width
 
@@ -75,10 +75,37 @@ def test_one_missing_attempt_makes_the_sum_missing_and_not_smaller():
     assert add_energies([Energy(100, 3, "measured"), MISSING]) == MISSING
 
 
+def test_calibration_adds_over_windows_as_it_is_and_the_rest_in_squares():
+    """3 and 4 J differ from window to window: 5. The meter's 5 and 10 J are one error: 15."""
+    whole = [math.hypot(3, 5), math.hypot(4, 10)]
+    total = add_energies(
+        [Energy(100, whole[0], "measured", 5), Energy(200, whole[1], "measured", 10)]
+    )
+    assert total.shared_sd_j == 15
+    assert total.uncertainty_j == pytest.approx(math.hypot(5, 15))
+
+
+def test_an_error_that_a_record_does_not_tell_apart_cancels_in_nothing():
+    whole, apart = (as_quantity(Energy(100, 5, "measured", shared)) for shared in (None, 4))
+    assert (whole.random_sd, whole.shared_sd) == (5, None)
+    assert (apart.random_sd, apart.shared_sd) == (3, 4)
+    assert as_quantity(add_energies([Energy(1, 5, "measured", 4), MISSING])).value is None
+
+
+def test_the_calibrations_of_two_sensors_are_two_errors():
+    total = total_energy(
+        {"gpu": 1000.0, "cpu": 200.0},
+        {"gpu": "measured", "cpu": "measured"},
+        {"gpu": 60.0, "cpu": 20.0},
+        {"gpu": 30.0, "cpu": 40.0},
+    )
+    assert total.shared_sd_j == 50
+
+
 def test_a_sum_of_different_qualities_is_called_mixed_and_a_sum_of_nothing_is_zero():
     total = add_energies([Energy(100, None, "measured"), Energy(50, 4, "estimated")])
     assert total == Energy(150, None, "mixed")
-    assert add_energies([]) == Energy(0, 0, "measured")
+    assert add_energies([]) == Energy(0, 0, "measured", 0)
 
 
 def test_ten_joules_over_four_tokens_are_two_and_a_half_joules_per_token():
@@ -150,8 +177,8 @@ def test_ten_kilowatt_hours_at_20_cents_in_a_building_of_pue_1_5_are_3_dollars()
 
 
 def test_the_interval_of_three_values_uses_students_t_of_two_degrees_of_freedom():
-    """1, 2, 3: mean 2, sd 1, half width 4.303 / sqrt(3)."""
-    assert mean_and_half_width([1, 2, 3]) == (2, pytest.approx(4.303 / math.sqrt(3)))
+    """1, 2, 3: mean 2, sd 1, half width 4.302653 / sqrt(3)."""
+    assert mean_and_half_width([1, 2, 3]) == (2, pytest.approx(4.302653 / math.sqrt(3)))
     assert mean_and_half_width([5.0]) == (5.0, None)
     with pytest.raises(ValueError, match="0 values given; give at least one"):
         mean_and_half_width([])

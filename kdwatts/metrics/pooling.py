@@ -1,0 +1,82 @@
+"""Several measurements of one expectation, each a run with windows of its own.
+
+Runs differ by more than the windows inside them show: on two cores the windows of one run cover the
+truth in 56 of 100 cases where 95 were meant, the means of runs in 95. So the means count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kdwatts.metrics.quantity import Quantity, mean_of
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far means of runs lie apart, relative to their mean: one standard deviation of one."""
+
+    relative_sd: float
+    degrees: float
+
+
+def relative_spread(groups: Sequence[Sequence[float]]) -> Spread | None:
+    """The spread that groups of run means have in common; None where no group has two.
+
+    Variances of value over group mean are averaged, weighted with their degrees of freedom.
+    """
+    squares, degrees = 0.0, 0
+    for values in groups:
+        if len(values) > 1:
+            mean = math.fsum(values) / len(values)
+            squares += math.fsum((value / mean - 1) ** 2 for value in values)
+            degrees += len(values) - 1
+    return Spread(math.sqrt(squares / degrees), degrees) if degrees else None
+
+
+def pool(
+    run_means: Sequence[float],
+    *,
+    unit: str = "",
+    quality: str = "measured",
+    shared_relative: float | None = None,
+    borrowed: Spread | None = None,
+) -> Quantity:
+    """The mean of R independent runs with Student's t of R - 1 degrees of freedom.
+
+    A single run has no spread of its own: `borrowed` is that of other runs on the same machine, and
+    without it the random error is unknown. `shared_relative` is one standard deviation of the
+    meter's calibration over the value; it is no part of the spread.
+    """
+    found = mean_of(run_means, unit=unit, quality=quality)
+    if found.value is None:
+        return found
+    size = abs(found.value)
+    if len(run_means) == 1 and borrowed:
+        random_sd = borrowed.relative_sd * size
+        found = replace(found, random_sd=random_sd, degrees=borrowed.degrees)
+    return replace(found, shared_sd=None if shared_relative is None else shared_relative * size)
+
+
+def agree_p(runs: Sequence[Sequence[float]]) -> float | None:
+    """p of the F test that runs have one mean, their windows being alike (Fisher 1925).
+
+    Small: runs differ by more than windows inside them do. None for fewer than two runs, and where
+    no run has two windows or windows do not differ at all.
+    """
+    windows = [len(run) for run in runs]
+    between, within = len(runs) - 1, sum(windows) - len(runs)
+    if between < 1 or within < 1:
+        return None
+    means = [math.fsum(run) / len(run) for run in runs]
+    whole = math.fsum(map(math.fsum, runs)) / sum(windows)
+    inside = math.fsum(
+        (value - mean) ** 2 for run, mean in zip(runs, means, strict=True) for value in run
+    )
+    apart = math.fsum(n * (mean - whole) ** 2 for n, mean in zip(windows, means, strict=True))
+    if inside <= 0:
+        return None
+    from scipy.special import fdtrc
+
+    return float(fdtrc(between, within, (apart / between) / (inside / within)))
