@@ -21,9 +21,10 @@ from kdwatts.paths import given
 from kdwatts.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
 from multirun_analysis.collect import collect, table_paths
-from multirun_analysis.exhibits import with_comparisons
+from multirun_analysis.exhibits import curves_by_setting, with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
+from multirun_analysis.labels import options_of
 from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
@@ -83,12 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shown=shown,
         )
         # Tables change with the figures' code too, not with the runs alone.
-        written = write_exhibit_tables(with_comparisons(shown, collected.runs), out_dir)
+        by_setting = curves_by_setting(collected.train, collected.runs)
+        told = with_comparisons(shown, collected.runs) | by_setting
+        written = write_exhibit_tables(told, out_dir)
         if options.static:
             if problem := why_not(options.static):
                 missing.append(f"--static {options.static}: {problem}")
             else:
-                written += write_figures(shown, out_dir, options.static)
+                written += write_figures(shown | by_setting, out_dir, options.static)
         if options.readme:
             typed = shlex.join(arguments)
             written += write_readme(collected, options.readme, shown, arguments=typed)
@@ -123,15 +126,19 @@ def _default_out(directories: Sequence[Path]) -> Path:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """One line per run, and below it the reason of each that is not in the figures."""
+    """One line per run with every option that varies, and below them why runs are in no figure."""
     rows = to_rows(runs)
-    lines = [("run", "paradigm", "seed", "own energy", "OM_perf", "bits/byte", "state")]
+    options = list(dict.fromkeys(key for run in rows for key in options_of(run)))
+    heads = ("seed", "own energy", "OM_perf", "bits/byte", "state")
+    lines = [("run", "paradigm", *options, *heads)]
     for run in rows:
+        values = options_of(run)
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
         lines.append(
             (
                 run["run"],
                 run["paradigm"] or units.MISSING,
+                *(values.get(key, units.MISSING) for key in options),
                 units.MISSING if run["seed"] is None else str(run["seed"]),
                 own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
                 units.with_error(run["om_perf"], run["om_perf_stderr"]),

@@ -7,6 +7,7 @@ from html import escape
 
 from kdwatts.records import COMPONENTS
 from multirun_analysis import units
+from multirun_analysis.looks import hue_of
 from multirun_analysis.page import facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.said import Part, Said, said_once
@@ -85,7 +86,8 @@ def _source(origin: str) -> str:
 def imported_section(runs: list[Row]) -> str:
     """Where imported runs come from, and what their records say about serving."""
     imported = known(runs, "origin")
-    body = "".join(_imported_row(run) for run in imported)
+    hue = hue_of(runs)
+    body = "".join(_imported_row(run, hue(run)) for run in imported)
     heads = (
         '<th>Run</th><th class="left">From</th><th>Energy counter<small>rescaled by</small></th>'
         "<th>Sampled every<small>mean, at most</small></th>"
@@ -102,15 +104,16 @@ def imported_section(runs: list[Row]) -> str:
     )
 
 
-def _imported_row(run: Row) -> str:
+def _imported_row(run: Row, hue: str) -> str:
     correction = run["unit_correction"]
     served = [
         units.quantity(run[f"{subject}_total_j_per_token"], "J")
         for subject in ("student", "teacher")
     ]
+    source = escape(_source(run["origin"]))
     return (
-        f'<tr{facet(run["run"])}>{run_head(run)}<td class="words">{escape(_source(run["origin"]))}'
-        f"</td><td>{'as declared' if correction is None else f'{correction:g}'}</td>"
+        f'<tr{facet(run["run"])}>{run_head(run, hue)}<td class="words">{source}</td>'
+        f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
         f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
         f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
         f"<td>{served[0]}<small>{served[1]}, {escape(run['inference_energy_quality'])}</small></td>"

@@ -16,6 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.labels import option_order
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.palette import MUTED, PARADIGM_COLORS
 from multirun_analysis.pareto import energy_class
@@ -35,9 +36,12 @@ def position(order: Sequence[str], name: str) -> int:
 
 
 def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Runs of each paradigm, in the palette's order, so that figures list them alike."""
+    """Runs of each paradigm, in the palette's order, so that figures list them alike.
+
+    Within a paradigm they are in the order of the options that vary.
+    """
     order = list(PARADIGM_COLORS)
-    groups = grouped(runs, lambda run: str(run["paradigm"] or "unknown"))
+    groups = grouped(sorted(runs, key=option_order), lambda run: str(run["paradigm"] or "unknown"))
     return sorted(groups.items(), key=lambda item: (position(order, item[0]), item[0]))
 
 
@@ -198,8 +202,15 @@ def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
     return fig
 
 
-def seeds_words(interval: Interval) -> str:
+def seeds_words(interval: Interval, rows: Sequence[Row] = ()) -> str:
     """What stands behind a mean, for hover text."""
+    one, many = draws_words(rows)
     if interval.num_values == 1:
-        return "one seed"
-    return f"mean of {interval.num_values} seeds, 95 % interval"
+        return f"one {one}"
+    return f"mean of {interval.num_values} {many}, 95 % interval"
+
+
+def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
+    """What several runs of a setting are called: an imported repeat need not be a seed."""
+    is_repeat = bool(rows) and all(row.get("repeat") and row.get("seed") is None for row in rows)
+    return ("repeat", "repeats") if is_repeat else ("seed", "seeds")

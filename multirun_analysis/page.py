@@ -7,7 +7,6 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from multirun_analysis.palette import paradigm_color
 from multirun_analysis.rows import Row
 
 
@@ -61,10 +60,10 @@ def facet(*names: str) -> str:
     return f' data-facet="{escape(chr(10).join(names))}"'
 
 
-def run_head(run: Row) -> str:
+def run_head(run: Row, hue: str) -> str:
     """The first cell of a run's row: its colour, its label and its folder."""
     return (
-        f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
+        f'<th scope="row"><span class="dot" style="--hue:{hue}"></span>'
         f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
     )
 

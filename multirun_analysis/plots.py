@@ -12,11 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
     HATCH,
     MAX_ROWS,
     by_paradigm,
+    draws_words,
     error_bars,
     facets,
     first_of_each,
@@ -31,7 +33,6 @@ from multirun_analysis.palette import (
     MUTED,
     STAGE_COLORS,
     faded,
-    paradigm_color,
     stage_color,
     stage_words,
     styled,
@@ -161,16 +162,18 @@ def quality_against_energy(
             customdata=[name for _, _, name in points],
             meta={"front": kind},
         )
-    for paradigm, marks in grouped(table, lambda row: str(row["paradigm"] or "unknown")).items():
+    known_looks = looks(to_rows(runs))
+    by_look = grouped(table, lambda row: look_of(row, known_looks))
+    for look, marks in by_look.items():
         rows = [mark for mark in marks if mark["mark"] == "run"]
         means = [mark for mark in marks if mark["mark"] == "mean"]
-        color = paradigm_color(paradigm)
+        color = look.color
         fig.add_scatter(
             x=[row[energy] / factor for row in rows],
             y=[row[quality.column] for row in rows],
             mode="markers",
-            name=escape(paradigm),
-            legendgroup=escape(paradigm),
+            name=escape(look.name),
+            legendgroup=escape(look.name),
             marker={
                 "color": color,
                 "size": 8,
@@ -183,7 +186,8 @@ def quality_against_energy(
             customdata=[row["run"] for row in rows],
         )
         if means:
-            _add_means(fig, means, energy, quality, factor)
+            members = [by_run[row["run"]] for row in rows]
+            _add_means(fig, means, energy, quality, factor, look=look, drawn=members)
     teachers = _add_teachers(fig, students, quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
     errors = [run.get(quality.stderr) or 0.0 for run in students]
@@ -202,17 +206,24 @@ def _symbol(run: Row, kind: str) -> str:
 
 
 def _add_means(
-    fig: go.Figure, means: list[Row], energy: str, quality: Quality, factor: float
+    fig: go.Figure,
+    means: list[Row],
+    energy: str,
+    quality: Quality,
+    factor: float,
+    *,
+    look: Look,
+    drawn: list[Row],
 ) -> None:
-    """Adds a diamond for each setting of one paradigm that has two or more seeds."""
-    color = paradigm_color(means[0]["paradigm"])
+    """Adds a diamond for each setting of one look that has two or more of the runs drawn."""
+    color, (_, draws) = look.color, draws_words(drawn)
     is_measured = [mean["energy_class"] == "measured" for mean in means]
     fig.add_scatter(
         x=[mean[energy] / factor for mean in means],
         y=[mean[quality.column] for mean in means],
         mode="markers",
         showlegend=False,
-        legendgroup=escape(str(means[0]["paradigm"])),
+        legendgroup=escape(look.name),
         marker={
             "color": color,
             "size": 12,
@@ -225,7 +236,7 @@ def _add_means(
         error_x=error_bars([mean["energy_error_j"] for mean in means], factor, color, 2),
         error_y=error_bars([mean["quality_error"] for mean in means], 1, color, 2),
         hovertext=[
-            f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} seeds, 95 % interval"
+            f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} {draws}, 95 % interval"
             f"<br>{units.energy(mean[energy], error_j=mean['energy_error_j'])} "
             f"({mean['energy_class']})"
             f"<br>{quality.column} "

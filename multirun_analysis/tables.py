@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from multirun_analysis import units
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
+from multirun_analysis.looks import hue_of
 from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.said import Said, said_once, texts
@@ -33,16 +35,17 @@ def runs_section(runs: list[Row]) -> str:
     notes = said_once(
         (run["run"], note) for run in known(finished, "notes") for note in run["notes"].split("; ")
     )
+    hue = hue_of(runs)
     return section(
         "Runs",
         "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
         "standard deviation, se one standard error. All columns are in runs.csv.",
-        table(f"<th>Run</th>{heads}", "".join(_run_row(run) for run in finished))
+        table(f"<th>Run</th>{heads}", "".join(_run_row(run, hue(run)) for run in finished))
         + (f'<div class="sub">Notes. {texts(notes)}</div>' if notes else ""),
     )
 
 
-def _run_row(run: Row) -> str:
+def _run_row(run: Row, hue: str) -> str:
     co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
     cells = [
@@ -63,7 +66,7 @@ def _run_row(run: Row) -> str:
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
-    return f"<tr{facet(run['run'])}>{run_head(run)}{columns}</tr>"
+    return f"<tr{facet(run['run'])}>{run_head(run, hue)}{columns}</tr>"
 
 
 def _bits(run: Row) -> str:
@@ -86,14 +89,14 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
     if not rows:
         return ""
     heads = "".join(f"<th>{task}<small>{BENCHMARKS[task].metric}</small></th>" for task in tasks)
-    body = ""
+    body, hue = "", hue_of(runs)
     for run in rows:
         cells = "".join(
             _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
             for task in tasks
         )
         kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
-        body += f"<tr{facet(run['run'])}>{run_head(run)}<td>{kept}</td>{cells}</tr>"
+        body += f"<tr{facet(run['run'])}>{run_head(run, hue(run))}<td>{kept}</td>{cells}</tr>"
     notes = said_once((run["run"], run["om_perf_reason"]) for run in known(rows, "om_perf_reason"))
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     return section(
@@ -122,11 +125,12 @@ def _score_cell(mine: Row | None, its: Row | None) -> str:
 
 def unfinished_section(runs: list[Row]) -> str:
     """Each reason once, with all runs that ended by it."""
+    hue = hue_of(runs)
     open_ = {run["run"]: run for run in runs if not run["finished"]}
     body = ""
     for state, same in grouped(open_.values(), "state").items():
         found = said_once((run["run"], run["reason"] or "") for run in same)
-        body += "".join(_unfinished_row(state, said, open_) for said in found)
+        body += "".join(_unfinished_row(state, said, open_, hue) for said in found)
     return body and section(
         "Failed and unfinished runs",
         "They are in no figure and in no mean.",
@@ -135,8 +139,9 @@ def unfinished_section(runs: list[Row]) -> str:
     )
 
 
-def _unfinished_row(state: str, said: Said, runs: dict[str, Row]) -> str:
-    head = run_head(runs[said.names[0]])
+def _unfinished_row(state: str, said: Said, runs: dict[str, Row], hue: Callable[[Row], str]) -> str:
+    first = runs[said.names[0]]
+    head = run_head(first, hue(first))
     if said.list:
         named = ", ".join(f"{runs[name]['label']} ({name})" for name in said.names)
         head = (

@@ -105,9 +105,10 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     assert serving.figure == "2.00 J/token"
     assert serving.detail == "prompt and answer together, as reported, without a trace"
     fig = quality_against_energy(collected.runs)
-    (points,) = [t for t in fig.data if t.mode == "markers" and t.name == "response"]
-    assert list(points.marker.symbol) == ["square", "circle"]
-    assert "import of in/response_1" in points.hovertext[0]
+    points = {t.name: t for t in fig.data if t.mode == "markers"}
+    assert [t.marker.symbol for t in points.values()] == [("circle",), ("square",)]
+    imported = next(name for name in points if name.startswith("response · imported"))
+    assert "import of in/response_1" in points[imported].hovertext[0]
     assert "Squares are imported." in report_html(collected)
 
 
