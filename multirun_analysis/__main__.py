@@ -24,7 +24,7 @@ from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import curves_by_setting, with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
-from multirun_analysis.labels import options_of
+from multirun_analysis.labels import options_of, run_name
 from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
@@ -136,7 +136,7 @@ def table(runs: pd.DataFrame) -> str:
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
         lines.append(
             (
-                run["run"],
+                run_name(run),
                 run["paradigm"] or units.MISSING,
                 *(values.get(key, units.MISSING) for key in options),
                 units.MISSING if run["seed"] is None else str(run["seed"]),
@@ -151,7 +151,7 @@ def table(runs: pd.DataFrame) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    reasons = said_once((run["run"], run["reason"]) for run in rows if not run["finished"])
+    reasons = said_once((run_name(run), run["reason"]) for run in rows if not run["finished"])
     return "\n".join([*text, *map(place_first, reasons)])
 
 

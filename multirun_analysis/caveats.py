@@ -9,6 +9,7 @@ from kdwatts.records import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.collect import Collected
 from multirun_analysis.imports import imported_parts
+from multirun_analysis.marks import draws_words
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
@@ -197,13 +198,16 @@ def _accuracy(scores: list[Row], students: list[Row]) -> str:
 def _seeds(students: list[Row]) -> str:
     groups = grouped(students, "group").values()
     few = sum(len(rows) < 3 for rows in groups)
+    repeated = "repeats" in {draws_words(rows)[1] for rows in groups}
+    draws = "seeds, or repeats of imported runs," if repeated else "seeds"
     text = (
-        "Intervals over seeds are 95 %, by Student's t; those of energy leave out the sensor's "
+        f"Intervals over {draws} are 95 %, by Student's t; those of energy leave out the sensor's "
         "calibration, which all seeds share. Thin bars of single runs are one standard error over "
         "benchmark samples, and one standard deviation of energy."
     )
     if few:
-        text += f" {few} of {len(groups)} settings have fewer than 3 seeds."
+        least = "3 runs" if repeated else "3 seeds"
+        text += f" {few} of {len(groups)} settings have fewer than {least}."
     return text if groups else ""
 
 

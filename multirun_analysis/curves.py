@@ -15,10 +15,12 @@ from multirun_analysis.marks import (
     by_paradigm,
     coordinates,
     first_of_each,
+    legend_px,
     say_left_out,
     thin,
 )
 from multirun_analysis.palette import (
+    MUTED,
     faded,
     stage_words,
     styled,
@@ -65,18 +67,14 @@ def _term_rows(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> list[tuple
     return [(run, found[run["run"]]) for _, rows in ordered for run in rows]
 
 
-def _legend(run: Row, look: Look, named: set[str], *, more: str = "") -> dict[str, Any]:
+def _legend(run: Row, look: Look, named: set[str], *, held_out: bool = False) -> dict[str, Any]:
     """Name and group of a line in the legend, where each setting stands once."""
-    name = escape(look.name) + more
+    name = escape(look.name)
     is_first = name not in named
     named.add(name)
-    return {"name": name, "legendgroup": name, "showlegend": is_first, "meta": {"run": run["run"]}}
-
-
-def _height(fig: go.Figure) -> int:
-    """Pixels that leave the curves theirs below a legend of several rows."""
-    names = [len(str(trace.name)) + 6 for trace in fig.data if trace.showlegend]
-    return 400 + 19 * max(0, -(-sum(names) // LEGEND_LETTERS) - 1)
+    more = ", held out" if held_out else ""
+    meta = {"run": run["run"]}
+    return {"name": name + more, "legendgroup": name, "showlegend": is_first, "meta": meta}
 
 
 def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") -> go.Figure:
@@ -107,7 +105,7 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
                 x=coordinates(curve["tokens"] / factor),
                 y=coordinates(curve[term]),
                 mode="lines+markers" if held_out else "lines",
-                **_legend(run, look, named, more=where),
+                **_legend(run, look, named, held_out=held_out),
                 line={
                     "color": faded(look.color, 0.85),
                     "width": 1.4,
@@ -116,11 +114,19 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
                 hovertemplate=f"<b>{label}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
                 "<extra></extra>",
             )
+    if any(str(trace.name).endswith(", held out") for trace in fig.data) and len(fig.data) > 2:
+        line = {"color": MUTED, "width": 1.4, "dash": "dot"}
+        fig.add_scatter(x=[None], y=[None], mode="lines+markers", name="held out", line=line)
     unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"
     unit = "weighted sum of its terms" if term == "loss" else unit
     title = f"{escape(stage_words(term.removesuffix('_nats')).capitalize())}, {unit}"
     say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(fig, height=_height(fig), x=f"Target tokens, {count}", y=title)
+    return styled(
+        fig,
+        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
+        x=f"Target tokens, {count}",
+        y=title,
+    )
 
 
 def quality_against_joules_table(train: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +183,12 @@ def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure
         )
     x = f"Energy drawn so far, loading included, {prefix}J"
     say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(fig, height=_height(fig), x=x, y="Held-out text, bits per byte")
+    return styled(
+        fig,
+        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
+        x=x,
+        y="Held-out text, bits per byte",
+    )
 
 
 def _splits(rows: Any) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,
+    draws_words,
     facets,
     named_rows,
     say_left_out,
@@ -136,7 +137,7 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
             hovertext=[
                 f"<b>{escape(setting[0]['group_label'])}</b><br>{words}: "
                 f"{units.with_error(mean.mean, mean.half_width, '%')}<br>"
-                f"{mean.num_values} seed(s)"
+                f"{mean.num_values} {draws_words(setting)[mean.num_values > 1]}"
                 + (f"<br>idle power: {found[0]['idle_source']}" if column == "idle_pct" else "")
                 for setting, found, mean in marks
             ],

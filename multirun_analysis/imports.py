@@ -7,6 +7,7 @@ from html import escape
 
 from kdwatts.records import COMPONENTS
 from multirun_analysis import units
+from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.page import facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
@@ -25,8 +26,8 @@ def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
         for records, runs in origins.items()
     ]
     parts += _repeats(imported)
-    names = {run["run"] for run in imported}
-    reasons = ((w["run"], w["gpu_reason"] or "") for w in stages if w["run"] in names)
+    names = {run["run"]: run_name(run) for run in imported}
+    reasons = ((names[w["run"]], w["gpu_reason"] or "") for w in stages if w["run"] in names)
     parts += said_once((run, words) for run, reason in reasons for words in _pieces(reason))
     missing = [
         part.upper()
@@ -41,11 +42,11 @@ def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
         longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
         parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
     parts += said_once(
-        (run["run"], f"No OM_perf, as {run['om_perf_reason']}")
+        (run_name(run), f"No OM_perf, as {run['om_perf_reason']}")
         for run in known(imported, "om_perf_reason")
     )
     parts += said_once(
-        (run["run"], f"Serving energy: {remark}")
+        (run_name(run), f"Serving energy: {remark}")
         for run in known(imported, "inference_reason")
         for remark in run["inference_reason"].split("; ")
     )
@@ -64,12 +65,15 @@ def _repeats(imported: list[Row]) -> list[Part]:
     several = [rows for rows in settings if len(rows) > 1]
     if not several:
         return []
-    runs = tuple(run["run"] for rows in several for run in rows)
+    runs = tuple(run_name(run) for rows in several for run in rows)
     counts = ", ".join(f"{rows[0]['setting_name']} ({len(rows)})" for rows in several)
     return [
-        f"Folders whose names differ by a number are repeats of one method: {counts}. Means and "
-        "intervals take each for one draw; no two methods are compared by pairs of them.",
-        Said("Taken for repeats", runs),
+        Said(
+            f"Repeats of one method, as the names of their folders differ by a number: {counts}. "
+            "Means and intervals take each for one draw, and no two methods are compared by pairs "
+            "of them",
+            runs,
+        )
     ]
 
 

@@ -77,6 +77,12 @@ def label_runs(runs: list[Row]) -> None:
     _set_options(runs, [settings[i] - common for i in asked], varying, short)
 
 
+def run_name(run: Row) -> str:
+    """What a run is called in lists: its folder, an imported one with the folders above it."""
+    imported_as = run.get("imported_as") or ""
+    return imported_as if imported_as and not run["run"].endswith(imported_as) else run["run"]
+
+
 def _folder(run: Row) -> str:
     """What an imported run's folder is called below the folder that it was imported from."""
     return run.get("imported_as") or run["run"]

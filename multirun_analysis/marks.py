@@ -57,6 +57,16 @@ def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
     return [run for run in runs if run["run"] in chosen]
 
 
+def legend_px(fig: go.Figure, *, letters: int) -> int:
+    """Pixels that a legend takes beyond its first row, so that the plot below keeps its own.
+
+    `letters` is what a row holds, each name's line and gap taken for six.
+    """
+    names = {str(t.name) for t in fig.data if t.name and t.showlegend is not False}
+    rows = -(-sum(len(name) + 6 for name in names) // letters)
+    return 28 * max(0, rows - 1)
+
+
 def say_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
     """The figure, which remembers how many it does not draw; `left_out_words` tells."""
     return fig.update_layout(meta={"left_out": left_out, "what": what})
@@ -200,14 +210,6 @@ def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
         ticks="",
     )
     return fig
-
-
-def seeds_words(interval: Interval, rows: Sequence[Row] = ()) -> str:
-    """What stands behind a mean, for hover text."""
-    one, many = draws_words(rows)
-    if interval.num_values == 1:
-        return f"one {one}"
-    return f"mean of {interval.num_values} {many}, 95 % interval"
 
 
 def draws_words(rows: Sequence[Row]) -> tuple[str, str]:

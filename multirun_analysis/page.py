@@ -7,6 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from multirun_analysis.labels import run_name
 from multirun_analysis.rows import Row
 
 
@@ -61,10 +62,12 @@ def facet(*names: str) -> str:
 
 
 def run_head(run: Row, hue: str) -> str:
-    """The first cell of a run's row: its colour, its label and its folder."""
+    """The first cell of a run's row: its colour, its label, and its folder if that is another."""
+    name = run_name(run)
+    folder = "" if run["label"].startswith(name) else f"<small>{escape(name)}</small>"
     return (
         f'<th scope="row"><span class="dot" style="--hue:{hue}"></span>'
-        f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
+        f"{escape(run['label'])}{folder}</th>"
     )
 
 

@@ -22,6 +22,7 @@ from multirun_analysis.marks import (
     error_bars,
     facets,
     first_of_each,
+    legend_px,
     named_rows,
     padded,
     position,
@@ -198,7 +199,8 @@ def quality_against_energy(
     from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
     span = padded([joule / factor for joule in joules])
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
-    return styled(fig, height=420, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
+    height = 420 + max(0, legend_px(fig, letters=48) - 28)
+    return styled(fig, height=height, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
 
 
 def _symbol(run: Row, kind: str) -> str:

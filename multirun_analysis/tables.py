@@ -9,6 +9,7 @@ from multirun_analysis import units
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
+from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
@@ -33,7 +34,9 @@ def runs_section(runs: list[Row]) -> str:
         return ""
     heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
     notes = said_once(
-        (run["run"], note) for run in known(finished, "notes") for note in run["notes"].split("; ")
+        (run_name(run), note)
+        for run in known(finished, "notes")
+        for note in run["notes"].split("; ")
     )
     hue = hue_of(runs)
     return section(
@@ -97,7 +100,9 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
         )
         kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
         body += f"<tr{facet(run['run'])}>{run_head(run, hue(run))}<td>{kept}</td>{cells}</tr>"
-    notes = said_once((run["run"], run["om_perf_reason"]) for run in known(rows, "om_perf_reason"))
+    notes = said_once(
+        (run_name(run), run["om_perf_reason"]) for run in known(rows, "om_perf_reason")
+    )
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     return section(
         "Scores",

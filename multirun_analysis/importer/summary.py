@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdwatts.metrics.efficiency import eff_overall
-from kdwatts.metrics.energy import total_energy
+from kdwatts.metrics.energy import as_quantity, total_energy
 from kdwatts.records import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
@@ -49,7 +49,7 @@ def summarize(
     repeat: Repeat,
 ) -> tuple[Metrics, dict[str, str | None]]:
     """Metrics, and the reasons for what is missing or doubtful in them."""
-    own = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    own = total_energy(row.energy_j, row.quality, row.uncertainty_j, row.shared_uncertainty_j)
     teacher = teacher or Model({}, None, None)
     kept, om_perf_reason = accuracy_kept(student.evaluation, teacher.evaluation)
     student_params, teacher_params = (
@@ -125,6 +125,8 @@ def summarize(
         student_key=row.key or "",
         origin=origin,
         unit_correction=correction,
+        own_energy_random_sd_j=as_quantity(own).random_sd,
+        own_energy_shared_sd_j=own.shared_sd_j,
         setting_name=repeat.setting,
         repeat=repeat.repeat,
     )

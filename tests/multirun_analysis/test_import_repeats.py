@@ -116,6 +116,7 @@ def test_the_record_says_setting_and_repeat_and_the_seed_stays_unknown(study):
     folder = next(Path(run["folder"]) for run in to_rows(study.runs)
                   if run["label"].startswith("RESPONSE/MODEL 2"))  # fmt: skip
     found = Metrics(**read_json(folder / "metrics.json"))
+    assert found.own_energy_shared_sd_j and found.own_energy_random_sd_j is not None
     assert (found.setting_name, found.repeat, found.seed) == ("RESPONSE/MODEL", "2", None)
 
 
