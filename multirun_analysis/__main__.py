@@ -130,7 +130,7 @@ def table(runs: pd.DataFrame) -> str:
     rows = to_rows(runs)
     options = list(dict.fromkeys(key for run in rows for key in options_of(run)))
     heads = ("seed", "own energy", "OM_perf", "bits/byte", "state")
-    lines = [("run", "paradigm", *options, *heads)]
+    lines: list[tuple[str, ...]] = [("run", "paradigm", *options, *heads)]
     for run in rows:
         values = options_of(run)
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])

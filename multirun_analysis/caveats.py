@@ -44,8 +44,10 @@ def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple
         ("Software", _software(runs)),
         ("Duplicates and interruptions", _repeats(runs)),
     ]
-    texts = [(title, [text] if isinstance(text, str) else text) for title, text in found]
-    return [(title, parts) for title, parts in texts if parts != [""] and parts]
+    texts: list[tuple[str, list[Part]]] = [
+        (title, [text] if isinstance(text, str) else text) for title, text in found
+    ]
+    return [(title, parts) for title, parts in texts if parts and parts != [""]]
 
 
 def _provenance(students: list[Row]) -> str:

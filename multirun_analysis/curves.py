@@ -114,7 +114,8 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
                 hovertemplate=f"<b>{label}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
                 "<extra></extra>",
             )
-    if any(str(trace.name).endswith(", held out") for trace in fig.data) and len(fig.data) > 2:
+    traces: Any = fig.data
+    if any(trace.name.endswith(", held out") for trace in traces) and len(traces) > 2:
         line = {"color": MUTED, "width": 1.4, "dash": "dot"}
         fig.add_scatter(x=[None], y=[None], mode="lines+markers", name="held out", line=line)
     unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"

@@ -136,7 +136,9 @@ def curves_by_setting(train: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Exhi
         return {}
     found: dict[str, Exhibit] = {}
     for group, label in settings.items():
-        for name, exhibit in _curves(train, runs.loc[runs["group"] == group]).items():
+        # With all runs beside them, so that the setting looks as it does among the others.
+        own = train.loc[train["run"].isin(runs.loc[runs["group"] == group, "run"])]
+        for name, exhibit in _curves(own, runs).items():
             if exhibit.is_empty:
                 continue
             place = f"{name}-{file_part(label)}"

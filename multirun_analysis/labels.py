@@ -48,7 +48,9 @@ def label_runs(runs: list[Row]) -> None:
     what tells repeats apart; neither is ever in a group with runs of ours. `options` has what
     varies between finished runs beside the paradigm and the seed, by its short name.
     """
-    settings = [set(run["setting"].split(", ") if run["setting"] else ()) for run in runs]
+    settings: list[set[str]] = [
+        set(run["setting"].split(", ") if run["setting"] else ()) for run in runs
+    ]
     done = [i for i, run in enumerate(runs) if run["finished"]] or range(len(runs))
     # What an imported run was asked is unknown, so it says nothing about what is common.
     asked = [i for i in done if not runs[i]["origin"]] or done

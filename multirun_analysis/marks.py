@@ -62,7 +62,8 @@ def legend_px(fig: go.Figure, *, letters: int) -> int:
 
     `letters` is what a row holds, each name's line and gap taken for six.
     """
-    names = {str(t.name) for t in fig.data if t.name and t.showlegend is not False}
+    traces: Any = fig.data
+    names = {str(t.name) for t in traces if t.name and t.showlegend is not False}
     rows = -(-sum(len(name) + 6 for name in names) // letters)
     return 28 * max(0, rows - 1)
 

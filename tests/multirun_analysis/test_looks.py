@@ -126,7 +126,12 @@ def test_the_terminals_table_has_a_column_for_each_option_that_varies(rates):
 
 
 def test_files_of_curves_carry_the_value_in_a_name_that_is_safe(rates, tmp_path):
-    named = set(curves_by_setting(rates.train, rates.runs))
+    every = curves_by_setting(rates.train, rates.runs)
+    named = set(every)
+    alone = every["quality_against_joules-response-learning_rate-0.0003"].figure
+    among = legend(quality_against_joules(rates.train, rates.runs))
+    name = "learning_rate=0.0003"
+    assert legend(alone) == {name: among[name]}
     assert "loss_curves-response-learning_rate-3e-05" in named
     assert len(named) == 8
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
