@@ -124,6 +124,8 @@ class Score:
     """Read and written in that window, padding left out; None where the harness does not tell."""
     duration_s: float | None = None
     """Of that window."""
+    chance: float | None = None
+    """Score of guessing, of the primary metric alone; None where it has none or is not told."""
     schema: int = SCHEMA
 
 
@@ -260,6 +262,19 @@ class Metrics:
     inherited_energy_shared_sd_j: float | None = None
     teacher_quantization: str | None = None
     """int8 or int4 where the teacher's linear layers were kept so, in its joules and scores too."""
+    accuracy_kept: float | None = None
+    """Mean over benchmarks of (student - chance) / (teacher - chance), of those whose teacher is at
+    least two standard errors above chance; None where there is none: it cannot be told."""
+    accuracy_kept_low: float | None = None
+    """Its 95 % interval over the benchmarks' samples; and accuracy_kept_high."""
+    accuracy_kept_high: float | None = None
+    accuracy_kept_benchmarks: list[str] | None = None
+    """The benchmarks in that mean."""
+    teacher_at_chance: list[str] | None = None
+    """Benchmarks on which it is less than two standard errors above chance; and the student's."""
+    student_at_chance: list[str] | None = None
+    benchmarks_without_chance: list[str] | None = None
+    """Left out of accuracy_kept, as guessing has no score there, such as of TruthfulQA mc2."""
     setting_name: str | None = None
     """Name of an imported run's method: its folder's without what tells repeats apart."""
     repeat: str | None = None

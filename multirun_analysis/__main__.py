@@ -20,6 +20,7 @@ import pandas as pd
 from kdwatts.paths import given
 from kdwatts.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
+from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import curves_by_setting, with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
@@ -129,7 +130,7 @@ def table(runs: pd.DataFrame) -> str:
     """One line per run with every option that varies, and below them why runs are in no figure."""
     rows = to_rows(runs)
     options = list(dict.fromkeys(key for run in rows for key in options_of(run)))
-    heads = ("seed", "own energy", "OM_perf", "bits/byte", "state")
+    heads = ("seed", "own energy", "accuracy kept", "OM_perf", "bits/byte", "state")
     lines: list[tuple[str, ...]] = [("run", "paradigm", *options, *heads)]
     for run in rows:
         values = options_of(run)
@@ -141,6 +142,7 @@ def table(runs: pd.DataFrame) -> str:
                 *(values.get(key, units.MISSING) for key in options),
                 units.MISSING if run["seed"] is None else str(run["seed"]),
                 own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
+                ", ".join(filter(None, (kept_words([run]), at_chance_words([run])))),
                 units.with_error(run["om_perf"], run["om_perf_stderr"]),
                 units.number(run["student_bits_per_byte"]),
                 f"{run['state']}, imported" if run["origin"] else run["state"],

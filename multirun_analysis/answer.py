@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 import pandas as pd
 
 from multirun_analysis import units
+from multirun_analysis.accuracy import (
+    AT_CHANCE,
+    KEPT,
+    NOT_TOLD,
+    Spread,
+    at_chance_words,
+    is_at_chance,
+    names_of,
+    share_words,
+    spread_of,
+    why_not_told,
+)
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.pareto import CLASSES, energy_class, quality_of
-from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, Quality
+from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
 from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.statistics import Comparison, every_pair
 
 _BITS = BITS_PER_BYTE.column
+MAX_LABELS = 8
+"""Settings that a sentence names."""
 
 _WARNINGS = {
     "mixed": "These energies are sums of measured and estimated parts: no measurement.",
@@ -57,20 +72,23 @@ class _Setting:
 
     label: str
     students: list[Row]
-    value: Interval
+    value: Spread
     energy: Interval | None
+    is_apart: bool | None = None
+    """Whether the best is better beyond noise; None where the seeds are too few to tell."""
 
 
 def answer(runs: pd.DataFrame) -> Answer:
     """The best setting by quality, with the least energy to build and to serve beside it.
 
     Measured students go before estimated ones; the two are never ranked against each other.
+    Nothing is ranked by accuracy where no teacher is above chance.
     """
     students = distinct_students(runs)
     if not students:
         text = f"{len(runs)} runs were found; each is listed below with its reason."
         return Answer("No run has finished yet.", [text], None, [])
-    scored = [run for run in students if known([run], "om_perf") or known([run], _BITS)]
+    scored = [run for run in students if known([run], KEPT) or known([run], _BITS)]
     candidates = scored or students
     energy = energy_column(candidates)
     kinds = [energy_class(run[quality_of(energy)]) for run in candidates]
@@ -83,72 +101,144 @@ def answer(runs: pd.DataFrame) -> Answer:
         sure.append(f"Left out of this ranking, as no score places them: {apart}.")
     if imported := len(known(students, "origin")):
         sure.append(f"Imported, recorded elsewhere by other software: {imported}.")
-    if not scored:
-        words = ", none was evaluated: no advice follows"
+    warning = _WARNINGS.get(kind)
+    note = "" if kind == "measured" else f", {kind}"
+    accurate = _ranked_settings(runs, ranked, energy, ACCURACY_KEPT)
+    if accurate and not is_at_chance(accurate[0].students):
+        if apart := len(ranked) - sum(len(setting.students) for setting in accurate):
+            sure.append(f"Left out of this ranking, as accuracy kept {NOT_TOLD} of them: {apart}.")
+        sure.insert(0, _quality_words(accurate, ACCURACY_KEPT))
+        headline = _headline(accurate, ACCURACY_KEPT, note=note)
+        return Answer(headline, sure, warning, _cards(accurate, ACCURACY_KEPT))
+    lead = _no_accuracy_words(accurate, ranked)
+    if predicting := _ranked_settings(runs, ranked, energy, BITS_PER_BYTE):
+        sure.insert(0, _quality_words(predicting, BITS_PER_BYTE))
+        headline = f"{lead}{_headline(predicting, BITS_PER_BYTE, note=note)}"
+        return Answer(headline, sure, warning, _cards(predicting, BITS_PER_BYTE))
+    frugal = _least_energy(ranked, energy)
+    if lead and frugal:
+        lead += f"{_capital(frugal.student)} takes the least energy to build: {frugal.figure}."
+    elif not lead:
+        why = ", none was evaluated: no advice follows"
         if known(students, "om_perf_reason"):
-            words = ", and no score of theirs can be set beside their teacher's"
-        text = f"{len(students)} students were built{words}."
-        frugal = _least_energy(ranked, energy)
-        return Answer(text, sure, _WARNINGS.get(kind), [frugal] if frugal else [])
-    quality = OM_PERF if known(ranked, "om_perf") else BITS_PER_BYTE
-    settings = _ranked_settings(ranked, energy, quality)
-    sure.insert(0, _quality_words(settings, quality))
-    headline = _headline(settings, quality, note="" if kind == "measured" else f", {kind}")
-    return Answer(headline, sure, _WARNINGS.get(kind), _cards(settings, quality))
+            why = ", and no score of theirs can be set beside their teacher's"
+        lead = f"{len(students)} students were built{why}."
+    return Answer(lead, sure, warning, [frugal] if frugal else [])
 
 
-def _ranked_settings(students: list[Row], energy: str, quality: Quality) -> list[_Setting]:
-    """The settings that were evaluated, the best first."""
-    values, energies = over_seeds(students, quality.column), over_seeds(students, energy)
-    groups = grouped(students, "group")
+def _ranked_settings(
+    runs: pd.DataFrame, students: list[Row], energy: str, quality: Quality
+) -> list[_Setting]:
+    """The settings that have the quality, the best first; those at chance are never among them."""
+    energies = over_seeds(students, energy)
+    groups = grouped(known(students, quality.column), "group")
     settings = [
-        _Setting(groups[group][0]["group_label"], groups[group], value, energies.get(group))
-        for group, value in values.items()
+        _Setting(rows[0]["group_label"], rows, spread, energies.get(group))
+        for group, rows in groups.items()
+        if (spread := spread_of(rows, quality.column))
     ]
     sign = -1 if quality.higher_is_better else 1
-    return sorted(settings, key=lambda setting: sign * setting.value.mean)
+    by_accuracy = quality is ACCURACY_KEPT
+    settings.sort(
+        key=lambda s: (by_accuracy and is_at_chance(s.students), sign * s.value.value),
+    )
+    if len(settings) < 2:
+        return settings
+    names = [run["run"] for run in students]
+    pairs = every_pair(runs.loc[runs["run"].isin(names)], [quality.column])
+    best = settings[0]
+    return [best, *(replace(s, is_apart=_is_apart(best, s, pairs)) for s in settings[1:])]
+
+
+def _is_apart(best: _Setting, other: _Setting, pairs: list[Comparison]) -> bool | None:
+    """By pairs of one seed; where seeds do not pair up, by intervals that do not overlap."""
+    groups = {setting.students[0]["group"] for setting in (best, other)}
+    for pair in pairs:
+        if {pair.group, pair.baseline_group} == groups and pair.num_pairs > 1:
+            return None if pair.p_holm is None else pair.verdict in ("better", "worse")
+    if min(best.value.num_seeds, other.value.num_seeds) < 2:
+        return None
+    ends = (best.value.low, best.value.high, other.value.low, other.value.high)
+    if None in ends:
+        return None
+    low, high, other_low, other_high = (end or 0.0 for end in ends)
+    return high < other_low or other_high < low
+
+
+def _no_accuracy_words(accurate: list[_Setting], ranked: list[Row]) -> str:
+    """A sentence that nothing is ranked by accuracy, and why; empty where nothing was scored."""
+    if accurate:
+        found = [name for s in accurate for run in s.students
+                 for name in names_of(run, "student_at_chance")]  # fmt: skip
+        names = ", ".join(dict.fromkeys(found))
+        return (
+            f"No student keeps its teacher's accuracy: all are {AT_CHANCE} on every benchmark "
+            f"({names}). "
+        )
+    reasons = [
+        reason
+        for reason, rows in why_not_told(ranked).items()
+        # An imported run's reason is a paragraph about how it was asked.
+        if all(run["om_perf_reason"] != reason for run in rows)
+    ]
+    return f"Accuracy kept {NOT_TOLD}: {'; '.join(reasons)}. " if reasons else ""
 
 
 def _headline(settings: list[_Setting], quality: Quality, *, note: str) -> str:
     """The best setting and its cost, and a cheaper one that the seeds do not tell from it."""
     best, *others = settings
+    by_accuracy = quality is ACCURACY_KEPT
     words = "predicts held-out text best"
-    if quality is OM_PERF:
-        words = f"keeps {_percent(best.value)} of its teacher's accuracy"
-    text = f"{best.label[:1].upper()}{best.label[1:]} {words}"
+    if by_accuracy:
+        words = f"keeps {share_words(best.value)} of its teacher's accuracy"
+    text = f"{_capital(best.label)} {words}"
     if best.energy is None:
         return f"{text}."
     text += f" for {units.energy(best.energy.mean)}{note}"
     for other in others:
         cheaper = other.energy and other.energy.mean < 0.95 * best.energy.mean
-        if other.energy and cheaper and _overlap(best.value, other.value):
-            score = _percent(other.value) if quality is OM_PERF else _score(other.value, quality)
-            return f"{text}; {other.label} {score} for {units.energy(other.energy.mean)}{note}."
+        if other.energy and cheaper and other.is_apart is False:
+            score = share_words(other.value) if by_accuracy else _score(other.value, quality)
+            cost = units.energy(other.energy.mean)
+            return f"{text}; {other.label}, not told apart from it, {score} for {cost}{note}."
     return f"{text}."
 
 
-def _overlap(one: Interval, other: Interval) -> bool:
-    if one.half_width is None or other.half_width is None:
-        return False
-    return one.low <= other.high and other.low <= one.high
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
     """The best setting, the cheapest one, and what serving the best takes."""
-    best = settings[0]
-    cards = [_card("Most accurate", best, _score(best.value, quality), _cost(best))]
+    best, *others = settings
+    first = "Most accurate" if quality is ACCURACY_KEPT else "Best on held-out text"
+    serving = f"Serving the {_uncapital(first)}"
+    if any(other.is_apart is False for other in others):
+        first += ", not beyond noise"
+    elif any(other.is_apart is None for other in others):
+        first += ", by one seed" if best.value.num_seeds == 1 else ", by few seeds"
+    detail = _and_chance(_cost(best), best)
+    cards = [_card(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
     if costed:
         frugal = min(costed, key=lambda s: s.energy.mean if s.energy else 0.0)
-        score = _score(frugal.value, quality)
+        keeps = "keeps " if quality is ACCURACY_KEPT else ""
+        score = _and_chance(f"{keeps}{_score(frugal.value, quality)}", frugal)
         cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
     student_j = _mean(best, "student_total_j_per_token")
     if student_j:
         figure = units.quantity(student_j, "J/token")
-        cards.append(
-            _card("Serving the most accurate", best, figure, _serving_detail(best, student_j))
-        )
+        cards.append(_card(serving, best, figure, _serving_detail(best, student_j)))
     return cards
+
+
+def _uncapital(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def _and_chance(text: str, setting: _Setting) -> str:
+    marks = at_chance_words(setting.students)
+    return f"{text}; {marks}" if marks else text
 
 
 def _serving_detail(setting: _Setting, student_j: float) -> str:
@@ -169,8 +259,11 @@ def _least_energy(students: list[Row], energy: str) -> Card | None:
         return None
     group = min(means, key=lambda group: means[group].mean)
     same = grouped(students, "group")[group]
-    setting = _Setting(same[0]["group_label"], same, means[group], means[group])
-    return _card("Least energy to build", setting, _cost(setting), "its accuracy is not compared")
+    value = spread_of(same, energy)
+    assert value is not None, "a setting with a mean has the number"
+    setting = _Setting(same[0]["group_label"], same, value, means[group])
+    detail = _and_chance("its accuracy is not compared", setting)
+    return _card("Least energy to build", setting, _cost(setting), detail)
 
 
 def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
@@ -190,36 +283,42 @@ def _cost(setting: _Setting) -> str:
     return f"{joules} ({units.watt_hours(setting.energy.mean)})"
 
 
-def _percent(value: Interval) -> str:
-    return f"{units.significant(100 * value.mean)} %"
-
-
-def _score(value: Interval, quality: Quality) -> str:
-    shown = units.with_error(value.mean, value.half_width)
-    return f"OM_perf {shown}" if quality is OM_PERF else f"{shown} bits/byte"
+def _score(value: Spread, quality: Quality) -> str:
+    if quality is ACCURACY_KEPT:
+        return share_words(value)
+    return f"{units.with_error(value.value, value.half_width)} bits/byte"
 
 
 def _quality_words(settings: list[_Setting], quality: Quality) -> str:
-    """How sure the first place is: its interval, and the runner-up's."""
-    best = settings[0]
-    text = f"{_score(best.value, quality)}, 95 % interval over {best.value.num_values} seeds"
-    if best.value.half_width is None:
-        stderr = best.students[0].get(quality.stderr)
-        spread = ", one standard error over benchmark samples" if stderr else ""
-        text = (
-            f"{_score(Interval(best.value.mean, stderr, 1), quality)}{spread}, from a single seed"
-        )
-    if len(settings) == 1:
+    """How sure the first place is: its interval, and what cannot be told from it."""
+    best, *others = settings
+    what = "Accuracy kept" if quality is ACCURACY_KEPT else "Held-out text"
+    spread = best.value.words if best.value.low is not None else "from a single seed"
+    text = f"{what} of {best.label}: {_score(best.value, quality)}, {spread}"
+    if not others:
         return f"{text}. There is no other setting to compare with."
-    second = settings[1]
-    if best.value.half_width is None or second.value.half_width is None:
-        verdict = "One seed cannot tell whether this order holds."
-    elif _overlap(best.value, second.value):
-        verdict = "The intervals overlap: these seeds do not settle which is better."
-    else:
-        verdict = "The intervals do not overlap: the first place holds."
-    runner_up = f"the runner-up, {second.label}, has {_score(second.value, quality)}"
-    return f"{text}; {runner_up}. {verdict}"
+    text += f"; the runner-up, {others[0].label}, has {_score(others[0].value, quality)}"
+    same = [other.label for other in others if other.is_apart is False]
+    open_ = [other.label for other in others if other.is_apart is None]
+    verdicts = []
+    if same:
+        verdicts.append(
+            f"It cannot be told apart from {_listed(same)}: what differs is within noise."
+        )
+    if open_:
+        of_whom = "" if len(open_) == len(others) else f" against {_listed(open_)}"
+        seeds = "One seed" if best.value.num_seeds == 1 else "So few seeds"
+        verdicts.append(f"{seeds} cannot tell whether this order holds{of_whom}.")
+    if not verdicts:
+        verdicts.append("It is better than every other beyond noise: the first place holds.")
+    return f"{text}. {' '.join(verdicts)}"
+
+
+def _listed(labels: list[str]) -> str:
+    """Such as `a, b and c`; of very many the first, and how many more."""
+    if len(labels) > MAX_LABELS:
+        labels = [*labels[:MAX_LABELS], f"{len(labels) - MAX_LABELS} more"]
+    return f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
 
 
 def _energy_words(students: list[Row], kind: str, energy: str) -> str:

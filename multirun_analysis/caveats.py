@@ -7,6 +7,7 @@ from collections import Counter
 
 from kdwatts.records import COMPONENTS
 from multirun_analysis import units
+from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
 from multirun_analysis.imports import imported_parts
 from multirun_analysis.marks import draws_words
@@ -37,7 +38,7 @@ def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple
         ("Inherited work", _sharing(students, stages)),
         ("Quantised teacher", _quantised(students)),
         ("Imported runs", imported_parts(students, stages)),
-        ("Accuracy", _accuracy(to_rows(collected.scores), students)),
+        ("Accuracy", accuracy_caveat(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
         ("Hardware", _hardware(runs, name_hosts=name_hosts)),
@@ -171,30 +172,9 @@ def _quantised(students: list[Row]) -> str:
     words = ", ".join(f"{count} by one in {bits}" for bits, count in sorted(taught.items()))
     return (
         f"Of {len(students)} students, taught or compared: {words}. Its joules per token, its "
-        "scores and what is divided by them (OM_perf, Eff_overall, break-even) are of the "
-        "quantised teacher, not of the published one, and compare with no other teacher's."
+        "scores and what is divided by them (accuracy kept, OM_perf, Eff_overall, break-even) are "
+        "of the quantised teacher, not of the published one, and compare with no other teacher's."
     )
-
-
-def _accuracy(scores: list[Row], students: list[Row]) -> str:
-    names = {run["run"] for run in known(students, "om_perf")}
-    scores = [row for row in scores if row["run"] in names and row["higher_is_better"]]
-    if not scores:
-        return ""
-    tasks = {
-        f"{row['task']} ({row['metric']}, {row['num_fewshot']}-shot, {row['num_samples']} samples, "
-        f"{row['harness']} {row['harness_version']})": None
-        for row in scores
-    }
-    more = f" and {len(tasks) - 12} more" if len(tasks) > 12 else ""
-    text = "OM_perf is the mean over benchmarks of student score over teacher score, scored on "
-    text += f"{', '.join(list(tasks)[:12])}{more}."
-    by_run = grouped(scores, "run").values()
-    if len({frozenset((row["task"], row["num_fewshot"]) for row in rows) for rows in by_run}) > 1:
-        text += " Runs were scored on different sets: compare OM_perf only within one set."
-    if len({run["model"] for run in students}) > 1:
-        text += " The pairs differ: each OM_perf is relative to its own teacher."
-    return text
 
 
 def _seeds(students: list[Row]) -> str:
@@ -204,8 +184,9 @@ def _seeds(students: list[Row]) -> str:
     draws = "seeds, or repeats of imported runs," if repeated else "seeds"
     text = (
         f"Intervals over {draws} are 95 %, by Student's t; those of energy leave out the sensor's "
-        "calibration, which all seeds share. Thin bars of single runs are one standard error over "
-        "benchmark samples, and one standard deviation of energy."
+        "calibration, which all seeds share. Accuracy kept has the wider of the intervals over "
+        "seeds and over benchmark samples, single runs the latter; thin bars of their energy are "
+        "one standard deviation."
     )
     if few:
         least = "3 runs" if repeated else "3 seeds"

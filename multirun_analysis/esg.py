@@ -11,6 +11,7 @@ import pandas as pd
 from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from multirun_analysis import units
+from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.page import facet, section, table
 from multirun_analysis.pareto import energy_class
@@ -155,10 +156,15 @@ def _basis(site: Site | None) -> str:
     return "".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in lines.items())
 
 
+def _kept(rows: list[Row]) -> str:
+    return "; ".join(filter(None, (kept_words(rows), at_chance_words(rows))))
+
+
 def _avoided(
     runs: pd.DataFrame, train: pd.DataFrame, site: Site | None, *, tokens_per_day: float
 ) -> str:
     tokens = units.DAYS_A_YEAR * tokens_per_day
+    groups = grouped(distinct_students(runs), "group")
     body = ""
     for r in repayments(runs, train):
         if r.teacher.value is None or r.student.value is None or r.built.value is None:
@@ -169,13 +175,14 @@ def _avoided(
         told = verdict == "reached"
         body += (
             f'<tr{facet(r.group)}><th scope="row">{escape(r.label)}</th>'
-            f"<td>{units.number(r.kept)}</td>"
+            f"<td>{escape(_kept(groups[r.group]))}</td>"
             f"<td>{_small(saved_j / J_PER_KWH) if told else escape(verdict)}</td>"
             f"<td>{_small(kg) if told else units.MISSING}</td>"
             f'<td class="left">{escape(r.energy_class)}</td></tr>'
         )
     heads = (
-        "<th>Setting</th><th>OM_perf</th><th>kWh avoided<small>building deducted</small></th>"
+        "<th>Setting</th><th>Accuracy kept<small>95 % interval</small></th>"
+        "<th>kWh avoided<small>building deducted</small></th>"
         '<th>kg CO2e avoided</th><th class="left">Obtained</th>'
     )
     return body and section(
@@ -183,9 +190,9 @@ def _avoided(
         f"Assumed: the student answers {units.quantity(tokens_per_day, 'tokens')} a day for "
         f"{units.DAYS_A_YEAR} days that its teacher would have answered otherwise, on the same "
         "device and with the batch and lengths that were measured; demand does not grow because it "
-        "is cheaper; the answers are as useful where OM_perf is below 1. Building and its share of "
-        "inherited work are deducted. unresolved: the saving is below twice its uncertainty. This "
-        "is a scenario, not a measurement, and no offset.",
+        "is cheaper; the answers are as useful where less than all accuracy is kept. Building and "
+        "its share of inherited work are deducted. unresolved: the saving is below twice its "
+        "uncertainty. This is a scenario, not a measurement, and no offset.",
         table(heads, body),
         anchor="avoided",
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import plotly.graph_objects as go
 
+from multirun_analysis.accuracy import KEPT
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.curves import (
     loss_curves,
@@ -25,18 +26,18 @@ from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
 from multirun_analysis.kept import (
     ABOVE_TEACHER,
+    accuracy_kept_bars,
+    accuracy_kept_table,
     eff_overall_bars,
     eff_overall_table,
-    om_perf_bars,
-    om_perf_table,
 )
 from multirun_analysis.labels import options_of
 from multirun_analysis.looks import file_part
 from multirun_analysis.marks import MAX_LINES, left_out_words
 from multirun_analysis.plots import (
+    ACCURACY_KEPT,
     BITS_PER_BYTE,
     ENERGY_TITLES,
-    OM_PERF,
     Quality,
     energy_by_stage,
     energy_by_stage_table,
@@ -50,7 +51,7 @@ from multirun_analysis.serving import (
     energy_per_token_table,
     serving_points,
 )
-from multirun_analysis.statistics import COLUMNS, against_baseline, comparisons_table
+from multirun_analysis.statistics import against_baseline, comparisons_table, told_columns
 from multirun_analysis.timelines import devices_over_time, devices_over_time_table
 
 _NOT_MEASURED = "What is open or dotted is not measured."
@@ -60,9 +61,10 @@ def quality_exhibit(runs: pd.DataFrame, *, energy: str, quality: Quality) -> Exh
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return _exhibit(
         f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
-        "Circles are runs, diamonds means over seeds with 95 % intervals, which may leave the "
-        "figure. The dotted line joins the students that no other beats on both counts. "
-        f"{_NOT_MEASURED} Squares are imported.",
+        "Circles are runs, diamonds means over seeds, which may leave the figure. Intervals of "
+        "quality are 95 %: of a run over the benchmarks' samples, of a mean the wider of those "
+        "over seeds and over samples. The dotted line joins the students that no other beats on "
+        f"both counts. {_NOT_MEASURED} Squares are imported.",
         quality_against_energy(runs, energy=energy, quality=quality),
         quality_against_energy_table(runs, energy=energy, quality=quality),
     )
@@ -81,7 +83,7 @@ def exhibits(
     """
     found = {
         f"{quality.column}_against_{energy}": quality_exhibit(runs, energy=energy, quality=quality)
-        for quality in (OM_PERF, BITS_PER_BYTE)
+        for quality in (ACCURACY_KEPT, BITS_PER_BYTE)
         for energy in ENERGY_TITLES
     }
     found |= _worth(runs) | _serving(runs, inference) | _decisions(runs, train)
@@ -149,20 +151,22 @@ def curves_by_setting(train: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Exhi
 
 def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
     return {
-        "om_perf": _exhibit(
-            "OM_perf by setting",
-            "Mean over benchmarks of student over teacher score; the paler bar has chance "
-            "subtracted from both. Lines are 95 % intervals: over seeds, or for one seed over the "
-            "benchmarks' samples; they may leave the figure. Dots are runs. A hatched bar is "
+        KEPT: _exhibit(
+            "Accuracy kept by setting",
+            "Mean over benchmarks of (student - chance) over (teacher - chance), of those whose "
+            "teacher is above chance: 0 is guessing. The paler bar is OM_perf, the plain ratio. "
+            "Lines are 95 % intervals, the wider of those over seeds and over the benchmarks' "
+            "samples; they may leave the figure. Dots are runs. A hatched bar is "
             f"{ABOVE_TEACHER}.",
-            om_perf_bars(runs),
-            om_perf_table(runs),
+            accuracy_kept_bars(runs),
+            accuracy_kept_table(runs),
         ),
         "eff_overall": _exhibit(
             "Eff_overall by setting",
             "OM_perf times the teacher's over the student's joules per token served: accuracy kept "
             "for the energy spent, without building. Lines are 95 % intervals over seeds and may "
-            "leave the figure; dots are runs. A bar that is an outline is not measured.",
+            "leave the figure; dots are runs. A bar that is an outline is not measured. Settings "
+            "whose accuracy kept cannot be told are not in it.",
             eff_overall_bars(runs),
             eff_overall_table(runs),
         ),
@@ -222,7 +226,7 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
 
 def with_comparisons(shown: dict[str, Exhibit], runs: pd.DataFrame) -> dict[str, Exhibit]:
     """The exhibits, and the comparisons with fine-tuning; p is corrected within each column."""
-    found = [c for column in COLUMNS for c in against_baseline(runs, [column])]
+    found = [c for column in told_columns(runs) for c in against_baseline(runs, [column])]
     table = Exhibit(
         "Settings against plain fine-tuning, by seed",
         "Differences of runs with one seed, lines are their 95 % intervals. A filled mark differs "

@@ -7,6 +7,7 @@ import pandas as pd
 from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
+from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
 from multirun_analysis.differences import JUDGED
 from multirun_analysis.marks import setting_mean, settings_by_kind
 from multirun_analysis.metrics import mean_interval
@@ -20,6 +21,7 @@ from multirun_analysis.statistics import (
     every_pair,
     p_words,
     size_words,
+    told_columns,
 )
 
 Table = tuple[list[str], list[list[str]]]
@@ -41,14 +43,15 @@ def mean_words(rows: list[Row], column: str, unit: str | None = None, *, scale: 
 
 def result_rows(students: list[Row]) -> Table:
     """Quality and energy of each setting, below them the teachers'."""
-    heads = ["Setting", "Seeds", "Bits per byte", "OM_perf", "Building", "With share"]
-    heads += ["Training", "CO2e", "Energy is"]
+    heads = ["Setting", "Seeds", "Accuracy kept", "OM_perf", "Bits per byte", "Building"]
+    heads += ["With share", "Training", "CO2e", "Energy is"]
     rows = [
         [
             setting.label,
             str(len(setting.rows)),
-            mean_words(setting.rows, "student_bits_per_byte"),
+            _kept_and_marks(setting.rows),
             mean_words(setting.rows, "om_perf"),
+            mean_words(setting.rows, "student_bits_per_byte"),
             mean_words(setting.rows, "own_energy_j", "J"),
             mean_words(setting.rows, "total_amortised_energy_j", "J"),
             mean_words(setting.rows, "train_j_per_token", "J/token"),
@@ -60,18 +63,28 @@ def result_rows(students: list[Row]) -> Table:
     pairs = grouped(known(students, "teacher_bits_per_byte"), "model")
     for pair, taught in pairs.items():
         name = "teacher" if len(pairs) == 1 else f"teacher of {pair}"
-        kept = "1" if known(taught, "om_perf") else units.MISSING
+        kept = "100 %" if known(taught, KEPT) else units.MISSING
+        if marks := at_chance_words(taught[:1], subject="teacher"):
+            kept = f"{kept}, {marks}"
+        plain = "1" if known(taught, "om_perf") else units.MISSING
         bits = units.number(taught[0]["teacher_bits_per_byte"])
-        rows.append([name, "", bits, kept, *[units.MISSING] * 4, ""])
+        rows.append([name, "", kept, plain, bits, *[units.MISSING] * 4, ""])
     return heads, rows
+
+
+def _kept_and_marks(rows: list[Row]) -> str:
+    """Accuracy kept, of how many seeds where not of all, and on what they are at chance."""
+    told = known(rows, KEPT)
+    some = f" (of {len(told)})" if told and len(told) < len(rows) else ""
+    return ", ".join(filter(None, (f"{kept_words(rows)}{some}", at_chance_words(rows))))
 
 
 def comparison_rows(runs: pd.DataFrame) -> Table:
     """Each setting against plain fine-tuning, p corrected within each column."""
     heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
     rows = []
-    for column, about in COLUMNS.items():
-        compared = f"{about.words}{_kinds(runs, column)}"
+    for column in told_columns(runs):
+        compared = f"{COLUMNS[column].words}{_kinds(runs, column)}"
         for c in against_baseline(runs, [column]):
             size, percent = size_words(c)
             p = units.MISSING if c.p_holm is None else p_words(c.p_holm)
@@ -83,7 +96,7 @@ def noise_words(runs: pd.DataFrame) -> list[str]:
     """For each of JUDGED, which settings differ beyond noise, and which do not."""
     distilled = runs.loc[runs["paradigm"] != "sft"]
     found = []
-    for column in JUDGED:
+    for column in [column for column in JUDGED if column in told_columns(runs)]:
         parts = [
             _judged_words(against_baseline(runs, [column]), "against plain fine-tuning"),
             _judged_words(every_pair(distilled, [column]), "among the distilled settings"),

@@ -42,7 +42,7 @@ def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
         longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
         parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
     parts += said_once(
-        (run_name(run), f"No OM_perf, as {run['om_perf_reason']}")
+        (run_name(run), f"Accuracy kept cannot be told, as {run['om_perf_reason']}")
         for run in known(imported, "om_perf_reason")
     )
     parts += said_once(

@@ -1,15 +1,15 @@
-"""Figures of what students keep and of what they are worth: OM_perf and Eff_overall by setting."""
+"""Figures of what students keep and are worth: accuracy kept and Eff_overall by setting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.accuracy import KEPT, Spread, at_chance_words, spread_of
 from multirun_analysis.marks import (
     HATCH,
     MAX_ROWS,
@@ -17,7 +17,6 @@ from multirun_analysis.marks import (
     facets,
     named_rows,
     say_left_out,
-    setting_mean,
     settings_by_kind,
 )
 from multirun_analysis.palette import INK, MUTED, faded, paradigm_color, styled
@@ -29,42 +28,29 @@ ABOVE_TEACHER = (
 )
 
 _FORMS = {
-    "om_perf": "OM_perf",
-    "om_perf_corrected": "the same with chance subtracted",
+    KEPT: "accuracy kept, chance subtracted",
+    "om_perf": "OM_perf, the plain ratio",
 }
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    low: float | None
-    high: float | None
-    words: str
-
-
-def om_perf_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """OM_perf of each setting, plain and chance-corrected, with a 95 % interval.
-
-    Over two or more seeds it is Student's; of one seed the bootstrap over the benchmarks' samples,
-    which the plain form alone has.
-    """
+def accuracy_kept_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy kept by each setting, and OM_perf, each with its 95 % interval."""
     found = []
-    for setting in _settings(runs, "om_perf"):
+    for setting in _settings(runs, KEPT):
         for form in _FORMS:
-            mean = setting_mean(setting.rows, form)
-            if mean is not None:
-                bounds = _bounds(setting.rows, form)
-                found.append(_row(setting, mean.mean, bounds, mean.num_values) | {"form": form})
-    return pd.DataFrame(found, columns=[*_COLUMNS, "form"])
+            if spread := spread_of(setting.rows, form):
+                marks = at_chance_words(setting.rows) if form == KEPT else ""
+                found.append(_row(setting, spread) | {"form": form, "at_chance": marks or None})
+    return pd.DataFrame(found, columns=[*_COLUMNS, "form", "at_chance"])
 
 
 def eff_overall_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Eff_overall of each setting, with a 95 % interval over two or more seeds."""
-    found = []
-    for setting in _settings(runs, "eff_overall"):
-        mean = setting_mean(setting.rows, "eff_overall")
-        assert mean is not None, "its rows are those that have it"
-        bounds = _bounds(setting.rows, "eff_overall")
-        found.append(_row(setting, mean.mean, bounds, mean.num_values))
+    found = [
+        _row(setting, spread)
+        for setting in _settings(runs, "eff_overall")
+        if (spread := spread_of(setting.rows, "eff_overall"))
+    ]
     return pd.DataFrame(found, columns=_COLUMNS)
 
 
@@ -73,53 +59,46 @@ _COLUMNS += ["value", "low", "high", "interval", "num_values", "energy_class"]
 
 
 def _settings(runs: pd.DataFrame, column: str) -> list[Setting]:
-    """Settings that have the number, told apart by how the joules in it were obtained."""
+    """Settings that have the number, told apart by how the joules in it were obtained.
+
+    Where a teacher is at chance, or chance is unknown, nothing that is divided by its scores says
+    what the student is worth.
+    """
     quality = "inference_energy_quality" if column == "eff_overall" else None
-    return settings_by_kind(known(distinct_students(runs), column), quality)
+    return settings_by_kind(known(distinct_students(runs), column, KEPT), quality)
 
 
-def _row(setting: Setting, value: float, bounds: _Bounds, num_values: int) -> Row:
+def _row(setting: Setting, spread: Spread) -> Row:
     return facets(setting.rows) | {
         "setting": setting.label,
-        "value": value,
-        "low": bounds.low,
-        "high": bounds.high,
-        "interval": bounds.words,
-        "num_values": num_values,
+        "value": spread.value,
+        "low": spread.low,
+        "high": spread.high,
+        "interval": spread.words,
+        "num_values": spread.num_seeds,
         "energy_class": setting.kind or None,
     }
 
 
-def _bounds(rows: list[Row], column: str) -> _Bounds:
-    mean = setting_mean(rows, column)
-    if mean is not None and mean.half_width is not None:
-        return _Bounds(mean.low, mean.high, f"95 % over {mean.num_values} seeds")
-    only = known(rows, column)[0]
-    ends = (only.get(f"{column}_low"), only.get(f"{column}_high"))
-    if None in ends:
-        return _Bounds(None, None, "none: one seed")
-    return _Bounds(*ends, "95 % over benchmark samples, one seed")
-
-
-def om_perf_bars(runs: pd.DataFrame) -> go.Figure:
-    """OM_perf of each setting with its interval, the chance-corrected form as a paler bar below.
+def accuracy_kept_bars(runs: pd.DataFrame) -> go.Figure:
+    """Accuracy kept by each setting with its interval, OM_perf as a paler bar below.
 
     The line at 1 is the teacher; a hatched bar passes it. Dots are single runs.
     """
-    table = to_rows(om_perf_table(runs))
+    table = to_rows(accuracy_kept_table(runs))
     labels = list(dict.fromkeys(row["setting"] for row in table))
     shown = labels[:MAX_ROWS]
     fig = go.Figure()
     for form, words in reversed(_FORMS.items()):
         rows = [row for row in table if row["form"] == form and row["setting"] in shown]
         if rows:
-            alpha = 1.0 if form == "om_perf" else 0.35
+            alpha = 1.0 if form == KEPT else 0.35
             fig.add_bar(**_bars(rows, form, words, alpha=alpha, above=ABOVE_TEACHER))
-    _add_runs(fig, runs, "om_perf", shown)
+    _add_runs(fig, runs, KEPT, shown)
     if table:
         _add_legend(fig, [words for form, words in _FORMS.items() if _has(table, form)])
     fig.update_layout(barmode="group", scattermode="group", bargroupgap=0.08)
-    return _finished(fig, table, shown, len(labels), "OM_perf: student / teacher accuracy", 62)
+    return _finished(fig, table, shown, len(labels), "Accuracy kept, chance subtracted", 62)
 
 
 def eff_overall_bars(runs: pd.DataFrame) -> go.Figure:
@@ -174,7 +153,7 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
             "type": "data",
             "symmetric": False,
             "array": [_arm(row["high"], row["value"]) for row in rows],
-            "arrayminus": [-_arm(row["low"], row["value"]) for row in rows],
+            "arrayminus": [_arm(row["low"], row["value"]) for row in rows],
             "color": INK,
             "thickness": 1.3,
             "width": 3,
@@ -189,8 +168,9 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
     }
 
 
-def _arm(end: float | None, value: float) -> float:
-    return 0.0 if end is None else end - value
+def _arm(end: float | None, value: float) -> float | None:
+    """How far an interval reaches from its bar; None, which draws nothing, where it is unknown."""
+    return None if end is None else abs(end - value)
 
 
 def _bar_text(row: Row, words: str, above: str) -> str:
@@ -201,8 +181,10 @@ def _bar_text(row: Row, words: str, above: str) -> str:
         f"<b>{escape(row['setting'])}</b>",
         f"{words} {units.number(row['value'])}{ends}{kind}",
         f"interval: {row['interval']}",
+        escape(row.get("at_chance") or ""),
+        above,
     ]
-    return "<br>".join([*lines, *([above] if above else [])])
+    return "<br>".join(line for line in lines if line)
 
 
 def _add_runs(fig: go.Figure, runs: pd.DataFrame, column: str, shown: Sequence[str]) -> None:
@@ -247,6 +229,9 @@ def _finished(
     most = max(values, default=1.0)
     # Intervals over two seeds would dwarf the bars: they may leave the figure.
     right = max(1.0, most, min(max(ends, default=0.0), 1.35 * most))
+    lows = [row["low"] for row in table if row["low"] is not None]
+    # Below chance is below 0; there too an interval may leave the figure.
+    left = min(0.0, *values, max(min(lows, default=0.0), -0.35 * right)) if values else 0.0
     fig.add_vline(1.0, line={"color": MUTED, "width": 1})
     fig.add_annotation(
         text="teacher", x=1.0, y=1, yref="paper", yanchor="bottom", showarrow=False,
@@ -255,5 +240,5 @@ def _finished(
     say_left_out(fig, num_settings - len(shown), "settings")
     styled(fig, height=110 + row_px * max(1, len(shown)), x=title)
     fig.update_layout(margin_t=28)
-    fig.update_xaxes(range=[0.0, 1.05 * right])
+    fig.update_xaxes(range=[1.05 * left, 1.05 * right])
     return named_rows(fig, shown[::-1])

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread_of
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
@@ -47,19 +49,16 @@ class Quality:
     """A column that says how good a student is."""
 
     column: str
+    """Its interval over samples, where one is recorded, is in `column_low` and `column_high`."""
     title: str
-    stderr: str
-    """Column of one standard error; empty where none is recorded."""
     higher_is_better: bool
     teacher: str | None
     """Column of the teacher's value; None where the teacher is 1 by definition."""
 
 
-OM_PERF = Quality(
-    "om_perf", "OM_perf: student / teacher accuracy", "om_perf_stderr", True, teacher=None
-)
+ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, chance subtracted", True, teacher=None)
 BITS_PER_BYTE = Quality(
-    "student_bits_per_byte", "Held-out text, bits per byte", "", False, "teacher_bits_per_byte"
+    "student_bits_per_byte", "Held-out text, bits per byte", False, "teacher_bits_per_byte"
 )
 
 ENERGY_TITLES = {
@@ -70,12 +69,14 @@ ENERGY_TITLES = {
 
 
 def quality_against_energy_table(
-    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = OM_PERF
+    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
 ) -> pd.DataFrame:
     """Runs, then means over two or more seeds, with energy in J, quality, and their errors.
 
-    `mark` says which: errors of a run are one standard deviation and one standard error, those of
-    a mean half of its 95 % interval. Seeds measured and seeds estimated have means of their own.
+    `mark` says which: the energy's error of a run is one standard deviation, that of a mean half of
+    its 95 % interval. Quality has 95 % intervals, a run's over the benchmarks' samples, a mean's
+    the wider of those over seeds and over samples. Seeds measured and seeds estimated have means of
+    their own.
     """
     students = known(distinct_students(runs), energy, quality.column)
     on_front = _names_on_front(students, energy, quality)
@@ -88,7 +89,8 @@ def quality_against_energy_table(
             "energy_error_j": run.get(_error_of(energy)),
             "energy_class": energy_class(run[quality_of(energy)]),
             quality.column: run[quality.column],
-            "quality_error": run.get(quality.stderr),
+            "quality_low": run.get(f"{quality.column}_low"),
+            "quality_high": run.get(f"{quality.column}_high"),
             "on_front": run["run"] in on_front,
         }
         for _, rows in by_paradigm(students)
@@ -99,8 +101,9 @@ def quality_against_energy_table(
     for (_, kind), rows in kinds.items():
         if len(rows) > 1:
             joules = mean_interval([row[energy] for row in rows])
-            value = mean_interval([row[quality.column] for row in rows])
             members = [by_run[row["run"]] for row in rows]
+            value = spread_of(members, quality.column)
+            assert value is not None, "its rows are those that have it"
             about = facets(members)
             found.append(
                 {key: about[key] for key in ("group", "paradigm", "model", "gpu", "num_seeds")}
@@ -110,12 +113,15 @@ def quality_against_energy_table(
                     energy: joules.mean,
                     "energy_error_j": joules.half_width,
                     "energy_class": kind,
-                    quality.column: value.mean,
-                    "quality_error": value.half_width,
+                    quality.column: value.value,
+                    "quality_low": value.low,
+                    "quality_high": value.high,
+                    "interval": value.words,
                 }
             )
     columns = ["mark", *kept, "num_seeds", energy, "energy_error_j", "energy_class"]
-    table = pd.DataFrame(found, columns=[*columns, quality.column, "quality_error", "on_front"])
+    columns += [quality.column, "quality_low", "quality_high", "interval", "on_front"]
+    table = pd.DataFrame(found, columns=columns)
     return table.astype({"seed": "Int64", "num_seeds": "Int64"})
 
 
@@ -138,12 +144,12 @@ def _fronts(students: list[Row], energy: str, quality: Quality) -> dict[str, lis
 
 
 def quality_against_energy(
-    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = OM_PERF
+    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
 ) -> go.Figure:
     """Students by energy and quality, with the Pareto front of each class of energy.
 
-    A circle is a run, with one standard error; a diamond the mean of two or more seeds, with its
-    95 % interval. Open marks are not measured, squares are imported.
+    A circle is a run, with its 95 % interval over samples; a diamond the mean of two or more seeds,
+    with its own. Open marks are not measured, squares are imported.
     """
     students = known(distinct_students(runs), energy, quality.column)
     table = to_rows(quality_against_energy_table(runs, energy=energy, quality=quality))
@@ -181,7 +187,7 @@ def quality_against_energy(
                 "symbol": [_symbol(by_run[row["run"]], row["energy_class"]) for row in rows],
             },
             error_x=error_bars([r["energy_error_j"] for r in rows], factor, faded(color, 0.4), 1),
-            error_y=error_bars([r["quality_error"] for r in rows], 1, faded(color, 0.4), 1),
+            error_y=_quality_bars(rows, quality, faded(color, 0.4), 1),
             hovertext=[_run_text(by_run[row["run"]], row["on_front"]) for row in rows],
             hoverinfo="text",
             customdata=[row["run"] for row in rows],
@@ -191,9 +197,8 @@ def quality_against_energy(
             _add_means(fig, means, energy, quality, factor, look=look, drawn=members)
     teachers = _add_teachers(fig, students, quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
-    errors = [run.get(quality.stderr) or 0.0 for run in students]
-    values = [run[quality.column] for run in students]
-    ends = [v + sign * e for v, e in zip(values, errors, strict=True) for sign in (-1, 1)]
+    keys = (quality.column, f"{quality.column}_low", f"{quality.column}_high")
+    ends = [run[key] for run in students for key in keys if run.get(key) is not None]
     fig.update_yaxes(range=padded([*ends, *teachers]))
     # From zero where that leaves room to see differences.
     from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
@@ -201,6 +206,23 @@ def quality_against_energy(
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
     height = 420 + max(0, legend_px(fig, letters=48) - 28)
     return styled(fig, height=height, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
+
+
+def _quality_bars(
+    marks: list[Row], quality: Quality, color: str, thickness: float
+) -> dict[str, Any] | None:
+    """Bars to both ends of the intervals, which need not be symmetric; None where none is known."""
+    if not known(marks, "quality_low", "quality_high"):
+        return None
+    ups, downs = (
+        [
+            0.0 if mark["quality_low"] is None else abs(mark[end] - mark[quality.column])
+            for mark in marks
+        ]
+        for end in ("quality_high", "quality_low")
+    )
+    bars = {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs}
+    return bars | {"color": color, "thickness": thickness, "width": 0}
 
 
 def _symbol(run: Row, kind: str) -> str:
@@ -236,17 +258,23 @@ def _add_means(
             },
         },
         error_x=error_bars([mean["energy_error_j"] for mean in means], factor, color, 2),
-        error_y=error_bars([mean["quality_error"] for mean in means], 1, color, 2),
-        hovertext=[
-            f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} {draws}, 95 % interval"
-            f"<br>{units.energy(mean[energy], error_j=mean['energy_error_j'])} "
-            f"({mean['energy_class']})"
-            f"<br>{quality.column} "
-            f"{units.with_error(mean[quality.column], mean['quality_error'])}"
-            for mean in means
-        ],
+        error_y=_quality_bars(means, quality, color, 2),
+        hovertext=[_mean_text(mean, energy, quality, draws) for mean in means],
         hoverinfo="text",
         customdata=[mean["group"] for mean in means],
+    )
+
+
+def _mean_text(mean: Row, energy: str, quality: Quality, draws: str) -> str:
+    joules = units.energy(mean[energy], error_j=mean["energy_error_j"])
+    ends = ""
+    if mean["quality_low"] is not None:
+        low, high = (units.significant(mean[end]) for end in ("quality_low", "quality_high"))
+        ends = f" ({low} to {high}; {mean['interval']})"
+    return (
+        f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} {draws}"
+        f"<br>{joules} (95 % interval, {mean['energy_class']})"
+        f"<br>{escape(quality.title)}: {units.significant(mean[quality.column])}{ends}"
     )
 
 
@@ -323,10 +351,21 @@ def _run_text(run: Row, is_on_front: bool) -> str:
         f"<b>{escape(run['label'])}</b>",
         f"own {own} ({escape(str(run['own_energy_quality']))})",
         f"with its share of inherited work {units.energy(run['total_amortised_energy_j'])}",
-        f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}",
+        *_accuracy_lines(run),
         f"bits per byte {units.number(run['student_bits_per_byte'])}, "
         f"teacher {units.number(run['teacher_bits_per_byte'])}",
         escape(str(run["gpu_name"] or run["gpu"])),
     ]
     lines += [escape(run["origin"])] if run["origin"] else []
     return "<br>".join([*lines, "on the Pareto front"] if is_on_front else lines)
+
+
+def _accuracy_lines(run: Row) -> list[str]:
+    """Accuracy kept, the plain ratio beside it, and on what the student is at chance."""
+    marks = at_chance_words([run])
+    plain = f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
+    return [
+        f"accuracy kept {kept_words([run])}",
+        plain,
+        *([f"<b>{escape(marks)}</b>"] if marks else []),
+    ]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from multirun_analysis import markdown, units
+from multirun_analysis.accuracy import KEPT
 from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveat_parts, short_commit
 from multirun_analysis.collect import Collected
@@ -72,7 +73,7 @@ def figure_names(runs: pd.DataFrame) -> list[str]:
 def _figures(runs: pd.DataFrame) -> dict[str, list[str]]:
     energy = energy_column(distinct_students(runs))
     return {
-        "quality": [f"{BITS_PER_BYTE.column}_against_{energy}", "om_perf"],
+        "quality": [f"{BITS_PER_BYTE.column}_against_{energy}", KEPT],
         "comparisons": ["comparisons"],
         "learning": ["quality_against_joules"],
         "stages": ["energy_by_stage"],
@@ -102,10 +103,12 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         _commands(students, arguments),
         "## Quality and energy",
         "Means over seeds with 95 % intervals by Student's t; a dash is a number that nothing "
-        "measured. With share: the student's part of what several inherit (shards, the teacher's "
-        "signals, training the teacher) is added to its building. OM_perf is the mean over "
-        "benchmarks of student over teacher score. CO2e is of the building alone.",
-        markdown.table(*result_rows(students), align="lrrrrrrrl"),
+        "measured. Accuracy kept is the mean over benchmarks of (student - chance) over (teacher - "
+        "chance), of those whose teacher is above chance; its interval is the wider of those over "
+        "seeds and over the benchmarks' samples. OM_perf is the plain mean of student over teacher "
+        "score. With share: the student's part of what several inherit (shards, the teacher's "
+        "signals, training the teacher) is added to its building. CO2e is of the building alone.",
+        markdown.table(*result_rows(students), align="lrrrrrrrrl"),
         *exhibits("quality"),
         *_comparisons(runs, exhibits("comparisons")),
         *_section("Quality while training", exhibits("learning")),

@@ -117,7 +117,7 @@ def report_html(
         "quality": lambda: quality_section(runs, shown),
         "comparisons": lambda: comparison_section(runs),
         "kept": lambda: exhibit_section(
-            shown, "om_perf", "eff_overall", title="Accuracy kept, and what for"
+            shown, "accuracy_kept", "eff_overall", title="Accuracy kept, and what for"
         ),
         "stages": lambda: stage_section(runs, stages, shown),
         "why": lambda: expense_section(shown),

@@ -6,6 +6,7 @@ from html import escape
 
 import pandas as pd
 
+from multirun_analysis.accuracy import KEPT, NOT_TOLD, why_not_told
 from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
@@ -16,10 +17,15 @@ from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, section, select, slot, table
 from multirun_analysis.palette import stage_words
-from multirun_analysis.plots import BITS_PER_BYTE, OM_PERF, energy_by_stage
+from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, energy_by_stage
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.said import texts
-from multirun_analysis.statistics import COLUMNS, against_baseline, comparison_words
+from multirun_analysis.statistics import (
+    COLUMNS,
+    against_baseline,
+    comparison_words,
+    told_columns,
+)
 
 MAX_DEVICE_RUNS = 24
 """Runs whose devices are drawn over time: at some 50 kB each the page stays a few megabytes."""
@@ -55,7 +61,7 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
         "own_energy_j": "Own energy alone",
     }
     qualities = {
-        OM_PERF.column: "Accuracy kept: higher is better",
+        ACCURACY_KEPT.column: "Accuracy kept: higher is better",
         BITS_PER_BYTE.column: "Held-out text: lower is better",
     }
     energies = {
@@ -81,15 +87,20 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
         return ""
     students = distinct_students(runs)
     drawn = [run for run in students if any(known([run], column) for column in qualities)]
+    told = known(students, KEPT)
+    reasons = "" if told else "; ".join(why_not_told(students))
     kinds = {run["total_energy_quality"] for run in students}
     opened = " Open circles are not measured." if kinds & {"estimated", "mixed"} else ""
     opened += " Squares are imported." if known(drawn, "origin") else ""
     if num_apart := len(students) - len(drawn):
         opened += f" Without a score to draw: {num_apart}."
+    if reasons:
+        opened += f" There is no figure of accuracy kept, which {NOT_TOLD}: {reasons}."
     return section(
-        "Accuracy against energy",
-        "Circles are runs, diamonds are means over seeds with 95 % intervals, which may leave the "
-        f"figure. The dotted line joins the students that no other beats on both counts.{opened}",
+        "Accuracy against energy" if told else "Held-out text against energy",
+        "Circles are runs, diamonds are means over seeds; lines are intervals, 95 % those of "
+        "quality and of means, and may leave the figure. The dotted line joins the students that "
+        f"no other beats on both counts.{escape(opened)}",
         radio("energy", energies) + f'<div class="pair">{"".join(panels)}</div>',
     )
 
@@ -97,8 +108,8 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
 def comparison_section(runs: pd.DataFrame) -> str:
     """Each setting against fine-tuning, seed by seed, in words: also what is within noise."""
     body, left_out = "", 0
-    for column, about in COLUMNS.items():
-        found = against_baseline(runs, [column])
+    for column in told_columns(runs):
+        about, found = COLUMNS[column], against_baseline(runs, [column])
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(
             f'<tr{facet(c.group)}><th scope="row">{escape(c.label)}</th>'

@@ -38,6 +38,7 @@ class Column:
 
 
 COLUMNS: Mapping[str, Column] = {
+    "accuracy_kept": Column("accuracy kept", "", True),
     "om_perf": Column("OM_perf", "", True),
     "student_bits_per_byte": Column("bits per byte", "bits/byte", False),
     "own_energy_j": Column("own energy", "J", False, "own_energy_quality"),
@@ -81,6 +82,13 @@ class Comparison:
     """The same, corrected for all comparisons that were made together."""
     verdict: str
     """better, worse, within noise, or too few seeds to tell."""
+
+
+def told_columns(runs: pd.DataFrame) -> list[str]:
+    """What settings may be compared by: no ratio of scores where accuracy kept cannot be told."""
+    if known(distinct_students(runs), "accuracy_kept"):
+        return list(COLUMNS)
+    return [column for column in COLUMNS if column not in ("om_perf", "eff_overall")]
 
 
 def against_baseline(

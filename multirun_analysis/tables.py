@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from kdwatts.metrics.accuracy_kept import is_at_chance
 from multirun_analysis import units
+from multirun_analysis.accuracy import (
+    AT_CHANCE,
+    NOT_TOLD,
+    at_chance_words,
+    kept_words,
+    why_not_told,
+)
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
+from multirun_analysis.marks import position
 from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.said import Said, said_once, texts
 
+_KEPT_SMALL = "95 % interval; OM_perf ± se"
 _COLUMNS = {
     "Own energy": "± sd",
     "All in": "with inherited share",
-    "OM_perf": "± se",
+    "Accuracy kept": _KEPT_SMALL,
     "Bits per byte": "student, teacher",
     "Decode, J/token": "student, teacher",
     "Training": "time, J/token",
@@ -54,7 +64,7 @@ def _run_row(run: Row, hue: str) -> str:
     cells = [
         (own, run["own_energy_quality"]),
         (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
-        (units.with_error(run["om_perf"], run["om_perf_stderr"]), None),
+        (kept_words([run]), _plain_and_chance(run)),
         (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
         (
             units.quantity(run["student_decode_j_per_token"], "J"),
@@ -72,44 +82,68 @@ def _run_row(run: Row, hue: str) -> str:
     return f"<tr{facet(run['run'])}>{run_head(run, hue)}{columns}</tr>"
 
 
+def _plain_and_chance(run: Row) -> str | None:
+    """What stands below accuracy kept: the plain ratio, and where the student is at chance."""
+    plain = None
+    if run["om_perf"] is not None:
+        plain = f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
+    return "; ".join(filter(None, (plain, at_chance_words([run])))) or None
+
+
 def _bits(run: Row) -> str:
     """What a teacher's number says of its weights where they were quantised."""
     return f", {run['teacher_quantization']}" if run["teacher_quantization"] else ""
 
 
 def scores_section(runs: list[Row], scores: list[Row]) -> str:
-    """The scores behind OM_perf, also where nothing may be divided by the teacher's."""
+    """The scores behind accuracy kept, also where nothing may be divided by the teacher's."""
     found = {
         (score["run"], score["task"], score["subject"]): score
         for score in scores
-        if score["task"] in BENCHMARKS
-        and score["metric"] == BENCHMARKS[score["task"]].metric
-        and score["value"] is not None
+        if score["value"] is not None and _is_primary(score)
     }
-    tasks = [task for task in BENCHMARKS if any(task == key[1] for key in found)]
+    metrics = {key[1]: score["metric"] for key, score in found.items()}
+    order = list(BENCHMARKS)
+    tasks = sorted(metrics, key=lambda task: (position(order, task), task))
     scored = {key[0] for key in found}
     rows = [run for run in runs if run["finished"] and run["run"] in scored]
     if not rows:
         return ""
-    heads = "".join(f"<th>{task}<small>{BENCHMARKS[task].metric}</small></th>" for task in tasks)
+    heads = "".join(
+        f"<th>{escape(task)}<small>{escape(metrics[task])}</small></th>" for task in tasks
+    )
     body, hue = "", hue_of(runs)
     for run in rows:
         cells = "".join(
             _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
             for task in tasks
         )
-        kept = units.with_error(run["om_perf"], run["om_perf_stderr"])
-        body += f"<tr{facet(run['run'])}>{run_head(run, hue(run))}<td>{kept}</td>{cells}</tr>"
+        small = escaped(_plain_and_chance(run))
+        body += (
+            f"<tr{facet(run['run'])}>{run_head(run, hue(run))}"
+            f"<td>{escape(kept_words([run]))}<small>{small}</small></td>{cells}</tr>"
+        )
     notes = said_once(
-        (run_name(run), run["om_perf_reason"]) for run in known(rows, "om_perf_reason")
+        (run_name(run), reason) for reason, same in why_not_told(rows).items() for run in same
     )
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
+    if AT_CHANCE in body:
+        marked += f" {AT_CHANCE}: less than two standard errors above what guessing scores."
     return section(
         "Scores",
-        "One score of each benchmark, with one standard error. OM_perf is the mean of student over "
-        f"teacher; without a teacher that was asked alike there is none.{marked}",
-        table(f"<th>Run</th><th>OM_perf<small>± se</small></th>{heads}", body)
-        + (f'<div class="sub">No OM_perf. {texts(notes)}</div>' if notes else ""),
+        "One score of each benchmark, with one standard error. Accuracy kept is the mean of "
+        "(student - chance) over (teacher - chance), of the benchmarks whose teacher is above "
+        f"chance; without a teacher that was asked alike there is none.{marked}",
+        table(f"<th>Run</th><th>Accuracy kept<small>{_KEPT_SMALL}</small></th>{heads}", body)
+        + (f'<div class="sub">Accuracy kept {NOT_TOLD}. {texts(notes)}</div>' if notes else ""),
+    )
+
+
+def _is_primary(score: Row) -> bool:
+    """Whether a score is of the metric that counts: it has a chance level, or is known to count."""
+    known_ = BENCHMARKS.get(score["task"])
+    return score.get("chance") is not None or (
+        known_ is not None and score["metric"] == known_.metric
     )
 
 
@@ -119,13 +153,20 @@ _ABOVE = '<small class="above">'
 def _score_cell(mine: Row | None, its: Row | None) -> str:
     """The student's score and below it the teacher's, marked where the student passes it."""
     score = units.MISSING if mine is None else units.with_error(mine["value"], mine["stderr"])
+    score += (chance := _chance_mark(mine))
     if its is None:
         return f"<td>{score}</td>"
-    beside = f"teacher {units.number(its['value'])}"
-    if mine is None or mine["value"] <= its["value"]:
+    beside = f"teacher {units.number(its['value'])}{_chance_mark(its)}"
+    if mine is None or chance or mine["value"] <= its["value"]:
         return f"<td>{score}<small>{beside}</small></td>"
     ratio = f", {units.significant(mine['value'] / its['value'])} times it" if its["value"] else ""
     return f"<td>{score}{_ABOVE}{beside}{ratio}</small></td>"
+
+
+def _chance_mark(score: Row | None) -> str:
+    if score is None or not is_at_chance(score["value"], score["stderr"], score.get("chance")):
+        return ""
+    return f' <span class="chance">{AT_CHANCE}</span>'
 
 
 def unfinished_section(runs: list[Row]) -> str:

@@ -131,6 +131,25 @@ def test_both_subjects_are_scored_alike_with_standard_errors(full: Path):
     assert teacher < student
 
 
+def test_accuracy_kept_is_told_with_its_chance_level_and_what_is_at_chance(full: Path):
+    scores = json.loads((full / "eval.json").read_text())
+    assert {(s["task"], s["metric"]): s["chance"] for s in scores if s["chance"] is not None} == {
+        ("tiny_word_order", "acc"): 0.25
+    }
+    metrics = json.loads((full / "metrics.json").read_text())
+    found = {s["subject"]: s for s in scores if s["chance"] is not None}
+    for subject in ("student", "teacher"):
+        score = found[subject]
+        is_at_chance = score["value"] - 0.25 < 2 * score["stderr"]
+        assert metrics[f"{subject}_at_chance"] == ["tiny_word_order"] * is_at_chance
+    if metrics["teacher_at_chance"]:
+        assert metrics["accuracy_kept"] is None
+    else:
+        above = [found[subject]["value"] - 0.25 for subject in ("student", "teacher")]
+        assert metrics["accuracy_kept"] == pytest.approx(above[0] / above[1])
+        assert metrics["accuracy_kept_benchmarks"] == ["tiny_word_order"]
+
+
 def test_serving_costs_are_told_apart_for_prefill_and_decode(full: Path):
     metrics = json.loads((full / "metrics.json").read_text())
     for subject in ("student", "teacher"):

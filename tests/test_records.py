@@ -49,7 +49,7 @@ def test_a_record_is_one_line_of_json_with_its_schema_and_null_for_what_is_missi
         '{"subject": "student", "harness": "lm_eval", "harness_version": "0.4.9", "task": "arc", '
         '"metric": "acc", "value": 0.5, "stderr": null, "higher_is_better": true, '
         '"num_fewshot": 25, "num_samples": 400, "energy_j": null, "energy_quality": null, '
-        '"benchmark": null, "tokens": null, "duration_s": null, "schema": 1}'
+        '"benchmark": null, "tokens": null, "duration_s": null, "chance": null, "schema": 1}'
     )
     assert "\n" not in to_json({"schema": 1, "text": "two\nlines"})
 

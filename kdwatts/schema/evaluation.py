@@ -114,7 +114,7 @@ class Eval:
         if twice:
             raise ValueError(
                 f"eval.tasks has {', '.join(twice)} more than once, which would count twice in "
-                "om_perf; remove one"
+                "accuracy kept; remove one"
             )
 
     def templated(self, task: EvalTask) -> bool:

@@ -17,6 +17,7 @@ from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_versio
 from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.prompts import check_same_prompts
 from kdwatts.fingerprint import fingerprint_tree, sha256_file
+from kdwatts.metrics.scores import Primaries, with_chance
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
     load_model,
@@ -207,18 +208,27 @@ def build(work: Work, subject: str) -> None:
             try:
                 run(work, subject, chosen, scores)
             except Exception:
-                _keep(work.run_dir, subject, scores)
+                _keep(work.run_dir, subject, _rows(scores, tasks))
                 raise
     order = [task.display_name for task in tasks]
     scores.sort(key=lambda score: order.index(score.benchmark or score.task))
-    write_json(work.out_dir / SCORES_NAME, [asdict(score) for score in scores])
+    write_json(work.out_dir / SCORES_NAME, _rows(scores, tasks))
 
 
-def _keep(run_dir: Path, subject: str, scores: list[Score]) -> None:
+def primaries(tasks: list[EvalTask]) -> Primaries:
+    """Task to the metric that counts for it, and its chance level."""
+    return {task.display_name: (task.primary_metric, task.chance) for task in tasks}
+
+
+def _rows(scores: list[Score], tasks: list[EvalTask]) -> list[dict[str, Any]]:
+    return with_chance([asdict(score) for score in scores], primaries(tasks))
+
+
+def _keep(run_dir: Path, subject: str, scores: list[dict[str, Any]]) -> None:
     """Put the scores of a subject whose evaluation failed beside those of others, in eval.json."""
     path = run_dir / SCORES_NAME
     rows = read_json(path) if path.is_file() else []
-    rows = [row for row in rows if row["subject"] != subject] + [asdict(one) for one in scores]
+    rows = [row for row in rows if row["subject"] != subject] + scores
     if rows:
         write_json(path, rows)
 

@@ -11,18 +11,18 @@ from typing import Any
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.config import Config
 from kdwatts.manifest import add_to_manifest
-from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
+from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
 from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.scores import benchmark_scores, benchmarks_at_chance, with_chance
 from kdwatts.metrics.student_t import NORMAL_975
 from kdwatts.models.shape import parameters_of
 from kdwatts.records import Metrics, StageRow, read_json, write_json
-from kdwatts.schema import EvalTask
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
-from kdwatts.stages.evaluate import SCORES_NAME
+from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -52,6 +52,8 @@ def summarize(
         if name in artifacts
         for score in read_json(artifacts[name].directory / SCORES_NAME)
     ]
+    # Artifacts of older versions do not say what guessing scores, so the configuration tells it.
+    scores = with_chance(scores, primaries(config.eval.tasks))
     if scores:
         write_json(run_dir / "eval.json", scores)
     costs = [cost for subject in ("student", "teacher") for cost in _costs(artifacts, subject)]
@@ -88,7 +90,13 @@ def _metrics(
         for subject in ("student", "teacher")
         if (costs := _costs(artifacts, subject))
     }
-    kept = om_perf(_benchmarks(config.eval.tasks, scores))
+    counted = primaries(config.eval.tasks)
+    benchmarks = benchmark_scores(scores, counted)
+    plain, kept = om_perf(benchmarks), accuracy_kept(benchmarks)
+    at_chance = {
+        subject: benchmarks_at_chance(scores, counted, subject=subject)
+        for subject in ("student", "teacher")
+    }
     site = config.site
     total = add_energies([own, inherited])
     repaid = tokens_to_break_even(
@@ -139,11 +147,11 @@ def _metrics(
         teacher_decode_tokens_per_s=_phase(serving, "teacher", "decode", "tokens_per_s"),
         student_bits_per_byte=_score(scores, "student", "bits_per_byte"),
         teacher_bits_per_byte=_score(scores, "teacher", "bits_per_byte"),
-        om_perf=kept.ratio,
-        om_perf_stderr=kept.stderr,
-        om_perf_corrected=kept.corrected,
+        om_perf=plain.ratio,
+        om_perf_stderr=plain.stderr,
+        om_perf_corrected=plain.corrected,
         eff_overall=eff_overall(
-            kept.ratio,
+            plain.ratio,
             _of(serving, "teacher", "total_j_per_token"),
             _of(serving, "student", "total_j_per_token"),
         ),
@@ -157,8 +165,8 @@ def _metrics(
         heldout_ce_nats=summary["heldout"].get("ce_nats"),
         heldout_bits_per_byte=summary["heldout"].get("bits_per_byte"),
         heldout_energy_j=summary["heldout_energy_j"],
-        om_perf_low=kept.low,
-        om_perf_high=kept.high,
+        om_perf_low=plain.low,
+        om_perf_high=plain.high,
         student_total_interval_95_j=_of(serving, "student", "total_interval_95_j"),
         teacher_total_interval_95_j=_of(serving, "teacher", "total_interval_95_j"),
         student_net_total_j_per_token=_of(serving, "student", "net_total_j_per_token"),
@@ -181,6 +189,13 @@ def _metrics(
         inherited_energy_random_sd_j=as_quantity(inherited).random_sd,
         inherited_energy_shared_sd_j=inherited.shared_sd_j,
         teacher_quantization=teacher.quantization if teacher else None,
+        accuracy_kept=kept.value,
+        accuracy_kept_low=kept.low,
+        accuracy_kept_high=kept.high,
+        accuracy_kept_benchmarks=list(kept.benchmarks),
+        teacher_at_chance=at_chance["teacher"],
+        student_at_chance=at_chance["student"],
+        benchmarks_without_chance=list(kept.without_chance),
     )
 
 
@@ -198,32 +213,6 @@ def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
     """Joules of both subjects; None where the stage did not run or was not measured."""
     energies = [a.energy for name, a in artifacts.items() if name.startswith(f"{stage}_")]
     return add_energies(energies).energy_j if energies else None
-
-
-def _benchmarks(tasks: list[EvalTask], scores: list[dict[str, Any]]) -> list[BenchmarkScore]:
-    """The primary, higher-is-better scores that student and teacher both have."""
-    benchmarks = []
-    for task in tasks:
-        found = {
-            score["subject"]: score
-            for score in scores
-            if score["task"] == task.display_name
-            and score["metric"] == task.primary_metric
-            and score["value"] is not None
-        }
-        if len(found) == 2 and all(score["higher_is_better"] for score in found.values()):
-            student, teacher = found["student"], found["teacher"]
-            benchmarks.append(
-                BenchmarkScore(
-                    task.display_name,
-                    student["value"],
-                    teacher["value"],
-                    student["stderr"],
-                    teacher["stderr"],
-                    task.chance,
-                )
-            )
-    return benchmarks
 
 
 def _per_second(summary: Mapping[str, Any], name: str) -> float | None:

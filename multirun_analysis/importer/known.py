@@ -70,6 +70,9 @@ BENCHMARKS = {
 }
 """From conf/eval (paper, tiny). A group, such as mmlu with its 57 subjects, is one benchmark."""
 
+PRIMARIES = {task: (known.metric, known.chance) for task, known in BENCHMARKS.items()}
+"""The same, as the formulas take it."""
+
 
 def paradigm_of(name: str) -> str | None:
     """The paradigm in the first words of a folder's name, such as `relation_1`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdwatts.metrics.accuracy_kept import BenchmarkScore, OmPerf, om_perf
+from kdwatts.metrics.accuracy_kept import Kept, OmPerf, accuracy_kept, om_perf
+from kdwatts.metrics.scores import benchmark_scores
 from kdwatts.records import Score
 from multirun_analysis.importer.foreign import Source, count, number, read_object, section
-from multirun_analysis.importer.known import BENCHMARKS
+from multirun_analysis.importer.known import BENCHMARKS, PRIMARIES
 
 HARNESS = "lm-evaluation-harness"
 
@@ -74,35 +75,30 @@ def read_evaluation(source: Source, *, subject: str) -> Evaluation:
     )
 
 
-def accuracy_kept(
+TEACHER_SCORES_0 = "the teacher scores 0 on a benchmark"
+
+
+def kept_of(
     student: Evaluation | None, teacher: Evaluation | None
-) -> tuple[OmPerf, str | None]:
-    """OM_perf over the benchmarks of both, or nothing and the reason why they cannot be compared.
+) -> tuple[OmPerf, Kept, str | None]:
+    """OM_perf and accuracy kept, or nothing and the reason why the two cannot be compared.
 
     Both must have been asked alike: a few-shot prompt in another form moves scores by more than
     distillation does.
     """
-    nothing = OmPerf(None, None, None, ())
+    nothing = OmPerf(None, None, None, ()), accuracy_kept([])
     if student is None or teacher is None:
         missing = "the student" if student is None else "the teacher"
-        return nothing, f"there is no eval.json of {missing}"
-    its = {score.task: score for score in teacher.scores}
-    pairs = [(score, its[score.task]) for score in student.scores if score.task in its]
-    if not pairs:
-        return nothing, "student and teacher share no benchmark that has a primary metric here"
+        return *nothing, f"there is no eval.json of {missing}"
+    models = (("student", student), ("teacher", teacher))
+    records = [asdict(one) | {"subject": who} for who, model in models for one in model.scores]
+    scores = benchmark_scores(records, PRIMARIES)
+    if not scores:
+        return *nothing, "student and teacher share no benchmark that has a primary metric here"
     if found := differences(student, teacher):
-        return nothing, f"student and teacher were evaluated differently: {'; '.join(found)}"
-    kept = om_perf(
-        [
-            BenchmarkScore(
-                mine.task, mine.value, its.value, mine.stderr, its.stderr,
-                BENCHMARKS[mine.task].chance,
-            )
-            for mine, its in pairs
-            if mine.value is not None and its.value is not None  # `_score` refuses those without.
-        ]
-    )  # fmt: skip
-    return kept, None if kept.ratio is not None else "the teacher scores 0 on a benchmark"
+        return *nothing, f"student and teacher were evaluated differently: {'; '.join(found)}"
+    plain = om_perf(scores)
+    return plain, accuracy_kept(scores), None if plain.ratio is not None else TEACHER_SCORES_0
 
 
 def differences(student: Evaluation, teacher: Evaluation) -> list[str]:
@@ -170,6 +166,7 @@ def _score(content: dict[str, Any], task: str, subject: str, where: str) -> Scor
         num_fewshot=shot,
         num_samples=sum(_num_samples(content, leaf, where) for leaf in leaves),
         energy_j=None,
+        chance=BENCHMARKS[task].chance,
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdwatts.metrics.efficiency import eff_overall
 from kdwatts.metrics.energy import as_quantity, total_energy
+from kdwatts.metrics.scores import benchmarks_at_chance
 from kdwatts.records import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
-from multirun_analysis.importer.known import GPUS, PAIRS, paradigm_of, seed_of
+from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of
 from multirun_analysis.importer.repeats import Repeat
-from multirun_analysis.importer.scores import Evaluation, accuracy_kept, read_evaluation
+from multirun_analysis.importer.scores import Evaluation, kept_of, read_evaluation
 from multirun_analysis.importer.serving import Served, read_served, reservation
 from multirun_analysis.importer.trace import Trace
 
@@ -51,7 +52,14 @@ def summarize(
     """Metrics, and the reasons for what is missing or doubtful in them."""
     own = total_energy(row.energy_j, row.quality, row.uncertainty_j, row.shared_uncertainty_j)
     teacher = teacher or Model({}, None, None)
-    kept, om_perf_reason = accuracy_kept(student.evaluation, teacher.evaluation)
+    plain, kept, om_perf_reason = kept_of(student.evaluation, teacher.evaluation)
+    at_chance = {
+        subject: benchmarks_at_chance(
+            [asdict(score) for score in model.evaluation.scores], PRIMARIES, subject=subject
+        )
+        for subject, model in (("student", student), ("teacher", teacher))
+        if model.evaluation
+    }
     student_params, teacher_params = (
         model.evaluation.params if model.evaluation else None for model in (student, teacher)
     )
@@ -113,10 +121,10 @@ def summarize(
         teacher_decode_tokens_per_s=None,
         student_bits_per_byte=None,
         teacher_bits_per_byte=None,
-        om_perf=kept.ratio,
-        om_perf_stderr=kept.stderr,
-        om_perf_corrected=kept.corrected,
-        eff_overall=eff_overall(kept.ratio, its_served_j, served_j) if is_credible else None,
+        om_perf=plain.ratio,
+        om_perf_stderr=plain.stderr,
+        om_perf_corrected=plain.corrected,
+        eff_overall=eff_overall(plain.ratio, its_served_j, served_j) if is_credible else None,
         co2e_kg=None,
         total_co2e_kg=None,
         cost_usd=None,
@@ -125,6 +133,15 @@ def summarize(
         student_key=row.key or "",
         origin=origin,
         unit_correction=correction,
+        om_perf_low=plain.low,
+        om_perf_high=plain.high,
+        accuracy_kept=kept.value,
+        accuracy_kept_low=kept.low,
+        accuracy_kept_high=kept.high,
+        accuracy_kept_benchmarks=list(kept.benchmarks),
+        teacher_at_chance=at_chance.get("teacher", []),
+        student_at_chance=at_chance.get("student", []),
+        benchmarks_without_chance=list(kept.without_chance),
         own_energy_random_sd_j=as_quantity(own).random_sd,
         own_energy_shared_sd_j=own.shared_sd_j,
         setting_name=repeat.setting,

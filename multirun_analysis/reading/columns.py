@@ -44,9 +44,9 @@ _INFERENCE = {
 
 
 def kind_of(field: Field) -> str:
-    """str, int or float, and dict for whatever is no single value."""
-    kind = str(field.type).split(" | ")[0]
-    return kind if kind in ("str", "int", "float") else "dict"
+    """str, int or float; list or dict for what is no single value."""
+    kind = str(field.type).split(" | ")[0].partition("[")[0]
+    return kind if kind in ("str", "int", "float", "list") else "dict"
 
 
 def _typed_fields(record_type: type) -> list[pa.Field]:

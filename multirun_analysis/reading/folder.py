@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdwatts.metrics.scores import with_chance
 from kdwatts.records import Metrics
-from multirun_analysis.reading import ticks
+from multirun_analysis.reading import accuracy, ticks
 from multirun_analysis.reading.records import read_record, type_problem
 from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.reading.summaries import summarise_part
@@ -34,8 +35,8 @@ _RUN_COLUMNS = [
     "duplicate_of", "label", "group", "group_label", "setting",
     "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "command",
     "git_commit", "versions",
-    "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason", "imported_as",
-    "options",
+    "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
+    "accuracy_kept_reason", "imported_as", "options",
 ]
 # fmt: on
 
@@ -89,6 +90,8 @@ def read_run(job: Job) -> Reading:
         has_ticks = num_rows > 0
         if has_ticks:
             tables["summaries"] = summarise_part(job.run, job.part_path), None
+    if metrics and not metrics_problem:
+        metrics |= _accuracy(folder, metrics, tables, imported.get("om_perf_reason"))
     problems = [manifest_problem, imported.get("notes")]
     problems += [problem for _, problem in tables.values()]
     problems.append(ticks_problem)
@@ -113,6 +116,31 @@ def read_run(job: Job) -> Reading:
         "notes": "; ".join(problem for problem in problems if problem) or None,
     }
     return Reading(row, {part: table for part, (table, _) in tables.items()}, has_ticks)
+
+
+def _accuracy(
+    folder: Path,
+    metrics: dict[str, Any],
+    tables: dict[str, tuple[pa.Table, str | None]],
+    om_perf_reason: str | None,
+) -> dict[str, Any]:
+    """What metrics of an older version do not say of accuracy kept, and why it cannot be told.
+
+    Chance levels are put into the table of scores, whose older records do not say them either.
+    """
+    found = {}
+    if not accuracy.is_told(metrics):
+        table, problem = tables["scores"]
+        primaries = accuracy.stated_primaries(folder) if table.num_rows else {}
+        scores = with_chance(table.to_pylist(), primaries)
+        chance = pa.array([score["chance"] for score in scores], pa.float64())
+        index = table.schema.get_field_index("chance")
+        tables["scores"] = table.set_column(index, "chance", chance), problem
+        found = accuracy.formed(scores, primaries, om_perf_reason=om_perf_reason)
+    reason = accuracy.why_not_told(
+        metrics | found, om_perf=metrics.get("om_perf"), om_perf_reason=om_perf_reason
+    )
+    return found | {"accuracy_kept_reason": reason}
 
 
 def _state(

@@ -147,7 +147,9 @@ def code_version() -> str:
     above = ("collect", "incremental", "labels", "metrics", "rows", "writing")
     paths = sorted(Path(__file__).parent.glob("*.py"))
     paths += [analysis / f"{name}.py" for name in above]
-    paths += [Path(str(module.__file__)) for module in (kdwatts.records, kdwatts.metrics)]
+    paths += [analysis / "importer" / f"{name}.py" for name in ("known", "scores")]
+    paths += [Path(str(kdwatts.records.__file__))]
+    paths += sorted(Path(str(kdwatts.metrics.__file__)).parent.glob("*.py"))
     digest = hashlib.sha256(pa.__version__.encode())
     for path in paths:
         digest.update(path.read_bytes())

@@ -21,6 +21,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
     "float": (int, float),
+    "list": list,
     "dict": dict,
 }
 

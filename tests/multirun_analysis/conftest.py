@@ -13,8 +13,18 @@ from typing import Any
 
 import pytest
 
-from kdwatts.records import SCHEMA, Metrics, Score, StageRow, TelemetryRow, append_jsonl, write_json
+from kdwatts.records import (
+    SCHEMA,
+    Metrics,
+    Score,
+    StageRow,
+    TelemetryRow,
+    append_jsonl,
+    read_json,
+    write_json,
+)
 from multirun_analysis.__main__ import main
+from multirun_analysis.importer.known import PRIMARIES
 
 SHARDS_KEY, TEACHER_KEY = "shards-1", "teacher-1"
 
@@ -36,7 +46,8 @@ METRICS = Metrics(
     teacher_decode_tokens_per_s=900.0, student_bits_per_byte=1.02, teacher_bits_per_byte=0.91,
     om_perf=0.95, om_perf_stderr=0.008, om_perf_corrected=0.93, eff_overall=5.5,
     co2e_kg=0.0528, total_co2e_kg=0.066, cost_usd=0.02, grid_gco2e_per_kwh=445.0, pue=1.1,
-    student_key="student-0",
+    student_key="student-0", accuracy_kept=0.93, accuracy_kept_benchmarks=["mmlu"],
+    teacher_at_chance=[], student_at_chance=[],
 )  # fmt: skip
 
 MANIFEST = {
@@ -73,7 +84,12 @@ def write_run(
     overrides: tuple[str, ...] = (),
     **changes: Any,
 ) -> Path:
-    """A run folder as a finished run leaves it; `changes` replace fields of METRICS."""
+    """A run folder as a finished run leaves it; `changes` replace fields of METRICS.
+
+    A test that says om_perf alone means accuracy kept too: chance is then 0.
+    """
+    if "om_perf" in changes:
+        changes = {"accuracy_kept": changes["om_perf"]} | changes
     hydra_dir = folder / ".hydra"
     hydra_dir.mkdir(parents=True)
     metrics = metrics and replace(metrics, run=folder.name, **changes)
@@ -217,7 +233,8 @@ def write_sweep(directory: Path, *, seeds: int = 3) -> Path:
                 own_energy_uncertainty_j=own_j * chance.uniform(0.045, 0.055),
                 inherited_energy_j=sum(inherited.values()),
                 inherited_energy_by_artifact_j=dict(inherited),
-                om_perf=kept + chance.gauss(0, 0.005),
+                om_perf=(om_perf := kept + chance.gauss(0, 0.005)),
+                accuracy_kept=om_perf,
                 student_bits_per_byte=bits + chance.gauss(0, 0.004),
                 student_decode_j_per_token=0.052 * chance.uniform(0.97, 1.03),
                 train_j_per_token=own_j / 2e6,
@@ -252,12 +269,82 @@ def write_seeds(folder: Path, rows: list[dict[str, Any]]) -> None:
         write_run(folder / str(seed), seed=seed, student_key=f"s{seed}", **changes)
 
 
+def write_scored(
+    folder: Path,
+    student: dict[str, float | None],
+    teacher: dict[str, float | None],
+    *,
+    stderr: float | None = 0.01,
+    tasks: dict[str, tuple[str, float | None]] | None = None,
+    **changes: Any,
+) -> Path:
+    """A run of an older version, whose metrics say nothing of accuracy kept, with its scores.
+
+    `tasks` are benchmarks with metric and chance level as the configuration states them; without,
+    the metrics are those of the known benchmarks.
+    """
+    changes = {"om_perf": None, "om_perf_stderr": None, "om_perf_corrected": None} | changes
+    write_run(folder, **changes)
+    metrics = {
+        key: value
+        for key, value in read_json(folder / "metrics.json").items()
+        if "accuracy_kept" not in key and "chance" not in key
+    }
+    write_json(folder / "metrics.json", metrics)
+    counted = PRIMARIES | (tasks or {})
+    scores = [
+        Score(subject, "lm_eval", "0.4.13", task, counted[task][0], value, stderr, True, 5, 1000,
+              900.0)
+        for subject, values in (("student", student), ("teacher", teacher))
+        for task, value in values.items()
+    ]  # fmt: skip
+    rows = [{k: v for k, v in asdict(score).items() if k != "chance"} for score in scores]
+    (folder / "eval.json").write_text(json.dumps(rows))
+    if tasks:
+        asked = [
+            {"name": task, "primary_metric": metric, "chance": chance}
+            for task, (metric, chance) in tasks.items()
+        ]
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"eval: {json.dumps({'tasks': asked})}\n")
+    return folder
+
+
+def write_at_chance(directory: Path, *, seeds: int = 2) -> Path:
+    """A sweep whose teacher is at chance on MMLU, as its students are: 0.25 with an error of 0.01.
+
+    OM_perf is then near 1 and says nothing.
+    """
+    shapes = {"sft": (200e3, 1.05, (0.247, 0.251)), "response": (300e3, 1.01, (0.252, 0.249))}
+    for paradigm, (joules, bits, scores) in shapes.items():
+        for seed in range(seeds):
+            folder = directory / f"{paradigm}-{seed}"
+            changes = {
+                "paradigm": paradigm,
+                "seed": seed,
+                "student_key": folder.name,
+                "own_energy_j": joules * (1 + seed / 100),
+                "om_perf": scores[seed % 2] / 0.25,
+                "om_perf_stderr": 0.05,
+                "student_bits_per_byte": bits + seed * (0.001 if paradigm == "sft" else 0.0015),
+                "accuracy_kept": None,
+            }
+            write_scored(folder, {"mmlu": scores[seed % 2]}, {"mmlu": 0.25}, **changes)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def at_chance_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_at_chance(tmp_path_factory.mktemp("at_chance"))
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """The writers above: test modules cannot import them by name."""
     return SimpleNamespace(
         run=write_run,
         seeds=write_seeds,
+        scored=write_scored,
         stage=stage_row,
         status=status,
         append=append_all,

@@ -21,7 +21,7 @@ def found(collected):
 
 
 def test_every_exhibit_has_marks_numbers_a_title_and_a_note(found):
-    assert {"om_perf", "eff_overall", "co2e_by_site", "break_even_over_tokens"} <= set(found)
+    assert {"accuracy_kept", "eff_overall", "co2e_by_site", "break_even_over_tokens"} <= set(found)
     for name, exhibit in found.items():
         assert exhibit.figure.data and len(exhibit.table), name
         assert exhibit.title and exhibit.note.endswith("."), name
@@ -93,8 +93,8 @@ def test_figures_of_many_settings_stay_small_and_say_what_they_leave_out(collect
     assert len({trace.meta["run"].split("-")[0] for trace in losses.figure.data}) == MAX_LINES
     assert f"{200 - MAX_LINES} more runs are not drawn" in losses.note
     assert losses.table["run"].nunique() == 200
-    assert f"{100 - MAX_ROWS} more settings are not drawn" in every["om_perf"].note
-    assert every["om_perf"].table["group"].nunique() == 100
+    assert f"{100 - MAX_ROWS} more settings are not drawn" in every["accuracy_kept"].note
+    assert every["accuracy_kept"].table["group"].nunique() == 100
 
 
 def test_one_of_each_setting_is_drawn_before_further_seeds():

@@ -15,7 +15,6 @@ from kdwatts.records import Metrics, read_json
 from multirun_analysis.__main__ import main
 from multirun_analysis.caveats import caveat_parts, caveats
 from multirun_analysis.collect import collect
-from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
 from multirun_analysis.metrics import over_seeds
 from multirun_analysis.report import report_html
@@ -120,11 +119,14 @@ def test_the_record_says_setting_and_repeat_and_the_seed_stays_unknown(study):
     assert (found.setting_name, found.repeat, found.seed) == ("RESPONSE/MODEL", "2", None)
 
 
-def test_scores_of_imports_lie_beside_chance_in_one_table(study):
-    scores = [s for s in to_rows(study.scores) if s["run"] == "feature_1"]
-    mmlu = next(s for s in scores if (s["subject"], s["task"]) == ("student", "mmlu"))
-    # The recorded feature students answer as guessing does.
-    assert abs(mmlu["value"] - BENCHMARKS["mmlu"].chance) < 2 * mmlu["stderr"]
+def test_the_five_students_at_chance_are_marked_and_no_other(study):
+    # MMLU of the recorded feature student is 0.2465 ± 0.0036, of the others 0.63 and more.
+    at_chance = {run["label"]: json.loads(run["student_at_chance"]) for run in to_rows(study.runs)}
+    marked = {label: tasks for label, tasks in at_chance.items() if "mmlu" in tasks}
+    assert set(marked) == {f"feature_{i} · imported" for i in range(1, 6)}
+    page = report_html(study).replace(get_plotlyjs(), "")
+    assert page.count('0.247 ± 0.004 <span class="chance">at chance</span>') == 5
+    assert "mmlu (5 of 16 students)" in dict(caveats(study))["Accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ import pytest
 from multirun_analysis.collect import collect
 from multirun_analysis.kept import (
     ABOVE_TEACHER,
+    accuracy_kept_bars,
+    accuracy_kept_table,
     eff_overall_bars,
     eff_overall_table,
-    om_perf_bars,
-    om_perf_table,
 )
 
 
@@ -27,51 +27,79 @@ def trace(fig, column, kind="bar"):
 
 
 def test_a_bar_is_the_mean_over_seeds_with_its_95_percent_interval(runs_of):
-    runs = runs_of({"om_perf": 0.8}, {"om_perf": 0.9}, {"om_perf": 1.0})
-    plain = om_perf_table(runs).iloc[0]
+    runs = runs_of({"accuracy_kept": 0.8}, {"accuracy_kept": 0.9}, {"accuracy_kept": 1.0})
+    first = accuracy_kept_table(runs).iloc[0]
     # s = 0.1, 4.303 / sqrt(3) of it.
-    assert (plain["value"], plain["high"]) == pytest.approx((0.9, 0.9 + 0.1 * 4.303 / 3**0.5))
-    bars = trace(om_perf_bars(runs), "om_perf")
+    assert (first["value"], first["high"]) == pytest.approx(
+        (0.9, 0.9 + 0.1 * 4.3027 / 3**0.5), rel=1e-5
+    )
+    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
     assert list(bars.x) == [pytest.approx(0.9)]
     assert bars.error_x.array[0] == pytest.approx(bars.error_x.arrayminus[0])
     assert list(bars.customdata) == [runs["group"].iloc[0]]
 
 
 def test_one_seed_has_the_interval_of_its_benchmarks_samples_which_is_not_symmetric(runs_of):
-    runs = runs_of({"om_perf": 0.9, "om_perf_low": 0.85, "om_perf_high": 0.93})
-    bars = trace(om_perf_bars(runs), "om_perf")
+    runs = runs_of({"accuracy_kept": 0.9, "accuracy_kept_low": 0.85, "accuracy_kept_high": 0.93})
+    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
     assert list(bars.error_x.array) == [pytest.approx(0.03)]
     assert list(bars.error_x.arrayminus) == [pytest.approx(0.05)]
     assert "over benchmark samples" in bars.hovertext[0]
 
 
-def test_the_chance_corrected_form_stands_beside_it_where_there_is_one(runs_of):
-    runs = runs_of({"om_perf": 0.9, "om_perf_corrected": 0.7})
-    assert list(trace(om_perf_bars(runs), "om_perf_corrected").x) == [0.7]
-    none = runs.assign(om_perf_corrected=None)
-    assert list(om_perf_table(none)["form"]) == ["om_perf"]
+def test_accuracy_kept_comes_first_and_the_plain_ratio_is_the_paler_bar_beside_it(runs_of):
+    runs = runs_of({"om_perf": 0.9, "accuracy_kept": 0.7})
+    assert list(accuracy_kept_table(runs)["form"]) == ["accuracy_kept", "om_perf"]
+    fig = accuracy_kept_bars(runs)
+    first, beside = trace(fig, "accuracy_kept"), trace(fig, "om_perf")
+    assert (list(first.x), list(beside.x)) == ([0.7], [0.9])
+    alphas = [float(bars.marker.color[0].split(",")[-1].rstrip(")")) for bars in (first, beside)]
+    assert alphas == [1.0, 0.35]
 
 
-def test_a_ratio_above_1_is_hatched_and_says_what_that_may_mean(runs_of):
+def test_what_cannot_be_told_of_accuracy_has_no_bar_be_its_plain_ratio_ever_so_high(runs_of):
     runs = runs_of(
-        {"om_perf": 1.02, "om_perf_corrected": 0.99}, {"om_perf": 0.98, "paradigm": "sft"}
+        {"om_perf": 0.985, "accuracy_kept": None, "eff_overall": 9.0, "paradigm": "sft"},
+        {"om_perf": 0.9, "eff_overall": 5.0},
     )
-    bars = trace(om_perf_bars(runs), "om_perf")
+    assert set(accuracy_kept_table(runs)["setting"]) == {"response"}
+    assert set(eff_overall_table(runs)["setting"]) == {"response"}
+
+
+def test_a_student_at_chance_is_marked_in_the_hover_text(runs_of):
+    at_chance = {"accuracy_kept": 0.01, "student_at_chance": ["mmlu"]}
+    runs = runs_of(at_chance, at_chance, {"paradigm": "sft"})
+    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
+    hovers = dict(zip(bars.y, bars.hovertext, strict=True))
+    assert "at chance on mmlu" in hovers["response"] and "at chance" not in hovers["sft"]
+
+
+def test_a_bar_below_chance_is_in_the_figure(runs_of):
+    fig = accuracy_kept_bars(runs_of({"accuracy_kept": -0.2, "om_perf": 0.8}))
+    assert fig.layout.xaxis.range[0] < -0.2
+
+
+def test_a_share_above_1_is_hatched_and_says_what_that_may_mean(runs_of):
+    runs = runs_of(
+        {"accuracy_kept": 1.02, "om_perf": 0.99},
+        {"accuracy_kept": 0.98, "om_perf": 0.98, "paradigm": "sft"},
+    )
+    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
     shown = zip(bars.marker.pattern.shape, bars.hovertext, strict=True)
     marks = dict(zip(bars.y, shown, strict=True))
     assert marks["response"][0] == "/" and ABOVE_TEACHER in marks["response"][1]
     assert marks["sft"][0] == "" and ABOVE_TEACHER not in marks["sft"][1]
-    assert set(trace(om_perf_bars(runs), "om_perf_corrected").marker.pattern.shape) == {""}
+    assert set(trace(accuracy_kept_bars(runs), "om_perf").marker.pattern.shape) == {""}
 
 
 def test_the_teacher_is_a_line_at_1(runs_of):
-    (line,) = om_perf_bars(runs_of({})).layout.shapes
+    (line,) = accuracy_kept_bars(runs_of({})).layout.shapes
     assert (line.x0, line.x1) == (1, 1)
 
 
 def test_dots_are_the_runs_of_settings_with_several_seeds(runs_of):
     runs = runs_of({"om_perf": 0.8}, {"om_perf": 0.9}, {"om_perf": 0.7, "paradigm": "sft"})
-    dots = trace(om_perf_bars(runs), "om_perf", "scatter")
+    dots = trace(accuracy_kept_bars(runs), "accuracy_kept", "scatter")
     assert list(zip(dots.x, dots.customdata, strict=True)) == [(0.8, "0"), (0.9, "1")]
 
 
@@ -86,7 +114,7 @@ def test_efficiency_of_measured_and_of_estimated_seeds_has_no_mean_in_common(run
 
 def test_text_from_run_folders_is_escaped(runs_of):
     runs = runs_of({"paradigm": "<a href='//x'>y</a>"})
-    for fig in (om_perf_bars(runs), eff_overall_bars(runs)):
+    for fig in (accuracy_kept_bars(runs), eff_overall_bars(runs)):
         hovers = " ".join(text for t in fig.data for text in t.hovertext or ())
         assert "&lt;a href" in hovers and "<a href" not in hovers
         assert "<a href" not in fig.layout.yaxis.ticktext[0]
@@ -94,5 +122,5 @@ def test_text_from_run_folders_is_escaped(runs_of):
 
 def test_runs_without_scores_make_empty_figures(runs_of):
     runs = runs_of({"om_perf": None, "eff_overall": None})
-    assert not om_perf_bars(runs).data and om_perf_table(runs).empty
+    assert not accuracy_kept_bars(runs).data and accuracy_kept_table(runs).empty
     assert not eff_overall_bars(runs).data and eff_overall_table(runs).empty

@@ -44,13 +44,15 @@ def test_every_numeric_axis_names_its_unit(collected):
 
 
 def test_runs_stand_at_their_energy_and_accuracy(make, tmp_path):
-    make.run(tmp_path / "0", own_energy_j=250e3, om_perf=0.9)
+    ends = {"accuracy_kept_low": 0.88, "accuracy_kept_high": 0.91}
+    make.run(tmp_path / "0", own_energy_j=250e3, accuracy_kept=0.9, **ends)
     fig = quality_against_energy(collect([tmp_path]).runs)
     (points,) = [
         trace for trace in fig.data if trace.mode == "markers" and trace.name == "response"
     ]
     assert (list(points.x), list(points.y)) == ([250], [0.9])
-    assert list(points.error_y.array) == [0.008]
+    assert list(points.error_y.array) == [pytest.approx(0.01)]
+    assert list(points.error_y.arrayminus) == [pytest.approx(0.02)]
     assert list(points.error_x.array) == [20]
 
 

@@ -70,10 +70,10 @@ def test_energy_has_its_interval_over_three_seeds(text):
     """s = 10 J of 100, 110, 120: 4.303 / sqrt(3) of it are 24.8 J; of 201, 210, 219 22.4 J."""
     assert 10 * 4.3027 / math.sqrt(3) == pytest.approx(24.84, abs=0.01)
     rows = rows_of(text, "Quality and energy")
-    assert rows["sft"][3] == "110 ± 25 J"
-    assert rows["response"][3] == "210 ± 22 J"
-    assert rows["response"][7] == "estimated"
-    assert rows["sft"][1] == "2.10 ± 0.25"
+    assert rows["sft"][4] == "110 ± 25 J"
+    assert rows["response"][4] == "210 ± 22 J"
+    assert rows["response"][8] == "estimated"
+    assert rows["sft"][3] == "2.10 ± 0.25"
 
 
 def test_a_missing_number_is_a_dash_and_seeds_that_lack_it_are_counted(make, tmp_path):

@@ -150,7 +150,7 @@ def test_every_pair_of_settings_is_compared_on_request(runs_of):
 
 
 def test_a_column_without_a_better_way_is_refused(runs_of):
-    with pytest.raises(ValueError, match=r"compare by seed: .* choose from om_perf, "):
+    with pytest.raises(ValueError, match=r"compare by seed: .* choose from accuracy_kept, "):
         against_baseline(runs_of(sft=[1.0], response=[2.0]), ["seed"])
 
 

@@ -1,0 +1,65 @@
+"""Records of scores as what accuracy kept is formed from, and which of them are at chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kdwatts.metrics.accuracy_kept import BenchmarkScore, is_at_chance
+
+Record = Mapping[str, Any]
+"""A score as eval.json holds it; one of an older version has no `chance`."""
+
+Primaries = Mapping[str, tuple[str, float | None]]
+"""Benchmark to the metric that counts for it and the score of guessing, None where it has none."""
+
+
+def with_chance(scores: Iterable[Record], primaries: Primaries) -> list[dict[str, Any]]:
+    """The records with `chance` where the metric is the one that counts, and None elsewhere."""
+    return [
+        {**score, "chance": primaries[score["task"]][1] if _is_primary(score, primaries) else None}
+        for score in scores
+    ]
+
+
+def benchmark_scores(scores: Sequence[Record], primaries: Primaries) -> list[BenchmarkScore]:
+    """The primary, higher-is-better scores that student and teacher both have."""
+    students, teachers = (_by_task(scores, primaries, who) for who in ("student", "teacher"))
+    return [
+        BenchmarkScore(
+            task,
+            students[task]["value"],
+            teachers[task]["value"],
+            students[task]["stderr"],
+            teachers[task]["stderr"],
+            chance,
+        )
+        for task, (_, chance) in primaries.items()
+        if task in students and task in teachers
+    ]
+
+
+def benchmarks_at_chance(
+    scores: Sequence[Record], primaries: Primaries, *, subject: str
+) -> list[str]:
+    """Benchmarks on which a model is less than two standard errors above chance."""
+    return [
+        task
+        for task, score in _by_task(scores, primaries, subject).items()
+        if is_at_chance(score["value"], score["stderr"], primaries[task][1])
+    ]
+
+
+def _by_task(scores: Sequence[Record], primaries: Primaries, subject: str) -> dict[str, Record]:
+    return {
+        score["task"]: score
+        for score in scores
+        if score["subject"] == subject
+        and _is_primary(score, primaries)
+        and score["value"] is not None
+        and score["higher_is_better"]
+    }
+
+
+def _is_primary(score: Record, primaries: Primaries) -> bool:
+    return score["task"] in primaries and score["metric"] == primaries[score["task"]][0]

@@ -1,0 +1,184 @@
+"""Accuracy kept in words: its interval, and what is no better than guessing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from multirun_analysis import units
+from multirun_analysis.metrics import mean_interval
+from multirun_analysis.rows import Row, grouped, known
+
+KEPT = "accuracy_kept"
+NOT_TOLD = "cannot be told"
+AT_CHANCE = "at chance"
+"""Less than two standard errors above what guessing scores."""
+MAX_NAMES = 3
+"""Benchmarks that a mark names; more are counted, and the table of scores names them."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over the seeds of a setting, and the 95 % interval that it is told with."""
+
+    value: float
+    low: float | None
+    """None where nothing tells the interval."""
+    high: float | None
+    words: str
+    """What the interval is over."""
+    num_seeds: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval, which need not be symmetric."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
+    """Mean of a column over seeds with the wider of two intervals; None where no seed has it.
+
+    Over two or more seeds there is Student's. Over the benchmarks' samples there is that of
+    `column_low` and `column_high`, where all seeds have them: seeds are scored on the same samples,
+    so that their means are its ends. Of two intervals the wider is told, and the words say which.
+    """
+    rows = known(rows, column)
+    if not rows:
+        return None
+    mean = mean_interval([row[column] for row in rows])
+    count = mean.num_values
+    seeds = None if mean.half_width is None else (mean.low, mean.high)
+    ends = f"{column}_low", f"{column}_high"
+    sampled = len(known(rows, *ends)) == len(rows)
+    samples = (
+        (fmean(r[ends[0]] for r in rows), fmean(r[ends[1]] for r in rows)) if sampled else None
+    )
+    if seeds and samples:
+        is_wider = seeds[1] - seeds[0] >= samples[1] - samples[0]
+        words = f"95 % over {count} seeds, wider than over benchmark samples"
+        if not is_wider:
+            words = f"95 % over benchmark samples, wider than over {count} seeds"
+        return Spread(mean.mean, *(seeds if is_wider else samples), words, count)
+    if seeds:
+        return Spread(mean.mean, *seeds, f"95 % over {count} seeds", count)
+    if samples:
+        return Spread(mean.mean, *samples, "95 % over benchmark samples, one seed", count)
+    return Spread(mean.mean, None, None, "none: one seed", count)
+
+
+def share_words(spread: Spread | None) -> str:
+    """Such as `40 % (25 to 55 %)`: a share with the ends of its interval, no finer than these."""
+    if spread is None:
+        return units.MISSING
+    if spread.low is None or spread.high is None or not spread.half_width:
+        return f"{units.significant(100 * spread.value)} % (interval unknown)"
+    error_pct = 100 * spread.half_width
+    leading = math.floor(math.log10(error_pct))
+    decimals = max(0, -leading if error_pct / 10**leading >= 3 else 1 - leading)
+    value, low, high = (f"{100 * x:,.{decimals}f}" for x in (spread.value, spread.low, spread.high))
+    return f"{value} % ({low} to {high} %)"
+
+
+def kept_words(rows: Sequence[Row]) -> str:
+    """Accuracy kept by one setting or run, or why there is none in three words."""
+    if spread := spread_of(rows, KEPT):
+        return share_words(spread)
+    return NOT_TOLD if known(rows, f"{KEPT}_reason") else units.MISSING
+
+
+def names_of(run: Row, column: str) -> list[str]:
+    """The benchmarks of a column, which holds JSON so that tables stay flat."""
+    return [str(name) for name in json.loads(run.get(column) or "[]")]
+
+
+def at_chance_words(rows: Sequence[Row], *, subject: str = "student") -> str:
+    """On which benchmarks the runs of a setting are at chance; empty where on none."""
+    counts = Counter(name for run in rows for name in names_of(run, f"{subject}_at_chance"))
+    if not counts:
+        return ""
+    if len(counts) > MAX_NAMES:
+        return f"{AT_CHANCE} on {len(counts)} benchmarks"
+    some = min(counts.values()) < len(rows)
+    names = [
+        f"{name} ({count} of {len(rows)} seeds)" if some else name for name, count in counts.items()
+    ]
+    return f"{AT_CHANCE} on {', '.join(names)}"
+
+
+def is_at_chance(rows: Sequence[Row]) -> bool:
+    """Whether no run of a setting is above chance on any benchmark that its teacher had too."""
+    return bool(rows) and all(
+        (at_chance := set(names_of(run, "student_at_chance")))
+        and {
+            *names_of(run, "accuracy_kept_benchmarks"),
+            *names_of(run, "teacher_at_chance"),
+        }
+        <= at_chance
+        for run in rows
+    )
+
+
+def why_not_told(runs: Sequence[Row]) -> dict[str, list[Row]]:
+    """Reason to the runs whose accuracy kept cannot be told for it."""
+    return grouped(known(runs, f"{KEPT}_reason"), f"{KEPT}_reason")
+
+
+def accuracy_caveat(scores: list[Row], students: list[Row]) -> str:
+    """What accuracy kept is over, what is left out of it and why, and who is at chance."""
+    compared = {run["run"] for run in students if _is_compared(run)}
+    scores = [row for row in scores if row["run"] in compared and row["higher_is_better"]]
+    parts = []
+    if scores:
+        tasks = {
+            f"{row['task']} ({row['metric']}, {row['num_fewshot']}-shot, {row['num_samples']} "
+            f"samples, {row['harness']} {row['harness_version']})": None
+            for row in scores
+        }
+        more = f" and {len(tasks) - 12} more" if len(tasks) > 12 else ""
+        parts.append(
+            "Accuracy kept is the mean over benchmarks of (student - chance) over (teacher - "
+            "chance), of those whose teacher is at least two standard errors above chance. "
+            "OM_perf, beside it, is the mean over all of student score over teacher score. Scored "
+            f"on {', '.join(list(tasks)[:12])}{more}."
+        )
+    parts += _left_out(students)
+    by_run = grouped(scores, "run").values()
+    if len({frozenset((row["task"], row["num_fewshot"]) for row in rows) for rows in by_run}) > 1:
+        parts.append("Runs were scored on different sets: compare accuracy only within one set.")
+    if scores and len({run["model"] for run in students}) > 1:
+        parts.append("The pairs differ: each student is held against its own teacher.")
+    return " ".join(parts)
+
+
+def _is_compared(run: Row) -> bool:
+    return bool(known([run], KEPT) or known([run], "om_perf") or names_of(run, "teacher_at_chance"))
+
+
+def _left_out(students: list[Row]) -> list[str]:
+    """Benchmarks that say nothing of what was kept, and why; and students at chance."""
+    total = len(students)
+    parts = [
+        f"Accuracy kept {NOT_TOLD} of {len(rows)} of {total} students: {reason}."
+        for reason, rows in why_not_told(students).items()
+        # What imported runs were asked is told with them.
+        if any(run["om_perf_reason"] != reason for run in rows)
+    ]
+    for column, why in (
+        ("teacher_at_chance", "the teacher is less than two standard errors above chance"),
+        ("benchmarks_without_chance", "guessing has no score there"),
+    ):
+        if words := _counted(known(students, KEPT), column):
+            parts.append(f"Left out of it, as {why}: {words}.")
+    if words := _counted(students, "student_at_chance"):
+        parts.append(f"Students {AT_CHANCE}, so no better than guessing: {words}.")
+    return parts
+
+
+def _counted(runs: list[Row], column: str) -> str:
+    """The benchmarks of a column, each with the number of students that it concerns."""
+    counts = Counter(name for run in runs for name in names_of(run, column))
+    return ", ".join(f"{name} ({n} of {len(runs)} students)" for name, n in counts.items())
