@@ -303,6 +303,10 @@ class Metrics:
     grid_year: int | None = None
     grid_release: str | None = None
     grid_licence: str | None = None
+    setting_name: str | None = None
+    """Name of an imported run's method: its folder's without what tells repeats apart."""
+    repeat: str | None = None
+    """What tells an imported run from its method's other repeats, such as 1; it is no seed."""
     schema: int = SCHEMA
 
 

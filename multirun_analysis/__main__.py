@@ -22,13 +22,15 @@ from kdwatts.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
 from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.collect import collect, table_paths
-from multirun_analysis.exhibits import with_comparisons
+from multirun_analysis.exhibits import curves_by_setting, with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
+from multirun_analysis.labels import options_of, run_name
 from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
 from multirun_analysis.rows import to_rows
+from multirun_analysis.said import place_first, said_once
 from multirun_analysis.site import site_of
 from multirun_analysis.siting import at_site
 
@@ -85,12 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shown=shown,
         )
         # Tables change with the figures' code too, not with the runs alone.
-        written = write_exhibit_tables(with_comparisons(shown, collected.runs), out_dir)
+        by_setting = curves_by_setting(collected.train, collected.runs)
+        told = with_comparisons(shown, collected.runs) | by_setting
+        written = write_exhibit_tables(told, out_dir)
         if options.static:
             if problem := why_not(options.static):
                 missing.append(f"--static {options.static}: {problem}")
             else:
-                written += write_figures(shown, out_dir, options.static)
+                written += write_figures(shown | by_setting, out_dir, options.static)
         if options.readme:
             typed = shlex.join(arguments)
             written += write_readme(collected, options.readme, shown, arguments=typed)
@@ -108,13 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unreadable(runs: pd.DataFrame) -> list[str]:
     """Files of our own runs that do not read; a torn last line is what a kill leaves, no fault."""
-    return [
-        f"{run['run']}: {note}"
+    found = said_once(
+        (run["run"], note)
         for run in to_rows(runs)
         if not run["origin"]
         for note in (run["notes"] or "").split("; ")
         if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
-    ]
+    )
+    return [place_first(said) for said in found]
 
 
 def _default_out(directories: Sequence[Path]) -> Path:
@@ -124,16 +129,19 @@ def _default_out(directories: Sequence[Path]) -> Path:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """One line per run, and below it the reason of each that is not in the figures."""
+    """One line per run with every option that varies, and below them why runs are in no figure."""
     rows = to_rows(runs)
-    heads = ("run", "paradigm", "seed", "own energy", "accuracy kept", "OM_perf", "bits/byte")
-    lines = [(*heads, "state")]
+    options = list(dict.fromkeys(key for run in rows for key in options_of(run)))
+    heads = ("seed", "own energy", "accuracy kept", "OM_perf", "bits/byte", "state")
+    lines: list[tuple[str, ...]] = [("run", "paradigm", *options, *heads)]
     for run in rows:
+        values = options_of(run)
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
         lines.append(
             (
-                run["run"],
+                run_name(run),
                 run["paradigm"] or units.MISSING,
+                *(values.get(key, units.MISSING) for key in options),
                 units.MISSING if run["seed"] is None else str(run["seed"]),
                 own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
                 ", ".join(filter(None, (kept_words([run]), at_chance_words([run])))),
@@ -147,8 +155,8 @@ def table(runs: pd.DataFrame) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    reasons = [f"{run['run']}: {run['reason']}" for run in rows if not run["finished"]]
-    return "\n".join([*text, *reasons])
+    reasons = said_once((run_name(run), run["reason"]) for run in rows if not run["finished"])
+    return "\n".join([*text, *map(place_first, reasons)])
 
 
 if __name__ == "__main__":

@@ -10,17 +10,26 @@ from multirun_analysis import units
 from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import p_words
+from multirun_analysis.imports import imported_parts
+from multirun_analysis.marks import draws_words
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import Pool, serving_pools
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.said import Part, plain_text, said_once
 from multirun_analysis.site import factor_words, provenance_words, stated_sites
 from multirun_analysis.siting import site_words
 from multirun_analysis.statistics import ALPHA
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
-    """Titles and sentences, plain text; subjects of which nothing is known are left out.
+    """Titles and sentences, plain text; what concerns several runs names them in brackets."""
+    found = caveat_parts(collected, name_hosts=name_hosts)
+    return [(title, plain_text(parts)) for title, parts in found]
+
+
+def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, list[Part]]]:
+    """Titles and their sentences; subjects of which nothing is known are left out.
 
     Without `name_hosts` a machine is known by its card or processor: for pages that are published.
     """
@@ -34,7 +43,7 @@ def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str,
         ("Inherited work", _sharing(students, stages)),
         ("Joules per token", _served(runs, to_rows(collected.inference))),
         ("Quantised teacher", _quantised(students)),
-        ("Imported runs", _imported(students)),
+        ("Imported runs", imported_parts(students, stages)),
         ("Accuracy", accuracy_caveat(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
@@ -42,7 +51,10 @@ def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str,
         ("Software", _software(runs)),
         ("Duplicates and interruptions", _repeats(runs)),
     ]
-    return [(title, text) for title, text in found if text]
+    texts: list[tuple[str, list[Part]]] = [
+        (title, [text] if isinstance(text, str) else text) for title, text in found
+    ]
+    return [(title, parts) for title, parts in texts if parts and parts != [""]]
 
 
 def _provenance(students: list[Row]) -> str:
@@ -83,8 +95,8 @@ def _not_counted(students: list[Row], stages: list[Row]) -> str:
 def _why(part: str, runs: list[str], stages: list[Row]) -> str:
     """In brackets, what the stages of these runs say about a component without a figure."""
     column = f"{part}_reason"
-    reasons = {window[column] for window in known(stages, column) if window["run"] in runs}
-    return f" ({'; '.join(sorted(reasons))})" if reasons else ""
+    found = said_once((w["run"], w[column]) for w in known(stages, column) if w["run"] in runs)
+    return f" ({'; '.join(sorted(said.sentence for said in found))})" if found else ""
 
 
 def _uncertainty(students: list[Row], stages: list[Row]) -> str:
@@ -105,10 +117,12 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     if covered:
         lowest = units.significant(100 * min(covered))
         parts.append(f"Readings span at least {lowest} % of the time of every stage.")
+    imported = {run["run"] for run in known(students, "origin")}  # These have a word of their own.
     doubted = [
         window
         for window in windows
-        if any(known([window], f"{part}_energy_j", f"{part}_reason") for part in COMPONENTS)
+        if window["run"] not in imported
+        and any(known([window], f"{part}_energy_j", f"{part}_reason") for part in COMPONENTS)
     ]
     if doubted:
         parts.append(
@@ -221,58 +235,20 @@ def _quantised(students: list[Row]) -> str:
     )
 
 
-def _imported(students: list[Row]) -> str:
-    """Origin, what was corrected, and what the foreign records cannot tell."""
-    imported = known(students, "origin")
-    if not imported:
-        return ""
-    origins = "; ".join(run["origin"] for run in imported)
-    parts = [f"{len(imported)} of {len(students)} students: {origins}."]
-    for factor, runs in grouped(known(imported, "unit_correction"), "unit_correction").items():
-        parts.append(
-            f"Energy counters rescaled by {factor:g}, since their declared unit contradicts the "
-            f"power samples: {_names(runs)}."
-        )
-    missing = [
-        part.upper()
-        for part in COMPONENTS
-        if all(run[f"{part}_energy_j"] is None for run in imported)
-    ]
-    if missing:
-        parts.append(f"Not measured, which is not 0: {', '.join(missing)}.")
-    if sampled := known(imported, "sampling_mean_s", "sampling_longest_s"):
-        means = [run["sampling_mean_s"] for run in sampled]
-        ends = dict.fromkeys(units.significant(end) for end in (min(means), max(means)))
-        longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
-        parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
-    for reason, runs in grouped(known(imported, "om_perf_reason"), "om_perf_reason").items():
-        parts.append(f"No OM_perf of {_names(runs)}: {reason}.")
-    remarks = [
-        {"run": run["run"], "remark": remark}
-        for run in known(imported, "inference_reason")
-        for remark in run["inference_reason"].split("; ")
-    ]
-    for remark, runs in grouped(remarks, "remark").items():
-        parts.append(f"Serving energy of {_names(runs)}: {remark}.")
-    parts.append("What their records do not say, such as tokens, data, seed or site, is empty.")
-    return " ".join(parts)
-
-
-def _names(runs: list[Row]) -> str:
-    return ", ".join(run["run"] for run in runs)
-
-
 def _seeds(students: list[Row]) -> str:
     groups = grouped(students, "group").values()
     few = sum(len(rows) < 3 for rows in groups)
+    repeated = "repeats" in {draws_words(rows)[1] for rows in groups}
+    draws = "seeds, or repeats of imported runs," if repeated else "seeds"
     text = (
-        "Intervals over seeds are 95 %, by Student's t; those of energy leave out the sensor's "
+        f"Intervals over {draws} are 95 %, by Student's t; those of energy leave out the sensor's "
         "calibration, which all seeds share. Accuracy kept has the wider of the intervals over "
         "seeds and over benchmark samples, single runs the latter; thin bars of their energy are "
         "one standard deviation."
     )
     if few:
-        text += f" {few} of {len(groups)} settings have fewer than 3 seeds."
+        least = "3 runs" if repeated else "3 seeds"
+        text += f" {few} of {len(groups)} settings have fewer than {least}."
     return text if groups else ""
 
 

@@ -24,6 +24,7 @@ from multirun_analysis.pooling import SERVED, SUBJECTS, pool_served
 from multirun_analysis.reading import kept, ticks
 from multirun_analysis.reading.columns import kind_of
 from multirun_analysis.reading.tables import TABLES
+from multirun_analysis.said import place_first, said_once
 from multirun_analysis.telemetry import Telemetry
 from multirun_analysis.writing import (
     PARTS,
@@ -158,11 +159,12 @@ def find_run_folders(directories: Sequence[Path]) -> list[Path]:
 def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
     """Run folders, and a sentence about each folder of records that is none of them."""
     runs: dict[str, Path] = {}
-    left_out: dict[str, None] = {}
+    passed_over: dict[tuple[str, str], None] = {}
     for directory in directories:
         found = survey(directory)
         runs = found.runs | runs
-        left_out |= dict.fromkeys(found.left_out)
+        passed_over |= dict.fromkeys(found.left_out)
+    left_out = [place_first(said) for said in said_once(passed_over, what="folders")]
     if not runs:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "

@@ -10,25 +10,30 @@ import plotly.graph_objects as go
 
 from kdwatts.metrics.energy import MEASURED
 from multirun_analysis import units
+from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     by_paradigm,
     coordinates,
     first_of_each,
+    legend_px,
     say_left_out,
     thin,
 )
 from multirun_analysis.palette import (
+    MUTED,
     faded,
-    paradigm_color,
     stage_words,
     styled,
 )
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import held_out_curves
-from multirun_analysis.rows import Row, distinct_students
+from multirun_analysis.rows import Row, distinct_students, to_rows
 
 MAX_POINTS = 12_000
 """Points of all lines of one figure together; no line has fewer than 50 of its own."""
+
+LEGEND_LETTERS = 110
+"""Letters of a row of a legend, its lines and gaps included, on a page of usual width."""
 
 
 def loss_curves_table(
@@ -62,11 +67,22 @@ def _term_rows(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> list[tuple
     return [(run, found[run["run"]]) for _, rows in ordered for run in rows]
 
 
+def _legend(run: Row, look: Look, named: set[str], *, held_out: bool = False) -> dict[str, Any]:
+    """Name and group of a line in the legend, where each setting stands once."""
+    name = escape(look.name)
+    is_first = name not in named
+    named.add(name)
+    more = ", held out" if held_out else ""
+    meta = {"run": run["run"]}
+    return {"name": name + more, "legendgroup": name, "showlegend": is_first, "meta": meta}
+
+
 def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") -> go.Figure:
     """One term of the training loss over target tokens, a line for each distinct student.
 
-    Where the run read it on held-out rows too, those readings are a dotted line with marks. Of more
-    than MAX_LINES students one of each setting is drawn before further seeds.
+    Colour and legend tell settings apart. Where the run read it on held-out rows too, those
+    readings are a dotted line with marks. Of more than MAX_LINES students one of each setting is
+    drawn before further seeds.
     """
     every = _term_rows(train, runs, term)
     names = {run["run"] for run in first_of_each([run for run, _ in every])}
@@ -76,36 +92,42 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
     count = {"": "number", "k": "thousand", "M": "million", "G": "billion"}[prefix]
     fig = go.Figure()
     named: set[str] = set()
+    known_looks = looks(to_rows(runs))
     for run, rows in drawn:
         label = escape(run["label"]).replace("{", "(").replace("}", ")")
+        look = look_of(run, known_looks)
         for split, curve in _splits(rows):
             held_out = split == "heldout"
             where = ", held out" if held_out else ""
-            name = escape(str(run["paradigm"] or "unknown")) + where
             # Many lines need fewer points each: the page has a limit, and the screen too.
             curve = curve.iloc[thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
             fig.add_scatter(
                 x=coordinates(curve["tokens"] / factor),
                 y=coordinates(curve[term]),
                 mode="lines+markers" if held_out else "lines",
-                name=name,
-                legendgroup=name,
-                showlegend=name not in named,
+                **_legend(run, look, named, held_out=held_out),
                 line={
-                    "color": faded(paradigm_color(run["paradigm"] or "unknown"), 0.8),
+                    "color": faded(look.color, 0.85),
                     "width": 1.4,
                     "dash": "dot" if held_out else "solid",
                 },
                 hovertemplate=f"<b>{label}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
                 "<extra></extra>",
-                meta={"run": run["run"]},
             )
-            named.add(name)
+    traces: Any = fig.data
+    if any(trace.name.endswith(", held out") for trace in traces) and len(traces) > 2:
+        line = {"color": MUTED, "width": 1.4, "dash": "dot"}
+        fig.add_scatter(x=[None], y=[None], mode="lines+markers", name="held out", line=line)
     unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"
     unit = "weighted sum of its terms" if term == "loss" else unit
     title = f"{escape(stage_words(term.removesuffix('_nats')).capitalize())}, {unit}"
     say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(fig, height=400, x=f"Target tokens, {count}", y=title)
+    return styled(
+        fig,
+        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
+        x=f"Target tokens, {count}",
+        y=title,
+    )
 
 
 def quality_against_joules_table(train: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -140,32 +162,34 @@ def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure
     factor, prefix = units.prefix(max((joules for _, c in drawn for joules, _ in c), default=1.0))
     fig = go.Figure()
     named: set[str] = set()
+    known_looks = looks(to_rows(runs))
     for run, curve in drawn:
         label = escape(run["label"]).replace("{", "(").replace("}", ")")
-        name = escape(str(run["paradigm"] or "unknown"))
+        look = look_of(run, known_looks)
         modelled = run["own_energy_quality"] not in MEASURED
         points = [curve[i] for i in thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
         fig.add_scatter(
             x=coordinates([joules / factor for joules, _ in points]),
             y=coordinates([value for _, value in points]),
             mode="lines+markers",
-            name=name,
-            legendgroup=name,
-            showlegend=name not in named,
+            **_legend(run, look, named),
             marker={"size": 6, "symbol": "circle-open" if modelled else "circle"},
             line={
-                "color": faded(paradigm_color(run["paradigm"] or "unknown"), 0.8),
+                "color": faded(look.color, 0.85),
                 "width": 1.4,
                 "dash": "dot" if modelled else "solid",
             },
             hovertemplate=f"<b>{label}</b><br>%{{y:.4g}} bits per byte at %{{x:.4g}} {prefix}J"
             "<extra></extra>",
-            meta={"run": run["run"]},
         )
-        named.add(name)
     x = f"Energy drawn so far, loading included, {prefix}J"
     say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(fig, height=400, x=x, y="Held-out text, bits per byte")
+    return styled(
+        fig,
+        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
+        x=x,
+        y="Held-out text, bits per byte",
+    )
 
 
 def _splits(rows: Any) -> list[tuple[str, Any]]:

@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis.comparison_words import comparison_words
+from multirun_analysis.looks import looks
 from multirun_analysis.marks import MAX_ROWS, error_bars, named_rows, say_left_out
-from multirun_analysis.palette import MUTED, paradigm_color, styled
+from multirun_analysis.palette import MUTED, styled
 from multirun_analysis.rows import to_rows
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline
 
@@ -24,7 +25,7 @@ def differences(runs: pd.DataFrame) -> go.Figure:
     Lines are 95 % intervals. A filled mark differs beyond noise once p is corrected for all
     settings of its panel; an open one does not.
     """
-    paradigms = {run["group"]: run["paradigm"] for run in to_rows(runs)}
+    known_looks = looks(to_rows(runs))
     panels = {column: _drawable(runs, column) for column in JUDGED}
     panels = {column: found for column, found in panels.items() if found}
     labels = list(dict.fromkeys(c.label for found in panels.values() for c in found))
@@ -33,7 +34,7 @@ def differences(runs: pd.DataFrame) -> go.Figure:
     for place, (column, found) in enumerate(panels.items(), start=1):
         for c in found:
             if c.label in shown:
-                fig.add_scatter(**_mark(c, paradigm_color(paradigms[c.group])), row=1, col=place)
+                fig.add_scatter(**_mark(c, known_looks[c.group].color), row=1, col=place)
         better = "higher" if COLUMNS[column].higher_is_better else "lower"
         words = COLUMNS[column].words
         title = f"{words[:1].upper()}{words[1:]}, %<br>{better} is better"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -29,7 +31,9 @@ from multirun_analysis.kept import (
     eff_overall_bars,
     eff_overall_table,
 )
-from multirun_analysis.marks import left_out_words
+from multirun_analysis.labels import options_of
+from multirun_analysis.looks import file_part
+from multirun_analysis.marks import MAX_LINES, left_out_words
 from multirun_analysis.plots import (
     ACCURACY_KEPT,
     BITS_PER_BYTE,
@@ -40,7 +44,7 @@ from multirun_analysis.plots import (
     quality_against_energy,
     quality_against_energy_table,
 )
-from multirun_analysis.rows import to_rows
+from multirun_analysis.rows import distinct_students, to_rows
 from multirun_analysis.serving import (
     energy_per_token,
     energy_per_token_by_length,
@@ -104,21 +108,49 @@ def exhibits(
         idle_and_wait(runs, stages, summaries),
         idle_and_wait_table(runs, stages, summaries),
     )
-    found["quality_against_joules"] = _exhibit(
-        "Held-out text against energy while training",
-        "What each student had learned by the time it had drawn so many joules, on rows that are "
-        f"never trained on. Inherited work is not in it. {_NOT_MEASURED}",
-        quality_against_joules(train, runs),
-        quality_against_joules_table(train, runs),
-    )
-    found["loss_curves"] = _exhibit(
-        "Loss over training",
-        "One line for each student. Losses of different paradigms sum different terms: compare a "
-        "term, not the whole.",
-        loss_curves(train, runs),
-        loss_curves_table(train, runs),
-    )
+    found |= _curves(train, runs)
     return {name: exhibit for name, exhibit in found.items() if not exhibit.is_empty}
+
+
+def _curves(train: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Exhibit]:
+    return {
+        "quality_against_joules": _exhibit(
+            "Held-out text against energy while training",
+            "What each student had learned by the time it had drawn so many joules, on rows that "
+            f"are never trained on. Inherited work is not in it. {_NOT_MEASURED}",
+            quality_against_joules(train, runs),
+            quality_against_joules_table(train, runs),
+        ),
+        "loss_curves": _exhibit(
+            "Loss over training",
+            "One line for each student. Losses of different paradigms sum different terms: compare "
+            "a term, not the whole.",
+            loss_curves(train, runs),
+            loss_curves_table(train, runs),
+        ),
+    }
+
+
+def curves_by_setting(train: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Exhibit]:
+    """The curves of each setting alone, named after what tells it apart; for files.
+
+    None where paradigms alone differ, or where the settings are more than MAX_LINES.
+    """
+    students = distinct_students(runs)
+    settings = {run["group"]: run["group_label"] for run in students}
+    if len(settings) > MAX_LINES or not any(map(options_of, students)):
+        return {}
+    found: dict[str, Exhibit] = {}
+    for group, label in settings.items():
+        # With all runs beside them, so that the setting looks as it does among the others.
+        own = train.loc[train["run"].isin(runs.loc[runs["group"] == group, "run"])]
+        for name, exhibit in _curves(own, runs).items():
+            if exhibit.is_empty:
+                continue
+            place = f"{name}-{file_part(label)}"
+            place = place if place not in found else f"{place}-{len(found)}"
+            found[place] = replace(exhibit, title=f"{exhibit.title}: {label}")
+    return found
 
 
 def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:

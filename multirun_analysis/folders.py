@@ -25,8 +25,8 @@ class Found:
 
     runs: dict[str, Path] = field(default_factory=dict)
     """Real path to the path by which the run was met."""
-    left_out: list[str] = field(default_factory=list)
-    """A sentence about each folder of records that is not read, and each link to nothing."""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """Each folder of records that is not read and each link to nothing, with a sentence."""
 
 
 def folders_below(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -70,11 +70,11 @@ def survey(directory: Path) -> Found:
             continue
         if (holds_foreign(files) or "stages.jsonl" in files) and not {*files} & {*_NO_RUN}:
             found.left_out.append(
-                f"{path}: records without a run's .hydra, config.yaml or status.json; those of "
-                "other software are read in by python -m multirun_analysis import"
-            )
+                (str(path), "records without a run's .hydra, config.yaml or status.json; those of "
+                 "other software are read in by python -m multirun_analysis import")
+            )  # fmt: skip
         dangling = [path / name for name in files if not (path / name).exists()]
-        found.left_out += [f"{link}: a link to {os.readlink(link)}, which is not there"
+        found.left_out += [(str(link), f"a link to {os.readlink(link)}, which is not there")
                            for link in dangling if link.is_symlink()]  # fmt: skip
     return found
 

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,
+    draws_words,
     facets,
     named_rows,
     say_left_out,
@@ -49,7 +50,7 @@ def idle_and_wait_table(
             summary = by_stage.get((name, stage), {})
             found.append(
                 {key: run[key] for key in ("run", "group", "label", "paradigm", "model", "gpu")}
-                | {"stage": stage, "num_attempts": len(windows)}
+                | {"setting": run["group_label"], "stage": stage, "num_attempts": len(windows)}
                 | _idle(run, stage, windows, summary)
                 | {
                     "data_wait_pct": _wait_pct(run, stage, windows),
@@ -57,7 +58,8 @@ def idle_and_wait_table(
                     "host_util_pct": summary.get("host_util_pct_mean"),
                 }
             )
-    columns = ["run", "group", "label", "paradigm", "model", "gpu", "stage", "num_attempts"]
+    columns = ["run", "group", "label", "setting", "paradigm", "model", "gpu", "stage"]
+    columns += ["num_attempts"]
     columns += ["idle_pct", "idle_source", "data_wait_pct", "gpu_util_pct", "host_util_pct"]
     return pd.DataFrame(found, columns=columns)
 
@@ -135,7 +137,7 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
             hovertext=[
                 f"<b>{escape(setting[0]['group_label'])}</b><br>{words}: "
                 f"{units.with_error(mean.mean, mean.half_width, '%')}<br>"
-                f"{mean.num_values} seed(s)"
+                f"{mean.num_values} {draws_words(setting)[mean.num_values > 1]}"
                 + (f"<br>idle power: {found[0]['idle_source']}" if column == "idle_pct" else "")
                 for setting, found, mean in marks
             ],
@@ -177,7 +179,7 @@ def idle_words(table: pd.DataFrame) -> list[str]:
                 "drawn in as long"
             )
         if parts:
-            found.append(f"{rows[0]['label']}: {', and '.join(parts)}.")
+            found.append(f"{rows[0]['setting']}: {', and '.join(parts)}.")
     return found
 
 

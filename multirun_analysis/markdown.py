@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import pandas as pd
 
 from multirun_analysis.numbers import cell_text
+from multirun_analysis.said import Part
 
 _SIGNS = ("\\", "|", "<", ">", "*", "_", "`", "[", "]", "~", "$")
 
@@ -37,6 +38,20 @@ def frame(numbers: pd.DataFrame) -> str:
 def closed(title: str, body: str) -> str:
     """A panel that opens on a click; `body` is Markdown, the title inside HTML is not."""
     return f"<details><summary>{escape(title)}</summary>\n\n{body}\n\n</details>"
+
+
+def said(parts: Iterable[Part]) -> str:
+    """Sentences on one line; those about several runs open on a click."""
+    return " ".join(_said(part) for part in parts)
+
+
+def _said(part: Part) -> str:
+    if isinstance(part, str):
+        return text(part)
+    if not part.list:
+        return f"{text(part.head)}."
+    head, names = (" ".join(escape(words).split()) for words in (part.head, part.list))
+    return f"<details><summary>{head}</summary>{names}</details>"
 
 
 def image(path: str, words: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.labels import option_order
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.palette import MUTED, PARADIGM_COLORS
 from multirun_analysis.pareto import energy_class
@@ -35,9 +36,12 @@ def position(order: Sequence[str], name: str) -> int:
 
 
 def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Runs of each paradigm, in the palette's order, so that figures list them alike."""
+    """Runs of each paradigm, in the palette's order, so that figures list them alike.
+
+    Within a paradigm they are in the order of the options that vary.
+    """
     order = list(PARADIGM_COLORS)
-    groups = grouped(runs, lambda run: str(run["paradigm"] or "unknown"))
+    groups = grouped(sorted(runs, key=option_order), lambda run: str(run["paradigm"] or "unknown"))
     return sorted(groups.items(), key=lambda item: (position(order, item[0]), item[0]))
 
 
@@ -51,6 +55,17 @@ def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
     turns = [(i, run) for rows in grouped(runs, "group").values() for i, run in enumerate(rows)]
     chosen = {run["run"] for _, run in sorted(turns, key=lambda turn: turn[0])[:most]}
     return [run for run in runs if run["run"] in chosen]
+
+
+def legend_px(fig: go.Figure, *, letters: int) -> int:
+    """Pixels that a legend takes beyond its first row, so that the plot below keeps its own.
+
+    `letters` is what a row holds, each name's line and gap taken for six.
+    """
+    traces: Any = fig.data
+    names = {str(t.name) for t in traces if t.name and t.showlegend is not False}
+    rows = -(-sum(len(name) + 6 for name in names) // letters)
+    return 28 * max(0, rows - 1)
 
 
 def say_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
@@ -198,8 +213,7 @@ def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
     return fig
 
 
-def seeds_words(interval: Interval) -> str:
-    """What stands behind a mean, for hover text."""
-    if interval.num_values == 1:
-        return "one seed"
-    return f"mean of {interval.num_values} seeds, 95 % interval"
+def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
+    """What several runs of a setting are called: an imported repeat need not be a seed."""
+    is_repeat = bool(rows) and all(row.get("repeat") and row.get("seed") is None for row in rows)
+    return ("repeat", "repeats") if is_repeat else ("seed", "seeds")

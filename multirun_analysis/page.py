@@ -7,6 +7,9 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from multirun_analysis.labels import run_name
+from multirun_analysis.rows import Row
+
 
 def section(title: str, subtitle: str, body: str, *, anchor: str = "") -> str:
     return f"""<section{f' id="{anchor}"' if anchor else ""}>
@@ -53,9 +56,19 @@ def table(heads: str, body: str) -> str:
     return f'<div class="scroll" tabindex="0">{html}</div>'
 
 
-def facet(name: str) -> str:
-    """The attribute by which filters find a row of a table; `name` is that of a run or a group."""
-    return f' data-facet="{escape(name)}"'
+def facet(*names: str) -> str:
+    """The attribute by which filters find a row of a table: names of its runs, or of its group."""
+    return f' data-facet="{escape(chr(10).join(names))}"'
+
+
+def run_head(run: Row, hue: str) -> str:
+    """The first cell of a run's row: its colour, its label, and its folder if that is another."""
+    name = run_name(run)
+    folder = "" if run["label"].startswith(name) else f"<small>{escape(name)}</small>"
+    return (
+        f'<th scope="row"><span class="dot" style="--hue:{hue}"></span>'
+        f"{escape(run['label'])}{folder}</th>"
+    )
 
 
 def escaped(value: object) -> str:

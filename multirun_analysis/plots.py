@@ -14,14 +14,17 @@ import plotly.graph_objects as go
 
 from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread_of
+from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
     HATCH,
     MAX_ROWS,
     by_paradigm,
+    draws_words,
     error_bars,
     facets,
     first_of_each,
+    legend_px,
     named_rows,
     padded,
     position,
@@ -33,7 +36,6 @@ from multirun_analysis.palette import (
     MUTED,
     STAGE_COLORS,
     faded,
-    paradigm_color,
     stage_color,
     stage_words,
     styled,
@@ -167,16 +169,18 @@ def quality_against_energy(
             customdata=[name for _, _, name in points],
             meta={"front": kind},
         )
-    for paradigm, marks in grouped(table, lambda row: str(row["paradigm"] or "unknown")).items():
+    known_looks = looks(to_rows(runs))
+    by_look = grouped(table, lambda row: look_of(row, known_looks))
+    for look, marks in by_look.items():
         rows = [mark for mark in marks if mark["mark"] == "run"]
         means = [mark for mark in marks if mark["mark"] == "mean"]
-        color = paradigm_color(paradigm)
+        color = look.color
         fig.add_scatter(
             x=[row[energy] / factor for row in rows],
             y=[row[quality.column] for row in rows],
             mode="markers",
-            name=escape(paradigm),
-            legendgroup=escape(paradigm),
+            name=escape(look.name),
+            legendgroup=escape(look.name),
             marker={
                 "color": color,
                 "size": 8,
@@ -189,7 +193,8 @@ def quality_against_energy(
             customdata=[row["run"] for row in rows],
         )
         if means:
-            _add_means(fig, means, energy, quality, factor)
+            members = [by_run[row["run"]] for row in rows]
+            _add_means(fig, means, energy, quality, factor, look=look, drawn=members)
     teachers = _add_teachers(fig, students, quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
     keys = (quality.column, f"{quality.column}_low", f"{quality.column}_high")
@@ -199,7 +204,8 @@ def quality_against_energy(
     from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
     span = padded([joule / factor for joule in joules])
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
-    return styled(fig, height=420, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
+    height = 420 + max(0, legend_px(fig, letters=48) - 28)
+    return styled(fig, height=height, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
 
 
 def _quality_bars(
@@ -224,17 +230,24 @@ def _symbol(run: Row, kind: str) -> str:
 
 
 def _add_means(
-    fig: go.Figure, means: list[Row], energy: str, quality: Quality, factor: float
+    fig: go.Figure,
+    means: list[Row],
+    energy: str,
+    quality: Quality,
+    factor: float,
+    *,
+    look: Look,
+    drawn: list[Row],
 ) -> None:
-    """Adds a diamond for each setting of one paradigm that has two or more seeds."""
-    color = paradigm_color(means[0]["paradigm"])
+    """Adds a diamond for each setting of one look that has two or more of the runs drawn."""
+    color, (_, draws) = look.color, draws_words(drawn)
     is_measured = [mean["energy_class"] == "measured" for mean in means]
     fig.add_scatter(
         x=[mean[energy] / factor for mean in means],
         y=[mean[quality.column] for mean in means],
         mode="markers",
         showlegend=False,
-        legendgroup=escape(str(means[0]["paradigm"])),
+        legendgroup=escape(look.name),
         marker={
             "color": color,
             "size": 12,
@@ -246,20 +259,20 @@ def _add_means(
         },
         error_x=error_bars([mean["energy_error_j"] for mean in means], factor, color, 2),
         error_y=_quality_bars(means, quality, color, 2),
-        hovertext=[_mean_text(mean, energy, quality) for mean in means],
+        hovertext=[_mean_text(mean, energy, quality, draws) for mean in means],
         hoverinfo="text",
         customdata=[mean["group"] for mean in means],
     )
 
 
-def _mean_text(mean: Row, energy: str, quality: Quality) -> str:
+def _mean_text(mean: Row, energy: str, quality: Quality, draws: str) -> str:
     joules = units.energy(mean[energy], error_j=mean["energy_error_j"])
     ends = ""
     if mean["quality_low"] is not None:
         low, high = (units.significant(mean[end]) for end in ("quality_low", "quality_high"))
         ends = f" ({low} to {high}; {mean['interval']})"
     return (
-        f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} seeds"
+        f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} {draws}"
         f"<br>{joules} (95 % interval, {mean['energy_class']})"
         f"<br>{escape(quality.title)}: {units.significant(mean[quality.column])}{ends}"
     )

@@ -17,7 +17,7 @@ import pandas as pd
 from multirun_analysis import markdown, units
 from multirun_analysis.accuracy import KEPT
 from multirun_analysis.answer import answer, energy_column
-from multirun_analysis.caveats import caveats, short_commit
+from multirun_analysis.caveats import caveat_parts, short_commit
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import verdict_note
 from multirun_analysis.exhibit import Exhibit
@@ -120,8 +120,8 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         *_section("CO2e by site", exhibits("carbon")),
         "## Before you quote a number",
         "\n".join(
-            f"- **{title}.** {markdown.text(words)}"
-            for title, words in caveats(collected, name_hosts=False)
+            f"- **{title}.** {markdown.said(parts)}"
+            for title, parts in caveat_parts(collected, name_hosts=False)
         ),
     ]
     return "\n\n".join(blocks) + "\n"

@@ -107,7 +107,7 @@
     observer.observe(section);
   }
   const hideRows = () => {
-    for (const row of document.querySelectorAll("tr[data-facet]")) row.hidden = !fits(row.dataset.facet);
+    for (const row of document.querySelectorAll("tr[data-facet]")) row.hidden = !row.dataset.facet.split("\n").some(fits);
   };
   for (const box of filters) box.addEventListener("change", hideRows);
   window.addEventListener("beforeprint", () => {

@@ -20,6 +20,7 @@ from multirun_analysis.answer import answer
 from multirun_analysis.collect import Collected
 from multirun_analysis.esg import esg_sections
 from multirun_analysis.exhibits import exhibits
+from multirun_analysis.imports import imported_section
 from multirun_analysis.page import filters
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.provider import provider_section
@@ -38,12 +39,7 @@ from multirun_analysis.sections import (
 )
 from multirun_analysis.site import Site, common_site
 from multirun_analysis.siting import RECORDED, at_site, site_words
-from multirun_analysis.tables import (
-    imported_section,
-    runs_section,
-    scores_section,
-    unfinished_section,
-)
+from multirun_analysis.tables import runs_section, scores_section, unfinished_section
 
 # fmt: off
 PROFILES = {

@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 
 from multirun_analysis.accuracy import KEPT, NOT_TOLD, why_not_told
-from multirun_analysis.caveats import caveats
+from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import comparison_words, verdict_note
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
@@ -20,6 +20,7 @@ from multirun_analysis.page import facet, radio, section, select, slot, table
 from multirun_analysis.palette import stage_words
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, energy_by_stage
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.said import texts
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, told_columns
 
 MAX_DEVICE_RUNS = 24
@@ -219,7 +220,8 @@ def loss_section(runs: pd.DataFrame, train: pd.DataFrame, shown: Exhibits) -> st
 def caveats_section(collected: Collected) -> str:
     """Methods and reservations, as the manifests and records tell them."""
     items = "".join(
-        f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in caveats(collected)
+        f"<dt>{escape(title)}</dt><dd>{texts(parts)}</dd>"
+        for title, parts in caveat_parts(collected)
     )
     return items and section(
         "Methods, and before you quote a number", "", f"<dl>{items}</dl>", anchor="methods"

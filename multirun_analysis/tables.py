@@ -1,7 +1,8 @@
-"""Tables of the page: finished runs, their scores, where imported ones come from, and failures."""
+"""Tables of the page: finished runs, their scores, and failures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from kdwatts.metrics.accuracy_kept import is_at_chance
@@ -16,10 +17,12 @@ from multirun_analysis.accuracy import (
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
+from multirun_analysis.labels import run_name
+from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import position
-from multirun_analysis.page import escaped, facet, section, table
-from multirun_analysis.palette import paradigm_color
-from multirun_analysis.rows import Row, distinct_students, known
+from multirun_analysis.page import escaped, facet, run_head, section, table
+from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.said import Said, said_once, texts
 from multirun_analysis.site import boundary_words, common_site, stated_sites
 
 _KEPT_SMALL = "95 % interval; OM_perf ± se"
@@ -45,17 +48,25 @@ def runs_section(runs: list[Row]) -> str:
     heads = "".join(
         f"<th>{title}<small>{escape(small)}</small></th>" for title, small in columns.items()
     )
-    notes = "; ".join(f"{run['run']}: {run['notes']}" for run in known(finished, "notes"))
+    notes = said_once(
+        (run_name(run), note)
+        for run in known(finished, "notes")
+        for note in run["notes"].split("; ")
+    )
+    hue = hue_of(runs)
     return section(
         "Runs",
         "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
         "standard deviation, se one standard error. All columns are in runs.csv.",
-        table(f"<th>Run</th>{heads}", "".join(_run_row(r, tells_site=not site) for r in finished))
-        + (f'<p class="sub">Notes. {escape(notes)}.</p>' if notes else ""),
+        table(
+            f"<th>Run</th>{heads}",
+            "".join(_run_row(run, hue(run), tells_site=not site) for run in finished),
+        )
+        + (f'<div class="sub">Notes. {texts(notes)}</div>' if notes else ""),
     )
 
 
-def _run_row(run: Row, *, tells_site: bool) -> str:
+def _run_row(run: Row, hue: str, *, tells_site: bool) -> str:
     co2e_g = None if run["co2e_kg"] is None else 1000 * run["co2e_kg"]
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
     cells = [
@@ -76,7 +87,7 @@ def _run_row(run: Row, *, tells_site: bool) -> str:
     columns = "".join(
         f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
     )
-    return f"<tr{facet(run['run'])}>{_run_head(run)}{columns}</tr>"
+    return f"<tr{facet(run['run'])}>{run_head(run, hue)}{columns}</tr>"
 
 
 def _plain_and_chance(run: Row) -> str | None:
@@ -98,13 +109,6 @@ def _bits(run: Row) -> str:
     return f", {run['teacher_quantization']}" if run["teacher_quantization"] else ""
 
 
-def _run_head(run: Row) -> str:
-    return (
-        f'<th scope="row"><span class="dot" style="--hue:{paradigm_color(run["paradigm"])}"></span>'
-        f"{escape(run['label'])}<small>{escape(run['run'])}</small></th>"
-    )
-
-
 def scores_section(runs: list[Row], scores: list[Row]) -> str:
     """The scores behind accuracy kept, also where nothing may be divided by the teacher's."""
     found = {
@@ -122,7 +126,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
     heads = "".join(
         f"<th>{escape(task)}<small>{escape(metrics[task])}</small></th>" for task in tasks
     )
-    body = ""
+    body, hue = "", hue_of(runs)
     for run in rows:
         cells = "".join(
             _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
@@ -130,10 +134,12 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
         )
         small = escaped(_plain_and_chance(run))
         body += (
-            f"<tr{facet(run['run'])}>{_run_head(run)}"
+            f"<tr{facet(run['run'])}>{run_head(run, hue(run))}"
             f"<td>{escape(kept_words([run]))}<small>{small}</small></td>{cells}</tr>"
         )
-    notes = [f"{_names(same)}: {reason}." for reason, same in why_not_told(rows).items()]
+    notes = said_once(
+        (run_name(run), reason) for reason, same in why_not_told(rows).items() for run in same
+    )
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     if AT_CHANCE in body:
         marked += f" {AT_CHANCE}: less than two standard errors above what guessing scores."
@@ -143,11 +149,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
         "(student - chance) over (teacher - chance), of the benchmarks whose teacher is above "
         f"chance; without a teacher that was asked alike there is none.{marked}",
         table(f"<th>Run</th><th>Accuracy kept<small>{_KEPT_SMALL}</small></th>{heads}", body)
-        + (
-            f'<p class="sub">Accuracy kept {NOT_TOLD}. {escape(" ".join(notes))}</p>'
-            if notes
-            else ""
-        ),
+        + (f'<div class="sub">Accuracy kept {NOT_TOLD}. {texts(notes)}</div>' if notes else ""),
     )
 
 
@@ -181,45 +183,14 @@ def _chance_mark(score: Row | None) -> str:
     return f' <span class="chance">{AT_CHANCE}</span>'
 
 
-def _names(runs: list[Row]) -> str:
-    return ", ".join(run["run"] for run in runs)
-
-
-def imported_section(runs: list[Row]) -> str:
-    """Where imported runs come from, and what their records say about serving."""
-    body = "".join(_imported_row(run) for run in known(runs, "origin"))
-    heads = (
-        '<th>Run</th><th class="left">Origin</th><th>Energy counter<small>rescaled by</small></th>'
-        "<th>Sampled every<small>mean, at most</small></th>"
-        "<th>Served, J/token<small>student, teacher</small></th>"
-    )
-    return body and section(
-        "Imported runs",
-        "Recorded elsewhere, by other software. Serving energy is as reported, all tokens together "
-        "and without a trace: it is ranked with nothing. What else to know is at the end.",
-        table(heads, body),
-        anchor="imported",
-    )
-
-
-def _imported_row(run: Row) -> str:
-    correction = run["unit_correction"]
-    served = [
-        units.quantity(run[f"{subject}_total_j_per_token"], "J")
-        for subject in ("student", "teacher")
-    ]
-    return (
-        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="words">{escape(run["origin"])}</td>'
-        f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
-        f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
-        f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
-        f"<td>{served[0]}<small>{served[1]}, {escape(run['inference_energy_quality'])}</small></td>"
-        "</tr>"
-    )
-
-
 def unfinished_section(runs: list[Row]) -> str:
-    body = "".join(_unfinished_row(run) for run in runs if not run["finished"])
+    """Each reason once, with all runs that ended by it."""
+    hue = hue_of(runs)
+    open_ = {run["run"]: run for run in runs if not run["finished"]}
+    body = ""
+    for state, same in grouped(open_.values(), "state").items():
+        found = said_once((run["run"], run["reason"] or "") for run in same)
+        body += "".join(_unfinished_row(state, said, open_, hue) for said in found)
     return body and section(
         "Failed and unfinished runs",
         "They are in no figure and in no mean.",
@@ -228,9 +199,16 @@ def unfinished_section(runs: list[Row]) -> str:
     )
 
 
-def _unfinished_row(run: Row) -> str:
-    state = f'<span class="state">{escaped(run["state"])}</span>'
+def _unfinished_row(state: str, said: Said, runs: dict[str, Row], hue: Callable[[Row], str]) -> str:
+    first = runs[said.names[0]]
+    head = run_head(first, hue(first))
+    if said.list:
+        named = ", ".join(f"{runs[name]['label']} ({name})" for name in said.names)
+        head = (
+            f'<th scope="row"><details class="said"><summary>{len(said.names)} runs</summary>'
+            f"<small>{escape(named)}</small></details></th>"
+        )
     return (
-        f'<tr{facet(run["run"])}>{_run_head(run)}<td class="left">{state}</td>'
-        f'<td class="words">{escaped(run["reason"])}</td></tr>'
+        f'<tr{facet(*said.names)}>{head}<td class="left"><span class="state">{escaped(state)}'
+        f'</span></td><td class="words">{escape(said.sentence)}</td></tr>'
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kdwatts.paths import given
 from multirun_analysis import units
-from multirun_analysis.folders import FOREIGN, folders_below, holds_foreign
 from multirun_analysis.importer.folder import import_run
+from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
+from multirun_analysis.importer.search import FILES, Search, find_foreign_runs
 from multirun_analysis.importer.summary import Model, read_model
+from multirun_analysis.said import place_first, said_once
 
 DEFAULT_TEACHER = "teacher"
-_FILES = f"{', '.join(FOREIGN[:-1])} or {FOREIGN[-1]}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +23,29 @@ def main(arguments: Sequence[str]) -> int:
 
     Each such folder is named on stderr.
     """
+    options = _parser().parse_args(arguments)
+    try:
+        found = find_foreign_runs(options.directory, options.out)
+        teachers = _teachers(options.directory, options.teacher, found)
+        if not found.runs:
+            told = "; ".join(f"{path}: {words}" for path, words in found.left_out[:1])
+            raise ValueError(
+                f"{options.directory}: no folder in it or below has {FILES}, apart from the "
+                f"teacher's; {told or 'give the folder that holds the runs'}"
+            )
+        repeats = {name: repeat_of(name) for name in found.runs}
+        if options.repeat_pattern is not None:
+            repeats = repeats_by_pattern(found.runs, options.repeat_pattern)
+    except (ValueError, OSError) as error:
+        print(f"multirun_analysis import: {error}", file=sys.stderr)
+        return 2
+    refused = _import(found.runs, options.out, teachers, repeats)
+    for said in said_once([*found.left_out, *found.notes, *refused], what="folders"):
+        print(f"multirun_analysis import: {place_first(said)}", file=sys.stderr)
+    return 2 if refused else int(bool(found.left_out))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis import",
         description="Read foreign records below DIR into run folders that are analysed beside "
@@ -40,82 +64,80 @@ def main(arguments: Sequence[str]) -> int:
         help="folder in DIR with the results of the teacher of all these runs; default: "
         f"the folder {DEFAULT_TEACHER} nearest to each run",
     )
-    options = parser.parse_args(arguments)
-    try:
-        found, empty = find_foreign_runs(options.directory, options.out)
-        teachers = _teachers(options.directory, options.teacher, found)
-        if not found:
-            raise ValueError(
-                f"{options.directory}: no folder in it or below has {_FILES}, apart from the "
-                "teacher's; give the folder that holds the runs"
-            )
-    except (ValueError, OSError) as error:
-        return _refuse(error)
-    for folder in empty:
-        print(f"multirun_analysis import: {folder}: left out, it has no {_FILES}", file=sys.stderr)
-    code = 1 if empty else 0
-    for name, folder in found.items():
+    parser.add_argument(
+        "--repeat-pattern",
+        metavar="REGEX",
+        help="what differs between the folders of one method's repeats, as its group or as a "
+        "whole; default: the number at the end, as in feature_1 or MODEL 1",
+    )
+    return parser
+
+
+def _import(
+    runs: Mapping[str, Path],
+    out_dir: Path,
+    teachers: Mapping[str, Model],
+    repeats: Mapping[str, Repeat],
+) -> list[tuple[str, str]]:
+    """Imports the runs, says so of each, and gives the folders that were refused, and why."""
+    refused = []
+    for name, folder in runs.items():
         try:
             teacher = _teacher_of(name, teachers)
-            result, was_there = import_run(folder, options.out, teacher, name=name)
+            result, was_there = import_run(
+                folder, out_dir, teacher, name=name, repeat=repeats[name]
+            )
         except (ValueError, OSError) as error:
-            code = _refuse(error)
+            refused.append(_place_and_fault(error, folder, out_dir / name))
             continue
         own = units.energy(result.own_energy_j, error_j=result.own_energy_uncertainty_j)
         state = "was there already" if was_there else "imported"
-        print(f"{options.out / name}: {state}, {own} {result.own_energy_quality}")
-    return code
+        print(f"{out_dir / name}: {state}, {own} {result.own_energy_quality}")
+    return refused
 
 
-def find_foreign_runs(directory: Path, out_dir: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Path below `directory` to each folder of records, and the folders that have files, but none.
-
-    What lies in `out_dir` was imported, and folders inside one of records belong to it, unless
-    they have records themselves.
-    """
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such directory; give the folder that holds the runs")
-    root, out_dir = directory.resolve(), out_dir.resolve()
-    found: dict[str, Path] = {}
-    others: dict[Path, bool] = {}
-    for path, folders, files in folders_below(directory):
-        if path == out_dir or out_dir in path.parents:
-            continue
-        if holds_foreign(files):
-            found[path.relative_to(root).as_posix() if path != root else root.name] = path
-        else:
-            others[path] = bool(files) and not folders
-    runs = set(found.values())
-    return found, [
-        path for path, has_any in others.items() if has_any and runs.isdisjoint(path.parents)
-    ]
+def _place_and_fault(error: Exception, *folders: Path) -> tuple[str, str]:
+    """The file or folder that a message begins with, and the rest, which others may share."""
+    place, colon, fault = str(error).partition(": ")
+    is_place = any(place == str(f) or place.startswith(f"{f}/") for f in folders)
+    return (place, fault) if colon and is_place else (str(folders[0]), str(error))
 
 
-def _teachers(directory: Path, name: Path | None, found: dict[str, Path]) -> dict[str, Model]:
+def _teachers(directory: Path, name: Path | None, found: Search) -> dict[str, Model]:
     """The teachers, taken out of the runs, by the folder below which each is that of all runs.
 
     One that is named is the teacher of all. Else a folder `teacher` stands beside its runs.
     """
     if name:
-        if name.as_posix() not in found:
+        if name.as_posix() not in found.runs:
             raise ValueError(
                 f"--teacher {name}: {directory / name} holds no eval.json or ept.json; name the "
                 "folder with the teacher's results"
             )
-        return {".": read_model(found.pop(name.as_posix()), subject="teacher")}
-    names = [run for run in found if PurePosixPath(run).name == DEFAULT_TEACHER]
-    return {
-        PurePosixPath(run).parent.as_posix(): read_model(found.pop(run), subject="teacher")
-        for run in names
-    }
+        places = {".": name.as_posix()}
+    else:
+        names = [run for run in found.runs if PurePosixPath(run).name == DEFAULT_TEACHER]
+        places = {PurePosixPath(run).parent.as_posix(): run for run in names}
+    folders = {place: found.runs.pop(run) for place, run in places.items()}
+    teachers = {place: read_model(folder, subject="teacher") for place, folder in folders.items()}
+    used = {place for run in found.runs if (place := _place_of_teacher(run, teachers))}
+    for place, folder in folders.items():
+        if place not in used:
+            found.left_out.append((str(folder), "left out, a teacher below whose folder no run is"))
+        if "telemetry.jsonl" in teachers[place].sources:
+            found.notes.append(
+                (str(folder), "its telemetry.jsonl is not read, as it is a teacher's: ept.json "
+                 "alone tells what serving one takes")
+            )  # fmt: skip
+    return teachers
 
 
-def _teacher_of(run: str, teachers: dict[str, Model]) -> Model | None:
+def _teacher_of(run: str, teachers: Mapping[str, Model]) -> Model | None:
     """The nearest teacher in a folder above a run; None where there is none."""
+    place = _place_of_teacher(run, teachers)
+    return None if place is None else teachers[place]
+
+
+def _place_of_teacher(run: str, teachers: Mapping[str, Model]) -> str | None:
     above = (folder.as_posix() for folder in PurePosixPath(run).parents)
-    return next((teachers[folder] for folder in above if folder in teachers), None)
-
-
-def _refuse(error: Exception) -> int:
-    print(f"multirun_analysis import: {error}", file=sys.stderr)
-    return 2
+    return next((folder for folder in above if folder in teachers), None)

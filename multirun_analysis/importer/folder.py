@@ -14,6 +14,7 @@ from typing import Any
 from kdwatts.records import SCHEMA, Metrics, read_json, to_json, write_json
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.folders import FOREIGN
+from multirun_analysis.importer.repeats import Repeat, repeat_of
 from multirun_analysis.importer.summary import Model, read_model, summarize
 from multirun_analysis.importer.trace import (
     WINDOW,
@@ -26,18 +27,24 @@ from multirun_analysis.importer.trace import (
     unit_note,
 )
 
-VERSION = 1
+VERSION = 2
 """Raised when the same foreign records would give other records of ours."""
 
 FORMAT = "Slimming-Models-Saving-Watts telemetry"
 
 
 def import_run(
-    folder: Path, out_dir: Path, teacher: Model | None, *, name: str | None = None
+    folder: Path,
+    out_dir: Path,
+    teacher: Model | None,
+    *,
+    name: str | None = None,
+    repeat: Repeat | None = None,
 ) -> tuple[Metrics, bool]:
     """Metrics of the run folder `name` below `out_dir`, and whether it was there already.
 
-    None names it as its source; one that lies deeper has the folders above it in its name.
+    None names it as its source; one that lies deeper has the folders above it in its name. Without
+    a `repeat` the number at the end of the name tells which one of its method's it is.
 
     Raises ValueError when the records contradict themselves, and when something else has the name.
     """
@@ -49,7 +56,8 @@ def import_run(
             f"say --teacher {shlex.quote(name)} if these are the teacher's results"
         )
     target = out_dir / name
-    imported = _identity(folder, student, teacher)
+    repeat = repeat or repeat_of(name)
+    imported = _identity(folder, student, teacher) | asdict(repeat)
     if target.exists():
         _refuse_another(target, imported)
         return Metrics(**read_json(target / "metrics.json")), True
@@ -59,7 +67,7 @@ def import_run(
     private = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         private.mkdir()
-        result = _fill(private, name, trace, student, teacher, imported)
+        result = _fill(private, name, trace, student, teacher, imported, repeat)
         private.rename(target)
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -82,13 +90,16 @@ def _refuse_another(target: Path, imported: Mapping[str, Any]) -> None:
     except (OSError, ValueError):
         manifest = {}
     found = manifest.get("import") if isinstance(manifest, dict) else None
-    if not isinstance(found, dict) or any(
-        found.get(key) != value for key, value in imported.items()
-    ):
-        raise ValueError(
-            f"{target}: exists and is no import of the same records ({imported['origin']}); "
-            "choose another --out, or move that folder away"
-        )
+    found = found if isinstance(found, dict) else {}
+    differing = [key for key, value in imported.items() if found.get(key) != value]
+    if not differing:
+        return
+    what = f"is no import of the same records ({imported['origin']})"
+    if found and differing == [key for key in differing if key in ("setting", "repeat")]:
+        what = "was imported with other repeats: --repeat-pattern was another"
+    elif "version" in differing and found.get("sha256") == imported["sha256"]:
+        what = "was imported by another version of this importer"
+    raise ValueError(f"{target}: exists and {what}; choose another --out, or move that folder away")
 
 
 def _fill(
@@ -98,6 +109,7 @@ def _fill(
     student: Model,
     teacher: Model | None,
     imported: dict[str, Any],
+    repeat: Repeat,
 ) -> Metrics:
     """Write the records of one run, the last of them its metrics."""
     ratios = counter_over_samples(trace)
@@ -118,7 +130,14 @@ def _fill(
     if scores:
         write_json(run_dir / "eval.json", [asdict(score) for score in scores])
     result, reasons = summarize(
-        run_name, trace, row, student, teacher, origin=imported["origin"], correction=correction
+        run_name,
+        trace,
+        row,
+        student,
+        teacher,
+        origin=imported["origin"],
+        correction=correction,
+        repeat=repeat,
     )
     now_utc = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(

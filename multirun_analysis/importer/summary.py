@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdwatts.metrics.efficiency import eff_overall
-from kdwatts.metrics.energy import total_energy
+from kdwatts.metrics.energy import as_quantity, total_energy
 from kdwatts.metrics.scores import benchmarks_at_chance
 from kdwatts.records import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of
+from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.scores import Evaluation, kept_of, read_evaluation
 from multirun_analysis.importer.serving import Served, read_served, reservation
 from multirun_analysis.importer.trace import Trace
@@ -46,9 +47,10 @@ def summarize(
     *,
     origin: str,
     correction: float | None,
+    repeat: Repeat,
 ) -> tuple[Metrics, dict[str, str | None]]:
     """Metrics, and the reasons for what is missing or doubtful in them."""
-    own = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    own = total_energy(row.energy_j, row.quality, row.uncertainty_j, row.shared_uncertainty_j)
     teacher = teacher or Model({}, None, None)
     plain, kept, om_perf_reason = kept_of(student.evaluation, teacher.evaluation)
     at_chance = {
@@ -140,5 +142,9 @@ def summarize(
         teacher_at_chance=at_chance.get("teacher", []),
         student_at_chance=at_chance.get("student", []),
         benchmarks_without_chance=list(kept.without_chance),
+        own_energy_random_sd_j=as_quantity(own).random_sd,
+        own_energy_shared_sd_j=own.shared_sd_j,
+        setting_name=repeat.setting,
+        repeat=repeat.repeat,
     )
     return result, {"om_perf_reason": om_perf_reason, "inference_reason": inference_reason}

@@ -37,14 +37,14 @@ _RUN_COLUMNS = [
     "command",
     "git_commit", "versions",
     "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
-    "accuracy_kept_reason",
+    "accuracy_kept_reason", "imported_as", "options",
 ]
 # fmt: on
 
 _METRIC_COLUMNS = [field.name for field in fields(Metrics) if field.name not in ("run", "schema")]
 
 # Overrides that leave the student as it is, or that have a column of their own.
-_NO_SETTING = re.compile(
+NO_SETTING = re.compile(
     r"(hydra|telemetry|site|cluster|launch|local)[.=/@]|(paradigm|model|data|gpu|store_dir|until|training\.seed)="
 )
 
@@ -93,7 +93,7 @@ def read_run(job: Job) -> Reading:
             tables["summaries"] = summarise_part(job.run, job.part_path), None
     if metrics and not metrics_problem:
         metrics |= _accuracy(folder, metrics, tables, imported.get("om_perf_reason"))
-    problems = [manifest_problem, imported.pop("notes", None)]
+    problems = [manifest_problem, imported.get("notes")]
     problems += [problem for _, problem in tables.values()]
     problems.append(ticks_problem)
     row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
@@ -106,6 +106,7 @@ def read_run(job: Job) -> Reading:
         }
     row |= {
         "run": job.run,
+        "imported_as": _text(metrics.get("run")) if imported else None,
         "folder": str(folder),
         "state": state,
         "reason": reason,
@@ -227,5 +228,5 @@ def _asked(folder: Path) -> dict[str, Any]:
         }
     overrides = read_settings(folder / ".hydra" / "overrides.yaml") or []
     words = (str(word).lstrip("+") for word in overrides if isinstance(overrides, list))
-    settings = sorted(word for word in words if not _NO_SETTING.match(word))
+    settings = sorted(word for word in words if not NO_SETTING.match(word))
     return asked | {"setting": ", ".join(settings) or None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,19 @@ def value_at(tree: Any, *names: str) -> Any:
             return None
         tree = tree.get(name)
     return tree
+
+
+def composed(folder: Path) -> dict[str, Any]:
+    """Each setting of a run's configuration by its dotted key; none where it left no file."""
+    for path in (folder / "config.yaml", folder / ".hydra" / "config.yaml"):
+        if isinstance(tree := read_settings(path), dict):
+            return dict(_flat(tree, ""))
+    return {}
+
+
+def _flat(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

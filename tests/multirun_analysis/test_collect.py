@@ -7,6 +7,8 @@ from omegaconf import OmegaConf
 
 from kdwatts.records import SCHEMA, Metrics, TelemetryRow
 from multirun_analysis.collect import collect, find_run_folders, write_tables
+from multirun_analysis.labels import options_of
+from multirun_analysis.rows import to_rows
 
 
 def row(collected, run):
@@ -190,12 +192,40 @@ def test_runs_under_different_power_limits_are_different_settings(run_in, tmp_pa
     assert runs["group"].nunique() == 2
 
 
-def test_two_students_of_one_seed_are_not_taken_for_two_seeds(run_in, tmp_path):
-    run_in("0", student_key="aaaaaaaaaa")
-    run_in("1", student_key="bbbbbbbbbb")
+def test_two_students_of_one_seed_are_told_apart_by_what_their_configurations_differ_in(
+    run_in, tmp_path
+):
+    for i, (student, bits) in enumerate((("aa", 8), ("bb", 4), ("cc", 4))):
+        folder = run_in(str(i), student_key=student, seed=i // 2)
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"teacher:\n  bits: {bits}\ntelemetry:\n  interval_s: {i}\n")
+    runs = collect([tmp_path]).runs
+    assert list(runs["label"]) == [
+        "response · bits=8 · seed 0",
+        "response · bits=4 · seed 0",
+        "response · bits=4 · seed 1",
+    ]
+    assert runs["group"].nunique() == 2
+
+
+def test_two_students_that_no_configuration_tells_apart_are_called_by_their_folders(
+    run_in, tmp_path
+):
+    run_in("0-first", student_key="aaaaaaaaaa")
+    run_in("1-second", student_key="bbbbbbbbbb")
     runs = collect([tmp_path]).runs
     assert runs["group"].nunique() == 2
-    assert list(runs["label"]) == ["response · seed 0 · aaaaaaaa", "response · seed 0 · bbbbbbbb"]
+    assert list(runs["group_label"]) == ["response · 0-first", "response · 1-second"]
+
+
+def test_what_varies_between_runs_is_a_value_of_each_also_where_it_was_not_overridden(
+    run_in, tmp_path
+):
+    for i, overrides in enumerate((("training.micro_batch=4",), ("training.micro_batch=16",), ())):
+        run_in(str(i), student_key=f"s{i}", overrides=("training.steps=9", *overrides))
+    found = [options_of(row) for row in to_rows(collect([tmp_path]).runs)]
+    # The writer's configuration has a micro batch of 8.
+    assert found == [{"micro_batch": value} for value in ("4", "16", "8")]
 
 
 def test_runs_of_equal_name_are_told_apart_by_their_parents(make, tmp_path):

@@ -54,7 +54,8 @@ def test_the_printed_table_says_what_was_imported(alone):
 
 def test_labels_say_imported_and_groups_keep_them_from_our_runs(mixed):
     runs = mixed.runs.set_index("run")
-    assert runs.loc["feature_1", "label"].startswith("feature · imported")
+    assert runs.loc["feature_1", "label"].startswith("feature_1 · imported")
+    assert runs.loc["feature_1", "group_label"].startswith("feature · imported")
     groups = runs.groupby("group")["origin"].agg(lambda column: column.notna().mean())
     assert set(groups) == {0, 1}
     assert "imported" not in runs.loc["0-sft-tiny", "label"]
@@ -104,22 +105,25 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     assert serving.figure == "2.00 J/token"
     assert serving.detail == "prompt and answer together, as reported, without a trace"
     fig = quality_against_energy(collected.runs)
-    (points,) = [t for t in fig.data if t.mode == "markers" and t.name == "response"]
-    assert list(points.marker.symbol) == ["square", "circle"]
-    assert "import of in/response_1" in points.hovertext[0]
+    points = {t.name: t for t in fig.data if t.mode == "markers"}
+    assert [t.marker.symbol for t in points.values()] == [("circle",), ("square",)]
+    imported = next(name for name in points if name.startswith("response · imported"))
+    assert "import of in/response_1" in points[imported].hovertext[0]
     assert "Squares are imported." in report_html(collected)
 
 
 def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):
     text = dict(caveats(mixed))["Imported runs"]
     for words in (
-        "3 of 13 students: import of h100_runs/feature_1: Slimming-Models-Saving-Watts telemetry",
-        "rescaled by 0.001, since their declared unit contradicts the power samples: feature_1",
+        "3 of 13 students. Imported records of Slimming-Models-Saving-Watts telemetry: 3 runs "
+        "(h100_runs/feature_1, h100_runs/relation_1, h100_runs/response_1).",
+        "energy_mJ rises 998.3 to 1000 times as fast as power_watts says, so it is rescaled by "
+        "0.001: 3 runs (feature_1, relation_1, response_1).",
         "Not measured, which is not 0: CPU, DRAM.",
         "Sampled every 1.02 s on average, 1.39 s at most.",
-        "No OM_perf of feature_1, relation_1, response_1: student and teacher were evaluated",
-        "Serving energy of feature_1, relation_1, response_1: reported without a trace",
-        "Serving energy of feature_1: the teacher's 355 J/token is 810 times",
+        "Accuracy kept cannot be told, as student and teacher were evaluated differently",
+        "Serving energy: reported without a trace to check it, prefill and decode together: 3 runs",
+        "Serving energy: the teacher's 355 J/token is 741 to 810 times the student's",
     ):
         assert words in text
     accuracy = dict(caveats(mixed))["Accuracy"]
@@ -141,10 +145,8 @@ def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
     assert '<a href="#imported">3 imported</a>' in page and 'id="imported"' in page
     # MMLU of relation_1 and of the teacher.
     assert "0.647 ± 0.004<small>teacher 0.806</small>" in page
-    assert (
-        "Accuracy kept cannot be told. feature_1, relation_1, response_1: student and teacher"
-        in page
-    )
+    reason = "for the teacher: 3 runs</summary>feature_1, relation_1, response_1</details>"
+    assert 'Accuracy kept cannot be told. <details class="said">' in page and reason in page
     assert "<td>438 mJ<small>355 J, reported</small></td>" in page
 
 

@@ -1,0 +1,125 @@
+"""What the page says of imported runs: where they come from, and what else to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from kdwatts.records import COMPONENTS
+from multirun_analysis import units
+from multirun_analysis.labels import run_name
+from multirun_analysis.looks import hue_of
+from multirun_analysis.page import facet, run_head, section, table
+from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.said import Part, Said, said_once
+
+
+def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
+    """Origin, repeats, what was corrected, and what the foreign records cannot tell."""
+    imported = known(students, "origin")
+    if not imported:
+        return []
+    parts: list[Part] = [f"{len(imported)} of {len(students)} students."]
+    origins = grouped(imported, lambda run: _format(run["origin"]))
+    parts += [
+        Said(f"Imported records of {records}", tuple(_source(run["origin"]) for run in runs))
+        for records, runs in origins.items()
+    ]
+    parts += _repeats(imported)
+    names = {run["run"]: run_name(run) for run in imported}
+    reasons = ((names[w["run"]], w["gpu_reason"] or "") for w in stages if w["run"] in names)
+    parts += said_once((run, words) for run, reason in reasons for words in _pieces(reason))
+    missing = [
+        part.upper()
+        for part in COMPONENTS
+        if all(run[f"{part}_energy_j"] is None for run in imported)
+    ]
+    if missing:
+        parts.append(f"Not measured, which is not 0: {', '.join(missing)}.")
+    if sampled := known(imported, "sampling_mean_s", "sampling_longest_s"):
+        means = [run["sampling_mean_s"] for run in sampled]
+        ends = dict.fromkeys(units.significant(end) for end in (min(means), max(means)))
+        longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
+        parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
+    parts += said_once(
+        (run_name(run), f"Accuracy kept cannot be told, as {run['om_perf_reason']}")
+        for run in known(imported, "om_perf_reason")
+    )
+    parts += said_once(
+        (run_name(run), f"Serving energy: {remark}")
+        for run in known(imported, "inference_reason")
+        for remark in run["inference_reason"].split("; ")
+    )
+    parts.append("What their records do not say, such as tokens, data, seed or site, is empty.")
+    return parts
+
+
+def _pieces(reason: str) -> Iterator[str]:
+    """The remarks of an import on its counters, without the word that marks it."""
+    return (words for words in reason.split("; ") if words not in ("", "imported"))
+
+
+def _repeats(imported: list[Row]) -> list[Part]:
+    """Which folders were taken for repeats of one method, as no record says so."""
+    settings = grouped(known(imported, "repeat"), "group").values()
+    several = [rows for rows in settings if len(rows) > 1]
+    if not several:
+        return []
+    runs = tuple(run_name(run) for rows in several for run in rows)
+    counts = ", ".join(f"{rows[0]['setting_name']} ({len(rows)})" for rows in several)
+    return [
+        Said(
+            f"Repeats of one method, as the names of their folders differ by a number: {counts}. "
+            "Means and intervals take each for one draw, and no two methods are compared by pairs "
+            "of them",
+            runs,
+        )
+    ]
+
+
+def _format(origin: str) -> str:
+    """`import of a/b: FORMAT` without the folder."""
+    return origin.rpartition(": ")[2]
+
+
+def _source(origin: str) -> str:
+    """The folder alone."""
+    return origin.rpartition(": ")[0].removeprefix("import of ") or origin
+
+
+def imported_section(runs: list[Row]) -> str:
+    """Where imported runs come from, and what their records say about serving."""
+    imported = known(runs, "origin")
+    hue = hue_of(runs)
+    body = "".join(_imported_row(run, hue(run)) for run in imported)
+    heads = (
+        '<th>Run</th><th class="left">From</th><th>Energy counter<small>rescaled by</small></th>'
+        "<th>Sampled every<small>mean, at most</small></th>"
+        "<th>Served, J/token<small>student, teacher</small></th>"
+    )
+    records = " and ".join(dict.fromkeys(_format(run["origin"]) for run in imported))
+    return body and section(
+        "Imported runs",
+        f"Recorded elsewhere, by other software: {escape(records)}. Serving energy is as reported, "
+        "all tokens together and without a trace: it is ranked with nothing. What else to know is "
+        "at the end.",
+        table(heads, body),
+        anchor="imported",
+    )
+
+
+def _imported_row(run: Row, hue: str) -> str:
+    correction = run["unit_correction"]
+    served = [
+        units.quantity(run[f"{subject}_total_j_per_token"], "J")
+        for subject in ("student", "teacher")
+    ]
+    source = escape(_source(run["origin"]))
+    return (
+        f'<tr{facet(run["run"])}>{run_head(run, hue)}<td class="words">{source}</td>'
+        f"<td>{'as declared' if correction is None else f'{correction:g}'}</td>"
+        f"<td>{units.quantity(run['sampling_mean_s'], 's')}"
+        f"<small>{units.quantity(run['sampling_longest_s'], 's')}</small></td>"
+        f"<td>{served[0]}<small>{served[1]}, {escape(run['inference_energy_quality'])}</small></td>"
+        "</tr>"
+    )

@@ -1,0 +1,114 @@
+"""Sentences that concern several runs: said once, with a count, and with a list that unfolds.
+
+Sentences that differ in their numbers alone are one, with the least and the largest of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+_SLOT = re.compile(
+    # A moment, or a number or range of numbers that is no part of a name, a path or a version.
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?"
+    rf"|(?<![\w.,/:=-]){_NUMBER}(?: to {_NUMBER})?(?![\w/]|[.-]\w)"
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence without its full stop, and the names of all that it is about."""
+
+    sentence: str
+    names: tuple[str, ...]
+    what: str = "runs"
+
+    @property
+    def head(self) -> str:
+        """The sentence with the name of the one, or the number of the many."""
+        return f"{self.sentence}: {self._about}"
+
+    @property
+    def _about(self) -> str:
+        return self.names[0] if len(self.names) == 1 else f"{len(self.names)} {self.what}"
+
+    @property
+    def list(self) -> str:
+        """The names, where the head does not have them."""
+        return ", ".join(self.names) if len(self.names) > 1 else ""
+
+
+Part = str | Said
+"""A piece of a text: whole sentences, or one that unfolds."""
+
+
+def said_once(sentences: Iterable[tuple[str, str]], *, what: str = "runs") -> list[Said]:
+    """Each sentence once, with all the names beside which it stands; in order of appearance."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, sentence in sentences:
+        alike.setdefault(_SLOT.sub("#", sentence), []).append((name, sentence))
+    return [
+        Said(_merged([s for _, s in same]), tuple(dict.fromkeys(name for name, _ in same)), what)
+        for same in alike.values()
+    ]
+
+
+def _merged(sentences: Sequence[str]) -> str:
+    """One sentence for those that differ in their numbers alone."""
+    slots = zip(*(_SLOT.findall(sentence) for sentence in sentences), strict=True)
+    spans = iter([_span([end for slot in found for end in _ends(slot)]) for found in slots])
+    return _SLOT.sub(lambda _: next(spans), sentences[0])
+
+
+def _ends(slot: str) -> list[str]:
+    return slot.split(" to ")
+
+
+def _span(values: list[str]) -> str:
+    """The least and the largest of some numbers, or moments; one where they are equal."""
+    order: Callable[[str], tuple[float, str]] = _moment_or_number
+    low, high = min(values, key=order), max(values, key=order)
+    return low if order(low) == order(high) else f"{low} to {high}"
+
+
+def _moment_or_number(text: str) -> tuple[float, str]:
+    try:
+        return float(text.replace(",", "")), ""
+    except ValueError:
+        return 0.0, text
+
+
+def plain(part: Part) -> str:
+    """For a terminal: the names stand behind the count, in brackets."""
+    if isinstance(part, str):
+        return part
+    return f"{part.head} ({part.list})" if part.list else part.head
+
+
+def place_first(said: Said) -> str:
+    """For a terminal, as errors are written: what it is about, then the sentence."""
+    return f"{said.names[0]}: {said.sentence}" if len(said.names) == 1 else plain(said)
+
+
+def html(part: Part) -> str:
+    """For the page: a click on the sentence unfolds the names; all is escaped."""
+    if isinstance(part, str):
+        return escape(part)
+    if not part.list:
+        return f"{escape(part.head)}."
+    return (
+        f'<details class="said"><summary>{escape(part.head)}</summary>{escape(part.list)}</details>'
+    )
+
+
+def texts(parts: Iterable[Part]) -> str:
+    """Parts below one another, as HTML."""
+    return " ".join(html(part) for part in parts)
+
+
+def plain_text(parts: Iterable[Part]) -> str:
+    """A paragraph of plain text."""
+    return " ".join(part if isinstance(part, str) else f"{plain(part)}." for part in parts)

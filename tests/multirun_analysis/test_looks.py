@@ -1,0 +1,151 @@
+"""Settings of a sweep over any option are told apart: in legends, colours, files and the table."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise, product
+
+import pytest
+
+from multirun_analysis.__main__ import main, table
+from multirun_analysis.collect import collect
+from multirun_analysis.curves import loss_curves, quality_against_joules
+from multirun_analysis.exhibits import curves_by_setting
+from multirun_analysis.looks import between, file_part, looks, shades
+from multirun_analysis.palette import paradigm_color
+from multirun_analysis.plots import quality_against_energy
+from multirun_analysis.rows import to_rows
+
+RATES = ("0.001", "0.0003", "3e-05", "0.0001")
+
+
+def add_losses(folder):
+    lines = [
+        {"schema": 1, "step": step, "tokens": 10 * step, "loss": 5.0 - step}
+        for step in (1, 2)
+    ] + [
+        {"schema": 1, "step": 2, "tokens": 20, "loss": 4.5, "split": "heldout", "energy_j": 3.0,
+         "bits_per_byte": 2.5}
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def sweep(make, root, *settings, **changes):
+    """A run for each tuple of overrides, and a second seed of the first."""
+    for i, (seed, overrides) in enumerate([*((0, s) for s in settings), (1, settings[0])]):
+        folder = make.run(
+            root / str(i), student_key=f"s{i}", overrides=overrides, seed=seed, **changes
+        )
+        add_losses(folder)
+    return collect([root])
+
+
+@pytest.fixture
+def rates(make, tmp_path):
+    return sweep(make, tmp_path, *[(f"training.learning_rate={rate}",) for rate in RATES])
+
+
+def legend(fig):
+    """Names in the legend to the colours of their lines, in order."""
+    return {
+        trace.name: trace.line.color or trace.marker.color
+        for trace in fig.data
+        if trace.showlegend is not False and not str(trace.name).startswith("Pareto")
+    }
+
+
+def test_a_sweep_over_the_learning_rate_has_a_name_and_a_colour_a_value_in_their_order(rates):
+    names = [f"learning_rate={rate}" for rate in ("3e-05", "0.0001", "0.0003", "0.001")]
+    for fig in (
+        quality_against_joules(rates.train, rates.runs),
+        quality_against_energy(rates.runs),
+    ):
+        assert list(legend(fig)) == names
+        assert len(set(legend(fig).values())) == 4
+    losses = loss_curves(rates.train, rates.runs)
+    # What is dotted is held out: said once, not beside each value.
+    assert list(legend(losses)) == [*names, "held out"]
+    drawn = [trace for trace in losses.data if trace.name != "held out"]
+    assert len({(trace.legendgroup, trace.line.color) for trace in drawn}) == 4
+    own = looks(to_rows(rates.runs))
+    assert {look.name for look in own.values()} == set(names)
+
+
+def test_two_options_within_one_paradigm_are_both_in_the_legend(make, tmp_path):
+    settings = [
+        (f"training.learning_rate={rate}", f"training.lora.rank={rank}")
+        for rate, rank in product(("0.001", "0.0001"), (64, 8))
+    ]
+    found = sweep(make, tmp_path, *settings)
+    assert list(legend(quality_against_joules(found.train, found.runs))) == [
+        f"learning_rate={rate} · rank={rank}"
+        for rate, rank in product(("0.0001", "0.001"), (8, 64))
+    ]
+
+
+def test_paradigms_keep_their_hues_and_names_where_they_alone_vary(sweep_dir):
+    found = {look.name: look.color for look in looks(to_rows(collect([sweep_dir]).runs)).values()}
+    assert found == {name: paradigm_color(name) for name in
+                     ("sft", "response", "feature", "relational", "combined")}  # fmt: skip
+
+
+def test_settings_of_one_paradigm_beside_another_are_shades_of_its_hue(make, tmp_path):
+    make.run(tmp_path / "sft", paradigm="sft", student_key="x")
+    found = sweep(make, tmp_path / "r", ("training.steps=9",), ("training.steps=10",))
+    runs = collect([tmp_path]).runs
+    own = {look.name: look.color for look in looks(to_rows(runs)).values()}
+    assert list(own) == ["sft", "response · steps=9", "response · steps=10"]
+    assert own["sft"] == paradigm_color("sft")
+    dark, pale = own["response · steps=9"], own["response · steps=10"]
+    assert luminance(dark) < luminance(paradigm_color("response")) < luminance(pale)
+    assert found.runs["finished"].all()
+
+
+def luminance(color):
+    """Relative, of sRGB (WCAG 2.1)."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_colours_of_values_grow_lighter_so_that_no_hue_needs_to_be_seen(count):
+    from multirun_analysis.looks import _SCALE
+
+    for colors in (between(_SCALE, count), shades("#0072b2", count)):
+        steps = [luminance(b) - luminance(a) for a, b in pairwise(colors)]
+        assert min(steps) > 0.02
+    # Against white, on which they are drawn.
+    assert 1.05 / (luminance(between(_SCALE, count)[-1]) + 0.05) > 2
+
+
+def test_the_terminals_table_has_a_column_for_each_option_that_varies(rates):
+    head, *lines = table(rates.runs).splitlines()
+    assert head.split()[:4] == ["run", "paradigm", "learning_rate", "seed"]
+    assert [line.split()[2] for line in lines] == [*RATES, RATES[0]]
+
+
+def test_files_of_curves_carry_the_value_in_a_name_that_is_safe(rates, tmp_path):
+    every = curves_by_setting(rates.train, rates.runs)
+    named = set(every)
+    alone = every["quality_against_joules-response-learning_rate-0.0003"].figure
+    among = legend(quality_against_joules(rates.train, rates.runs))
+    name = "learning_rate=0.0003"
+    assert legend(alone) == {name: among[name]}
+    assert "loss_curves-response-learning_rate-3e-05" in named
+    assert len(named) == 8
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    tables = {path.name for path in (tmp_path / "out" / "tables").iterdir()}
+    assert {f"{name}.{kind}" for name in named for kind in ("csv", "md", "tex")} < tables
+    text = (tmp_path / "out/tables/loss_curves-response-learning_rate-0.001.csv").read_text()
+    assert text.count("\n") == 1 + 2 * 3  # Two seeds of three rows each, and the heads.
+
+
+def test_a_file_is_named_by_plain_signs_alone():
+    assert file_part("response · corpus=../a b/ü:* · 700 W") == "response-corpus-..-a-b-700-W"
+    assert file_part("../..") == ""
+
+
+def test_where_paradigms_alone_vary_there_are_no_files_of_single_settings(sweep_dir):
+    found = collect([sweep_dir])
+    assert curves_by_setting(found.train, found.runs) == {}
