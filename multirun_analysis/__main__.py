@@ -124,8 +124,8 @@ def _default_out(directories: Sequence[Path]) -> Path:
 def table(runs: pd.DataFrame) -> str:
     """One line per run, and below it the reason of each that is not in the figures."""
     rows = to_rows(runs)
-    heads = ("run", "paradigm", "seed", "own energy", "accuracy kept", "OM_perf", "bits/byte")
-    lines = [(*heads, "state")]
+    heads = ["run", "paradigm", "seed", "own energy", "accuracy kept", "OM_perf", "bits/byte"]
+    lines: list[tuple[str, ...]] = [(*heads, "state")]
     for run in rows:
         own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
         lines.append(

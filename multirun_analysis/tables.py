@@ -21,7 +21,7 @@ from multirun_analysis.page import escaped, facet, section, table
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.rows import Row, known
 
-_KEPT_SMALL = "95 % interval; OM_perf ± se"
+_KEPT_SMALL = "95 %; OM_perf ± se"
 _COLUMNS = {
     "Own energy": "± sd",
     "All in": "with inherited share",
@@ -56,7 +56,7 @@ def _run_row(run: Row) -> str:
     cells = [
         (own, run["own_energy_quality"]),
         (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
-        (kept_words([run]), _plain_and_chance(run)),
+        (kept_words([run]), "\n".join(filter(None, (_plain(run), at_chance_words([run]))))),
         (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
         (
             units.quantity(run["student_decode_j_per_token"], "J"),
@@ -68,18 +68,20 @@ def _run_row(run: Row) -> str:
         ),
         (units.quantity(co2e_g, "g"), run["site"]),
     ]
-    columns = "".join(
-        f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
-    )
+    columns = "".join(f"<td>{escape(text)}{_smalls(small)}</td>" for text, small in cells)
     return f"<tr{facet(run['run'])}>{_run_head(run)}{columns}</tr>"
 
 
-def _plain_and_chance(run: Row) -> str | None:
-    """What stands below accuracy kept: the plain ratio, and where the student is at chance."""
-    plain = None
-    if run["om_perf"] is not None:
-        plain = f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
-    return "; ".join(filter(None, (plain, at_chance_words([run])))) or None
+def _smalls(text: str | None) -> str:
+    """What stands below a number, a line for each."""
+    return "".join(f"<small>{escape(line)}</small>" for line in (text or "").split("\n"))
+
+
+def _plain(run: Row) -> str:
+    """The plain ratio, which stands below accuracy kept; nothing where there is none."""
+    if run["om_perf"] is None:
+        return ""
+    return f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
 
 
 def _bits(run: Row) -> str:
@@ -117,11 +119,8 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
             _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
             for task in tasks
         )
-        small = escaped(_plain_and_chance(run))
-        body += (
-            f"<tr{facet(run['run'])}>{_run_head(run)}"
-            f"<td>{escape(kept_words([run]))}<small>{small}</small></td>{cells}</tr>"
-        )
+        kept = f"<td>{escape(kept_words([run]))}{_smalls(_plain(run))}</td>"
+        body += f"<tr{facet(run['run'])}>{_run_head(run)}{kept}{cells}</tr>"
     notes = [f"{_names(same)}: {reason}." for reason, same in why_not_told(rows).items()]
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     if AT_CHANCE in body:
