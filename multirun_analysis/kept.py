@@ -152,6 +152,8 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
         "error_x": {
             "type": "data",
             "symmetric": False,
+            # An unknown interval would be drawn as a stub.
+            "visible": any(row["low"] is not None for row in rows),
             "array": [_arm(row["high"], row["value"]) for row in rows],
             "arrayminus": [_arm(row["low"], row["value"]) for row in rows],
             "color": INK,
