@@ -257,9 +257,9 @@ class Metrics:
     power_limit_w: float | None = None
     """Limit that the first card enforced, set by whoever runs it; None without a card."""
     own_energy_random_sd_j: float | None = None
-    """Part of own_energy_uncertainty_j that differs from one window to the next: all of it where
-    own_energy_shared_sd_j, the meter's calibration, is not told apart and so None."""
+    """Part of own_energy_uncertainty_j that differs from one window to the next."""
     own_energy_shared_sd_j: float | None = None
+    """The rest of it: calibration, which all readings of one meter share."""
     inherited_energy_random_sd_j: float | None = None
     """The same two parts, of inherited_energy_j."""
     inherited_energy_shared_sd_j: float | None = None

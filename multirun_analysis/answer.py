@@ -7,6 +7,7 @@ from statistics import fmean, median
 
 import pandas as pd
 
+from kdwatts.metrics.quantity import Quantity, ratio
 from multirun_analysis import units
 from multirun_analysis.accuracy import (
     AT_CHANCE,
@@ -24,6 +25,7 @@ from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
 from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.served import served
 from multirun_analysis.statistics import Comparison, every_pair
 
 _BITS = BITS_PER_BYTE.column
@@ -225,10 +227,10 @@ def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
         keeps = "keeps " if quality is ACCURACY_KEPT else ""
         score = _and_chance(f"{keeps}{_score(frugal.value, quality)}", frugal)
         cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
-    student_j = _mean(best, "student_total_j_per_token")
-    if student_j:
-        figure = units.quantity(student_j, "J/token")
-        cards.append(_card(serving, best, figure, _serving_detail(best, student_j)))
+    student = served(best.students[0], "student")
+    if student.value is not None:
+        figure = units.quantity_words(student)
+        cards.append(_card(serving, best, figure, _serving_detail(best, student)))
     return cards
 
 
@@ -241,15 +243,19 @@ def _and_chance(text: str, setting: _Setting) -> str:
     return f"{text}; {marks}" if marks else text
 
 
-def _serving_detail(setting: _Setting, student_j: float) -> str:
+def _serving_detail(setting: _Setting, student: Quantity) -> str:
     """What stands beside the joules per token; a reported figure is compared with none."""
-    if any(run["inference_energy_quality"] == "reported" for run in setting.students):
+    if student.quality == "reported":
         return "prompt and answer together, as reported, without a trace"
-    teacher_j = _mean(setting, "teacher_total_j_per_token")
-    if not teacher_j:
+    teacher = served(setting.students[0], "teacher")
+    if teacher.value is None:
         return "prompt and answer together"
-    times = units.significant(teacher_j / student_j, 2)
-    return f"its teacher takes {units.quantity(teacher_j, 'J/token')}, {times} times that"
+    takes = f"its teacher takes {units.quantity_words(teacher)}"
+    times = ratio(teacher, student)
+    if times.value is None or times.low is None or times.high is None:
+        return f"{takes}; how many times that is unresolved"
+    low, high = (units.significant(end, 2) for end in (times.low, times.high))
+    return f"{takes}, {units.significant(times.value, 2)} times that ({low} to {high})"
 
 
 def _least_energy(students: list[Row], energy: str) -> Card | None:

@@ -5,7 +5,6 @@ A setting is those of its seeds whose joules were obtained alike.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
 from multirun_analysis import built
-from multirun_analysis.metrics import mean_interval
+from multirun_analysis.accuracy import names_of, spread_of
 from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.served import served
@@ -28,7 +27,7 @@ class Share:
     low: float | None = None
     high: float | None = None
     over: str = ""
-    """What the interval is over: seeds or benchmark samples, whichever makes it wider."""
+    """What the interval is over, in words."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,6 @@ def teacher_j(candidate: Candidate) -> Quantity:
     return scaled(candidate.teacher, candidate.tokens, unit="J")
 
 
-def names(value: Any) -> tuple[str, ...]:
-    """A list of names from a row: text in a table is the JSON of one."""
-    return tuple(json.loads(value) if isinstance(value, str) else value or ())
-
-
 def _candidate(rows: list[Row], tokens: float) -> Candidate:
     kind = _worst_class(rows)
     measurements = _common(rows, "student_served_measurements")
@@ -141,25 +135,9 @@ def _worst_class(rows: list[Row]) -> str:
 
 
 def _share(rows: list[Row], column: str) -> Share:
-    """Mean over seeds with the wider of two intervals.
-
-    The same questions are asked of every seed, so that more seeds do not make the interval over
-    samples narrower.
-    """
-    values = _all(rows, column)
-    if not values:
-        return Share(None)
-    mean = mean_interval(values)
-    ends: dict[str, tuple[float, float]] = {}
-    if mean.half_width is not None:
-        ends["seeds"] = (mean.low, mean.high)
-    lows, highs = (_all(rows, f"{column}_{end}") for end in ("low", "high"))
-    if lows and highs:
-        ends["benchmark samples"] = (_mean(lows), _mean(highs))
-    if not ends:
-        return Share(mean.mean)
-    over = max(ends, key=lambda name: ends[name][1] - ends[name][0])
-    return Share(mean.mean, *ends[over], over)
+    """Mean over seeds with its interval; without a value where a seed has none."""
+    spread = spread_of(rows, column) if _all(rows, column) else None
+    return Share(spread.value, spread.low, spread.high, spread.words) if spread else Share(None)
 
 
 def _all(rows: list[Row], column: str) -> list[float]:
@@ -169,7 +147,7 @@ def _all(rows: list[Row], column: str) -> list[float]:
 
 
 def _mostly(rows: list[Row], column: str) -> tuple[str, ...]:
-    counts = Counter(name for run in rows for name in names(run.get(column)))
+    counts = Counter(name for run in rows for name in names_of(run, column))
     return tuple(name for name, count in counts.items() if 2 * count >= len(rows))
 
 

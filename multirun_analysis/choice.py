@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from multirun_analysis.candidates import Candidate, Share, building_j, candidates, names, whole_j
+from multirun_analysis.accuracy import names_of
+from multirun_analysis.candidates import Candidate, Share, building_j, candidates, whole_j
 from multirun_analysis.pareto import CLASSES
 from multirun_analysis.rows import Row, known
 from multirun_analysis.savings import (
@@ -85,7 +86,7 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
         for run in usable
         if gate.min_kept is not None
         and run.get("accuracy_kept") is None
-        and names(run.get("teacher_at_chance"))
+        and names_of(run, "teacher_at_chance")
     ]
     best = min((CLASSES.index(c.energy_quality) for c in scored), default=0)
     ranked = [c for c in scored if CLASSES.index(c.energy_quality) == best]

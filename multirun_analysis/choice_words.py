@@ -125,8 +125,7 @@ def _kept(best: Candidate, gate: Gate) -> list[str]:
         sure = "of unknown spread"
         if share.low is not None and share.high is not None:
             low, high = units.significant(share.low), units.significant(share.high)
-            sure = f"95 % interval {low} to {high} over {share.over}"
-            sure += ", from one seed" * (len(best.runs) == 1)
+            sure = f"{low} to {high}, {share.over}"
         if least is not None and (share.low is None or share.low < least):
             sure += f", so that {least:g} is not certain"
         lines.append(f"It keeps {units.significant(share.value)} of {what} ({sure}).")

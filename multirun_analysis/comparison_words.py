@@ -41,8 +41,8 @@ def comparison_words(comparison: Comparison) -> str:
         p = p_words(c.p_same_holm)
         return f"{text}. That they differ by {c.same_within_pct} % or more has p {p}."
     if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
-        least = units.significant(c.effect_half_width_pct, 2)
-        text += f". So few pairs would not have shown a difference below {least} %"
+        least = f"{units.significant(c.effect_half_width_pct, 2)} {about.effect_unit}"
+        text += f". So few pairs would not have shown a difference below {least}"
     return f"{text}.{_settling_words(c)}"
 
 
@@ -77,13 +77,16 @@ def seeds_words(counts: Iterable[int | None]) -> str:
 
 
 def size_words(comparison: Comparison) -> tuple[str, str]:
-    """The difference and its share of the baseline's mean, both with their 95 % intervals."""
+    """The difference, and in per cent of the baseline's mean or in points, with 95 % intervals."""
     c, unit = comparison, COLUMNS[comparison.column].unit
     size = percent = units.MISSING
     if c.difference is not None:
         size = units.signed(c.difference, unit, error=c.difference_half_width, prefixed="J" in unit)
     if c.effect_pct is not None:
-        percent = units.signed(c.effect_pct, "%", error=c.effect_half_width_pct, prefixed=False)
+        relative = COLUMNS[c.column].effect_unit
+        percent = units.signed(
+            c.effect_pct, relative, error=c.effect_half_width_pct, prefixed=False
+        )
     return size, percent
 
 

@@ -15,12 +15,12 @@ from multirun_analysis.palette import MUTED, styled
 from multirun_analysis.rows import to_rows
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline
 
-JUDGED = ("om_perf", "student_bits_per_byte", "own_energy_j")
+JUDGED = ("accuracy_kept", "student_bits_per_byte", "own_energy_j")
 """Columns that a reader compares first: accuracy, held-out text, energy to build."""
 
 
 def differences(runs: pd.DataFrame) -> go.Figure:
-    """Settings less plain fine-tuning in per cent, by pairs of one seed: a panel for each column.
+    """Settings less plain fine-tuning, by pairs of one seed: a panel for each column.
 
     Lines are 95 % intervals. A filled mark differs beyond noise once p is corrected for all
     settings of its panel; an open one does not.
@@ -35,9 +35,10 @@ def differences(runs: pd.DataFrame) -> go.Figure:
         for c in found:
             if c.label in shown:
                 fig.add_scatter(**_mark(c, known_looks[c.group].color), row=1, col=place)
-        better = "higher" if COLUMNS[column].higher_is_better else "lower"
-        words = COLUMNS[column].words
-        title = f"{words[:1].upper()}{words[1:]}, %<br>{better} is better"
+        about = COLUMNS[column]
+        better = "higher" if about.higher_is_better else "lower"
+        title = f"{about.words[:1].upper()}{about.words[1:]}, {about.effect_unit}"
+        title += f"<br>{better} is better"
         fig.update_xaxes(title_text=title, row=1, col=place)
     fig.add_vline(0.0, line={"color": MUTED, "width": 1})
     say_left_out(fig, len(labels) - len(shown), "settings")

@@ -211,8 +211,8 @@ def _avoided(
         f"{units.DAYS_A_YEAR} days that its teacher would have answered otherwise, on the same "
         "device and with the batch and lengths that were measured; demand does not grow because it "
         "is cheaper; the answers are as useful where less than all accuracy is kept. Building and "
-        "its share of inherited work are deducted. unresolved: the saving is below twice its "
-        "uncertainty. This is a scenario, not a measurement, and no offset.",
+        "its share of inherited work are deducted. unresolved: the joules do not tell "
+        "the saving from none. This is a scenario, not a measurement, and no offset.",
         table(heads, body),
         anchor="avoided",
     )

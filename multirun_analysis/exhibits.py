@@ -204,8 +204,8 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
             "After how many tokens served joules are repaid",
             "The teacher's joules for so many tokens over the student's, building and share of "
             "inherited work included. Above 1 they are repaid; the mark is the break-even with its "
-            "95 % interval. never: the student saves nothing a token. unresolved: the saving is "
-            f"below twice its uncertainty. Accuracy is not in it. {_NOT_MEASURED}",
+            "95 % interval. never: the student saves nothing a token. unresolved: the joules "
+            f"do not tell the saving from none. Accuracy is not in it. {_NOT_MEASURED}",
             break_even_over_tokens(runs),
             break_even_over_tokens_table(runs),
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
-from kdwatts.metrics.quantity import Quantity, interval_95
 from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
 from multirun_analysis.comparison_words import p_words, seeds_words, size_words
@@ -136,7 +135,8 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
         every = len(noise) == len(comparisons)
         count = "all" if every and len(noise) > 1 else str(len(noise))
         widths = [c.effect_half_width_pct for c in noise if c.effect_half_width_pct is not None]
-        told = [f"intervals up to ± {units.significant(max(widths), 2)} %"] if widths else []
+        unit = COLUMNS[noise[0].column].effect_unit
+        told = [f"intervals up to ± {units.significant(max(widths), 2)} {unit}"] if widths else []
         if seeds := seeds_words(c.seeds_needed for c in noise):
             what = "them at the differences" if len(noise) > 1 else "it at the difference"
             told.append(f"{seeds} seeds would settle {what} observed")
@@ -155,8 +155,8 @@ def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
     rows = [
         [
             r.label,
-            quantity_words(r.student),
-            quantity_words(r.teacher),
+            units.quantity_words(r.student),
+            units.quantity_words(r.teacher),
             _break_even_words(r.tokens, "tokens"),
             _break_even_words(r.students, "students"),
             r.energy_class,
@@ -183,7 +183,7 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
         words = (
             f"The {len(rows)} students of {first['model']} on {first['gpu']}{limit} "
             "have one architecture and serve alike: a token takes "
-            f"{quantity_words(served(first, 'student'))} (95 %, "
+            f"{units.quantity_words(served(first, 'student'))} (95 %, "
             f"{energy_class(first['inference_energy_quality'])}, {count} "
             f"measurement{'s' * (count != 1)})"
         )
@@ -196,17 +196,6 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
 
 
 _OF_ONE_RUN = "student_total_j_per_token"
-
-
-def quantity_words(amount: Quantity) -> str:
-    """Joules with half of their 95 % interval, calibration left out: all on one meter share it."""
-    ends = interval_95(amount, calibration=False)
-    unit = amount.unit or "J"
-    if amount.value is None or ends is None:
-        return units.quantity(amount.value, unit)
-    if ends[0] <= 0:  # So few measurements that joules below 0 would be in it.
-        return f"{units.quantity(amount.value, unit)} (up to {units.quantity(ends[1], unit)})"
-    return units.quantity(amount.value, unit, error=ends[1] - amount.value)
 
 
 def _break_even_words(found: BreakEven, what: str) -> str:

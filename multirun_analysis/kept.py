@@ -114,7 +114,7 @@ def eff_overall_bars(runs: pd.DataFrame) -> go.Figure:
     if rows:
         fig.add_bar(**_bars(rows, "eff_overall", "Eff_overall", alpha=1.0, above=""))
     _add_runs(fig, runs, "eff_overall", shown)
-    title = "Eff_overall: OM_perf x teacher / student J/token"
+    title = "OM_perf x teacher / student J/token"
     return _finished(fig, table, shown, len(labels), title, 44)
 
 
@@ -152,6 +152,8 @@ def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str)
         "error_x": {
             "type": "data",
             "symmetric": False,
+            # An unknown interval would be drawn as a stub.
+            "visible": any(row["low"] is not None for row in rows),
             "array": [_arm(row["high"], row["value"]) for row in rows],
             "arrayminus": [_arm(row["low"], row["value"]) for row in rows],
             "color": INK,

@@ -38,6 +38,13 @@ class Column:
     higher_is_better: bool
     quality: str | None = None
     """Column that says how its joules were obtained; None where there are none in it."""
+    is_share: bool = False
+    """Of the teacher's, so that differences are told in points of it: per cent of a baseline that
+    keeps next to nothing would be any number."""
+
+    @property
+    def effect_unit(self) -> str:
+        return "points" if self.is_share else "%"
 
     @property
     def margins_pct(self) -> tuple[int, ...]:
@@ -57,7 +64,7 @@ SERVING = ("student_total_j_per_token", "eff_overall")
 between such students is noise of measuring, or has a column of its own."""
 
 COLUMNS: Mapping[str, Column] = {
-    "accuracy_kept": Column("accuracy kept", "", True),
+    "accuracy_kept": Column("accuracy kept", "", True, is_share=True),
     "om_perf": Column("OM_perf", "", True),
     "student_bits_per_byte": Column("bits per byte", "bits/byte", False),
     "own_energy_j": Column("own energy", "J", False, "own_energy_quality"),
@@ -93,7 +100,7 @@ class Comparison:
     difference_half_width: float | None
     """Half of its 95 % interval, by Student's t; not corrected for many comparisons."""
     effect_pct: float | None
-    """Difference relative to the baseline's mean."""
+    """Difference relative to the baseline's mean; of a share in points, hundredths of a teacher."""
     effect_half_width_pct: float | None
     p: float | None
     """Two-sided, of a paired t-test; None for one pair and for differences that are all alike."""
@@ -213,6 +220,8 @@ def _comparison(
     differences = [one - two for one, two in alike]
     difference = mean_interval(differences)
     scale = 100 / abs(base) if base else None
+    if COLUMNS[column].is_share:
+        scale = 100.0
     half_width = difference.half_width
     comparison = replace(
         comparison,

@@ -25,7 +25,7 @@ from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.said import Said, said_once, texts
 from multirun_analysis.site import boundary_words, common_site, stated_sites
 
-_KEPT_SMALL = "95 % interval; OM_perf ± se"
+_KEPT_SMALL = "95 %; OM_perf ± se"
 _COLUMNS = {
     "Own energy": "± sd",
     "All in": "with inherited share",
@@ -72,7 +72,7 @@ def _run_row(run: Row, hue: str, *, tells_site: bool) -> str:
     cells = [
         (own, run["own_energy_quality"]),
         (units.energy(run["total_amortised_energy_j"]), run["total_energy_quality"]),
-        (kept_words([run]), _plain_and_chance(run)),
+        (kept_words([run]), "\n".join(filter(None, (_plain(run), at_chance_words([run]))))),
         (units.number(run["student_bits_per_byte"]), units.number(run["teacher_bits_per_byte"])),
         (
             units.quantity(run["student_decode_j_per_token"], "J"),
@@ -84,18 +84,20 @@ def _run_row(run: Row, hue: str, *, tells_site: bool) -> str:
         ),
         (units.quantity(co2e_g, "g"), _site_words(run) if tells_site else None),
     ]
-    columns = "".join(
-        f"<td>{escape(text)}<small>{escaped(small)}</small></td>" for text, small in cells
-    )
+    columns = "".join(f"<td>{escape(text)}{_smalls(small)}</td>" for text, small in cells)
     return f"<tr{facet(run['run'])}>{run_head(run, hue)}{columns}</tr>"
 
 
-def _plain_and_chance(run: Row) -> str | None:
-    """What stands below accuracy kept: the plain ratio, and where the student is at chance."""
-    plain = None
-    if run["om_perf"] is not None:
-        plain = f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
-    return "; ".join(filter(None, (plain, at_chance_words([run])))) or None
+def _smalls(text: str | None) -> str:
+    """What stands below a number, a line for each."""
+    return "".join(f"<small>{escape(line)}</small>" for line in (text or "").split("\n"))
+
+
+def _plain(run: Row) -> str:
+    """The plain ratio, which stands below accuracy kept; nothing where there is none."""
+    if run["om_perf"] is None:
+        return ""
+    return f"OM_perf {units.with_error(run['om_perf'], run['om_perf_stderr'])}"
 
 
 def _site_words(run: Row) -> str | None:
@@ -132,11 +134,8 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
             _score_cell(*(found.get((run["run"], task, s)) for s in ("student", "teacher")))
             for task in tasks
         )
-        small = escaped(_plain_and_chance(run))
-        body += (
-            f"<tr{facet(run['run'])}>{run_head(run, hue(run))}"
-            f"<td>{escape(kept_words([run]))}<small>{small}</small></td>{cells}</tr>"
-        )
+        kept = f"<td>{escape(kept_words([run]))}{_smalls(_plain(run))}</td>"
+        body += f"<tr{facet(run['run'])}>{run_head(run, hue(run))}{kept}{cells}</tr>"
     notes = said_once(
         (run_name(run), reason) for reason, same in why_not_told(rows).items() for run in same
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from kdwatts.metrics.footprint import J_PER_KWH
+from kdwatts.metrics.quantity import Quantity, interval_95
 
 MISSING = "-"
 DAYS_A_YEAR = 365
@@ -54,6 +55,17 @@ def quantity(value: float | None, unit: str, *, error: float | None = None) -> s
     # The prefix is that of the rounded value: 999.6 J are 1.00 kJ.
     factor, name = prefix(float(f"{value:.{2 if error is None else 1}e}"), lowest=1e-6)
     return with_error(value / factor, None if error is None else error / factor, f"{name}{unit}")
+
+
+def quantity_words(amount: Quantity) -> str:
+    """Joules with half of their 95 % interval, calibration left out: all on one meter share it."""
+    ends = interval_95(amount, calibration=False)
+    unit = amount.unit or "J"
+    if amount.value is None or ends is None:
+        return quantity(amount.value, unit)
+    if ends[0] <= 0:  # So few measurements that joules below 0 would be in it.
+        return f"{quantity(amount.value, unit)} (up to {quantity(ends[1], unit)})"
+    return quantity(amount.value, unit, error=ends[1] - amount.value)
 
 
 def energy(energy_j: float | None, *, error_j: float | None = None) -> str:

@@ -101,29 +101,27 @@ def add_energies(energies: Iterable[Energy]) -> Energy:
 
 
 def _summed_uncertainty_j(terms: list[Energy]) -> float | None:
-    if any(term.uncertainty_j is None for term in terms):
-        return None
     parts = [as_quantity(term) for term in terms]
-    # Told apart: (random, shared). Not told apart: as if the meter's error were all of it.
-    apart = [
-        (part.random_sd or 0.0, part.shared_sd)
-        if part.shared_sd is not None
-        else (0.0, part.random_sd or 0.0)
-        for part in parts
-    ]
-    return math.hypot(*(random for random, _ in apart), math.fsum(shared for _, shared in apart))
+    if any(part.random_sd is None for part in parts):
+        return None
+    return math.hypot(
+        *(part.random_sd or 0.0 for part in parts),
+        math.fsum(part.shared_sd or 0.0 for part in parts),
+    )
 
 
 def as_quantity(energy: Energy) -> Quantity:
     """The energy with its random and its shared error apart.
 
-    Where a record does not tell them apart all of it counts as random: nothing says that it
-    cancels.
+    Where a record does not tell them apart all of it counts as shared: calibration, 5 % of a
+    sensor's joules and half of a model's, is nearly all that such records hold.
     """
-    random_sd = energy.uncertainty_j
-    if random_sd is not None and energy.shared_sd_j is not None:
-        random_sd = math.sqrt(max(0.0, random_sd**2 - energy.shared_sd_j**2))
-    return Quantity(energy.energy_j, random_sd, energy.shared_sd_j, "J", energy.quality)
+    whole, shared = energy.uncertainty_j, energy.shared_sd_j
+    if whole is None:
+        return Quantity(energy.energy_j, unit="J", quality=energy.quality)
+    shared = whole if shared is None else shared
+    random_sd = math.sqrt(max(0.0, whole**2 - shared**2))
+    return Quantity(energy.energy_j, random_sd, shared, "J", energy.quality)
 
 
 def _root_sum_square(values: Iterable[float | None]) -> float | None:

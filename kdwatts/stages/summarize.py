@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -192,9 +191,9 @@ def _metrics(
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=cards[0].power_limit_w if cards else None,
         own_energy_random_sd_j=as_quantity(own).random_sd,
-        own_energy_shared_sd_j=own.shared_sd_j,
+        own_energy_shared_sd_j=as_quantity(own).shared_sd,
         inherited_energy_random_sd_j=as_quantity(inherited).random_sd,
-        inherited_energy_shared_sd_j=inherited.shared_sd_j,
+        inherited_energy_shared_sd_j=as_quantity(inherited).shared_sd,
         teacher_quantization=teacher.quantization if teacher else None,
         **_told_of_serving(served, pooled, point),
         accuracy_kept=kept.value,
@@ -284,19 +283,17 @@ def _of(serving: dict[str, Any], subject: str, name: str) -> Any:
 
 
 def _per_token(pooled: Mapping[str, Pooled], subject: str) -> Quantity:
-    """Joules per token served, with the error of the mean of its measurements, or its repeats."""
+    """Joules per token served; a single measurement tells nothing of what other runs would find."""
     if subject not in pooled:
         return Quantity(None, unit="J/token", quality="missing")
-    cost = pooled[subject].cost
-    half_width_j = cost["total_interval_95_j"]
-    # The repeats of one measurement are of two phases, each with a number of its own: many.
-    degrees = pooled[subject].measurements - 1 or math.inf
+    cost, degrees = pooled[subject].cost, pooled[subject].measurements - 1
+    half_width_j = cost["total_interval_95_j"] if degrees else None
     return Quantity(
         cost["total_j_per_token"],
         None if half_width_j is None else half_width_j / t_quantile(degrees),
         unit="J/token",
         quality=cost["quality"],
-        degrees=degrees,
+        degrees=max(1, degrees),
     )
 
 

@@ -85,9 +85,9 @@ def test_calibration_adds_over_windows_as_it_is_and_the_rest_in_squares():
     assert total.uncertainty_j == pytest.approx(math.hypot(5, 15))
 
 
-def test_an_error_that_a_record_does_not_tell_apart_cancels_in_nothing():
+def test_an_error_that_a_record_does_not_tell_apart_is_the_meters():
     whole, apart = (as_quantity(Energy(100, 5, "measured", shared)) for shared in (None, 4))
-    assert (whole.random_sd, whole.shared_sd) == (5, None)
+    assert (whole.random_sd, whole.shared_sd) == (0, 5)
     assert (apart.random_sd, apart.shared_sd) == (3, 4)
     assert as_quantity(add_energies([Energy(1, 5, "measured", 4), MISSING])).value is None
 

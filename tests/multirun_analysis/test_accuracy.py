@@ -146,6 +146,16 @@ def test_a_teacher_at_chance_everywhere_means_cannot_be_told_in_the_headline(at_
     assert not re.search(r"accura|OM_perf", " ".join(found.sureness))
 
 
+def test_without_held_out_text_the_headline_goes_on_with_the_least_energy(at_chance_dir):
+    runs = collect([at_chance_dir]).runs.assign(student_bits_per_byte=None)
+    found = answer(runs)
+    assert found.headline == (
+        "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
+        "Sft takes the least energy to build: 226 ± 13 kJ (62.8 Wh)."
+    )
+    assert found.cards[0].detail == "its accuracy is not compared; at chance on mmlu"
+
+
 def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance_dir):
     collected = collect([at_chance_dir])
     shown = exhibits_of(collected)

@@ -275,7 +275,7 @@ def test_an_interval_that_reaches_below_what_is_asked_is_said(runs: Path, capsys
     answer(gathered(runs, **wide), asked())
     text = capsys.readouterr().out
     assert (
-        "0.450 to 0.920 over benchmark samples, from one seed, so that 0.5 is not certain" in text
+        "0.450 to 0.920, 95 % over benchmark samples, one seed, so that 0.5 is not certain" in text
     )
     assert "Not settled: that it keeps 0.5 is not certain." in text
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import kdwatts.metrics
 from kdwatts.records import SCHEMA, TelemetryRow
 from multirun_analysis import incremental
 from multirun_analysis.collect import collect, table_paths, write_tables
@@ -103,6 +104,17 @@ def test_tables_of_other_code_are_not_trusted(runs_dir, tmp_path, read_again, mo
     monkeypatch.setattr(kept, "code_version", lambda: "other")
     collect([runs_dir], tmp_path / "out")
     assert [len(jobs) for jobs in read_again] == [6, 6]
+
+
+def test_every_file_of_the_formulas_is_part_of_the_code_that_tables_are_trusted_by(
+    tmp_path, monkeypatch
+):
+    room = tmp_path / "metrics"
+    shutil.copytree(Path(str(kdwatts.metrics.__file__)).parent, room)
+    monkeypatch.setattr(kdwatts.metrics, "__file__", str(room / "__init__.py"))
+    before = kept.code_version.__wrapped__()
+    (room / "accuracy_kept.py").write_text("# Another formula.")
+    assert kept.code_version.__wrapped__() != before
 
 
 @pytest.mark.parametrize("name", ["stages.parquet", "runs.csv", ".collected.json"])

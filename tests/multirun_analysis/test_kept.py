@@ -128,3 +128,8 @@ def test_runs_without_scores_make_empty_figures(runs_of):
     runs = runs_of({"om_perf": None, "eff_overall": None})
     assert not accuracy_kept_bars(runs).data and accuracy_kept_table(runs).empty
     assert not eff_overall_bars(runs).data and eff_overall_table(runs).empty
+
+
+def test_without_any_interval_no_stub_of_one_is_drawn(runs_of):
+    runs = runs_of({"eff_overall": 4.0})
+    assert trace(eff_overall_bars(runs), "eff_overall").error_x.visible is False
