@@ -7,6 +7,7 @@ from html import escape
 import pandas as pd
 
 from multirun_analysis.accuracy import KEPT, NOT_TOLD, why_not_told
+from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import comparison_words, verdict_note
@@ -18,7 +19,7 @@ from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, section, select, slot, table
 from multirun_analysis.palette import stage_words
-from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, energy_by_stage
+from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.said import texts
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, told_columns
