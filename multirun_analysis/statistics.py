@@ -21,9 +21,10 @@ from kdwatts.metrics.comparing import (
     seeds_needed,
     seeds_needed_for_equivalence,
 )
+from multirun_analysis.marks import settings_of
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.rows import Row, distinct_students, known
 
 ALPHA = 0.05
 """Chance of calling any difference of a family real where there is none."""
@@ -141,19 +142,17 @@ def against_baseline(
     overrides, those of the paradigm itself apart. A setting without one is not in the list.
     Ask for one column at a time to correct within that column only.
     """
-    settings = grouped(distinct_students(runs), "group")
+    settings = settings_of(distinct_students(runs))
     found = []
-    for rows in settings.values():
-        if rows[0]["paradigm"] != baseline and (
-            other := _baseline_of(rows[0], settings.values(), baseline)
-        ):
+    for rows in settings:
+        if rows[0]["paradigm"] != baseline and (other := _baseline_of(rows[0], settings, baseline)):
             found.append((rows, other))
     return _compared(found, columns)
 
 
 def every_pair(runs: pd.DataFrame, columns: Sequence[str] = tuple(COLUMNS)) -> list[Comparison]:
     """Each pair of settings, column by column; p is corrected over the whole list."""
-    settings = list(grouped(distinct_students(runs), "group").values())
+    settings = settings_of(distinct_students(runs))
     return _compared([(b, a) for a, b in combinations(settings, 2)], columns)
 
 
