@@ -193,7 +193,7 @@ def _headline(settings: list[_Setting], quality: Quality, *, note: str) -> str:
     by_accuracy = quality is ACCURACY_KEPT
     words = "predicts held-out text best"
     if by_accuracy:
-        words = f"keeps {share_words(best.value)} of its teacher's accuracy"
+        words = f"keeps {share_words(best.value)} of its teacher's accuracy above chance"
     text = f"{_capital(best.label)} {words}"
     if best.energy is None:
         return f"{text}."

@@ -27,7 +27,9 @@ def comparison_words(comparison: Comparison) -> str:
     pairs = f"{c.num_pairs} pair{'s' * (c.num_pairs != 1)} of one seed"
     apart = f", {c.num_apart} left out where one is estimated" if c.num_apart else ""
     size, percent = size_words(c)
-    if c.effect_pct is not None:
+    if about.is_share:
+        size = percent
+    elif c.effect_pct is not None:
         size += f" ({percent})"
     if c.num_pairs < 2:
         return f"{head}. {size} in {pairs}{apart}: one pair says nothing about chance."

@@ -188,9 +188,8 @@ def _serving(runs: pd.DataFrame, inference: pd.DataFrame) -> dict[str, Exhibit]:
         ),
         "energy_per_token_by_length": _exhibit(
             "Joules per token served, by length and batch",
-            "Filled marks are students, rings their teachers. Students of one architecture are "
-            "averaged, as they serve alike. Bars are 95 % intervals over measurements; a single "
-            f"one has the spread of others on its machine, or none. {_NOT_MEASURED}",
+            "A single measurement has the spread of others on its machine, or none. "
+            f"{_NOT_MEASURED}",
             energy_per_token_by_length(inference, runs),
             serving_points(inference, runs),
         ),
@@ -200,7 +199,7 @@ def _serving(runs: pd.DataFrame, inference: pd.DataFrame) -> dict[str, Exhibit]:
 def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
     return {
         "break_even_over_tokens": _exhibit(
-            "After how many tokens served joules are repaid",
+            "Tokens served until joules are repaid",
             "The teacher's joules for so many tokens over the student's, building and share of "
             "inherited work included. Above 1 they are repaid; the mark is the break-even with its "
             "95 % interval. never: the student saves nothing a token. unresolved: the joules "

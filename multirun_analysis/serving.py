@@ -64,7 +64,8 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
     groups = list(grouped(table, name).items())
     drawn = groups[:MAX_ROWS]
     pairs = list(dict.fromkeys(map(_pair_of, table)))
-    fig = make_subplots(2, 1, vertical_spacing=max(0.05, 0.2 - 0.01 * len(drawn)))
+    # One row leaves the upper axis' words little room.
+    fig = make_subplots(2, 1, vertical_spacing=max(0.05, 0.4 / (1 + len(drawn) / 2)))
     for row, phase in enumerate(PHASES, start=1):
         means = [mean for _, rows in drawn for mean in rows if mean["phase"] == phase]
         most = max((mean["j_per_token"] for mean in means), default=1.0)
@@ -105,7 +106,7 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
         span = [0.0, 1.12 * most / factor]
         fig.update_xaxes(title_text=title, range=span, row=row, col=1)
     say_left_out(fig, len(groups) - len(drawn), "architectures")
-    styled(fig, height=170 + 76 * len(drawn))
+    styled(fig, height=200 + 76 * len(drawn))
     return named_rows(fig, [label for label, _ in reversed(drawn)])
 
 

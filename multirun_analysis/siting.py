@@ -69,7 +69,7 @@ def site_words(runs: list[Row]) -> str:
     site, stated = common_site(students), stated_sites(students)
     if site is None:
         return several_words(students) if stated else ""
-    text = f"CO2e, water and price on this page are at {site.name}"
+    text = f"CO2e, water and price on this page are those at site {site.name}"
     if others := sorted({run[RECORDED] for run in known(runs, RECORDED)}):
         return f"{text}; the runs' own records state {_listed(others)}."
     return f"{text}."

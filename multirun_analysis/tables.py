@@ -33,7 +33,7 @@ _COLUMNS = {
     "Bits per byte": "student, teacher",
     "Decode, J/token": "student, teacher",
     "Training": "time, J/token",
-    "CO2e": "own energy, at ",
+    "CO2e": "at ",
 }
 
 
@@ -57,7 +57,8 @@ def runs_section(runs: list[Row]) -> str:
     return section(
         "Runs",
         "Finished runs, least energy first. A dash is a number that was not measured; sd is one "
-        "standard deviation, se one standard error. All columns are in runs.csv.",
+        "standard deviation, se one standard error. CO2e is of own energy. All columns are in "
+        "runs.csv.",
         table(
             f"<th>Run</th>{heads}",
             "".join(_run_row(run, hue(run["group"]), tells_site=not site) for run in finished),

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,9 @@ def test_what_the_harness_raises_is_told_by_task_and_costs_no_score_before_it(
             into=scores,
         )
     assert [(score.task, score.metric) for score in scores] == [("good", "acc")]
-    _keep(tmp_path, "student", scores)
-    _keep(tmp_path, "teacher", scores)
+    rows = [asdict(score) for score in scores]
+    _keep(tmp_path, "student", rows)
+    _keep(tmp_path, "teacher", rows)
     assert [row["value"] for row in read_json(tmp_path / "eval.json")] == [scores[0].value] * 2
 
 

@@ -87,13 +87,13 @@ def test_a_missing_number_is_a_dash_and_seeds_that_lack_it_are_counted(make, tmp
 def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, text):
     """Differences of 0.1, -0.1 and 0.15 are noise; 101, 100 and 99 J more are not."""
     accuracy, _, energy = noise_words(collected.runs)
-    assert accuracy.startswith("OM_perf, against plain fine-tuning: 1 of 1 within noise")
+    assert accuracy.startswith("Accuracy kept, against plain fine-tuning: 1 of 1 within noise")
     # d = 0.05 / 0.132 = 0.38 takes some 57 seeds.
     assert accuracy.endswith("; more than 50 seeds would settle it at the difference observed).")
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
     sure = "against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
     assert energy == f"Own energy (estimated), {sure}"
-    assert "OM\\_perf, against plain fine-tuning: 1 of 1 within noise" in text
+    assert "Accuracy kept, against plain fine-tuning: 1 of 1 within noise" in text
     assert " | 3 | within noise | more than 50 |" in text
     row = "| response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse | - |"
     assert f"| own energy (estimated) {row}" in text
@@ -124,8 +124,8 @@ def test_noise_and_sameness_are_counted_with_what_would_settle_them(make, tmp_pa
 def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
     marks = {trace.xaxis: trace for trace in differences(collected.runs).data}
     accuracy, bits, energy = (marks[axis] for axis in ("x", "x2", "x3"))
-    # 0.05 of 0.6, nothing of 2.1 bits, and 100 J of 110 J.
-    assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([8.333, 0, 90.91], abs=1e-3)
+    # 0.65 against 0.6, nothing of 2.1 bits, and 100 J of 110 J.
+    assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([5, 0, 90.91], abs=1e-3)
     assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
     assert energy.marker.symbol == "circle"
     assert "More than 50 seeds would settle it" in accuracy.hovertext[0]

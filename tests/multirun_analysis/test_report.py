@@ -45,7 +45,8 @@ def test_the_page_loads_nothing_from_outside_itself(page):
 def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep_dir):
     found = answer(collect([sweep_dir]).runs)
     assert re.match(
-        r"Combined keeps 9\d\.\d % \(9\d\.\d to \d+\.\d %\) of its teacher's accuracy for \d+ kJ",
+        r"Combined keeps 9\d\.\d % \(9\d\.\d to \d+\.\d %\) of its teacher's accuracy above "
+        r"chance for \d+ kJ",
         found.headline,
     )
     assert "%), 95 % over 2 seeds; the runner-up, " in found.sureness[0]

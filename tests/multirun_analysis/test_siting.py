@@ -94,7 +94,7 @@ def test_what_is_not_known_stays_unknown_at_another_site(make, tmp_path):
 def test_a_record_of_the_same_site_is_no_other(make, tmp_path):
     make.run(tmp_path / "0", **record_of(FRANCE))
     text = site_words(to_rows(at_site(collect([tmp_path]), FRANCE).runs))
-    assert text == "CO2e, water and price on this page are at france."
+    assert text == "CO2e, water and price on this page are those at site france."
     make.run(tmp_path / "1", student_key="b", **record_of(FRANCE) | {"pue": 1.0})
     text = site_words(to_rows(at_site(collect([tmp_path]), FRANCE).runs))
     assert text.endswith("; the runs' own records state france with other figures.")
@@ -123,9 +123,10 @@ def foreign_in(text: str) -> list[str]:
 def test_a_page_at_one_site_has_nothing_of_another_s_factor(two_sites, profile):
     collected = collect([two_sites])
     text = words_of(report_html(collected, profile=profile, site=FRANCE))
-    said = "CO2e, water and price on this page are at france; the runs' own records state texas and"
+    said = "CO2e, water and price on this page are those at site france; the runs' own records"
+    said += " state texas and"
     assert f"{said} world." in text
-    assert "own energy, at france" in text and "59.4 g" in text and "119 g" in text
+    assert "CO2e at france" in text and "59.4 g" in text and "119 g" in text
     assert "building one student at france" in text
     assert not foreign_in(text)
     assert "CO2e at the site of each run's record" in text
@@ -135,7 +136,7 @@ def test_a_page_at_one_site_has_nothing_of_another_s_factor(two_sites, profile):
 def test_a_page_of_several_sites_names_each_run_s_and_ranks_none(two_sites):
     text = words_of(report_html(collect([two_sites]), profile="esg"))
     assert "The runs state 2 sites, texas and world, which count unlike things (" in text
-    assert "own energy, at each run's site" in text
+    assert "CO2e at each run's site" in text
     assert "738 g world, life cycle " in text
     assert "735 g texas, combustion alone " in text
     assert "Sum measured 3 0.251 - - -" in text
@@ -146,7 +147,7 @@ def test_the_page_in_markdown_has_the_same_site(two_sites):
     shown = exhibits_of(collected, FRANCE)
     drawn = {name: shown[name] for name in figure_names(collected.runs) if name in shown}
     text = readme_text(collected, drawn, arguments="x --site france")
-    assert "are at france; the runs' own records state texas and world." in text
+    assert "are those at site france; the runs' own records state texas and world." in text
     assert "| Electricity | france: 44 gCO2e/kWh, PUE 1.35, life cycle," in text
     assert "59.4 g" in text and "119 g" in text
     assert not foreign_in(text)
@@ -173,7 +174,7 @@ def test_old_records_have_one_site_that_leaves_unstated_what_it_counts(make, tmp
     assert row[heads.index("CO2e")].startswith("52.8")
     carbon = dict(caveats(collected))["Carbon"]
     assert "what the factor of world counts is unstated, year unstated" in carbon
-    assert carbon.endswith("CO2e, water and price on this page are at world.")
+    assert carbon.endswith("CO2e, water and price on this page are those at site world.")
 
 
 def test_the_command_line_puts_page_and_tables_at_the_site_and_leaves_records_alone(
@@ -181,7 +182,9 @@ def test_the_command_line_puts_page_and_tables_at_the_site_and_leaves_records_al
 ):
     assert main([str(two_sites), "--out", str(tmp_path / "out"), "--site", "france"]) == 0
     capsys.readouterr()
-    assert "at france; the runs' own" in words_of((tmp_path / "out" / "report.html").read_text())
+    assert "at site france; the runs' own" in words_of(
+        (tmp_path / "out" / "report.html").read_text()
+    )
     table = (tmp_path / "out" / "tables" / "co2e_by_site.csv").read_text()
     assert "france" in table and "world" not in table
     assert "texas" in (tmp_path / "out" / "runs.csv").read_text()
