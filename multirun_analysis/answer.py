@@ -46,7 +46,8 @@ class Card:
 
     question: str
     student: str
-    paradigm: str
+    group: str
+    """The setting that it is of."""
     figure: str
     detail: str
 
@@ -273,8 +274,7 @@ def _least_energy(students: list[Row], energy: str) -> Card | None:
 
 
 def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
-    paradigm = str(setting.students[0]["paradigm"] or "unknown")
-    return Card(question, setting.label, paradigm, figure, detail)
+    return Card(question, setting.label, setting.students[0]["group"], figure, detail)
 
 
 def _mean(setting: _Setting, column: str) -> float | None:

@@ -16,7 +16,7 @@ from multirun_analysis import built
 from multirun_analysis.accuracy import names_of, spread_of
 from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, grouped, known
-from multirun_analysis.served import served
+from multirun_analysis.served import by_machine, served
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Candidate:
 
     label: str
     group: str
-    paradigm: str
     runs: tuple[str, ...]
     tokens: float
     energy_quality: str
@@ -75,8 +74,20 @@ class Candidate:
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:
     """One for each setting and class of joules, in the order in which they appear."""
-    kinds = grouped(students, lambda run: (run["group"], _worst_class([run])))
-    return [_candidate(rows, tokens) for rows in kinds.values()]
+    return [_candidate(rows, tokens) for rows in _kinds(students)]
+
+
+def candidates_by_machine(students: Sequence[Row], tokens: float) -> list[Candidate]:
+    """The same, with one for each machine where seeds of a setting were served on several."""
+    return [
+        _candidate(part, tokens, apart)
+        for rows in _kinds(students)
+        for apart, part in by_machine(rows)
+    ]
+
+
+def _kinds(students: Sequence[Row]) -> list[list[Row]]:
+    return list(grouped(students, lambda run: (run["group"], _worst_class([run]))).values())
 
 
 def building_j(candidate: Candidate) -> Quantity:
@@ -99,13 +110,12 @@ def teacher_j(candidate: Candidate) -> Quantity:
     return scaled(candidate.teacher, candidate.tokens, unit="J")
 
 
-def _candidate(rows: list[Row], tokens: float) -> Candidate:
+def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
     kind = _worst_class(rows)
     measurements = _common(rows, "student_served_measurements")
     return Candidate(
-        label=rows[0]["group_label"],
+        label=rows[0]["group_label"] + apart,
         group=rows[0]["group"],
-        paradigm=rows[0]["paradigm"] or "unknown",
         runs=tuple(run["run"] for run in rows),
         tokens=tokens,
         energy_quality=kind,

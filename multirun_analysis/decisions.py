@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from html import escape
 
@@ -14,10 +15,11 @@ from kdwatts.metrics.efficiency import lifetime_efficiency
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import add, interval_95, ratio, scaled
 from multirun_analysis import units
+from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
-from multirun_analysis.palette import MUTED, faded, paradigm_color, styled
+from multirun_analysis.palette import MUTED, faded, styled
 from multirun_analysis.repayment import Repayment, count_words, repayments, verdict_words
-from multirun_analysis.rows import Row
+from multirun_analysis.rows import Row, to_rows
 
 MAX_BANDS = 8
 """Settings up to which each has a band; more would lie over one another."""
@@ -113,7 +115,7 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
     """
     found = _serving(runs)
     ends = _decades_around(found)
-    drawn = found[:MAX_LINES] if ends else []
+    drawn, look_of_setting = found[:MAX_LINES] if ends else [], _looks_of(runs)
     fig = go.Figure()
     lowest, highest = 0.1, 1.0
     for r in drawn:
@@ -122,8 +124,10 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         tokens = [ends[0] * 10 ** (span * i / (_POINTS - 1)) for i in steps]
         curve = [_ratio(r, count) for count in tokens]
         highest = max([highest, *(each.high for each in curve if each.high is not None)])
-        _add_line(fig, r, tokens, curve, words=_words(r.tokens, "tokens"), bands=len(drawn))
-        _add_answer(fig, r, r.tokens, at=1.0, what="tokens served")
+        look = look_of_setting(r)
+        words = _words(r.tokens, "tokens")
+        _add_line(fig, r, look, tokens, curve, words=words, bands=len(drawn))
+        _add_answer(fig, r, look.color, r.tokens, at=1.0, what="tokens served")
     fig.add_hline(1.0, line={"color": MUTED, "width": 1})
     if drawn:
         fig.update_xaxes(**log_axis(ends[0], ends[-1], prefixed=True))
@@ -141,8 +145,20 @@ def _words(answer: BreakEven, what: str) -> str:
     return f"{verdict_words(answer)} {what}"
 
 
-def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
-    color, name = paradigm_color(r.paradigm), f"{escape(r.label)}: {words}"
+def _looks_of(runs: pd.DataFrame) -> Callable[[Repayment], Look]:
+    """A function that tells how a setting looks; its name holds what tells its seeds apart."""
+    rows = to_rows(runs)
+    known_looks, first_of = looks(rows), {run["group"]: run for run in reversed(rows)}
+
+    def look(r: Repayment) -> Look:
+        own = look_of(first_of[r.group], known_looks)
+        return Look(own.name + r.apart, own.color)
+
+    return look
+
+
+def _add_line(fig, r: Repayment, look: Look, x, curve, *, words: str, bands: int) -> None:
+    color, name = look.color, f"{escape(look.name)}: {words}"
     # Where an end is missing, or has no place on a logarithmic axis, there is no band.
     band = [
         (at, each.low, each.high)
@@ -176,11 +192,12 @@ def _add_line(fig, r: Repayment, x, curve, *, words: str, bands: int) -> None:
     )
 
 
-def _add_answer(fig, r: Repayment, answer: BreakEven, *, at: float | None, what: str) -> None:
+def _add_answer(
+    fig, r: Repayment, color: str, answer: BreakEven, *, at: float | None, what: str
+) -> None:
     """Adds the mark of a break-even that is reached, with its interval along the axis."""
     if not answer.value or at is None:
         return
-    color = paradigm_color(r.paradigm)
     # Only what costs less than its own error may be repaid at once; 0 has no place on the axis.
     low = answer.low or answer.value
     fig.add_scatter(
@@ -257,7 +274,7 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
     they cross is N*, with its interval. Where there is none the legend says why.
     """
     found = _sharing(runs, train)
-    drawn = found[:MAX_LINES]
+    drawn, look_of_setting = found[:MAX_LINES], _looks_of(runs)
     furthest = max([100.0, *(4 * (r.students.value or 0.0) for r in drawn)])
     counts = [furthest ** (i / (_POINTS - 1)) for i in range(_POINTS)]
     most = max((_j_per_student(r, 1).value or 0.0 for r in drawn), default=1.0)
@@ -265,10 +282,13 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
     fig = go.Figure()
     for r in drawn:
         curve = [_scaled(_j_per_student(r, count), 1 / factor) for count in counts]
-        _add_line(fig, r, counts, curve, words=_words(r.students, "students"), bands=len(drawn))
+        look = look_of_setting(r)
+        words = _words(r.students, "students")
+        _add_line(fig, r, look, counts, curve, words=words, bands=len(drawn))
         if r.baseline.value is not None:
-            _add_baseline(fig, r, counts, r.baseline.value / factor, prefix)
-            _add_answer(fig, r, r.students, at=r.baseline.value / factor, what="students")
+            _add_baseline(fig, r, look.color, counts, r.baseline.value / factor, prefix)
+            level = r.baseline.value / factor
+            _add_answer(fig, r, look.color, r.students, at=level, what="students")
     say_left_out(fig, len(found) - len(drawn), "settings")
     if drawn:
         levels = [_j_per_student(r, n).value or 0.0 for r in drawn for n in (1, furthest)]
@@ -279,7 +299,7 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> go.Figu
     return styled(fig, height=430, x="Students that share one teacher's work", y=y)
 
 
-def _add_baseline(fig, r: Repayment, counts, level: float, prefix: str) -> None:
+def _add_baseline(fig, r: Repayment, color: str, counts, level: float, prefix: str) -> None:
     name = _braceless(f"fine-tuning as good as {escape(r.label)}")
     fig.add_scatter(
         x=coordinates([counts[0], counts[-1]]),
@@ -287,7 +307,7 @@ def _add_baseline(fig, r: Repayment, counts, level: float, prefix: str) -> None:
         mode="lines",
         showlegend=False,
         legendgroup=r.group,
-        line={"color": paradigm_color(r.paradigm), "width": 1.5, "dash": "dash"},
+        line={"color": color, "width": 1.5, "dash": "dash"},
         hovertemplate=f"{name}: %{{y:.3g}} {prefix}J<extra></extra>",
         meta={"group": r.group},
     )

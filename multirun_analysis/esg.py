@@ -13,8 +13,9 @@ from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from multirun_analysis import units
 from multirun_analysis.accuracy import at_chance_words, kept_words
+from multirun_analysis.looks import hue_of
 from multirun_analysis.metrics import top_windows
-from multirun_analysis.page import facet, section, table
+from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import repayments
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
@@ -185,7 +186,7 @@ def _avoided(
 ) -> str:
     tokens = units.DAYS_A_YEAR * tokens_per_day
     groups = grouped(distinct_students(runs), "group")
-    body = ""
+    body, hue = "", hue_of(to_rows(runs))
     for r in repayments(runs, train):
         if r.teacher.value is None or r.student.value is None or r.built.value is None:
             continue
@@ -194,7 +195,7 @@ def _avoided(
         kg = site and co2e_kg(saved_j, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh)
         told = verdict == "reached"
         body += (
-            f'<tr{facet(r.group)}><th scope="row">{escape(r.label)}</th>'
+            f"<tr{facet(r.group)}>{row_head(r.label, hue(r.group))}"
             f"<td>{escape(_kept(groups[r.group]))}</td>"
             f"<td>{_small(saved_j / J_PER_KWH) if told else escape(verdict)}</td>"
             f"<td>{_small(kg) if told else units.MISSING}</td>"

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis.accuracy import KEPT
+from multirun_analysis.by_stage import energy_by_stage, energy_by_stage_table
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.curves import (
     loss_curves,
@@ -39,8 +40,6 @@ from multirun_analysis.plots import (
     BITS_PER_BYTE,
     ENERGY_TITLES,
     Quality,
-    energy_by_stage,
-    energy_by_stage_table,
     quality_against_energy,
     quality_against_energy_table,
 )

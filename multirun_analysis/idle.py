@@ -12,6 +12,7 @@ from multirun_analysis.marks import (
     MAX_ROWS,
     draws_words,
     facets,
+    in_order,
     named_rows,
     say_left_out,
     settings_of,
@@ -42,11 +43,12 @@ def idle_and_wait_table(
     nothing is known is missing.
     """
     by_stage = {(row["run"], row["stage"]): row for row in to_rows(summaries)}
-    by_run = {run["run"]: run for run in distinct_students(runs)}
     built = [w for w in top_windows(to_rows(stages)) if w["outcome"] != "reused"]
+    windows_of = grouped(built, "run")
     found = []
-    for (name, stage), windows in grouped(built, lambda w: (w["run"], w["stage"])).items():
-        if run := by_run.get(name):
+    for run in in_order(distinct_students(runs)):
+        name = run["run"]
+        for stage, windows in grouped(windows_of.get(name, []), "stage").items():
             summary = by_stage.get((name, stage), {})
             found.append(
                 {key: run[key] for key in ("run", "group", "label", "paradigm", "model", "gpu")}

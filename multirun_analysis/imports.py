@@ -91,7 +91,7 @@ def imported_section(runs: list[Row]) -> str:
     """Where imported runs come from, and what their records say about serving."""
     imported = known(runs, "origin")
     hue = hue_of(runs)
-    body = "".join(_imported_row(run, hue(run)) for run in imported)
+    body = "".join(_imported_row(run, hue(run["group"])) for run in imported)
     heads = (
         '<th>Run</th><th class="left">From</th><th>Energy counter<small>rescaled by</small></th>'
         "<th>Sampled every<small>mean, at most</small></th>"

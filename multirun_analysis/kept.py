@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import pandas as pd
@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, Spread, at_chance_words, spread_of
+from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import (
     HATCH,
     MAX_ROWS,
@@ -19,7 +20,7 @@ from multirun_analysis.marks import (
     say_left_out,
     settings_by_kind,
 )
-from multirun_analysis.palette import INK, MUTED, faded, paradigm_color, styled
+from multirun_analysis.palette import INK, MUTED, faded, styled
 from multirun_analysis.rows import Row, distinct_students, known, to_rows
 
 ABOVE_TEACHER = (
@@ -86,6 +87,7 @@ def accuracy_kept_bars(runs: pd.DataFrame) -> go.Figure:
     The line at 1 is the teacher; a hatched bar passes it. Dots are single runs.
     """
     table = to_rows(accuracy_kept_table(runs))
+    hue = hue_of(to_rows(runs))
     labels = list(dict.fromkeys(row["setting"] for row in table))
     shown = labels[:MAX_ROWS]
     fig = go.Figure()
@@ -93,7 +95,7 @@ def accuracy_kept_bars(runs: pd.DataFrame) -> go.Figure:
         rows = [row for row in table if row["form"] == form and row["setting"] in shown]
         if rows:
             alpha = 1.0 if form == KEPT else 0.35
-            fig.add_bar(**_bars(rows, form, words, alpha=alpha, above=ABOVE_TEACHER))
+            fig.add_bar(**_bars(rows, form, words, hue, alpha=alpha, above=ABOVE_TEACHER))
     _add_runs(fig, runs, KEPT, shown)
     if table:
         _add_legend(fig, [words for form, words in _FORMS.items() if _has(table, form)])
@@ -107,12 +109,13 @@ def eff_overall_bars(runs: pd.DataFrame) -> go.Figure:
     The line at 1 is the teacher. A bar that is only an outline is not measured; dots are runs.
     """
     table = to_rows(eff_overall_table(runs))
+    hue = hue_of(to_rows(runs))
     labels = [row["setting"] for row in table]
     shown = labels[:MAX_ROWS]
     rows = table[: len(shown)]
     fig = go.Figure()
     if rows:
-        fig.add_bar(**_bars(rows, "eff_overall", "Eff_overall", alpha=1.0, above=""))
+        fig.add_bar(**_bars(rows, "eff_overall", "Eff_overall", hue, alpha=1.0, above=""))
     _add_runs(fig, runs, "eff_overall", shown)
     title = "OM_perf x teacher / student J/token"
     return _finished(fig, table, shown, len(labels), title, 44)
@@ -122,9 +125,17 @@ def _has(table: list[Row], form: str) -> bool:
     return any(row["form"] == form for row in table)
 
 
-def _bars(rows: list[Row], column: str, words: str, *, alpha: float, above: str) -> dict:
+def _bars(
+    rows: list[Row],
+    column: str,
+    words: str,
+    hue: Callable[[str], str],
+    *,
+    alpha: float,
+    above: str,
+) -> dict:
     """Arguments of a trace of bars; outlines alone where joules in it are not measured."""
-    colors = [paradigm_color(row["paradigm"]) for row in rows]
+    colors = [hue(row["group"]) for row in rows]
     opened = [row["energy_class"] not in (None, "measured") for row in rows]
     hatched = [bool(above) and row["value"] > 1 for row in rows]
     fills = [
@@ -213,7 +224,7 @@ def _add_runs(fig: go.Figure, runs: pd.DataFrame, column: str, shown: Sequence[s
 
 
 def _add_legend(fig: go.Figure, names: list[str]) -> None:
-    """Two greys: the bars themselves have the colours of their paradigms."""
+    """Two greys: the bars themselves have the colours of their settings."""
     for index, name in enumerate(names):
         grey = faded(INK, 1.0 if index == 0 else 0.35)
         group = list(_FORMS)[index]

@@ -58,10 +58,11 @@ def look_of(run: Row, known_looks: dict[str, Look]) -> Look:
     return known_looks.get(run.get("group") or "") or Look(paradigm, paradigm_color(paradigm))
 
 
-def hue_of(runs: list[Row]) -> Callable[[Row], str]:
-    """A run's colour among these runs."""
+def hue_of(runs: list[Row]) -> Callable[[str], str]:
+    """The colour of a setting, by its group, among these runs."""
     known_looks = looks(runs)
-    return lambda run: look_of(run, known_looks).color
+    colors = {run["group"]: look_of(run, known_looks).color for run in runs}
+    return lambda group: colors[group]
 
 
 def _paradigm(run: Row) -> str:

@@ -50,6 +50,11 @@ def settings_of(runs: list[Row]) -> list[list[Row]]:
     return [rows for _, part in by_paradigm(runs) for rows in grouped(part, "group").values()]
 
 
+def in_order(runs: list[Row]) -> list[Row]:
+    """Runs in the order of their settings, seeds of one setting together."""
+    return [run for rows in settings_of(runs) for run in rows]
+
+
 def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
     """At most so many runs: one of each setting before further seeds, in the order given."""
     turns = [(i, run) for rows in grouped(runs, "group").values() for i, run in enumerate(rows)]

@@ -61,14 +61,18 @@ def facet(*names: str) -> str:
     return f' data-facet="{escape(chr(10).join(names))}"'
 
 
-def run_head(run: Row, hue: str) -> str:
-    """The first cell of a run's row: its colour, its label, and its folder if that is another."""
-    name = run_name(run)
-    folder = "" if run["label"].startswith(name) else f"<small>{escape(name)}</small>"
+def row_head(label: str, hue: str, small: str = "") -> str:
+    """The first cell of a row: the colour of its setting, its label, and what stands below it."""
+    below = f"<small>{escape(small)}</small>" if small else ""
     return (
-        f'<th scope="row"><span class="dot" style="--hue:{hue}"></span>'
-        f"{escape(run['label'])}{folder}</th>"
+        f'<th scope="row"><span class="dot" style="--hue:{hue}"></span>{escape(label)}{below}</th>'
     )
+
+
+def run_head(run: Row, hue: str) -> str:
+    """The first cell of a run's row, with its folder if that is another than its label."""
+    name = run_name(run)
+    return row_head(run["label"], hue, "" if run["label"].startswith(name) else name)
 
 
 def escaped(value: object) -> str:

@@ -17,27 +17,18 @@ from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
-    HATCH,
-    MAX_ROWS,
     by_paradigm,
     draws_words,
     error_bars,
     facets,
-    first_of_each,
     legend_px,
-    named_rows,
     padded,
-    position,
-    say_left_out,
 )
-from multirun_analysis.metrics import mean_interval, stage_energies
+from multirun_analysis.metrics import mean_interval
 from multirun_analysis.palette import (
     INK,
     MUTED,
-    STAGE_COLORS,
     faded,
-    stage_color,
-    stage_words,
     styled,
 )
 from multirun_analysis.pareto import energy_class, front_by_class, quality_of
@@ -293,56 +284,6 @@ def _add_teachers(fig: go.Figure, students: list[Row], quality: Quality) -> list
             showarrow=False,
         )  # fmt: skip
     return list(lines.values()) if students else []
-
-
-def energy_by_stage_table(runs: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
-    """Joules of each run's stages over all attempts, how they were obtained, and by whom."""
-    columns = ["run", "label", "stage", "energy_j", "quality", "inherited", "how"]
-    return pd.DataFrame(stage_energies(to_rows(runs), to_rows(stages)), columns=columns)
-
-
-def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> go.Figure:
-    """Stacked energy of each run's stages, all attempts; hatched where the work was reused.
-
-    A reused stage shows what building its artifact once cost, undivided. Of more than MAX_ROWS runs
-    one of each setting is drawn before further seeds.
-    """
-    parts = stage_energies(to_rows(runs), to_rows(stages))
-    named = {part["run"] for part in parts}
-    every = [run for _, rows in by_paradigm(to_rows(runs)) for run in rows if run["run"] in named]
-    drawn = first_of_each(every, MAX_ROWS)
-    names = {run["run"] for run in drawn}
-    parts = [part for part in parts if part["run"] in names]
-    totals = [sum(p["energy_j"] for p in rows) for rows in grouped(parts, "label").values()]
-    factor, prefix = units.prefix(max(totals, default=1.0))
-    order = list(STAGE_COLORS)
-    bars = grouped(parts, lambda part: (part["stage"], part["inherited"]))
-    fig = go.Figure()
-    for stage, inherited in sorted(bars, key=lambda bar: (position(order, bar[0]), bar)):
-        rows = bars[stage, inherited]
-        fig.add_bar(
-            x=[part["energy_j"] / factor for part in rows],
-            y=[part["label"] for part in rows],
-            orientation="h",
-            name=escape(stage_words(stage)) + (", reused" if inherited else ""),
-            marker={
-                "color": stage_color(stage),
-                "line": {"color": "#fff", "width": 0.5},
-                "pattern": HATCH | {"shape": "/" if inherited else ""},
-            },
-            hovertext=[
-                f"<b>{escape(part['label'])}</b><br>{escape(stage_words(stage))}: "
-                f"{units.energy(part['energy_j'])} ({escape(part['quality'])})<br>{part['how']}"
-                for part in rows
-            ],
-            hoverinfo="text",
-            customdata=[part["run"] for part in rows],
-        )
-    labels = [run["label"] for run in drawn]
-    fig.update_layout(barmode="stack", legend_traceorder="normal")
-    say_left_out(fig, len(every) - len(drawn), "runs")
-    styled(fig, height=150 + 38 * len(labels), x=f"Energy, {prefix}J")
-    return named_rows(fig, labels[::-1])
 
 
 def _run_text(run: Row, is_on_front: bool) -> str:

@@ -18,17 +18,18 @@ from multirun_analysis import units
 from multirun_analysis.candidates import (
     Candidate,
     building_j,
-    candidates,
+    candidates_by_machine,
     serving_j,
     teacher_j,
     whole_j,
 )
 from multirun_analysis.choice_words import UNRESOLVED, point_words
-from multirun_analysis.page import facet, section, table
-from multirun_analysis.palette import paradigm_color
+from multirun_analysis.looks import hue_of
+from multirun_analysis.marks import in_order
+from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import CLASSES
 from multirun_analysis.repayment import repayments
-from multirun_analysis.rows import Row, distinct_students
+from multirun_analysis.rows import Row, distinct_students, to_rows
 from multirun_analysis.savings import absolute_interval, saving
 from multirun_analysis.served import served
 from multirun_analysis.site import Site
@@ -49,26 +50,28 @@ def provider_section(
 ) -> str:
     """A table of a year's service by each setting; nothing where no student was served."""
     students = [run for run in distinct_students(runs) if _is_served(run)]
-    found = candidates(students, units.DAYS_A_YEAR * tokens_per_day)
+    found = candidates_by_machine(in_order(students), units.DAYS_A_YEAR * tokens_per_day)
     if not found:
         return ""
     found.sort(key=_place)
-    days = _repaid_after(runs, train)
+    days, hue = _repaid_after(runs, train), hue_of(to_rows(runs))
     points = {candidate.point for candidate in found}
     heads = "".join(f"<th>{title}<small>{small}</small></th>" for title, small in _COLUMNS.items())
     body = "".join(
-        _row(c, site, days.get((c.group, c.energy_quality)), tokens_per_day, len(points) > 1)
+        _row(c, hue(c.group), site, days.get(c.runs[0]), tokens_per_day, len(points) > 1)
         for c in found
     )
+    several = len({(c.group, c.energy_quality) for c in found}) < len(found)
+    machines = ", so seeds served on several machines have a row for each" if several else ""
     kinds = sorted({c.energy_quality for c in found}, key=CLASSES.index)
     return section(
         f"A year of {units.quantity(tokens_per_day, 'tokens')} a day{_at(points)}",
         f"Prompt and generated tokens together. "
         f"{_price_words(site)} Joules are of the computers, {' and '.join(kinds)}; electricity "
         "includes the site's overhead (PUE), and neither hardware nor staff. Joules per token are "
-        "those of all measurements of what serves alike. Below a number is its 95 % interval; "
-        f"{UNRESOLVED} is what the joules do not tell from nothing, or one measurement alone. The "
-        "order is that of accuracy kept, then of joules. Ask for other numbers with "
+        f"those of all measurements of what serves alike{machines}. Below a number is its 95 % "
+        f"interval; {UNRESOLVED} is what the joules do not tell from nothing, or one measurement "
+        "alone. The order is that of accuracy kept, then of joules. Ask for other numbers with "
         "--tokens-per-day and --site.",
         table(f"<th>Setting</th>{heads}", body),
         anchor="provider",
@@ -85,13 +88,9 @@ def _place(candidate: Candidate) -> tuple[int, bool, float, float]:
     return kind, kept is None, -(kept or 0.0), whole_j(candidate).value or 0.0
 
 
-def _repaid_after(runs: pd.DataFrame, train: pd.DataFrame) -> dict[tuple[str, str], BreakEven]:
-    """Tokens that repay each setting; a setting that was served on several machines has several,
-    and none here."""
-    found: dict[tuple[str, str], list[BreakEven]] = {}
-    for repayment in repayments(runs, train):
-        found.setdefault((repayment.group, repayment.energy_class), []).append(repayment.tokens)
-    return {setting: answers[0] for setting, answers in found.items() if len(answers) == 1}
+def _repaid_after(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, BreakEven]:
+    """Run to the tokens that repay its setting, with the machine that it was served on."""
+    return {run: r.tokens for r in repayments(runs, train) for run in r.runs}
 
 
 def _at(points: set) -> str:
@@ -114,6 +113,7 @@ def _price_words(site: Site | None) -> str:
 
 def _row(
     c: Candidate,
+    hue: str,
     site: Site | None,
     repaid: BreakEven | None,
     tokens_per_day: float,
@@ -129,13 +129,9 @@ def _row(
         _money(absolute_interval(serving_j(c)), site),
         _money(saved, site),
     ]
-    at = f"<small>at {point_words(c.point)}</small>" if shows_point and c.point else ""
-    return (
-        f'<tr{facet(c.group)}><th scope="row"><span class="dot" '
-        f'style="--hue:{paradigm_color(c.paradigm)}"></span>{escape(c.label)}{at}</th>'
-        + "".join(f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
-    )
+    at = f"at {point_words(c.point)}" if shows_point and c.point else ""
+    columns = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr{facet(c.group)}>{row_head(c.label, hue, at)}{columns}</tr>"
 
 
 def _kept(c: Candidate) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,12 +16,13 @@ from kdwatts.metrics.break_even import (
 from kdwatts.metrics.efficiency import lifetime_efficiency
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import built, units
+from multirun_analysis.looks import hue_of
+from multirun_analysis.marks import in_order
 from multirun_analysis.metrics import mean_interval
-from multirun_analysis.page import facet, section, table
-from multirun_analysis.palette import paradigm_color
+from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import CLASSES, energy_class
-from multirun_analysis.rows import Row, distinct_students, grouped, known
-from multirun_analysis.served import served
+from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.served import KEYS, by_machine, served
 
 BASELINE = "sft"
 """The paradigm that distillation is held against: the same text, no teacher."""
@@ -36,6 +36,9 @@ class Repayment:
 
     group: str
     label: str
+    apart: str
+    """The end of the label, where the seeds of its setting have no figure in common."""
+    runs: tuple[str, ...]
     paradigm: str
     energy_class: str
     """How its joules were obtained, the worst of its seeds: measured, mixed, estimated, missing."""
@@ -62,13 +65,13 @@ class Repayment:
 
 
 def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
-    """One for each setting of distilled students that has any answer to give."""
-    students = distinct_students(runs)
+    """One for each setting of distilled students that has any answer to give, in their order."""
+    students = in_order(distinct_students(runs))
     curves = held_out_curves(train)
     found = []
     # Seeds measured and seeds estimated have no mean in common.
     for alike in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
-        for apart, rows in _by_machine(alike):
+        for apart, rows in by_machine(alike):
             repayment = _repayment(rows, students, curves, apart)
             # Nothing served and nothing inherited: there is no question.
             if {repayment.tokens.verdict, repayment.students.verdict} != {"unknown"}:
@@ -105,6 +108,8 @@ def _repayment(
     return Repayment(
         group=rows[0]["group"],
         label=rows[0]["group_label"] + apart,
+        apart=apart,
+        runs=tuple(run["run"] for run in rows),
         paradigm=rows[0]["paradigm"],
         energy_class=_energy_class(rows),
         built=built_j,
@@ -128,21 +133,6 @@ def _all(rows: list[Row], column: str) -> bool:
     return len(known(rows, column)) == len(rows)
 
 
-_KEYS = ("student_served_key", "teacher_served_key")
-
-
-def _by_machine(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """The seeds of a setting by what they were served as, with words for the label.
-
-    Seeds served on two machines have two figures, and no mean in common. A seed that was never
-    served has the figure of the others, where there is one alone.
-    """
-    if all(len({run.get(key) for run in rows} - {None}) < 2 for key in _KEYS):
-        return [("", rows)]
-    parts = grouped(rows, lambda run: tuple(run.get(key) for key in _KEYS))
-    return [(f" · machine {i}", part) for i, part in enumerate(parts.values(), start=1)]
-
-
 def _served(rows: list[Row], subject: str) -> Quantity:
     """Joules per token of the architecture: one figure for all seeds."""
     found = known(rows, f"{subject}_served_j_per_token")
@@ -156,7 +146,7 @@ def _served_where_built(rows: list[Row], students: list[Row]) -> bool:
     """
     measured = [
         run
-        for subject, key in zip(("student", "teacher"), _KEYS, strict=True)
+        for subject, key in zip(("student", "teacher"), KEYS, strict=True)
         for run in known(students, f"{subject}_total_j_per_token", key)
         if run[key] in {mine.get(key) for mine in rows}
     ]
@@ -218,14 +208,14 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
     found = repayments(runs, train)
     if not found:
         return ""
+    hue = hue_of(to_rows(runs))
     heads = (
         "<th>Setting</th><th>Tokens served<small>until its joules are repaid</small></th>"
         "<th>Students of one teacher<small>until it is repaid</small></th>"
     ) + "".join(f"<th>Efficiency<small>after {words} tokens</small></th>" for words in LIFETIMES)
     body = "".join(
-        f'<tr{facet(r.group)}><th scope="row"><span class="dot" '
-        f'style="--hue:{paradigm_color(r.paradigm)}"></span>'
-        f"{escape(r.label)}</th><td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
+        f"<tr{facet(r.group)}>{row_head(r.label, hue(r.group))}"
+        f"<td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
         + "".join(f"<td>{units.number(value)}</td>" for value in r.lifetime)
         + "</tr>"
         for r in found

@@ -21,8 +21,8 @@ from multirun_analysis.collect import Collected
 from multirun_analysis.esg import esg_sections
 from multirun_analysis.exhibits import exhibits
 from multirun_analysis.imports import imported_section
+from multirun_analysis.looks import hue_of
 from multirun_analysis.page import filters
-from multirun_analysis.palette import paradigm_color
 from multirun_analysis.provider import provider_section
 from multirun_analysis.repayment import repayment_section
 from multirun_analysis.rows import Row, distinct_students, known, to_rows
@@ -215,8 +215,9 @@ def _header(runs: pd.DataFrame) -> str:
     if num_imported := len(known(to_rows(runs), "origin")):
         listed += f' · <a href="#imported">{num_imported} imported</a>'
     leads = [text for text in (*found.sureness, site_words(to_rows(runs))) if text]
+    hue = hue_of(to_rows(runs))
     cards = "".join(
-        f'<div class="card" style="--hue:{paradigm_color(card.paradigm)}">'
+        f'<div class="card" style="--hue:{hue(card.group)}">'
         f'<div class="question">{escape(card.question)}</div>'
         f'<div class="student">{escape(card.student)}</div>'
         f'<div class="figure">{escape(card.figure)}</div>'

@@ -7,6 +7,7 @@ from html import escape
 import pandas as pd
 
 from multirun_analysis.accuracy import KEPT, NOT_TOLD, why_not_told
+from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import comparison_words, verdict_note
@@ -14,11 +15,13 @@ from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import devices_exhibit
 from multirun_analysis.idle import idle_words
+from multirun_analysis.looks import hue_of
+from multirun_analysis.marks import in_order
 from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.numbers import numbers
-from multirun_analysis.page import facet, radio, section, select, slot, table
+from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
 from multirun_analysis.palette import stage_words
-from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, energy_by_stage
+from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.said import texts
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, told_columns
@@ -103,12 +106,12 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
 
 def comparison_section(runs: pd.DataFrame) -> str:
     """Each setting against fine-tuning, seed by seed, in words: also what is within noise."""
-    body, left_out = "", 0
+    body, left_out, hue = "", 0, hue_of(to_rows(runs))
     for column in told_columns(runs):
         about, found = COLUMNS[column], against_baseline(runs, [column])
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(
-            f'<tr{facet(c.group)}><th scope="row">{escape(c.label)}</th>'
+            f"<tr{facet(c.group)}>{row_head(c.label, hue(c.group))}"
             f'<td class="words"><span class="verdict {_verdict_class(c)}">{c.verdict}</span> '
             f"{escape(_after_head(comparison_words(c)))}</td></tr>"
             for c in found[:MAX_COMPARISONS]
@@ -176,7 +179,8 @@ def expense_section(shown: Exhibits) -> str:
 
 def devices_section(runs: list[Row], collected: Collected) -> str:
     """Power, utilisation, temperature and joules of each device over the stages of one run."""
-    shown = [run for run in runs if run["run"] in set(collected.telemetry.runs)]
+    traced = set(collected.telemetry.runs)
+    shown = in_order([run for run in runs if run["run"] in traced])
     if not shown:
         return ""
     note = ""

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.rows import Row
+from multirun_analysis.rows import Row, grouped
 
 UNIT = "J/token"
+
+KEYS = ("student_served_key", "teacher_served_key")
+"""Columns of what serves alike."""
+
+
+def by_machine(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The seeds of a setting by what they were served as, with words for the label.
+
+    Seeds served on two machines have two figures, and no mean in common. A seed that was never
+    served has the figure of the others, where there is one alone.
+    """
+    if all(len({run.get(key) for run in rows} - {None}) < 2 for key in KEYS):
+        return [("", rows)]
+    parts = grouped(rows, lambda run: tuple(run.get(key) for key in KEYS))
+    never = parts.pop((None,) * len(KEYS), [])
+    found = [(f" · machine {i}", part) for i, part in enumerate(parts.values(), start=1)]
+    return [*found, *([(" · not served", never)] if never else [])]
 
 
 def served(run: Row, subject: str) -> Quantity:

@@ -7,7 +7,8 @@ seeds cancels in their difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import combinations
 
 import pandas as pd
@@ -21,9 +22,10 @@ from kdwatts.metrics.comparing import (
     seeds_needed,
     seeds_needed_for_equivalence,
 )
+from multirun_analysis.marks import settings_of
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.rows import Row, distinct_students, grouped, known
+from multirun_analysis.rows import Row, distinct_students, known
 
 ALPHA = 0.05
 """Chance of calling any difference of a family real where there is none."""
@@ -113,16 +115,40 @@ class Comparison:
     two one-sided tests, corrected for all comparisons and margins together."""
     same_within_pct: int | None = None
     """The smallest margin, in % of the baseline, within which they are shown to be the same."""
-    seeds_needed: int | None = None
-    """Seeds in all that would tell a difference like the observed one, where it is within noise;
-    51, one more than `MOST_SEEDS`, stands for all above."""
-    seeds_for_same: int | None = None
-    """Seeds in all that would show equal settings to be the same within the widest margin, where
-    `seeds_needed` is 51; 51 likewise."""
+    pairs: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """Values of setting and baseline."""
+    num_tests: int = 1
+    """How many comparisons p is corrected for."""
 
     @property
     def is_same(self) -> bool:
         return self.verdict.startswith("the same")
+
+    # The two below take a search: of very many comparisons only those that are shown are asked.
+
+    @cached_property
+    def seeds_needed(self) -> int | None:
+        """Seeds in all that would tell a difference like the observed one, where it is within
+        noise; 51, one more than `MOST_SEEDS`, stands for all above."""
+        if self.verdict != "within noise":
+            return None
+        scale = abs(self.baseline_mean or 0.0)
+        return seeds_needed([a - b for a, b in self.pairs], alpha=self._alpha, scale=scale)
+
+    @cached_property
+    def seeds_for_same(self) -> int | None:
+        """Seeds in all that would show equal settings to be the same within the widest margin,
+        where `seeds_needed` is 51; 51 likewise."""
+        if self.seeds_needed is None or self.seeds_needed <= MOST_SEEDS:
+            return None
+        mine, other = zip(*self.pairs, strict=True)
+        margin = COLUMNS[self.column].margins_pct[0] / 100
+        return seeds_needed_for_equivalence(mine, other, margin, alpha=self._alpha)
+
+    @property
+    def _alpha(self) -> float:
+        """The worst level that Holm's correction may ask for."""
+        return ALPHA / self.num_tests
 
 
 def told_columns(runs: pd.DataFrame) -> list[str]:
@@ -141,19 +167,17 @@ def against_baseline(
     overrides, those of the paradigm itself apart. A setting without one is not in the list.
     Ask for one column at a time to correct within that column only.
     """
-    settings = grouped(distinct_students(runs), "group")
+    settings = settings_of(distinct_students(runs))
     found = []
-    for rows in settings.values():
-        if rows[0]["paradigm"] != baseline and (
-            other := _baseline_of(rows[0], settings.values(), baseline)
-        ):
+    for rows in settings:
+        if rows[0]["paradigm"] != baseline and (other := _baseline_of(rows[0], settings, baseline)):
             found.append((rows, other))
     return _compared(found, columns)
 
 
 def every_pair(runs: pd.DataFrame, columns: Sequence[str] = tuple(COLUMNS)) -> list[Comparison]:
     """Each pair of settings, column by column; p is corrected over the whole list."""
-    settings = list(grouped(distinct_students(runs), "group").values())
+    settings = settings_of(distinct_students(runs))
     return _compared([(b, a) for a, b in combinations(settings, 2)], columns)
 
 
@@ -190,7 +214,7 @@ def _compared(
         for mine, other in pairs
         if column not in SERVING or not _served_alike(mine, other)
     ]
-    return _judged([(c, both) for c, both in made if c.num_pairs or c.num_apart])
+    return _judged([c for c in made if c.num_pairs or c.num_apart])
 
 
 def _served_alike(mine: list[Row], other: list[Row]) -> bool:
@@ -201,10 +225,8 @@ def _served_alike(mine: list[Row], other: list[Row]) -> bool:
     return not mine_keys.isdisjoint(other_keys)
 
 
-def _comparison(
-    mine: list[Row], other: list[Row], column: str
-) -> tuple[Comparison, list[tuple[float, float]]]:
-    """Without a verdict, which waits for the correction; and the values of the pairs."""
+def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
+    """Without a verdict, which waits for the correction."""
     by_seed = {run["seed"]: run for run in known(other, column, "seed")}
     both = [(run, by_seed[run["seed"]]) for run in known(mine, column, "seed")
             if run["seed"] in by_seed]  # fmt: skip
@@ -215,7 +237,7 @@ def _comparison(
         None, None, None, None, None, None, None, None, "",
     )  # fmt: skip
     if not alike:
-        return comparison, alike
+        return comparison
     base = mean_interval([two for _, two in alike]).mean
     differences = [one - two for one, two in alike]
     difference = mean_interval(differences)
@@ -223,8 +245,9 @@ def _comparison(
     if COLUMNS[column].is_share:
         scale = 100.0
     half_width = difference.half_width
-    comparison = replace(
+    return replace(
         comparison,
+        pairs=tuple(alike),
         mean=mean_interval([one for one, _ in alike]).mean,
         baseline_mean=base,
         difference=difference.mean,
@@ -233,7 +256,6 @@ def _comparison(
         effect_half_width_pct=None if scale is None or half_width is None else scale * half_width,
         p=paired_p(differences, scale=abs(base)),
     )
-    return comparison, alike
 
 
 def _obtained_alike(one: Row, two: Row, column: str) -> bool:
@@ -244,28 +266,27 @@ def _obtained_alike(one: Row, two: Row, column: str) -> bool:
     return len(kinds) == 1 and kinds != {"missing"}
 
 
-def _judged(made: Sequence[tuple[Comparison, list[tuple[float, float]]]]) -> list[Comparison]:
+def _judged(made: Sequence[Comparison]) -> list[Comparison]:
     """Each with its verdict, p corrected over all of them."""
-    corrected = iter(holm([c.p for c, _ in made if c.p is not None]))
-    at_margins = [_p_at_margins(c, both) for c, both in made]
+    corrected = iter(holm([c.p for c in made if c.p is not None]))
+    at_margins = [_p_at_margins(c) for c in made]
     same = iter(holm_over_margins([ps for ps in at_margins if ps]))
-    num_tests = sum(c.p is not None for c, _ in made)
+    num_tests = sum(c.p is not None for c in made)
     judged = []
-    for (c, both), ps in zip(made, at_margins, strict=True):
+    for c, ps in zip(made, at_margins, strict=True):
         if c.p is not None:
-            c = replace(c, p_holm=next(corrected))
+            c = replace(c, p_holm=next(corrected), num_tests=num_tests)
         if ps:
             c = _with_margin(c, next(same))
-        c = replace(c, verdict=_verdict(c))
-        judged.append(_with_seeds(c, both, num_tests) if c.verdict == "within noise" else c)
+        judged.append(replace(c, verdict=_verdict(c)))
     return judged
 
 
-def _p_at_margins(c: Comparison, both: list[tuple[float, float]]) -> list[float]:
+def _p_at_margins(c: Comparison) -> list[float]:
     """One p for each margin of the column; none where nothing is known about chance."""
     if c.p is None:
         return []
-    mine, other = zip(*both, strict=True)
+    mine, other = zip(*c.pairs, strict=True)
     ps = [equivalence_p(mine, other, margin / 100) for margin in COLUMNS[c.column].margins_pct]
     return [p for p in ps if p is not None] if None not in ps else []
 
@@ -287,21 +308,10 @@ def _verdict(c: Comparison) -> str:
     return "within noise" if c.same_within_pct is None else f"the same within {c.same_within_pct} %"
 
 
-def _with_seeds(c: Comparison, both: list[tuple[float, float]], num_tests: int) -> Comparison:
-    """How many seeds would settle it, at the worst level that Holm's correction may ask for."""
-    alpha, scale = ALPHA / num_tests, abs(c.baseline_mean or 0.0)
-    needed = seeds_needed([one - two for one, two in both], alpha=alpha, scale=scale)
-    for_same = None
-    if needed is not None and needed > MOST_SEEDS:
-        mine, other = zip(*both, strict=True)
-        margin = COLUMNS[c.column].margins_pct[0] / 100
-        for_same = seeds_needed_for_equivalence(mine, other, margin, alpha=alpha)
-    return replace(c, seeds_needed=needed, seeds_for_same=for_same)
-
-
 def comparisons_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row for each comparison: its fields, and the unit of its column."""
-    names = [field.name for field in fields(Comparison)]
+    """One row for each comparison: what it found, the seeds it takes, its column's unit."""
+    names = [each.name for each in fields(Comparison) if each.name not in ("pairs", "num_tests")]
+    names += ["seeds_needed", "seeds_for_same"]
     rows = [
         {name: getattr(c, name) for name in names} | {"unit": COLUMNS[c.column].unit}
         for c in comparisons

@@ -19,7 +19,7 @@ from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import position
+from multirun_analysis.marks import in_order, position
 from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.said import Said, said_once, texts
@@ -61,7 +61,7 @@ def runs_section(runs: list[Row]) -> str:
         "runs.csv.",
         table(
             f"<th>Run</th>{heads}",
-            "".join(_run_row(run, hue(run), tells_site=not site) for run in finished),
+            "".join(_run_row(run, hue(run["group"]), tells_site=not site) for run in finished),
         )
         + (f'<div class="sub">Notes. {texts(notes)}</div>' if notes else ""),
     )
@@ -123,7 +123,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
     order = list(BENCHMARKS)
     tasks = sorted(metrics, key=lambda task: (position(order, task), task))
     scored = {key[0] for key in found}
-    rows = [run for run in runs if run["finished"] and run["run"] in scored]
+    rows = in_order([run for run in runs if run["finished"] and run["run"] in scored])
     if not rows:
         return ""
     heads = "".join(
@@ -136,7 +136,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
             for task in tasks
         )
         kept = f"<td>{escape(kept_words([run]))}{_smalls(_plain(run))}</td>"
-        body += f"<tr{facet(run['run'])}>{run_head(run, hue(run))}{kept}{cells}</tr>"
+        body += f"<tr{facet(run['run'])}>{run_head(run, hue(run['group']))}{kept}{cells}</tr>"
     notes = said_once(
         (run_name(run), reason) for reason, same in why_not_told(rows).items() for run in same
     )
@@ -199,9 +199,9 @@ def unfinished_section(runs: list[Row]) -> str:
     )
 
 
-def _unfinished_row(state: str, said: Said, runs: dict[str, Row], hue: Callable[[Row], str]) -> str:
+def _unfinished_row(state: str, said: Said, runs: dict[str, Row], hue: Callable[[str], str]) -> str:
     first = runs[said.names[0]]
-    head = run_head(first, hue(first))
+    head = run_head(first, hue(first["group"]))
     if said.list:
         named = ", ".join(f"{runs[name]['label']} ({name})" for name in said.names)
         head = (

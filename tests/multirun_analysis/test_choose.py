@@ -1,208 +1,40 @@
-"""Which student to serve, and how sure that is."""
+"""Which student to serve, in words, as a record and by exit code."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.choice import VERDICTS, Gate, choose
+from multirun_analysis.choice import VERDICTS
 from multirun_analysis.choose import answer, parser
-from multirun_analysis.collect import Collected, collect
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.collect import Collected
 from multirun_analysis.site import site_of
+from tests.multirun_analysis.choosing import (
+    NOTHING,
+    SURE,
+    asked,
+    gathered,
+    gathered_four,
+    record,
+    write_three,
+)
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-PLAIN = Gate(None, 0.95)
-"""The plain ratio alone, without chance."""
-
-
-def student(make: Any, folder: Path, paradigm: str, **metrics: Any):
-    """A student that inherited nothing, so that all it cost is its own."""
-    known = {"own_energy_random_sd_j": 0.0, "own_energy_shared_sd_j": 0.0}
-    make.run(
-        folder,
-        paradigm=paradigm,
-        student_key=folder.name,
-        inherited_energy_j=0.0,
-        inherited_energy_by_artifact_j={},
-        **{**known, **metrics},
-    )
-
-
-def gathered(directory: Path, **runs: dict[str, Any]) -> Collected:
-    """The runs with what the collector pools: by default what each run measured itself, exactly.
-
-    Accuracy kept is not told unless it is given. `runs` are further columns of a run by its name;
-    `every` are those of all.
-    """
-    found = collect([directory])
-    found = replace(found, runs=found.runs.copy())  # In one piece: columns are added below.
-    told = ("accuracy_kept", "accuracy_kept_low", "accuracy_kept_high", "teacher_at_chance")
-    frame, every = found.runs, dict.fromkeys(told) | runs.pop("every", {})
-    for subject in ("student", "teacher"):
-        frame[f"{subject}_served_j_per_token"] = frame[f"{subject}_total_j_per_token"]
-        frame[f"{subject}_served_random_sd_j"] = 0.0
-        frame[f"{subject}_served_shared_sd_j"] = 0.0
-        frame[f"{subject}_served_degrees"] = math.inf
-        frame[f"{subject}_served_key"] = frame["run"]
-        frame[f"{subject}_served_measurements"] = 3
-    columns = dict.fromkeys(name for changes in (every, *runs.values()) for name in changes)
-    for column in columns:
-        old = frame[column] if column in frame else [None] * len(frame)
-        frame[column] = [
-            runs.get(f"run{run}", {}).get(column, every.get(column, value))
-            for run, value in zip(frame["run"], old, strict=True)
-        ]
-    return found
-
-
-def asked(*options: str, tokens: str = "1e6") -> Any:
-    return parser().parse_args(["DIR", "--tokens-per-day", tokens, "--days", "1", *options])
-
-
-def record(found: Collected, capsys: Any, *options: str, tokens: str = "1e6") -> dict[str, Any]:
-    capsys.readouterr()
-    answer(found, asked("--json", *options, tokens=tokens))
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture
 def runs(make: Any, tmp_path: Path) -> Path:
-    """Cheap and poor, cheap to build and dear to serve, dear to build and cheap to serve."""
-    costs = {"own_energy_j": 100.0, "student_total_j_per_token": 0.001}
-    student(make, tmp_path / "0", "sft", om_perf=0.90, **costs)
-    student(
-        make, tmp_path / "1", "response", om_perf=0.96, own_energy_j=1e3,
-        student_total_j_per_token=0.02,
-    )  # fmt: skip
-    student(
-        make, tmp_path / "2", "feature", om_perf=0.97, own_energy_j=5e3,
-        student_total_j_per_token=0.01,
-    )  # fmt: skip
-    return tmp_path
-
-
-SURE = {
-    "run0": {"accuracy_kept": 0.4, "accuracy_kept_low": 0.35, "accuracy_kept_high": 0.45},
-    "run1": {"accuracy_kept": 0.8, "accuracy_kept_low": 0.75, "accuracy_kept_high": 0.85},
-    "run2": {"accuracy_kept": 0.9, "accuracy_kept_low": 0.88, "accuracy_kept_high": 0.92},
-}
-"""What the three keep, told apart and on one side of 0.5 each."""
-
-
-def best(directory: Path, tokens: float) -> str:
-    found = choose(distinct_students(gathered(directory).runs), gate=PLAIN, tokens=tokens)
-    return found.enough[0].label
-
-
-def test_the_longer_it_serves_the_more_its_building_may_cost(runs: Path):
-    """1,000 + 0.02 N meets 5,000 + 0.01 N at 400,000 tokens."""
-    assert best(runs, 390e3) == "response"
-    assert best(runs, 410e3) == "feature"
-
-
-def test_of_two_that_cannot_be_told_the_cheaper_to_build_is_chosen(runs: Path):
-    """At 405,000 tokens feature draws 50 J less, known to 1.96 times 1 % of the 4,000 J that its
-    building took more: 78 J. Building is told, so response is chosen, and both are named."""
-    found = choose(distinct_students(gathered(runs, **SURE).runs), gate=PLAIN, tokens=405e3)
-    assert [c.label for c in found.enough] == ["response", "feature"]
-    assert [c.label for c in found.cannot_tell] == ["feature"]
-    assert found.reasons[0] == "in joules it cannot be told from feature"
-
-
-def test_of_two_whose_building_cannot_be_told_either_the_one_that_keeps_more_is_chosen(
-    make: Any, tmp_path: Path
-):
-    """Building differs by 100 J, known to 1.96 sqrt(100^2 + 100^2) = 277 J."""
-    for name, joules in (("0", 1000.0), ("1", 1100.0)):
-        student(make, tmp_path / name, ("response", "feature")[int(name)], own_energy_j=joules,
-                own_energy_random_sd_j=100.0)  # fmt: skip
-    alike = {"student_served_key": "a", "student_served_j_per_token": 0.01}
-    low = {"accuracy_kept": 0.7, "accuracy_kept_low": 0.65, "accuracy_kept_high": 0.75}
-    high = {"accuracy_kept": 0.8, "accuracy_kept_low": 0.76, "accuracy_kept_high": 0.84}
-
-    def chosen(**more: Any) -> tuple[list[str], list[str]]:
-        found = gathered(tmp_path, every=alike, run0=low, run1=high | more)
-        choice = choose(distinct_students(found.runs), gate=Gate(), tokens=1e6)
-        return [c.label for c in choice.enough], [c.label for c in choice.as_accurate]
-
-    # 0.8 - 0.7 is above sqrt(0.04^2 + 0.05^2) = 0.064.
-    assert chosen() == (["feature", "response"], [])
-    # And below sqrt(0.10^2 + 0.05^2) = 0.112: then the one whose building drew less.
-    assert chosen(accuracy_kept_low=0.70) == (["response", "feature"], ["feature"])
-
-
-def test_a_student_that_keeps_too_little_is_not_chosen_however_cheap(runs: Path):
-    found = choose(distinct_students(gathered(runs).runs), gate=PLAIN, tokens=1e6)
-    assert [c.label for c in found.enough] == ["feature", "response"]
-    assert [c.label for c in found.too_little] == ["sft"]
-
-
-def test_estimates_are_not_ranked_beside_measurements(make: Any, runs: Path):
-    student(
-        make, runs / "3", "combined", om_perf=0.99, own_energy_j=1.0,
-        own_energy_quality="estimated", student_total_j_per_token=1e-6,
-    )  # fmt: skip
-    found = choose(distinct_students(gathered(runs).runs), gate=PLAIN, tokens=1e6)
-    assert "combined" not in [c.label for c in found.enough]
-    assert found.apart == 1
-
-
-def test_a_seed_that_was_estimated_has_no_mean_with_one_that_was_measured(
-    make: Any, tmp_path: Path
-):
-    student(make, tmp_path / "0", "sft", own_energy_j=100.0)
-    student(make, tmp_path / "1", "sft", own_energy_j=900.0, own_energy_quality="estimated", seed=1)
-    found = choose(distinct_students(gathered(tmp_path).runs), gate=PLAIN, tokens=1e6)
-    assert [c.runs for c in found.enough] == [("0",)] and found.apart == 1
-
-
-def test_an_imported_run_is_a_setting_of_its_own(make: Any, tmp_path: Path):
-    student(make, tmp_path / "0", "sft", own_energy_j=100.0)
-    student(make, tmp_path / "1", "sft", own_energy_j=900.0, seed=1, origin="elsewhere")
-    found = choose(distinct_students(gathered(tmp_path).runs), gate=PLAIN, tokens=1e6)
-    assert [c.runs for c in found.enough] == [("0",), ("1",)]
-
-
-SINGLE_UJ = (134.0, 168.0, 212.0, 244.0)
-"""Four measurements of one architecture: their mean is 189.5 uJ/token, its sd 24.2 uJ."""
+    return write_three(make, tmp_path)
 
 
 @pytest.fixture
 def four(make: Any, tmp_path: Path) -> Collected:
-    """Four students of one architecture: the dearer to build, the less its own measurement."""
-    paradigms = ("relational", "feature", "response", "sft")
-    for number, (paradigm, single) in enumerate(zip(paradigms, SINGLE_UJ, strict=True)):
-        student(
-            make, tmp_path / str(number), paradigm, own_energy_j=4e3 - 1e3 * number,
-            student_total_j_per_token=single * 1e-6, teacher_total_j_per_token=411e-6,
-            own_energy_random_sd_j=20.0,
-        )  # fmt: skip
-    pooled = {"student_served_j_per_token": 189.5e-6, "student_served_random_sd_j": 24.2e-6,
-              "student_served_degrees": 3.0, "student_served_key": "a",
-              "student_served_measurements": 4, "teacher_served_random_sd_j": 10e-6,
-              "teacher_served_key": "t", "accuracy_kept": 0.8, "accuracy_kept_low": 0.7,
-              "accuracy_kept_high": 0.9}  # fmt: skip
-    return gathered(tmp_path, every=pooled)
-
-
-def test_students_of_one_architecture_are_told_by_building_and_not_by_noise_of_serving(
-    four: Collected,
-):
-    """365 G tokens: 110 J/token of noise are 40 MJ, buildings differ by 1 kJ, known to 55 J."""
-    found = choose(distinct_students(four.runs), gate=Gate(), tokens=365e9)
-    assert [c.label for c in found.enough] == ["sft", "response", "feature", "relational"]
-    assert {c.serving.value for c in found.enough} == {189.5e-6}
-    assert found.cannot_tell == []
-    assert [c.label for c in found.as_accurate] == ["response", "feature", "relational"]
+    return gathered_four(make, tmp_path)
 
 
 def test_what_the_pooled_figure_saves_stands_with_its_fieller_interval(four: Collected, capsys):
@@ -235,13 +67,6 @@ def test_a_single_measurement_saves_an_unresolved_amount(four: Collected, capsys
     assert text.count("what is saved is unresolved") == 2  # CO2e follows.
 
 
-def test_an_unresolved_saving_is_not_settled_though_its_figure_is_large(four: Collected, capsys):
-    """3.182 x 80 = 255 uJ against 411 - 189.5 = 221.5 uJ."""
-    four.runs["student_served_random_sd_j"] = 80e-6
-    said = record(four, capsys, tokens="365e9")
-    assert (said["verdict"], said["interval"]) == ("not settled", None)
-
-
 def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys: Any):
     """1e6 tokens of the feature student: 15 kJ; with PUE 1.35 and 44 g a kWh 248 mg. Building is
     told from serving to 1 %, so the saving of 95 kJ is known to 98 J, 0.09 % of 110 kJ."""
@@ -262,14 +87,6 @@ def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys
     assert "They keep too little: sft (0.900)." in said
 
 
-def test_a_setting_that_is_told_surely_keeps_enough_and_saves_is_settled(runs: Path, capsys: Any):
-    said = record(gathered(runs, **SURE), capsys)
-    assert (said["verdict"], said["reasons"], said["cannot_tell"]) == ("settled", [], [])
-    assert said["recommended"]["accuracy_kept"] == 0.9
-    assert said["min_kept"] == 0.5 and said["min_om_perf"] is None
-    assert [c["label"] for c in said["too_little"]] == ["sft"]
-
-
 def test_an_interval_that_reaches_below_what_is_asked_is_said(runs: Path, capsys: Any):
     wide = SURE | {"run2": SURE["run2"] | {"accuracy_kept_low": 0.45}}
     answer(gathered(runs, **wide), asked())
@@ -278,48 +95,6 @@ def test_an_interval_that_reaches_below_what_is_asked_is_said(runs: Path, capsys
         "0.450 to 0.920, 95 % over benchmark samples, one seed, so that 0.5 is not certain" in text
     )
     assert "Not settled: that it keeps 0.5 is not certain." in text
-
-
-def test_the_wider_of_the_intervals_over_seeds_and_over_samples_holds(make: Any, tmp_path: Path):
-    """0.6 and 0.62: t[1] x 0.01 = 0.127; over samples 0.55 to 0.67."""
-    for seed in (0, 1):
-        student(make, tmp_path / str(seed), "sft", seed=seed)
-
-    def kept(low: float, high: float) -> Any:
-        ends = {"accuracy_kept_low": low, "accuracy_kept_high": high}
-        found = gathered(
-            tmp_path, every=ends, run0={"accuracy_kept": 0.6}, run1={"accuracy_kept": 0.62}
-        )
-        choice = choose(distinct_students(found.runs), gate=Gate(), tokens=1e6)
-        return choice.enough[0].accuracy
-
-    assert kept(0.55, 0.67).over == "95 % over 2 seeds, wider than over benchmark samples"
-    assert kept(0.55, 0.67).low == pytest.approx(0.61 - 0.127, abs=1e-3)
-    samples = kept(0.4, 0.8)
-    assert (samples.low, samples.high) == (0.4, 0.8)
-    assert samples.over == "95 % over benchmark samples, wider than over 2 seeds"
-
-
-def test_a_rejected_setting_that_may_keep_enough_and_may_draw_less_leaves_it_open(
-    runs: Path, capsys: Any
-):
-    near = SURE | {"run0": SURE["run0"] | {"accuracy_kept_high": 0.55}}
-    said = record(gathered(runs, **near), capsys)
-    assert said["reasons"] == ["sft may keep enough too, and may draw less"]
-
-
-def test_both_bars_must_be_cleared_where_both_are_asked(runs: Path, capsys: Any):
-    found = gathered(runs, **SURE)
-    said = record(found, capsys, "--min-kept", "0.3", "--min-om-perf", "0.965")
-    assert said["recommended"]["label"] == "feature" and said["others"] == []
-    assert (said["min_kept"], said["min_om_perf"]) == (0.3, 0.965)
-    said = record(found, capsys, "--min-kept", "0.85", "--min-om-perf", "0.5")
-    assert [c["label"] for c in said["too_little"]] == ["sft", "response"]
-    said = record(found, capsys, "--min-om-perf", "0.3")
-    assert said["recommended"]["label"] == "sft" and said["min_kept"] is None
-
-
-NOTHING = {"accuracy_kept": None, "teacher_at_chance": '["mmlu", "arc"]'}
 
 
 def test_a_setting_whose_teacher_is_at_chance_everywhere_is_listed_apart(runs: Path, capsys: Any):
@@ -371,36 +146,6 @@ def test_the_point_that_answers_and_the_range_over_the_grid_are_named(runs: Path
     assert record(found, capsys)["reasons"] == [
         "not all were served at the same batch size and lengths"
     ]
-
-
-def test_calibration_that_both_share_cancels_and_that_of_two_cards_does_not(runs: Path):
-    """5 % of 15 kJ and of 21 kJ; the difference of 6 kJ is known to 78 J on one card."""
-    found = gathered(runs, **SURE)
-    build_sd_j = 0.05 * found.runs["own_energy_j"]
-    found.runs["own_energy_shared_sd_j"] = build_sd_j
-    found.runs["student_served_shared_sd_j"] = 0.05 * found.runs["student_served_j_per_token"]
-
-    def ties() -> list[str]:
-        choice = choose(distinct_students(found.runs), gate=Gate(), tokens=450e3)
-        return [c.label for c in choice.cannot_tell]
-
-    assert ties() == []
-    found.runs["gpu_name"] = ["A", "A", "B"]
-    assert ties() == ["feature"]
-
-
-def test_what_two_settings_inherited_is_the_same_in_both(make: Any, tmp_path: Path):
-    """Own joules differ by 100 +- 28 J; the 10 kJ that both inherited are known to 2 kJ."""
-    for name, own_j in (("0", 1000.0), ("1", 1100.0)):
-        student(make, tmp_path / name, ("response", "feature")[int(name)], own_energy_j=own_j)
-    inherited = {"inherited_energy_j": 20e3, "inherited_amortised_energy_j": 10e3,
-                 "inherited_energy_random_sd_j": 4e3,
-                 "inherited_energy_shared_sd_j": 1e3, "total_amortised_energy_j": 11e3,
-                 "inherited_energy_by_artifact_j": '{"t": 20000.0}',
-                 "own_energy_random_sd_j": 10.0, "student_served_key": "a"}  # fmt: skip
-    found = gathered(tmp_path, every=inherited)
-    choice = choose(distinct_students(found.runs), gate=PLAIN, tokens=1e6)
-    assert choice.cannot_tell == []
 
 
 def test_programs_are_given_a_record(runs: Path, capsys: Any):
@@ -470,12 +215,6 @@ def test_the_readme_has_the_verdicts_of_the_program_and_a_command_that_it_unders
     assert listed == list(VERDICTS)
     (command,) = re.findall(r"^python -m multirun_analysis choose (.*)$", README, re.MULTILINE)
     assert parser().parse_args(shlex.split(command)).min_kept == 0.4
-
-
-def test_a_table_without_pooled_figures_ranks_nobody(runs: Path):
-    students = distinct_students(collect([runs]).runs)
-    plain = [{k: v for k, v in run.items() if "_served_" not in k} for run in students]
-    assert choose(plain, gate=Gate(), tokens=1e6).verdict == "cannot be told"
 
 
 def test_a_sites_figures_are_those_of_conf():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise, product
 
 import pytest
@@ -10,11 +11,21 @@ import pytest
 from multirun_analysis.__main__ import main, table
 from multirun_analysis.collect import collect
 from multirun_analysis.curves import loss_curves, quality_against_joules
+from multirun_analysis.decisions import (
+    break_even_over_students,
+    break_even_over_students_table,
+    break_even_over_tokens,
+    break_even_over_tokens_table,
+)
+from multirun_analysis.differences import differences
 from multirun_analysis.exhibits import curves_by_setting
+from multirun_analysis.kept import accuracy_kept_bars, eff_overall_bars
 from multirun_analysis.looks import between, file_part, looks, shades
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.plots import quality_against_energy
+from multirun_analysis.report import report_html
 from multirun_analysis.rows import to_rows
+from multirun_analysis.statistics import against_baseline, comparisons_table
 
 RATES = ("0.001", "0.0003", "3e-05", "0.0001")
 
@@ -69,6 +80,84 @@ def test_a_sweep_over_the_learning_rate_has_a_name_and_a_colour_a_value_in_their
     assert len({(trace.legendgroup, trace.line.color) for trace in drawn}) == 4
     own = looks(to_rows(rates.runs))
     assert {look.name for look in own.values()} == set(names)
+
+
+IN_ORDER = [f"learning_rate={rate}" for rate in ("3e-05", "0.0001", "0.0003", "0.001")]
+
+
+@pytest.fixture
+def beside_sft(make, tmp_path):
+    """The sweep over rates, a second seed included, and fine-tuning at each of them."""
+    for i, rate in enumerate(RATES):
+        for seed in (0, 1):
+            for paradigm in ("sft", "response"):
+                folder = make.run(
+                    tmp_path / "beside" / f"{paradigm}-{i}-{seed}", paradigm=paradigm, seed=seed,
+                    student_key=f"{paradigm}-{i}-{seed}", heldout_bits_per_byte=2.5,
+                    overrides=(f"training.learning_rate={rate}",), own_energy_j=4e5 + i + seed,
+                )  # fmt: skip
+                add_losses(folder)
+    return collect([tmp_path / "beside"])
+
+
+def without_answer(name):
+    return name.partition(":")[0]
+
+
+def test_lines_of_break_even_have_the_colours_of_the_settings_in_the_order_of_values(
+    rates, beside_sft
+):
+    fig = break_even_over_tokens(rates.runs)
+    lines = {without_answer(t.name): t.line.color for t in fig.data if t.name}
+    assert list(lines) == IN_ORDER
+    own = {look.name: look.color for look in looks(to_rows(rates.runs)).values()}
+    assert lines == own
+    marks = [t.marker.color for t in fig.data if t.mode == "markers"]
+    assert marks == [own[name] for name in IN_ORDER][: len(marks)]
+    fig = break_even_over_students(beside_sft.runs, beside_sft.train)
+    lines = {without_answer(t.name): t.line.color for t in fig.data if t.name}
+    own = {look.name: look.color for look in looks(to_rows(beside_sft.runs)).values()}
+    assert list(lines) == [f"response · {name}" for name in IN_ORDER]
+    assert lines.items() < own.items()
+    dashed = [t.line.color for t in fig.data if t.line.dash == "dash"]
+    assert dashed == list(lines.values())
+
+
+def test_tables_and_bars_of_settings_are_in_the_order_of_values(rates, beside_sft):
+    labels = [f"response · {name}" for name in IN_ORDER]
+    own = looks(to_rows(rates.runs))
+    for bar in (accuracy_kept_bars(rates.runs).data[0], eff_overall_bars(rates.runs).data[0]):
+        assert list(bar.y) == labels
+        assert list(bar.marker.line.color) == [own[group].color for group in bar.customdata]
+    compared = comparisons_table(against_baseline(beside_sft.runs))
+    tables = [break_even_over_tokens_table(rates.runs), compared]
+    tables += [break_even_over_students_table(beside_sft.runs, beside_sft.train)]
+    for table_ in tables:
+        names = table_["setting" if "setting" in table_ else "label"]
+        assert list(dict.fromkeys(names)) == labels
+    rows = [trace.y[0] for trace in differences(beside_sft.runs).data]
+    assert list(dict.fromkeys(rows)) == labels
+
+
+def heads_of_rows(html):
+    """Colour and label of every row of a table, and of every card."""
+    rows = re.findall(r'--hue:(#\w+)"></span>([^<]+)', html)
+    cards = r'class="card" style="--hue:(#\w+)">.*?class="student">([^<]+)'
+    return rows, re.findall(cards, html, re.DOTALL)
+
+
+@pytest.mark.parametrize("profile", ["research", "provider", "esg"])
+def test_every_table_and_card_of_the_page_has_the_colours_of_the_settings(beside_sft, profile):
+    own = {look.name: look.color for look in looks(to_rows(beside_sft.runs)).values()}
+    html = report_html(beside_sft, profile=profile, shown={})
+    rows, cards = heads_of_rows(html)
+    assert len(cards) >= 2 and len(rows) > 16
+    for hue, label in [*rows, *cards]:
+        assert hue == own[label.partition(" · seed")[0]], label
+    for title in ("When it pays", "Against plain fine-tuning"):
+        part = html.partition(f"<h2>{title}")[2].partition("</section>")[0]
+        names = [label for _, label in heads_of_rows(part)[0] if label.startswith("response")]
+        assert list(dict.fromkeys(names)) == [f"response · {name}" for name in IN_ORDER]
 
 
 def test_two_options_within_one_paradigm_are_both_in_the_legend(make, tmp_path):

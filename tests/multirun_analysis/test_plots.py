@@ -3,11 +3,11 @@ import json
 import pytest
 
 from multirun_analysis import curves
+from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.collect import collect
 from multirun_analysis.curves import loss_curves, loss_terms
 from multirun_analysis.plots import (
     BITS_PER_BYTE,
-    energy_by_stage,
     quality_against_energy,
 )
 from multirun_analysis.serving import energy_per_token

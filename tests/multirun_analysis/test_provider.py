@@ -9,6 +9,8 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.provider import provider_section
+from multirun_analysis.rows import to_rows
+from multirun_analysis.served import by_machine
 from multirun_analysis.site import Site
 
 SITE = Site("here", 100.0, 2.0, price_usd_per_kwh=0.25, price_source="a tariff")
@@ -162,3 +164,29 @@ def test_no_student_served_is_no_section(make, tmp_path):
     nothing = {"student_total_j_per_token": None, "teacher_total_j_per_token": None}
     make.run(tmp_path / "0", **nothing)
     assert text_of(tmp_path) == ""
+
+
+def test_seeds_served_on_two_machines_have_a_row_and_days_for_each(make, tmp_path):
+    """3.6 MJ over 3 - 1 J and over 3 - 2 J a token: 50 and 100 days at 36,000 tokens a day."""
+    for seed in range(3):
+        make.run(
+            tmp_path / str(seed), seed=seed, student_key=str(seed), own_energy_j=3.6e6, **SERVED,
+            **INHERITED, **KNOWN,
+        )  # fmt: skip
+    keys = {"student_served_key": ["a", "b", "a"], "student_served_j_per_token": [1.0, 2.0, 1.0]}
+    text = text_of(tmp_path, **keys)
+    first, second = text.partition("response · machine 1")[2].split("response · machine 2")
+    assert " 1.00 50 " in first and " 1.00 100 " in second
+    assert "so seeds served on several machines have a row for each." in text
+    assert "several machines" not in text_of(tmp_path)
+
+
+def test_a_seed_that_was_never_served_is_no_machine_of_its_own(make, tmp_path):
+    for seed in range(3):
+        make.run(tmp_path / str(seed), seed=seed, student_key=str(seed), **SERVED, **INHERITED)
+    runs = collect([tmp_path]).runs
+    runs["student_served_key"] = ["a", None, "b"]
+    runs["teacher_served_key"] = ["t", None, "t"]
+    parts = by_machine(to_rows(runs))
+    named = [(apart, [run["run"] for run in rows]) for apart, rows in parts]
+    assert named == [(" · machine 1", ["0"]), (" · machine 2", ["2"]), (" · not served", ["1"])]

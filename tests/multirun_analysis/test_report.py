@@ -298,7 +298,8 @@ def test_what_is_shown_to_be_the_same_is_called_so_with_its_margin(make, tmp_pat
 
 def test_a_score_that_is_no_number_is_an_empty_cell():
     run = {"run": "1", "finished": True, "label": "sft", "paradigm": "sft", "om_perf_reason": None}
-    run |= {"om_perf": None, "om_perf_stderr": None, "accuracy_kept": None}
+    run |= {"om_perf": None, "om_perf_stderr": None, "accuracy_kept": None, "group": "sft"}
+    run |= {"duplicate_of": None}
     score = {"run": "1", "task": "gsm8k", "metric": BENCHMARKS["gsm8k"].metric, "stderr": None}
     scores = [
         {**score, "subject": subject, "value": value}
@@ -310,9 +311,9 @@ def test_a_score_that_is_no_number_is_an_empty_cell():
 
 def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_dir):
     text = report_html(collect([imported_dir]))
-    # bbh: 0.662 and 0.657 beside the teacher's 0.358.
+    # bbh: 0.657 and 0.662 beside the teacher's 0.358, paradigms in the order of legends.
     assert re.findall('class="above">(.*?)<', text) == [
-        "teacher 0.358, 1.83 times it", "teacher 0.358, 1.85 times it",
+        "teacher 0.358, 1.85 times it", "teacher 0.358, 1.83 times it",
     ]  # fmt: skip
     assert escape(ABOVE_TEACHER, quote=False) in text
 

@@ -253,7 +253,16 @@ def test_comparisons_are_a_table_with_the_units_of_their_columns(runs_of):
     # d = 1.25 / 0.354 = 3.5 of two comparisons; of no difference nothing can be said.
     assert table["seeds_needed"].to_csv(index=False).split("\n")[1:3] == ["4", '""']
     assert list(comparisons_table([]).columns) == list(table.columns)
-    assert set(Comparison.__dataclass_fields__) <= set(table.columns)
+    shown = set(Comparison.__dataclass_fields__) - {"pairs", "num_tests"}
+    assert {*shown, "seeds_needed", "seeds_for_same"} <= set(table.columns)
+
+
+def test_how_many_seeds_it_takes_is_searched_only_where_it_is_asked(runs_of):
+    runs = runs_of(sft=[100.0, 100.0], response=[101.0, 105.0], feature=[101.0, 106.0])
+    found = every_pair(runs, ["own_energy_j"])
+    assert all("seeds_needed" not in vars(c) for c in found)
+    # Three pairs of settings are three tests.
+    assert found[0].seeds_needed == seeds_needed([1.0, 5.0], alpha=0.05 / 3)
 
 
 def test_imported_runs_without_a_seed_are_compared_with_nothing(imported_dir):
