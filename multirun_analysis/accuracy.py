@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from multirun_analysis import units
+from multirun_analysis.draws import draws_words
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.rows import Row, grouped, known
 
@@ -52,6 +53,8 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
     mean = mean_interval([row[column] for row in rows])
     count = mean.num_values
     seeds = None if mean.half_width is None else (mean.low, mean.high)
+    _, draws = draws_words(rows)
+    one = "one run" if draws == "repeats" else "one seed"
     ends = f"{column}_low", f"{column}_high"
     sampled = len(known(rows, *ends)) == len(rows)
     samples = (
@@ -59,15 +62,15 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
     )
     if seeds and samples:
         is_wider = seeds[1] - seeds[0] >= samples[1] - samples[0]
-        words = f"95 % over {count} seeds, wider than over benchmark samples"
+        words = f"95 % over {count} {draws}, wider than over benchmark samples"
         if not is_wider:
-            words = f"95 % over benchmark samples, wider than over {count} seeds"
+            words = f"95 % over benchmark samples, wider than over {count} {draws}"
         return Spread(mean.mean, *(seeds if is_wider else samples), words, count)
     if seeds:
-        return Spread(mean.mean, *seeds, f"95 % over {count} seeds", count)
+        return Spread(mean.mean, *seeds, f"95 % over {count} {draws}", count)
     if samples:
-        return Spread(mean.mean, *samples, "95 % over benchmark samples, one seed", count)
-    return Spread(mean.mean, None, None, "none: one seed", count)
+        return Spread(mean.mean, *samples, f"95 % over benchmark samples, {one}", count)
+    return Spread(mean.mean, None, None, f"none: {one}", count)
 
 
 def share_words(spread: Spread | None) -> str:
@@ -104,7 +107,8 @@ def at_chance_words(rows: Sequence[Row], *, subject: str = "student") -> str:
         return f"{AT_CHANCE} on {len(counts)} benchmarks"
     some = min(counts.values()) < len(rows)
     names = [
-        f"{name} ({count} of {len(rows)} seeds)" if some else name for name, count in counts.items()
+        f"{name} ({count} of {len(rows)} {draws_words(rows)[1]})" if some else name
+        for name, count in counts.items()
     ]
     return f"{AT_CHANCE} on {', '.join(names)}"
 

@@ -21,6 +21,7 @@ from multirun_analysis.accuracy import (
     spread_of,
     why_not_told,
 )
+from multirun_analysis.draws import draws_words
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
@@ -219,7 +220,8 @@ def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
     if any(other.is_apart is False for other in others):
         first += ", not beyond noise"
     elif any(other.is_apart is None for other in others):
-        first += ", by one seed" if best.value.num_seeds == 1 else ", by few seeds"
+        one, several = draws_words(best.students)
+        first += f", by one {one}" if best.value.num_seeds == 1 else f", by few {several}"
     detail = _and_chance(_cost(best), best)
     cards = [_card(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
@@ -299,7 +301,11 @@ def _quality_words(settings: list[_Setting], quality: Quality) -> str:
     """How sure the first place is: its interval, and what cannot be told from it."""
     best, *others = settings
     what = "Accuracy kept" if quality is ACCURACY_KEPT else "Held-out text"
-    spread = best.value.words if best.value.low is not None else "from a single seed"
+    spread = (
+        best.value.words
+        if best.value.low is not None
+        else f"from a single {draws_words(best.students)[0]}"
+    )
     text = f"{what} of {best.label}: {_score(best.value, quality)}, {spread}"
     if not others:
         return f"{text}. There is no other setting to compare with."
@@ -313,8 +319,9 @@ def _quality_words(settings: list[_Setting], quality: Quality) -> str:
         )
     if open_:
         of_whom = "" if len(open_) == len(others) else f" against {_listed(open_)}"
-        seeds = "One seed" if best.value.num_seeds == 1 else "So few seeds"
-        verdicts.append(f"{seeds} cannot tell whether this order holds{of_whom}.")
+        one, several = draws_words(best.students)
+        so_few = f"One {one}" if best.value.num_seeds == 1 else f"So few {several}"
+        verdicts.append(f"{so_few} cannot tell whether this order holds{of_whom}.")
     if not verdicts:
         verdicts.append("It is better than every other beyond noise: the first place holds.")
     return f"{text}. {' '.join(verdicts)}"

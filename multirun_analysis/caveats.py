@@ -10,8 +10,8 @@ from multirun_analysis import units
 from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import p_words
+from multirun_analysis.draws import draws_of
 from multirun_analysis.imports import imported_parts
-from multirun_analysis.marks import draws_words
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import Pool, serving_pools
@@ -238,17 +238,16 @@ def _quantised(students: list[Row]) -> str:
 def _seeds(students: list[Row]) -> str:
     groups = grouped(students, "group").values()
     few = sum(len(rows) < 3 for rows in groups)
-    repeated = "repeats" in {draws_words(rows)[1] for rows in groups}
-    draws = "seeds, or repeats of imported runs," if repeated else "seeds"
+    draws = draws_of(students)
     text = (
         f"Intervals over {draws} are 95 %, by Student's t; those of energy leave out the sensor's "
-        "calibration, which all seeds share. Accuracy kept has the wider of the intervals over "
-        "seeds and over benchmark samples, single runs the latter; thin bars of their energy are "
-        "one standard deviation."
+        "calibration, which all of them share. Accuracy kept has the wider of the intervals "
+        f"over {draws} and over benchmark samples, single runs the latter; thin bars "
+        "of their energy are one standard deviation."
     )
     if few:
-        least = "3 runs" if repeated else "3 seeds"
-        text += f" {few} of {len(groups)} settings have fewer than {least}."
+        least = "runs" if "repeats" in draws else draws
+        text += f" {few} of {len(groups)} settings have fewer than 3 {least}."
     return text if groups else ""
 
 

@@ -23,6 +23,7 @@ from multirun_analysis.decisions import (
     break_even_over_tokens_table,
 )
 from multirun_analysis.differences import differences
+from multirun_analysis.draws import draws_of
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
 from multirun_analysis.kept import (
@@ -58,12 +59,13 @@ _NOT_MEASURED = "What is open or dotted is not measured."
 
 
 def quality_exhibit(runs: pd.DataFrame, *, energy: str, quality: Quality) -> Exhibit:
+    draws = draws_of(distinct_students(runs))
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return _exhibit(
         f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
-        "Circles are runs, diamonds means over seeds, which may leave the figure. Intervals of "
+        f"Circles are runs, diamonds means over {draws}, which may leave the figure. Intervals of "
         "quality are 95 %: of a run over the benchmarks' samples, of a mean the wider of those "
-        "over seeds and over samples. The dotted line joins the students that no other beats on "
+        f"over {draws} and over samples. The dotted line joins the students that no other beats on "
         f"both counts. {_NOT_MEASURED} Squares are imported.",
         quality_against_energy(runs, energy=energy, quality=quality),
         quality_against_energy_table(runs, energy=energy, quality=quality),
@@ -99,11 +101,11 @@ def exhibits(
     )
     found["idle_and_wait"] = _exhibit(
         "Idle power, waiting and utilisation",
-        "While building the student, means over seeds with 95 % intervals. Idle share is what idle "
-        "devices would have drawn in the same time, of all that was drawn. A paler bar is not from "
-        "idle power measured before the run, but from the least that its cards drew at 0 % "
-        "utilisation, and counts their energy alone. Utilisation is the share of time in which "
-        "some kernel ran, not how much of the card it used.",
+        f"While building the student, means over {draws_of(distinct_students(runs))} with 95 % "
+        "intervals. Idle share is what idle devices would have drawn in the same time, of all that "
+        "was drawn. A paler bar is not from idle power measured before the run, but from the least "
+        "that its cards drew at 0 % utilisation, and counts their energy alone. Utilisation is the "
+        "share of time in which some kernel ran, not how much of the card it used.",
         idle_and_wait(runs, stages, summaries),
         idle_and_wait_table(runs, stages, summaries),
     )
@@ -153,12 +155,13 @@ def curves_by_setting(train: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Exhi
 
 
 def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
+    draws = draws_of(distinct_students(runs))
     return {
         KEPT: _exhibit(
             "Accuracy kept by setting",
             "Mean over benchmarks of (student - chance) over (teacher - chance), of those whose "
             "teacher is above chance: 0 is guessing. The paler bar is OM_perf, the plain ratio. "
-            "Lines are 95 % intervals, the wider of those over seeds and over the benchmarks' "
+            f"Lines are 95 % intervals, the wider of those over {draws} and over the benchmarks' "
             "samples; they may leave the figure. Dots are runs. A hatched bar is "
             f"{ABOVE_TEACHER}.",
             accuracy_kept_bars(runs),
@@ -167,9 +170,9 @@ def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
         "eff_overall": _exhibit(
             "Eff_overall by setting",
             "OM_perf times the teacher's over the student's joules per token served: accuracy kept "
-            "for the energy spent, without building. Lines are 95 % intervals over seeds and may "
-            "leave the figure; dots are runs. A bar that is an outline is not measured. Settings "
-            "whose accuracy kept cannot be told are not in it.",
+            f"for the energy spent, without building. Lines are 95 % intervals over {draws} and "
+            "may leave the figure; dots are runs. A bar that is an outline is not measured. "
+            "Settings whose accuracy kept cannot be told are not in it.",
             eff_overall_bars(runs),
             eff_overall_table(runs),
         ),
@@ -221,6 +224,7 @@ def _decisions(runs: pd.DataFrame, train: pd.DataFrame) -> dict[str, Exhibit]:
 
 def _carbon(runs: pd.DataFrame, site: Site | None) -> Exhibit:
     sites = None if site is None else [site]
+    draws = draws_of(distinct_students(runs))
     apart = (
         " Sites whose grid factors count unlike things, or do not state what they count, have a "
         "panel of their own: compare within a panel alone."
@@ -229,7 +233,7 @@ def _carbon(runs: pd.DataFrame, site: Site | None) -> Exhibit:
         "CO2e by site",
         "Of building one student with its share of inherited work; a triangle leaves out what was "
         "inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
-        f"intervals over seeds, of the joules alone.{'' if site else apart}",
+        f"intervals over {draws}, of the joules alone.{'' if site else apart}",
         co2e_by_site(runs, sites),
         co2e_by_site_table(runs, sites),
     )

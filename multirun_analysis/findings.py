@@ -9,6 +9,7 @@ from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
 from multirun_analysis.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.differences import JUDGED
+from multirun_analysis.draws import draws_of
 from multirun_analysis.marks import setting_mean, settings_by_kind
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import count_words, repayments, verdict_words
@@ -46,7 +47,8 @@ def result_rows(students: list[Row]) -> Table:
     Without a site in common there is no CO2e: a mean, and the column, would mix unlike factors.
     """
     site = common_site(students)
-    heads = ["Setting", "Seeds", "Accuracy kept", "OM_perf", "Bits per byte", "Building"]
+    draws = draws_of(students).capitalize()
+    heads = ["Setting", draws, "Accuracy kept", "OM_perf", "Bits per byte", "Building"]
     heads += ["With share", "Training", "CO2e", "Energy is"]
     rows = [
         [

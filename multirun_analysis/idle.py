@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis import units
+from multirun_analysis.draws import draws_words
 from multirun_analysis.marks import (
     MAX_ROWS,
-    draws_words,
     facets,
     in_order,
     named_rows,

@@ -216,9 +216,3 @@ def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
         ticks="",
     )
     return fig
-
-
-def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
-    """What several runs of a setting are called: an imported repeat need not be a seed."""
-    is_repeat = bool(rows) and all(row.get("repeat") and row.get("seed") is None for row in rows)
-    return ("repeat", "repeats") if is_repeat else ("seed", "seeds")

@@ -14,11 +14,11 @@ import plotly.graph_objects as go
 
 from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread_of
+from multirun_analysis.draws import draws_words
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
     by_paradigm,
-    draws_words,
     error_bars,
     facets,
     legend_px,

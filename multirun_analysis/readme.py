@@ -20,6 +20,7 @@ from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveat_parts, short_commit
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import verdict_note
+from multirun_analysis.draws import draws_of
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import readable, why_not, write_figures
@@ -95,6 +96,7 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
 
     pairs = ", ".join(dict.fromkeys(str(run["model"]) for run in students))
     cards = ", ".join(dict.fromkeys(str(run["gpu"]) for run in students))
+    draws = draws_of(students)
     blocks = [
         f"# A study: {len(students)} students of {markdown.text(pairs)} on {markdown.text(cards)}",
         *_answer(runs),
@@ -104,12 +106,13 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         ),
         _commands(students, arguments),
         "## Quality and energy",
-        "Means over seeds with 95 % intervals by Student's t; a dash is a number that nothing "
+        f"Means over {draws} with 95 % intervals by Student's t; a dash is a number that nothing "
         "measured. Accuracy kept is the mean over benchmarks of (student - chance) over (teacher - "
         "chance), of those whose teacher is above chance; its interval is the wider of those over "
-        "seeds and over the benchmarks' samples. OM_perf is the plain mean of student over teacher "
-        "score. With share: the student's part of what several inherit (shards, the teacher's "
-        "signals, training the teacher) is added to its building. CO2e is of the building alone.",
+        f"{draws} and over the benchmarks' samples. OM_perf is the plain mean of student over "
+        "teacher score. With share: the student's part of what several inherit (shards, the "
+        "teacher's signals, training the teacher) is added to its building. CO2e is of the "
+        "building alone.",
         *filter(None, [markdown.text(site_words(rows))]),
         markdown.table(*result_rows(students), align="lrrrrrrrrl"),
         *exhibits("quality"),

@@ -12,6 +12,7 @@ from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import comparison_words, verdict_note
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
+from multirun_analysis.draws import draws_of
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import devices_exhibit
 from multirun_analysis.idle import idle_words
@@ -97,9 +98,9 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
         opened += f" There is no figure of accuracy kept, which {NOT_TOLD}: {reasons}."
     return section(
         "Accuracy against energy" if told else "Held-out text against energy",
-        "Circles are runs, diamonds are means over seeds; lines are intervals, 95 % those of "
-        "quality and of means, and may leave the figure. The dotted line joins the students that "
-        f"no other beats on both counts.{escape(opened)}",
+        f"Circles are runs, diamonds are means over {draws_of(drawn)}; lines are intervals, 95 % "
+        "those of quality and of means, and may leave the figure. The dotted line joins the "
+        f"students that no other beats on both counts.{escape(opened)}",
         radio("energy", energies) + f'<div class="pair">{"".join(panels)}</div>',
     )
 

@@ -15,9 +15,11 @@ from kdwatts.records import Metrics, read_json
 from multirun_analysis.__main__ import main
 from multirun_analysis.caveats import caveat_parts, caveats
 from multirun_analysis.collect import collect
+from multirun_analysis.draws import draws_of
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
 from multirun_analysis.metrics import over_seeds
-from multirun_analysis.report import report_html
+from multirun_analysis.readme import readme_text
+from multirun_analysis.report import exhibits_of, report_html
 from multirun_analysis.rows import distinct_students, grouped, to_rows
 from multirun_analysis.statistics import against_baseline, every_pair
 
@@ -105,6 +107,27 @@ def test_a_caveat_of_sixteen_runs_is_said_once_and_unfolds_to_them(study):
     assert page.count("rescaled by 0.001: 16 runs</summary>") == 1
     assert page.count("Slimming-Models-Saving-Watts telemetry: 16 runs</summary>") == 1
     assert page.count("not measured)") == 1 and page.count("reported without a trace") == 1
+
+
+def test_means_over_repeats_are_not_called_means_over_seeds(study):
+    page = report_html(study).replace(get_plotlyjs(), "")
+    shown = exhibits_of(study)
+    text = readme_text(study, shown, arguments="DIR")
+    for words in (page, text, *(exhibit.note for exhibit in shown.values())):
+        assert not re.search(r"(over|one|few|fewer than 3|of) (\d+ )?seeds?\b", words)
+        assert "seeds, wider" not in words
+    assert "means over repeats with" in shown["idle_and_wait"].note
+    assert "Means over repeats with 95 % intervals" in text and "| Repeats |" in text
+
+
+def test_where_seeds_and_repeats_are_both_shown_both_are_named(study):
+    students = distinct_students(study.runs)
+    ours = [run | {"group": "ours", "repeat": None, "seed": i} for i, run in enumerate(students)]
+    assert draws_of(students) == "repeats"
+    assert draws_of(ours) == "seeds"
+    assert draws_of([*students, *ours]) == "seeds or repeats"
+    # A mean over one run is none.
+    assert draws_of([*students, ours[0]]) == "repeats"
 
 
 def test_repeats_of_two_methods_are_never_compared_in_pairs(study):
