@@ -86,11 +86,27 @@ def more_joules(one: Candidate, other: Candidate) -> Quantity:
 
 
 def more_to_build(one: Candidate, other: Candidate) -> Quantity:
-    """What building `one` took more; what both inherited is the same in both."""
+    """What building `one` took more; what both inherited is the same in both.
+
+    An estimate states no random error, which is not an exact reading: two kinds of work load one
+    machine differently, so the part of the model's error that they do not share counts as random.
+    """
     same_meter = _is_one_meter(one, other)
+    parts = [one.own, other.own]
     if one.inherits == other.inherits and one.inherited.value == other.inherited.value:
-        return difference(one.own, other.own, same_meter=same_meter)
-    return difference(building_j(one), building_j(other), same_meter=same_meter)
+        more = difference(one.own, other.own, same_meter=same_meter)
+    else:
+        more = difference(building_j(one), building_j(other), same_meter=same_meter)
+        parts.append(difference(one.inherited, other.inherited))
+    if more.random_sd is None:
+        return more
+    unshared = (UNSHARED[one.quality] * (one.value or 0.0) for one in parts if _is_bare(one))
+    return replace(more, random_sd=math.hypot(more.random_sd, *unshared))
+
+
+def _is_bare(one: Quantity) -> bool:
+    """Whether it is an estimate that states no random error."""
+    return one.quality in ("estimated", "mixed") and not one.random_sd
 
 
 def surely_more(one: Candidate, other: Candidate, more: Quantity) -> bool:
