@@ -259,7 +259,7 @@ def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys
         "At site france (44 gCO2e/kWh, PUE 1.35) that is 248 mgCO2e (95 % interval 248 mgCO2e to "
         "248 mgCO2e); 1.57 gCO2e (1.57 gCO2e to 1.57 gCO2e) less than with its teacher." in said
     )
-    assert "They keep too little: sft (0.900)." in said
+    assert "Below what is asked, but not surely: sft (0.900)." in said
 
 
 def test_a_setting_that_is_told_surely_keeps_enough_and_saves_is_settled(runs: Path, capsys: Any):
