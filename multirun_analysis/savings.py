@@ -48,7 +48,7 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
 
 def whole_saving(candidate: Candidate) -> Saving:
     """What building the student and serving with it draws less than serving with its teacher."""
-    taken = add([_apart_from_serving(building_j(candidate)), serving_j(candidate)])
+    taken = add([apart_from_serving(building_j(candidate)), serving_j(candidate)])
     return saving(taken, teacher_j(candidate))
 
 
@@ -82,7 +82,7 @@ def more_joules(one: Candidate, other: Candidate) -> Quantity:
     if one.serving_key is not None and one.serving_key == other.serving_key:
         return more
     serving = difference(serving_j(one), serving_j(other), same_meter=_is_one_meter(one, other))
-    return add([_apart_from_serving(more), serving])
+    return add([apart_from_serving(more), serving])
 
 
 def more_to_build(one: Candidate, other: Candidate) -> Quantity:
@@ -145,11 +145,14 @@ def _is_one_meter(one: Candidate, other: Candidate) -> bool:
     return len(machines) == 1 and all(host is not None for host, *_ in machines)
 
 
-def _apart_from_serving(build: Quantity) -> Quantity:
+def apart_from_serving(build: Quantity, *, same_meter: bool = True) -> Quantity:
     """Building, for a comparison with serving: the part of its meter's error that both do not share
-    counts as random."""
+    counts as random. Of two meters that is all of it."""
     if build.value is None or build.random_sd is None:
         return build
+    if not same_meter:
+        alone = math.hypot(build.random_sd, build.shared_sd or 0.0)
+        return replace(build, random_sd=alone, shared_sd=0.0)
     unshared = UNSHARED.get(build.quality, 0.0) * abs(build.value)
     return replace(build, random_sd=math.hypot(build.random_sd, unshared))
 
