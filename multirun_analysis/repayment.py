@@ -17,6 +17,7 @@ from kdwatts.metrics.break_even import (
 from kdwatts.metrics.efficiency import lifetime_efficiency
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import built, units
+from multirun_analysis.accuracy import KEPT
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import facet, section, table
 from multirun_analysis.palette import paradigm_color
@@ -45,7 +46,7 @@ class Repayment:
     """Joules per token served, pooled over the runs that measured it; also of the student."""
     student: Quantity
     kept: float | None
-    """OM_perf."""
+    """OM_perf; None where accuracy kept cannot be told, as beside a teacher at chance."""
     inherited: Quantity
     """Joules of all that was inherited, undivided; and of building the student alone."""
     own: Quantity
@@ -94,7 +95,8 @@ def _repayment(
 ) -> Repayment:
     built_j = built.built(rows)
     teacher, student = (_served(rows, subject) for subject in ("teacher", "student"))
-    kept = mean_interval([run["om_perf"] for run in rows]).mean if _all(rows, "om_perf") else None
+    told = _all(rows, "om_perf") and _all(rows, KEPT)
+    kept = mean_interval([run["om_perf"] for run in rows]).mean if told else None
     inherited, own = (built.over_seeds(rows, of) for of in (built.inherited, built.own))
     baseline, plain = _baseline(rows, students, curves)
     shared = BreakEven("unknown")

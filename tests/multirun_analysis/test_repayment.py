@@ -74,6 +74,21 @@ def test_tokens_repay_own_energy_and_the_share_of_what_was_inherited(make: Any, 
     assert last == pytest.approx(0.95 * 0.11 / 0.019, rel=1e-5)
 
 
+def test_beside_a_teacher_at_chance_no_efficiency_is_told(make: Any, tmp_path: Path):
+    """98 % of a score that guessing reaches are no accuracy for any joules."""
+    make.serving(
+        make.run(
+            tmp_path / "0", om_perf=0.98, accuracy_kept=None, accuracy_kept_low=None,
+            accuracy_kept_high=None, teacher_at_chance=["mmlu"],
+        ),
+        student=[0.019] * 3, teacher=[0.11] * 3,
+    )  # fmt: skip
+    found = collect([tmp_path])
+    (repayment,) = repayments(found.runs, found.train)
+    assert repayment.tokens.verdict == "reached"
+    assert set(repayment.lifetime) == {None}
+
+
 def test_a_teacher_measured_once_has_the_spread_of_the_students_beside_it(make, tmp_path):
     """Students of 2, 3 and 4 mJ lie a third apart: of the teacher's 12 mJ 4 mJ, t of 2 degrees."""
     teacher = {"teacher_total_j_per_token": 0.012, "teacher_total_interval_95_j": 0.00098}
@@ -99,7 +114,7 @@ def test_settings_of_one_architecture_have_one_figure_and_nothing_ranks_them_by_
     assert len({r.student for r in found}) == 1
 
 
-@pytest.mark.parametrize("spread", (0.0, 0.001, 0.02, 0.04, 0.2))
+@pytest.mark.parametrize("spread", (0.0, 0.001, 0.02, 0.04, 0.09))
 def test_reached_has_two_ends_and_no_other_verdict_has_an_upper_one(make, tmp_path, spread):
     make.serving(
         make.run(tmp_path / "0"),
