@@ -75,15 +75,18 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
 
 def share_words(spread: Spread | None) -> str:
     """Such as `40 % (25 to 55 %)`: a share with the ends of its interval, no finer than these."""
-    if spread is None:
-        return units.MISSING
-    if spread.low is None or spread.high is None or not spread.half_width:
-        return f"{units.significant(100 * spread.value)} % (interval unknown)"
-    error_pct = 100 * spread.half_width
+    return percent_words(spread.value, spread.low, spread.high) if spread else units.MISSING
+
+
+def percent_words(value: float, low: float | None, high: float | None) -> str:
+    """As `share_words` has it, of a share and the ends of its interval."""
+    if low is None or high is None or low == high:
+        return f"{units.significant(100 * value)} % (interval unknown)"
+    error_pct = 50 * (high - low)
     leading = math.floor(math.log10(error_pct))
     decimals = max(0, -leading if error_pct / 10**leading >= 3 else 1 - leading)
-    value, low, high = (f"{100 * x:,.{decimals}f}" for x in (spread.value, spread.low, spread.high))
-    return f"{value} % ({low} to {high} %)"
+    middle, least, most = (f"{100 * share:,.{decimals}f}" for share in (value, low, high))
+    return f"{middle} % ({least} to {most} %)"
 
 
 def kept_words(rows: Sequence[Row]) -> str:

@@ -258,7 +258,8 @@ def _serving_detail(setting: _Setting, student: Quantity) -> str:
     if times.value is None or times.low is None or times.high is None:
         return f"{takes}; how many times that is unresolved"
     low, high = (units.significant(end, 2) for end in (times.low, times.high))
-    return f"{takes}, {units.significant(times.value, 2)} times that ({low} to {high})"
+    value = units.significant(times.value, 2)
+    return f"{takes}, {value} times that ({low} to {high}); calibration apart"
 
 
 def _least_energy(students: list[Row], energy: str) -> Card | None:

@@ -67,7 +67,7 @@ class Candidate:
     teacher: Quantity
     point: Point | None
     grid: tuple[float, float] | None
-    """Least and most joules per token over all points that were measured."""
+    """Least and most joules per token over all points that were measured; None of one point."""
     machines: frozenset[tuple[Any, ...]]
     """Host and cards of its runs: calibration cancels where two settings have one in common."""
 
@@ -192,7 +192,9 @@ def _point(rows: list[Row]) -> Point | None:
 
 def _grid(rows: list[Row]) -> tuple[float, float] | None:
     least, most = (_all(rows, f"student_total_j_per_token_{end}") for end in ("least", "most"))
-    return (min(least), max(most)) if least and most else None
+    # Of a single point there is no range, only what one run measured of the pooled figure.
+    ranges = least and most and any(low < high for low, high in zip(least, most, strict=True))
+    return (min(least), max(most)) if ranges else None
 
 
 def _mean(values: Sequence[float]) -> float:

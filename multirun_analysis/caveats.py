@@ -158,9 +158,11 @@ def _sharing(students: list[Row], stages: list[Row]) -> str:
     staged = {window["key"] for window in stages}
     elsewhere = [joules for key, joules in energies.items() if key not in staged]
     made = [joules for joules in elsewhere if joules is not None]
+    several, amount = len(elsewhere) != 1, units.energy(sum(made)) if made else "unknown energy"
     before = (
-        " In no figure of stages, as no stage of these runs made them (such as a teacher's "
-        f"training): {len(elsewhere)}, {units.energy(sum(made)) if made else 'energy unknown'}."
+        f" {len(elsewhere)} artifact{'s' * several} of {amount}{' in all' * several}, such as a "
+        f"teacher's training, {'are' if several else 'is'} in no figure of stages: no stage of "
+        f"these runs made {'them' if several else 'it'}."
     )
     return (
         f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "

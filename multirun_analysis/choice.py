@@ -167,7 +167,7 @@ def _open_questions(
     rivals = [
         c
         for c in too_little
-        if _may_keep_enough(c, gate) and not surely_more(c, winner, more_joules(c, winner))
+        if may_keep_enough(c, gate) and not surely_more(c, winner, more_joules(c, winner))
     ]
     if rivals:
         reasons.append(f"{listed(rivals)} may keep enough too, and may draw less")
@@ -176,7 +176,8 @@ def _open_questions(
     return reasons
 
 
-def _may_keep_enough(candidate: Candidate, gate: Gate) -> bool:
+def may_keep_enough(candidate: Candidate, gate: Gate) -> bool:
+    """Whether no interval of what it keeps ends below what is asked."""
     bars = gate.bars(candidate)
     return all(share.high is None or share.high >= least for share, least in bars)
 

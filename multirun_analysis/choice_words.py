@@ -13,7 +13,7 @@ from multirun_analysis.candidates import (
     teacher_j,
     whole_j,
 )
-from multirun_analysis.choice import Choice, Gate, listed
+from multirun_analysis.choice import Choice, Gate, listed, may_keep_enough
 from multirun_analysis.savings import Saving, absolute_interval, whole_saving
 from multirun_analysis.site import Site
 
@@ -34,9 +34,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
             "Cannot be told: no student has a score beside its teacher's, a serving cost and a "
             "known energy; run with eval=tiny, quick or paper."
         )
-    if choice.too_little:
-        shown = ", ".join(f"{c.label} ({_short(c, gate)})" for c in choice.too_little)
-        lines.append(f"They keep too little: {shown}.")
+    lines += _too_little(choice.too_little, gate)
     lines += [
         f"What {c.label} keeps cannot be told: its teacher is at chance on "
         f"{', '.join(c.teacher_at_chance)}."
@@ -50,13 +48,31 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     return "\n".join(lines)
 
 
+def _too_little(found: list[Candidate], gate: Gate) -> list[str]:
+    """Those that surely keep too little, and those whose intervals reach the bars."""
+    open_ones = [c for c in found if may_keep_enough(c, gate)]
+    parts = (
+        ("They keep too little:", [c for c in found if c not in open_ones]),
+        ("Below what is asked, but not surely:", open_ones),
+    )
+    return [
+        f"{words} {', '.join(f'{c.label} ({_short(c, gate)})' for c in those)}."
+        for words, those in parts
+        if those
+    ]
+
+
 def _closest(too_little: list[Candidate], gate: Gate) -> str:
     best = max(too_little, key=lambda c: gate.bars(c)[0][0].value or 0.0)
     asked = " and ".join(f"{least:g}" for _, least in gate.bars(best))
     return (
         f"None keeps enough: no setting keeps {asked} of its teacher's accuracy; {best.label} "
-        f"comes closest with {_short(best, gate)}."
+        f"comes closest with {_short(best, gate)}{_maybe(best, gate)}."
     )
+
+
+def _maybe(candidate: Candidate, gate: Gate) -> str:
+    return ", which may be enough" if may_keep_enough(candidate, gate) else ""
 
 
 def _short(candidate: Candidate, gate: Gate) -> str:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics.break_even import UNSHARED, BreakEven
-from kdwatts.metrics.efficiency import lifetime_efficiency
+from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.quantity import add, interval_95, ratio, scaled
+from kdwatts.metrics.quantity import add, interval_95, scaled
 from multirun_analysis import units
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, styled
-from multirun_analysis.repayment import Repayment, count_words, repayments, verdict_words
+from multirun_analysis.repayment import (
+    Repayment,
+    count_words,
+    efficiency,
+    joules_ratio,
+    repayments,
+    verdict_words,
+)
 from multirun_analysis.rows import Row, to_rows
 
 MAX_BANDS = 8
@@ -39,8 +45,8 @@ def break_even_over_tokens_table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = [
         _setting_columns(r, "tokens", r.tokens)
         | {"tokens_served": count, "joules_saved": _saved_j(r, count)}
-        | dict(zip(("joules_ratio", "low", "high"), astuple(_ratio(r, count)), strict=True))
-        | {"lifetime_efficiency": _efficiency(r, count)}
+        | dict(zip(("joules_ratio", "low", "high"), astuple(joules_ratio(r, count)), strict=True))
+        | {"lifetime_efficiency": efficiency(r, count).value}
         for r in found
         for count in tokens
     ]
@@ -91,22 +97,6 @@ def _saved_j(r: Repayment, tokens: float) -> float:
     return tokens * (r.teacher.value - r.student.value) - r.built.value
 
 
-def _ratio(r: Repayment, tokens: float) -> Interval:
-    """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as T* has it."""
-    built = r.built
-    if r.same_meter and built.value is not None and built.random_sd is not None:
-        unshared_j = UNSHARED.get(built.quality, 0.0) * built.value
-        built = replace(built, random_sd=math.hypot(built.random_sd, unshared_j))
-    whole = add([built, scaled(r.student, tokens, unit="J")])
-    return ratio(scaled(r.teacher, tokens, unit="J"), whole, same_meter=r.same_meter)
-
-
-def _efficiency(r: Repayment, tokens: float) -> float | None:
-    return lifetime_efficiency(
-        r.kept, r.teacher.value, r.student.value, r.built.value, tokens=tokens
-    )
-
-
 def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
     """Teacher's joules over the student's, its building included, over tokens served.
 
@@ -122,7 +112,7 @@ def break_even_over_tokens(runs: pd.DataFrame) -> go.Figure:
         steps = range(_POINTS)
         span = math.log10(ends[-1] / ends[0])
         tokens = [ends[0] * 10 ** (span * i / (_POINTS - 1)) for i in steps]
-        curve = [_ratio(r, count) for count in tokens]
+        curve = [joules_ratio(r, count) for count in tokens]
         highest = max([highest, *(each.high for each in curve if each.high is not None)])
         look = look_of_setting(r)
         words = _words(r.tokens, "tokens")

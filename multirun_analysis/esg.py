@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import pandas as pd
 
 from kdwatts.grid import UNSTATED
 from kdwatts.metrics.energy import Energy, add_energies
+from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
+from kdwatts.metrics.quantity import add, scaled
 from multirun_analysis import units
 from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.looks import hue_of
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.repayment import repayments
+from multirun_analysis.repayment import Repayment, repayments
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.savings import apart_from_serving, saving
 from multirun_analysis.site import Site, all_sites, counts_words, provenance_words, stated_sites
 from multirun_analysis.siting import several_words, site_words
 
@@ -181,6 +186,33 @@ def _stated_by_now(site: Site) -> str:
     return f". The records are older than that; --site {site.name} takes what conf/site states"
 
 
+def _avoided_j(r: Repayment, tokens: float) -> Interval:
+    """Joules that serving draws less than with the teacher, the student's building deducted."""
+    building = apart_from_serving(r.built, same_meter=r.same_meter)
+    taken = add([building, scaled(r.student, tokens, unit="J")])
+    return saving(taken, scaled(r.teacher, tokens, unit="J")).joules
+
+
+def _kwh(joules: float) -> float:
+    return joules / J_PER_KWH
+
+
+def _kg(site: Site | None, joules: float) -> float | None:
+    if site is None:
+        return None
+    return co2e_kg(joules, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh)
+
+
+def _with_ends(joules: Interval, turned: Callable[[float], float | None]) -> str:
+    """A figure of the joules, and below it the same of both ends of their interval."""
+    value, low, high = (
+        None if end is None else turned(end) for end in (joules.value, joules.low, joules.high)
+    )
+    if value is None:
+        return units.MISSING
+    return f"{_small(value)}<small>{_small(low)} to {_small(high)}</small>"
+
+
 def _avoided(
     runs: pd.DataFrame, train: pd.DataFrame, site: Site | None, *, tokens_per_day: float
 ) -> str:
@@ -188,17 +220,18 @@ def _avoided(
     groups = grouped(distinct_students(runs), "group")
     body, hue = "", hue_of(to_rows(runs))
     for r in repayments(runs, train):
-        if r.teacher.value is None or r.student.value is None or r.built.value is None:
+        avoided_j = _avoided_j(r, tokens)
+        if avoided_j.value is None:
             continue
-        saved_j = tokens * (r.teacher.value - r.student.value) - r.built.value
         verdict = r.tokens.verdict
-        kg = site and co2e_kg(saved_j, pue=site.pue, grid_gco2e_per_kwh=site.grid_gco2e_per_kwh)
+        if verdict == "reached" and not avoided_j.is_bounded:
+            verdict = "unresolved"
         told = verdict == "reached"
         body += (
             f"<tr{facet(r.group)}>{row_head(r.label, hue(r.group))}"
             f"<td>{escape(_kept(groups[r.group]))}</td>"
-            f"<td>{_small(saved_j / J_PER_KWH) if told else escape(verdict)}</td>"
-            f"<td>{_small(kg) if told else units.MISSING}</td>"
+            f"<td>{_with_ends(avoided_j, _kwh) if told else escape(verdict)}</td>"
+            f"<td>{_with_ends(avoided_j, partial(_kg, site)) if told else units.MISSING}</td>"
             f'<td class="left">{escape(r.energy_class)}</td></tr>'
         )
     heads = (
@@ -212,8 +245,9 @@ def _avoided(
         f"{units.DAYS_A_YEAR} days that its teacher would have answered otherwise, on the same "
         "device and with the batch and lengths that were measured; demand does not grow because it "
         "is cheaper; the answers are as useful where less than all accuracy is kept. Building and "
-        "its share of inherited work are deducted. unresolved: the joules do not tell "
-        "the saving from none. This is a scenario, not a measurement, and no offset.",
+        "its share of inherited work are deducted. Below a number is its 95 % interval; "
+        "unresolved: the joules do not tell the saving from none. This is a scenario, not a "
+        "measurement, and no offset.",
         table(heads, body),
         anchor="avoided",
     )

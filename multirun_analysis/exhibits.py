@@ -169,10 +169,10 @@ def _worth(runs: pd.DataFrame) -> dict[str, Exhibit]:
         ),
         "eff_overall": _exhibit(
             "Eff_overall by setting",
-            "OM_perf times the teacher's over the student's joules per token served: accuracy kept "
-            f"for the energy spent, without building. Lines are 95 % intervals over {draws} and "
-            "may leave the figure; dots are runs. A bar that is an outline is not measured. "
-            "Settings whose accuracy kept cannot be told are not in it.",
+            "OM_perf times the teacher's over the student's joules per token served, without "
+            f"building. Lines are 95 % intervals, the wider of those over {draws} and over samples "
+            "and measurements; they may leave the figure. Dots are runs. A bar that is an outline "
+            "is not measured. Settings whose accuracy kept cannot be told are not in it.",
             eff_overall_bars(runs),
             eff_overall_table(runs),
         ),

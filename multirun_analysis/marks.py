@@ -169,8 +169,12 @@ def padded(values: Sequence[float]) -> list[float]:
 def log_axis(low: float, high: float, *, prefixed: bool = False) -> dict[str, Any]:
     """A logarithmic axis that holds both ends, with ticks in plain numbers; `prefixed`: 1 M.
 
-    Plotly's own ticks between powers of ten are single digits, which a reader takes for values.
+    Plotly's own ticks between powers of ten are single digits, which a reader takes for values. A
+    value of 0 has no place on it: the axis then holds three decades below the other end.
     """
+    if high <= 0:
+        return {"type": "log"}
+    low = low if low > 0 else high / 1e3
     first, last = math.log10(low), math.log10(high)
     padding = 0.04 * (last - first) or 0.1
     first, last = first - padding, last + padding

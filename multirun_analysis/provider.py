@@ -15,6 +15,7 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis import units
+from multirun_analysis.accuracy import percent_words
 from multirun_analysis.candidates import (
     Candidate,
     building_j,
@@ -140,12 +141,12 @@ def _kept(c: Candidate) -> str:
             return units.MISSING
         where = escape(", ".join(c.teacher_at_chance))
         return f"cannot be told<small>teacher at chance on {where}</small>"
-    notes = []
-    if c.accuracy.low is not None and c.accuracy.high is not None:
-        notes.append(f"{units.number(c.accuracy.low)} to {units.number(c.accuracy.high)}")
+    words = percent_words(c.accuracy.value, c.accuracy.low, c.accuracy.high)
+    value, _, ends = words.partition(" (")
+    notes = [ends.rstrip(")")]
     if c.student_at_chance:
         notes.append(f"at chance on {escape(', '.join(c.student_at_chance))}")
-    return units.number(c.accuracy.value) + _small("; ".join(notes))
+    return value + _small("; ".join(notes))
 
 
 def _small(text: str) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from kdwatts.metrics.break_even import (
+    UNSHARED,
     BreakEven,
     energy_at_quality,
     students_to_break_even,
     tokens_to_break_even,
 )
-from kdwatts.metrics.efficiency import lifetime_efficiency
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.fieller import Interval
+from kdwatts.metrics.product import product
+from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
 from multirun_analysis import built, units
+from multirun_analysis.accuracy import KEPT, spread_of
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order
-from multirun_analysis.metrics import mean_interval
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import CLASSES, energy_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
@@ -47,8 +50,8 @@ class Repayment:
     teacher: Quantity
     """Joules per token served, pooled over the runs that measured it; also of the student."""
     student: Quantity
-    kept: float | None
-    """OM_perf."""
+    kept: Interval
+    """OM_perf; None where accuracy kept cannot be told, as beside a teacher at chance."""
     inherited: Quantity
     """Joules of all that was inherited, undivided; and of building the student alone."""
     own: Quantity
@@ -60,8 +63,21 @@ class Repayment:
     """T*: tokens served in the teacher's place that repay building and inherited share."""
     students: BreakEven
     """N*: students that must share what was inherited, against fine-tuning to the same quality."""
-    lifetime: tuple[float | None, ...]
-    """Lifetime efficiency after each of LIFETIMES."""
+
+
+def joules_ratio(r: Repayment, tokens: float) -> Interval:
+    """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as T* has it."""
+    building = r.built
+    if r.same_meter and building.value is not None and building.random_sd is not None:
+        unshared_j = UNSHARED.get(building.quality, 0.0) * building.value
+        building = replace(building, random_sd=math.hypot(building.random_sd, unshared_j))
+    whole = add([building, scaled(r.student, tokens, unit="J")])
+    return ratio(scaled(r.teacher, tokens, unit="J"), whole, same_meter=r.same_meter)
+
+
+def efficiency(r: Repayment, tokens: float) -> Interval:
+    """Lifetime efficiency, OM_perf times `joules_ratio` (arXiv 2605.13981), with its interval."""
+    return product(r.kept, joules_ratio(r, tokens))
 
 
 def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
@@ -97,7 +113,8 @@ def _repayment(
 ) -> Repayment:
     built_j = built.built(rows)
     teacher, student = (_served(rows, subject) for subject in ("teacher", "student"))
-    kept = mean_interval([run["om_perf"] for run in rows]).mean if _all(rows, "om_perf") else None
+    told = _all(rows, "om_perf") and _all(rows, KEPT)
+    spread = spread_of(rows, "om_perf") if told else None
     inherited, own = (built.over_seeds(rows, of) for of in (built.inherited, built.own))
     baseline, plain = _baseline(rows, students, curves)
     shared = BreakEven("unknown")
@@ -115,17 +132,13 @@ def _repayment(
         built=built_j,
         teacher=teacher,
         student=student,
-        kept=kept,
+        kept=Interval(spread.value, spread.low, spread.high) if spread else Interval(None),
         inherited=inherited,
         own=own,
         baseline=baseline or Quantity(None),
         same_meter=same_meter,
         tokens=tokens_to_break_even(built_j, teacher, student, same_meter=same_meter),
         students=shared,
-        lifetime=tuple(
-            lifetime_efficiency(kept, teacher.value, student.value, built_j.value, tokens=tokens)
-            for tokens in LIFETIMES.values()
-        ),
     )
 
 
@@ -216,7 +229,7 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
     body = "".join(
         f"<tr{facet(r.group)}>{row_head(r.label, hue(r.group))}"
         f"<td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
-        + "".join(f"<td>{units.number(value)}</td>" for value in r.lifetime)
+        + "".join(f"<td>{_efficiency_words(r, tokens)}</td>" for tokens in LIFETIMES.values())
         + "</tr>"
         for r in found
     )
@@ -226,10 +239,21 @@ def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
         " work are repaid; students that must share the inherited work until distilling each costs "
         "less than fine-tuning to the same held-out quality (not reached: fine-tuning never got "
         "there); and OM_perf times the teacher's joules over the student's, its building included. "
-        "Below a number is its 95 % interval, by Fieller. unresolved: the gain is not told from "
+        "Below a number is its 95 % interval, by Fieller; the efficiency's holds "
+        "that of OM_perf too. unresolved: the gain is not told from "
         "nothing, and below it stands how many it takes at least.",
         table(heads, body),
     )
+
+
+def _efficiency_words(r: Repayment, tokens: float) -> str:
+    found = efficiency(r, tokens)
+    if found.value is None:
+        return units.MISSING
+    if found.low is None or found.high is None:
+        return "unresolved"
+    ends = f"{units.number(found.low)} to {units.number(found.high)}"
+    return f"{units.number(found.value)}<small>{ends}</small>"
 
 
 def verdict_words(found: BreakEven) -> str:

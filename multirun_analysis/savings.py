@@ -48,7 +48,7 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
 
 def whole_saving(candidate: Candidate) -> Saving:
     """What building the student and serving with it draws less than serving with its teacher."""
-    taken = add([_apart_from_serving(building_j(candidate)), serving_j(candidate)])
+    taken = add([apart_from_serving(building_j(candidate)), serving_j(candidate)])
     return saving(taken, teacher_j(candidate))
 
 
@@ -82,15 +82,31 @@ def more_joules(one: Candidate, other: Candidate) -> Quantity:
     if one.serving_key is not None and one.serving_key == other.serving_key:
         return more
     serving = difference(serving_j(one), serving_j(other), same_meter=_is_one_meter(one, other))
-    return add([_apart_from_serving(more), serving])
+    return add([apart_from_serving(more), serving])
 
 
 def more_to_build(one: Candidate, other: Candidate) -> Quantity:
-    """What building `one` took more; what both inherited is the same in both."""
+    """What building `one` took more; what both inherited is the same in both.
+
+    An estimate states no random error, which is not an exact reading: two kinds of work load one
+    machine differently, so the part of the model's error that they do not share counts as random.
+    """
     same_meter = _is_one_meter(one, other)
+    parts = [one.own, other.own]
     if one.inherits == other.inherits and one.inherited.value == other.inherited.value:
-        return difference(one.own, other.own, same_meter=same_meter)
-    return difference(building_j(one), building_j(other), same_meter=same_meter)
+        more = difference(one.own, other.own, same_meter=same_meter)
+    else:
+        more = difference(building_j(one), building_j(other), same_meter=same_meter)
+        parts.append(difference(one.inherited, other.inherited))
+    if more.random_sd is None:
+        return more
+    unshared = (UNSHARED[one.quality] * (one.value or 0.0) for one in parts if _is_bare(one))
+    return replace(more, random_sd=math.hypot(more.random_sd, *unshared))
+
+
+def _is_bare(one: Quantity) -> bool:
+    """Whether it is an estimate that states no random error."""
+    return one.quality in ("estimated", "mixed") and not one.random_sd
 
 
 def surely_more(one: Candidate, other: Candidate, more: Quantity) -> bool:
@@ -129,11 +145,14 @@ def _is_one_meter(one: Candidate, other: Candidate) -> bool:
     return len(machines) == 1 and all(host is not None for host, *_ in machines)
 
 
-def _apart_from_serving(build: Quantity) -> Quantity:
+def apart_from_serving(build: Quantity, *, same_meter: bool = True) -> Quantity:
     """Building, for a comparison with serving: the part of its meter's error that both do not share
-    counts as random."""
+    counts as random. Of two meters that is all of it."""
     if build.value is None or build.random_sd is None:
         return build
+    if not same_meter:
+        alone = math.hypot(build.random_sd, build.shared_sd or 0.0)
+        return replace(build, random_sd=alone, shared_sd=0.0)
     unshared = UNSHARED.get(build.quality, 0.0) * abs(build.value)
     return replace(build, random_sd=math.hypot(build.random_sd, unshared))
 

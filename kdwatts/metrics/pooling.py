@@ -24,12 +24,13 @@ class Spread:
 def relative_spread(groups: Sequence[Sequence[float]]) -> Spread | None:
     """The spread that groups of run means have in common; None where no group has two.
 
-    Variances of value over group mean are averaged, weighted with their degrees of freedom.
+    Variances of value over group mean are averaged, weighted with their degrees of freedom. A group
+    whose mean is 0 has no relative spread and tells nothing.
     """
     squares, degrees = 0.0, 0
     for values in groups:
-        if len(values) > 1:
-            mean = math.fsum(values) / len(values)
+        mean = math.fsum(values) / len(values) if values else 0.0
+        if len(values) > 1 and mean:
             squares += math.fsum((value / mean - 1) ** 2 for value in values)
             degrees += len(values) - 1
     return Spread(math.sqrt(squares / degrees), degrees) if degrees else None

@@ -51,6 +51,12 @@ def kind_of(field: Field) -> str:
     return kind if kind in ("str", "int", "float", "list") else "dict"
 
 
+def is_below_0_j(name: str, value: Any) -> bool:
+    """Whether joules that a meter counts are negative; net of idle power they may be."""
+    counted = name.endswith(("_energy_j", "j_per_token")) and "net_" not in name
+    return counted and value is not None and value < 0
+
+
 def _typed_fields(record_type: type) -> list[pa.Field]:
     kinds = {field.name: str(field.type).split(" | ")[0] for field in fields(record_type)}
     return [
@@ -114,6 +120,8 @@ def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         cut = isinstance(value, float) and pa.types.is_integer(kind) and not value.is_integer()
         if isinstance(value, bool) or cut:
             raise ValueError(f"{name} is {value!r}, expected {kind}")
+        if is_below_0_j(name, value):
+            raise ValueError(f"{name} is {value!r}, expected 0 or more")
     return pa.array(values, kind)
 
 

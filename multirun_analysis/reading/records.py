@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records import check_schema, read_json, read_jsonl
-from multirun_analysis.reading.columns import kind_of
+from multirun_analysis.reading.columns import is_below_0_j, kind_of
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "str": str,
@@ -61,6 +61,8 @@ def type_problem(record: dict[str, Any], record_type: type, where: str) -> str |
         )
         if value is not None and (bad_number or not isinstance(value, _KINDS[kind])):
             return f"{where}: {field.name} is {value!r}, expected {kind}; delete it and rerun"
+        if is_below_0_j(field.name, value):
+            return f"{where}: {field.name} is {value!r}, expected 0 or more; delete it and rerun"
     return None
 
 

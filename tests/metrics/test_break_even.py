@@ -13,7 +13,6 @@ from kdwatts.metrics.break_even import (
     students_to_break_even,
     tokens_to_break_even,
 )
-from kdwatts.metrics.efficiency import eff_overall, lifetime_efficiency
 from kdwatts.metrics.quantity import Quantity
 from kdwatts.metrics.student_t import NORMAL_975
 
@@ -143,15 +142,6 @@ def test_the_energy_at_a_quality_lies_between_the_readings_around_it():
 def test_the_first_time_counts_where_a_curve_comes_back():
     curve = [(1.0, 0.2), (2.0, 0.6), (3.0, 0.4), (4.0, 0.8)]
     assert energy_at_quality(curve, 0.4, higher_is_better=True) == 1.5
-
-
-def test_lifetime_efficiency_tends_to_the_overall_efficiency():
-    """OM_perf 0.9, 6 J a token against 2: 2.7 without the building, half at E / EPT_S tokens."""
-    at = [lifetime_efficiency(0.9, 6.0, 2.0, 1000.0, tokens=tokens) for tokens in (0, 500, 1e12)]
-    assert at[0] == 0
-    assert at[1] == pytest.approx(1.35)
-    assert at[2] == pytest.approx(eff_overall(0.9, 6.0, 2.0))
-    assert lifetime_efficiency(0.9, 6.0, None, 1000.0, tokens=1) is None
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ def test_the_common_spread_weighs_groups_by_their_degrees_of_freedom():
     assert relative_spread([[1.0], [2.0]]) is None
 
 
+def test_measurements_of_0_tell_nothing_of_the_common_spread():
+    assert relative_spread([[0.0, 0.0], [90.0, 110.0]]) == relative_spread([[90.0, 110.0]])
+    assert relative_spread([[0.0, 0.0, 0.0]]) is None
+
+
 def test_run_means_hold_the_truth_in_95_of_100_cases_and_windows_in_far_fewer():
     """20,000 worlds of 5 runs x 5 windows, both with one standard deviation: 95 against 72 %."""
     generator = np.random.default_rng(0)

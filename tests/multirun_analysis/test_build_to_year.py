@@ -11,7 +11,7 @@ import pytest
 
 from kdwatts.metrics.footprint import co2e_kg, cost_usd
 from multirun_analysis.collect import collect
-from multirun_analysis.repayment import repayments
+from multirun_analysis.repayment import efficiency, repayments
 from multirun_analysis.rows import distinct_students
 from multirun_analysis.served import served
 
@@ -84,7 +84,7 @@ def test_a_year_of_a_student_is_what_its_row_says_by_hand(study):
     assert told.student.value == pytest.approx(row["student_served_j_per_token"])
     assert told.tokens.verdict == "reached"
     assert told.tokens.value == pytest.approx(build_j / (0.030 - 0.010)) == pytest.approx(18e6)
-    assert told.lifetime[1] == pytest.approx(0.95 * 1e9 * 0.03 / (360e3 + 1e9 * 0.01))
+    assert efficiency(told, 1e9).value == pytest.approx(0.95 * 1e9 * 0.03 / (360e3 + 1e9 * 0.01))
 
 
 def test_the_interval_of_repaying_is_worked_from_the_same_row(study):

@@ -139,6 +139,31 @@ def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_p
         assert assumption in text
 
 
+def test_what_may_be_avoided_has_the_interval_of_its_joules(make, tmp_path):
+    """7.3 kWh less 1 kWh of building, both measured within 5 %, and 1 % of building apart:
+    6.3 kWh +- 0.02 without calibration, times exp(+- 1.96 x 5 %) with it: 5.71 to 6.95."""
+    folder = make.run(
+        tmp_path / "0", own_energy_j=3.6e6, own_energy_random_sd_j=0.0,
+        own_energy_shared_sd_j=0.18e6, inherited_energy_j=0.0, inherited_energy_by_artifact_j={},
+    )  # fmt: skip
+    make.serving(folder, student=[1.0] * 3, teacher=[3.0] * 3)
+    found = collect([tmp_path])
+    found.runs["student_served_shared_sd_j"], found.runs["teacher_served_shared_sd_j"] = 0.05, 0.15
+    _, text = text_of(found, tokens_per_day=36_000)
+    assert "6.30 5.71 to 6.95 1.26 1.14 to 1.39" in text
+
+
+def test_what_a_year_does_not_tell_from_nothing_is_not_said_to_be_avoided(make, tmp_path):
+    """Building drew 7.3 kWh, known to 1 % apart from serving, and a year saves 7.3 kWh."""
+    folder = make.run(
+        tmp_path / "0", own_energy_j=7.3 * 3.6e6, inherited_energy_j=0.0,
+        own_energy_random_sd_j=0.0, own_energy_shared_sd_j=1e6, inherited_energy_by_artifact_j={},
+    )  # fmt: skip
+    make.serving(folder, student=[1.0] * 3, teacher=[3.0] * 3)
+    _, text = text_of(collect([tmp_path]), tokens_per_day=36_000)
+    assert re.search(r"response 93\.0 % \(interval unknown\) unresolved - measured", text)
+
+
 def test_a_student_that_saves_nothing_avoids_nothing(make, tmp_path):
     make.serving(make.run(tmp_path / "0"), student=[4.0] * 3, teacher=[3.0] * 3)
     _, text = text_of(collect([tmp_path]))

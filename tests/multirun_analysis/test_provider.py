@@ -54,9 +54,7 @@ def test_a_year_of_service_is_kwh_and_money_of_the_student_beside_the_teacher(ma
     text = text_of(tmp_path)
     # 13.14 million tokens a year: 3.65 and 10.95 kWh; times PUE 2 and 0.25 USD/kWh 1.825 USD, and
     # three times that of the teacher. Building is 1 kWh, repaid after 3.6 MJ / 2 J = 50 days.
-    assert re.search(
-        r"0\.800 0\.700 to 0\.900 3\.65 1\d\.\d+ 1\.00 50 \d+ to \d+ 1\.8\d 3\.65", text
-    )
+    assert re.search(r"80 % 70 to 90 % 3\.65 1\d\.\d+ 1\.00 50 \d+ to \d+ 1\.8\d 3\.65", text)
     assert "Price at here: 0.25 USD/kWh (a tariff), PUE 2." in text
 
 
@@ -132,7 +130,7 @@ def test_what_is_at_chance_is_marked(make, tmp_path):
         student_at_chance=["[]", '["arc"]'],
     )
     assert "sft cannot be told teacher at chance on mmlu" in text
-    assert "feature 0.100 at chance on arc" in text
+    assert "feature 10.0 % interval unknown; at chance on arc" in text
     assert text.index("feature") < text.index("sft")
 
 

@@ -178,3 +178,18 @@ def test_a_column_of_numbers_here_and_text_there_becomes_text():
     found = concatenated(parts, schema)
     assert found["x"].to_pylist() == ["1", "one", None]
     assert found["y"].to_pylist() == [None, None, 2]
+
+
+def test_counted_joules_below_0_are_refused_by_name_and_net_ones_are_not(make, tmp_path):
+    make.run(tmp_path / "0", own_energy_j=-5.0)
+    make.run(tmp_path / "1", own_net_energy_j=-5.0, student_key="b")
+    runs = collect([tmp_path]).runs.set_index("run")
+    assert runs.loc["1", "finished"] and not runs.loc["0", "finished"]
+    said = "metrics.json: own_energy_j is -5.0, expected 0 or more; delete it and rerun"
+    assert runs.loc["0", "reason"] == said
+
+
+def test_a_serving_cost_below_0_leaves_its_file_out_and_is_named():
+    schema = pa.schema([("run", pa.string()), ("total_j_per_token", pa.float64())])
+    with pytest.raises(ValueError, match=r"total_j_per_token is -0.5, expected 0 or more"):
+        to_table("r", [{"total_j_per_token": -0.5}], schema)

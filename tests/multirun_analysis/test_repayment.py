@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.curves import quality_against_joules
-from multirun_analysis.repayment import repayment_section, repayments
+from multirun_analysis.repayment import efficiency, joules_ratio, repayment_section, repayments
 
 
 def run_with_curve(make: Any, folder: Path, curve: list[tuple[float, float]], **metrics: Any):
@@ -69,9 +70,44 @@ def test_tokens_repay_own_energy_and_the_share_of_what_was_inherited(make: Any, 
     """650 J over 0.11 - 0.019 J a token."""
     _, found = pair(make, tmp_path, [(150.0, 3.5), (250.0, 3.1)])
     assert found["response"].tokens.value == pytest.approx(650 / 0.091)
-    first, *_, last = found["response"].lifetime
-    assert first is not None and first == pytest.approx(0.95 * 1e6 * 0.11 / (650 + 1e6 * 0.019))
+    first, last = (efficiency(found["response"], tokens).value for tokens in (1e6, 1e12))
+    assert first == pytest.approx(0.95 * 1e6 * 0.11 / (650 + 1e6 * 0.019))
+    # It tends to Eff_overall.
     assert last == pytest.approx(0.95 * 0.11 / 0.019, rel=1e-5)
+
+
+def test_an_efficiency_has_an_interval_of_accuracy_and_joules_or_is_unresolved(make, tmp_path):
+    kept = {"om_perf_low": 0.9, "om_perf_high": 1.0}
+    once = make.run(tmp_path / "once" / "0", **kept)
+    make.serving(once, student=[0.019], teacher=[0.11])
+    many = make.run(tmp_path / "many" / "0", **kept)
+    make.serving(many, student=[0.018, 0.019, 0.020], teacher=[0.10, 0.11, 0.12])
+    for folder, is_told in (("once", False), ("many", True)):
+        found = collect([tmp_path / folder])
+        (repayment,) = repayments(found.runs, found.train)
+        told = efficiency(repayment, 1e9)
+        assert told.is_bounded is is_told
+        assert (">unresolved<" in repayment_section(found.runs, found.train)) is not is_told
+        if told.low is not None and told.value is not None:
+            ratio = joules_ratio(repayment, 1e9)
+            assert ratio.low is not None and ratio.value is not None
+            apart = math.hypot(math.log(0.95 / 0.9), math.log(ratio.value / ratio.low))
+            assert told.low == pytest.approx(told.value * math.exp(-apart))
+
+
+def test_beside_a_teacher_at_chance_no_efficiency_is_told(make: Any, tmp_path: Path):
+    """98 % of a score that guessing reaches are no accuracy for any joules."""
+    make.serving(
+        make.run(
+            tmp_path / "0", om_perf=0.98, accuracy_kept=None, accuracy_kept_low=None,
+            accuracy_kept_high=None, teacher_at_chance=["mmlu"],
+        ),
+        student=[0.019] * 3, teacher=[0.11] * 3,
+    )  # fmt: skip
+    found = collect([tmp_path])
+    (repayment,) = repayments(found.runs, found.train)
+    assert repayment.tokens.verdict == "reached"
+    assert efficiency(repayment, 1e9).value is None
 
 
 def test_a_teacher_measured_once_has_the_spread_of_the_students_beside_it(make, tmp_path):
@@ -99,7 +135,7 @@ def test_settings_of_one_architecture_have_one_figure_and_nothing_ranks_them_by_
     assert len({r.student for r in found}) == 1
 
 
-@pytest.mark.parametrize("spread", (0.0, 0.001, 0.02, 0.04, 0.2))
+@pytest.mark.parametrize("spread", (0.0, 0.001, 0.02, 0.04, 0.09))
 def test_reached_has_two_ends_and_no_other_verdict_has_an_upper_one(make, tmp_path, spread):
     make.serving(
         make.run(tmp_path / "0"),

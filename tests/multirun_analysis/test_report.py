@@ -161,7 +161,10 @@ def test_a_component_without_a_figure_is_told_with_its_reason_and_no_host_is_pub
     )
     assert found["Hardware"] == "1 x NVIDIA H100 80GB HBM3, driver 575.57."
     # The fixture's run inherits shards of 10 kJ and signals of 90 kJ, and has no stage of either.
-    assert found["Inherited work"].endswith("(such as a teacher's training): 2, 100 kJ.")
+    assert found["Inherited work"].endswith(
+        " 2 artifacts of 100 kJ in all, such as a teacher's training, are in no figure of stages: "
+        "no stage of these runs made them."
+    )
     assert found["Idle power"].endswith("before none of these runs, so nothing here is net.")
 
 

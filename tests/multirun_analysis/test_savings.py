@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.savings import absolute_interval, positive_interval, saving
+from multirun_analysis.candidates import Candidate, Share
+from multirun_analysis.savings import (
+    absolute_interval,
+    is_told,
+    more_to_build,
+    positive_interval,
+    saving,
+)
 
 
 def test_a_saving_has_fiellers_interval_of_the_share_and_halves_in_squares_of_the_joules():
@@ -64,3 +72,38 @@ def test_an_amount_never_reaches_0_by_calibration():
     found = absolute_interval(Quantity(100.0, 1.0, 50.0))
     assert found.low is not None and 30 < found.low < 40
     assert not positive_interval(1.0, 2.0, 0.0).is_bounded
+
+
+def built_at(own_j: float, quality: str, inherited_j: float = 0.0) -> Candidate:
+    """A setting of one seed on a machine that all share, whose record states no random error."""
+    one = Quantity(own_j, 0.0, 0.5 * own_j, "J", quality)
+    nothing = Quantity(None)
+    return Candidate(
+        "a", "a", ("run",), 1e9, quality, Share(None), Share(None), (), (), one,
+        replace(one, value=inherited_j, shared_sd=0.5 * inherited_j),
+        frozenset({str(inherited_j)}), nothing, "alike", 3, nothing, None, None,
+        frozenset({("host", "cpu", None, 0)}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (built_at(43.6, "estimated"), False),
+        (built_at(24.6, "estimated", 34.0), False),
+        (built_at(200.0, "estimated"), True),
+        (built_at(43.5, "estimated", 669.0), True),
+    ],
+)
+def test_estimates_are_told_apart_beyond_what_their_model_does_not_share(
+    other: Candidate, told: bool
+):
+    """43.5 J against 43.6: 1.96 x 0.2 x hypot(43.5, 43.6) = 24 J; against 24.6 + 34.0 J, 15 J in
+    24; against 200 J, 156 in 80; with 669 J inherited, 669 in 263."""
+    one = built_at(43.5, "estimated")
+    assert is_told(other, one, more_to_build(other, one)) is told
+
+
+def test_a_sensors_random_error_is_the_one_that_it_states():
+    one, other = built_at(43.5, "measured"), built_at(43.6, "measured")
+    assert is_told(other, one, more_to_build(other, one))

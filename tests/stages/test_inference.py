@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-import transformers
 from transformers import (
     DbrxConfig,
     LlamaConfig,
@@ -134,7 +132,12 @@ def test_another_power_limit_is_another_key(configure: Configure):
 
 @pytest.mark.parametrize(
     ("library", "name"),
-    [(torch, "__version__"), (torch.version, "cuda"), (transformers, "__version__")],
+    [
+        # As the stage knows them: another test may have had a library imported anew.
+        (inference.torch, "__version__"),
+        (inference.torch.version, "cuda"),
+        (inference.transformers, "__version__"),
+    ],
 )
 def test_another_version_of_what_brings_the_kernels_is_another_key(
     library: Any, name: str, key_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch

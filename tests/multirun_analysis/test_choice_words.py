@@ -1,0 +1,32 @@
+"""What is said of settings that keep less than is asked, and how sure that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from multirun_analysis.choice import Gate, choose
+from multirun_analysis.choice_words import choice_words
+from multirun_analysis.collect import collect
+from multirun_analysis.rows import distinct_students
+
+
+def test_a_setting_whose_interval_reaches_what_is_asked_is_not_said_to_keep_too_little(
+    make: Any, tmp_path: Path
+):
+    """0.394 to 0.564 holds 0.5; 0.308 to 0.475 does not."""
+    kept = {"sft": (0.39, 0.308, 0.475), "relational": (0.475, 0.394, 0.564)}
+    for paradigm, (value, low, high) in kept.items():
+        make.run(
+            tmp_path / paradigm,
+            paradigm=paradigm,
+            student_key=paradigm,
+            accuracy_kept=value,
+            accuracy_kept_low=low,
+            accuracy_kept_high=high,
+        )
+    students = distinct_students(collect([tmp_path]).runs)
+    choice = choose(students, gate=Gate(0.5), tokens=1e9)
+    said = choice_words(choice, None, Gate(0.5), days=365)
+    assert "They keep too little: sft (0.390, 0.308 to 0.475)." in said
+    assert "Below what is asked, but not surely: relational (0.475, 0.394 to 0.564)." in said
