@@ -40,6 +40,8 @@ def folder_of(asked: DictConfig, *, is_sweep: bool) -> str:
 def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     """The override that names the folder, which is made where its name is of the time.
 
+    None where the command names it so already: a manifest tells what was typed.
+
     Of two that start in the same second one gets another folder, NAME-2. Raises RuntimeError when
     a process that lives is at work in the folder of a single run.
     """
@@ -57,7 +59,8 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
             )
         check_alone(path)
     try:
-        yield [f"hydra.{kind}.dir={quoted(str(path))}"]
+        is_named = isinstance(written, dict) and str(path) == written["dir"]
+        yield [] if is_named else [f"hydra.{kind}.dir={quoted(str(path))}"]
     finally:
         if is_fresh:
             with suppress(OSError):  # Not empty, or already gone.

@@ -47,6 +47,12 @@ def test_two_that_start_in_the_same_second_have_two_folders(
     datetime.strptime(folders[0].name, "%H-%M-%S")
 
 
+def test_a_command_that_names_its_folder_is_not_told_it_twice(tmp_path: Path):
+    """The manifest tells what was typed, and a page prints it."""
+    with claimed(asked(f"hydra.sweep.dir={tmp_path}/study"), is_sweep=True) as overrides:
+        assert overrides == []
+
+
 def test_a_folder_that_is_named_is_taken_as_it_is_with_home_and_variables_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
