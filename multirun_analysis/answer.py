@@ -126,7 +126,8 @@ def answer(runs: pd.DataFrame) -> Answer:
         why = ", none was evaluated: no advice follows"
         if known(students, "om_perf_reason"):
             why = ", and no score of theirs can be set beside their teacher's"
-        lead = f"{len(students)} students were built{why}."
+        was = "was" if len(students) == 1 else "were"
+        lead = f"{units.count(len(students), 'student')} {was} built{why}."
     return Answer(lead, sure, warning, [frugal] if frugal else [])
 
 

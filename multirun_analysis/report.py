@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from multirun_analysis import units
 from multirun_analysis.answer import answer
 from multirun_analysis.collect import Collected
 from multirun_analysis.esg import esg_sections
@@ -224,8 +225,9 @@ def _header(runs: pd.DataFrame) -> str:
         f'<div class="detail">{escape(card.detail)}</div></div>'
         for card in found.cards
     )
+    counted = f"{units.count(num_students, 'student')} of {units.count(len(runs), 'run')}"
     return f"""<header>
-<p class="eyebrow"><b>kdwatts</b> · {num_students} students of {len(runs)} runs · {listed}</p>
+<p class="eyebrow"><b>kdwatts</b> · {counted} · {listed}</p>
 <h1>{escape(found.headline)}</h1>
 {"".join(f'<p class="lead">{escape(text)}</p>' for text in leads)}
 {f'<p class="warn">{escape(found.warning)}</p>' if found.warning else ""}

@@ -44,6 +44,11 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     return f"{shown[0]} ± {shown[1]}{tail}"
 
 
+def count(number: int, what: str) -> str:
+    """Such as `1 run` or `4 runs`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None else significant(value, digits)
 

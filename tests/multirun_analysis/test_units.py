@@ -58,3 +58,9 @@ def test_a_difference_shows_its_sign():
     assert units.signed(4120.0, "J", error=310.0) == "+4.1 ± 0.3 kJ"
     assert units.signed(-4.0, "%", prefixed=False) == "-4.00 %"
     assert units.signed(0.012, "", prefixed=False) == "+0.0120"
+
+
+def test_one_is_singular_and_all_others_are_plural():
+    assert [units.count(number, "run") for number in (0, 1, 2, 1500)] == [
+        *("0 runs", "1 run", "2 runs", "1,500 runs")
+    ]
