@@ -237,7 +237,8 @@ def _execute(
     company: Company | None,
 ) -> str | None:
     """Run every stage; what ended the student's training, None where there is none."""
-    from kdwatts.pipeline import Run, execute, plan, stopped_by
+    from kdwatts.nodes import plan
+    from kdwatts.pipeline import Run, execute, stopped_by
 
     guards.check_unchanged()
     cards = list_gpus()
@@ -279,7 +280,7 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
-    from kdwatts.pipeline import plan
+    from kdwatts.nodes import plan
     from kdwatts.planning.describe import describe
     from kdwatts.planning.fits import check_memory
     from kdwatts.planning.roofline import costs_left, sweep_line

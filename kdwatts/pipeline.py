@@ -12,9 +12,7 @@ from kdwatts import interrupt
 from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
 from kdwatts.config import Config
 from kdwatts.launch import launched
-from kdwatts.nodes import Node as Node
-from kdwatts.nodes import is_missing
-from kdwatts.nodes import plan as plan
+from kdwatts.nodes import Node, is_missing
 from kdwatts.records import read_json, write_json
 from kdwatts.store import Claim, Store
 from kdwatts.telemetry.meter import Meter, OpenWindow

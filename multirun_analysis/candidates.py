@@ -14,7 +14,7 @@ from typing import Any
 from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
 from multirun_analysis import built
 from multirun_analysis.accuracy import names_of, spread_of
-from multirun_analysis.pareto import CLASSES, energy_class
+from multirun_analysis.pareto import worst_class
 from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.served import by_machine, served
 
@@ -87,7 +87,7 @@ def candidates_by_machine(students: Sequence[Row], tokens: float) -> list[Candid
 
 
 def _kinds(students: Sequence[Row]) -> list[list[Row]]:
-    return list(grouped(students, lambda run: (run["group"], _worst_class([run]))).values())
+    return list(grouped(students, lambda run: (run["group"], worst_class([run]))).values())
 
 
 def building_j(candidate: Candidate) -> Quantity:
@@ -111,7 +111,7 @@ def teacher_j(candidate: Candidate) -> Quantity:
 
 
 def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
-    kind = _worst_class(rows)
+    kind = worst_class(rows)
     measurements = _common(rows, "student_served_measurements")
     return Candidate(
         label=rows[0]["group_label"] + apart,
@@ -136,12 +136,6 @@ def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
             tuple(run.get(key) for key in ("host", "gpu", "gpu_name", "num_gpus")) for run in rows
         ),
     )
-
-
-def _worst_class(rows: list[Row]) -> str:
-    columns = ("total_energy_quality", "inference_energy_quality")
-    kinds = {energy_class(run[column]) for run in rows for column in columns}
-    return max(kinds, key=CLASSES.index)
 
 
 def _share(rows: list[Row], column: str) -> Share:

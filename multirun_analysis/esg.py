@@ -11,6 +11,7 @@ from html import escape
 import pandas as pd
 
 from kdwatts.grid import UNSTATED
+from kdwatts.metrics.break_even import apart_from_serving
 from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
@@ -23,7 +24,7 @@ from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import Repayment, repayments
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.savings import apart_from_serving, saving
+from multirun_analysis.savings import saving
 from multirun_analysis.site import Site, all_sites, counts_words, provenance_words, stated_sites
 from multirun_analysis.siting import several_words, site_words
 

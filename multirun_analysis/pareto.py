@@ -36,6 +36,13 @@ def energy_class(quality: str | None) -> str:
     return quality if quality in CLASSES else "missing"
 
 
+def worst_class(rows: Sequence[Row]) -> str:
+    """The worst word for how joules of building and of serving were obtained."""
+    columns = ("total_energy_quality", "inference_energy_quality")
+    kinds = {energy_class(run[column]) for run in rows for column in columns}
+    return max(kinds, key=CLASSES.index)
+
+
 def quality_of(energy: str) -> str:
     """The column that says how the energies of a column were obtained."""
     return "own_energy_quality" if energy == "own_energy_j" else "total_energy_quality"

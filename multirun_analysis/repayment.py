@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from kdwatts.metrics.break_even import (
-    UNSHARED,
     BreakEven,
+    apart_from_serving,
     energy_at_quality,
     students_to_break_even,
     tokens_to_break_even,
@@ -23,7 +22,7 @@ from multirun_analysis.accuracy import KEPT, spread_of
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order
 from multirun_analysis.page import facet, row_head, section, table
-from multirun_analysis.pareto import CLASSES, energy_class
+from multirun_analysis.pareto import energy_class, worst_class
 from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.served import KEYS, by_machine, served
 
@@ -67,10 +66,7 @@ class Repayment:
 
 def joules_ratio(r: Repayment, tokens: float) -> Interval:
     """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as T* has it."""
-    building = r.built
-    if r.same_meter and building.value is not None and building.random_sd is not None:
-        unshared_j = UNSHARED.get(building.quality, 0.0) * building.value
-        building = replace(building, random_sd=math.hypot(building.random_sd, unshared_j))
+    building = apart_from_serving(r.built) if r.same_meter else r.built
     whole = add([building, scaled(r.student, tokens, unit="J")])
     return ratio(scaled(r.teacher, tokens, unit="J"), whole, same_meter=r.same_meter)
 
@@ -86,7 +82,7 @@ def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
     curves = held_out_curves(train)
     found = []
     # Seeds measured and seeds estimated have no mean in common.
-    for alike in grouped(students, lambda run: (run["group"], _energy_class([run]))).values():
+    for alike in grouped(students, lambda run: (run["group"], worst_class([run]))).values():
         for apart, rows in by_machine(alike):
             repayment = _repayment(rows, students, curves, apart)
             # Nothing served and nothing inherited: there is no question.
@@ -128,7 +124,7 @@ def _repayment(
         apart=apart,
         runs=tuple(run["run"] for run in rows),
         paradigm=rows[0]["paradigm"],
-        energy_class=_energy_class(rows),
+        energy_class=worst_class(rows),
         built=built_j,
         teacher=teacher,
         student=student,
@@ -171,13 +167,6 @@ def _one_meter(runs: list[Row], columns: tuple[str, ...]) -> bool:
     machines = {tuple(run.get(key) for key in ("host", "gpu", "num_gpus")) for run in runs}
     ways = {energy_class(run[column]) for run in runs for column in columns}
     return len(machines) == len(ways) == 1 and runs[0].get("host") is not None
-
-
-def _energy_class(rows: list[Row]) -> str:
-    """The worst word for how joules of building and of serving were obtained."""
-    columns = ("total_energy_quality", "inference_energy_quality")
-    kinds = {energy_class(run[column]) for run in rows for column in columns}
-    return max(kinds, key=CLASSES.index)
 
 
 def _baseline(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from kdwatts.metrics.break_even import UNSHARED
+from kdwatts.metrics.break_even import UNSHARED, apart_from_serving
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.quantity import Quantity, add, difference, interval_95, ratio
+from kdwatts.metrics.quantity import Quantity, add, difference, half_width, interval_95, ratio
 from kdwatts.metrics.student_t import NORMAL_975
 from multirun_analysis.candidates import Candidate, Share, building_j, serving_j, teacher_j
 
@@ -38,7 +38,10 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
     found = ratio(taken, teacher)
     if found.value is None:
         return Saving(Interval(None), Interval(None))
-    less, halves = difference(teacher, taken), [_half_width(one) for one in (taken, teacher)]
+    less, halves = (
+        difference(teacher, taken),
+        [half_width(one, same_meter=True) for one in (taken, teacher)],
+    )
     half = None if None in halves else math.hypot(*(each or 0.0 for each in halves))
     joules = positive_interval(less.value or 0.0, half, less.shared_sd)
     if joules.is_bounded and found.low is not None and found.high is not None:
@@ -56,7 +59,7 @@ def absolute_interval(one: Quantity) -> Interval:
     """An amount with the ends of its 95 % interval, calibration included."""
     if one.value is None:
         return Interval(None)
-    return positive_interval(one.value, _half_width(one), one.shared_sd)
+    return positive_interval(one.value, half_width(one, same_meter=True), one.shared_sd)
 
 
 def positive_interval(value: float, half: float | None, shared_sd: float | None) -> Interval:
@@ -143,20 +146,3 @@ def _is_told_share(one: Share, other: Share) -> bool:
 def _is_one_meter(one: Candidate, other: Candidate) -> bool:
     machines = one.machines | other.machines
     return len(machines) == 1 and all(host is not None for host, *_ in machines)
-
-
-def apart_from_serving(build: Quantity, *, same_meter: bool = True) -> Quantity:
-    """Building, for a comparison with serving: the part of its meter's error that both do not share
-    counts as random. Of two meters that is all of it."""
-    if build.value is None or build.random_sd is None:
-        return build
-    if not same_meter:
-        alone = math.hypot(build.random_sd, build.shared_sd or 0.0)
-        return replace(build, random_sd=alone, shared_sd=0.0)
-    unshared = UNSHARED.get(build.quality, 0.0) * abs(build.value)
-    return replace(build, random_sd=math.hypot(build.random_sd, unshared))
-
-
-def _half_width(one: Quantity) -> float | None:
-    ends = interval_95(one, calibration=False)
-    return None if ends is None else (ends[1] - ends[0]) / 2

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from kdwatts.config import Config, to_config, to_dict
 from kdwatts.fingerprint import fingerprint
+from kdwatts.nodes import plan
 from kdwatts.paths import conf_dir
-from kdwatts.pipeline import plan
 from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import VERSION_BASE, compose, preflight
 from kdwatts.schema import Cluster, Gpu

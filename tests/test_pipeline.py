@@ -21,7 +21,8 @@ from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
 from kdwatts.hardware import resolve_gpu
-from kdwatts.pipeline import Run, execute, plan
+from kdwatts.nodes import plan
+from kdwatts.pipeline import Run, execute
 from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
 from kdwatts.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BOOTSTRAP_DRAWS = 10_000
@@ -34,8 +34,6 @@ class Kept:
     """2.5th percentile over the benchmarks' samples; None where a standard error is unknown."""
     high: float | None
     """97.5th percentile."""
-    sd: float | None
-    """One standard deviation over the same draws, by their 16th and 84th percentile."""
     benchmarks: tuple[str, ...]
     """Those in the mean: the teacher is at least two standard errors above chance."""
     teacher_at_chance: tuple[str, ...]
@@ -65,27 +63,42 @@ def accuracy_kept(scores: Sequence[BenchmarkScore]) -> Kept:
     that it is lopsided where a teacher is near chance.
     """
     without = tuple(score.benchmark for score in scores if score.chance is None)
-    teacher_at_chance = tuple(
-        score.benchmark
-        for score in scores
-        if is_at_chance(score.teacher, score.teacher_stderr, score.chance)
-    )
+    teacher_at_chance = _teachers_at_chance(scores)
     student_at_chance = tuple(
         score.benchmark
         for score in scores
         if is_at_chance(score.student, score.student_stderr, score.chance)
     )
-    told = [s for s in scores if s.benchmark not in (*without, *teacher_at_chance)]
-    value = low = high = sd = None
-    if told:
-        shares = [(s.student - (s.chance or 0.0)) / (s.teacher - (s.chance or 0.0)) for s in told]
-        value = math.fsum(shares) / len(shares)
-        if all(None not in (s.student_stderr, s.teacher_stderr) for s in told):
-            means = _drawn_means(told, above_chance=True)
-            low, high = percentile(means, 2.5), percentile(means, 97.5)
-            sd = (percentile(means, 84.134) - percentile(means, 15.866)) / 2
+    told = _told(scores)
+    low = high = None
+    if told and all(None not in (s.student_stderr, s.teacher_stderr) for s in told):
+        means = _drawn_means(told, above_chance=True)
+        low, high = percentile(means, 2.5), percentile(means, 97.5)
     names = tuple(score.benchmark for score in told)
-    return Kept(value, low, high, sd, names, teacher_at_chance, student_at_chance, without)
+    return Kept(_mean_share(told), low, high, names, teacher_at_chance, student_at_chance, without)
+
+
+def _teachers_at_chance(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
+    return tuple(
+        score.benchmark
+        for score in scores
+        if is_at_chance(score.teacher, score.teacher_stderr, score.chance)
+    )
+
+
+def _told(scores: Sequence[BenchmarkScore]) -> list[BenchmarkScore]:
+    """Those that say what was kept: their chance is known and their teacher is above it."""
+    return [
+        score
+        for score in scores
+        if score.chance is not None
+        and not is_at_chance(score.teacher, score.teacher_stderr, score.chance)
+    ]
+
+
+def _mean_share(told: Sequence[BenchmarkScore]) -> float | None:
+    shares = [(s.student - (s.chance or 0.0)) / (s.teacher - (s.chance or 0.0)) for s in told]
+    return math.fsum(shares) / len(shares) if shares else None
 
 
 def percentile(ordered: Sequence[float], share_pct: float) -> float:
@@ -139,8 +152,8 @@ def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
         return OmPerf(None, None, None, ())
     ratio = sum(score.student / score.teacher for score in scores) / len(scores)
     errors = [_ratio_stderr(score) for score in scores]
-    stderr = _root_sum_square(errors)
-    kept = accuracy_kept(scores)
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) if len(known) == len(errors) else None
     low = high = None
     if stderr is not None:
         means = _drawn_means(scores, above_chance=False)
@@ -148,8 +161,8 @@ def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
     return OmPerf(
         ratio,
         None if stderr is None else stderr / len(scores),
-        kept.value,
-        kept.teacher_at_chance,
+        _mean_share(_told(scores)),
+        _teachers_at_chance(scores),
         low,
         high,
     )
@@ -160,8 +173,3 @@ def _ratio_stderr(score: BenchmarkScore) -> float | None:
         return None
     ratio = score.student / score.teacher
     return math.hypot(score.student_stderr, ratio * score.teacher_stderr) / score.teacher
-
-
-def _root_sum_square(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known else math.sqrt(sum((value or 0.0) ** 2 for value in known))

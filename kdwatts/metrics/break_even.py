@@ -80,15 +80,29 @@ def energy_at_quality(
     return None
 
 
+def apart_from_serving(building: Quantity, *, same_meter: bool = True) -> Quantity:
+    """Joules of building as they stand beside joules of serving.
+
+    What one meter does not share between the two loads, UNSHARED of the joules, counts as random.
+    Of two meters that is all of its calibration.
+    """
+    if building.value is None or building.random_sd is None:
+        return building
+    if not same_meter:
+        alone = math.hypot(building.random_sd, building.shared_sd or 0.0)
+        return replace(building, random_sd=alone, shared_sd=0.0)
+    unshared = UNSHARED.get(building.quality, 0.0) * abs(building.value)
+    return replace(building, random_sd=math.hypot(building.random_sd, unshared))
+
+
 def _repaid(cost: Quantity, gain: Quantity, same_meter: bool) -> BreakEven:
     """What it takes for `gain` to repay `cost`."""
     if cost.value is None or gain.value is None:
         return BreakEven("unknown")
     if cost.value <= 0:  # Nothing to repay.
         return BreakEven("reached", 0.0, 0.0, 0.0)
-    if same_meter and cost.random_sd is not None:
-        unshared = UNSHARED.get(cost.quality, 0.0) * cost.value
-        cost = replace(cost, random_sd=math.hypot(cost.random_sd, unshared))
+    if same_meter:
+        cost = apart_from_serving(cost)
     cost_half = half_width(cost, same_meter=same_meter)
     gain_half = half_width(gain, same_meter=same_meter)
     if cost_half is None or gain_half is None:

@@ -76,7 +76,7 @@ def test_a_score_without_a_level_of_chance_is_never_at_chance():
 def test_there_is_no_interval_without_standard_errors():
     kept = accuracy_kept([_score("mmlu", 0.45, 0.65, 0.25, stderr=None)])
     assert kept.value == pytest.approx(0.5)
-    assert (kept.low, kept.high, kept.sd) == (None, None, None)
+    assert (kept.low, kept.high) == (None, None)
 
 
 def test_the_interval_holds_what_is_truly_kept_in_95_of_100_worlds(monkeypatch):

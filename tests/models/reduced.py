@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kdwatts.config import Config, check
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.pipeline import Node, plan
+from kdwatts.nodes import Node, plan
 from kdwatts.schema import Architecture, ModelSource, Pair
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.meter import Meter

@@ -13,8 +13,8 @@ import pytest
 
 from kdwatts.config import Config, check, to_config
 from kdwatts.models.budget import estimate
+from kdwatts.nodes import plan
 from kdwatts.paths import conf_dir
-from kdwatts.pipeline import plan
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory

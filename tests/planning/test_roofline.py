@@ -10,7 +10,7 @@ import pytest
 
 from kdwatts.models.budget import estimate
 from kdwatts.models.writing import estimate_writing
-from kdwatts.pipeline import plan
+from kdwatts.nodes import plan
 from kdwatts.planning.roofline import Cost, costs_left, stage_costs, sweep_line, time_lines, total
 from kdwatts.store import Store
 

@@ -18,7 +18,7 @@ from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
-from kdwatts.pipeline import plan
+from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json
 from kdwatts.schema import EvalTask

@@ -14,8 +14,8 @@ import pytest
 from kdwatts.cli import run_in
 from kdwatts.evaluation import lm_tasks
 from kdwatts.hardware import resolve_gpu
+from kdwatts.nodes import plan
 from kdwatts.paths import TINY_DIR
-from kdwatts.pipeline import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json
 from kdwatts.stages.evaluate import check, settings

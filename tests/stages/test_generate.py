@@ -20,7 +20,7 @@ from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.pipeline import plan
+from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
 from kdwatts.stages import generate

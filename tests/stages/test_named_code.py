@@ -18,8 +18,8 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
 from kdwatts.losses.rows import plain
+from kdwatts.nodes import Node, plan
 from kdwatts.paths import conf_dir
-from kdwatts.pipeline import Node, plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, write_json
 from kdwatts.stages import distill

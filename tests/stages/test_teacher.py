@@ -17,7 +17,7 @@ from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.interrupt import Preempted
-from kdwatts.pipeline import plan
+from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
 from kdwatts.stages import teacher
