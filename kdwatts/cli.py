@@ -25,13 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pynvml import NVMLError
 from safetensors import SafetensorError
 
-from kdwatts import guards, interrupt, jobs, sweep
+from kdwatts import guards, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.effects import ASK_ONLY
 from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.hardware import check_cards, resolve_gpu
-from kdwatts.interrupt import Preempted, deferred
-from kdwatts.launch import launched
 from kdwatts.manifest import (
     CONFIG_NAME,
     amend_status,
@@ -40,11 +38,14 @@ from kdwatts.manifest import (
     write_manifest,
     write_status,
 )
-from kdwatts.paths import conf_dir
 from kdwatts.preflight import VERSION_BASE, look
 from kdwatts.refusal import in_one_sentence
+from kdwatts.runtime import interrupt, slurm
+from kdwatts.runtime.interrupt import Preempted, deferred
+from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
 from kdwatts.store import Store
-from kdwatts.streams import is_unread, print_anywhere, until_unread
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -98,7 +99,7 @@ def run(tree: DictConfig) -> None:
     except Preempted as stop:
         state = "preempted"
         _requeue(run_dir, stop)
-        if is_swept and not jobs.is_submitted():
+        if is_swept and not slurm.is_submitted():
             _tell(stop)
             sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
         raise
@@ -116,7 +117,7 @@ def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
     what it sent goes on by the settings of its first start.
     """
     sweep.entered[run_dir] = sweep_dir
-    if not jobs.is_submitted():
+    if not slurm.is_submitted():
         try:
             sweep.check_same(run_dir, tree)
         except ValueError as error:
@@ -132,7 +133,7 @@ def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
 def _requeue(run_dir: Path, stop: Preempted) -> None:
     """In a job of a sweep, see to its next turn, and say so where it gets none."""
     try:
-        jobs.requeue(interrupt.received())
+        slurm.requeue(interrupt.received())
     except Exception as error:
         reason = f"{stop}; {in_one_sentence(error)}"
         amend_status(run_dir, error=reason)
@@ -196,7 +197,7 @@ def _attempt(
 ) -> None:
     """As `run_in`, in a folder in which nobody else is at work."""
     attempt, stage = next_attempt(run_dir), "configure"
-    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if jobs.is_submitted() else None
+    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if slurm.is_submitted() else None
 
     def notice(name: str) -> None:
         nonlocal stage

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from kdwatts.launch import launched
-from kdwatts.paths import check_path
+from kdwatts.runtime.paths import check_path
+from kdwatts.runtime.ranks import launched
 from kdwatts.schema import (
     Cluster,
     Data,

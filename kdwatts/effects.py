@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from kdwatts.config import Config
 from kdwatts.overrides import parsed
-from kdwatts.paths import resolve_dir
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import Pair, Relational, Response
 
 Reads = Callable[[Config], bool]

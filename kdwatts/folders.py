@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdwatts.manifest import CONFIG_NAME, check_alone
 from kdwatts.overrides import quoted
-from kdwatts.paths import check_path, expanded
 from kdwatts.preflight import Command
+from kdwatts.runtime.paths import check_path, expanded
 
 ASKED_NAME = ".hydra"
 SWEEP_NAME = "multirun.yaml"

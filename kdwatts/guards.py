@@ -16,8 +16,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from kdwatts.fingerprint import fingerprint, sha256_file
-from kdwatts.paths import PACKAGE_DIR, conf_dir
+from kdwatts.runtime.fingerprint import fingerprint, sha256_file
+from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
 from kdwatts.telemetry.host import process_name
 from kdwatts.telemetry.nvml import Gpu as Card
 

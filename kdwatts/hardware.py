@@ -12,8 +12,8 @@ import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts.config import Config
-from kdwatts.launch import launched
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.ranks import launched
 from kdwatts.schema import Gpu
 from kdwatts.telemetry.nvml import Gpu as Card
 

@@ -18,11 +18,11 @@ import psutil
 
 from kdwatts import __version__
 from kdwatts.config import Config, to_dict
-from kdwatts.fingerprint import fingerprint
 from kdwatts.hardware import cpu_name
-from kdwatts.jobs import alive, own_id
-from kdwatts.paths import PACKAGE_DIR
 from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.runtime.fingerprint import fingerprint
+from kdwatts.runtime.paths import PACKAGE_DIR
+from kdwatts.runtime.slurm import alive, own_id
 from kdwatts.telemetry.nvml import Gpu as Card
 
 PACKAGES = (

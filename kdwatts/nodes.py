@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kdwatts.config import STAGES, Config
-from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import joule_settings
+from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.store import Store
 from kdwatts.telemetry.nvml import Gpu as Card
 

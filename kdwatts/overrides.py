@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
 
 FUNCTIONS = "choice, range, interval, glob, shuffle, sort, tag, extend_list or a cast"
 

@@ -24,9 +24,9 @@ from kdwatts.data.rows import check_there
 from kdwatts.effects import check_effects
 from kdwatts.hardware import resolve_gpu
 from kdwatts.overrides import check_kind, check_words, null_part, parsed
-from kdwatts.paths import conf_dir
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.refusal import names_a_null_part
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}

@@ -17,8 +17,8 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
-from kdwatts import interrupt, jobs
 from kdwatts.refusal import in_one_sentence
+from kdwatts.runtime import interrupt, slurm
 from kdwatts.schema.sbatch import SETTINGS, option_name
 
 log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ def _in_our_unit(name: str, value: Any) -> Any:
 
 def _taken_back(job: str, what: str, error: BaseException) -> str:
     reason = in_one_sentence(error)
-    if jobs.cancel(job):
+    if slurm.cancel(job):
         return (
             f"sbatch took {what} as job {job}, which could not be noted ({reason}) and is "
             "cancelled; see to that, and run the same command again"

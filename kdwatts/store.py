@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdwatts import interrupt
-from kdwatts.launch import node
-from kdwatts.paths import expanded
+from kdwatts.runtime import interrupt
+from kdwatts.runtime.paths import expanded
+from kdwatts.runtime.ranks import node
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts import jobs, ledger, sbatch, sweep
+from kdwatts import ledger, sbatch, sweep
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.refusal import in_one_sentence
+from kdwatts.runtime import slurm
 from kdwatts.store import Store
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     try:
         if todo:
             _submit(launcher, sweep_dir, todo, plans, holders)
-        jobs.wait_for(holders.values())
+        slurm.wait_for(holders.values())
         ledger.settle(sweep_dir, holders)
     except KeyboardInterrupt:
         _leave(sweep_dir, holders)

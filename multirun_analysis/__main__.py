@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdwatts.paths import given
-from kdwatts.streams import print_anywhere, until_unread
+from kdwatts.runtime.paths import given
+from kdwatts.runtime.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status, units
 from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.collect import collect, table_paths

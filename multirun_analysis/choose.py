@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kdwatts.metrics.fieller import Interval
-from kdwatts.paths import given
+from kdwatts.runtime.paths import given
 from multirun_analysis.candidates import Candidate, building_j, teacher_j, whole_j
 from multirun_analysis.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.choice_words import carbon_kg, choice_words

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.grid import GRID_FACTS, GRID_PROVENANCE, UNSTATED
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.rows import Row, known
 

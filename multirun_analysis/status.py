@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdwatts.paths import given
 from kdwatts.records import read_jsonl
+from kdwatts.runtime.paths import given
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading.records import read_record
 from multirun_analysis.reading.settings import read_settings, value_at

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts import interrupt
+from kdwatts.runtime import interrupt
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from kdwatts.cli import EXPECTED, run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
-from kdwatts.paths import TINY_DIR
 from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
+from kdwatts.runtime.paths import TINY_DIR
 
 
 def attempt(run_dir: Path, *overrides: str) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kdwatts.cli import _first_start_wins, main, run_in
-from kdwatts.paths import conf_dir
 from kdwatts.preflight import compose, expand, preflight
+from kdwatts.runtime.paths import conf_dir
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """

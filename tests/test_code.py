@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kdwatts.code import code_key
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.response import DIVERGENCES
 from kdwatts.losses.rows import plain
+from kdwatts.runtime.code import code_key
 from kdwatts.teacher.signals import compute_signals
 
 LOSS = '''

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts import fingerprint as keys
-from kdwatts.fingerprint import (
+from kdwatts.runtime import fingerprint as keys
+from kdwatts.runtime.fingerprint import (
     fingerprint,
     fingerprint_dir,
     fingerprint_tree,

@@ -113,7 +113,7 @@ def test_a_file_imports_only_its_own_room_and_rooms_below(path: Path):
     for line, imported in _rooms_imported(path):
         where = f"{_name(path)}:{line} imports kdwatts.{imported}"
         if room == STAND_ALONE:
-            assert imported == "paths", f"{where}, the tool may import kdwatts.paths alone"
+            assert imported == "paths", f"{where}, the tool may import kdwatts.runtime.paths alone"
             continue
         here, there = _floor(room), _floor(imported)
         assert there <= here, f"{where} from floor {here}, that is floor {there}"

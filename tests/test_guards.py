@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from kdwatts import guards, paths
+from kdwatts import guards
 from kdwatts.preflight import preflight
+from kdwatts.runtime import paths
 from kdwatts.telemetry.nvml import Gpu as Card
 
 REPOSITORY = Path(__file__).parents[1]

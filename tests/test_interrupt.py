@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kdwatts import interrupt
+from kdwatts.runtime import interrupt
 
 
 def _send(number: int) -> None:

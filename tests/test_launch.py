@@ -11,8 +11,8 @@ import pytest
 
 from kdwatts.cli import main
 from kdwatts.hardware import check_cards, joule_settings
-from kdwatts.launch import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.models.budget import estimate
+from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.telemetry.nvml import Gpu as Card
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts import paths
+from kdwatts.runtime import paths
 
 
 def test_the_shipped_groups_are_found_beside_the_package_and_inside_a_wheel_s(

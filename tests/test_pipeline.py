@@ -17,7 +17,6 @@ import torch
 import torch._dynamo.utils
 from omegaconf import DictConfig
 
-from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
 from kdwatts.hardware import resolve_gpu
@@ -25,6 +24,7 @@ from kdwatts.nodes import plan
 from kdwatts.pipeline import Run, execute
 from kdwatts.preflight import compose
 from kdwatts.records import read_jsonl
+from kdwatts.runtime import interrupt
 from kdwatts.store import Store
 
 SMOKE = ("training=smoke", "gpu=cpu")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdwatts.paths import TINY_DIR
+from kdwatts.runtime.paths import TINY_DIR
 from tests.hub_server import COMMIT, Hub, serving
 
 REPOSITORY = Path(__file__).parents[1]

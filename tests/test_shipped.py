@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 
 from kdwatts import sweep
 from kdwatts.cli import main
-from kdwatts.paths import conf_dir
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime.paths import conf_dir
 
 HUB = "reads the hub"
 CARD = "needs this card; tests/test_hardware.py and the tests marked gpu"

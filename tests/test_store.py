@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdwatts import interrupt, store
+from kdwatts import store
+from kdwatts.runtime import interrupt
 from kdwatts.store import Store
 
 REPOSITORY = Path(__file__).parents[1]

@@ -91,7 +91,7 @@ def test_a_refusal_that_nobody_reads_ends_quietly_too():
 
 SCRIPT = """
 import os, sys
-from kdwatts.streams import until_unread
+from kdwatts.runtime.streams import until_unread
 with until_unread():
     print("words")
     {body}

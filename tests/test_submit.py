@@ -17,12 +17,13 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
-from kdwatts import jobs, submit, sweep
+from kdwatts import submit, sweep
 from kdwatts.cli import run
 from kdwatts.manifest import write_status
-from kdwatts.paths import PACKAGE_DIR, conf_dir
 from kdwatts.preflight import VERSION_BASE
 from kdwatts.records import read_jsonl
+from kdwatts.runtime import slurm
+from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
 
 Put = Callable[..., Path]
 Send = Callable[..., Path]
@@ -61,7 +62,7 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Launches a sweep of these runs as Hydra would; returns its folder."""
     for name, empty in (("entered", {}), ("told", {}), ("promised", [])):
         monkeypatch.setattr(sweep, name, empty)
-    monkeypatch.setattr(jobs, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
+    monkeypatch.setattr(slurm, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
     setup_globals()
 
     def launch(*runs: str, fixed: tuple[str, ...] = (), folder: Path | None = None) -> Path:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
-from kdwatts.interrupt import Preempted
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime.interrupt import Preempted
 from kdwatts.schema import ModelSource
 from kdwatts.training import loop
 

@@ -37,7 +37,9 @@ def run(unpacked: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProce
 
 
 def test_it_composes_from_its_own_conf_in_another_folder(unpacked: Path, tmp_path: Path):
-    where = run(unpacked, tmp_path, "-c", "from kdwatts.paths import conf_dir; print(conf_dir())")
+    where = run(
+        unpacked, tmp_path, "-c", "from kdwatts.runtime.paths import conf_dir; print(conf_dir())"
+    )
     assert where.stdout.strip() == str(unpacked / "kdwatts" / "conf")
     done = run(unpacked, tmp_path, "-m", "kdwatts", "--cfg", "job", "model=qwen25_7b_to_1b5")
     assert done.returncode == 0, done.stderr

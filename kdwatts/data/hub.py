@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdwatts.fingerprint import fingerprint
 from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.schema import TextSource
 
 LISTS_NAME = "kdwatts"

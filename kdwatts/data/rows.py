@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdwatts.fingerprint import known_sha256
-from kdwatts.paths import resolve_dir
+from kdwatts.runtime.fingerprint import known_sha256
+from kdwatts.runtime.paths import resolve_dir
 
 log = logging.getLogger(__name__)
 

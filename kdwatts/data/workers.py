@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from kdwatts.interrupt import SIGNALS
+from kdwatts.runtime.interrupt import SIGNALS
 from kdwatts.telemetry import cgroup
 
 log = logging.getLogger(__name__)

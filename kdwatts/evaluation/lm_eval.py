@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from kdwatts import interrupt
 from kdwatts.data.chat import template_arguments
 from kdwatts.evaluation.answers import (
     NotFinite,
@@ -30,6 +29,7 @@ from kdwatts.evaluation.lm_tasks import (
 )
 from kdwatts.metrics.energy import total_energy
 from kdwatts.records import Score, StageRow
+from kdwatts.runtime import interrupt
 from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter
 

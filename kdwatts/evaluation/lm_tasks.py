@@ -17,8 +17,8 @@ import yaml
 
 from kdwatts.evaluation.aggregation import guard_aggregations
 from kdwatts.evaluation.own_tasks import inside
-from kdwatts.fingerprint import fingerprint_tree
-from kdwatts.paths import TINY_DIR
+from kdwatts.runtime.fingerprint import fingerprint_tree
+from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.schema import EvalTask
 
 log = logging.getLogger(__name__)

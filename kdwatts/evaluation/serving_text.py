@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdwatts.data.rows import read_rows
 from kdwatts.data.shards import NO_TARGET, TokenShards
-from kdwatts.paths import resolve_dir
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import InferenceGrid
 
 Prompts = Callable[[int, int], Tensor]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdwatts.config import Config
-from kdwatts.launch import launched
 from kdwatts.models.activations import block_bytes, checkpoint_bytes, norm_bytes
 from kdwatts.models.shape import (
     adapter_parameters_of,
@@ -29,6 +28,7 @@ from kdwatts.models.terms import (
     tokens_of,
     value_bytes_of,
 )
+from kdwatts.runtime.ranks import launched
 
 GIB = 1 << 30
 WEIGHT_AND_MOMENTS_BYTES = 12

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from kdwatts.fingerprint import fingerprint
 from kdwatts.models.layers import uniform_pairs
 from kdwatts.models.load import load_model, source_fingerprint, weights_fingerprint
+from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.schema import ModelSource, Pair
 
 

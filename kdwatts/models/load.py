@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdwatts.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.models.access import check_tokenizer, check_weights, told
 from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
-from kdwatts.paths import resolve_dir
 from kdwatts.records import read_json
+from kdwatts.runtime.fingerprint import fingerprint, fingerprint_dir
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import Architecture, ModelSource, Pair
 
 log = logging.getLogger(__name__)

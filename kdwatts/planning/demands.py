@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from kdwatts.chunks import ROWS_PER_FORWARD
 from kdwatts.config import Config, check
-from kdwatts.launch import launched
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.terms import forward_work_bytes, sparse_work_bytes, value_bytes_of
 from kdwatts.models.writing import estimate_writing, writing_work_bytes_of
+from kdwatts.runtime.ranks import launched
 from kdwatts.schema import Architecture
 
 CONTEXT_GIB = 1.0

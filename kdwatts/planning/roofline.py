@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kdwatts.config import Config, to_dict
-from kdwatts.fingerprint import fingerprint
-from kdwatts.launch import launched
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import WritingBudget, estimate_writing
 from kdwatts.nodes import Node
 from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.runtime.fingerprint import fingerprint
+from kdwatts.runtime.ranks import launched
 from kdwatts.store import Store
 
 REACHED = (1 / 2, 1 / 3)

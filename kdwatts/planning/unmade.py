@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdwatts.paths import resolve_dir
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import Pair
 
 

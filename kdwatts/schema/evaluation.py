@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.paths import check_path
+from kdwatts.runtime.paths import check_path
 from kdwatts.schema.checks import at_least, between, choice
 
 HARNESSES = ("lm_eval", "lighteval")

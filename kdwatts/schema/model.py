@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from kdwatts.paths import check_path
+from kdwatts.runtime.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, choice
 
 ROPE_TYPES = {

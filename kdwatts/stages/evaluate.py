@@ -16,7 +16,6 @@ from kdwatts.evaluation.lm_eval import evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_version, task_files
 from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.prompts import check_same_prompts
-from kdwatts.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.metrics.scores import Primaries, with_chance
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
@@ -29,8 +28,9 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
-from kdwatts.paths import resolve_dir
 from kdwatts.records import Score, read_json, write_json
+from kdwatts.runtime.fingerprint import fingerprint_tree, sha256_file
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.distill import STUDENT_NAME

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdwatts.code import code_key
 from kdwatts.config import Config
 from kdwatts.losses.attention import attention_loss
 from kdwatts.losses.feature import DISTANCES
@@ -18,6 +17,7 @@ from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
 from kdwatts.losses.universal import universal_term
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import LAYER_MAPS
+from kdwatts.runtime.code import code_key
 from kdwatts.schema import Feature, Relational, Response
 from kdwatts.teacher.generate import uniform_draws, write_text
 from kdwatts.teacher.record import encode_rows

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts import interrupt
 from kdwatts.config import Config, to_dict
 from kdwatts.data import hub
 from kdwatts.data.documents import Document, read_documents, source_files
@@ -30,6 +29,7 @@ from kdwatts.data.subset import drawing
 from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.models.access import told
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
+from kdwatts.runtime import interrupt
 from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.contamination import eval_grams, gram_settings, write_report

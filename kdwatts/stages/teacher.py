@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdwatts import interrupt
 from kdwatts.config import Config
 from kdwatts.data.packing import Schedule, load_batch, make_schedule
 from kdwatts.data.shards import TokenShards
-from kdwatts.fingerprint import fingerprint
-from kdwatts.launch import launched
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
     head_bias,
@@ -30,6 +27,9 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
 )
 from kdwatts.models.quantization import on_device
+from kdwatts.runtime import interrupt
+from kdwatts.runtime.fingerprint import fingerprint
+from kdwatts.runtime.ranks import launched
 from kdwatts.schema import ModelSource
 from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
 from kdwatts.stages.work import (

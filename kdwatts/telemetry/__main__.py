@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kdwatts.paths import given
-from kdwatts.streams import print_anywhere, until_unread
+from kdwatts.runtime.paths import given
+from kdwatts.runtime.streams import print_anywhere, until_unread
 
 EXIT_REFUSED = 2
 

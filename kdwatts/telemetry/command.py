@@ -20,9 +20,9 @@ from typing import Any
 
 from pynvml import NVMLError
 
-from kdwatts.launch import place_on_node
-from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
+from kdwatts.runtime.paths import expanded
+from kdwatts.runtime.ranks import place_on_node
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import guard, nvml, rapl
 from kdwatts.telemetry.guard import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Guard

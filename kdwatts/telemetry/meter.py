@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from kdwatts.interrupt import Preempted
 from kdwatts.metrics.energy import Energy
-from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS, StageRow
+from kdwatts.runtime.interrupt import Preempted
+from kdwatts.runtime.paths import expanded
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.edges import find_edge

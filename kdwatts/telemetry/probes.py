@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from kdwatts.paths import expanded
 from kdwatts.records import COMPONENTS
+from kdwatts.runtime.paths import expanded
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
 from kdwatts.telemetry.energy import Reading

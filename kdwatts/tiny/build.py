@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from kdwatts.paths import TINY_DIR, given
+from kdwatts.runtime.paths import TINY_DIR, given
 
 VOCAB_SIZE = 1024
 PASSAGE_BYTES = 2048

@@ -22,8 +22,8 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from kdwatts.launch import Ranks, meeting_point, node
 from kdwatts.models.sharding import is_sharded
+from kdwatts.runtime.ranks import Ranks, meeting_point, node
 
 BUCKET_ELEMENTS = 1 << 24
 """Elements of small gradients that travel as one: 64 MiB of float32."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from kdwatts.paths import given
+from kdwatts.runtime.paths import given
 from multirun_analysis import units
 from multirun_analysis.importer.folder import import_run
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern

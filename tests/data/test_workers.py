@@ -16,7 +16,7 @@ from kdwatts.data import workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import encode_document, encode_documents
 from kdwatts.data.workers import Workers, job_cpus
-from kdwatts.interrupt import SIGNALS
+from kdwatts.runtime.interrupt import SIGNALS
 
 
 def doubled(items: list[int], factor: int) -> list[int]:

@@ -15,7 +15,7 @@ from kdwatts.config import Config
 from kdwatts.models.budget import estimate
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.models.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.schema import Architecture, Feature, Lora, Relational
 
 GIB = 2**30

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kdwatts.config import Config
 from kdwatts.models.initial import load_student
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.paths import conf_dir
 from kdwatts.records import read_jsonl
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.schema import Architecture, ModelSource, Pair, Telemetry
 from kdwatts.stages import generate, reading, teacher
 from kdwatts.telemetry.meter import Meter

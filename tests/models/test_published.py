@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kdwatts.models.load import read_architecture
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.schema import ModelSource
 from tests.models.published import PUBLISHED
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdwatts.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.collect import collect
 from multirun_analysis.rows import to_rows
 from multirun_analysis.site import (

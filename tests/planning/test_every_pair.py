@@ -14,13 +14,13 @@ import pytest
 from kdwatts.config import Config, check, to_config
 from kdwatts.models.budget import estimate
 from kdwatts.nodes import plan
-from kdwatts.paths import conf_dir
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory
 from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.schema import Gpu, Paradigm
 from kdwatts.store import Store
 

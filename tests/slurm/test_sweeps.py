@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.jobs import alive, endings, queue
-from kdwatts.paths import conf_dir
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.slurm import alive, endings, queue
 from tests.slurm.sweeps import ROOT, Sweep, until
 
 pytestmark = pytest.mark.slow

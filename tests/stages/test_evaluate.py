@@ -15,9 +15,9 @@ from kdwatts.cli import run_in
 from kdwatts.evaluation import lm_tasks
 from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
-from kdwatts.paths import TINY_DIR
 from kdwatts.preflight import compose
 from kdwatts.records import read_json
+from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.stages.evaluate import check, settings
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"

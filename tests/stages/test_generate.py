@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdwatts import interrupt
 from kdwatts.artifact import record_energy
 from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
@@ -23,6 +22,7 @@ from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime import interrupt
 from kdwatts.stages import generate
 from kdwatts.stages.work import end_tokens
 from kdwatts.training import checkpoint

@@ -13,15 +13,15 @@ from torch import Tensor
 from kdwatts.artifact import ARTIFACT_NAME
 from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
-from kdwatts.fingerprint import stage_key
 from kdwatts.hardware import resolve_gpu
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
 from kdwatts.losses.rows import plain
 from kdwatts.nodes import Node, plan
-from kdwatts.paths import conf_dir
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, write_json
+from kdwatts.runtime.fingerprint import stage_key
+from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill
 from kdwatts.stages.named_code import NAMED, code_keys
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.config import to_config
 from kdwatts.data import hub, screening, workers
@@ -24,6 +23,7 @@ from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl, write_json
+from kdwatts.runtime import interrupt
 from kdwatts.schema import TextSource
 from kdwatts.stages import shards
 

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from kdwatts import interrupt
 from kdwatts.cli import run_in
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
@@ -20,6 +19,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime import interrupt
 from kdwatts.stages import contamination, shards
 from tests.conftest import CHAT_TEMPLATE
 

@@ -16,10 +16,10 @@ from kdwatts.artifact import record_energy
 from kdwatts.cli import run_in
 from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
-from kdwatts.interrupt import Preempted
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records import read_json, read_jsonl
+from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
 from kdwatts.teacher import parts
 from kdwatts.teacher.cache import SignalCache
@@ -103,7 +103,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
 from test_teacher import SMALL, config_of
-from kdwatts.launch import launched
+from kdwatts.runtime.ranks import launched
 from kdwatts.stages import teacher
 from kdwatts.stages.work import Work
 from kdwatts.store import Store

@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from kdwatts.interrupt import Preempted
 from kdwatts.records import read_jsonl
+from kdwatts.runtime.interrupt import Preempted
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading

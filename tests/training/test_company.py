@@ -8,7 +8,7 @@ import threading
 import pytest
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
-from kdwatts.launch import Ranks
+from kdwatts.runtime.ranks import Ranks
 from kdwatts.training import parallel
 from kdwatts.training.parallel import Company
 

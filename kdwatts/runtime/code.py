@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from kdwatts.fingerprint import fingerprint
+from kdwatts.runtime.fingerprint import fingerprint
 
 _OWN = "kdwatts"
 _NOTHING = object()

@@ -1,0 +1,1 @@
+"""What a command line asks for, refuses, sends to Slurm and fetches."""

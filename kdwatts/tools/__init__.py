@@ -1,0 +1,1 @@
+"""Tools beside a run: rebuild the tiny world, read a GGUF file."""

@@ -1,0 +1,1 @@
+"""Run folders as tables: records and lines of each run, and what is kept between two readings."""

@@ -1,0 +1,1 @@
+"""The commands beside the report: choose, status, import."""

@@ -1,0 +1,1 @@
+"""Sentences: the answer, the findings, the caveats, the choice of a student."""

@@ -1,0 +1,1 @@
+"""Pages: the offline report and its profiles, the Markdown page, figures as files."""

@@ -1,0 +1,1 @@
+"""Tables as rows, numbers with units, files and folders: what every other room reads or writes."""
