@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics.energy import Energy, add_energies, total_energy, window_net_energy_j
-from kdwatts.records import COMPONENTS, SCHEMA, read_json
+from kdwatts.records.schema import COMPONENTS, SCHEMA, read_json
 
 ARTIFACT_NAME = "artifact.json"
 

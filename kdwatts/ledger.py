@@ -9,7 +9,7 @@ from typing import Any
 
 from kdwatts import sweep
 from kdwatts.manifest import amend_status, read_status
-from kdwatts.records import SCHEMA, append_jsonl, read_jsonl
+from kdwatts.records.schema import SCHEMA, append_jsonl, read_jsonl
 from kdwatts.runtime import slurm
 
 JOBS_NAME = "jobs.jsonl"

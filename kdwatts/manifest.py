@@ -19,7 +19,7 @@ import psutil
 from kdwatts import __version__
 from kdwatts.config import Config, to_dict
 from kdwatts.hardware import cpu_name
-from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR
 from kdwatts.runtime.slurm import alive, own_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from kdwatts.records import COMPONENTS
+from kdwatts.records.schema import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected

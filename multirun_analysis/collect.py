@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from kdwatts.records import Metrics
+from kdwatts.records.schema import Metrics
 from multirun_analysis.folders import survey
 from multirun_analysis.incremental import Found, read_all, read_changed
 from multirun_analysis.labels import label_runs, mark_duplicates

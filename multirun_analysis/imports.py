@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from kdwatts.records import COMPONENTS
+from kdwatts.records.schema import COMPONENTS
 from multirun_analysis import units
 from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of

@@ -15,7 +15,7 @@ from kdwatts.artifact import (
     read_artifact,
 )
 from kdwatts.metrics.energy import Energy
-from kdwatts.records import write_json
+from kdwatts.records.schema import write_json
 
 
 def _attempt(gpu_j: float | None, cpu_j: float | None) -> dict[str, Any]:

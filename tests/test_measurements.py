@@ -17,7 +17,7 @@ from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.nodes import Node, plan
 from kdwatts.planning.describe import describe
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.store import Store
 
 ASKED = (

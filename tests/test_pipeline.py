@@ -23,7 +23,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.pipeline import Run, execute
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.store import Store
 

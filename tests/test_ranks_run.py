@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 
 SETTINGS = (

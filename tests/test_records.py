@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts import records
-from kdwatts.records import (
+from kdwatts.records import schema
+from kdwatts.records.schema import (
     Metrics,
     Score,
     StageRow,
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parents[1]
 APPEND_FOREVER = """
 import sys
 from pathlib import Path
-from kdwatts.records import append_jsonl
+from kdwatts.records.schema import append_jsonl
 path = Path(sys.argv[1])
 for number in range(10**9):
     append_jsonl(path, {"schema": 1, "number": number, "text": "x" * 5000})
@@ -187,7 +187,7 @@ def test_a_full_disk_keeps_the_old_content_and_leaves_no_temporary_file(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(schema.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"schema": 1, "state": "done"})
     assert read_json(path)["state"] == "running"

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 
 TEACHER = Path("runs/models/smollm2-135m-instruct")
 SHORT = (

@@ -21,7 +21,7 @@ from kdwatts import submit, sweep
 from kdwatts.cli import run
 from kdwatts.manifest import write_status
 from kdwatts.preflight import VERSION_BASE
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import slurm
 from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
 

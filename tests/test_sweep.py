@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from kdwatts import sweep
 from kdwatts.manifest import write_status
 from kdwatts.preflight import compose
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from kdwatts.sweep import Outcome
 
 ROOT = Path(__file__).parents[1]

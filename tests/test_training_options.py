@@ -17,7 +17,7 @@ from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.schema import ModelSource
 from kdwatts.training import loop

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.stages.distill import settings
 from tests.models.reduced import OTHER_ROWS as VOCABULARY
 from tests.models.reduced import other_tokenizer

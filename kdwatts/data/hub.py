@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records import SCHEMA, read_json, write_json
+from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.schema import TextSource
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from kdwatts.evaluation.answers import finite_error, finite_or_none
 from kdwatts.metrics.energy import total_energy
-from kdwatts.records import Score, StageRow
+from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.paths import expanded, resolve_dir
 from kdwatts.schema import EvalTask, Lighteval

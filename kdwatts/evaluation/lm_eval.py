@@ -28,7 +28,7 @@ from kdwatts.evaluation.lm_tasks import (
     load_task,
 )
 from kdwatts.metrics.energy import total_energy
-from kdwatts.records import Score, StageRow
+from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records import SCHEMA, write_json
+from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere
 from kdwatts.store import as_readable_as

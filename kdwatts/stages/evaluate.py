@@ -28,7 +28,7 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
-from kdwatts.records import Score, read_json, write_json
+from kdwatts.records.schema import Score, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.schema import EvalTask, ModelSource

@@ -20,7 +20,7 @@ from kdwatts.evaluation.serving_text import (
 )
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.models.served import depends_on_text, serving_shape, student_configuration
-from kdwatts.records import SCHEMA, write_json
+from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path

@@ -20,7 +20,7 @@ from kdwatts.metrics.quantity import Quantity
 from kdwatts.metrics.scores import benchmark_scores, benchmarks_at_chance, with_chance
 from kdwatts.metrics.student_t import t_quantile
 from kdwatts.models.shape import parameters_of
-from kdwatts.records import Metrics, StageRow, read_json, write_json
+from kdwatts.records.schema import Metrics, StageRow, read_json, write_json
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME

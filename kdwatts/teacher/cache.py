@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.teacher.coding import Array, decode_samples, packed_entries
 from kdwatts.teacher.parts import HEAD_NAME, INDEX_NAME, ROWS_NAME, part_dir, part_problem

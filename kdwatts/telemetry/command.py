@@ -20,7 +20,7 @@ from typing import Any
 
 from pynvml import NVMLError
 
-from kdwatts.records import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
+from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
 from kdwatts.schema import Telemetry

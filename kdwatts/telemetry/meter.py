@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kdwatts.metrics.energy import Energy
-from kdwatts.records import COMPONENTS, StageRow
+from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
 from kdwatts.schema import Telemetry

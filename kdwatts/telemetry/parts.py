@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from kdwatts.metrics.energy import Energy, total_energy
-from kdwatts.records import COMPONENTS
+from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from kdwatts.records import COMPONENTS
+from kdwatts.records.schema import COMPONENTS
 from kdwatts.runtime.paths import expanded
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdwatts.metrics.energy import MEASURED
-from kdwatts.records import COMPONENTS, TelemetryRow
+from kdwatts.records.schema import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading, Tally, may_be_power, span
 from kdwatts.telemetry.journal import Journal

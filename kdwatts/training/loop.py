@@ -18,7 +18,7 @@ from kdwatts.data.ahead import prefetched
 from kdwatts.data.packing import Batch, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.metrics.energy import Energy
-from kdwatts.records import SCHEMA, append_jsonl
+from kdwatts.records.schema import SCHEMA, append_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.schema import Training
 from kdwatts.teacher.signals import Signals, worst

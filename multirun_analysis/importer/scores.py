@@ -8,7 +8,7 @@ from typing import Any
 
 from kdwatts.metrics.accuracy_kept import Kept, OmPerf, accuracy_kept, om_perf
 from kdwatts.metrics.scores import benchmark_scores
-from kdwatts.records import Score
+from kdwatts.records.schema import Score
 from multirun_analysis.importer.foreign import Source, count, number, read_object, section
 from multirun_analysis.importer.known import BENCHMARKS, PRIMARIES
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdwatts.metrics.efficiency import eff_overall
 from kdwatts.metrics.energy import as_quantity, total_energy
 from kdwatts.metrics.scores import benchmarks_at_chance
-from kdwatts.records import Metrics, StageRow
+from kdwatts.records.schema import Metrics, StageRow
 from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from kdwatts.records import TelemetryRow
+from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry.energy import (
     MAX_DELTA_S,
     UNKNOWN_LIMIT_W,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdwatts.records import COMPONENTS, Score, StageRow, TelemetryRow
+from kdwatts.records.schema import COMPONENTS, Score, StageRow, TelemetryRow
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _PANDAS = {pa.string(): "str", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "bool"}

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdwatts.metrics.scores import with_chance
-from kdwatts.records import Metrics
+from kdwatts.records.schema import Metrics
 from multirun_analysis.reading import accuracy, ticks
 from multirun_analysis.reading.records import read_record, type_problem
 from multirun_analysis.reading.settings import read_settings, value_at

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 import kdwatts.metrics
-import kdwatts.records
+import kdwatts.records.schema
 from multirun_analysis.reading.folder import FILES
 from multirun_analysis.writing import replace_whole
 
@@ -149,7 +149,7 @@ def code_version() -> str:
     paths = sorted(Path(__file__).parent.glob("*.py"))
     paths += [analysis / f"{name}.py" for name in above]
     paths += [analysis / "importer" / f"{name}.py" for name in ("known", "scores")]
-    paths += [Path(str(kdwatts.records.__file__))]
+    paths += [Path(str(kdwatts.records.schema.__file__))]
     paths += sorted(Path(str(kdwatts.metrics.__file__)).parent.glob("*.py"))
     digest = hashlib.sha256(pa.__version__.encode())
     for path in paths:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdwatts.records import SCHEMA
+from kdwatts.records.schema import SCHEMA
 
 _NEWLINE, _OPEN = b"\n{"
 

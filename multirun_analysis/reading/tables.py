@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from kdwatts.metrics.energy import total_energy, window_net_energy_j
-from kdwatts.records import COMPONENTS
+from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.reading import columns
 from multirun_analysis.reading.lines import fast_table
 from multirun_analysis.reading.records import not_as_agreed, read_records, torn_line

@@ -21,7 +21,7 @@ SECONDS = 30
 COMMON = """
 import json, sys, threading, time
 import psutil
-import kdwatts.records, kdwatts.schema  # Which every run has.
+import kdwatts.records.schema, kdwatts.schema  # Which every run has.
 out, powercap, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 process = psutil.Process()
 before = process.memory_info().rss

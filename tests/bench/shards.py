@@ -37,7 +37,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 from kdwatts.cli import run_in
 from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", f"store_dir={out_dir}/store"]
 run_in(out_dir, resolve_gpu(compose(asked), []))
 (row,) = [row for row in read_jsonl(out_dir / "stages.jsonl") if row["window"] == "run/shards"]
@@ -55,7 +55,7 @@ from kdwatts.config import to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.telemetry.meter import Meter
 config = to_config(resolve_gpu(compose(["gpu=cpu"]), []))
 tokenizer = pair_tokenizer(config.model)

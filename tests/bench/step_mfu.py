@@ -39,7 +39,7 @@ from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
-from kdwatts.records import StageRow
+from kdwatts.records.schema import StageRow
 from kdwatts.schema import Telemetry
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals

@@ -12,7 +12,7 @@ import torch
 
 from kdwatts.evaluation.inference import _check_whole, _known_well, _per_token, serving_costs
 from kdwatts.metrics.energy import MISSING, Energy
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.schema import InferenceGrid, Telemetry
 from kdwatts.telemetry.meter import Meter
 

@@ -20,7 +20,7 @@ from kdwatts.evaluation.lighteval import _environment, _mean_of, installed_versi
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.schema import EvalTask, Lighteval
 from kdwatts.telemetry.meter import Meter

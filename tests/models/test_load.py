@@ -25,7 +25,7 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.shape import parameters_of
-from kdwatts.records import write_json
+from kdwatts.records.schema import write_json
 from kdwatts.runtime.paths import TINY_DIR, conf_dir
 from kdwatts.schema import Architecture, ModelSource, Pair
 

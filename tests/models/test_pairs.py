@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kdwatts.config import Config
 from kdwatts.models.initial import load_student
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.schema import Architecture, ModelSource, Pair, Telemetry
 from kdwatts.stages import generate, reading, teacher

@@ -25,7 +25,7 @@ from kdwatts.models.quantization import bits_and_bytes, loading_settings, on_dev
 from kdwatts.models.shape import linear_weights_of, parameters_of, weights_bytes_of
 from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.describe import describe
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from kdwatts.schema import ModelSource
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
 from kdwatts.store import Store

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.records import (
+from kdwatts.records.schema import (
     SCHEMA,
     Metrics,
     Score,

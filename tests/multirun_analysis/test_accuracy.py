@@ -8,7 +8,7 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from multirun_analysis.__main__ import table
 from multirun_analysis.accuracy import (
     at_chance_words,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts.records import SCHEMA, Metrics, TelemetryRow
+from kdwatts.records.schema import SCHEMA, Metrics, TelemetryRow
 from multirun_analysis.collect import collect, find_run_folders, write_tables
 from multirun_analysis.labels import options_of
 from multirun_analysis.rows import to_rows

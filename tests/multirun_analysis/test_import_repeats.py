@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kdwatts.records import Metrics, read_json
+from kdwatts.records.schema import Metrics, read_json
 from multirun_analysis.__main__ import main
 from multirun_analysis.caveats import caveat_parts, caveats
 from multirun_analysis.collect import collect

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from multirun_analysis.importer.foreign import Source
 from multirun_analysis.importer.serving import Served, read_served, reservation
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kdwatts.metrics
-from kdwatts.records import SCHEMA, TelemetryRow
+from kdwatts.records.schema import SCHEMA, TelemetryRow
 from multirun_analysis import incremental
 from multirun_analysis.collect import collect, table_paths, write_tables
 from multirun_analysis.reading import kept, ticks

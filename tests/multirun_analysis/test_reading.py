@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from kdwatts.records import SCHEMA, TelemetryRow
+from kdwatts.records.schema import SCHEMA, TelemetryRow
 from multirun_analysis.collect import collect
 from multirun_analysis.reading import lines, tables, ticks
 from multirun_analysis.reading.columns import INFERENCE, STAGES, concatenated, to_table

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdwatts.records import TelemetryRow
+from kdwatts.records.schema import TelemetryRow
 
 
 def ticks_of(*rows, **common):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.slurm import alive, endings, queue
 from tests.slurm.sweeps import ROOT, Sweep, until

@@ -20,7 +20,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from kdwatts.schema import EvalTask
 
 QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))

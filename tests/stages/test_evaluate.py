@@ -16,7 +16,7 @@ from kdwatts.evaluation import lm_tasks
 from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json
+from kdwatts.records.schema import read_json
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.stages.evaluate import check, settings
 

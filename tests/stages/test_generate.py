@@ -21,7 +21,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import generate
 from kdwatts.stages.work import end_tokens

@@ -19,7 +19,7 @@ from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
 from kdwatts.losses.rows import plain
 from kdwatts.nodes import Node, plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, write_json
+from kdwatts.records.schema import read_json, write_json
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill

@@ -18,7 +18,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.models.layers import captured_blocks
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.stages.pairing import _check_finite
 from kdwatts.stages.teacher import training_schedule
 

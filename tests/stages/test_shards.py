@@ -22,7 +22,7 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl, write_json
+from kdwatts.records.schema import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.schema import TextSource
 from kdwatts.stages import shards

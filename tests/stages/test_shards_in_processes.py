@@ -18,7 +18,7 @@ from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import contamination, shards
 from tests.conftest import CHAT_TEMPLATE

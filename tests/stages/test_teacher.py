@@ -18,7 +18,7 @@ from kdwatts.config import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
 from kdwatts.teacher import parts

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kdwatts.records import read_json, read_jsonl
+from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.__main__ import main
 from kdwatts.telemetry.command import say_unmeasurable

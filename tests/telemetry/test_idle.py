@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from kdwatts.records import COMPONENTS, read_jsonl
+from kdwatts.records.schema import COMPONENTS, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import meter as meter_module
 from kdwatts.telemetry.energy import Reading, Sensor, Span, Tally, advance, span

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host

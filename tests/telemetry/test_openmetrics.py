@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from kdwatts.records import TelemetryRow
+from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance, span
 from kdwatts.telemetry.openmetrics import Exposition, Live, live, run_labels
 from kdwatts.telemetry.parts import QUALITY

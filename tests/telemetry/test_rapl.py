@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import rapl
 from kdwatts.telemetry.meter import Meter

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kdwatts.records import TelemetryRow, append_jsonl, read_jsonl
+from kdwatts.records.schema import TelemetryRow, append_jsonl, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.recover import recover_components

@@ -9,7 +9,7 @@ from functools import partial
 import psutil
 import pytest
 
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, sampler
 from kdwatts.telemetry.energy import Reading, Sensor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records import StageRow, read_json, read_jsonl
+from kdwatts.records.schema import StageRow, read_json, read_jsonl
 from kdwatts.schema import Telemetry
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s

@@ -17,7 +17,7 @@ from torch import nn
 from kdwatts.data.packing import IGNORE, Batch, Schedule, load_batch, make_schedule
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
 from kdwatts.models.recomputing import recompute_blocks
-from kdwatts.records import read_jsonl
+from kdwatts.records.schema import read_jsonl
 from kdwatts.schema import Feature, Generate, OnPolicy, Paradigm, Response, Telemetry
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training import rollout
