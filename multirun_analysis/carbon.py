@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kdwatts.grid import GRID_FACTS
 from kdwatts.metrics.footprint import co2e_kg
+from kdwatts.metrics.grid_facts import GRID_FACTS
 from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,

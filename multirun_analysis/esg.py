@@ -10,11 +10,11 @@ from html import escape
 
 import pandas as pd
 
-from kdwatts.grid import UNSTATED
 from kdwatts.metrics.break_even import apart_from_serving
 from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
+from kdwatts.metrics.grid_facts import UNSTATED
 from kdwatts.metrics.quantity import add, scaled
 from multirun_analysis import units
 from multirun_analysis.accuracy import at_chance_words, kept_words

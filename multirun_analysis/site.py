@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kdwatts.grid import GRID_FACTS, GRID_PROVENANCE, UNSTATED
+from kdwatts.metrics.grid_facts import GRID_FACTS, GRID_PROVENANCE, UNSTATED
 from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.rows import Row, known

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from kdwatts.grid import GRID_FACTS, UNSTATED
+from kdwatts.metrics.grid_facts import GRID_FACTS, UNSTATED
 from kdwatts.runtime.paths import check_path
 from kdwatts.schema.checks import above_zero, at_least, between, choice
 from kdwatts.schema.sbatch import check_extra
