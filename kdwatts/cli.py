@@ -26,7 +26,7 @@ from pynvml import NVMLError
 from safetensors import SafetensorError
 
 from kdwatts import guards, sweep
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.effects import ASK_ONLY
 from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.hardware import check_cards, resolve_gpu

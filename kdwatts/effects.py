@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import Pair
+from kdwatts.config.paradigm import Relational, Response
 from kdwatts.overrides import parsed
 from kdwatts.runtime.paths import resolve_dir
-from kdwatts.schema import Pair, Relational, Response
 
 Reads = Callable[[Config], bool]
 

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.machine import Gpu
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
-from kdwatts.schema import Gpu
 from kdwatts.telemetry.nvml import Gpu as Card
 
 

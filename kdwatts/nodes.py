@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kdwatts.config import STAGES, Config
+from kdwatts.config.experiment import STAGES, Config
 from kdwatts.hardware import joule_settings
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.store import Store

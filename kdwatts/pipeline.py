@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.nodes import Node, is_missing
 from kdwatts.records.schema import read_json, write_json
 from kdwatts.runtime import interrupt

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kdwatts.config import Config
+from kdwatts.config.data import TextSource
+from kdwatts.config.evaluation import EvalTask
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import ModelSource
 from kdwatts.data import hub
 from kdwatts.data.rows import local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
 from kdwatts.models.access import told
 from kdwatts.models.load import check_readable, load_tokenizer, local_dir
-from kdwatts.schema import EvalTask, ModelSource, TextSource
 from kdwatts.stages.shards import parts_of
 
 TOKENIZER_FILES = [

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kdwatts import guards
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.rows import check_there
 from kdwatts.effects import check_effects
 from kdwatts.hardware import resolve_gpu

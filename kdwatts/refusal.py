@@ -22,7 +22,7 @@ from omegaconf.errors import (
 )
 from safetensors import SafetensorError
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.overrides import unread
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+from kdwatts.config.sbatch_options import SETTINGS, option_name
 from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import interrupt, slurm
-from kdwatts.schema.sbatch import SETTINGS, option_name
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts import ledger, sbatch, sweep
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import slurm

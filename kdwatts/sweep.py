@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.manifest import CONFIG_NAME, read_status
 
 EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdwatts import schema
-from kdwatts.config import Config, check, to_config, to_dict
+from kdwatts.config.experiment import Config, check, to_config, to_dict
 from kdwatts.preflight import compose
 
 SHAPE: dict[str, Any] = {

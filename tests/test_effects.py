@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.effects import READ_BY
 from kdwatts.preflight import preflight
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.hardware import check_cards, cpu_name, joule_settings, resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.telemetry.nvml import Gpu

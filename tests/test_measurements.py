@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kdwatts.cli import run_in
-from kdwatts.config import to_config
+from kdwatts.config.experiment import to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.nodes import Node, plan

@@ -18,7 +18,7 @@ import torch._dynamo.utils
 from omegaconf import DictConfig
 
 from kdwatts.cli import run_in
-from kdwatts.config import to_config
+from kdwatts.config.experiment import to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.pipeline import Run, execute

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.config import to_config
+from kdwatts.config.experiment import to_config
 from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence
 

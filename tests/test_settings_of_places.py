@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.evaluation import lighteval
 from kdwatts.stages.evaluate import task_sources
 from kdwatts.store import Store

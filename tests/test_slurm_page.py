@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kdwatts import guards
+from kdwatts.config.machine import Cluster
 from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import preflight
-from kdwatts.schema.machine import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "slurm.md").read_text()

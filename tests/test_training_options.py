@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.cli import run_in
+from kdwatts.config.pair import ModelSource
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
-from kdwatts.schema import ModelSource
 from kdwatts.training import loop
 
 TEN_STEPS = (
@@ -158,7 +158,7 @@ def test_a_student_trained_by_adapters_is_an_ordinary_model_unlike_its_start(
 
 
 def _shape(run_dir: Path) -> Any:
-    from kdwatts.config import to_config
+    from kdwatts.config.experiment import to_config
 
     teacher = to_config(compose(["model=tiny_half"])).model.teacher
     assert teacher

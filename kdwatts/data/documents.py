@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kdwatts.config.data import TextSource
 from kdwatts.data import hub
 from kdwatts.data.rows import Row, local_files, read_rows
 from kdwatts.data.turns import Turn, check_beside, checked_text, read_turns
-from kdwatts.schema import TextSource
 
 ID_FIELD = "id"
 """Field by which a row's document is known, where it has one."""

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdwatts.config.data import TextSource
 from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint
-from kdwatts.schema import TextSource
 
 LISTS_NAME = "kdwatts"
 """Folder of the lists below HF_HOME."""

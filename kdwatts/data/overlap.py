@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.schema.data import LEAST_NGRAM
+from kdwatts.config.data import LEAST_NGRAM
 
 MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.lm_tasks import (
     TaskSources,
     harness,
@@ -18,7 +19,6 @@ from kdwatts.evaluation.lm_tasks import (
     manager_with,
     task_files,
 )
-from kdwatts.schema import EvalTask
 
 IFEVAL_PACKAGES = ("langdetect", "immutabledict", "nltk")
 

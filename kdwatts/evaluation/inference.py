@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.metrics.energy import Energy, total_energy, window_net_energy_j
 from kdwatts.metrics.student_t import mean_and_half_width
-from kdwatts.schema import InferenceGrid
 from kdwatts.telemetry.meter import Meter
 
 MIN_REPEATS = 3

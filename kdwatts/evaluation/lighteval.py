@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation.answers import finite_error, finite_or_none
 from kdwatts.metrics.energy import total_energy
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.paths import expanded, resolve_dir
-from kdwatts.schema import EvalTask, Lighteval
 from kdwatts.telemetry.meter import Meter
 
 log = logging.getLogger(__name__)

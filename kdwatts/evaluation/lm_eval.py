@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.data.chat import template_arguments
 from kdwatts.evaluation.answers import (
     NotFinite,
@@ -30,7 +31,6 @@ from kdwatts.evaluation.lm_tasks import (
 from kdwatts.metrics.energy import total_energy
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
-from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"

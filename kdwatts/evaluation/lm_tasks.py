@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.aggregation import guard_aggregations
 from kdwatts.evaluation.own_tasks import inside
 from kdwatts.runtime.fingerprint import fingerprint_tree
 from kdwatts.runtime.paths import TINY_DIR
-from kdwatts.schema import EvalTask
 
 log = logging.getLogger(__name__)
 

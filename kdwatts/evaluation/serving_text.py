@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.data.rows import read_rows
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.runtime.paths import resolve_dir
-from kdwatts.schema import InferenceGrid
 
 Prompts = Callable[[int, int], Tensor]
 """B prompts of T tokens, [B, T] int64 on the CPU."""

@@ -8,7 +8,9 @@ tensors that autograd saves.
 
 from __future__ import annotations
 
-from kdwatts.schema import Architecture, Feature, Lora
+from kdwatts.config.pair import Architecture
+from kdwatts.config.paradigm import Feature
+from kdwatts.config.training import Lora
 
 ROOT_BYTES = 4
 """The reciprocal root mean square that a norm keeps of a row, in float32."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.activations import block_bytes, checkpoint_bytes, norm_bytes
 from kdwatts.models.shape import (
     adapter_parameters_of,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from kdwatts.config.pair import ModelSource, Pair
 from kdwatts.models.layers import uniform_pairs
 from kdwatts.models.load import load_model, source_fingerprint, weights_fingerprint
 from kdwatts.runtime.fingerprint import fingerprint
-from kdwatts.schema import ModelSource, Pair
 
 
 def initial_blocks(pair: Pair) -> list[int]:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.access import check_tokenizer, check_weights, told
 from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
 from kdwatts.records.schema import read_json
 from kdwatts.runtime.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.runtime.paths import resolve_dir
-from kdwatts.schema import Architecture, ModelSource, Pair
 
 log = logging.getLogger(__name__)
 

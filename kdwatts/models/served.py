@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import local_dir, stated_configuration
-from kdwatts.schema import ModelSource
 
 BESIDE = (
     "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kdwatts.schema import Architecture, Lora, ModelSource
+from kdwatts.config.pair import Architecture, ModelSource
+from kdwatts.config.training import Lora
 
 
 def parameters_of(architecture: Architecture) -> int:

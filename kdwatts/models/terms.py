@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kdwatts.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import Architecture
 from kdwatts.models.activations import feature_bytes
 from kdwatts.models.align import shared_vocabulary
-from kdwatts.schema import Architecture
 
 SUPPORT_BYTES = 20
 """Per token and position of a sparse teacher: id and log-probability as read, 8 together, and as

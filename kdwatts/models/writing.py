@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.budget import GIB
 from kdwatts.models.shape import forward_flops_per_token, weights_bytes_of
 from kdwatts.models.terms import forward_work_bytes, value_bytes_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from kdwatts.config import Config, check
+from kdwatts.config.experiment import Config, check
 from kdwatts.nodes import Node, is_missing, plan
 from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory

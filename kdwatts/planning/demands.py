@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdwatts.chunks import ROWS_PER_FORWARD
-from kdwatts.config import Config, check
+from kdwatts.config.experiment import Config, check
+from kdwatts.config.pair import Architecture
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.terms import forward_work_bytes, sparse_work_bytes, value_bytes_of
 from kdwatts.models.writing import estimate_writing, writing_work_bytes_of
 from kdwatts.runtime.ranks import launched
-from kdwatts.schema import Architecture
 
 CONTEXT_GIB = 1.0
 """Of what NVML calls a card's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a

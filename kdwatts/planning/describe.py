@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdwatts.artifact import read_artifact
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.budget import estimate
 from kdwatts.nodes import Node, is_missing
 from kdwatts.planning.fits import memory_lines

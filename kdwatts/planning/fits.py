@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import QUANTIZATIONS
 from kdwatts.models.budget import Budget
 from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
 from kdwatts.planning.suggest import MOST_RANKS, suggest
-from kdwatts.schema.model import QUANTIZATIONS
 
 ANOTHER = "choose a larger card or a smaller pair"
 

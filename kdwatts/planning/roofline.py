@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kdwatts.config import Config, to_dict
+from kdwatts.config.experiment import Config, to_dict
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import WritingBudget, estimate_writing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.budget import Budget
 from kdwatts.models.writing import estimate_writing
 from kdwatts.stages.work import plan_signals, teacher_source

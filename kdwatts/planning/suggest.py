@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kdwatts.config.pair import Pair
 from kdwatts.runtime.paths import resolve_dir
-from kdwatts.schema import Pair
 
 
 def unmade_teacher(pair: Pair) -> str | None:

@@ -3,12 +3,12 @@
 These dataclasses alone are not frozen: OmegaConf makes frozen ones read-only and overrides fail.
 """
 
-from kdwatts.schema.checks import choice
-from kdwatts.schema.data import Data, Decontaminate, MixPart, TextSource
-from kdwatts.schema.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
-from kdwatts.schema.machine import Cluster, Gpu, Launch, Site, StoreRules, Telemetry
-from kdwatts.schema.model import Architecture, ModelSource, Pair, TeacherBlocks
-from kdwatts.schema.paradigm import (
+from kdwatts.config.data import Data, Decontaminate, MixPart, TextSource
+from kdwatts.config.evaluation import Eval, EvalTask, InferenceGrid, Lighteval
+from kdwatts.config.generation import TEXTS, Generate, OnPolicy
+from kdwatts.config.machine import Cluster, Gpu, Launch, Site, StoreRules, Telemetry
+from kdwatts.config.pair import Architecture, ModelSource, Pair, TeacherBlocks
+from kdwatts.config.paradigm import (
     DISTANCES,
     DIVERGENCES,
     LAYER_MAPS,
@@ -21,8 +21,8 @@ from kdwatts.schema.paradigm import (
     Relational,
     Response,
 )
-from kdwatts.schema.training import Lora, Training
-from kdwatts.schema.writing import TEXTS, Generate, OnPolicy
+from kdwatts.config.ranges import choice
+from kdwatts.config.training import Lora, Training
 
 __all__ = [
     "DISTANCES",

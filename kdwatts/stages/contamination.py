@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.data import hub
 from kdwatts.data.overlap import (
     Grams,

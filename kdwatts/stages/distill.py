@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.artifact import record_energy
-from kdwatts.config import Config, to_dict
+from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from kdwatts.config import Config, to_dict
+from kdwatts.config.evaluation import EvalTask
+from kdwatts.config.experiment import Config, to_dict
+from kdwatts.config.pair import ModelSource
 from kdwatts.data.chat import DATE_STRING, template_arguments
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.checks import check_cache, check_known
@@ -31,7 +33,6 @@ from kdwatts.models.quantization import on_device
 from kdwatts.records.schema import Score, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.runtime.paths import resolve_dir
-from kdwatts.schema import EvalTask, ModelSource
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.teacher import teacher_tokenizer

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.generation import Generate
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
 from kdwatts.models.load import load_model, pair_tokenizer, source_fingerprint
 from kdwatts.models.quantization import on_device
 from kdwatts.models.writing import asked_prompts
 from kdwatts.runtime import interrupt
-from kdwatts.schema import Generate
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.teacher import check_vocabularies
 from kdwatts.stages.work import Work, end_tokens, frozen_dtype, shared_rows, teacher_source

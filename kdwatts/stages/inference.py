@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from kdwatts.config import Config, to_dict
+from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.inference import serving_costs
 from kdwatts.evaluation.serving_text import (

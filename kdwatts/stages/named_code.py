@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.paradigm import Feature, Relational, Response
 from kdwatts.losses.attention import attention_loss
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.relational import group_loss, mean_pool, relational_loss
@@ -18,7 +19,6 @@ from kdwatts.losses.universal import universal_term
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import LAYER_MAPS
 from kdwatts.runtime.code import code_key
-from kdwatts.schema import Feature, Relational, Response
 from kdwatts.teacher.generate import uniform_draws, write_text
 from kdwatts.teacher.record import encode_rows
 from kdwatts.teacher.signals import compute_signals

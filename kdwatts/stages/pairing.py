@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.data.packing import Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram

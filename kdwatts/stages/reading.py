@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.data.packing import Batch
 from kdwatts.models.load import load_model, pair_tokenizer
 from kdwatts.models.sharding import place

@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from kdwatts.config import Config
+from kdwatts.config.evaluation import EvalTask
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import Architecture, ModelSource
+from kdwatts.config.training import Lora
 from kdwatts.data.rows import kind_of, local_files
 from kdwatts.evaluation.checks import check_known
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import harness
 from kdwatts.models.load import load_model, pair_tokenizer
-from kdwatts.schema import Architecture, EvalTask, Lora, ModelSource
 from kdwatts.stages.evaluate import task_sources
 from kdwatts.stages.shards import parts_of
 from kdwatts.training.lora import add_adapters, merge_adapters

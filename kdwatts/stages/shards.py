@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.config import Config, to_dict
+from kdwatts.config.data import Data, MixPart, TextSource
+from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data import hub
 from kdwatts.data.documents import Document, read_documents, source_files
 from kdwatts.data.mix import PartSize, mixed
@@ -30,7 +31,6 @@ from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.models.access import told
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.runtime import interrupt
-from kdwatts.schema import Data, MixPart, TextSource
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.contamination import eval_grams, gram_settings, write_report
 from kdwatts.stages.work import Work

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import ModelSource
 from kdwatts.data.packing import Schedule, load_batch, make_schedule
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.align import check_same_tokens
@@ -30,7 +31,6 @@ from kdwatts.models.quantization import on_device
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
-from kdwatts.schema import ModelSource
 from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
 from kdwatts.stages.work import (
     Work,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
 from kdwatts.models.align import check_rows, check_tokenizer
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.stages.shards import parts_of

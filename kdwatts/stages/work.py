@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.pair import ModelSource
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.align import shared_vocabulary
 from kdwatts.models.layers import LayerPairs, layer_pairs
-from kdwatts.schema import ModelSource
 from kdwatts.teacher.signals import SignalPlan, signal_plan
 from kdwatts.telemetry.meter import Meter, OpenWindow
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdwatts.chunks import SPARSE_ROWS
+from kdwatts.config.paradigm import Paradigm
 from kdwatts.data.boundaries import attention_inputs
 from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.precision import wide
@@ -22,7 +23,6 @@ from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.sparse import TopK
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
 from kdwatts.models.load import head_bias, head_weight
-from kdwatts.schema import Paradigm
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 
 

@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> int:
         parser().error("--cpu-estimate-tdp estimates a command's processor time; give a command")
 
     # Late: --help needs none of it.
-    from kdwatts.schema import Telemetry
+    from kdwatts.config.machine import Telemetry
     from kdwatts.telemetry.command import measure
 
     estimate = {}

@@ -20,10 +20,10 @@ from typing import Any
 
 from pynvml import NVMLError
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import guard, nvml, rapl
 from kdwatts.telemetry.guard import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Guard
 from kdwatts.telemetry.meter import Meter

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.metrics.energy import Energy
 from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.energy import Tally, span

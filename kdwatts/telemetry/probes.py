@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.runtime.paths import expanded
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, nvml, rapl
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.probe import Probe

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from kdwatts.config.training import Training
 from kdwatts.models.sharding import is_sharded
-from kdwatts.schema import Training
 from kdwatts.training.parallel import largest
 
 TEACHER = "what the teacher says"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from kdwatts.config.paradigm import CrossEntropy
 from kdwatts.data.packing import Batch
-from kdwatts.schema import CrossEntropy
 from kdwatts.teacher.signals import Signals
 from kdwatts.training.objective import Objective
 from kdwatts.training.parallel import num_ranks, rank, summed

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from kdwatts.config.training import Training
 from kdwatts.data.ahead import prefetched
 from kdwatts.data.packing import Batch, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.metrics.energy import Energy
 from kdwatts.records.schema import SCHEMA, append_jsonl
 from kdwatts.runtime import interrupt
-from kdwatts.schema import Training
 from kdwatts.teacher.signals import Signals, worst
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.training import checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kdwatts.schema import Lora
+from kdwatts.config.training import Lora
 
 
 def add_adapters(student: nn.Module, settings: Lora, *, seed: int) -> None:

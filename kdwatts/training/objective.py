@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdwatts.config.paradigm import Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.attention import attention_loss
 from kdwatts.losses.feature import DISTANCES
@@ -23,7 +24,6 @@ from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
 from kdwatts.losses.universal import universal_term
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
 from kdwatts.models.load import head_bias, head_weight
-from kdwatts.schema import Paradigm, Response
 from kdwatts.teacher.signals import SignalPlan, Signals, at_positions, sampled_index
 from kdwatts.training.parallel import gather_with_gradient, num_ranks
 from kdwatts.training.projectors import make_projectors, project

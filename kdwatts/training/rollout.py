@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from kdwatts.config.generation import Generate, OnPolicy
 from kdwatts.data.packing import IGNORE, Batch, Schedule
 from kdwatts.data.prompts import row_prompt
 from kdwatts.data.shards import TokenShards
-from kdwatts.schema import Generate, OnPolicy
 from kdwatts.teacher.generate import keep_texts, read_texts, uniform_draws, write_text
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training.parallel import collected, num_ranks, rank

@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
+from kdwatts.config.data import TextSource
 from kdwatts.data.documents import read_documents
-from kdwatts.schema import TextSource
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ path, out_dir, num_cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 os.environ["HF_HOME"] = str(out_dir / "home")
 from datasets import load_dataset
-from kdwatts.config import to_config
+from kdwatts.config.experiment import to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.preflight import compose

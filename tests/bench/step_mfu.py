@@ -30,7 +30,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.budget import estimate
@@ -40,7 +41,6 @@ from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
 from kdwatts.records.schema import StageRow
-from kdwatts.schema import Telemetry
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals
 from kdwatts.telemetry.meter import Meter

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kdwatts.config.paradigm import Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
-from kdwatts.schema import Paradigm, Response
 from kdwatts.teacher.signals import compute_signals, signal_plan
 from kdwatts.training.objective import Objective
 

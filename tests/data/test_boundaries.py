@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.data.boundaries import attention_inputs, positions_in_documents
 from kdwatts.data.packing import IGNORE, Batch, load_batch
 from kdwatts.data.shards import TokenShards, write_shards
 from kdwatts.models.load import load_model
-from kdwatts.schema import Architecture, ModelSource
 from kdwatts.teacher.signals import SignalPlan, compute_signals
 
 LENGTHS = [5, 1, 9, 12]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from kdwatts.config.data import TextSource
 from kdwatts.data.documents import Document, read_documents
 from kdwatts.data.turns import Turn
-from kdwatts.schema import TextSource
 
 TURN = {"role": "user", "content": "Hi"}
 

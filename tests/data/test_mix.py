@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from kdwatts.cli import run_in
+from kdwatts.config.data import Data, MixPart, TextSource
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import NO_TARGET
 from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
-from kdwatts.schema import Data, MixPart, TextSource
 from tests.conftest import CHAT_TEMPLATE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry.meter import Meter
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.aggregation import Guarded
 from kdwatts.evaluation.answers import NotFinite, finite_logits
 from kdwatts.evaluation.lighteval import _mean_of
@@ -22,7 +23,6 @@ from kdwatts.evaluation.lighteval_child import Refusal, _finite, _number
 from kdwatts.evaluation.lm_eval import bits_per_byte_stderr, evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.records.schema import Score, read_json
-from kdwatts.schema import EvalTask
 from kdwatts.stages.evaluate import _keep
 from kdwatts.telemetry.meter import Meter
 

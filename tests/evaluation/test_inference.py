@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from kdwatts.config.evaluation import InferenceGrid
+from kdwatts.config.machine import Telemetry
 from kdwatts.evaluation.inference import _check_whole, _known_well, _per_token, serving_costs
 from kdwatts.metrics.energy import MISSING, Energy
 from kdwatts.records.schema import read_jsonl
-from kdwatts.schema import InferenceGrid, Telemetry
 from kdwatts.telemetry.meter import Meter
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kdwatts.cli import run_in
+from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.lighteval import _environment, _mean_of, installed_version
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
@@ -22,7 +23,6 @@ from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
-from kdwatts.schema import EvalTask, Lighteval
 from kdwatts.telemetry.meter import Meter
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.lm_eval import bits_per_byte_stderr
-from kdwatts.schema import EvalTask
 
 
 def sample(bits: float, size: int) -> dict:

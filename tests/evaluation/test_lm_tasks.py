@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.checks import check_known
 from kdwatts.evaluation.lm_eval import evaluate, fetch_data
 from kdwatts.evaluation.lm_tasks import (
@@ -26,7 +27,6 @@ from kdwatts.evaluation.lm_tasks import (
     task_files,
 )
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.schema import EvalTask
 from kdwatts.telemetry.meter import Meter
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.data.shards import TokenShards, write_shards
 from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
 from kdwatts.models.load import load_tokenizer
-from kdwatts.schema import InferenceGrid
 from kdwatts.stages.inference import check
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry import nvml
 from kdwatts.telemetry.meter import Meter
 

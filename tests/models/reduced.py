@@ -16,10 +16,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from kdwatts.config import Config, check
+from kdwatts.config.experiment import Config, check
+from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.nodes import Node, plan
-from kdwatts.schema import Architecture, ModelSource, Pair
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.meter import Meter
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdwatts.config.pair import Architecture, ModelSource, Pair, TeacherBlocks
 from kdwatts.models.initial import (
     initial_blocks,
     load_student,
@@ -17,7 +18,6 @@ from kdwatts.models.initial import (
 )
 from kdwatts.models.load import load_model
 from kdwatts.records.schema import write_json
-from kdwatts.schema import Architecture, ModelSource, Pair, TeacherBlocks
 
 TEACHER = Architecture("llama", 6, 16, 24, 4, 2, 4, 40, True, 32, norm_epsilon=1e-2)
 """An epsilon that shows in the logits of a model that leaves it out."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.load import (
     head_weight,
     load_model,
@@ -27,7 +28,6 @@ from kdwatts.models.load import (
 from kdwatts.models.shape import parameters_of
 from kdwatts.records.schema import write_json
 from kdwatts.runtime.paths import TINY_DIR, conf_dir
-from kdwatts.schema import Architecture, ModelSource, Pair
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

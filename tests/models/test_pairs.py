@@ -12,12 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.machine import Telemetry
+from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.initial import load_student
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.schema import Architecture, ModelSource, Pair, Telemetry
 from kdwatts.stages import generate, reading, teacher
 from kdwatts.telemetry.meter import Meter
 from tests.models.reduced import Bench, reduced_pair, with_pair

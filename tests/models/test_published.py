@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import read_architecture
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.schema import ModelSource
 from tests.models.published import PUBLISHED
 
 PAIRS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from kdwatts import prefetch
+from kdwatts.config.pair import ModelSource
 from kdwatts.manifest import write_manifest
 from kdwatts.models import quantization
 from kdwatts.models.budget import estimate
@@ -26,7 +27,6 @@ from kdwatts.models.shape import linear_weights_of, parameters_of, weights_bytes
 from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.describe import describe
 from kdwatts.records.schema import read_json
-from kdwatts.schema import ModelSource
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
 from kdwatts.store import Store
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from kdwatts.config import Config
+from kdwatts.config.experiment import Config
+from kdwatts.config.generation import Generate
 from kdwatts.models.budget import estimate
 from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.writing import asked_prompts, estimate_writing
 from kdwatts.planning.fits import check_memory
-from kdwatts.schema import Generate
 
 Configure = Callable[..., Config]
 LLAMA = ("model=llama31_8b_to_1b", "gpu=h100")

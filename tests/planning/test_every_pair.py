@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.config import Config, check, to_config
+from kdwatts.config.experiment import Config, check, to_config
+from kdwatts.config.machine import Gpu
+from kdwatts.config.paradigm import Paradigm
 from kdwatts.models.budget import estimate
 from kdwatts.nodes import plan
 from kdwatts.planning.demands import available_gib, is_allowed
@@ -21,7 +23,6 @@ from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.schema import Gpu, Paradigm
 from kdwatts.store import Store
 
 

@@ -11,7 +11,8 @@ import pytest
 from transformers import AddedToken
 
 from kdwatts.cli import run_in
-from kdwatts.config import to_config
+from kdwatts.config.evaluation import EvalTask
+from kdwatts.config.experiment import to_config
 from kdwatts.data.overlap import words_of
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
@@ -21,7 +22,6 @@ from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
-from kdwatts.schema import EvalTask
 
 QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))
 NUMBER = read_questions().index(QUESTION)

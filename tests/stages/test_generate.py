@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from kdwatts.artifact import record_energy
 from kdwatts.cli import run_in
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.hardware import resolve_gpu

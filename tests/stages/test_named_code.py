@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdwatts.artifact import ARTIFACT_NAME
 from kdwatts.cli import run_in
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl

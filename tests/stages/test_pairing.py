@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.cli import run_in
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.packing import load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.hardware import resolve_gpu

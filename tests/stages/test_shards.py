@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from kdwatts.cli import run_in
-from kdwatts.config import to_config
+from kdwatts.config.data import TextSource
+from kdwatts.config.experiment import to_config
 from kdwatts.data import hub, screening, workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
@@ -24,7 +25,6 @@ from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
-from kdwatts.schema import TextSource
 from kdwatts.stages import shards
 
 SHARD_TOKENS = 1024

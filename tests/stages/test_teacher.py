@@ -14,7 +14,7 @@ import torch
 
 from kdwatts.artifact import record_energy
 from kdwatts.cli import run_in
-from kdwatts.config import Config, to_config
+from kdwatts.config.experiment import Config, to_config
 from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.losses.sparse import top_k_of
-from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.teacher.signals import SignalPlan, compute_signals, signal_plan, sparse_logits
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kdwatts.config.paradigm import CrossEntropy, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.universal import universal
-from kdwatts.schema import CrossEntropy, Paradigm, Relational, Response
 from kdwatts.teacher.signals import signal_plan
 from kdwatts.teacher.universal import UNREAD, Spelling, read_row, spelling, universal_signals
 from kdwatts.training.objective import Objective

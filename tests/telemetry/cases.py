@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry.energy import integrate_power_j
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.parts import CALIBRATION

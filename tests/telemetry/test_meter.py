@@ -6,9 +6,9 @@ import time
 import psutil
 import pytest
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.interrupt import Preempted
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.journal import Journal

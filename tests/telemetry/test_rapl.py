@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import read_jsonl
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import rapl
 from kdwatts.telemetry.meter import Meter
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry import probes as probes_module
 from kdwatts.telemetry.energy import span
 from kdwatts.telemetry.parts import Part, component

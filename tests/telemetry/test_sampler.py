@@ -9,8 +9,8 @@ from functools import partial
 import psutil
 import pytest
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import read_jsonl
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry import host, sampler
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import StageRow, read_json, read_jsonl
-from kdwatts.schema import Telemetry
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
 from kdwatts.telemetry.journal import Journal

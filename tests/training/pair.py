@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kdwatts.config.paradigm import Paradigm
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.models.layers import layer_pairs
-from kdwatts.schema import Paradigm
 from kdwatts.teacher.signals import Signals, compute_signals, signal_plan
 from kdwatts.training.objective import Objective, StepSize
 

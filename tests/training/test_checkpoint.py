@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdwatts.schema import Lora
+from kdwatts.config.training import Lora
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.lora import add_adapters

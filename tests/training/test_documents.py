@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
-from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
 from tests.training.pair import assert_close, gradients, llama, make_objective, share
 
 PARADIGMS = {

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdwatts.schema import CrossEntropy, Paradigm, Relational, Response, Telemetry
+from kdwatts.config.machine import Telemetry
+from kdwatts.config.paradigm import CrossEntropy, Paradigm, Relational, Response
 from kdwatts.teacher.signals import Signals, compute_signals, signal_plan, sparse_logits, worst
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training.finite import TEACHER, FirstNotFinite, check_weights, not_finite

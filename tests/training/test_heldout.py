@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
+from kdwatts.config.training import Lora
 from kdwatts.data.packing import IGNORE
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses import head
-from kdwatts.schema import CrossEntropy, Feature, Lora, Paradigm, Relational, Response
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.lora import add_adapters
 from tests.training.pair import llama, make_batch, make_objective, part_of, share, signals_of

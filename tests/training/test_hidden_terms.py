@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdwatts.config.paradigm import Feature, Paradigm, Relational
 from kdwatts.data.packing import Batch
 from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.attention import attention_loss
 from kdwatts.losses.relational import relational_loss
-from kdwatts.schema import Feature, Paradigm, Relational
 from kdwatts.training.objective import Objective
 from tests.training.pair import (
     LENGTH,

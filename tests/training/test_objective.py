@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
 from kdwatts.models.recomputing import recompute_blocks
-from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.parts import write_cache
 from kdwatts.teacher.record import Form

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
+from kdwatts.config.paradigm import Paradigm, Relational
 from kdwatts.data.packing import Batch
 from kdwatts.losses.relational import relational_loss
-from kdwatts.schema import Paradigm, Relational
 from kdwatts.teacher.signals import Signals, signal_plan
 from kdwatts.training.objective import Objective
 from kdwatts.training.parallel import gather_with_gradient, num_ranks

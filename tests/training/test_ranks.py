@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.fsdp import FSDPModule
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
+from kdwatts.config.training import Lora
 from kdwatts.data.packing import Batch
 from kdwatts.models import load
 from kdwatts.models.load import head_weight
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
-from kdwatts.schema import CrossEntropy, Feature, Lora, Paradigm, Relational, Response
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.heldout import HeldOut, held_out_losses

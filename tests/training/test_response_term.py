@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdwatts.config.paradigm import DIVERGENCES as NAMES
+from kdwatts.config.paradigm import CrossEntropy, Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.response import DIVERGENCES, divergence_loss
-from kdwatts.schema import CrossEntropy, Paradigm, Response
-from kdwatts.schema.paradigm import DIVERGENCES as NAMES
 from tests.training.pair import (
     VOCABULARY,
     assert_close,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.schema import CrossEntropy, Feature, Paradigm, Relational
 from kdwatts.training import objective as under_test
 from kdwatts.training.projectors import PROJECTORS
 from tests.training.pair import llama, make_batch, make_objective, share

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from kdwatts.config.paradigm import CrossEntropy, Paradigm
 from kdwatts.data.packing import load_batch, make_schedule
 from kdwatts.data.shards import TokenShards, write_shards
-from kdwatts.schema import CrossEntropy, Paradigm
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.loop import warm_up
 from tests.training.pair import llama, make_objective

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.config.ranges import above_zero, at_least, between, choice
 from kdwatts.runtime.paths import check_path
-from kdwatts.schema.checks import above_zero, at_least, between, choice
 
 
 @dataclass

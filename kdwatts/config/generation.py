@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.schema.checks import above_zero, at_least, between
+from kdwatts.config.ranges import above_zero, at_least, between
 
 TEXTS = ("corpus", "teacher", "student")
 

@@ -8,26 +8,16 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from kdwatts.config.data import Data
+from kdwatts.config.evaluation import Eval
+from kdwatts.config.generation import Generate
+from kdwatts.config.machine import Cluster, Gpu, Launch, Site, StoreRules, Telemetry
+from kdwatts.config.pair import ModelSource, Pair
+from kdwatts.config.paradigm import Feature, Paradigm, Relational
+from kdwatts.config.ranges import choice
+from kdwatts.config.training import Training
 from kdwatts.runtime.paths import check_path
 from kdwatts.runtime.ranks import launched
-from kdwatts.schema import (
-    Cluster,
-    Data,
-    Eval,
-    Feature,
-    Generate,
-    Gpu,
-    Launch,
-    ModelSource,
-    Pair,
-    Paradigm,
-    Relational,
-    Site,
-    StoreRules,
-    Telemetry,
-    Training,
-    choice,
-)
 
 STAGES = (
     *("prefetch", "plan", "shards", "contamination", "generate", "teacher"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import above_zero, at_least, between, choice
+from kdwatts.config.ranges import above_zero, at_least, between, choice
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from kdwatts.config.ranges import above_zero, at_least, between, choice
+from kdwatts.config.sbatch_options import check_extra
 from kdwatts.metrics.grid_facts import GRID_FACTS, UNSTATED
 from kdwatts.runtime.paths import check_path
-from kdwatts.schema.checks import above_zero, at_least, between, choice
-from kdwatts.schema.sbatch import check_extra
 
 
 @dataclass

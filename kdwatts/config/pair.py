@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from kdwatts.config.ranges import above_zero, at_least, choice
 from kdwatts.runtime.paths import check_path
-from kdwatts.schema.checks import above_zero, at_least, choice
 
 ROPE_TYPES = {
     "default": (),

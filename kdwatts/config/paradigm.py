@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from kdwatts.schema.checks import above_zero, at_least, choice
-from kdwatts.schema.writing import TEXTS, Generate, OnPolicy
+from kdwatts.config.generation import TEXTS, Generate, OnPolicy
+from kdwatts.config.ranges import above_zero, at_least, choice
 
 DIVERGENCES = (
     "forward_kl",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.config.ranges import at_least, between, choice
 from kdwatts.runtime.paths import check_path
-from kdwatts.schema.checks import at_least, between, choice
 
 HARNESSES = ("lm_eval", "lighteval")
 AXES = ("batch_sizes", "prompt_lengths", "new_lengths")
