@@ -26,11 +26,8 @@ from pynvml import NVMLError
 from safetensors import SafetensorError
 
 from kdwatts import guards, sweep
-from kdwatts.config.experiment import Config, to_config
-from kdwatts.effects import ASK_ONLY
-from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
-from kdwatts.hardware import check_cards, resolve_gpu
-from kdwatts.manifest import (
+from kdwatts.artifacts.hardware import check_cards, resolve_gpu
+from kdwatts.artifacts.manifest import (
     CONFIG_NAME,
     amend_status,
     check_alone,
@@ -38,6 +35,10 @@ from kdwatts.manifest import (
     write_manifest,
     write_status,
 )
+from kdwatts.artifacts.store import Store
+from kdwatts.config.experiment import Config, to_config
+from kdwatts.effects import ASK_ONLY
+from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.preflight import VERSION_BASE, look
 from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import interrupt, slurm
@@ -45,7 +46,6 @@ from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
-from kdwatts.store import Store
 from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kdwatts.manifest import CONFIG_NAME, check_alone
+from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
 from kdwatts.overrides import quoted
 from kdwatts.preflight import Command
 from kdwatts.runtime.paths import check_path, expanded

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts import sweep
-from kdwatts.manifest import amend_status, read_status
+from kdwatts.artifacts.manifest import amend_status, read_status
 from kdwatts.records.schema import SCHEMA, append_jsonl, read_jsonl
 from kdwatts.runtime import slurm
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kdwatts.artifacts.hardware import joule_settings
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import STAGES, Config
-from kdwatts.hardware import joule_settings
 from kdwatts.runtime.fingerprint import stage_key
-from kdwatts.store import Store
 from kdwatts.telemetry.nvml import Gpu as Card
 
 if TYPE_CHECKING:

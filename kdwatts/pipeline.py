@@ -8,13 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdwatts.artifact import ARTIFACT_NAME, Artifact, make_record, other_code, read_artifact
+from kdwatts.artifacts.artifact import (
+    ARTIFACT_NAME,
+    Artifact,
+    make_record,
+    other_code,
+    read_artifact,
+)
+from kdwatts.artifacts.store import Claim, Store
 from kdwatts.config.experiment import Config
 from kdwatts.nodes import Node, is_missing
 from kdwatts.records.schema import read_json, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
-from kdwatts.store import Claim, Store
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.telemetry.nvml import Gpu as Card
 

@@ -19,10 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kdwatts import guards
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.rows import check_there
 from kdwatts.effects import check_effects
-from kdwatts.hardware import resolve_gpu
 from kdwatts.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.refusal import names_a_null_part

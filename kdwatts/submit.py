@@ -15,11 +15,11 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts import ledger, sbatch, sweep
+from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.hardware import resolve_gpu
 from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import slurm
-from kdwatts.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kdwatts.artifacts.manifest import CONFIG_NAME, read_status
 from kdwatts.config.experiment import Config
-from kdwatts.manifest import CONFIG_NAME, read_status
 
 EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
 """75 is EX_TEMPFAIL of sysexits.h: try the same command again."""

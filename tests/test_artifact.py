@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifact import (
+from kdwatts.artifacts.artifact import (
     ARTIFACT_NAME,
     Artifact,
     component_energy_j,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import EXPECTED, run_in
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
 from kdwatts.refusal import in_one_sentence

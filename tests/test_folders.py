@@ -12,7 +12,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kdwatts import guards, manifest
+from kdwatts import guards
+from kdwatts.artifacts import manifest
 from kdwatts.folders import claimed, folder_of, fresh_dir, keep_asked
 from kdwatts.overrides import parsed
 from kdwatts.preflight import compose

@@ -92,7 +92,7 @@ def test_sources_as_they_were_pass_and_a_process_that_nobody_sent_is_not_asked(
     guards.check_unchanged(told)
 
 
-@pytest.mark.parametrize("name", ["conf/paradigm/response.yaml", "kdwatts/store.py"])
+@pytest.mark.parametrize("name", ["conf/paradigm/response.yaml", "kdwatts/artifacts/store.py"])
 def test_a_changed_file_is_named(name: str, sources: Path, no_word: None):
     told = submitted()
     with (sources / name).open("a") as file:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kdwatts.artifacts.hardware import check_cards, cpu_name, joule_settings, resolve_gpu
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.hardware import check_cards, cpu_name, joule_settings, resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.telemetry.nvml import Gpu
 

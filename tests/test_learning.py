@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
-from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 
 SEEDS = (0, 1, 2)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts import __version__, manifest
+from kdwatts import __version__
+from kdwatts.artifacts import manifest
 from kdwatts.records.schema import read_json, write_json
 from kdwatts.telemetry.nvml import Gpu
 

@@ -17,15 +17,15 @@ import torch
 import torch._dynamo.utils
 from omegaconf import DictConfig
 
+from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.artifacts.store import Store
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import to_config
-from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.pipeline import Run, execute
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import interrupt
-from kdwatts.store import Store
 
 SMOKE = ("training=smoke", "gpu=cpu")
 

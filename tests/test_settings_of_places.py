@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
 from kdwatts.evaluation import lighteval
 from kdwatts.stages.evaluate import task_sources
-from kdwatts.store import Store
 
 PLACES = {
     "store_dir": "store_dir={}",

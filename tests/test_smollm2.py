@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
-from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdwatts import store
+from kdwatts.artifacts import store
+from kdwatts.artifacts.store import Store
 from kdwatts.runtime import interrupt
-from kdwatts.store import Store
 
 REPOSITORY = Path(__file__).parents[1]
 
 BUILD_ONCE = """
 import os, sys, time
 from pathlib import Path
-from kdwatts.store import Store
+from kdwatts.artifacts.store import Store
 root = Path(sys.argv[1])
 with Store(root).claim("shards", "k1") as claim:
     if not claim.exists:

@@ -18,8 +18,8 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
 from kdwatts import submit, sweep
+from kdwatts.artifacts.manifest import write_status
 from kdwatts.cli import run
-from kdwatts.manifest import write_status
 from kdwatts.preflight import VERSION_BASE
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import slurm

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts import sweep
-from kdwatts.manifest import write_status
+from kdwatts.artifacts.manifest import write_status
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
 from kdwatts.sweep import Outcome

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.pair import ModelSource
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl

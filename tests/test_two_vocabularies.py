@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
-from kdwatts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.stages.distill import settings

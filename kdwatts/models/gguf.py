@@ -19,10 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kdwatts.artifacts.store import as_readable_as
 from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere
-from kdwatts.store import as_readable_as
 
 PROVENANCE = "provenance.json"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, check
 from kdwatts.nodes import Node, is_missing, plan
 from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory
-from kdwatts.store import Store
 
 
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:

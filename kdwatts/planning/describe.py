@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdwatts.artifact import read_artifact
+from kdwatts.artifacts.artifact import read_artifact
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
 from kdwatts.models.budget import estimate
 from kdwatts.nodes import Node, is_missing
@@ -12,7 +13,6 @@ from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.unmade import unmade_teacher
-from kdwatts.store import Store
 from kdwatts.telemetry.nvml import Gpu as Card
 
 

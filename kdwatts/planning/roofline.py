@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.models.budget import GIB, Budget, estimate
 from kdwatts.models.shape import forward_flops_per_token
@@ -13,7 +14,6 @@ from kdwatts.nodes import Node
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
-from kdwatts.store import Store
 
 REACHED = (1 / 2, 1 / 3)
 """Shares of a card's peak rate at which training is expected; four large models reached 21 to 46 %

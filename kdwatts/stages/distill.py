@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdwatts.artifact import record_energy
+from kdwatts.artifacts.artifact import record_energy
+from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses.response import REVISIONS
-from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics.energy import MISSING, Energy, add_energies, total_energy
 from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
 from kdwatts.models.layers import LayerPairs

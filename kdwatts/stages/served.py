@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdwatts.artifact import read_artifact
+from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.metrics.energy import MEASURED
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.records.schema import read_json

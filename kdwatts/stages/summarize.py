@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdwatts.artifact import Artifact, component_energy_j, net_energy_j
+from kdwatts.artifacts.artifact import Artifact, component_energy_j, net_energy_j
+from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config
-from kdwatts.manifest import add_to_manifest
 from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdwatts.artifacts.store import as_readable_as
 from kdwatts.metrics.energy import total_energy
 from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records.schema import SCHEMA, read_json, write_json
-from kdwatts.store import as_readable_as
 from kdwatts.telemetry.meter import OpenWindow
 from kdwatts.training.parallel import collected, rank
 

@@ -35,7 +35,7 @@ from pathlib import Path
 path, out_dir, num_cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 from kdwatts.cli import run_in
-from kdwatts.hardware import resolve_gpu
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", f"store_dir={out_dir}/store"]
@@ -52,7 +52,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 os.environ["HF_HOME"] = str(out_dir / "home")
 from datasets import load_dataset
 from kdwatts.config.experiment import to_config
-from kdwatts.hardware import resolve_gpu
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl

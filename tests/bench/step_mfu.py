@@ -30,10 +30,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.budget import estimate
 from kdwatts.models.load import head_bias, head_weight, load_model
 from kdwatts.models.recomputing import recompute_blocks

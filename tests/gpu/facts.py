@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kdwatts.hardware import cpu_name
+from kdwatts.artifacts.hardware import cpu_name
 from kdwatts.telemetry import host, nvml, strangers
 
 ASKED = (

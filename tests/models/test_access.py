@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.pair import Architecture, ModelSource
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models import access, load
 from kdwatts.models.load import check_readable, load_model, load_tokenizer, read_architecture
 from kdwatts.preflight import compose

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from kdwatts import prefetch
+from kdwatts.artifacts.manifest import write_manifest
+from kdwatts.artifacts.store import Store
 from kdwatts.config.pair import ModelSource
-from kdwatts.manifest import write_manifest
 from kdwatts.models import quantization
 from kdwatts.models.budget import estimate
 from kdwatts.models.initial import student_fingerprint
@@ -28,7 +29,6 @@ from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.describe import describe
 from kdwatts.records.schema import read_json
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
-from kdwatts.store import Store
 
 BITS = ("int8", "int4")
 GPU = ("gpu=h100", "training=smoke")

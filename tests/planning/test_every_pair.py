@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, check, to_config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
@@ -23,7 +24,6 @@ from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.store import Store
 
 
 def _options(group: str, *, without: tuple[str, ...] = ()) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kdwatts.artifacts.store import Store
 from kdwatts.models.budget import estimate
 from kdwatts.models.writing import estimate_writing
 from kdwatts.nodes import plan
 from kdwatts.planning.roofline import Cost, costs_left, stage_costs, sweep_line, time_lines, total
-from kdwatts.store import Store
 
 Configure = Callable[..., Any]
 LLAMA = ("model=llama31_8b_to_1b", "gpu=h100")

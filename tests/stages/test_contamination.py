@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from transformers import AddedToken
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.config.experiment import to_config
@@ -17,7 +18,6 @@ from kdwatts.data.overlap import words_of
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose

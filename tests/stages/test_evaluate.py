@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.evaluation import lm_tasks
-from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json

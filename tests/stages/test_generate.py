@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdwatts.artifact import record_energy
+from kdwatts.artifacts.artifact import record_energy
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose

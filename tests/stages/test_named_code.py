@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig
 from torch import Tensor
 
-from kdwatts.artifact import ARTIFACT_NAME
+from kdwatts.artifacts.artifact import ARTIFACT_NAME
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.hardware import resolve_gpu
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
 from kdwatts.losses.rows import plain

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.packing import load_batch
 from kdwatts.data.shards import TokenShards
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.layers import captured_blocks
 from kdwatts.models.load import load_model
 from kdwatts.preflight import compose

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifact import ARTIFACT_NAME
+from kdwatts.artifacts.artifact import ARTIFACT_NAME
 from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.stages.served import Served, read_served

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.data import TextSource
 from kdwatts.config.experiment import to_config
@@ -19,7 +20,6 @@ from kdwatts.data import hub, screening, workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose

@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.hardware import resolve_gpu
 from kdwatts.models.load import load_tokenizer
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl

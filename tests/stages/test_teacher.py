@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from kdwatts.artifact import record_energy
+from kdwatts.artifacts.artifact import record_energy
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.hardware import resolve_gpu
 from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
@@ -106,7 +106,7 @@ from test_teacher import SMALL, config_of
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages import teacher
 from kdwatts.stages.work import Work
-from kdwatts.store import Store
+from kdwatts.artifacts.store import Store
 from kdwatts.teacher import parts
 from kdwatts.telemetry.meter import Meter
 parts.PART_POSITIONS, parts.ROWS_PER_FORWARD = 16 * 64, 8

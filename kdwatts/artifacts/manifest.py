@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from kdwatts import __version__
+from kdwatts.artifacts.hardware import cpu_name
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.hardware import cpu_name
 from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR
