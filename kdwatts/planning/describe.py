@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
 from kdwatts.nodes import Node, is_missing
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import QUANTIZATIONS
-from kdwatts.models.budget import Budget
-from kdwatts.models.writing import estimate_writing
+from kdwatts.memory.budget import Budget
+from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
 from kdwatts.planning.suggest import MOST_RANKS, suggest
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.models.budget import GIB, Budget, estimate
-from kdwatts.models.shape import forward_flops_per_token
-from kdwatts.models.writing import WritingBudget, estimate_writing
+from kdwatts.memory.budget import GIB, Budget, estimate
+from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
+from kdwatts.memory.shape import forward_flops_per_token
 from kdwatts.nodes import Node
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kdwatts.config.experiment import Config
-from kdwatts.models.budget import Budget
-from kdwatts.models.writing import estimate_writing
+from kdwatts.memory.budget import Budget
+from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.stages.work import plan_signals, teacher_source
 from kdwatts.teacher.record import bytes_per_token
 

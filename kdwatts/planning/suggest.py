@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdwatts.config.experiment import Config
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed
 
 FILLED = 0.9

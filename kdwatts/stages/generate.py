@@ -13,9 +13,9 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
+from kdwatts.memory.generation_budget import asked_prompts
 from kdwatts.models.load import load_model, pair_tokenizer, source_fingerprint
 from kdwatts.models.quantization import on_device
-from kdwatts.models.writing import asked_prompts
 from kdwatts.runtime import interrupt
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.teacher import check_vocabularies

@@ -11,6 +11,7 @@ from typing import Any
 from kdwatts.artifacts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config
+from kdwatts.memory.shape import parameters_of
 from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
@@ -19,7 +20,6 @@ from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.quantity import Quantity
 from kdwatts.metrics.scores import benchmark_scores, benchmarks_at_chance, with_chance
 from kdwatts.metrics.student_t import t_quantile
-from kdwatts.models.shape import parameters_of
 from kdwatts.records.schema import Metrics, StageRow, read_json, write_json
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME, primaries

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import to_config
-from kdwatts.models.budget import GIB, estimate
+from kdwatts.memory.budget import GIB, estimate
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose, preflight

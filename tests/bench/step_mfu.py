@@ -34,10 +34,10 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
+from kdwatts.memory.shape import forward_flops_per_token
 from kdwatts.models.load import head_bias, head_weight, load_model
 from kdwatts.models.recomputing import recompute_blocks
-from kdwatts.models.shape import forward_flops_per_token
 from kdwatts.models.sharding import place
 from kdwatts.preflight import compose
 from kdwatts.records.schema import StageRow

@@ -15,7 +15,7 @@ from kdwatts.config.paradigm import Feature
 from kdwatts.config.training import Lora
 from kdwatts.data.boundaries import attention_inputs
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.models.activations import block_bytes, checkpoint_bytes, feature_bytes, norm_bytes
+from kdwatts.memory.activations import block_bytes, checkpoint_bytes, feature_bytes, norm_bytes
 from kdwatts.models.load import architecture_settings
 from kdwatts.training.lora import add_adapters
 from kdwatts.training.precision import autocast

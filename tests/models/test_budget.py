@@ -15,9 +15,9 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture
 from kdwatts.config.paradigm import Feature, Relational
 from kdwatts.config.training import Lora
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
+from kdwatts.memory.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.models.load import architecture_settings, num_parameters
-from kdwatts.models.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.runtime.paths import conf_dir
 
 GIB = 2**30

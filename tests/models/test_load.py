@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from kdwatts.config.pair import Architecture, ModelSource, Pair
+from kdwatts.memory.shape import parameters_of
 from kdwatts.models.load import (
     head_weight,
     load_model,
@@ -25,7 +26,6 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
     tokenizer_location,
 )
-from kdwatts.models.shape import parameters_of
 from kdwatts.records.schema import write_json
 from kdwatts.runtime.paths import TINY_DIR, conf_dir
 

@@ -19,13 +19,13 @@ from kdwatts import prefetch
 from kdwatts.artifacts.manifest import write_manifest
 from kdwatts.artifacts.store import Store
 from kdwatts.config.pair import ModelSource
+from kdwatts.memory.budget import estimate
+from kdwatts.memory.generation_budget import estimate_writing
+from kdwatts.memory.shape import linear_weights_of, parameters_of, weights_bytes_of
 from kdwatts.models import quantization
-from kdwatts.models.budget import estimate
 from kdwatts.models.initial import student_fingerprint
 from kdwatts.models.load import check_readable, load_model, source_fingerprint
 from kdwatts.models.quantization import bits_and_bytes, loading_settings, on_device
-from kdwatts.models.shape import linear_weights_of, parameters_of, weights_bytes_of
-from kdwatts.models.writing import estimate_writing
 from kdwatts.planning.describe import describe
 from kdwatts.records.schema import read_json
 from kdwatts.stages import distill, evaluate, generate, inference, teacher

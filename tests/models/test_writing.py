@@ -9,9 +9,9 @@ import pytest
 
 from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
-from kdwatts.models.budget import estimate
-from kdwatts.models.shape import forward_flops_per_token
-from kdwatts.models.writing import asked_prompts, estimate_writing
+from kdwatts.memory.budget import estimate
+from kdwatts.memory.generation_budget import asked_prompts, estimate_writing
+from kdwatts.memory.shape import forward_flops_per_token
 from kdwatts.planning.fits import check_memory
 
 Configure = Callable[..., Config]

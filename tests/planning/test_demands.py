@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
 from kdwatts.planning.fits import check_memory, memory_lines
 from kdwatts.planning.suggest import suggest

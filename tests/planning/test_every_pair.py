@@ -15,7 +15,7 @@ from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, check, to_config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
-from kdwatts.models.budget import estimate
+from kdwatts.memory.budget import estimate
 from kdwatts.nodes import plan
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.describe import describe

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.store import Store
-from kdwatts.models.budget import estimate
-from kdwatts.models.writing import estimate_writing
+from kdwatts.memory.budget import estimate
+from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.nodes import plan
 from kdwatts.planning.roofline import Cost, costs_left, stage_costs, sweep_line, time_lines, total
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdwatts.config.experiment import Config
-from kdwatts.models.activations import block_bytes, checkpoint_bytes, norm_bytes
-from kdwatts.models.shape import (
+from kdwatts.memory.activations import block_bytes, checkpoint_bytes, norm_bytes
+from kdwatts.memory.shape import (
     adapter_parameters_of,
     block_weights_of,
     forward_flops_per_token,
@@ -17,7 +17,7 @@ from kdwatts.models.shape import (
     parameters_of,
     weights_bytes_of,
 )
-from kdwatts.models.terms import (
+from kdwatts.memory.term_sizes import (
     compared_bytes_of,
     compared_work_bytes_of,
     live_teacher_bytes_of,

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from kdwatts.config.experiment import Config
-from kdwatts.models.budget import GIB
-from kdwatts.models.shape import forward_flops_per_token, weights_bytes_of
-from kdwatts.models.terms import forward_work_bytes, value_bytes_of
+from kdwatts.memory.budget import GIB
+from kdwatts.memory.shape import forward_flops_per_token, weights_bytes_of
+from kdwatts.memory.term_sizes import forward_work_bytes, value_bytes_of
 
 
 @dataclass(frozen=True)
