@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdwatts.chunks import RELATION_ELEMENTS
-from kdwatts.losses.precision import wide
+from kdwatts.losses.chunks import RELATION_ELEMENTS
+from kdwatts.losses.wide import wide
 
 PROJECTIONS = ("q", "k", "v")
 UNSEEN = -1e30

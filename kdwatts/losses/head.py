@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdwatts.chunks import LOGIT_ELEMENTS
-from kdwatts.losses.rows import Block, RowTerm, floored, taken
+from kdwatts.losses.chunks import LOGIT_ELEMENTS
+from kdwatts.losses.logit_rows import Block, RowTerm, floored, taken
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.rows import Block, RowTerm, Softmax, row_loss, tied
+from kdwatts.losses.logit_rows import Block, RowTerm, Softmax, row_loss, tied
 
 
 def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from kdwatts.losses.precision import wide
-from kdwatts.losses.rows import Block, RowTerm, row_loss
+from kdwatts.losses.logit_rows import Block, RowTerm, row_loss
+from kdwatts.losses.wide import wide
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kdwatts.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture
+from kdwatts.losses.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
 from kdwatts.memory.activations import feature_bytes
 from kdwatts.models.align import shared_vocabulary
 

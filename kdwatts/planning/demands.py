@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.chunks import ROWS_PER_FORWARD
 from kdwatts.config.experiment import Config, check
 from kdwatts.config.pair import Architecture
+from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import estimate_writing, writing_work_bytes_of
 from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes, value_bytes_of

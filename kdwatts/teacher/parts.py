@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdwatts.chunks import ROWS_PER_FORWARD
+from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.teacher.record import SAMPLES_NAME, STATES_NAME, Form, encode_rows

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdwatts.chunks import SPARSE_ROWS
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.data.boundaries import attention_inputs
 from kdwatts.data.positions import sampled_positions
-from kdwatts.losses.precision import wide
+from kdwatts.losses.chunks import SPARSE_ROWS
 from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.sparse import TopK
+from kdwatts.losses.wide import wide
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
 from kdwatts.models.load import head_bias, head_weight
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms

@@ -17,9 +17,9 @@ from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.attention import attention_loss
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
+from kdwatts.losses.logit_rows import RowTerm
 from kdwatts.losses.relational import group_loss, mean_pool, num_groups, relational_loss
 from kdwatts.losses.response import dense_term
-from kdwatts.losses.rows import RowTerm
 from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
 from kdwatts.losses.universal import universal_term
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections

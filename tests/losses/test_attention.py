@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdwatts.chunks import RELATION_ELEMENTS
 from kdwatts.losses.attention import attention_loss
+from kdwatts.losses.chunks import RELATION_ELEMENTS
 
 Projections = dict[str, Tensor]
 LENGTH = 5

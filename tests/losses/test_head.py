@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.chunks import LOGIT_ELEMENTS
+from kdwatts.losses.chunks import LOGIT_ELEMENTS
 from kdwatts.losses.head import Buffers, DenseTeacher, RowTerm, head_loss
+from kdwatts.losses.logit_rows import Block, row_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
-from kdwatts.losses.rows import Block, row_loss
 from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_of, top_k_term
 from kdwatts.losses.universal import universal_term
 

@@ -286,6 +286,6 @@ def test_no_loss_of_many_pairs_is_negative_in_float32(name: str):
 def test_a_term_takes_a_teacher_once():
     term = dense_term("forward_kl")
     with pytest.raises(AssertionError, match="no dense teacher was given"):
-        from kdwatts.losses.rows import row_loss
+        from kdwatts.losses.logit_rows import row_loss
 
         row_loss(term, logits(0))

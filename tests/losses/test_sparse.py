@@ -169,7 +169,7 @@ def test_student_mass_off_the_support_is_not_free_as_it_is_with_both_sides_renor
 
 def test_the_students_softmax_is_whole_again_after_the_top_k_loss_has_used_it():
     # Cross entropy shares it: at temperature 1 it must not find the support emptied.
-    from kdwatts.losses.rows import Block
+    from kdwatts.losses.logit_rows import Block
     from kdwatts.losses.sparse import cross_entropy_term, top_k_term
 
     target_N = top_k_of(logits(1), k=4).ids_NK[:, 0]

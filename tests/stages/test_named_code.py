@@ -15,8 +15,8 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.losses.feature import DISTANCES
+from kdwatts.losses.logit_rows import plain
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
-from kdwatts.losses.rows import plain
 from kdwatts.nodes import Node, plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, write_json

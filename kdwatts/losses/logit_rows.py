@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdwatts.losses.precision import wide
+from kdwatts.losses.wide import wide
 
 LEAST_LOGIT = -1e30
 """Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
