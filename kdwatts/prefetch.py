@@ -16,7 +16,7 @@ from kdwatts.config.evaluation import EvalTask
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import ModelSource
 from kdwatts.data import hub
-from kdwatts.data.rows import local_files
+from kdwatts.data.local_rows import local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
 from kdwatts.models.access import told

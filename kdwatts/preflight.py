@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from kdwatts import guards
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.data.rows import check_there
+from kdwatts.data.local_rows import check_there
 from kdwatts.effects import check_effects
 from kdwatts.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.planning.unmade import unmade_teacher

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdwatts.config.data import TextSource
 from kdwatts.data import hub
-from kdwatts.data.rows import Row, local_files, read_rows
+from kdwatts.data.local_rows import Row, local_files, read_rows
 from kdwatts.data.turns import Turn, check_beside, checked_text, read_turns
 
 ID_FIELD = "id"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdwatts.config.evaluation import InferenceGrid
-from kdwatts.data.rows import read_rows
+from kdwatts.data.local_rows import read_rows
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.runtime.paths import resolve_dir
 

@@ -6,7 +6,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import Budget
 from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.stages.work import plan_signals, teacher_source
-from kdwatts.teacher.record import bytes_per_token
+from kdwatts.teacher.cache_record import bytes_per_token
 
 
 def size_lines(config: Config, budget: Budget) -> list[str]:

@@ -13,11 +13,11 @@ from kdwatts.config.experiment import Config, to_dict
 from kdwatts.config.pair import ModelSource
 from kdwatts.data.chat import DATE_STRING, template_arguments
 from kdwatts.evaluation import lighteval
-from kdwatts.evaluation.checks import check_cache, check_known
+from kdwatts.evaluation.chat_prompts import check_same_prompts
 from kdwatts.evaluation.lm_eval import evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_version, task_files
 from kdwatts.evaluation.own_tasks import check_own_tasks
-from kdwatts.evaluation.prompts import check_same_prompts
+from kdwatts.evaluation.task_needs import check_cache, check_known
 from kdwatts.metrics.scores import Primaries, with_chance
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (

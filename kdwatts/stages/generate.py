@@ -20,8 +20,8 @@ from kdwatts.runtime import interrupt
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.teacher import check_vocabularies
 from kdwatts.stages.work import Work, end_tokens, frozen_dtype, shared_rows, teacher_source
-from kdwatts.teacher.generate import keep_texts, read_texts, uniform_draws, write_text
-from kdwatts.training.precision import autocast
+from kdwatts.teacher.decoding import keep_texts, read_texts, uniform_draws, write_text
+from kdwatts.training.autocast import autocast
 
 log = logging.getLogger(__name__)
 

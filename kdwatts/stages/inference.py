@@ -11,7 +11,7 @@ import transformers
 
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data.shards import TokenShards
-from kdwatts.evaluation.inference import serving_costs
+from kdwatts.evaluation.energy_per_token import serving_costs
 from kdwatts.evaluation.serving_text import (
     Prompts,
     prompts_file,
@@ -19,7 +19,7 @@ from kdwatts.evaluation.serving_text import (
     prompts_of_file,
 )
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
-from kdwatts.models.served import depends_on_text, serving_shape, student_configuration
+from kdwatts.models.serving_shape import depends_on_text, serving_shape, student_configuration
 from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.stages.attempts import note_attempt

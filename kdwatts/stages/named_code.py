@@ -19,10 +19,10 @@ from kdwatts.losses.universal import universal_term
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import LAYER_MAPS
 from kdwatts.runtime.code import code_key
-from kdwatts.teacher.generate import uniform_draws, write_text
-from kdwatts.teacher.record import encode_rows
+from kdwatts.teacher.cache_record import encode_rows
+from kdwatts.teacher.cross_tokenizer import universal_signals
+from kdwatts.teacher.decoding import uniform_draws, write_text
 from kdwatts.teacher.signals import compute_signals
-from kdwatts.teacher.universal import universal_signals
 from kdwatts.training.projectors import PROJECTORS, project
 from kdwatts.training.rollout import with_text
 

@@ -17,7 +17,7 @@ from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import captured_blocks
 from kdwatts.stages.work import Work, feature_pairs
 from kdwatts.teacher.signals import at_positions, sampled_index
-from kdwatts.training.precision import autocast
+from kdwatts.training.autocast import autocast
 
 log = logging.getLogger(__name__)
 

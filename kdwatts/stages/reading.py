@@ -11,8 +11,8 @@ from kdwatts.models.sharding import place
 from kdwatts.stages.teacher import check_vocabularies, dense_head, teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, teacher_source
 from kdwatts.teacher.cache import SignalCache
+from kdwatts.teacher.cross_tokenizer import Spelling, spelling, universal_signals
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
-from kdwatts.teacher.universal import Spelling, spelling, universal_signals
 from kdwatts.training.loop import SignalReader
 
 

@@ -23,17 +23,17 @@ from kdwatts.config.evaluation import EvalTask
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.config.training import Lora
-from kdwatts.data.rows import kind_of, local_files
-from kdwatts.evaluation.checks import check_known
+from kdwatts.data.local_rows import kind_of, local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import harness
+from kdwatts.evaluation.task_needs import check_known
 from kdwatts.models.load import load_model, pair_tokenizer
 from kdwatts.stages.evaluate import task_sources
 from kdwatts.stages.shards import parts_of
+from kdwatts.training.autocast import autocast
 from kdwatts.training.lora import add_adapters, merge_adapters
 from kdwatts.training.optim import make_optimizer
 from kdwatts.training.parallel import rank
-from kdwatts.training.precision import autocast
 
 
 def get_ready(config: Config, stages: Collection[str]) -> None:

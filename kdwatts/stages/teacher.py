@@ -40,7 +40,7 @@ from kdwatts.stages.work import (
     teacher_source,
     text_shards,
 )
-from kdwatts.teacher.parts import (
+from kdwatts.teacher.cache_parts import (
     HEAD_NAME,
     SignalsOf,
     complete_parts,
@@ -49,9 +49,9 @@ from kdwatts.teacher.parts import (
     num_parts,
     write_parts,
 )
-from kdwatts.teacher.record import Form
+from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.signals import Signals, compute_signals, worst
-from kdwatts.training.precision import autocast
+from kdwatts.training.autocast import autocast
 from kdwatts.training.rollout import targets_kept
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from kdwatts.records.schema import read_json
 from kdwatts.runtime.fingerprint import sha256_file
-from kdwatts.teacher.coding import Array, decode_samples, packed_entries
-from kdwatts.teacher.parts import HEAD_NAME, INDEX_NAME, ROWS_NAME, part_dir, part_problem
-from kdwatts.teacher.record import (
+from kdwatts.teacher.cache_parts import HEAD_NAME, INDEX_NAME, ROWS_NAME, part_dir, part_problem
+from kdwatts.teacher.cache_record import (
     SAMPLES_NAME,
     STATES_NAME,
     TOP_K_NAME,
@@ -33,6 +32,7 @@ from kdwatts.teacher.record import (
     SparseDecoder,
     decode_states,
 )
+from kdwatts.teacher.coding import Array, decode_samples, packed_entries
 from kdwatts.teacher.sampling import SampledLogits
 from kdwatts.teacher.signals import SignalPlan, Signals
 

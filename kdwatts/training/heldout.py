@@ -13,9 +13,9 @@ from torch import nn
 from kdwatts.config.paradigm import CrossEntropy
 from kdwatts.data.packing import Batch
 from kdwatts.teacher.signals import Signals
+from kdwatts.training.autocast import autocast
 from kdwatts.training.objective import Objective
 from kdwatts.training.parallel import num_ranks, rank, summed
-from kdwatts.training.precision import autocast
 
 
 @dataclass(frozen=True)

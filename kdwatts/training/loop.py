@@ -15,8 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from kdwatts.config.training import Training
-from kdwatts.data.ahead import prefetched
 from kdwatts.data.packing import Batch, Schedule, load_batch
+from kdwatts.data.read_ahead import prefetched
 from kdwatts.data.shards import TokenShards
 from kdwatts.metrics.energy import Energy
 from kdwatts.records.schema import SCHEMA, append_jsonl
@@ -24,8 +24,9 @@ from kdwatts.runtime import interrupt
 from kdwatts.teacher.signals import Signals, worst
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.training import checkpoint
-from kdwatts.training.budget import JouleBudget
+from kdwatts.training.autocast import autocast
 from kdwatts.training.checkpoint import Progress
+from kdwatts.training.energy_budget import JouleBudget
 from kdwatts.training.finite import TEACHER, FirstNotFinite, check_weights, not_finite
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.objective import Objective, StepSize
@@ -38,7 +39,6 @@ from kdwatts.training.parallel import (
     sum_gradients,
     summed,
 )
-from kdwatts.training.precision import autocast
 from kdwatts.training.rollout import Rollouts
 
 log = logging.getLogger(__name__)

@@ -21,10 +21,10 @@ from kdwatts.config.generation import Generate, OnPolicy
 from kdwatts.data.packing import IGNORE, Batch, Schedule
 from kdwatts.data.prompts import row_prompt
 from kdwatts.data.shards import TokenShards
-from kdwatts.teacher.generate import keep_texts, read_texts, uniform_draws, write_text
+from kdwatts.teacher.decoding import keep_texts, read_texts, uniform_draws, write_text
 from kdwatts.telemetry.meter import Meter
+from kdwatts.training.autocast import autocast
 from kdwatts.training.parallel import collected, num_ranks, rank
-from kdwatts.training.precision import autocast
 
 Place = tuple[int, int]
 """Step and row."""

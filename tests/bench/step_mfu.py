@@ -45,9 +45,9 @@ from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teach
 from kdwatts.teacher.signals import compute_signals
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import list_gpus
+from kdwatts.training.autocast import autocast
 from kdwatts.training.objective import Objective
 from kdwatts.training.optim import make_optimizer
-from kdwatts.training.precision import autocast
 
 GIB = 1 << 30
 SIGNALS = {

@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.parts import write_cache
-from kdwatts.teacher.record import Form
+from kdwatts.teacher.cache_parts import write_cache
+from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits, sparse_logits
 

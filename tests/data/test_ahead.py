@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kdwatts.data.ahead import prefetched
+from kdwatts.data.read_ahead import prefetched
 
 
 def test_results_come_in_order_and_each_is_loaded_once():

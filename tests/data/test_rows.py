@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdwatts.data.rows import digests, kind_of, local_files, read_rows
+from kdwatts.data.local_rows import digests, kind_of, local_files, read_rows
 
 
 def texts(path: Path | str) -> list[str]:

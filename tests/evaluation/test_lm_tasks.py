@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from kdwatts.config.evaluation import EvalTask
-from kdwatts.evaluation.checks import check_known
 from kdwatts.evaluation.lm_eval import evaluate, fetch_data
 from kdwatts.evaluation.lm_tasks import (
     OWN_TASKS_DIR,
@@ -26,6 +25,7 @@ from kdwatts.evaluation.lm_tasks import (
     load_task,
     task_files,
 )
+from kdwatts.evaluation.task_needs import check_known
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.telemetry.meter import Meter
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kdwatts.config.evaluation import EvalTask
+from kdwatts.evaluation.chat_prompts import check_same_prompts
 from kdwatts.evaluation.lm_eval import evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources
-from kdwatts.evaluation.prompts import check_same_prompts
 from kdwatts.telemetry.meter import Meter
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"

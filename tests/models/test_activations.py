@@ -17,8 +17,8 @@ from kdwatts.data.boundaries import attention_inputs
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, feature_bytes, norm_bytes
 from kdwatts.models.load import architecture_settings
+from kdwatts.training.autocast import autocast
 from kdwatts.training.lora import add_adapters
-from kdwatts.training.precision import autocast
 from kdwatts.training.projectors import make_projectors, project
 
 VALUE_BYTES = {"fp32": 4, "bf16": 2}

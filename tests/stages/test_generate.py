@@ -109,7 +109,7 @@ def test_the_words_are_those_that_the_teacher_gives_each_prompt_alone(
     text: TokenShards, store: Path
 ):
     """Greedy would be easier; sampled, the draws of a prompt must be its own as well."""
-    from kdwatts.teacher.generate import uniform_draws, write_text
+    from kdwatts.teacher.decoding import uniform_draws, write_text
 
     config = config_of(store, *SEQUENCE)[1]
     assert config.model.teacher

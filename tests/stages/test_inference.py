@@ -16,7 +16,7 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
-from kdwatts.models.served import depends_on_text, serving_shape
+from kdwatts.models.serving_shape import depends_on_text, serving_shape
 from kdwatts.nodes import Node, plan
 from kdwatts.stages import inference
 from kdwatts.telemetry.nvml import Gpu as Card

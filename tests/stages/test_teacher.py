@@ -21,7 +21,7 @@ from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
-from kdwatts.teacher import parts
+from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
 
 SMALL = (
@@ -56,8 +56,8 @@ def artifact_of(store: Path, stage: str, *overrides: str) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen rows a part, eight a forward pass: four parts and more."""
-    monkeypatch.setattr(parts, "PART_POSITIONS", 16 * 64)
-    monkeypatch.setattr(parts, "ROWS_PER_FORWARD", 8)
+    monkeypatch.setattr(cache_parts, "PART_POSITIONS", 16 * 64)
+    monkeypatch.setattr(cache_parts, "ROWS_PER_FORWARD", 8)
 
 
 def test_a_stopped_build_goes_on_from_its_finished_parts_and_every_joule_counts(

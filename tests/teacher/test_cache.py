@@ -16,10 +16,10 @@ from transformers import LlamaForCausalLM
 
 from kdwatts.losses.sparse import sampled_forward_kl, top_k_forward_kl
 from kdwatts.records.schema import read_json
-from kdwatts.teacher import parts
+from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.parts import HEAD_NAME, write_cache
-from kdwatts.teacher.record import Form, bytes_per_token
+from kdwatts.teacher.cache_parts import HEAD_NAME, write_cache
+from kdwatts.teacher.cache_record import Form, bytes_per_token
 from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits, compute_signals
 
 ROWS = np.array([2, 5, 11])
@@ -53,7 +53,7 @@ def write(
         return compute_signals(teacher, input_BT[np.searchsorted(ROWS, rows)], plan, rows=rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "PART_POSITIONS", 10)
+        patch.setattr(cache_parts, "PART_POSITIONS", 10)
         write_cache(out_dir, ROWS, Form(plan, 5, 16), signals_of, sources={"data": "d41d8"})
     return out_dir
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from kdwatts.teacher.generate import (
+from kdwatts.teacher.decoding import (
     choose_tokens,
     keep_texts,
     read_texts,

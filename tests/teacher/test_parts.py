@@ -14,9 +14,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kdwatts.teacher import parts
+from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.parts import (
+from kdwatts.teacher.cache_parts import (
     complete_parts,
     finish,
     missing_parts,
@@ -27,7 +27,7 @@ from kdwatts.teacher.parts import (
     write_part,
     write_parts,
 )
-from kdwatts.teacher.record import Form
+from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.signals import SignalPlan, Signals
 
 FORM = Form(SignalPlan(pooled=True), sequence_length=4, width=2)
@@ -42,8 +42,8 @@ def signals_of(rows: NDArray[np.int64]) -> Signals:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parts, "PART_POSITIONS", 12)
-    monkeypatch.setattr(parts, "ROWS_PER_FORWARD", 2)
+    monkeypatch.setattr(cache_parts, "PART_POSITIONS", 12)
+    monkeypatch.setattr(cache_parts, "ROWS_PER_FORWARD", 2)
 
 
 def check(directory: Path) -> None:
@@ -61,7 +61,7 @@ def test_parts_hold_a_fixed_number_of_rows_and_the_last_one_the_rest(tmp_path: P
 
 
 def test_wide_rows_make_parts_of_fewer_rows_and_never_of_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parts, "PART_BYTES", 16)
+    monkeypatch.setattr(cache_parts, "PART_BYTES", 16)
     assert rows_per_part(FORM) == 2
     assert rows_per_part(Form(FORM.plan, 4, width=1000)) == 1
 

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from kdwatts.config.paradigm import CrossEntropy, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.universal import universal
+from kdwatts.teacher.cross_tokenizer import UNREAD, Spelling, read_row, spelling, universal_signals
 from kdwatts.teacher.signals import signal_plan
-from kdwatts.teacher.universal import UNREAD, Spelling, read_row, spelling, universal_signals
 from kdwatts.training.objective import Objective
 
 PROSE = "the quick brown fox jumps over the lazy dog and the dog sleeps by the river — naïve, café "

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from kdwatts.metrics.energy import MISSING, Energy
-from kdwatts.training.budget import JouleBudget
+from kdwatts.training.energy_budget import JouleBudget
 
 
 class Drawn:

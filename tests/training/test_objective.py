@@ -19,8 +19,8 @@ from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.parts import write_cache
-from kdwatts.teacher.record import Form
+from kdwatts.teacher.cache_parts import write_cache
+from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.signals import Signals, SparseLogits, signal_plan
 from tests.training.pair import (
     LENGTH,

@@ -22,13 +22,13 @@ from kdwatts.models.load import head_weight
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
 from kdwatts.training import checkpoint
+from kdwatts.training.autocast import autocast
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.lora import add_adapters
 from kdwatts.training.objective import StepSize
 from kdwatts.training.optim import make_optimizer, set_learning_rate
 from kdwatts.training.parallel import clip_gradients, num_ranks, rank, sum_gradients, summed
-from kdwatts.training.precision import autocast
 from tests.training.pair import llama, make_batch, make_objective, part_of, signals_of
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.records.schema import SCHEMA, read_json, write_json
 from kdwatts.runtime.fingerprint import sha256_file
-from kdwatts.teacher.record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
+from kdwatts.teacher.cache_record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
 from kdwatts.teacher.signals import Signals
 
 INDEX_NAME = "signals.json"
