@@ -238,8 +238,8 @@ def _execute(
     company: Company | None,
 ) -> str | None:
     """Run every stage; what ended the student's training, None where there is none."""
-    from kdwatts.nodes import plan
     from kdwatts.pipeline import Run, execute, stopped_by
+    from kdwatts.stages.graph import plan
 
     guards.check_unchanged()
     cards = list_gpus()
@@ -281,11 +281,11 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
-    from kdwatts.nodes import plan
     from kdwatts.planning.describe import describe
     from kdwatts.planning.fits import check_memory
     from kdwatts.planning.roofline import costs_left, sweep_line
     from kdwatts.planning.unmade import unmade_teacher
+    from kdwatts.stages.graph import plan
 
     cards, costs = list_gpus(), {}
     for config in configs:

@@ -17,10 +17,10 @@ from kdwatts.artifacts.artifact import (
 )
 from kdwatts.artifacts.store import Claim, Store
 from kdwatts.config.experiment import Config
-from kdwatts.nodes import Node, is_missing
 from kdwatts.records.schema import read_json, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
+from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.meter import Meter, OpenWindow
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -78,7 +78,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages import contamination, evaluate, inference, vocabulary
-    from kdwatts.stages.served import read_served
+    from kdwatts.stages.serving_measurements import read_served
     from kdwatts.stages.summarize import summarize
 
     disable_progress_bar()  # One bar is ours: the training loop's.

@@ -15,10 +15,10 @@ from kdwatts.artifacts.store import Store
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import to_config
 from kdwatts.metrics.student_t import mean_and_half_width
-from kdwatts.nodes import Node, plan
 from kdwatts.planning.describe import describe
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.stages.graph import Node, plan
 
 ASKED = (
     *("training=smoke", "gpu=cpu", "paradigm=sft", "eval=tiny", "eval.tasks=[]"),

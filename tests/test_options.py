@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 
 from kdwatts.config.experiment import Config, to_config, to_dict
 from kdwatts.config.machine import Cluster, Gpu
-from kdwatts.nodes import plan
 from kdwatts.planning.fits import check_memory
 from kdwatts.preflight import VERSION_BASE, compose, preflight
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import conf_dir
+from kdwatts.stages.graph import plan
 
 GROUPS = ("paradigm", "model", "data", "gpu", "training", "eval", "telemetry", "site")
 

@@ -21,11 +21,11 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import to_config
-from kdwatts.nodes import plan
 from kdwatts.pipeline import Run, execute
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import interrupt
+from kdwatts.stages.graph import plan
 
 SMOKE = ("training=smoke", "gpu=cpu")
 

@@ -6,9 +6,9 @@ import copy
 
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, check
-from kdwatts.nodes import Node, is_missing, plan
 from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory
+from kdwatts.stages.graph import Node, is_missing, plan
 
 
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:

@@ -8,11 +8,11 @@ from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import estimate
-from kdwatts.nodes import Node, is_missing
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.nvml import Gpu as Card
 
 

@@ -10,10 +10,10 @@ from kdwatts.config.experiment import Config, to_dict
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
 from kdwatts.memory.shape import forward_flops_per_token
-from kdwatts.nodes import Node
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
+from kdwatts.stages.graph import Node
 
 REACHED = (1 / 2, 1 / 3)
 """Shares of a card's peak rate at which training is expected; four large models reached 21 to 46 %

@@ -24,7 +24,7 @@ from kdwatts.records.schema import Metrics, StageRow, read_json, write_json
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME
-from kdwatts.stages.served import Point, Pooled, Served
+from kdwatts.stages.serving_measurements import Point, Pooled, Served
 from kdwatts.telemetry.nvml import Gpu as Card
 
 

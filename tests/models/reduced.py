@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from kdwatts.config.experiment import Config, check
 from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.nodes import Node, plan
+from kdwatts.stages.graph import Node, plan
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.meter import Meter
 

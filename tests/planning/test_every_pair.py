@@ -16,7 +16,6 @@ from kdwatts.config.experiment import Config, check, to_config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.memory.budget import estimate
-from kdwatts.nodes import plan
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory
@@ -24,6 +23,7 @@ from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.preflight import compose
 from kdwatts.runtime.paths import conf_dir
+from kdwatts.stages.graph import plan
 
 
 def _options(group: str, *, without: tuple[str, ...] = ()) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 from kdwatts.artifacts.store import Store
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.generation_budget import estimate_writing
-from kdwatts.nodes import plan
 from kdwatts.planning.roofline import Cost, costs_left, stage_costs, sweep_line, time_lines, total
+from kdwatts.stages.graph import plan
 
 Configure = Callable[..., Any]
 LLAMA = ("model=llama31_8b_to_1b", "gpu=h100")

@@ -19,9 +19,9 @@ from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
+from kdwatts.stages.graph import plan
 
 QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))
 NUMBER = read_questions().index(QUESTION)

@@ -14,11 +14,11 @@ import pytest
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.evaluation import lm_tasks
-from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.stages.evaluate import check, settings
+from kdwatts.stages.graph import plan
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 GSM8K = (

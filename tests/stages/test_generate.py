@@ -19,11 +19,11 @@ from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import generate
+from kdwatts.stages.graph import plan
 from kdwatts.stages.work import end_tokens
 from kdwatts.training import checkpoint
 

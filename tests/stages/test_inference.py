@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from kdwatts.models.serving_shape import depends_on_text, serving_shape
-from kdwatts.nodes import Node, plan
 from kdwatts.stages import inference
+from kdwatts.stages.graph import Node, plan
 from kdwatts.telemetry.nvml import Gpu as Card
 
 Configure = Callable[..., Any]
@@ -46,7 +46,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def key_of(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The key of what serves alike in a run of the tiny pair, on one machine whatever this is."""
-    monkeypatch.setattr("kdwatts.nodes.joule_settings", lambda config, cards: HARDWARE)
+    monkeypatch.setattr("kdwatts.stages.graph.joule_settings", lambda config, cards: HARDWARE)
 
     def key_of(*overrides: str, subject: str = "student") -> str:
         return node_of(configure, *overrides, subject=subject).key

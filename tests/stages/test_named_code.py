@@ -17,12 +17,12 @@ from kdwatts.config.experiment import Config, to_config
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.logit_rows import plain
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
-from kdwatts.nodes import Node, plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, write_json
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill
+from kdwatts.stages.graph import Node, plan
 from kdwatts.stages.named_code import NAMED, code_keys
 
 DENSE = ("paradigm=response", "paradigm.teacher=online", "paradigm.response.support=dense")

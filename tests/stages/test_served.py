@@ -10,7 +10,7 @@ import pytest
 from kdwatts.artifacts.artifact import ARTIFACT_NAME
 from kdwatts.records.schema import SCHEMA, write_json
 from kdwatts.stages.inference import COST_NAME
-from kdwatts.stages.served import Served, read_served
+from kdwatts.stages.serving_measurements import Served, read_served
 
 
 def cost(j_per_token: float | None, *, batch_size: int = 8, quality: str = "measured") -> Any:

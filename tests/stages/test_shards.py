@@ -21,11 +21,11 @@ from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.stages import shards
+from kdwatts.stages.graph import plan
 
 SHARD_TOKENS = 1024
 

@@ -16,11 +16,11 @@ from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import run_in
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.nodes import plan
 from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
+from kdwatts.stages.graph import plan
 from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.nodes import plan
 from kdwatts.runtime.paths import TINY_DIR
+from kdwatts.stages.graph import plan
 from kdwatts.stages.vocabulary import check
 from kdwatts.stages.work import compared_rows, shared_rows
 from tests.conftest import CHAT_TEMPLATE
