@@ -118,7 +118,7 @@ def _plan(element: Element, num_ranks: int, same: Collection[str]) -> list[Any]:
 
     `same` are the overrides of all runs, which do not tell them apart.
     """
-    from kdwatts.planning.ahead import plan_ahead
+    from kdwatts.planning.feasibility import plan_ahead
 
     try:
         return plan_ahead(element.config, ranks=num_ranks)
