@@ -24,12 +24,12 @@ class KdwattsSlurmLauncher(SlurmLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         # Other programs of this environment scan the plugins, too.
-        from kdwatts.submit import launch
+        from kdwatts.cli.submit import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
-        from kdwatts import sweep
+        from kdwatts.cli import sweep
 
         sweep.promised[:] = self.promised
         return super().__call__(*args, **kwargs)

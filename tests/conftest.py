@@ -64,8 +64,8 @@ def no_signal_is_left_over() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def configure() -> Callable[..., Any]:
     """Composes and checks the configuration of a command's overrides."""
+    from kdwatts.cli.preflight import compose
     from kdwatts.config.experiment import to_config
-    from kdwatts.preflight import compose
 
     return lambda *overrides: to_config(compose(overrides))
 

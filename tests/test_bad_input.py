@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import EXPECTED, run_in
+from kdwatts.cli.command_line import EXPECTED, run_in
+from kdwatts.cli.preflight import compose
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.models.load import load_tokenizer
-from kdwatts.preflight import compose
-from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime.paths import TINY_DIR
 
 

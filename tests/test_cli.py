@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import _first_start_wins, main, run_in
-from kdwatts.preflight import compose, expand, preflight
+from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.preflight import compose, expand, preflight
 from kdwatts.runtime.paths import conf_dir
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli import _first_start_wins, main, run_in
-from kdwatts.preflight import preflight
+from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.preflight import preflight
 answers = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["kdwatts", *arguments]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kdwatts import schema
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import Config, check, to_config, to_dict
-from kdwatts.preflight import compose
 
 SHAPE: dict[str, Any] = {
     "num_layers": 2,

@@ -7,9 +7,9 @@ import typing
 
 import pytest
 
+from kdwatts.cli.effects import READ_BY
+from kdwatts.cli.preflight import preflight
 from kdwatts.config.experiment import Config
-from kdwatts.effects import READ_BY
-from kdwatts.preflight import preflight
 
 READ = {
     "until=evaluate": "eval=tiny",

@@ -12,11 +12,11 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kdwatts import guards
 from kdwatts.artifacts import manifest
-from kdwatts.folders import claimed, folder_of, fresh_dir, keep_asked
-from kdwatts.overrides import parsed
-from kdwatts.preflight import compose
+from kdwatts.cli import guards
+from kdwatts.cli.overrides import parsed
+from kdwatts.cli.preflight import compose
+from kdwatts.cli.run_folders import claimed, folder_of, fresh_dir, keep_asked
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -93,7 +93,7 @@ def test_many_names_are_tried_until_one_is_free(tmp_path: Path):
 HOLD = """
 import sys
 from pathlib import Path
-from kdwatts.guards import sole_worker
+from kdwatts.cli.guards import sole_worker
 with sole_worker(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

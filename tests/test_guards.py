@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts import guards
-from kdwatts.preflight import preflight
+from kdwatts.cli import guards
+from kdwatts.cli.preflight import preflight
 from kdwatts.runtime import paths
 from kdwatts.telemetry.nvml import Gpu as Card
 
@@ -139,7 +139,7 @@ def test_a_job_that_starts_on_changed_sources_fails_before_it_does_anything(
 HOLD = """
 import sys
 from types import SimpleNamespace
-from kdwatts.guards import sole_user
+from kdwatts.cli.guards import sole_user
 with sole_user([SimpleNamespace(uuid=uuid) for uuid in sys.argv[1:]], allowed=False):
     print("held", flush=True)
     sys.stdin.readline()

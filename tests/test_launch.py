@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import check_cards, joule_settings
-from kdwatts.cli import main
+from kdwatts.cli.command_line import main
 from kdwatts.memory.budget import estimate
 from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.telemetry.nvml import Gpu as Card

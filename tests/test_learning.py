@@ -9,8 +9,8 @@ from statistics import fmean
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
-from kdwatts.preflight import compose
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 
 SEEDS = (0, 1, 2)
 

@@ -12,11 +12,11 @@ import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import to_config
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.planning.describe import describe
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.stages.graph import Node, plan
 

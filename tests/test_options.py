@@ -11,10 +11,10 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from kdwatts.cli.preflight import VERSION_BASE, compose, preflight
 from kdwatts.config.experiment import Config, to_config, to_dict
 from kdwatts.config.machine import Cluster, Gpu
 from kdwatts.planning.fits import check_memory
-from kdwatts.preflight import VERSION_BASE, compose, preflight
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages.graph import plan

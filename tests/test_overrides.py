@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts.overrides import parsed, quoted, unread
-from kdwatts.preflight import compose, expand, look, preflight
-from kdwatts.refusal import in_one_sentence
+from kdwatts.cli.overrides import parsed, quoted, unread
+from kdwatts.cli.preflight import compose, expand, look, preflight
+from kdwatts.cli.refusal import in_one_sentence
 
 
 @pytest.mark.parametrize(

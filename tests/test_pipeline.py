@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import to_config
 from kdwatts.pipeline import Run, execute
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages.graph import plan

@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli import main
+from kdwatts.cli.command_line import main
 answers = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["kdwatts", *arguments]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.records.schema import read_jsonl
-from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 
 SETTINGS = (
     "until=distill",

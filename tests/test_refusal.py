@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from kdwatts.cli.preflight import compose
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.experiment import to_config
-from kdwatts.preflight import compose
-from kdwatts.refusal import in_one_sentence
 
 
 @pytest.mark.parametrize(

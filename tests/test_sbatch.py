@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.sbatch import refusal
+from kdwatts.cli.sbatch import refusal
 
 
 def test_a_command_that_sends_no_jobs_takes_a_site_s_options_too(configure: Callable[..., Any]):

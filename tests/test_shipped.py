@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts import sweep
-from kdwatts.cli import main
+from kdwatts.cli import sweep
+from kdwatts.cli.command_line import main
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts import guards
+from kdwatts.cli import guards
+from kdwatts.cli.preflight import preflight
 from kdwatts.config.machine import Cluster
 from kdwatts.planning.fits import check_memory
-from kdwatts.preflight import preflight
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "slurm.md").read_text()

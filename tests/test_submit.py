@@ -17,10 +17,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 
-from kdwatts import submit, sweep
 from kdwatts.artifacts.manifest import write_status
-from kdwatts.cli import run
-from kdwatts.preflight import VERSION_BASE
+from kdwatts.cli import submit, sweep
+from kdwatts.cli.command_line import run
+from kdwatts.cli.preflight import VERSION_BASE
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime import slurm
 from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts import sweep
 from kdwatts.artifacts.manifest import write_status
-from kdwatts.preflight import compose
+from kdwatts.cli import sweep
+from kdwatts.cli.preflight import compose
+from kdwatts.cli.sweep import Outcome
 from kdwatts.records.schema import read_json
-from kdwatts.sweep import Outcome
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import load_model
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.training import loop

@@ -25,12 +25,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose, preflight
 from kdwatts.config.experiment import to_config
 from kdwatts.memory.budget import GIB, estimate
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.planning.unmade import unmade_teacher
-from kdwatts.preflight import compose, preflight
 from kdwatts.stages import distill
 
 PARADIGMS = ("sft", "response", "feature", "relational", "combined")

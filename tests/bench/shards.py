@@ -34,9 +34,9 @@ import json, os, sys
 from pathlib import Path
 path, out_dir, num_cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.preflight import compose
+from kdwatts.cli.preflight import compose
 from kdwatts.records.schema import read_jsonl
 asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", f"store_dir={out_dir}/store"]
 run_in(out_dir, resolve_gpu(compose(asked), []))
@@ -54,7 +54,7 @@ from datasets import load_dataset
 from kdwatts.config.experiment import to_config
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.models.load import pair_tokenizer
-from kdwatts.preflight import compose
+from kdwatts.cli.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.telemetry.meter import Meter
 config = to_config(resolve_gpu(compose(["gpu=cpu"]), []))

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
@@ -39,7 +40,6 @@ from kdwatts.memory.shape import forward_flops_per_token
 from kdwatts.models.load import head_bias, head_weight, load_model
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import place
-from kdwatts.preflight import compose
 from kdwatts.records.schema import StageRow
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.data import Data, MixPart, TextSource
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import NO_TARGET
 from kdwatts.models.load import load_tokenizer
-from kdwatts.preflight import compose
 from tests.conftest import CHAT_TEMPLATE
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.lighteval import _environment, _mean_of, installed_version
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.telemetry.meter import Meter

@@ -22,11 +22,11 @@ from huggingface_hub.errors import (
 )
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.models import access, load
 from kdwatts.models.load import check_readable, load_model, load_tokenizer, read_architecture
-from kdwatts.preflight import compose
 
 SHAPE = Architecture("llama", 2, 16, 32, 4, 2, 4, 40, True, 64)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from kdwatts import prefetch
 from kdwatts.artifacts.manifest import write_manifest
 from kdwatts.artifacts.store import Store
+from kdwatts.cli import prefetch
 from kdwatts.config.pair import ModelSource
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.generation_budget import estimate_writing

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kdwatts.artifacts.store import Store
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import Config, check, to_config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
@@ -21,7 +22,6 @@ from kdwatts.planning.describe import describe
 from kdwatts.planning.fits import check_memory
 from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.planning.unmade import unmade_teacher
-from kdwatts.preflight import compose
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages.graph import plan
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import to_config
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.suggest import FILLED, suggest
-from kdwatts.preflight import compose
 from kdwatts.runtime.paths import conf_dir
 
 PAIRS = ("qwen25_7b_to_1b5", "llama31_8b_to_1b", "llama31_70b_to_8b")

@@ -11,7 +11,7 @@ import pytest
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import OmegaConf
 
-from kdwatts import sbatch
+from kdwatts.cli import sbatch
 from tests.slurm.sweeps import until
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from transformers import AddedToken
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.config.experiment import to_config
 from kdwatts.data.overlap import words_of
@@ -19,7 +20,6 @@ from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
 from kdwatts.stages.graph import plan
 

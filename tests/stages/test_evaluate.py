@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.evaluation import lm_tasks
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.stages.evaluate import check, settings

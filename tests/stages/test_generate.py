@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import generate

@@ -30,7 +30,7 @@ def closed(meter, window, error):
     return close_window(meter, window, error)
 
 Meter._open, Meter._close = opened, closed
-from kdwatts.cli import main
+from kdwatts.cli.command_line import main
 out_path = sys.argv.pop(1)
 main()
 json.dump(inside, open(out_path, "w"))

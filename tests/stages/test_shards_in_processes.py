@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import contamination, shards

@@ -14,9 +14,9 @@ import torch
 
 from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli import run_in
+from kdwatts.cli.command_line import run_in
+from kdwatts.cli.preflight import compose
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.preflight import compose
 from kdwatts.records.schema import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher

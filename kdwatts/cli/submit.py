@@ -14,11 +14,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdwatts import ledger, sbatch, sweep
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
+from kdwatts.cli import ledger, sbatch, sweep
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import slurm
 
 log = logging.getLogger(__name__)

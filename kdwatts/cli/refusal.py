@@ -22,8 +22,8 @@ from omegaconf.errors import (
 )
 from safetensors import SafetensorError
 
+from kdwatts.cli.overrides import unread
 from kdwatts.config.experiment import Config
-from kdwatts.overrides import unread
 
 
 def in_one_sentence(error: BaseException) -> str:

@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pynvml import NVMLError
 from safetensors import SafetensorError
 
-from kdwatts import guards, sweep
 from kdwatts.artifacts.hardware import check_cards, resolve_gpu
 from kdwatts.artifacts.manifest import (
     CONFIG_NAME,
@@ -36,17 +35,18 @@ from kdwatts.artifacts.manifest import (
     write_status,
 )
 from kdwatts.artifacts.store import Store
+from kdwatts.cli import guards, sweep
+from kdwatts.cli.effects import ASK_ONLY
+from kdwatts.cli.preflight import VERSION_BASE, look
+from kdwatts.cli.refusal import in_one_sentence
+from kdwatts.cli.run_folders import folder_of, folder_of_hydra, keep_asked
+from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.config.experiment import Config, to_config
-from kdwatts.effects import ASK_ONLY
-from kdwatts.folders import folder_of, folder_of_hydra, keep_asked
-from kdwatts.preflight import VERSION_BASE, look
-from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import interrupt, slurm
 from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
-from kdwatts.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.telemetry.nvml import list_gpus
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 2
-"""Nothing was begun; how a run or a sweep ends is in kdwatts.sweep."""
+"""Nothing was begun; how a run or a sweep ends is in kdwatts.cli.sweep."""
 
 EXPECTED = (
     ValueError,
@@ -301,7 +301,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
 
 
 def _prefetch(configs: Sequence[Config]) -> None:
-    from kdwatts.prefetch import prefetch
+    from kdwatts.cli.prefetch import prefetch
 
     for line in prefetch(configs):
         print(line, flush=True)

@@ -17,8 +17,8 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.sbatch_options import SETTINGS, option_name
-from kdwatts.refusal import in_one_sentence
 from kdwatts.runtime import interrupt, slurm
 
 log = logging.getLogger(__name__)

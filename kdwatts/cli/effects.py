@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kdwatts.cli.overrides import parsed
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Pair
 from kdwatts.config.paradigm import Relational, Response
-from kdwatts.overrides import parsed
 from kdwatts.runtime.paths import resolve_dir
 
 Reads = Callable[[Config], bool]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts import sweep
 from kdwatts.artifacts.manifest import amend_status, read_status
+from kdwatts.cli import sweep
 from kdwatts.records.schema import SCHEMA, append_jsonl, read_jsonl
 from kdwatts.runtime import slurm
 

@@ -18,14 +18,14 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from kdwatts import guards
 from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.cli import guards
+from kdwatts.cli.effects import check_effects
+from kdwatts.cli.overrides import check_kind, check_words, null_part, parsed
+from kdwatts.cli.refusal import names_a_null_part
 from kdwatts.config.experiment import Config, to_config
 from kdwatts.data.local_rows import check_there
-from kdwatts.effects import check_effects
-from kdwatts.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.planning.unmade import unmade_teacher
-from kdwatts.refusal import names_a_null_part
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 

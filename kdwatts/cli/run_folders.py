@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
-from kdwatts.overrides import quoted
-from kdwatts.preflight import Command
+from kdwatts.cli.overrides import quoted
+from kdwatts.cli.preflight import Command
 from kdwatts.runtime.paths import check_path, expanded
 
 ASKED_NAME = ".hydra"
