@@ -19,7 +19,7 @@ import pandas as pd
 
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere, until_unread
-from multirun_analysis import choose, status, units
+from multirun_analysis import choose, status
 from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.collect import collect, table_paths
 from multirun_analysis.exhibits import curves_by_setting, with_comparisons
@@ -29,10 +29,11 @@ from multirun_analysis.labels import options_of, run_name
 from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
-from multirun_analysis.rows import to_rows
-from multirun_analysis.said import place_first, said_once
 from multirun_analysis.site import site_of
 from multirun_analysis.siting import at_site
+from multirun_analysis.values import units
+from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.values.rows import to_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from multirun_analysis import units
 from multirun_analysis.draws import draws_words
 from multirun_analysis.metrics import mean_interval
-from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, grouped, known
 
 KEPT = "accuracy_kept"
 NOT_TOLD = "cannot be told"

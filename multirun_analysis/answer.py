@@ -8,7 +8,6 @@ from statistics import fmean, median
 import pandas as pd
 
 from kdwatts.metrics.quantity import Quantity, ratio
-from multirun_analysis import units
 from multirun_analysis.accuracy import (
     AT_CHANCE,
     KEPT,
@@ -25,9 +24,10 @@ from multirun_analysis.draws import draws_words
 from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
-from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.served import served
 from multirun_analysis.statistics import Comparison, every_pair
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 _BITS = BITS_PER_BYTE.column
 MAX_LABELS = 8

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.rows import Row
+from multirun_analysis.values.rows import Row
 
 _MISSING = Quantity(None, unit="J", quality="missing")
 

@@ -7,7 +7,6 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis import units
 from multirun_analysis.marks import (
     HATCH,
     MAX_ROWS,
@@ -19,7 +18,8 @@ from multirun_analysis.marks import (
 )
 from multirun_analysis.metrics import stage_energies
 from multirun_analysis.palette import STAGE_COLORS, stage_color, stage_words, styled
-from multirun_analysis.rows import grouped, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import grouped, to_rows
 
 
 def energy_by_stage_table(runs: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:

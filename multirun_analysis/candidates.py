@@ -15,8 +15,8 @@ from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
 from multirun_analysis import built
 from multirun_analysis.accuracy import names_of, spread_of
 from multirun_analysis.pareto import worst_class
-from multirun_analysis.rows import Row, grouped, known
 from multirun_analysis.served import by_machine, served
+from multirun_analysis.values.rows import Row, grouped, known
 
 
 @dataclass(frozen=True)

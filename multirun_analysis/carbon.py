@@ -11,7 +11,6 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.footprint import co2e_kg
 from kdwatts.metrics.grid_facts import GRID_FACTS
-from multirun_analysis import units
 from multirun_analysis.marks import (
     MAX_ROWS,
     Setting,
@@ -24,8 +23,9 @@ from multirun_analysis.marks import (
     settings_by_kind,
 )
 from multirun_analysis.palette import styled
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
 from multirun_analysis.site import GRID, Site, all_sites, counts_words
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 _SITE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#b88a00", "#66717b", "#a3475c")
 

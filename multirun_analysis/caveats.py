@@ -6,7 +6,6 @@ import json
 from collections import Counter
 
 from kdwatts.records.schema import COMPONENTS
-from multirun_analysis import units
 from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
 from multirun_analysis.comparison_words import p_words
@@ -15,11 +14,12 @@ from multirun_analysis.imports import imported_parts
 from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import Pool, serving_pools
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.said import Part, plain_text, said_once
 from multirun_analysis.site import factor_words, provenance_words, stated_sites
 from multirun_analysis.siting import site_words
 from multirun_analysis.statistics import ALPHA
+from multirun_analysis.values import units
+from multirun_analysis.values.notices import Part, plain_text, said_once
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:

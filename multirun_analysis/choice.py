@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from multirun_analysis.accuracy import names_of
 from multirun_analysis.candidates import Candidate, Share, building_j, candidates, whole_j
 from multirun_analysis.pareto import CLASSES
-from multirun_analysis.rows import Row, known
 from multirun_analysis.savings import (
     accuracy_is_told,
     is_told,
@@ -25,6 +24,7 @@ from multirun_analysis.savings import (
     whole_saving,
 )
 from multirun_analysis.served import served
+from multirun_analysis.values.rows import Row, known
 
 VERDICTS = {
     "settled": "it surely keeps enough, is told in joules from all others that do, and its saving "

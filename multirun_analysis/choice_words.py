@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import co2e_kg
-from multirun_analysis import units
 from multirun_analysis.candidates import (
     Candidate,
     Point,
@@ -16,6 +15,7 @@ from multirun_analysis.candidates import (
 from multirun_analysis.choice import Choice, Gate, listed, may_keep_enough
 from multirun_analysis.savings import Saving, absolute_interval, whole_saving
 from multirun_analysis.site import Site
+from multirun_analysis.values import units
 
 UNRESOLVED = "unresolved"
 """In the place of what is saved, where its interval includes 0 or is not known."""

@@ -20,9 +20,9 @@ from multirun_analysis.candidates import Candidate, building_j, teacher_j, whole
 from multirun_analysis.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.choice_words import carbon_kg, choice_words
 from multirun_analysis.collect import Collected, collect
-from multirun_analysis.rows import distinct_students, to_rows
 from multirun_analysis.savings import absolute_interval, whole_saving
 from multirun_analysis.site import Site, common_site, site_of
+from multirun_analysis.values.rows import distinct_students, to_rows
 
 MIN_KEPT = 0.5
 """Of accuracy kept, where no bar is asked for."""

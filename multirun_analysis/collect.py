@@ -16,7 +16,6 @@ import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import Metrics
-from multirun_analysis.folders import survey
 from multirun_analysis.incremental import Found, read_all, read_changed
 from multirun_analysis.labels import label_runs, mark_duplicates
 from multirun_analysis.metrics import add_totals
@@ -24,9 +23,8 @@ from multirun_analysis.pooling import SERVED, SUBJECTS, pool_served
 from multirun_analysis.reading import kept, ticks
 from multirun_analysis.reading.columns import kind_of
 from multirun_analysis.reading.tables import TABLES
-from multirun_analysis.said import place_first, said_once
 from multirun_analysis.telemetry import Telemetry
-from multirun_analysis.writing import (
+from multirun_analysis.values.atomic import (
     PARTS,
     file_paths,
     new_part_path,
@@ -34,6 +32,8 @@ from multirun_analysis.writing import (
     settle_parts,
     write_files,
 )
+from multirun_analysis.values.folders import survey
+from multirun_analysis.values.notices import place_first, said_once
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 _EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kdwatts.metrics.comparing import MOST_SEEDS, POWER
-from multirun_analysis import units
 from multirun_analysis.statistics import (
     ALPHA,
     COLUMNS,
@@ -13,6 +12,7 @@ from multirun_analysis.statistics import (
     SCORE_MARGINS_PCT,
     Comparison,
 )
+from multirun_analysis.values import units
 
 FEW_PAIRS = 3
 """Up to here a test sees only large differences: a sentence about them says how large."""

@@ -9,7 +9,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kdwatts.metrics.energy import MEASURED
-from multirun_analysis import units
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     by_paradigm,
@@ -27,7 +26,8 @@ from multirun_analysis.palette import (
 )
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import held_out_curves
-from multirun_analysis.rows import Row, distinct_students, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, to_rows
 
 MAX_POINTS = 12_000
 """Points of all lines of one figure together; no line has fewer than 50 of its own."""

@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import add, interval_95, scaled
-from multirun_analysis import units
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, styled
@@ -25,7 +24,8 @@ from multirun_analysis.repayment import (
     repayments,
     verdict_words,
 )
-from multirun_analysis.rows import Row, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, to_rows
 
 MAX_BANDS = 8
 """Settings up to which each has a band; more would lie over one another."""

@@ -12,8 +12,8 @@ from multirun_analysis.comparison_words import comparison_words
 from multirun_analysis.looks import looks
 from multirun_analysis.marks import MAX_ROWS, error_bars, named_rows, say_left_out
 from multirun_analysis.palette import MUTED, styled
-from multirun_analysis.rows import to_rows
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline
+from multirun_analysis.values.rows import to_rows
 
 JUDGED = ("accuracy_kept", "student_bits_per_byte", "own_energy_j")
 """Columns that a reader compares first: accuracy, held-out text, energy to build."""

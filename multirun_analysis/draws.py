@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multirun_analysis.rows import Row, grouped
+from multirun_analysis.values.rows import Row, grouped
 
 
 def draws_words(rows: Sequence[Row]) -> tuple[str, str]:

@@ -44,7 +44,6 @@ from multirun_analysis.plots import (
     quality_against_energy,
     quality_against_energy_table,
 )
-from multirun_analysis.rows import distinct_students, to_rows
 from multirun_analysis.serving import (
     energy_per_token,
     energy_per_token_by_length,
@@ -54,6 +53,7 @@ from multirun_analysis.serving import (
 from multirun_analysis.site import Site
 from multirun_analysis.statistics import against_baseline, comparisons_table, told_columns
 from multirun_analysis.timelines import devices_over_time, devices_over_time_table
+from multirun_analysis.values.rows import distinct_students, to_rows
 
 _NOT_MEASURED = "What is open or dotted is not measured."
 

@@ -14,7 +14,7 @@ import pandas as pd
 from multirun_analysis import markdown
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.numbers import cell_text
-from multirun_analysis.writing import csv_text, replace_whole
+from multirun_analysis.values.atomic import csv_text, replace_whole
 
 KINDS = ("png", "svg", "pdf")
 """What figures are drawn as."""

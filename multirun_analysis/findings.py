@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
-from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
 from multirun_analysis.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.differences import JUDGED
@@ -13,7 +12,6 @@ from multirun_analysis.draws import draws_of
 from multirun_analysis.marks import setting_mean, settings_by_kind
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.repayment import count_words, repayments, verdict_words
-from multirun_analysis.rows import Row, distinct_students, grouped, known
 from multirun_analysis.served import served
 from multirun_analysis.site import common_site
 from multirun_analysis.statistics import (
@@ -23,6 +21,8 @@ from multirun_analysis.statistics import (
     every_pair,
     told_columns,
 )
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 Table = tuple[list[str], list[list[str]]]
 """Heads and rows."""

@@ -7,7 +7,6 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis import units
 from multirun_analysis.draws import draws_words
 from multirun_analysis.marks import (
     MAX_ROWS,
@@ -19,7 +18,8 @@ from multirun_analysis.marks import (
 )
 from multirun_analysis.metrics import mean_interval, top_windows
 from multirun_analysis.palette import INK, styled
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 STAGE = "distill"
 """The stage that the figure is about: building the student."""

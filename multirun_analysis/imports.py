@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from html import escape
 
 from kdwatts.records.schema import COMPONENTS
-from multirun_analysis import units
 from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.page import facet, run_head, section, table
-from multirun_analysis.rows import Row, grouped, known
-from multirun_analysis.said import Part, Said, said_once
+from multirun_analysis.values import units
+from multirun_analysis.values.notices import Part, Said, said_once
+from multirun_analysis.values.rows import Row, grouped, known
 
 
 def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:

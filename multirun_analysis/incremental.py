@@ -17,7 +17,7 @@ from multirun_analysis.reading.kept import Kept, KeptRun, Signature
 from multirun_analysis.reading.pool import read_runs
 from multirun_analysis.reading.tables import TABLES
 from multirun_analysis.telemetry import Telemetry
-from multirun_analysis.writing import (
+from multirun_analysis.values.atomic import (
     PARTS,
     new_part_path,
     part_name,

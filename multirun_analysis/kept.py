@@ -8,7 +8,6 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, Spread, at_chance_words, spread_of
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import (
@@ -21,7 +20,8 @@ from multirun_analysis.marks import (
     settings_by_kind,
 )
 from multirun_analysis.palette import INK, MUTED, faded, styled
-from multirun_analysis.rows import Row, distinct_students, known, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 
 ABOVE_TEACHER = (
     "above the teacher's: the student is better there, or one of the two was asked in a "

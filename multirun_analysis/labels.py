@@ -10,8 +10,8 @@ from typing import Any
 
 from multirun_analysis.importer.repeats import without_seed
 from multirun_analysis.reading.folder import CHOICES, NO_SETTING
-from multirun_analysis.reading.settings import composed
-from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.values.rows import Row, grouped, known
+from multirun_analysis.values.yaml_files import composed
 
 GROUPS = (*CHOICES, "power_limit_w")
 """What runs of one setting have in common, besides their overrides."""

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 
 from multirun_analysis.numbers import cell_text
-from multirun_analysis.said import Part
+from multirun_analysis.values.notices import Part
 
 _SIGNS = ("\\", "|", "<", ">", "*", "_", "`", "[", "]", "~", "$")
 

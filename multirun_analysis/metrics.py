@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.student_t import mean_and_half_width
-from multirun_analysis.rows import Row, grouped, known
+from multirun_analysis.values.rows import Row, grouped, known
 
 
 @dataclass(frozen=True)

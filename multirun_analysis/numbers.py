@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from multirun_analysis import units
 from multirun_analysis.page import facet, table
+from multirun_analysis.values import units
 
 MAX_SHOWN = 100
 """Rows on the page; the file of the same name beside it has all of them."""

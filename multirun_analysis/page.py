@@ -8,7 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from multirun_analysis.labels import run_name
-from multirun_analysis.rows import Row
+from multirun_analysis.values.rows import Row
 
 
 def section(title: str, subtitle: str, body: str, *, anchor: str = "") -> str:

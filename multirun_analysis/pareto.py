@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from kdwatts.metrics.energy import MEASURED
-from multirun_analysis.rows import Row, grouped
+from multirun_analysis.values.rows import Row, grouped
 
 CLASSES = ("measured", "mixed", "estimated", "missing")
 """How energies were obtained, the most trustworthy first."""

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis import units
 from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread_of
 from multirun_analysis.draws import draws_words
 from multirun_analysis.looks import Look, look_of, looks
@@ -32,7 +31,8 @@ from multirun_analysis.palette import (
     styled,
 )
 from multirun_analysis.pareto import energy_class, front_by_class, quality_of
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 
 @dataclass(frozen=True)

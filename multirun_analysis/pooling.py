@@ -21,8 +21,8 @@ from kdwatts.metrics.quantity import Quantity, ratio
 from kdwatts.metrics.student_t import t_quantile
 from multirun_analysis import built
 from multirun_analysis.pareto import CLASSES, energy_class
-from multirun_analysis.rows import Row, grouped
 from multirun_analysis.served import UNIT, served
+from multirun_analysis.values.rows import Row, grouped
 
 SUBJECTS = ("student", "teacher")
 PHASES = ("prefill", "decode")

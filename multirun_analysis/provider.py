@@ -14,7 +14,6 @@ from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis import units
 from multirun_analysis.accuracy import percent_words
 from multirun_analysis.candidates import (
     Candidate,
@@ -30,10 +29,11 @@ from multirun_analysis.marks import in_order
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.pareto import CLASSES
 from multirun_analysis.repayment import repayments
-from multirun_analysis.rows import Row, distinct_students, to_rows
 from multirun_analysis.savings import absolute_interval, saving
 from multirun_analysis.served import served
 from multirun_analysis.site import Site
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, to_rows
 
 _COLUMNS = {
     "Accuracy kept": "above chance, 95 % interval",

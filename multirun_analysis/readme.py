@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from multirun_analysis import markdown, units
+from multirun_analysis import markdown
 from multirun_analysis.accuracy import KEPT
 from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveat_parts, short_commit
@@ -32,11 +32,12 @@ from multirun_analysis.findings import (
     serving_rows,
 )
 from multirun_analysis.plots import BITS_PER_BYTE
-from multirun_analysis.rows import Row, distinct_students, known, to_rows
 from multirun_analysis.sections import Exhibits
 from multirun_analysis.site import factor_words, stated_sites
 from multirun_analysis.siting import site_words
-from multirun_analysis.writing import replace_whole
+from multirun_analysis.values import units
+from multirun_analysis.values.atomic import replace_whole
+from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 
 WIDTH_PX = 760
 """As wide as a page of a repository is: text of a figure is as large there as it was drawn."""

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from multirun_analysis import units
 from multirun_analysis.answer import answer
 from multirun_analysis.collect import Collected
 from multirun_analysis.esg import esg_sections
@@ -26,7 +25,6 @@ from multirun_analysis.looks import hue_of
 from multirun_analysis.page import filters
 from multirun_analysis.provider import provider_section
 from multirun_analysis.repayment import repayment_section
-from multirun_analysis.rows import Row, distinct_students, known, to_rows
 from multirun_analysis.sections import (
     Exhibits,
     caveats_section,
@@ -41,6 +39,8 @@ from multirun_analysis.sections import (
 from multirun_analysis.site import Site, common_site
 from multirun_analysis.siting import RECORDED, at_site, site_words
 from multirun_analysis.tables import runs_section, scores_section, unfinished_section
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 
 # fmt: off
 PROFILES = {

@@ -23,9 +23,9 @@ from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
 from multirun_analysis.palette import stage_words
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE
-from multirun_analysis.rows import Row, distinct_students, grouped, known, to_rows
-from multirun_analysis.said import texts
 from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, told_columns
+from multirun_analysis.values.notices import texts
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 MAX_DEVICE_RUNS = 24
 """Runs whose devices are drawn over time: at some 50 kB each the page stays a few megabytes."""

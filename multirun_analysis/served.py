@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.rows import Row, grouped
+from multirun_analysis.values.rows import Row, grouped
 
 UNIT = "J/token"
 

@@ -12,12 +12,12 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.pooling import pool, relative_spread
 from kdwatts.metrics.quantity import half_width
-from multirun_analysis import units
 from multirun_analysis.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
 from multirun_analysis.palette import ACCENT, INK, faded, styled
 from multirun_analysis.pareto import energy_class
 from multirun_analysis.pooling import PHASES, alike, serving_pools
-from multirun_analysis.rows import Row, grouped, to_rows
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, grouped, to_rows
 
 
 def energy_per_token_table(runs: pd.DataFrame, inference: pd.DataFrame) -> pd.DataFrame:

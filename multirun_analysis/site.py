@@ -8,8 +8,8 @@ from typing import Any
 
 from kdwatts.metrics.grid_facts import GRID_FACTS, GRID_PROVENANCE, UNSTATED
 from kdwatts.runtime.paths import conf_dir
-from multirun_analysis.reading.settings import read_settings, value_at
-from multirun_analysis.rows import Row, known
+from multirun_analysis.values.rows import Row, known
+from multirun_analysis.values.yaml_files import read_settings, value_at
 
 GRID = (*GRID_FACTS, *GRID_PROVENANCE)
 """What a site states about its grid factor beside the number and its source."""

@@ -25,7 +25,7 @@ from kdwatts.metrics.comparing import (
 from multirun_analysis.marks import settings_of
 from multirun_analysis.metrics import mean_interval
 from multirun_analysis.pareto import energy_class
-from multirun_analysis.rows import Row, distinct_students, known
+from multirun_analysis.values.rows import Row, distinct_students, known
 
 ALPHA = 0.05
 """Chance of calling any difference of a family real where there is none."""

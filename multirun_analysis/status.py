@@ -23,8 +23,8 @@ from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import given
 from multirun_analysis.collect import natural, walk_run_folders
 from multirun_analysis.reading.records import read_record
-from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.slurm import Job, find_jobs
+from multirun_analysis.values.yaml_files import read_settings, value_at
 
 SILENT_S = 60.0
 """A meter writes a row a second at least, so a run that is silent for so long is not there."""

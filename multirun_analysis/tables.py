@@ -6,7 +6,6 @@ from collections.abc import Callable
 from html import escape
 
 from kdwatts.metrics.accuracy_kept import is_at_chance
-from multirun_analysis import units
 from multirun_analysis.accuracy import (
     AT_CHANCE,
     NOT_TOLD,
@@ -21,9 +20,10 @@ from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order, position
 from multirun_analysis.page import escaped, facet, run_head, section, table
-from multirun_analysis.rows import Row, distinct_students, grouped, known
-from multirun_analysis.said import Said, said_once, texts
 from multirun_analysis.site import boundary_words, common_site, stated_sites
+from multirun_analysis.values import units
+from multirun_analysis.values.notices import Said, said_once, texts
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 _KEPT_SMALL = "95 %; OM_perf ± se"
 _COLUMNS = {

@@ -10,7 +10,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from multirun_analysis import units
 from multirun_analysis.marks import coordinates, thin
 from multirun_analysis.metrics import top_windows
 from multirun_analysis.palette import (
@@ -21,8 +20,9 @@ from multirun_analysis.palette import (
     stage_words,
     styled,
 )
-from multirun_analysis.rows import Row, grouped, to_rows
 from multirun_analysis.ticks import cumulative_energy_j, has_energy
+from multirun_analysis.values import units
+from multirun_analysis.values.rows import Row, grouped, to_rows
 
 MAX_POINTS = 1200
 """Points of one panel; longer curves are averaged over equal spans, which keeps their energy."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from multirun_analysis.units import energy
+from multirun_analysis.values.units import energy
 
 ROOT = Path(__file__).parents[1]
 PRINTS = "print('412 \\u00b1 21 kJ', chr(0xdcff))"

@@ -13,7 +13,6 @@ from typing import Any
 
 from kdwatts.records.schema import SCHEMA, Metrics, read_json, to_json, write_json
 from kdwatts.telemetry.recover import recover_components
-from multirun_analysis.folders import FOREIGN
 from multirun_analysis.importer.repeats import Repeat, repeat_of
 from multirun_analysis.importer.summary import Model, read_model, summarize
 from multirun_analysis.importer.trace import (
@@ -26,6 +25,7 @@ from multirun_analysis.importer.trace import (
     unit_correction,
     unit_note,
 )
+from multirun_analysis.values.folders import FOREIGN
 
 VERSION = 2
 """Raised when the same foreign records would give other records of ours."""

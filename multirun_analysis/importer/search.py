@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multirun_analysis.folders import FOREIGN, folders_below, holds_foreign
+from multirun_analysis.values.folders import FOREIGN, folders_below, holds_foreign
 
 FILES = f"{', '.join(FOREIGN[:-1])} or {FOREIGN[-1]}"
 

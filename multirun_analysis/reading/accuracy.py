@@ -14,7 +14,7 @@ from kdwatts.metrics.accuracy_kept import accuracy_kept
 from kdwatts.metrics.scores import Primaries, benchmark_scores, benchmarks_at_chance
 from multirun_analysis.importer.known import PRIMARIES
 from multirun_analysis.importer.scores import TEACHER_SCORES_0
-from multirun_analysis.reading.settings import read_settings, value_at
+from multirun_analysis.values.yaml_files import read_settings, value_at
 
 KEY = "accuracy_kept"
 NO_SCORES = "its records hold no scores that it could be formed from"

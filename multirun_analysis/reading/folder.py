@@ -15,9 +15,9 @@ from kdwatts.metrics.scores import with_chance
 from kdwatts.records.schema import Metrics
 from multirun_analysis.reading import accuracy, ticks
 from multirun_analysis.reading.records import read_record, type_problem
-from multirun_analysis.reading.settings import read_settings, value_at
 from multirun_analysis.reading.summaries import summarise_part
 from multirun_analysis.reading.tables import read_tables
+from multirun_analysis.values.yaml_files import read_settings, value_at
 
 CHOICES = ("paradigm", "model", "data", "gpu")
 """Groups of the configuration whose option a run is known by."""

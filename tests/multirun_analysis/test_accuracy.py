@@ -23,9 +23,9 @@ from multirun_analysis.collect import collect
 from multirun_analysis.findings import result_rows
 from multirun_analysis.plots import quality_against_energy
 from multirun_analysis.report import exhibits_of, report_html
-from multirun_analysis.rows import to_rows
 from multirun_analysis.statistics import against_baseline, told_columns
 from multirun_analysis.tables import scores_section
+from multirun_analysis.values.rows import to_rows
 
 
 def rows_of(directory):

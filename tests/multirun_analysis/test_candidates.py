@@ -9,7 +9,7 @@ import pytest
 
 from multirun_analysis.candidates import candidates
 from multirun_analysis.collect import collect
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.values.rows import distinct_students
 
 
 @pytest.mark.parametrize(("most", "told"), [(0.004, None), (0.03, (0.004, 0.03))])

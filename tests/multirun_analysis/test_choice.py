@@ -9,7 +9,7 @@ import pytest
 
 from multirun_analysis.choice import Gate, choose
 from multirun_analysis.collect import Collected, collect
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.values.rows import distinct_students
 from tests.multirun_analysis.choosing import (
     PLAIN,
     SURE,

@@ -8,7 +8,7 @@ from typing import Any
 from multirun_analysis.choice import Gate, choose
 from multirun_analysis.choice_words import choice_words
 from multirun_analysis.collect import collect
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.values.rows import distinct_students
 
 
 def test_a_setting_whose_interval_reaches_what_is_asked_is_not_said_to_keep_too_little(

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from kdwatts.records.schema import SCHEMA, Metrics, TelemetryRow
 from multirun_analysis.collect import collect, find_run_folders, write_tables
 from multirun_analysis.labels import options_of
-from multirun_analysis.rows import to_rows
+from multirun_analysis.values.rows import to_rows
 
 
 def row(collected, run):

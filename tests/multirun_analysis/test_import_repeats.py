@@ -20,8 +20,8 @@ from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pat
 from multirun_analysis.metrics import over_seeds
 from multirun_analysis.readme import readme_text
 from multirun_analysis.report import exhibits_of, report_html
-from multirun_analysis.rows import distinct_students, grouped, to_rows
 from multirun_analysis.statistics import against_baseline, every_pair
+from multirun_analysis.values.rows import distinct_students, grouped, to_rows
 
 NUM_SAMPLES = 40
 """Of a recorded trace: enough for its counter to be held against its power."""

@@ -12,8 +12,8 @@ import pytest
 
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect
-from multirun_analysis.rows import to_rows
 from multirun_analysis.served import served
+from multirun_analysis.values.rows import to_rows
 
 
 def rows(directory: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from multirun_analysis.export import why_not
 from multirun_analysis.findings import noise_words, result_rows, served_alike_words
 from multirun_analysis.readme import figure_names, readme_text
 from multirun_analysis.report import exhibits_of
-from multirun_analysis.rows import distinct_students
+from multirun_analysis.values.rows import distinct_students
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "docs" / "study" / "README.md"

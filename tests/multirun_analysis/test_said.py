@@ -1,4 +1,4 @@
-from multirun_analysis.said import html, place_first, plain, said_once
+from multirun_analysis.values.notices import html, place_first, plain, said_once
 
 
 def test_sentences_that_differ_in_numbers_alone_are_one_with_their_ends():

@@ -4,7 +4,6 @@ import pytest
 
 from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.collect import collect
-from multirun_analysis.rows import to_rows
 from multirun_analysis.site import (
     GRID,
     Site,
@@ -14,6 +13,7 @@ from multirun_analysis.site import (
     site_of,
     stated_sites,
 )
+from multirun_analysis.values.rows import to_rows
 
 
 def test_every_shipped_site_states_its_grid_factor_and_pue_with_a_source():

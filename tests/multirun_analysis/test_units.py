@@ -1,6 +1,6 @@
 import pytest
 
-from multirun_analysis import units
+from multirun_analysis.values import units
 
 
 @pytest.mark.parametrize(
