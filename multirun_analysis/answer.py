@@ -8,7 +8,8 @@ from statistics import fmean, median
 import pandas as pd
 
 from kdwatts.metrics.quantity import Quantity, ratio
-from multirun_analysis.accuracy import (
+from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
+from multirun_analysis.statistics.accuracy_words import (
     AT_CHANCE,
     KEPT,
     NOT_TOLD,
@@ -20,12 +21,11 @@ from multirun_analysis.accuracy import (
     spread_of,
     why_not_told,
 )
-from multirun_analysis.draws import draws_words
-from multirun_analysis.metrics import Interval, over_seeds
-from multirun_analysis.pareto import CLASSES, energy_class, quality_of
-from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
-from multirun_analysis.served import served
-from multirun_analysis.statistics import Comparison, every_pair
+from multirun_analysis.statistics.comparisons import Comparison, every_pair
+from multirun_analysis.statistics.draws import draws_words
+from multirun_analysis.statistics.pareto import CLASSES, energy_class, quality_of
+from multirun_analysis.statistics.seeds import Interval, over_seeds
+from multirun_analysis.statistics.served import served
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 

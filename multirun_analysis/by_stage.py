@@ -16,8 +16,8 @@ from multirun_analysis.marks import (
     position,
     say_left_out,
 )
-from multirun_analysis.metrics import stage_energies
 from multirun_analysis.palette import STAGE_COLORS, stage_color, stage_words, styled
+from multirun_analysis.statistics.seeds import stage_energies
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import grouped, to_rows
 

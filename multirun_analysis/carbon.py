@@ -23,7 +23,7 @@ from multirun_analysis.marks import (
     settings_by_kind,
 )
 from multirun_analysis.palette import styled
-from multirun_analysis.site import GRID, Site, all_sites, counts_words
+from multirun_analysis.statistics.site import GRID, Site, all_sites, counts_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

@@ -6,17 +6,17 @@ import json
 from collections import Counter
 
 from kdwatts.records.schema import COMPONENTS
-from multirun_analysis.accuracy import accuracy_caveat
 from multirun_analysis.collect import Collected
-from multirun_analysis.comparison_words import p_words
-from multirun_analysis.draws import draws_of
 from multirun_analysis.imports import imported_parts
-from multirun_analysis.metrics import energy_by_artifact_j, num_students, top_windows
-from multirun_analysis.pareto import energy_class
-from multirun_analysis.pooling import Pool, serving_pools
-from multirun_analysis.site import factor_words, provenance_words, stated_sites
 from multirun_analysis.siting import site_words
-from multirun_analysis.statistics import ALPHA
+from multirun_analysis.statistics.accuracy_words import accuracy_caveat
+from multirun_analysis.statistics.comparison_words import p_words
+from multirun_analysis.statistics.comparisons import ALPHA
+from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.pooled_serving import Pool, serving_pools
+from multirun_analysis.statistics.seeds import energy_by_artifact_j, num_students, top_windows
+from multirun_analysis.statistics.site import factor_words, provenance_words, stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Part, plain_text, said_once
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows

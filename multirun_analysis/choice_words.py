@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import co2e_kg
-from multirun_analysis.candidates import (
+from multirun_analysis.statistics.candidates import (
     Candidate,
     Point,
     Share,
@@ -12,9 +12,9 @@ from multirun_analysis.candidates import (
     teacher_j,
     whole_j,
 )
-from multirun_analysis.choice import Choice, Gate, listed, may_keep_enough
-from multirun_analysis.savings import Saving, absolute_interval, whole_saving
-from multirun_analysis.site import Site
+from multirun_analysis.statistics.choice import Choice, Gate, listed, may_keep_enough
+from multirun_analysis.statistics.savings import Saving, absolute_interval, whole_saving
+from multirun_analysis.statistics.site import Site
 from multirun_analysis.values import units
 
 UNRESOLVED = "unresolved"

@@ -16,12 +16,12 @@ from typing import Any
 
 from kdwatts.metrics.fieller import Interval
 from kdwatts.runtime.paths import given
-from multirun_analysis.candidates import Candidate, building_j, teacher_j, whole_j
-from multirun_analysis.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.choice_words import carbon_kg, choice_words
 from multirun_analysis.collect import Collected, collect
-from multirun_analysis.savings import absolute_interval, whole_saving
-from multirun_analysis.site import Site, common_site, site_of
+from multirun_analysis.statistics.candidates import Candidate, building_j, teacher_j, whole_j
+from multirun_analysis.statistics.choice import VERDICTS, Choice, Gate, choose
+from multirun_analysis.statistics.savings import absolute_interval, whole_saving
+from multirun_analysis.statistics.site import Site, common_site, site_of
 from multirun_analysis.values.rows import distinct_students, to_rows
 
 MIN_KEPT = 0.5

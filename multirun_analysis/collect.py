@@ -18,11 +18,11 @@ import pyarrow as pa
 from kdwatts.records.schema import Metrics
 from multirun_analysis.incremental import Found, read_all, read_changed
 from multirun_analysis.labels import label_runs, mark_duplicates
-from multirun_analysis.metrics import add_totals
-from multirun_analysis.pooling import SERVED, SUBJECTS, pool_served
 from multirun_analysis.reading import kept, ticks
 from multirun_analysis.reading.columns import kind_of
 from multirun_analysis.reading.tables import TABLES
+from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
+from multirun_analysis.statistics.seeds import add_totals
 from multirun_analysis.telemetry import Telemetry
 from multirun_analysis.values.atomic import (
     PARTS,

@@ -24,8 +24,8 @@ from multirun_analysis.palette import (
     stage_words,
     styled,
 )
-from multirun_analysis.pareto import energy_class
-from multirun_analysis.repayment import held_out_curves
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.repayment import held_out_curves
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, to_rows
 

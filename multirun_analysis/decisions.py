@@ -16,7 +16,7 @@ from kdwatts.metrics.quantity import add, interval_95, scaled
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
 from multirun_analysis.palette import MUTED, faded, styled
-from multirun_analysis.repayment import (
+from multirun_analysis.statistics.repayment import (
     Repayment,
     count_words,
     efficiency,

@@ -16,15 +16,21 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from kdwatts.metrics.grid_facts import UNSTATED
 from kdwatts.metrics.quantity import add, scaled
-from multirun_analysis.accuracy import at_chance_words, kept_words
 from multirun_analysis.looks import hue_of
-from multirun_analysis.metrics import top_windows
 from multirun_analysis.page import facet, row_head, section, table
-from multirun_analysis.pareto import energy_class
-from multirun_analysis.repayment import Repayment, repayments
-from multirun_analysis.savings import saving
-from multirun_analysis.site import Site, all_sites, counts_words, provenance_words, stated_sites
 from multirun_analysis.siting import several_words, site_words
+from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.repayment import Repayment, repayments
+from multirun_analysis.statistics.savings import saving
+from multirun_analysis.statistics.seeds import top_windows
+from multirun_analysis.statistics.site import (
+    Site,
+    all_sites,
+    counts_words,
+    provenance_words,
+    stated_sites,
+)
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

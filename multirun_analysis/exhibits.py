@@ -7,7 +7,6 @@ from dataclasses import replace
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.accuracy import KEPT
 from multirun_analysis.by_stage import energy_by_stage, energy_by_stage_table
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.curves import (
@@ -23,7 +22,6 @@ from multirun_analysis.decisions import (
     break_even_over_tokens_table,
 )
 from multirun_analysis.differences import differences
-from multirun_analysis.draws import draws_of
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
 from multirun_analysis.kept import (
@@ -50,8 +48,14 @@ from multirun_analysis.serving import (
     energy_per_token_table,
     serving_points,
 )
-from multirun_analysis.site import Site
-from multirun_analysis.statistics import against_baseline, comparisons_table, told_columns
+from multirun_analysis.statistics.accuracy_words import KEPT
+from multirun_analysis.statistics.comparisons import (
+    against_baseline,
+    comparisons_table,
+    told_columns,
+)
+from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.site import Site
 from multirun_analysis.timelines import devices_over_time, devices_over_time_table
 from multirun_analysis.values.rows import distinct_students, to_rows
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
-from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words
-from multirun_analysis.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.differences import JUDGED
-from multirun_analysis.draws import draws_of
 from multirun_analysis.marks import setting_mean, settings_by_kind
-from multirun_analysis.pareto import energy_class
-from multirun_analysis.repayment import count_words, repayments, verdict_words
-from multirun_analysis.served import served
-from multirun_analysis.site import common_site
-from multirun_analysis.statistics import (
+from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words
+from multirun_analysis.statistics.comparison_words import p_words, seeds_words, size_words
+from multirun_analysis.statistics.comparisons import (
     COLUMNS,
     Comparison,
     against_baseline,
     every_pair,
     told_columns,
 )
+from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.repayment import count_words, repayments, verdict_words
+from multirun_analysis.statistics.served import served
+from multirun_analysis.statistics.site import common_site
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 

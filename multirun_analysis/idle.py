@@ -7,7 +7,6 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.draws import draws_words
 from multirun_analysis.marks import (
     MAX_ROWS,
     facets,
@@ -16,8 +15,9 @@ from multirun_analysis.marks import (
     say_left_out,
     settings_of,
 )
-from multirun_analysis.metrics import mean_interval, top_windows
 from multirun_analysis.palette import INK, styled
+from multirun_analysis.statistics.draws import draws_words
+from multirun_analysis.statistics.seeds import mean_interval, top_windows
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

@@ -16,9 +16,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from multirun_analysis.labels import option_order
-from multirun_analysis.metrics import Interval, over_seeds
 from multirun_analysis.palette import MUTED, PARADIGM_COLORS
-from multirun_analysis.pareto import energy_class
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.seeds import Interval, over_seeds
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped
 

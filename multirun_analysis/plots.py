@@ -12,8 +12,6 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.accuracy import KEPT, at_chance_words, kept_words, spread_of
-from multirun_analysis.draws import draws_words
 from multirun_analysis.looks import Look, look_of, looks
 from multirun_analysis.marks import (
     EDGE,
@@ -23,14 +21,16 @@ from multirun_analysis.marks import (
     legend_px,
     padded,
 )
-from multirun_analysis.metrics import mean_interval
 from multirun_analysis.palette import (
     INK,
     MUTED,
     faded,
     styled,
 )
-from multirun_analysis.pareto import energy_class, front_by_class, quality_of
+from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
+from multirun_analysis.statistics.draws import draws_words
+from multirun_analysis.statistics.pareto import energy_class, front_by_class, quality_of
+from multirun_analysis.statistics.seeds import mean_interval
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

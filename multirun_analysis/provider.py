@@ -14,8 +14,12 @@ from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.accuracy import percent_words
-from multirun_analysis.candidates import (
+from multirun_analysis.choice_words import UNRESOLVED, point_words
+from multirun_analysis.looks import hue_of
+from multirun_analysis.marks import in_order
+from multirun_analysis.page import facet, row_head, section, table
+from multirun_analysis.statistics.accuracy_words import percent_words
+from multirun_analysis.statistics.candidates import (
     Candidate,
     building_j,
     candidates_by_machine,
@@ -23,15 +27,11 @@ from multirun_analysis.candidates import (
     teacher_j,
     whole_j,
 )
-from multirun_analysis.choice_words import UNRESOLVED, point_words
-from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import in_order
-from multirun_analysis.page import facet, row_head, section, table
-from multirun_analysis.pareto import CLASSES
-from multirun_analysis.repayment import repayments
-from multirun_analysis.savings import absolute_interval, saving
-from multirun_analysis.served import served
-from multirun_analysis.site import Site
+from multirun_analysis.statistics.pareto import CLASSES
+from multirun_analysis.statistics.repayment import repayments
+from multirun_analysis.statistics.savings import absolute_interval, saving
+from multirun_analysis.statistics.served import served
+from multirun_analysis.statistics.site import Site
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, to_rows
 

@@ -24,7 +24,6 @@ from multirun_analysis.imports import imported_section
 from multirun_analysis.looks import hue_of
 from multirun_analysis.page import filters
 from multirun_analysis.provider import provider_section
-from multirun_analysis.repayment import repayment_section
 from multirun_analysis.sections import (
     Exhibits,
     caveats_section,
@@ -36,8 +35,9 @@ from multirun_analysis.sections import (
     quality_section,
     stage_section,
 )
-from multirun_analysis.site import Site, common_site
 from multirun_analysis.siting import RECORDED, at_site, site_words
+from multirun_analysis.statistics.repayment import repayment_section
+from multirun_analysis.statistics.site import Site, common_site
 from multirun_analysis.tables import runs_section, scores_section, unfinished_section
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows

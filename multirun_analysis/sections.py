@@ -6,24 +6,29 @@ from html import escape
 
 import pandas as pd
 
-from multirun_analysis.accuracy import KEPT, NOT_TOLD, why_not_told
 from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect import Collected
-from multirun_analysis.comparison_words import comparison_words, verdict_note
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
-from multirun_analysis.draws import draws_of
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import devices_exhibit
 from multirun_analysis.idle import idle_words
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order
-from multirun_analysis.metrics import stage_energies, top_windows
 from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
 from multirun_analysis.palette import stage_words
 from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE
-from multirun_analysis.statistics import COLUMNS, Comparison, against_baseline, told_columns
+from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, why_not_told
+from multirun_analysis.statistics.comparison_words import comparison_words, verdict_note
+from multirun_analysis.statistics.comparisons import (
+    COLUMNS,
+    Comparison,
+    against_baseline,
+    told_columns,
+)
+from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.seeds import stage_energies, top_windows
 from multirun_analysis.values.notices import texts
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

@@ -14,8 +14,8 @@ from kdwatts.metrics.pooling import pool, relative_spread
 from kdwatts.metrics.quantity import half_width
 from multirun_analysis.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
 from multirun_analysis.palette import ACCENT, INK, faded, styled
-from multirun_analysis.pareto import energy_class
-from multirun_analysis.pooling import PHASES, alike, serving_pools
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.pooled_serving import PHASES, alike, serving_pools
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, to_rows
 

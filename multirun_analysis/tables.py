@@ -6,13 +6,6 @@ from collections.abc import Callable
 from html import escape
 
 from kdwatts.metrics.accuracy_kept import is_at_chance
-from multirun_analysis.accuracy import (
-    AT_CHANCE,
-    NOT_TOLD,
-    at_chance_words,
-    kept_words,
-    why_not_told,
-)
 from multirun_analysis.answer import energy_column
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
@@ -20,7 +13,14 @@ from multirun_analysis.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order, position
 from multirun_analysis.page import escaped, facet, run_head, section, table
-from multirun_analysis.site import boundary_words, common_site, stated_sites
+from multirun_analysis.statistics.accuracy_words import (
+    AT_CHANCE,
+    NOT_TOLD,
+    at_chance_words,
+    kept_words,
+    why_not_told,
+)
+from multirun_analysis.statistics.site import boundary_words, common_site, stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Said, said_once, texts
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known

@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis.marks import coordinates, thin
-from multirun_analysis.metrics import top_windows
 from multirun_analysis.palette import (
     INK,
     MUTED,
@@ -20,7 +19,8 @@ from multirun_analysis.palette import (
     stage_words,
     styled,
 )
-from multirun_analysis.ticks import cumulative_energy_j, has_energy
+from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
+from multirun_analysis.statistics.seeds import top_windows
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, to_rows
 

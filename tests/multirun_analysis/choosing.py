@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multirun_analysis.choice import Gate
 from multirun_analysis.choose import answer, parser
 from multirun_analysis.collect import Collected, collect
+from multirun_analysis.statistics.choice import Gate
 
 PLAIN = Gate(None, 0.95)
 """The plain ratio alone, without chance."""

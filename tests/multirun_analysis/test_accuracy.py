@@ -10,20 +10,20 @@ from plotly.offline import get_plotlyjs
 
 from kdwatts.records.schema import read_json
 from multirun_analysis.__main__ import table
-from multirun_analysis.accuracy import (
-    at_chance_words,
-    is_at_chance,
-    kept_words,
-    share_words,
-    spread_of,
-)
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect import collect
 from multirun_analysis.findings import result_rows
 from multirun_analysis.plots import quality_against_energy
 from multirun_analysis.report import exhibits_of, report_html
-from multirun_analysis.statistics import against_baseline, told_columns
+from multirun_analysis.statistics.accuracy_words import (
+    at_chance_words,
+    is_at_chance,
+    kept_words,
+    share_words,
+    spread_of,
+)
+from multirun_analysis.statistics.comparisons import against_baseline, told_columns
 from multirun_analysis.tables import scores_section
 from multirun_analysis.values.rows import to_rows
 

@@ -11,8 +11,8 @@ import pytest
 
 from kdwatts.metrics.footprint import co2e_kg, cost_usd
 from multirun_analysis.collect import collect
-from multirun_analysis.repayment import efficiency, repayments
-from multirun_analysis.served import served
+from multirun_analysis.statistics.repayment import efficiency, repayments
+from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import distinct_students
 
 TOKENS_PER_DAY, DAYS = 1e6, 365

@@ -2,7 +2,7 @@ import pytest
 
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.collect import collect
-from multirun_analysis.site import Site, all_sites, site_of
+from multirun_analysis.statistics.site import Site, all_sites, site_of
 
 
 def test_carbon_is_kwh_times_pue_times_grid_at_each_site(make, tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from multirun_analysis.choice import Gate, choose
 from multirun_analysis.choice_words import choice_words
 from multirun_analysis.collect import collect
+from multirun_analysis.statistics.choice import Gate, choose
 from multirun_analysis.values.rows import distinct_students
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.choice import VERDICTS
 from multirun_analysis.choose import answer, parser
 from multirun_analysis.collect import Collected
-from multirun_analysis.site import site_of
+from multirun_analysis.statistics.choice import VERDICTS
+from multirun_analysis.statistics.site import site_of
 from tests.multirun_analysis.choosing import (
     NOTHING,
     SURE,

@@ -5,7 +5,7 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.esg import esg_sections, footprint
-from multirun_analysis.site import Site, site_of
+from multirun_analysis.statistics.site import Site, site_of
 
 SITE = Site(
     "here", 100.0, 2.0, wue_l_per_kwh=1.5, grid_source="the grid's report", pue_source="a meter"

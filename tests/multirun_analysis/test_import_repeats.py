@@ -15,12 +15,12 @@ from kdwatts.records.schema import Metrics, read_json
 from multirun_analysis.__main__ import main
 from multirun_analysis.caveats import caveat_parts, caveats
 from multirun_analysis.collect import collect
-from multirun_analysis.draws import draws_of
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
-from multirun_analysis.metrics import over_seeds
 from multirun_analysis.readme import readme_text
 from multirun_analysis.report import exhibits_of, report_html
-from multirun_analysis.statistics import against_baseline, every_pair
+from multirun_analysis.statistics.comparisons import against_baseline, every_pair
+from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.seeds import over_seeds
 from multirun_analysis.values.rows import distinct_students, grouped, to_rows
 
 NUM_SAMPLES = 40

@@ -24,7 +24,7 @@ from multirun_analysis.looks import between, file_part, looks, shades
 from multirun_analysis.palette import paradigm_color
 from multirun_analysis.plots import quality_against_energy
 from multirun_analysis.report import report_html
-from multirun_analysis.statistics import against_baseline, comparisons_table
+from multirun_analysis.statistics.comparisons import against_baseline, comparisons_table
 from multirun_analysis.values.rows import to_rows
 
 RATES = ("0.001", "0.0003", "3e-05", "0.0001")

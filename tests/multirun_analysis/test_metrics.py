@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from multirun_analysis.metrics import (
+from multirun_analysis.statistics.pareto import energy_class, front_by_class, on_front
+from multirun_analysis.statistics.seeds import (
     add_totals,
     amortised_energy_j,
     mean_interval,
@@ -10,7 +11,6 @@ from multirun_analysis.metrics import (
     over_seeds,
     stage_energies,
 )
-from multirun_analysis.pareto import energy_class, front_by_class, on_front
 
 
 def run(**changes):

@@ -7,7 +7,7 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.report import report_html
-from multirun_analysis.site import site_of
+from multirun_analysis.statistics.site import site_of
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.provider import provider_section
-from multirun_analysis.served import by_machine
-from multirun_analysis.site import Site
+from multirun_analysis.statistics.served import by_machine
+from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.rows import to_rows
 
 SITE = Site("here", 100.0, 2.0, price_usd_per_kwh=0.25, price_source="a tariff")

@@ -11,7 +11,12 @@ import pytest
 
 from multirun_analysis.collect import collect
 from multirun_analysis.curves import quality_against_joules
-from multirun_analysis.repayment import efficiency, joules_ratio, repayment_section, repayments
+from multirun_analysis.statistics.repayment import (
+    efficiency,
+    joules_ratio,
+    repayment_section,
+    repayments,
+)
 
 
 def run_with_curve(make: Any, folder: Path, curve: list[tuple[float, float]], **metrics: Any):

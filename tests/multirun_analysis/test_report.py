@@ -12,7 +12,7 @@ from multirun_analysis.collect import collect
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.report import PROFILES, report_html, report_name
-from multirun_analysis.site import site_of
+from multirun_analysis.statistics.site import site_of
 from multirun_analysis.tables import scores_section
 
 

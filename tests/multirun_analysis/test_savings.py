@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.candidates import Candidate, Share
-from multirun_analysis.savings import (
+from multirun_analysis.statistics.candidates import Candidate, Share
+from multirun_analysis.statistics.savings import (
     absolute_interval,
     is_told,
     more_to_build,

@@ -4,7 +4,7 @@ import pytest
 
 from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.collect import collect
-from multirun_analysis.site import (
+from multirun_analysis.statistics.site import (
     GRID,
     Site,
     all_sites,
@@ -38,7 +38,7 @@ def test_an_unknown_site_lists_those_there_are():
 
 
 def test_a_site_of_one_s_own_is_read_as_yaml_and_what_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("multirun_analysis.site.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("multirun_analysis.statistics.site.conf_dir", lambda: tmp_path)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "mine.yaml").write_text(
         '"name": mine\npue: 1.1  # measured\ngrid_gco2e_per_kwh: 5.0e+1\n'
@@ -132,7 +132,7 @@ def test_what_leaves_something_unstated_counts_like_itself_alone():
     ],
 )
 def test_a_site_of_one_s_own_is_refused_in_the_words_of_a_run(tmp_path, monkeypatch, line, refusal):
-    monkeypatch.setattr("multirun_analysis.site.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("multirun_analysis.statistics.site.conf_dir", lambda: tmp_path)
     (tmp_path / "site").mkdir()
     path = tmp_path / "site" / "mine.yaml"
     path.write_text(f"grid_gco2e_per_kwh: 5\npue: 1\n{line}\n")

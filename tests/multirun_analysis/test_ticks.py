@@ -3,7 +3,7 @@ import random
 import pytest
 
 from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance, span
-from multirun_analysis.ticks import cumulative_energy_j, has_energy
+from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from tests.multirun_analysis.ticking import at, ticks_of
 
 

@@ -12,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from multirun_analysis.accuracy import names_of
-from multirun_analysis.candidates import Candidate, Share, building_j, candidates, whole_j
-from multirun_analysis.pareto import CLASSES
-from multirun_analysis.savings import (
+from multirun_analysis.statistics.accuracy_words import names_of
+from multirun_analysis.statistics.candidates import (
+    Candidate,
+    Share,
+    building_j,
+    candidates,
+    whole_j,
+)
+from multirun_analysis.statistics.pareto import CLASSES
+from multirun_analysis.statistics.savings import (
     accuracy_is_told,
     is_told,
     more_joules,
@@ -23,7 +29,7 @@ from multirun_analysis.savings import (
     surely_more,
     whole_saving,
 )
-from multirun_analysis.served import served
+from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import Row, known
 
 VERDICTS = {

@@ -23,8 +23,8 @@ from kdwatts.metrics.comparing import (
     seeds_needed_for_equivalence,
 )
 from multirun_analysis.marks import settings_of
-from multirun_analysis.metrics import mean_interval
-from multirun_analysis.pareto import energy_class
+from multirun_analysis.statistics.pareto import energy_class
+from multirun_analysis.statistics.seeds import mean_interval
 from multirun_analysis.values.rows import Row, distinct_students, known
 
 ALPHA = 0.05

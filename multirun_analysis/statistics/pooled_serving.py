@@ -19,9 +19,9 @@ from kdwatts.metrics.pooling import Spread, agree_p, pool, relative_spread
 from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, ratio
 from kdwatts.metrics.student_t import t_quantile
-from multirun_analysis import built
-from multirun_analysis.pareto import CLASSES, energy_class
-from multirun_analysis.served import UNIT, served
+from multirun_analysis.statistics import built
+from multirun_analysis.statistics.pareto import CLASSES, energy_class
+from multirun_analysis.statistics.served import UNIT, served
 from multirun_analysis.values.rows import Row, grouped
 
 SUBJECTS = ("student", "teacher")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
-from multirun_analysis.pareto import energy_class
+from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.values.rows import Row
 
 _MISSING = Quantity(None, unit="J", quality="missing")

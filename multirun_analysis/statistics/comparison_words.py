@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kdwatts.metrics.comparing import MOST_SEEDS, POWER
-from multirun_analysis.statistics import (
+from multirun_analysis.statistics.comparisons import (
     ALPHA,
     COLUMNS,
     JOULE_MARGINS_PCT,

@@ -17,13 +17,13 @@ from kdwatts.metrics.break_even import (
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
-from multirun_analysis import built
-from multirun_analysis.accuracy import KEPT, spread_of
 from multirun_analysis.looks import hue_of
 from multirun_analysis.marks import in_order
 from multirun_analysis.page import facet, row_head, section, table
-from multirun_analysis.pareto import energy_class, worst_class
-from multirun_analysis.served import KEYS, by_machine, served
+from multirun_analysis.statistics import built
+from multirun_analysis.statistics.accuracy_words import KEPT, spread_of
+from multirun_analysis.statistics.pareto import energy_class, worst_class
+from multirun_analysis.statistics.served import KEYS, by_machine, served
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from multirun_analysis.draws import draws_words
-from multirun_analysis.metrics import mean_interval
+from multirun_analysis.statistics.draws import draws_words
+from multirun_analysis.statistics.seeds import mean_interval
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, known
 

@@ -13,7 +13,13 @@ from kdwatts.metrics.break_even import UNSHARED, apart_from_serving
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import Quantity, add, difference, half_width, interval_95, ratio
 from kdwatts.metrics.student_t import NORMAL_975
-from multirun_analysis.candidates import Candidate, Share, building_j, serving_j, teacher_j
+from multirun_analysis.statistics.candidates import (
+    Candidate,
+    Share,
+    building_j,
+    serving_j,
+    teacher_j,
+)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
-from multirun_analysis import built
-from multirun_analysis.accuracy import names_of, spread_of
-from multirun_analysis.pareto import worst_class
-from multirun_analysis.served import by_machine, served
+from multirun_analysis.statistics import built
+from multirun_analysis.statistics.accuracy_words import names_of, spread_of
+from multirun_analysis.statistics.pareto import worst_class
+from multirun_analysis.statistics.served import by_machine, served
 from multirun_analysis.values.rows import Row, grouped, known
 
 
