@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kdwatts.runtime.paths import given
-from multirun_analysis.importer.folder import import_run
+from multirun_analysis.importer.imported_run import import_run
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
 from multirun_analysis.importer.search import FILES, Search, find_foreign_runs
 from multirun_analysis.importer.summary import Model, read_model

@@ -9,11 +9,11 @@ from kdwatts.metrics.efficiency import eff_overall
 from kdwatts.metrics.energy import as_quantity, total_energy
 from kdwatts.metrics.scores import benchmarks_at_chance
 from kdwatts.records.schema import Metrics, StageRow
+from multirun_analysis.importer.ept import Served, read_served, reservation
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of
+from multirun_analysis.importer.lm_eval_results import Evaluation, kept_of, read_evaluation
 from multirun_analysis.importer.repeats import Repeat
-from multirun_analysis.importer.scores import Evaluation, kept_of, read_evaluation
-from multirun_analysis.importer.serving import Served, read_served, reservation
 from multirun_analysis.importer.trace import Trace
 from multirun_analysis.values.folders import FOREIGN
 

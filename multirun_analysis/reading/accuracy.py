@@ -13,7 +13,7 @@ from typing import Any
 from kdwatts.metrics.accuracy_kept import accuracy_kept
 from kdwatts.metrics.scores import Primaries, benchmark_scores, benchmarks_at_chance
 from multirun_analysis.importer.known import PRIMARIES
-from multirun_analysis.importer.scores import TEACHER_SCORES_0
+from multirun_analysis.importer.lm_eval_results import TEACHER_SCORES_0
 from multirun_analysis.values.yaml_files import read_settings, value_at
 
 KEY = "accuracy_kept"

@@ -5,7 +5,7 @@ import pytest
 
 from kdwatts.records.schema import read_json
 from multirun_analysis.importer.foreign import Source, load
-from multirun_analysis.importer.scores import differences, kept_of, read_evaluation
+from multirun_analysis.importer.lm_eval_results import differences, kept_of, read_evaluation
 
 
 def evaluation(content, subject="student"):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from kdwatts.records.schema import read_json
+from multirun_analysis.importer.ept import Served, read_served, reservation
 from multirun_analysis.importer.foreign import Source
-from multirun_analysis.importer.serving import Served, read_served, reservation
 
 
 def served(**changes):
