@@ -20,15 +20,15 @@ import pandas as pd
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere, until_unread
 from multirun_analysis import choose, status
-from multirun_analysis.collect import collect, table_paths
+from multirun_analysis.collect.collection import collect, table_paths
+from multirun_analysis.collect.labels import options_of, run_name
+from multirun_analysis.collect.record_files import TORN
+from multirun_analysis.collect.siting import at_site
 from multirun_analysis.exhibits import curves_by_setting, with_comparisons
 from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.importer import cli as importer
-from multirun_analysis.labels import options_of, run_name
-from multirun_analysis.reading.records import TORN
 from multirun_analysis.readme import write_readme
 from multirun_analysis.report import PROFILES, exhibits_of, write_report
-from multirun_analysis.siting import at_site
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.site import site_of
 from multirun_analysis.values import units

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from multirun_analysis.by_stage import energy_by_stage, energy_by_stage_table
 from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
+from multirun_analysis.collect.labels import options_of
 from multirun_analysis.curves import (
     loss_curves,
     loss_curves_table,
@@ -31,7 +32,6 @@ from multirun_analysis.kept import (
     eff_overall_bars,
     eff_overall_table,
 )
-from multirun_analysis.labels import options_of
 from multirun_analysis.looks import file_part
 from multirun_analysis.marks import MAX_LINES, left_out_words
 from multirun_analysis.plots import (

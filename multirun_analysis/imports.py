@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from kdwatts.records.schema import COMPONENTS
-from multirun_analysis.labels import run_name
+from multirun_analysis.collect.labels import run_name
 from multirun_analysis.looks import hue_of
 from multirun_analysis.page import facet, run_head, section, table
 from multirun_analysis.values import units

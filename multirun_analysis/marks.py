@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from multirun_analysis.labels import option_order
+from multirun_analysis.collect.labels import option_order
 from multirun_analysis.palette import MUTED, PARADIGM_COLORS
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import Interval, over_seeds

@@ -7,7 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from multirun_analysis.labels import run_name
+from multirun_analysis.collect.labels import run_name
 from multirun_analysis.values.rows import Row
 
 

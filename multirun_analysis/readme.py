@@ -17,7 +17,8 @@ import pandas as pd
 from multirun_analysis import markdown
 from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveat_parts, short_commit
-from multirun_analysis.collect import Collected
+from multirun_analysis.collect.collection import Collected
+from multirun_analysis.collect.siting import site_words
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import readable, why_not, write_figures
@@ -30,7 +31,6 @@ from multirun_analysis.findings import (
 )
 from multirun_analysis.plots import BITS_PER_BYTE
 from multirun_analysis.sections import Exhibits
-from multirun_analysis.siting import site_words
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparison_words import verdict_note
 from multirun_analysis.statistics.draws import draws_of

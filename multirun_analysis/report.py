@@ -17,7 +17,8 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.answer import answer
-from multirun_analysis.collect import Collected
+from multirun_analysis.collect.collection import Collected
+from multirun_analysis.collect.siting import RECORDED, at_site, site_words
 from multirun_analysis.esg import esg_sections
 from multirun_analysis.exhibits import exhibits
 from multirun_analysis.imports import imported_section
@@ -35,7 +36,6 @@ from multirun_analysis.sections import (
     quality_section,
     stage_section,
 )
-from multirun_analysis.siting import RECORDED, at_site, site_words
 from multirun_analysis.statistics.repayment import repayment_section
 from multirun_analysis.statistics.site import Site, common_site
 from multirun_analysis.tables import runs_section, scores_section, unfinished_section

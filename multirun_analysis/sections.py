@@ -8,7 +8,7 @@ import pandas as pd
 
 from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.caveats import caveat_parts
-from multirun_analysis.collect import Collected
+from multirun_analysis.collect.collection import Collected
 from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
 from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.exhibits import devices_exhibit

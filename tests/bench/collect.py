@@ -42,7 +42,7 @@ print(json.dumps({"seconds": time.perf_counter() - started_s}))
 COLLECT = """
 import json, sys, time
 from pathlib import Path
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 started_s = time.perf_counter()
 collected = collect([Path(sys.argv[1])], Path(sys.argv[2]))
 print(json.dumps({"seconds": time.perf_counter() - started_s, "runs": len(collected.runs)}))
@@ -51,7 +51,7 @@ print(json.dumps({"seconds": time.perf_counter() - started_s, "runs": len(collec
 REPORT = """
 import json, sys, time
 from pathlib import Path
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.report import write_report
 collected = collect([Path(sys.argv[1])], Path(sys.argv[2]))
 started_s = time.perf_counter()

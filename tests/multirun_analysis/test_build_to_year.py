@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kdwatts.metrics.footprint import co2e_kg, cost_usd
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.statistics.repayment import efficiency, repayments
 from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import distinct_students

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.statistics.candidates import candidates
 from multirun_analysis.values.rows import distinct_students
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.collect import Collected, collect
+from multirun_analysis.collect.collection import Collected, collect
 from multirun_analysis.statistics.choice import Gate, choose
 from multirun_analysis.values.rows import distinct_students
 from tests.multirun_analysis.choosing import (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from multirun_analysis.choice_words import choice_words
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.statistics.choice import Gate, choose
 from multirun_analysis.values.rows import distinct_students
 

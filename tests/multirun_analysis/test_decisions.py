@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.decisions import (
     break_even_over_students,
     break_even_over_students_table,

@@ -3,10 +3,10 @@ import json
 import pandas as pd
 import pytest
 
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.collect.device_summaries import SUMMARIES
 from multirun_analysis.exhibits import devices_exhibit, exhibits
 from multirun_analysis.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
-from multirun_analysis.reading.summaries import SUMMARIES
 
 
 @pytest.fixture(scope="module")

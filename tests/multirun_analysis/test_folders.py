@@ -8,7 +8,7 @@ import os
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.collect import collect, find_run_folders
+from multirun_analysis.collect.collection import collect, find_run_folders
 
 CHOOSE = ("--tokens-per-day", "1e9")
 

@@ -7,7 +7,7 @@ import pytest
 from kdwatts.records.schema import Metrics, read_json
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.__main__ import main
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.importer import imported_run as importer
 
 

@@ -13,9 +13,8 @@ import pytest
 
 import kdwatts.metrics
 from kdwatts.records.schema import SCHEMA, TelemetryRow
-from multirun_analysis import incremental
-from multirun_analysis.collect import collect, table_paths, write_tables
-from multirun_analysis.reading import kept, ticks
+from multirun_analysis.collect import incremental, index, tick_blocks
+from multirun_analysis.collect.collection import collect, table_paths, write_tables
 from tests.bench.many_runs import write_runs
 
 TABLES = ("runs", "stages", "train", "scores", "inference")
@@ -101,7 +100,7 @@ def test_a_run_that_is_new_or_gone_moves_the_others_and_reads_none_of_them(
 
 def test_tables_of_other_code_are_not_trusted(runs_dir, tmp_path, read_again, monkeypatch):
     collect([runs_dir], tmp_path / "out")
-    monkeypatch.setattr(kept, "code_version", lambda: "other")
+    monkeypatch.setattr(index, "code_version", lambda: "other")
     collect([runs_dir], tmp_path / "out")
     assert [len(jobs) for jobs in read_again] == [6, 6]
 
@@ -112,9 +111,9 @@ def test_every_file_of_the_formulas_is_part_of_the_code_that_tables_are_trusted_
     room = tmp_path / "metrics"
     shutil.copytree(Path(str(kdwatts.metrics.__file__)).parent, room)
     monkeypatch.setattr(kdwatts.metrics, "__file__", str(room / "__init__.py"))
-    before = kept.code_version.__wrapped__()
+    before = index.code_version.__wrapped__()
     (room / "accuracy_kept.py").write_text("# Another formula.")
-    assert kept.code_version.__wrapped__() != before
+    assert index.code_version.__wrapped__() != before
 
 
 @pytest.mark.parametrize("name", ["stages.parquet", "runs.csv", ".collected.json"])
@@ -224,7 +223,7 @@ def test_two_collections_at_once_do_no_harm(runs_dir, tmp_path):
 def test_a_script_without_a_guard_is_not_run_again_in_each_process(runs_dir, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom multirun_analysis.collect import collect\n"
+        "import sys\nfrom pathlib import Path\nfrom multirun_analysis.collect.collection import collect\n"
         "found = collect([Path(sys.argv[1])], num_workers=2)\nprint(len(found.runs))\n"
     )
     command = [sys.executable, str(script), str(runs_dir)]
@@ -262,7 +261,7 @@ def test_telemetry_reads_as_one_table_sorted_by_run_and_time_with_typed_columns(
 
 
 def test_rows_that_go_back_across_blocks_are_sorted_all_the_same(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(ticks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(tick_blocks, "BLOCK_BYTES", 1000)
     folder = make.run(tmp_path / "runs" / "0")
     rows = [TelemetryRow("", float(-s), 1, "run", "gpu", 0, power_w=float(s)) for s in range(20)]
     make.append(folder / "telemetry.jsonl", rows)
@@ -295,4 +294,4 @@ def test_a_running_run_is_collected_as_far_as_it_is(runs_dir, tmp_path):
 
 def test_asdict_of_a_tick_has_the_columns_that_are_kept():
     tick = asdict(TelemetryRow("", 0.0, 1, "run", "gpu", 0))
-    assert list(tick)[:-1] == ticks.PART_SCHEMA.names[1:]
+    assert list(tick)[:-1] == tick_blocks.PART_SCHEMA.names[1:]

@@ -1,6 +1,6 @@
 import pytest
 
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.kept import (
     ABOVE_TEACHER,
     accuracy_kept_bars,

@@ -9,7 +9,7 @@ from itertools import pairwise, product
 import pytest
 
 from multirun_analysis.__main__ import main, table
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.curves import loss_curves, quality_against_joules
 from multirun_analysis.decisions import (
     break_even_over_students,

@@ -4,7 +4,7 @@ import pytest
 
 from multirun_analysis import curves
 from multirun_analysis.by_stage import energy_by_stage
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.curves import loss_curves, loss_terms
 from multirun_analysis.plots import (
     BITS_PER_BYTE,

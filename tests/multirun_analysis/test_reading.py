@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from kdwatts.records.schema import SCHEMA, TelemetryRow
-from multirun_analysis.collect import collect
-from multirun_analysis.reading import lines, tables, ticks
-from multirun_analysis.reading.columns import INFERENCE, STAGES, concatenated, to_table
+from multirun_analysis.collect import json_lines, run_tables, tick_blocks
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.collect.columns import INFERENCE, STAGES, concatenated, to_table
 from tests.bench.many_runs import write_runs
 
 TICK = asdict(TelemetryRow("2025-11-14T01:21:00Z", 1.0, 1, "run", "gpu", 0, power_w=250.0))
@@ -28,7 +28,7 @@ def by_line(monkeypatch):
     """Turns the fast reader off when called."""
 
     def turn_off():
-        for module in (ticks, tables):
+        for module in (tick_blocks, run_tables):
             monkeypatch.setattr(module, "fast_table", lambda block, options: None)
 
     return turn_off
@@ -69,11 +69,11 @@ def test_the_fast_reader_and_the_one_by_line_read_the_same(tmp_path, by_line):
     ],
 )
 def test_what_is_no_record_a_line_is_left_to_the_reader_by_line(content):
-    assert lines.fast_table(content, ticks._OPTIONS) is None
+    assert json_lines.fast_table(content, tick_blocks._OPTIONS) is None
 
 
 def test_a_key_of_a_later_writer_does_not_stop_the_fast_reader():
-    table = lines.fast_table(line(TICK | {"humidity_pct": 40}), ticks._OPTIONS)
+    table = json_lines.fast_table(line(TICK | {"humidity_pct": 40}), tick_blocks._OPTIONS)
     assert table is not None and table.num_rows == 1
 
 
@@ -87,16 +87,16 @@ def test_a_key_of_a_later_writer_does_not_stop_the_fast_reader():
 )
 def test_a_broken_line_is_named_and_the_rows_before_it_count(make, tmp_path, broken, note):
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / ticks.FILE, TICK, TICK, TICK, broken, TICK)
+    write(folder / tick_blocks.FILE, TICK, TICK, TICK, broken, TICK)
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert collected.runs["notes"].iloc[0].startswith(note)
     assert len(collected.telemetry.of("0")) == 3
 
 
 def test_a_broken_line_of_a_later_block_has_its_number_in_the_file(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(ticks, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(tick_blocks, "BLOCK_BYTES", 2000)
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / ticks.FILE, *[TICK] * 40, b"{broken}\n")
+    write(folder / tick_blocks.FILE, *[TICK] * 40, b"{broken}\n")
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert collected.runs["notes"].iloc[0].startswith("telemetry.jsonl:41: not JSON")
     assert len(collected.telemetry.of("0")) == 40
@@ -105,7 +105,7 @@ def test_a_broken_line_of_a_later_block_has_its_number_in_the_file(make, tmp_pat
 @pytest.mark.parametrize("bad", [{"attempt": 1.5}, {"power_w": "much"}, {"window": 3}])
 def test_a_tick_that_is_not_as_agreed_leaves_its_file_out_and_says_so(make, tmp_path, bad):
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / ticks.FILE, TICK, TICK | bad)
+    write(folder / tick_blocks.FILE, TICK, TICK | bad)
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert "telemetry.jsonl: a record is not as agreed" in collected.runs["notes"].iloc[0]
     assert collected.telemetry.runs == ()
@@ -117,7 +117,7 @@ def test_a_tick_that_is_not_as_agreed_leaves_its_file_out_and_says_so(make, tmp_
 @pytest.mark.parametrize("keep", [True, False])
 def test_versions_mixed_in_one_file_are_refused(make, tmp_path, schema, keep):
     folder = make.run(tmp_path / "runs" / "0")
-    path = write(folder / ticks.FILE, TICK, TICK, TICK | {"schema": schema})
+    path = write(folder / tick_blocks.FILE, TICK, TICK, TICK | {"schema": schema})
     with pytest.raises(ValueError, match=rf"{path}: schema is {schema!r}"):
         collect([tmp_path / "runs"], tmp_path / "out" if keep else None)
 
@@ -161,7 +161,7 @@ def test_nothing_found_has_typed_columns_all_the_same(make, tmp_path):
     collected = collect([tmp_path])
     assert list(collected.stages) == STAGES.names and collected.stages.empty
     assert str(collected.stages["steps"].dtype) == "Int64"
-    assert list(collected.telemetry.of("0")) == ticks.PART_SCHEMA.names
+    assert list(collected.telemetry.of("0")) == tick_blocks.PART_SCHEMA.names
 
 
 def test_no_value_is_bent_to_fit_its_column():

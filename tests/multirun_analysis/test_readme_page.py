@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.differences import differences
 from multirun_analysis.export import why_not
 from multirun_analysis.findings import noise_words, result_rows, served_alike_words

@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 from multirun_analysis.__main__ import main
 from multirun_analysis.answer import answer
 from multirun_analysis.caveats import caveats
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.kept import ABOVE_TEACHER
 from multirun_analysis.report import PROFILES, report_html, report_name

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from multirun_analysis.caveats import caveats
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.serving import (
     energy_per_token,
     energy_per_token_by_length,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from kdwatts.runtime.paths import conf_dir
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.statistics.site import (
     GRID,
     Site,

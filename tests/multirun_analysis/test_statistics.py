@@ -1,7 +1,7 @@
 import pytest
 
 from kdwatts.metrics.comparing import paired_power, seeds_needed
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.statistics.comparison_words import comparison_words, seeds_words
 from multirun_analysis.statistics.comparisons import (
     Comparison,

@@ -1,9 +1,9 @@
 import pyarrow as pa
 import pytest
 
-from multirun_analysis.collect import collect
-from multirun_analysis.reading.summaries import SUMMARIES, summarise
-from multirun_analysis.reading.ticks import PART_SCHEMA
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.collect.device_summaries import SUMMARIES, summarise
+from multirun_analysis.collect.tick_blocks import PART_SCHEMA
 from tests.multirun_analysis.ticking import at, ticks_of
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from multirun_analysis.collect import collect
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.timelines import MAX_POINTS, devices_over_time, devices_over_time_table
 
 

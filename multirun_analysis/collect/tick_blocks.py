@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from pyarrow import json as arrow_json
 
 from kdwatts.records.schema import check_schema, read_line
-from multirun_analysis.reading.columns import TELEMETRY, for_pandas, to_table
-from multirun_analysis.reading.lines import fast_table
-from multirun_analysis.reading.records import (
+from multirun_analysis.collect.columns import TELEMETRY, for_pandas, to_table
+from multirun_analysis.collect.json_lines import fast_table
+from multirun_analysis.collect.record_files import (
     not_as_agreed,
     refuse_foreign_schema,
     torn_line,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from multirun_analysis.reading import ticks
-from multirun_analysis.reading.columns import concatenated
-from multirun_analysis.reading.summaries import SUMMARIES, summarise
+from multirun_analysis.collect import tick_blocks
+from multirun_analysis.collect.columns import concatenated
+from multirun_analysis.collect.device_summaries import SUMMARIES, summarise
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,12 @@ class Telemetry:
         part_path = self.parts.get(run)
         if part_path is not None:
             try:
-                return ticks.read_part(part_path)
+                return tick_blocks.read_part(part_path)
             except (OSError, ValueError) as error:
                 log.warning("%s does not read (%s); reading the run's own file", part_path, error)
         if run not in self.parts:
-            return ticks.PART_SCHEMA.empty_table()
-        table, problem = ticks.read_whole(run, self.folders[run] / ticks.FILE)
+            return tick_blocks.PART_SCHEMA.empty_table()
+        table, problem = tick_blocks.read_whole(run, self.folders[run] / tick_blocks.FILE)
         if problem:
             log.warning("%s: %s", run, problem)
         return table

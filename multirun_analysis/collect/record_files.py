@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records.schema import check_schema, read_json, read_jsonl
-from multirun_analysis.reading.columns import is_below_0_j, kind_of
+from multirun_analysis.collect.columns import is_below_0_j, kind_of
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "str": str,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
-from multirun_analysis.collect import Collected
+from multirun_analysis.collect.collection import Collected
 from multirun_analysis.statistics.site import GRID, Site, common_site, counts_words, stated_sites
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 import kdwatts.metrics
 import kdwatts.records.schema
-from multirun_analysis.reading.folder import FILES
+from multirun_analysis.collect.run_folder import FILES
 from multirun_analysis.values.atomic import replace_whole
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multirun_analysis.reading.columns import RUN
+from multirun_analysis.collect.columns import RUN
 
 IDLE_UTIL_PCT = 0.0
 """A card that reports this runs no kernel; what it draws then is idle power."""

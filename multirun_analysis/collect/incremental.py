@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multirun_analysis.reading import kept
-from multirun_analysis.reading.columns import concatenated
-from multirun_analysis.reading.folder import Job, Reading
-from multirun_analysis.reading.kept import Kept, KeptRun, Signature
-from multirun_analysis.reading.pool import read_runs
-from multirun_analysis.reading.tables import TABLES
-from multirun_analysis.telemetry import Telemetry
+from multirun_analysis.collect import index
+from multirun_analysis.collect.columns import concatenated
+from multirun_analysis.collect.index import Kept, KeptRun, Signature
+from multirun_analysis.collect.process_pool import read_runs
+from multirun_analysis.collect.run_folder import Job, Reading
+from multirun_analysis.collect.run_tables import TABLES
+from multirun_analysis.collect.run_ticks import Telemetry
 from multirun_analysis.values.atomic import (
     PARTS,
     new_part_path,
@@ -63,9 +63,9 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     """
     # Before anything is read, so that what changes from now on shows.
     seen = _signatures(folders)
-    young = {name for name, signature in seen.items() if kept.is_young(signature)}
+    young = {name for name, signature in seen.items() if index.is_young(signature)}
     parts_dir = out_dir / PARTS
-    before = kept.read_kept(out_dir)
+    before = index.read_kept(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
         return _found(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
@@ -97,7 +97,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
         runs[name] = run
     settle_parts(parts_dir, places)
     runs = {
-        name: replace(run, part_stat=kept.stat_of(parts_dir / run.part)) if run.part else run
+        name: replace(run, part_stat=index.stat_of(parts_dir / run.part)) if run.part else run
         for name, run in runs.items()
     }
     slices = {part: _by_run(table) for part, table in _kept_tables(out_dir).items()} if same else {}
@@ -110,7 +110,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
 
 
 def _signatures(folders: Folders) -> dict[str, Signature]:
-    return dict(zip(folders, kept.signatures(list(folders.values())), strict=True))
+    return dict(zip(folders, index.signatures(list(folders.values())), strict=True))
 
 
 def _unchanged(
@@ -122,7 +122,7 @@ def _unchanged(
         run = before.runs.get(name) if before else None
         if run is None or (run.folder, run.signature) != (str(folder), seen[name]):
             continue
-        if run.part is None or kept.stat_of(parts_dir / run.part) == run.part_stat:
+        if run.part is None or index.stat_of(parts_dir / run.part) == run.part_stat:
             found[name] = run
     return found
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from kdwatts.metrics.scores import with_chance
 from kdwatts.records.schema import Metrics
-from multirun_analysis.reading import accuracy, ticks
-from multirun_analysis.reading.records import read_record, type_problem
-from multirun_analysis.reading.summaries import summarise_part
-from multirun_analysis.reading.tables import read_tables
+from multirun_analysis.collect import run_accuracy, tick_blocks
+from multirun_analysis.collect.device_summaries import summarise_part
+from multirun_analysis.collect.record_files import read_record, type_problem
+from multirun_analysis.collect.run_tables import read_tables
 from multirun_analysis.values.yaml_files import read_settings, value_at
 
 CHOICES = ("paradigm", "model", "data", "gpu")
@@ -24,7 +24,7 @@ CHOICES = ("paradigm", "model", "data", "gpu")
 
 FILES = (
     *("status.json", "metrics.json", "manifest.json", "eval.json", "inference.json"),
-    *("stages.jsonl", "train.jsonl", ticks.FILE),
+    *("stages.jsonl", "train.jsonl", tick_blocks.FILE),
     *("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"),
 )
 """All that is read of a run's folder."""
@@ -85,9 +85,11 @@ def read_run(job: Job) -> Reading:
     imported = _imported(manifest)
     tables = read_tables(job.run, folder)
     if job.part_path is None:
-        has_ticks, ticks_problem = ticks.look_at_ends(folder / ticks.FILE)
+        has_ticks, ticks_problem = tick_blocks.look_at_ends(folder / tick_blocks.FILE)
     else:
-        num_rows, ticks_problem = ticks.write_part(job.run, folder / ticks.FILE, job.part_path)
+        num_rows, ticks_problem = tick_blocks.write_part(
+            job.run, folder / tick_blocks.FILE, job.part_path
+        )
         has_ticks = num_rows > 0
         if has_ticks:
             tables["summaries"] = summarise_part(job.run, job.part_path), None
@@ -130,15 +132,15 @@ def _accuracy(
     Chance levels are put into the table of scores, whose older records do not say them either.
     """
     found = {}
-    if not accuracy.is_told(metrics):
+    if not run_accuracy.is_told(metrics):
         table, problem = tables["scores"]
-        primaries = accuracy.stated_primaries(folder) if table.num_rows else {}
+        primaries = run_accuracy.stated_primaries(folder) if table.num_rows else {}
         scores = with_chance(table.to_pylist(), primaries)
         chance = pa.array([score["chance"] for score in scores], pa.float64())
         index = table.schema.get_field_index("chance")
         tables["scores"] = table.set_column(index, "chance", chance), problem
-        found = accuracy.formed(scores, primaries, om_perf_reason=om_perf_reason)
-    reason = accuracy.why_not_told(
+        found = run_accuracy.formed(scores, primaries, om_perf_reason=om_perf_reason)
+    reason = run_accuracy.why_not_told(
         metrics | found, om_perf=metrics.get("om_perf"), om_perf_reason=om_perf_reason
     )
     return found | {"accuracy_kept_reason": reason}

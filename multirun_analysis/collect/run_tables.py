@@ -10,10 +10,10 @@ from pyarrow import json as arrow_json
 
 from kdwatts.metrics.energy import total_energy, window_net_energy_j
 from kdwatts.records.schema import COMPONENTS
-from multirun_analysis.reading import columns
-from multirun_analysis.reading.lines import fast_table
-from multirun_analysis.reading.records import not_as_agreed, read_records, torn_line
-from multirun_analysis.reading.summaries import SUMMARIES
+from multirun_analysis.collect import columns
+from multirun_analysis.collect.device_summaries import SUMMARIES
+from multirun_analysis.collect.json_lines import fast_table
+from multirun_analysis.collect.record_files import not_as_agreed, read_records, torn_line
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""

@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import Metrics
-from multirun_analysis.incremental import Found, read_all, read_changed
-from multirun_analysis.labels import label_runs, mark_duplicates
-from multirun_analysis.reading import kept, ticks
-from multirun_analysis.reading.columns import kind_of
-from multirun_analysis.reading.tables import TABLES
+from multirun_analysis.collect import index, tick_blocks
+from multirun_analysis.collect.columns import kind_of
+from multirun_analysis.collect.incremental import Found, read_all, read_changed
+from multirun_analysis.collect.labels import label_runs, mark_duplicates
+from multirun_analysis.collect.run_tables import TABLES
+from multirun_analysis.collect.run_ticks import Telemetry
 from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
 from multirun_analysis.statistics.seeds import add_totals
-from multirun_analysis.telemetry import Telemetry
 from multirun_analysis.values.atomic import (
     PARTS,
     file_paths,
@@ -84,13 +84,13 @@ def collect(
     folders = dict(zip(_names(paths), paths, strict=True))
     if out_dir is None:
         return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
-    with kept.locked(out_dir):
+    with index.locked(out_dir):
         found = read_changed(folders, out_dir, num_workers=num_workers)
         collected = _compared(found)
         if found.is_changed:
             written = write_files(_frames(collected), out_dir)
-            tables = {path.name: kept.stat_of(path) for path in written}
-            kept.write_kept(out_dir, kept.Kept(found.runs, tables))
+            tables = {path.name: index.stat_of(path) for path in written}
+            index.write_kept(out_dir, index.Kept(found.runs, tables))
     return replace(collected, left_out=left_out)
 
 
@@ -128,13 +128,13 @@ def write_tables(collected: Collected, out_dir: Path) -> list[Path]:
     telemetry.parquet is a folder with a file per run, sorted by run, attempt and time. `collect`
     with a folder has written all of it there: this is for tables that were collected without.
     """
-    with kept.locked(out_dir):
+    with index.locked(out_dir):
         parts_dir = out_dir / PARTS
         parts_dir.mkdir(exist_ok=True)
         places = {}
         for position, (run, folder) in enumerate(collected.telemetry.folders.items()):
             path = new_part_path(parts_dir, position)
-            if ticks.write_part(run, folder / ticks.FILE, path)[0]:
+            if tick_blocks.write_part(run, folder / tick_blocks.FILE, path)[0]:
                 places[part_name(position, run)] = path
         settle_parts(parts_dir, places)
         write_files(_frames(collected), out_dir)

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 
-from multirun_analysis.reading.folder import Job, Reading, read_run
+from multirun_analysis.collect.run_folder import Job, Reading, read_run
 
 WORTH_BYTES = 64 << 20
 WORTH_RUNS = 64

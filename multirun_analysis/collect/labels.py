@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from multirun_analysis.collect.run_folder import CHOICES, NO_SETTING
 from multirun_analysis.importer.repeats import without_seed
-from multirun_analysis.reading.folder import CHOICES, NO_SETTING
 from multirun_analysis.values.rows import Row, grouped, known
 from multirun_analysis.values.yaml_files import composed
 
