@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from multirun_analysis import markdown
-from multirun_analysis.exhibit import Exhibit
+from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.numbers import cell_text
 from multirun_analysis.values.atomic import csv_text, replace_whole
 

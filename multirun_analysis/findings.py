@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from kdwatts.metrics.break_even import BreakEven
-from multirun_analysis.differences import JUDGED
-from multirun_analysis.marks import setting_mean, settings_by_kind
+from multirun_analysis.figures.differences import JUDGED
+from multirun_analysis.figures.marks import setting_mean, settings_by_kind
 from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words
 from multirun_analysis.statistics.comparison_words import p_words, seeds_words, size_words
 from multirun_analysis.statistics.comparisons import (

@@ -15,8 +15,8 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.choice_words import UNRESOLVED, point_words
-from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import in_order
+from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.marks import in_order
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import percent_words
 from multirun_analysis.statistics.candidates import (

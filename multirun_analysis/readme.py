@@ -19,9 +19,10 @@ from multirun_analysis.answer import answer, energy_column
 from multirun_analysis.caveats import caveat_parts, short_commit
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import site_words
-from multirun_analysis.exhibit import Exhibit
-from multirun_analysis.exhibits import with_comparisons
 from multirun_analysis.export import readable, why_not, write_figures
+from multirun_analysis.figures.catalogue import with_comparisons
+from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.plots import BITS_PER_BYTE
 from multirun_analysis.findings import (
     comparison_rows,
     noise_words,
@@ -29,7 +30,6 @@ from multirun_analysis.findings import (
     served_alike_words,
     serving_rows,
 )
-from multirun_analysis.plots import BITS_PER_BYTE
 from multirun_analysis.sections import Exhibits
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparison_words import verdict_note

@@ -6,19 +6,19 @@ from html import escape
 
 import pandas as pd
 
-from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.curves import loss_curves, loss_curves_table, loss_terms
-from multirun_analysis.exhibit import Exhibit
-from multirun_analysis.exhibits import devices_exhibit
-from multirun_analysis.idle import idle_words
-from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import in_order
+from multirun_analysis.figures.by_stage import energy_by_stage
+from multirun_analysis.figures.catalogue import devices_exhibit
+from multirun_analysis.figures.curves import loss_curves, loss_curves_table, loss_terms
+from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.idle import idle_words
+from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.marks import in_order
+from multirun_analysis.figures.palette import stage_words
+from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
-from multirun_analysis.palette import stage_words
-from multirun_analysis.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, why_not_told
 from multirun_analysis.statistics.comparison_words import comparison_words, verdict_note
 from multirun_analysis.statistics.comparisons import (

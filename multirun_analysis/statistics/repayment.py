@@ -17,8 +17,8 @@ from kdwatts.metrics.break_even import (
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
-from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import in_order
+from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.marks import in_order
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.accuracy_words import KEPT, spread_of

@@ -1,7 +1,7 @@
 import pytest
 
-from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.figures.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.statistics.site import Site, all_sites, site_of
 
 

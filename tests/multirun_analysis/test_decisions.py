@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.decisions import (
+from multirun_analysis.figures.decisions import (
     break_even_over_students,
     break_even_over_students_table,
     break_even_over_tokens,

@@ -5,8 +5,8 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.device_summaries import SUMMARIES
-from multirun_analysis.exhibits import devices_exhibit, exhibits
-from multirun_analysis.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
+from multirun_analysis.figures.catalogue import devices_exhibit, exhibits
+from multirun_analysis.figures.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
 
 
 @pytest.fixture(scope="module")

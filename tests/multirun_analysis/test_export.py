@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.exhibit import Exhibit
 from multirun_analysis.export import MAX_TYPESET, why_not, write_exhibit_tables, write_figures
+from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.values.atomic import write_files
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.device_summaries import SUMMARIES
-from multirun_analysis.idle import idle_and_wait, idle_and_wait_table, idle_words
+from multirun_analysis.figures.idle import idle_and_wait, idle_and_wait_table, idle_words
 
 NONE = SUMMARIES.empty_table().to_pandas()
 

@@ -1,7 +1,7 @@
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.kept import (
+from multirun_analysis.figures.quality_kept import (
     ABOVE_TEACHER,
     accuracy_kept_bars,
     accuracy_kept_table,

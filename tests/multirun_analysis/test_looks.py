@@ -10,19 +10,19 @@ import pytest
 
 from multirun_analysis.__main__ import main, table
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.curves import loss_curves, quality_against_joules
-from multirun_analysis.decisions import (
+from multirun_analysis.figures.catalogue import curves_by_setting
+from multirun_analysis.figures.curves import loss_curves, quality_against_joules
+from multirun_analysis.figures.decisions import (
     break_even_over_students,
     break_even_over_students_table,
     break_even_over_tokens,
     break_even_over_tokens_table,
 )
-from multirun_analysis.differences import differences
-from multirun_analysis.exhibits import curves_by_setting
-from multirun_analysis.kept import accuracy_kept_bars, eff_overall_bars
-from multirun_analysis.looks import between, file_part, looks, shades
-from multirun_analysis.palette import paradigm_color
-from multirun_analysis.plots import quality_against_energy
+from multirun_analysis.figures.differences import differences
+from multirun_analysis.figures.looks import between, file_part, looks, shades
+from multirun_analysis.figures.palette import paradigm_color
+from multirun_analysis.figures.plots import quality_against_energy
+from multirun_analysis.figures.quality_kept import accuracy_kept_bars, eff_overall_bars
 from multirun_analysis.report import report_html
 from multirun_analysis.statistics.comparisons import against_baseline, comparisons_table
 from multirun_analysis.values.rows import to_rows
@@ -199,7 +199,7 @@ def luminance(color):
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_colours_of_values_grow_lighter_so_that_no_hue_needs_to_be_seen(count):
-    from multirun_analysis.looks import _SCALE
+    from multirun_analysis.figures.looks import _SCALE
 
     for colors in (between(_SCALE, count), shades("#0072b2", count)):
         steps = [luminance(b) - luminance(a) for a, b in pairwise(colors)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multirun_analysis.marks import log_axis
+from multirun_analysis.figures.marks import log_axis
 
 
 def test_a_value_of_0_leaves_a_logarithmic_axis_three_decades():

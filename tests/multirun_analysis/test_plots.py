@@ -2,16 +2,13 @@ import json
 
 import pytest
 
-from multirun_analysis import curves
-from multirun_analysis.by_stage import energy_by_stage
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.curves import loss_curves, loss_terms
-from multirun_analysis.plots import (
-    BITS_PER_BYTE,
-    quality_against_energy,
-)
-from multirun_analysis.serving import energy_per_token
-from multirun_analysis.timelines import devices_over_time
+from multirun_analysis.figures import curves
+from multirun_analysis.figures.by_stage import energy_by_stage
+from multirun_analysis.figures.curves import loss_curves, loss_terms
+from multirun_analysis.figures.devices import devices_over_time
+from multirun_analysis.figures.plots import BITS_PER_BYTE, quality_against_energy
+from multirun_analysis.figures.serving import energy_per_token
 
 
 @pytest.fixture(scope="module")

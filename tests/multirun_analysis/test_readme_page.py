@@ -10,8 +10,8 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.differences import differences
 from multirun_analysis.export import why_not
+from multirun_analysis.figures.differences import differences
 from multirun_analysis.findings import noise_words, result_rows, served_alike_words
 from multirun_analysis.readme import figure_names, readme_text
 from multirun_analysis.report import exhibits_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.curves import quality_against_joules
+from multirun_analysis.figures.curves import quality_against_joules
 from multirun_analysis.statistics.repayment import (
     efficiency,
     joules_ratio,

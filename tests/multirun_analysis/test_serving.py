@@ -3,7 +3,7 @@ import pytest
 
 from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.serving import (
+from multirun_analysis.figures.serving import (
     energy_per_token,
     energy_per_token_by_length,
     energy_per_token_table,

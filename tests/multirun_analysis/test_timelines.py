@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.timelines import MAX_POINTS, devices_over_time, devices_over_time_table
+from multirun_analysis.figures.devices import MAX_POINTS, devices_over_time, devices_over_time_table
 
 
 @pytest.fixture(scope="module")

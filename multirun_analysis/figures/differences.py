@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from multirun_analysis.looks import looks
-from multirun_analysis.marks import MAX_ROWS, error_bars, named_rows, say_left_out
-from multirun_analysis.palette import MUTED, styled
+from multirun_analysis.figures.looks import looks
+from multirun_analysis.figures.marks import MAX_ROWS, error_bars, named_rows, say_left_out
+from multirun_analysis.figures.palette import MUTED, styled
 from multirun_analysis.statistics.comparison_words import comparison_words
 from multirun_analysis.statistics.comparisons import COLUMNS, Comparison, against_baseline
 from multirun_analysis.values.rows import to_rows

@@ -7,34 +7,28 @@ from dataclasses import replace
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.by_stage import energy_by_stage, energy_by_stage_table
-from multirun_analysis.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.collect.labels import options_of
-from multirun_analysis.curves import (
+from multirun_analysis.figures.by_stage import energy_by_stage, energy_by_stage_table
+from multirun_analysis.figures.carbon import co2e_by_site, co2e_by_site_table
+from multirun_analysis.figures.curves import (
     loss_curves,
     loss_curves_table,
     quality_against_joules,
     quality_against_joules_table,
 )
-from multirun_analysis.decisions import (
+from multirun_analysis.figures.decisions import (
     break_even_over_students,
     break_even_over_students_table,
     break_even_over_tokens,
     break_even_over_tokens_table,
 )
-from multirun_analysis.differences import differences
-from multirun_analysis.exhibit import Exhibit
-from multirun_analysis.idle import idle_and_wait, idle_and_wait_table
-from multirun_analysis.kept import (
-    ABOVE_TEACHER,
-    accuracy_kept_bars,
-    accuracy_kept_table,
-    eff_overall_bars,
-    eff_overall_table,
-)
-from multirun_analysis.looks import file_part
-from multirun_analysis.marks import MAX_LINES, left_out_words
-from multirun_analysis.plots import (
+from multirun_analysis.figures.devices import devices_over_time, devices_over_time_table
+from multirun_analysis.figures.differences import differences
+from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.idle import idle_and_wait, idle_and_wait_table
+from multirun_analysis.figures.looks import file_part
+from multirun_analysis.figures.marks import MAX_LINES, left_out_words
+from multirun_analysis.figures.plots import (
     ACCURACY_KEPT,
     BITS_PER_BYTE,
     ENERGY_TITLES,
@@ -42,7 +36,14 @@ from multirun_analysis.plots import (
     quality_against_energy,
     quality_against_energy_table,
 )
-from multirun_analysis.serving import (
+from multirun_analysis.figures.quality_kept import (
+    ABOVE_TEACHER,
+    accuracy_kept_bars,
+    accuracy_kept_table,
+    eff_overall_bars,
+    eff_overall_table,
+)
+from multirun_analysis.figures.serving import (
     energy_per_token,
     energy_per_token_by_length,
     energy_per_token_table,
@@ -56,7 +57,6 @@ from multirun_analysis.statistics.comparisons import (
 )
 from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.site import Site
-from multirun_analysis.timelines import devices_over_time, devices_over_time_table
 from multirun_analysis.values.rows import distinct_students, to_rows
 
 _NOT_MEASURED = "What is open or dotted is not measured."

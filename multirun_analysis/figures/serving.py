@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.pooling import pool, relative_spread
 from kdwatts.metrics.quantity import half_width
-from multirun_analysis.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
-from multirun_analysis.palette import ACCENT, INK, faded, styled
+from multirun_analysis.figures.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
+from multirun_analysis.figures.palette import ACCENT, INK, faded, styled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.pooled_serving import PHASES, alike, serving_pools
 from multirun_analysis.values import units

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import add, interval_95, scaled
-from multirun_analysis.looks import Look, look_of, looks
-from multirun_analysis.marks import MAX_LINES, coordinates, log_axis, say_left_out
-from multirun_analysis.palette import MUTED, faded, styled
+from multirun_analysis.figures.looks import Look, look_of, looks
+from multirun_analysis.figures.marks import MAX_LINES, coordinates, log_axis, say_left_out
+from multirun_analysis.figures.palette import MUTED, faded, styled
 from multirun_analysis.statistics.repayment import (
     Repayment,
     count_words,

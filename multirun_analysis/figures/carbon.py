@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.footprint import co2e_kg
 from kdwatts.metrics.grid_facts import GRID_FACTS
-from multirun_analysis.marks import (
+from multirun_analysis.figures.marks import (
     MAX_ROWS,
     Setting,
     error_bars,
@@ -22,7 +22,7 @@ from multirun_analysis.marks import (
     setting_mean,
     settings_by_kind,
 )
-from multirun_analysis.palette import styled
+from multirun_analysis.figures.palette import styled
 from multirun_analysis.statistics.site import GRID, Site, all_sites, counts_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows

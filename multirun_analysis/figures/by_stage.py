@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.marks import (
+from multirun_analysis.figures.marks import (
     HATCH,
     MAX_ROWS,
     first_of_each,
@@ -16,7 +16,7 @@ from multirun_analysis.marks import (
     position,
     say_left_out,
 )
-from multirun_analysis.palette import STAGE_COLORS, stage_color, stage_words, styled
+from multirun_analysis.figures.palette import STAGE_COLORS, stage_color, stage_words, styled
 from multirun_analysis.statistics.seeds import stage_energies
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import grouped, to_rows

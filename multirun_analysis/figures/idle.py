@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.marks import (
+from multirun_analysis.figures.marks import (
     MAX_ROWS,
     facets,
     in_order,
@@ -15,7 +15,7 @@ from multirun_analysis.marks import (
     say_left_out,
     settings_of,
 )
-from multirun_analysis.palette import INK, styled
+from multirun_analysis.figures.palette import INK, styled
 from multirun_analysis.statistics.draws import draws_words
 from multirun_analysis.statistics.seeds import mean_interval, top_windows
 from multirun_analysis.values import units

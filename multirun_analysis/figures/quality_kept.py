@@ -8,8 +8,8 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.looks import hue_of
-from multirun_analysis.marks import (
+from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.marks import (
     HATCH,
     MAX_ROWS,
     Setting,
@@ -18,7 +18,7 @@ from multirun_analysis.marks import (
     say_left_out,
     settings_by_kind,
 )
-from multirun_analysis.palette import INK, MUTED, faded, styled
+from multirun_analysis.figures.palette import INK, MUTED, faded, styled
 from multirun_analysis.statistics.accuracy_words import KEPT, Spread, at_chance_words, spread_of
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kdwatts.metrics.energy import MEASURED
-from multirun_analysis.looks import Look, look_of, looks
-from multirun_analysis.marks import (
+from multirun_analysis.figures.looks import Look, look_of, looks
+from multirun_analysis.figures.marks import (
     by_paradigm,
     coordinates,
     first_of_each,
@@ -18,12 +18,7 @@ from multirun_analysis.marks import (
     say_left_out,
     thin,
 )
-from multirun_analysis.palette import (
-    MUTED,
-    faded,
-    stage_words,
-    styled,
-)
+from multirun_analysis.figures.palette import MUTED, faded, stage_words, styled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import held_out_curves
 from multirun_analysis.values import units

@@ -12,21 +12,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.looks import Look, look_of, looks
-from multirun_analysis.marks import (
-    EDGE,
-    by_paradigm,
-    error_bars,
-    facets,
-    legend_px,
-    padded,
-)
-from multirun_analysis.palette import (
-    INK,
-    MUTED,
-    faded,
-    styled,
-)
+from multirun_analysis.figures.looks import Look, look_of, looks
+from multirun_analysis.figures.marks import EDGE, by_paradigm, error_bars, facets, legend_px, padded
+from multirun_analysis.figures.palette import INK, MUTED, faded, styled
 from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
 from multirun_analysis.statistics.draws import draws_words
 from multirun_analysis.statistics.pareto import energy_class, front_by_class, quality_of

@@ -10,15 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from multirun_analysis.marks import coordinates, thin
-from multirun_analysis.palette import (
-    INK,
-    MUTED,
-    faded,
-    stage_color,
-    stage_words,
-    styled,
-)
+from multirun_analysis.figures.marks import coordinates, thin
+from multirun_analysis.figures.palette import INK, MUTED, faded, stage_color, stage_words, styled
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from multirun_analysis.statistics.seeds import top_windows
 from multirun_analysis.values import units

@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from multirun_analysis.collect.labels import option_order
-from multirun_analysis.palette import MUTED, PARADIGM_COLORS
+from multirun_analysis.figures.palette import MUTED, PARADIGM_COLORS
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import Interval, over_seeds
 from multirun_analysis.values import units
