@@ -16,8 +16,8 @@ from typing import Any
 
 from kdwatts.metrics.fieller import Interval
 from kdwatts.runtime.paths import given
-from multirun_analysis.choice_words import carbon_kg, choice_words
 from multirun_analysis.collect.collection import Collected, collect
+from multirun_analysis.narrative.choice_words import carbon_kg, choice_words
 from multirun_analysis.statistics.candidates import Candidate, building_j, teacher_j, whole_j
 from multirun_analysis.statistics.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.statistics.savings import absolute_interval, whole_saving

@@ -14,9 +14,9 @@ from kdwatts.metrics.break_even import BreakEven
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.choice_words import UNRESOLVED, point_words
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.marks import in_order
+from multirun_analysis.narrative.choice_words import UNRESOLVED, point_words
 from multirun_analysis.page import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import percent_words
 from multirun_analysis.statistics.candidates import (

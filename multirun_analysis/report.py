@@ -16,13 +16,13 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from multirun_analysis.answer import answer
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import RECORDED, at_site, site_words
 from multirun_analysis.esg import esg_sections
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.imports import imported_section
+from multirun_analysis.narrative.answer import answer
+from multirun_analysis.narrative.imported_runs import imported_section
 from multirun_analysis.page import filters
 from multirun_analysis.provider import provider_section
 from multirun_analysis.sections import (

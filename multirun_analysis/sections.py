@@ -6,7 +6,6 @@ from html import escape
 
 import pandas as pd
 
-from multirun_analysis.caveats import caveat_parts
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.catalogue import devices_exhibit
@@ -17,6 +16,7 @@ from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.marks import in_order
 from multirun_analysis.figures.palette import stage_words
 from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
+from multirun_analysis.narrative.caveats import caveat_parts
 from multirun_analysis.numbers import numbers
 from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
 from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, why_not_told

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from html import escape
 
 from kdwatts.metrics.accuracy_kept import is_at_chance
-from multirun_analysis.answer import energy_column
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.marks import in_order, position
 from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
+from multirun_analysis.narrative.answer import energy_column
 from multirun_analysis.page import escaped, facet, run_head, section, table
 from multirun_analysis.statistics.accuracy_words import (
     AT_CHANCE,

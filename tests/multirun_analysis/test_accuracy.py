@@ -10,11 +10,11 @@ from plotly.offline import get_plotlyjs
 
 from kdwatts.records.schema import read_json
 from multirun_analysis.__main__ import table
-from multirun_analysis.answer import answer
-from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.plots import quality_against_energy
-from multirun_analysis.findings import result_rows
+from multirun_analysis.narrative.answer import answer
+from multirun_analysis.narrative.caveats import caveats
+from multirun_analysis.narrative.findings import result_rows
 from multirun_analysis.report import exhibits_of, report_html
 from multirun_analysis.statistics.accuracy_words import (
     at_chance_words,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from multirun_analysis.choice_words import choice_words
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.narrative.choice_words import choice_words
 from multirun_analysis.statistics.choice import Gate, choose
 from multirun_analysis.values.rows import distinct_students
 

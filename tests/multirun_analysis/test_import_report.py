@@ -5,12 +5,12 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.__main__ import main, table
-from multirun_analysis.answer import answer
-from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect, write_tables
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.plots import quality_against_energy
+from multirun_analysis.narrative.answer import answer
+from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.report import report_html
 
 

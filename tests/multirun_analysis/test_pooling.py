@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import to_rows
 

@@ -6,11 +6,11 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.answer import answer
-from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
+from multirun_analysis.narrative.answer import answer
+from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.report import PROFILES, report_html, report_name
 from multirun_analysis.statistics.site import site_of
 from multirun_analysis.tables import scores_section

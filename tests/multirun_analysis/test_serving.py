@@ -1,7 +1,6 @@
 import pandas as pd
 import pytest
 
-from multirun_analysis.caveats import caveats
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.serving import (
     energy_per_token,
@@ -9,6 +8,7 @@ from multirun_analysis.figures.serving import (
     energy_per_token_table,
     serving_points,
 )
+from multirun_analysis.narrative.caveats import caveats
 
 
 def cost(run, subject="student", *, batch=8, prompt=64, new=32, j=1e-3, quality="measured"):

@@ -8,7 +8,7 @@ from collections import Counter
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import site_words
-from multirun_analysis.imports import imported_parts
+from multirun_analysis.narrative.imported_runs import imported_parts
 from multirun_analysis.statistics.accuracy_words import accuracy_caveat
 from multirun_analysis.statistics.comparison_words import p_words
 from multirun_analysis.statistics.comparisons import ALPHA
