@@ -24,11 +24,11 @@ from multirun_analysis.collect.collection import collect, table_paths
 from multirun_analysis.collect.labels import options_of, run_name
 from multirun_analysis.collect.record_files import TORN
 from multirun_analysis.collect.siting import at_site
-from multirun_analysis.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.figures.catalogue import curves_by_setting, with_comparisons
 from multirun_analysis.importer import cli as importer
-from multirun_analysis.readme import write_readme
-from multirun_analysis.report import PROFILES, exhibits_of, write_report
+from multirun_analysis.report.export import KINDS, why_not, write_exhibit_tables, write_figures
+from multirun_analysis.report.page import PROFILES, exhibits_of, write_report
+from multirun_analysis.report.readme_page import write_readme
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.site import site_of
 from multirun_analysis.values import units

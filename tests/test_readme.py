@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from multirun_analysis.report import PROFILES, report_name
+from multirun_analysis.report.page import PROFILES, report_name
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

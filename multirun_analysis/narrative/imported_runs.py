@@ -8,7 +8,7 @@ from html import escape
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.page import facet, run_head, section, table
+from multirun_analysis.report.html import facet, run_head, section, table
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Part, Said, said_once
 from multirun_analysis.values.rows import Row, grouped, known

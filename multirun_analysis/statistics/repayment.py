@@ -19,7 +19,7 @@ from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.marks import in_order
-from multirun_analysis.page import facet, row_head, section, table
+from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.accuracy_words import KEPT, spread_of
 from multirun_analysis.statistics.pareto import energy_class, worst_class

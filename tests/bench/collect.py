@@ -52,7 +52,7 @@ REPORT = """
 import json, sys, time
 from pathlib import Path
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.report import write_report
+from multirun_analysis.report.page import write_report
 collected = collect([Path(sys.argv[1])], Path(sys.argv[2]))
 started_s = time.perf_counter()
 path = write_report(collected, Path(sys.argv[2]))

@@ -15,7 +15,8 @@ from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.narrative.findings import result_rows
-from multirun_analysis.report import exhibits_of, report_html
+from multirun_analysis.report.page import exhibits_of, report_html
+from multirun_analysis.report.page_tables import scores_section
 from multirun_analysis.statistics.accuracy_words import (
     at_chance_words,
     is_at_chance,
@@ -24,7 +25,6 @@ from multirun_analysis.statistics.accuracy_words import (
     spread_of,
 )
 from multirun_analysis.statistics.comparisons import against_baseline, told_columns
-from multirun_analysis.tables import scores_section
 from multirun_analysis.values.rows import to_rows
 
 

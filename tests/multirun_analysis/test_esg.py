@@ -4,7 +4,7 @@ from html import unescape
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.esg import esg_sections, footprint
+from multirun_analysis.report.esg import esg_sections, footprint
 from multirun_analysis.statistics.site import Site, site_of
 
 SITE = Site(

@@ -6,8 +6,13 @@ import plotly.graph_objects as go
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.export import MAX_TYPESET, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.report.export import (
+    MAX_TYPESET,
+    why_not,
+    write_exhibit_tables,
+    write_figures,
+)
 from multirun_analysis.values.atomic import write_files
 
 
@@ -62,7 +67,7 @@ def test_tables_of_figures_that_are_gone_go_too(tmp_path):
 def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_written(
     make, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("multirun_analysis.export.find_spec", lambda name: None)
+    monkeypatch.setattr("multirun_analysis.report.export.find_spec", lambda name: None)
     make.run(tmp_path / "0")
     assert main([str(tmp_path), "--static", "png"]) == 1
     captured = capsys.readouterr()

@@ -16,8 +16,8 @@ from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
 from multirun_analysis.narrative.caveats import caveat_parts, caveats
-from multirun_analysis.readme import readme_text
-from multirun_analysis.report import exhibits_of, report_html
+from multirun_analysis.report.page import exhibits_of, report_html
+from multirun_analysis.report.readme_page import readme_text
 from multirun_analysis.statistics.comparisons import against_baseline, every_pair
 from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.seeds import over_seeds

@@ -11,7 +11,7 @@ from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
-from multirun_analysis.report import report_html
+from multirun_analysis.report.page import report_html
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from multirun_analysis.figures.looks import between, file_part, looks, shades
 from multirun_analysis.figures.palette import paradigm_color
 from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.figures.quality_kept import accuracy_kept_bars, eff_overall_bars
-from multirun_analysis.report import report_html
+from multirun_analysis.report.page import report_html
 from multirun_analysis.statistics.comparisons import against_baseline, comparisons_table
 from multirun_analysis.values.rows import to_rows
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.report import report_html
+from multirun_analysis.report.page import report_html
 from multirun_analysis.statistics.site import site_of
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.provider import provider_section
+from multirun_analysis.report.provider import provider_section
 from multirun_analysis.statistics.served import by_machine
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.rows import to_rows

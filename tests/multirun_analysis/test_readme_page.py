@@ -10,11 +10,11 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.export import why_not
 from multirun_analysis.figures.differences import differences
 from multirun_analysis.narrative.findings import noise_words, result_rows, served_alike_words
-from multirun_analysis.readme import figure_names, readme_text
-from multirun_analysis.report import exhibits_of
+from multirun_analysis.report.export import why_not
+from multirun_analysis.report.page import exhibits_of
+from multirun_analysis.report.readme_page import figure_names, readme_text
 from multirun_analysis.values.rows import distinct_students
 
 ROOT = Path(__file__).resolve().parents[2]

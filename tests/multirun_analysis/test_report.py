@@ -11,9 +11,9 @@ from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
-from multirun_analysis.report import PROFILES, report_html, report_name
+from multirun_analysis.report.page import PROFILES, report_html, report_name
+from multirun_analysis.report.page_tables import scores_section
 from multirun_analysis.statistics.site import site_of
-from multirun_analysis.tables import scores_section
 
 
 @pytest.fixture(scope="module")

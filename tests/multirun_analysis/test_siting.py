@@ -13,8 +13,8 @@ from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.siting import at_site, site_words
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.narrative.findings import result_rows
-from multirun_analysis.readme import figure_names, readme_text
-from multirun_analysis.report import PROFILES, exhibits_of, report_html
+from multirun_analysis.report.page import PROFILES, exhibits_of, report_html
+from multirun_analysis.report.readme_page import figure_names, readme_text
 from multirun_analysis.statistics.site import GRID, Site, site_of
 from multirun_analysis.values.rows import distinct_students, to_rows
 

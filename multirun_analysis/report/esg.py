@@ -18,7 +18,7 @@ from kdwatts.metrics.grid_facts import UNSTATED
 from kdwatts.metrics.quantity import add, scaled
 from multirun_analysis.collect.siting import several_words, site_words
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.page import facet, row_head, section, table
+from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import Repayment, repayments

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from multirun_analysis.page import facet, table
+from multirun_analysis.report.html import facet, table
 from multirun_analysis.values import units
 
 MAX_SHOWN = 100

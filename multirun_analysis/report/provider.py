@@ -17,7 +17,7 @@ from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.marks import in_order
 from multirun_analysis.narrative.choice_words import UNRESOLVED, point_words
-from multirun_analysis.page import facet, row_head, section, table
+from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import percent_words
 from multirun_analysis.statistics.candidates import (
     Candidate,

@@ -12,7 +12,7 @@ from multirun_analysis.figures.marks import in_order, position
 from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.narrative.answer import energy_column
-from multirun_analysis.page import escaped, facet, run_head, section, table
+from multirun_analysis.report.html import escaped, facet, run_head, section, table
 from multirun_analysis.statistics.accuracy_words import (
     AT_CHANCE,
     NOT_TOLD,

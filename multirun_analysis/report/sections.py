@@ -17,8 +17,8 @@ from multirun_analysis.figures.marks import in_order
 from multirun_analysis.figures.palette import stage_words
 from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.narrative.caveats import caveat_parts
-from multirun_analysis.numbers import numbers
-from multirun_analysis.page import facet, radio, row_head, section, select, slot, table
+from multirun_analysis.report.cells import numbers
+from multirun_analysis.report.html import facet, radio, row_head, section, select, slot, table
 from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, why_not_told
 from multirun_analysis.statistics.comparison_words import comparison_words, verdict_note
 from multirun_analysis.statistics.comparisons import (

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from multirun_analysis import markdown
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.numbers import cell_text
+from multirun_analysis.report import markdown
+from multirun_analysis.report.cells import cell_text
 from multirun_analysis.values.atomic import csv_text, replace_whole
 
 KINDS = ("png", "svg", "pdf")

@@ -7,7 +7,7 @@ from html import escape
 
 import pandas as pd
 
-from multirun_analysis.numbers import cell_text
+from multirun_analysis.report.cells import cell_text
 from multirun_analysis.values.notices import Part
 
 _SIGNS = ("\\", "|", "<", ">", "*", "_", "`", "[", "]", "~", "$")

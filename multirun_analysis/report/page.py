@@ -18,14 +18,15 @@ from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import RECORDED, at_site, site_words
-from multirun_analysis.esg import esg_sections
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.imported_runs import imported_section
-from multirun_analysis.page import filters
-from multirun_analysis.provider import provider_section
-from multirun_analysis.sections import (
+from multirun_analysis.report.esg import esg_sections
+from multirun_analysis.report.html import filters
+from multirun_analysis.report.page_tables import runs_section, scores_section, unfinished_section
+from multirun_analysis.report.provider import provider_section
+from multirun_analysis.report.sections import (
     Exhibits,
     caveats_section,
     comparison_section,
@@ -38,7 +39,6 @@ from multirun_analysis.sections import (
 )
 from multirun_analysis.statistics.repayment import repayment_section
 from multirun_analysis.statistics.site import Site, common_site
-from multirun_analysis.tables import runs_section, scores_section, unfinished_section
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 
