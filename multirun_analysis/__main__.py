@@ -19,13 +19,13 @@ import pandas as pd
 
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere, until_unread
-from multirun_analysis import choose, status
 from multirun_analysis.collect.collection import collect, table_paths
 from multirun_analysis.collect.labels import options_of, run_name
 from multirun_analysis.collect.record_files import TORN
 from multirun_analysis.collect.siting import at_site
+from multirun_analysis.commands import choose, status
+from multirun_analysis.commands import import_runs as importer
 from multirun_analysis.figures.catalogue import curves_by_setting, with_comparisons
-from multirun_analysis.importer import cli as importer
 from multirun_analysis.report.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.report.page import PROFILES, exhibits_of, write_report
 from multirun_analysis.report.readme_page import write_readme

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from multirun_analysis.choose import answer, parser
 from multirun_analysis.collect.collection import Collected, collect
+from multirun_analysis.commands.choose import answer, parser
 from multirun_analysis.statistics.choice import Gate
 
 PLAIN = Gate(None, 0.95)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.choose import answer, parser
 from multirun_analysis.collect.collection import Collected
+from multirun_analysis.commands.choose import answer, parser
 from multirun_analysis.statistics.choice import VERDICTS
 from multirun_analysis.statistics.site import site_of
 from tests.multirun_analysis.choosing import (

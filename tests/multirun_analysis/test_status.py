@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.slurm import _expanded, _seconds, find_jobs
-from multirun_analysis.status import main, stand
+from multirun_analysis.commands.slurm_queue import _expanded, _seconds, find_jobs
+from multirun_analysis.commands.status import main, stand
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from kdwatts.records.schema import read_jsonl
 from kdwatts.runtime.paths import given
 from multirun_analysis.collect.collection import natural, walk_run_folders
 from multirun_analysis.collect.record_files import read_record
-from multirun_analysis.slurm import Job, find_jobs
+from multirun_analysis.commands.slurm_queue import Job, find_jobs
 from multirun_analysis.values.yaml_files import read_settings, value_at
 
 SILENT_S = 60.0
