@@ -1,6 +1,6 @@
 """`python -m kdwatts`."""
 
-from kdwatts.cli.command_line import main
+from kdwatts.cli import main
 
 if __name__ == "__main__":
     main()

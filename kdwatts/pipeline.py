@@ -17,7 +17,7 @@ from kdwatts.artifacts.artifact import (
 )
 from kdwatts.artifacts.store import Claim, Store
 from kdwatts.config.experiment import Config
-from kdwatts.records.schema import read_json, write_json
+from kdwatts.records.files import read_json, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node, is_missing

@@ -65,7 +65,7 @@ def no_signal_is_left_over() -> Iterator[None]:
 def configure() -> Callable[..., Any]:
     """Composes and checks the configuration of a command's overrides."""
     from kdwatts.cli.preflight import compose
-    from kdwatts.config.experiment import to_config
+    from kdwatts.config.checks import to_config
 
     return lambda *overrides: to_config(compose(overrides))
 

@@ -15,7 +15,7 @@ from kdwatts.artifacts.artifact import (
     read_artifact,
 )
 from kdwatts.metrics.energy import Energy
-from kdwatts.records.schema import write_json
+from kdwatts.records.files import write_json
 
 
 def _attempt(gpu_j: float | None, cpu_j: float | None) -> dict[str, Any]:

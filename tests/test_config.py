@@ -10,7 +10,8 @@ import pytest
 
 from kdwatts import schema
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, check, to_config, to_dict
+from kdwatts.config.checks import check, to_config
+from kdwatts.config.experiment import Config, to_dict
 
 SHAPE: dict[str, Any] = {
     "num_layers": 2,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records.schema import read_json, write_json
+from kdwatts.records.files import read_json, write_json
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = [

@@ -8,7 +8,8 @@ import pytest
 
 from kdwatts.artifacts.hardware import check_cards, cpu_name, joule_settings, resolve_gpu
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.telemetry.nvml import Gpu
 
 H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.runtime import slurm
+from kdwatts.runtime import slurm_jobs
 
 
 @pytest.fixture
@@ -27,26 +27,26 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_an_element_of_an_array_is_named_by_array_and_index_and_a_job_by_its_number():
-    assert slurm.own_id({}) is None
-    assert slurm.own_id({"SLURM_JOB_ID": "12"}) == "12"
+    assert slurm_jobs.own_id({}) is None
+    assert slurm_jobs.own_id({"SLURM_JOB_ID": "12"}) == "12"
     array = {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "2"}
-    assert slurm.own_id(array) == "12_2"
+    assert slurm_jobs.own_id(array) == "12_2"
 
 
 def test_only_jobs_that_were_asked_for_are_alive_though_their_array_is_listed_whole(
     say: Callable[..., None],
 ):
     say("squeue", "12_0 RUNNING\\n12_1 PENDING\\n12_2 COMPLETING\\n")
-    assert slurm.queue(["12_1", "13"]) == {"12_1": "PENDING"}
-    assert slurm.alive(["12_1", "12_2", "13"]) == {"12_1", "12_2"}
-    assert slurm.alive([]) == set()
+    assert slurm_jobs.queue(["12_1", "13"]) == {"12_1": "PENDING"}
+    assert slurm_jobs.alive(["12_1", "12_2", "13"]) == {"12_1", "12_2"}
+    assert slurm_jobs.alive([]) == set()
 
 
 def test_a_queue_that_knows_no_such_job_is_not_one_that_gives_no_answer(say: Callable[..., None]):
     say("squeue", "", error="slurm_load_jobs error: Invalid job id specified", status=1)
-    assert slurm.alive(["12"]) == set()
+    assert slurm_jobs.alive(["12"]) == set()
     say("squeue", "", error="Unable to contact slurm controller", status=1)
-    assert slurm.alive(["12"]) is None
+    assert slurm_jobs.alive(["12"]) is None
 
 
 def test_how_jobs_ended_is_told_in_words_also_for_elements_that_are_named_together(
@@ -55,7 +55,7 @@ def test_how_jobs_ended_is_told_in_words_also_for_elements_that_are_named_togeth
     rows = ["7_0|COMPLETED|0:0", "7_1|FAILED|137:0", "7_2|OUT_OF_MEMORY|0:125"]
     rows += ["7_[3-4,6%%2]|CANCELLED by 0|0:0", "8|NODE_FAIL|1:0"]
     say("sacct", "\\n".join(rows) + "\\n")
-    assert slurm.endings(["7_0", "7_1", "7_2", "7_3", "7_4", "7_6", "8"]) == {
+    assert slurm_jobs.endings(["7_0", "7_1", "7_2", "7_3", "7_4", "7_6", "8"]) == {
         "7_0": "COMPLETED",
         "7_1": "FAILED, exit code 137",
         "7_2": "OUT_OF_MEMORY, signal 125",
@@ -68,7 +68,7 @@ def test_how_jobs_ended_is_told_in_words_also_for_elements_that_are_named_togeth
 
 def test_without_accounting_nothing_is_told_and_nobody_waits_for_it(say: Callable[..., None]):
     say("sacct", "", error="Slurm accounting storage is disabled", status=1)
-    assert slurm.endings(["7"]) == {}
+    assert slurm_jobs.endings(["7"]) == {}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def requeued(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_a_warned_job_is_handed_to_submitit(requeued: list[int]):
-    slurm.requeue([signal.SIGTERM, signal.SIGUSR2])
+    slurm_jobs.requeue([signal.SIGTERM, signal.SIGUSR2])
     assert requeued == [signal.SIGUSR2]
 
 
@@ -93,10 +93,10 @@ def test_after_a_mere_sigterm_a_job_is_brought_back_only_if_slurm_still_calls_it
 ):
     say("squeue", "COMPLETING\\n")  # Cancelled, or requeued by Slurm itself.
     with pytest.raises(SystemExit, match="75"):
-        slurm.requeue([signal.SIGTERM])
+        slurm_jobs.requeue([signal.SIGTERM])
     assert requeued == []
     say("squeue", "RUNNING\\n")  # The grace time of a preemption.
-    slurm.requeue([signal.SIGTERM])
+    slurm_jobs.requeue([signal.SIGTERM])
     assert requeued == [signal.SIGUSR2]
 
 
@@ -109,15 +109,15 @@ def test_a_requeue_that_slurm_took_is_one_though_scontrol_failed(
     signal.signal(signal.SIGUSR2, fail)
     say("squeue", "COMPLETING\\n")
     with pytest.raises(SystemExit, match="75"):
-        slurm.requeue([signal.SIGUSR2])
+        slurm_jobs.requeue([signal.SIGUSR2])
     say("squeue", "RUNNING\\n")
     with pytest.raises(subprocess.TimeoutExpired):
-        slurm.requeue([signal.SIGUSR2])
+        slurm_jobs.requeue([signal.SIGUSR2])
 
 
 def test_a_process_that_submitit_did_not_send_is_not_brought_back(
     requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("SUBMITIT_EXECUTOR")
-    slurm.requeue([signal.SIGUSR2])
+    slurm_jobs.requeue([signal.SIGUSR2])
     assert requeued == []

@@ -12,7 +12,7 @@ import pytest
 
 from kdwatts import __version__
 from kdwatts.artifacts import manifest
-from kdwatts.records.schema import read_json, write_json
+from kdwatts.records.files import read_json, write_json
 from kdwatts.telemetry.nvml import Gpu
 
 H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)

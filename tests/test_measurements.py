@@ -14,10 +14,10 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.planning.describe import describe
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.stages.graph import Node, plan
 
 ASKED = (

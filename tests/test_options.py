@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts.cli.preflight import VERSION_BASE, compose, preflight
-from kdwatts.config.experiment import Config, to_config, to_dict
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config, to_dict
 from kdwatts.config.machine import Cluster, Gpu
 from kdwatts.planning.fits import check_memory
 from kdwatts.runtime.fingerprint import fingerprint

@@ -21,9 +21,9 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 from kdwatts.pipeline import Run, execute
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages.graph import plan
 

@@ -43,7 +43,7 @@ READ = """
 import json, sys
 from kdwatts.data import hub
 from kdwatts.data.documents import read_documents
-from kdwatts.schema import TextSource
+from kdwatts.config.data import TextSource
 source = TextSource(path="org/plays", name="small", num_rows=json.loads(sys.argv[1]))
 answer = {"texts": [], "error": None, "commit": None}
 try:
@@ -205,7 +205,7 @@ def test_the_text_read_there_is_the_text_that_a_stream_brings(
 FETCH = """
 import json, sys
 from kdwatts.data import hub
-from kdwatts.schema import TextSource
+from kdwatts.config.data import TextSource
 lists = []
 for limit in json.loads(sys.argv[1]):
     kept, num_bytes = hub.fetch(TextSource(path="org/plays", name="small"), limit)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 
 SETTINGS = (
     "until=distill",

@@ -15,11 +15,7 @@ from typing import Any
 import pytest
 
 from kdwatts.records import schema
-from kdwatts.records.schema import (
-    Metrics,
-    Score,
-    StageRow,
-    TelemetryRow,
+from kdwatts.records.files import (
     append_jsonl,
     check_schema,
     read_json,
@@ -27,13 +23,14 @@ from kdwatts.records.schema import (
     to_json,
     write_json,
 )
+from kdwatts.records.schema import Metrics, Score, StageRow, TelemetryRow
 
 REPOSITORY = Path(__file__).parents[1]
 
 APPEND_FOREVER = """
 import sys
 from pathlib import Path
-from kdwatts.records.schema import append_jsonl
+from kdwatts.records.files import append_jsonl
 path = Path(sys.argv[1])
 for number in range(10**9):
     append_jsonl(path, {"schema": 1, "number": number, "text": "x" * 5000})

@@ -11,7 +11,7 @@ import pytest
 
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 
 
 @pytest.mark.parametrize(

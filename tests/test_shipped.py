@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from kdwatts.cli import sweep
 from kdwatts.cli.command_line import main
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 
 HUB = "reads the hub"

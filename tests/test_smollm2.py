@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 
 TEACHER = Path("runs/models/smollm2-135m-instruct")
 SHORT = (

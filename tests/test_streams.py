@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PRINTS = "print('412 \\u00b1 21 kJ', chr(0xdcff))"
 MAINS = {
     "multirun_analysis": "from multirun_analysis.__main__ import main\nmain(['status', '.'])",
-    "kdwatts": "import sys\nfrom kdwatts.cli.command_line import main\nsys.argv[1:] = ['paradigm=']\n"
+    "kdwatts": "import sys\nfrom kdwatts.cli import main\nsys.argv[1:] = ['paradigm=']\n"
     "try: main()\nexcept SystemExit: pass",
     "kdwatts.telemetry": "from kdwatts.telemetry.__main__ import main\n"
     "main(['--interval', '-1', '--', 'true'])",

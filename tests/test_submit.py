@@ -21,8 +21,8 @@ from kdwatts.artifacts.manifest import write_status
 from kdwatts.cli import submit, sweep
 from kdwatts.cli.command_line import run
 from kdwatts.cli.preflight import VERSION_BASE
-from kdwatts.records.schema import read_jsonl
-from kdwatts.runtime import slurm
+from kdwatts.records.files import read_jsonl
+from kdwatts.runtime import slurm_jobs
 from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
 
 Put = Callable[..., Path]
@@ -62,7 +62,7 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Launches a sweep of these runs as Hydra would; returns its folder."""
     for name, empty in (("entered", {}), ("told", {}), ("promised", [])):
         monkeypatch.setattr(sweep, name, empty)
-    monkeypatch.setattr(slurm, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
+    monkeypatch.setattr(slurm_jobs, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
     setup_globals()
 
     def launch(*runs: str, fixed: tuple[str, ...] = (), folder: Path | None = None) -> Path:

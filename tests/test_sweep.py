@@ -15,7 +15,7 @@ from kdwatts.artifacts.manifest import write_status
 from kdwatts.cli import sweep
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.sweep import Outcome
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 
 ROOT = Path(__file__).parents[1]
 

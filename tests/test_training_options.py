@@ -18,7 +18,7 @@ from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import load_model
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.training import loop
 
@@ -158,7 +158,7 @@ def test_a_student_trained_by_adapters_is_an_ordinary_model_unlike_its_start(
 
 
 def _shape(run_dir: Path) -> Any:
-    from kdwatts.config.experiment import to_config
+    from kdwatts.config.checks import to_config
 
     teacher = to_config(compose(["model=tiny_half"])).model.teacher
     assert teacher

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.stages.distill import settings
 from tests.models.reduced import OTHER_ROWS as VOCABULARY
 from tests.models.reduced import other_tokenizer

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics.energy import Energy, add_energies, total_energy, window_net_energy_j
-from kdwatts.records.schema import COMPONENTS, SCHEMA, read_json
+from kdwatts.records.files import read_json
+from kdwatts.records.schema import COMPONENTS, SCHEMA
 
 ARTIFACT_NAME = "artifact.json"
 

@@ -19,10 +19,11 @@ import psutil
 from kdwatts import __version__
 from kdwatts.artifacts.hardware import cpu_name
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR
-from kdwatts.runtime.slurm import alive, own_id
+from kdwatts.runtime.slurm_jobs import alive, own_id
 from kdwatts.telemetry.nvml import Gpu as Card
 
 PACKAGES = (

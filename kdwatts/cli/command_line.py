@@ -41,8 +41,9 @@ from kdwatts.cli.preflight import VERSION_BASE, look
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra, keep_asked
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
-from kdwatts.config.experiment import Config, to_config
-from kdwatts.runtime import interrupt, slurm
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
+from kdwatts.runtime import interrupt, slurm_jobs
 from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
@@ -99,7 +100,7 @@ def run(tree: DictConfig) -> None:
     except Preempted as stop:
         state = "preempted"
         _requeue(run_dir, stop)
-        if is_swept and not slurm.is_submitted():
+        if is_swept and not slurm_jobs.is_submitted():
             _tell(stop)
             sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
         raise
@@ -117,7 +118,7 @@ def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
     what it sent goes on by the settings of its first start.
     """
     sweep.entered[run_dir] = sweep_dir
-    if not slurm.is_submitted():
+    if not slurm_jobs.is_submitted():
         try:
             sweep.check_same(run_dir, tree)
         except ValueError as error:
@@ -133,7 +134,7 @@ def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
 def _requeue(run_dir: Path, stop: Preempted) -> None:
     """In a job of a sweep, see to its next turn, and say so where it gets none."""
     try:
-        slurm.requeue(interrupt.received())
+        slurm_jobs.requeue(interrupt.received())
     except Exception as error:
         reason = f"{stop}; {in_one_sentence(error)}"
         amend_status(run_dir, error=reason)
@@ -197,7 +198,7 @@ def _attempt(
 ) -> None:
     """As `run_in`, in a folder in which nobody else is at work."""
     attempt, stage = next_attempt(run_dir), "configure"
-    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if slurm.is_submitted() else None
+    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if slurm_jobs.is_submitted() else None
 
     def notice(name: str) -> None:
         nonlocal stage

@@ -9,8 +9,9 @@ from typing import Any
 
 from kdwatts.artifacts.manifest import amend_status, read_status
 from kdwatts.cli import sweep
-from kdwatts.records.schema import SCHEMA, append_jsonl, read_jsonl
-from kdwatts.runtime import slurm
+from kdwatts.records.files import append_jsonl, read_jsonl
+from kdwatts.records.schema import SCHEMA
+from kdwatts.runtime import slurm_jobs
 
 JOBS_NAME = "jobs.jsonl"
 """In the folder of a sweep: what was submitted to make which run or artifact, a line each time."""
@@ -31,13 +32,13 @@ def note(
 def holders(sweep_dir: Path) -> dict[str, str]:
     """Folder of a run or an artifact to the job from an earlier driver that is still at it."""
     sent = {folder: job for row in _rows(sweep_dir) for folder, job in row["jobs"].items()}
-    alive = slurm.surely_alive(set(sent.values()))
+    alive = slurm_jobs.surely_alive(set(sent.values()))
     return {folder: job for folder, job in sent.items() if job in alive}
 
 
 def tell_queue(holders: Mapping[str, str]) -> None:
     """Have the table say of unfinished runs how they stand with Slurm, where they cannot know."""
-    queue = slurm.queue(holders.values())
+    queue = slurm_jobs.queue(holders.values())
     for run_dir, job in _unfinished(holders).items():
         status, slurm = read_status(run_dir), (queue or {}).get(job)
         began, last = status.get("job") == job, status.get("error") or CUT_OFF
@@ -52,7 +53,7 @@ def tell_queue(holders: Mapping[str, str]) -> None:
                 sweep.tell(run_dir, "failed", f"job {job} left the queue {how}")
         elif not began:
             sweep.tell(run_dir, "waiting", f"as job {job}")
-        elif slurm in slurm.WAITING:
+        elif slurm in slurm_jobs.WAITING:
             sweep.tell(run_dir, "waiting", f"as job {job}, which Slurm brings back; {last}")
         elif status["state"] == "preempted":
             sweep.tell(run_dir, "waiting", f"as job {job}, which ends or begins anew; {last}")
@@ -65,7 +66,7 @@ def settle(sweep_dir: Path, holders: Mapping[str, str]) -> None:
         return
     folders, needed = _sent(sweep_dir)
     asked = {*unfinished.values(), *(one for job in unfinished.values() for one in needed[job])}
-    endings = slurm.endings(asked)
+    endings = slurm_jobs.endings(asked)
     for run_dir, job in unfinished.items():
         status, ending = read_status(run_dir), endings.get(job)
         # Of an element that is cancelled while it waits Slurm keeps nothing.

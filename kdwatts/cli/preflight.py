@@ -23,7 +23,8 @@ from kdwatts.cli import guards
 from kdwatts.cli.effects import check_effects
 from kdwatts.cli.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.cli.refusal import names_a_null_part
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.data.local_rows import check_there
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.paths import conf_dir

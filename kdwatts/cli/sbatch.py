@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.sbatch_options import SETTINGS, option_name
-from kdwatts.runtime import interrupt, slurm
+from kdwatts.runtime import interrupt, slurm_jobs
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def _in_our_unit(name: str, value: Any) -> Any:
 
 def _taken_back(job: str, what: str, error: BaseException) -> str:
     reason = in_one_sentence(error)
-    if slurm.cancel(job):
+    if slurm_jobs.cancel(job):
         return (
             f"sbatch took {what} as job {job}, which could not be noted ({reason}) and is "
             "cancelled; see to that, and run the same command again"

@@ -18,8 +18,9 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import ledger, sbatch, sweep
 from kdwatts.cli.refusal import in_one_sentence
-from kdwatts.config.experiment import Config, to_config
-from kdwatts.runtime import slurm
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
+from kdwatts.runtime import slurm_jobs
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     try:
         if todo:
             _submit(launcher, sweep_dir, todo, plans, holders)
-        slurm.wait_for(holders.values())
+        slurm_jobs.wait_for(holders.values())
         ledger.settle(sweep_dir, holders)
     except KeyboardInterrupt:
         _leave(sweep_dir, holders)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.config.data import TextSource
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import fingerprint
 
 LISTS_NAME = "kdwatts"

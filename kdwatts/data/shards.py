@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from kdwatts.data.chat import OTHER, encode_conversation
 from kdwatts.data.documents import Document
 from kdwatts.data.turns import Turn
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import sha256_file
 
 NO_TARGET = np.uint32(1 << 31)

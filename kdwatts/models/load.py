@@ -15,7 +15,7 @@ from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.access import check_tokenizer, check_weights, told
 from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.runtime.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.runtime.paths import resolve_dir
 

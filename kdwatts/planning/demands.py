@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.config.experiment import Config, check
+from kdwatts.config.checks import check
+from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture
 from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.memory.budget import GIB, Budget, estimate

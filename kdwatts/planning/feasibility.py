@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 from kdwatts.artifacts.store import Store
-from kdwatts.config.experiment import Config, check
+from kdwatts.config.checks import check
+from kdwatts.config.experiment import Config
 from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory
 from kdwatts.stages.graph import Node, is_missing, plan

@@ -7,7 +7,7 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-PACKAGE_DIR = Path(__file__).resolve().parent
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 TINY_DIR = PACKAGE_DIR / "tiny"
 """The world that ships with the package: corpus, tokenizer, teacher and held-out tasks."""

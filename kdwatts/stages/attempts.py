@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records.schema import COMPONENTS, SCHEMA, append_jsonl, read_jsonl
+from kdwatts.records.files import append_jsonl, read_jsonl
+from kdwatts.records.schema import COMPONENTS, SCHEMA
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.recover import recover_components
 

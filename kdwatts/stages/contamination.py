@@ -27,7 +27,8 @@ from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import task_sources, text_settings
 from kdwatts.stages.work import Work

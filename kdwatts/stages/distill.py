@@ -32,7 +32,8 @@ from kdwatts.models.load import (
 )
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import is_sharded, place, whole_state
-from kdwatts.records.schema import SCHEMA, write_json
+from kdwatts.records.files import write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.stages.attempts import earlier_attempts, note_attempt
 from kdwatts.stages.pairing import PairedBlocks, paired_blocks
 from kdwatts.stages.reading import online_teacher, signal_readers

@@ -30,7 +30,8 @@ from kdwatts.models.load import (
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
-from kdwatts.records.schema import Score, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import Score
 from kdwatts.runtime.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.stages.attempts import note_attempt

@@ -20,7 +20,8 @@ from kdwatts.evaluation.serving_text import (
 )
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.models.serving_shape import depends_on_text, serving_shape, student_configuration
-from kdwatts.records.schema import SCHEMA, write_json
+from kdwatts.records.files import write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path

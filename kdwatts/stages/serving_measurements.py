@@ -10,7 +10,7 @@ from typing import Any
 from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.metrics.energy import MEASURED
 from kdwatts.metrics.student_t import mean_and_half_width
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.stages.inference import COST_NAME
 
 BEST_FIRST = ("measured", "attributed", "estimated", "mixed", "missing")

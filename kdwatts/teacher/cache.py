@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.teacher.cache_parts import HEAD_NAME, INDEX_NAME, ROWS_NAME, part_dir, part_problem
 from kdwatts.teacher.cache_record import (

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdwatts.losses.chunks import ROWS_PER_FORWARD
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import sha256_file
 from kdwatts.teacher.cache_record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
 from kdwatts.teacher.signals import Signals

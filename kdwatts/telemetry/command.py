@@ -21,7 +21,8 @@ from typing import Any
 from pynvml import NVMLError
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow, check_schema, read_json, write_json
+from kdwatts.records.files import check_schema, read_json, write_json
+from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
 from kdwatts.telemetry import guard, nvml, rapl

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records.schema import COMPONENTS, StageRow, read_jsonl
+from kdwatts.records.files import read_jsonl
+from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.telemetry import parts
 from kdwatts.telemetry.energy import (
     MAX_DELTA_S,

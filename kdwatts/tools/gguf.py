@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.artifacts.store import as_readable_as
-from kdwatts.records.schema import SCHEMA, write_json
+from kdwatts.records.files import write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere
 

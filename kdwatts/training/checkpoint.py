@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from kdwatts.artifacts.store import as_readable_as
 from kdwatts.metrics.energy import total_energy
 from kdwatts.models.sharding import gathered, is_sharded, part_of
-from kdwatts.records.schema import SCHEMA, read_json, write_json
+from kdwatts.records.files import read_json, write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.telemetry.meter import OpenWindow
 from kdwatts.training.parallel import collected, rank
 

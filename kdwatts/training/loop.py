@@ -19,7 +19,8 @@ from kdwatts.data.packing import Batch, Schedule, load_batch
 from kdwatts.data.read_ahead import prefetched
 from kdwatts.data.shards import TokenShards
 from kdwatts.metrics.energy import Energy
-from kdwatts.records.schema import SCHEMA, append_jsonl
+from kdwatts.records.files import append_jsonl
+from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime import interrupt
 from kdwatts.teacher.signals import Signals, worst
 from kdwatts.telemetry.meter import Meter, OpenWindow

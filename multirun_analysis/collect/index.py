@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 import kdwatts.metrics
-import kdwatts.records.schema
+import kdwatts.records
 from multirun_analysis.collect.run_folder import FILES
 from multirun_analysis.values.atomic import replace_whole
 
@@ -144,13 +144,9 @@ def write_kept(out_dir: Path, kept: Kept) -> None:
 def code_version() -> str:
     """Hash of the code that made what is kept."""
     analysis = Path(__file__).parents[1]
-    above = ("built", "collect", "incremental", "labels", "metrics", "pareto", "pooling", "rows")
-    above = (*above, "served", "writing")
-    paths = sorted(Path(__file__).parent.glob("*.py"))
-    paths += [analysis / f"{name}.py" for name in above]
-    paths += [analysis / "importer" / f"{name}.py" for name in ("known", "scores")]
-    paths += [Path(str(kdwatts.records.schema.__file__))]
-    paths += sorted(Path(str(kdwatts.metrics.__file__)).parent.glob("*.py"))
+    ours = [analysis / room for room in ("values", "statistics", "importer", "collect")]
+    theirs = [Path(str(package.__file__)).parent for package in (kdwatts.metrics, kdwatts.records)]
+    paths = [path for room in (*ours, *theirs) for path in sorted(room.glob("*.py"))]
     digest = hashlib.sha256(pa.__version__.encode())
     for path in paths:
         digest.update(path.read_bytes())

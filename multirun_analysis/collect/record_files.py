@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records.schema import check_schema, read_json, read_jsonl
+from kdwatts.records.files import check_schema, read_json, read_jsonl
 from multirun_analysis.collect.columns import is_below_0_j, kind_of
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import json as arrow_json
 
-from kdwatts.records.schema import check_schema, read_line
+from kdwatts.records.files import check_schema, read_line
 from multirun_analysis.collect.columns import TELEMETRY, for_pandas, to_table
 from multirun_analysis.collect.json_lines import fast_table
 from multirun_analysis.collect.record_files import (

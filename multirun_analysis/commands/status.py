@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import given
 from multirun_analysis.collect.collection import natural, walk_run_folders
 from multirun_analysis.collect.record_files import read_record

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts.records.schema import SCHEMA, Metrics, read_json, to_json, write_json
+from kdwatts.records.files import read_json, to_json, write_json
+from kdwatts.records.schema import SCHEMA, Metrics
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.importer.repeats import Repeat, repeat_of
 from multirun_analysis.importer.summary import Model, read_model, summarize

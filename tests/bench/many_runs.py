@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from kdwatts.records.schema import SCHEMA, Metrics, Score, TelemetryRow, write_json
+from kdwatts.records.files import write_json
+from kdwatts.records.schema import SCHEMA, Metrics, Score, TelemetryRow
 from tests.multirun_analysis.conftest import METRICS, stage_row, status, write_run
 
 PARADIGMS = ("sft", "response", "feature", "relational", "combined")

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose, preflight
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 from kdwatts.memory.budget import GIB, estimate
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.planning.unmade import unmade_teacher

@@ -21,7 +21,7 @@ SECONDS = 30
 COMMON = """
 import json, sys, threading, time
 import psutil
-import kdwatts.records.schema, kdwatts.schema  # Which every run has.
+import kdwatts.config.machine, kdwatts.records.schema  # Which every run has.
 out, powercap, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 process = psutil.Process()
 before = process.memory_info().rss
@@ -29,7 +29,7 @@ before = process.memory_info().rss
 
 METER = """
 from pathlib import Path
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry.meter import Meter
 started = time.monotonic()
 with Meter(Path(out), Telemetry(rapl_root=powercap)):

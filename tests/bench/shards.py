@@ -37,7 +37,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 from kdwatts.cli.command_line import run_in
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.preflight import compose
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", f"store_dir={out_dir}/store"]
 run_in(out_dir, resolve_gpu(compose(asked), []))
 (row,) = [row for row in read_jsonl(out_dir / "stages.jsonl") if row["window"] == "run/shards"]
@@ -51,11 +51,11 @@ path, out_dir, num_cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 os.environ["HF_HOME"] = str(out_dir / "home")
 from datasets import load_dataset
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.models.load import pair_tokenizer
 from kdwatts.cli.preflight import compose
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
 config = to_config(resolve_gpu(compose(["gpu=cpu"]), []))
 tokenizer = pair_tokenizer(config.model)

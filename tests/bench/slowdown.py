@@ -48,7 +48,7 @@ def _compare(folder: Path, num_pairs: int) -> None:
     import torch
 
     from kdwatts.cli.preflight import compose
-    from kdwatts.config.experiment import to_config
+    from kdwatts.config.checks import to_config
     from kdwatts.config.machine import Telemetry
     from kdwatts.models.load import load_model
     from kdwatts.telemetry.meter import Meter

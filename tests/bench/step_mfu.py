@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.memory.budget import estimate

@@ -22,7 +22,8 @@ from kdwatts.evaluation.lighteval import _mean_of
 from kdwatts.evaluation.lighteval_child import Refusal, _finite, _number
 from kdwatts.evaluation.lm_eval import bits_per_byte_stderr, evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources
-from kdwatts.records.schema import Score, read_json
+from kdwatts.records.files import read_json
+from kdwatts.records.schema import Score
 from kdwatts.stages.evaluate import _keep
 from kdwatts.telemetry.meter import Meter
 

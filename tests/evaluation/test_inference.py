@@ -14,7 +14,7 @@ from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.config.machine import Telemetry
 from kdwatts.evaluation.energy_per_token import _check_whole, _known_well, _per_token, serving_costs
 from kdwatts.metrics.energy import MISSING, Energy
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
 
 

@@ -21,7 +21,7 @@ from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.lighteval import _environment, _mean_of, installed_version
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.telemetry.meter import Meter
 

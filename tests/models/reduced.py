@@ -16,7 +16,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from kdwatts.config.experiment import Config, check
+from kdwatts.config.checks import check
+from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.stages.graph import Node, plan

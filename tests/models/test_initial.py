@@ -17,7 +17,7 @@ from kdwatts.models.initial import (
     student_fingerprint,
 )
 from kdwatts.models.load import load_model
-from kdwatts.records.schema import write_json
+from kdwatts.records.files import write_json
 
 TEACHER = Architecture("llama", 6, 16, 24, 4, 2, 4, 40, True, 32, norm_epsilon=1e-2)
 """An epsilon that shows in the logits of a model that leaves it out."""

@@ -26,7 +26,7 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
     tokenizer_location,
 )
-from kdwatts.records.schema import write_json
+from kdwatts.records.files import write_json
 from kdwatts.runtime.paths import TINY_DIR, conf_dir
 
 LLAMA3_ROPE = {

@@ -17,7 +17,7 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.initial import load_student
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import generate, reading, teacher
 from kdwatts.telemetry.meter import Meter

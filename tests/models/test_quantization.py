@@ -27,7 +27,7 @@ from kdwatts.models.initial import student_fingerprint
 from kdwatts.models.load import check_readable, load_model, source_fingerprint
 from kdwatts.models.quantization import bits_and_bytes, loading_settings, on_device
 from kdwatts.planning.describe import describe
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
 
 BITS = ("int8", "int4")
@@ -81,7 +81,7 @@ def test_without_library_or_card_it_is_refused_before_anything_is_read(
 def test_the_library_is_not_imported_for_models_as_they_are():
     script = (
         "import sys, torch; from kdwatts.models.load import load_model; "
-        "from kdwatts.schema import Architecture, ModelSource; "
+        "from kdwatts.config.pair import Architecture, ModelSource; "
         "load_model(ModelSource(None, None, Architecture('llama', 1, 8, 8, 2, 2, 4, 8, True, 8)), "
         "dtype=torch.float32); print('bitsandbytes' in sys.modules)"
     )

@@ -13,16 +13,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.records.schema import (
-    SCHEMA,
-    Metrics,
-    Score,
-    StageRow,
-    TelemetryRow,
-    append_jsonl,
-    read_json,
-    write_json,
-)
+from kdwatts.records.files import append_jsonl, read_json, write_json
+from kdwatts.records.schema import SCHEMA, Metrics, Score, StageRow, TelemetryRow
 from multirun_analysis.__main__ import main
 from multirun_analysis.importer.known import PRIMARIES
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from multirun_analysis.__main__ import table
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.plots import quality_against_energy

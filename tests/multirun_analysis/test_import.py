@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from kdwatts.records.schema import Metrics, read_json
+from kdwatts.records.files import read_json
+from kdwatts.records.schema import Metrics
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect

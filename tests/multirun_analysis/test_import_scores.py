@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.lm_eval_results import differences, kept_of, read_evaluation
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from multirun_analysis.importer.ept import Served, read_served, reservation
 from multirun_analysis.importer.foreign import Source
 

@@ -223,7 +223,8 @@ def test_two_collections_at_once_do_no_harm(runs_dir, tmp_path):
 def test_a_script_without_a_guard_is_not_run_again_in_each_process(runs_dir, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom multirun_analysis.collect.collection import collect\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from multirun_analysis.collect.collection import collect\n"
         "found = collect([Path(sys.argv[1])], num_workers=2)\nprint(len(found.runs))\n"
     )
     command = [sys.executable, str(script), str(runs_dir)]

@@ -13,7 +13,8 @@ import pytest
 
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, check, to_config
+from kdwatts.config.checks import check, to_config
+from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.memory.budget import estimate

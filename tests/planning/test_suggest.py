@@ -3,7 +3,7 @@
 import pytest
 
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import to_config
+from kdwatts.config.checks import to_config
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed
 from kdwatts.planning.suggest import FILLED, suggest

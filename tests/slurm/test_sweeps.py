@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.runtime.slurm import alive, endings, queue
+from kdwatts.runtime.slurm_jobs import alive, endings, queue
 from tests.slurm.sweeps import ROOT, Sweep, until
 
 pytestmark = pytest.mark.slow

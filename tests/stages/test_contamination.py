@@ -13,14 +13,14 @@ from transformers import AddedToken
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
+from kdwatts.config.checks import to_config
 from kdwatts.config.evaluation import EvalTask
-from kdwatts.config.experiment import to_config
 from kdwatts.data.overlap import words_of
 from kdwatts.evaluation.lm_eval import task_texts
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.stages.graph import plan
 
 QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))

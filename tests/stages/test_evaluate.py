@@ -15,7 +15,7 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.evaluation import lm_tasks
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.runtime.paths import TINY_DIR
 from kdwatts.stages.evaluate import check, settings
 from kdwatts.stages.graph import plan

@@ -16,11 +16,12 @@ from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import generate
 from kdwatts.stages.graph import plan

@@ -14,11 +14,12 @@ from kdwatts.artifacts.artifact import ARTIFACT_NAME
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.losses.logit_rows import plain
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
-from kdwatts.records.schema import read_json, write_json
+from kdwatts.records.files import read_json, write_json
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
 from kdwatts.data.packing import load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.layers import captured_blocks
 from kdwatts.models.load import load_model
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.stages.pairing import _check_finite
 from kdwatts.stages.teacher import training_schedule
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.artifact import ARTIFACT_NAME
-from kdwatts.records.schema import SCHEMA, write_json
+from kdwatts.records.files import write_json
+from kdwatts.records.schema import SCHEMA
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.stages.serving_measurements import Served, read_served
 

@@ -15,14 +15,14 @@ import pytest
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
+from kdwatts.config.checks import to_config
 from kdwatts.config.data import TextSource
-from kdwatts.config.experiment import to_config
 from kdwatts.data import hub, screening, workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.records.schema import read_json, read_jsonl, write_json
+from kdwatts.records.files import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.stages import shards
 from kdwatts.stages.graph import plan

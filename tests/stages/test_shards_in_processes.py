@@ -18,7 +18,7 @@ from kdwatts.cli.preflight import compose
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import contamination, shards
 from tests.conftest import CHAT_TEMPLATE

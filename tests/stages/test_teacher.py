@@ -16,8 +16,9 @@ from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
-from kdwatts.config.experiment import Config, to_config
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
 from kdwatts.stages.graph import plan

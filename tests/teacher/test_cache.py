@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from kdwatts.losses.sparse import sampled_forward_kl, top_k_forward_kl
-from kdwatts.records.schema import read_json
+from kdwatts.records.files import read_json
 from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.cache_parts import HEAD_NAME, write_cache

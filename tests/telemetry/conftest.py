@@ -23,7 +23,7 @@ REPLAY_SOURCE = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
 PREAMBLE = """
 import json, os, sys, time
 from pathlib import Path
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry.meter import Meter
 out_dir = Path(sys.argv[1])
 print_json = lambda value: print(json.dumps(value, default=vars), flush=True)

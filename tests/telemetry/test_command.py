@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.telemetry.__main__ import main
 from kdwatts.telemetry.command import say_unmeasurable
 from kdwatts.telemetry.energy import integrate_power_j

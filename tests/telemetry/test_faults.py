@@ -17,7 +17,7 @@ import psutil
 import pynvml
 import pytest
 
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.recover import recover_components
 from tests.telemetry.cases import TRACES, stated_j, truth_j
 

@@ -3,7 +3,8 @@ import time
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import COMPONENTS, read_jsonl
+from kdwatts.records.files import read_jsonl
+from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry import meter as meter_module
 from kdwatts.telemetry.energy import Reading, Sensor, Span, Tally, advance, span
 from kdwatts.telemetry.meter import Meter

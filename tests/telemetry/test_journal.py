@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from kdwatts.records.schema import TelemetryRow, read_jsonl, to_json
+from kdwatts.records.files import read_jsonl, to_json
+from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry import journal as journal_module
 from kdwatts.telemetry.journal import Journal
 

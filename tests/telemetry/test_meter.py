@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading

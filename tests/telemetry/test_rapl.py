@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry import rapl
 from kdwatts.telemetry.meter import Meter
 

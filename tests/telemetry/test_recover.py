@@ -6,7 +6,8 @@ import time
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import TelemetryRow, append_jsonl, read_jsonl
+from kdwatts.records.files import append_jsonl, read_jsonl
+from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.recover import recover_components
 

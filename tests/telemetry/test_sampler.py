@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import read_jsonl
+from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry import host, sampler
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks

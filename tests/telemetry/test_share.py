@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.records.schema import StageRow, read_json, read_jsonl
+from kdwatts.records.files import read_json, read_jsonl
+from kdwatts.records.schema import StageRow
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
 from kdwatts.telemetry.journal import Journal
@@ -274,7 +275,7 @@ def test_a_whole_node_is_measured_and_no_part_of_it_is_told(node, tmp_path):
 JOB = """
 import json, sys, time
 from pathlib import Path
-from kdwatts.schema import Telemetry
+from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry.meter import Meter
 settings = Telemetry(interval_s=0.02, slow_interval_s=0.1, rapl_root=sys.argv[2])
 with Meter(Path(sys.argv[1]), settings) as meter:
