@@ -20,7 +20,7 @@ import pandas as pd
 from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere, until_unread
 from multirun_analysis.collect.collection import collect, table_paths
-from multirun_analysis.collect.labels import options_of, run_name
+from multirun_analysis.collect.labels import run_name
 from multirun_analysis.collect.record_files import TORN
 from multirun_analysis.collect.siting import at_site
 from multirun_analysis.commands import choose, status
@@ -33,6 +33,7 @@ from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_wo
 from multirun_analysis.statistics.site import site_of
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows
 
 

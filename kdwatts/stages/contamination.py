@@ -35,6 +35,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
+NAME = "contamination"
 VERSION = 2
 WORDS = 2
 """As VERSION, also for corpora without documents that hold the tasks' texts: how words are read."""

@@ -59,6 +59,7 @@ from kdwatts.training.rollout import Rollouts
 
 log = logging.getLogger(__name__)
 
+NAME = "distill"
 VERSION = 7
 STUDENT_NAME = "student"
 SUMMARY_NAME = "summary.json"

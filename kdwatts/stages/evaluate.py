@@ -39,6 +39,7 @@ from kdwatts.stages.distill import STUDENT_NAME
 from kdwatts.stages.teacher import teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, shared_rows, teacher_source
 
+NAME = "evaluate"
 VERSION = 3
 SCORES_NAME = "eval.json"
 

@@ -25,6 +25,7 @@ from kdwatts.training.autocast import autocast
 
 log = logging.getLogger(__name__)
 
+NAME = "generate"
 VERSION = 1
 
 

@@ -86,15 +86,14 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     ) -> None:
         if measured:
             settings = {**settings, "hardware": hardware}
-        stage_name = stage.__name__.rpartition(".")[2]
-        code = code_keys(stage_name, config)
+        code = code_keys(stage.NAME, config)
         if code and config.store.code == "strict":
             settings = {**settings, "code": code}
         keys = {parent: nodes[parent].key for parent in parents}
         nodes[name] = Node(
             name,
-            stage_name,
-            key=stage_key(stage_name, stage.VERSION, settings, list(keys.values())),
+            stage.NAME,
+            key=stage_key(stage.NAME, stage.VERSION, settings, list(keys.values())),
             settings=settings,
             parents=keys,
             build=stage.build if subject is None else lambda work: stage.build(work, subject),

@@ -27,6 +27,7 @@ from kdwatts.stages.attempts import note_attempt
 from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
 from kdwatts.stages.work import Work
 
+NAME = "inference"
 VERSION = 2
 COST_NAME = "inference.json"
 

@@ -37,6 +37,7 @@ from kdwatts.stages.work import Work
 
 log = logging.getLogger(__name__)
 
+NAME = "shards"
 VERSION = 8
 CONVERSATIONS = 2
 """As VERSION, for sources of conversations alone."""

@@ -56,6 +56,7 @@ from kdwatts.training.rollout import targets_kept
 
 log = logging.getLogger(__name__)
 
+NAME = "teacher"
 VERSION = 2
 PATIENCE_S = 300.0
 """How long ranks that make a cache together wait for a sign of life of each other."""

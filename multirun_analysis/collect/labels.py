@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -185,24 +184,6 @@ def _set_options(
             asked = {k: _value(v) for k, v in found.items() if v is not None} | asked
         options |= {short[key]: asked[key] for key in keys if key in asked}
         run["options"] = json.dumps(options) if options else None
-
-
-def options_of(run: Row) -> dict[str, str]:
-    """What varies between runs, beside paradigm and seed, and its value in this run."""
-    return json.loads(run.get("options") or "{}")
-
-
-def option_order(run: Row) -> list[tuple[str, float, str]]:
-    """A sorting key that puts numbers in the order of their size."""
-    return [(key, *_number_or_text(value)) for key, value in options_of(run).items()]
-
-
-def _number_or_text(value: str) -> tuple[float, str]:
-    try:
-        number = float(value.removesuffix(" W"))
-    except ValueError:
-        return math.inf, value
-    return (math.inf, value) if math.isnan(number) else (number, "")
 
 
 def _pair(setting: str) -> tuple[str, str]:

@@ -7,18 +7,11 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.figures.marks import (
-    HATCH,
-    MAX_ROWS,
-    first_of_each,
-    in_order,
-    named_rows,
-    position,
-    say_left_out,
-)
+from multirun_analysis.figures.marks import HATCH, MAX_ROWS, first_of_each, named_rows, say_left_out
 from multirun_analysis.figures.palette import STAGE_COLORS, stage_color, stage_words, styled
 from multirun_analysis.statistics.seeds import stage_energies
 from multirun_analysis.values import units
+from multirun_analysis.values.order import in_order, position
 from multirun_analysis.values.rows import grouped, to_rows
 
 

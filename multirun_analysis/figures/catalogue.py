@@ -7,7 +7,6 @@ from dataclasses import replace
 import pandas as pd
 import plotly.graph_objects as go
 
-from multirun_analysis.collect.labels import options_of
 from multirun_analysis.figures.by_stage import energy_by_stage, energy_by_stage_table
 from multirun_analysis.figures.carbon import co2e_by_site, co2e_by_site_table
 from multirun_analysis.figures.curves import (
@@ -57,6 +56,7 @@ from multirun_analysis.statistics.comparisons import (
 )
 from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.site import Site
+from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import distinct_students, to_rows
 
 _NOT_MEASURED = "What is open or dotted is not measured."

@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from kdwatts.metrics.energy import MEASURED
 from multirun_analysis.figures.looks import Look, look_of, looks
 from multirun_analysis.figures.marks import (
-    by_paradigm,
     coordinates,
     first_of_each,
     legend_px,
@@ -22,6 +21,7 @@ from multirun_analysis.figures.palette import MUTED, faded, stage_words, styled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import held_out_curves
 from multirun_analysis.values import units
+from multirun_analysis.values.order import by_paradigm
 from multirun_analysis.values.rows import Row, distinct_students, to_rows
 
 MAX_POINTS = 12_000

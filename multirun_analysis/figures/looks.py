@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from multirun_analysis.figures.marks import settings_of
 from multirun_analysis.figures.palette import paradigm_color
+from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 _SCALE = ("#3b1f6b", "#2f5fa8", "#1b8f8a", "#62a32e", "#d6a100")

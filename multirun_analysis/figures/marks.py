@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from multirun_analysis.collect.labels import option_order
-from multirun_analysis.figures.palette import MUTED, PARADIGM_COLORS
+from multirun_analysis.figures.palette import MUTED
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import Interval, over_seeds
 from multirun_analysis.values import units
+from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, grouped
 
 MAX_LINES = 60
@@ -29,30 +29,6 @@ MAX_ROWS = 60
 
 EDGE = {"width": 1.5, "color": "#fff"}
 HATCH = {"fgcolor": "#fff", "fillmode": "overlay", "size": 6, "solidity": 0.3}
-
-
-def position(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
-
-
-def by_paradigm(runs: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Runs of each paradigm, in the palette's order, so that figures list them alike.
-
-    Within a paradigm they are in the order of the options that vary.
-    """
-    order = list(PARADIGM_COLORS)
-    groups = grouped(sorted(runs, key=option_order), lambda run: str(run["paradigm"] or "unknown"))
-    return sorted(groups.items(), key=lambda item: (position(order, item[0]), item[0]))
-
-
-def settings_of(runs: list[Row]) -> list[list[Row]]:
-    """Runs of each setting, paradigms in the palette's order."""
-    return [rows for _, part in by_paradigm(runs) for rows in grouped(part, "group").values()]
-
-
-def in_order(runs: list[Row]) -> list[Row]:
-    """Runs in the order of their settings, seeds of one setting together."""
-    return [run for rows in settings_of(runs) for run in rows]
 
 
 def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from multirun_analysis.values.order import PARADIGMS
+
 INK, MUTED, GRID, ACCENT = "#1d2730", "#66717b", "#e6e8ea", "#0f6e6e"
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 # Hues that stay apart under the common colour-vision deficiencies (after Okabe and Ito).
-PARADIGM_COLORS = {
-    "sft": "#7a828a",
-    "response": "#0072b2",
-    "feature": "#d55e00",
-    "relational": "#009e73",
-    "combined": "#8a4f9e",
-    "sequence": "#b88a00",
-    "on_policy": "#4ca9dd",
-}
+_COLORS = ("#7a828a", "#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#b88a00", "#4ca9dd")
+PARADIGM_COLORS: dict[str, str] = dict(zip(PARADIGMS, _COLORS, strict=True))
 _OTHER_COLORS = ("#a3475c", "#5b6f1f", "#35507a", "#8c6239")
 
 STAGE_COLORS = {

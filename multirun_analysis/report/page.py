@@ -21,11 +21,12 @@ from multirun_analysis.collect.siting import RECORDED, at_site, site_words
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.narrative.answer import answer
-from multirun_analysis.narrative.imported_runs import imported_section
 from multirun_analysis.report.esg import esg_sections
 from multirun_analysis.report.html import filters
+from multirun_analysis.report.imported_section import imported_section
 from multirun_analysis.report.page_tables import runs_section, scores_section, unfinished_section
 from multirun_analysis.report.provider import provider_section
+from multirun_analysis.report.repayment_section import repayment_section
 from multirun_analysis.report.sections import (
     Exhibits,
     caveats_section,
@@ -37,7 +38,6 @@ from multirun_analysis.report.sections import (
     quality_section,
     stage_section,
 )
-from multirun_analysis.statistics.repayment import repayment_section
 from multirun_analysis.statistics.site import Site, common_site
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows

@@ -8,7 +8,6 @@ from html import escape
 from kdwatts.metrics.accuracy_kept import is_at_chance
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.figures.marks import in_order, position
 from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.narrative.answer import energy_column
@@ -23,6 +22,7 @@ from multirun_analysis.statistics.accuracy_words import (
 from multirun_analysis.statistics.site import boundary_words, common_site, stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Said, said_once, texts
+from multirun_analysis.values.order import in_order, position
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 _KEPT_SMALL = "95 %; OM_perf ± se"

@@ -15,7 +15,6 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, cost_usd
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.figures.marks import in_order
 from multirun_analysis.narrative.choice_words import UNRESOLVED, point_words
 from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import percent_words
@@ -33,6 +32,7 @@ from multirun_analysis.statistics.savings import absolute_interval, saving
 from multirun_analysis.statistics.served import served
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values import units
+from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, distinct_students, to_rows
 
 _COLUMNS = {

@@ -13,7 +13,6 @@ from multirun_analysis.figures.curves import loss_curves, loss_curves_table, los
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.idle import idle_words
 from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.figures.marks import in_order
 from multirun_analysis.figures.palette import stage_words
 from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.narrative.caveats import caveat_parts
@@ -30,6 +29,7 @@ from multirun_analysis.statistics.comparisons import (
 from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.seeds import stage_energies, top_windows
 from multirun_analysis.values.notices import texts
+from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 MAX_DEVICE_RUNS = 24

@@ -22,9 +22,9 @@ from kdwatts.metrics.comparing import (
     seeds_needed,
     seeds_needed_for_equivalence,
 )
-from multirun_analysis.figures.marks import settings_of
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import mean_interval
+from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, known
 
 ALPHA = 0.05

@@ -17,15 +17,13 @@ from kdwatts.metrics.break_even import (
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
-from multirun_analysis.figures.looks import hue_of
-from multirun_analysis.figures.marks import in_order
-from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.accuracy_words import KEPT, spread_of
 from multirun_analysis.statistics.pareto import energy_class, worst_class
 from multirun_analysis.statistics.served import KEYS, by_machine, served
 from multirun_analysis.values import units
-from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
+from multirun_analysis.values.order import in_order
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 BASELINE = "sft"
 """The paradigm that distillation is held against: the same text, no teacher."""
@@ -206,46 +204,6 @@ def _baseline(
     return built.over_seeds(asked, lambda run: built.part_of(run, parts[run["run"]])), asked
 
 
-def repayment_section(runs: pd.DataFrame, train: pd.DataFrame) -> str:
-    """A table of when each setting pays; nothing where no run can tell."""
-    found = repayments(runs, train)
-    if not found:
-        return ""
-    hue = hue_of(to_rows(runs))
-    heads = (
-        "<th>Setting</th><th>Tokens served<small>until its joules are repaid</small></th>"
-        "<th>Students of one teacher<small>until it is repaid</small></th>"
-    ) + "".join(f"<th>Efficiency<small>after {words} tokens</small></th>" for words in LIFETIMES)
-    body = "".join(
-        f"<tr{facet(r.group)}>{row_head(r.label, hue(r.group))}"
-        f"<td>{_words(r.tokens)}</td><td>{_words(r.students)}</td>"
-        + "".join(f"<td>{_efficiency_words(r, tokens)}</td>" for tokens in LIFETIMES.values())
-        + "</tr>"
-        for r in found
-    )
-    return section(
-        "When it pays",
-        "Tokens served in the teacher's place until building the student and its share of inherited"
-        " work are repaid; students that must share the inherited work until distilling each costs "
-        "less than fine-tuning to the same held-out quality (not reached: fine-tuning never got "
-        "there); and OM_perf times the teacher's joules over the student's, its building included. "
-        "Below a number is its 95 % interval, by Fieller; the efficiency's holds "
-        "that of OM_perf too. unresolved: the gain is not told from "
-        "nothing, and below it stands how many it takes at least.",
-        table(heads, body),
-    )
-
-
-def _efficiency_words(r: Repayment, tokens: float) -> str:
-    found = efficiency(r, tokens)
-    if found.value is None:
-        return units.MISSING
-    if found.low is None or found.high is None:
-        return "unresolved"
-    ends = f"{units.number(found.low)} to {units.number(found.high)}"
-    return f"{units.number(found.value)}<small>{ends}</small>"
-
-
 def verdict_words(found: BreakEven) -> str:
     """An answer in a few words of plain text."""
     if found.value is None:
@@ -259,12 +217,3 @@ def count_words(count: float | None) -> str:
     if count is not None and count >= 1000:
         return units.quantity(count, "").rstrip()
     return units.number(count)
-
-
-def _words(found: BreakEven) -> str:
-    if found.value is not None:
-        ends = f"{count_words(found.low)} to {count_words(found.high)}"
-        return f"{count_words(found.value)}<small>{ends}</small>"
-    if found.verdict == "unresolved" and found.low:
-        return f"unresolved<small>not before {count_words(found.low)}</small>"
-    return units.MISSING if found.verdict == "unknown" else found.verdict

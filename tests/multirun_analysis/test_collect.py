@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from kdwatts.records.schema import SCHEMA, Metrics, TelemetryRow
 from multirun_analysis.collect.collection import collect, find_run_folders, write_tables
-from multirun_analysis.collect.labels import options_of
+from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows
 
 

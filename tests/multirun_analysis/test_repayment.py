@@ -11,12 +11,8 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.curves import quality_against_joules
-from multirun_analysis.statistics.repayment import (
-    efficiency,
-    joules_ratio,
-    repayment_section,
-    repayments,
-)
+from multirun_analysis.report.repayment_section import repayment_section
+from multirun_analysis.statistics.repayment import efficiency, joules_ratio, repayments
 
 
 def run_with_curve(make: Any, folder: Path, curve: list[tuple[float, float]], **metrics: Any):
