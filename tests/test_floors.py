@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,47 +13,41 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-FLOORS = (
-    (
-        "paths",
-        "chunks",
-        "streams",
-        "fingerprint",
-        "grid",
-        "records",
-        "interrupt",
-        "jobs",
-        "launch",
-        "store",
-        "code",
+FLOORS = {
+    "kdwatts": (
+        ("runtime", "metrics"),
+        ("records",),
+        ("config",),
+        ("telemetry",),
+        ("artifacts", "losses", "data", "models"),
+        ("memory", "teacher"),
+        ("training", "evaluation"),
+        ("stages",),
+        ("pipeline",),
+        ("planning",),
+        ("cli", "tools"),
+        ("__main__",),
     ),
-    ("schema",),
-    ("config", "metrics"),
-    ("telemetry",),
-    ("artifact", "hardware", "manifest", "losses", "data", "models"),
-    ("teacher",),
-    ("training", "evaluation"),
-    ("stages",),
-    ("nodes", "pipeline"),
-    ("planning",),
-    (
-        *("prefetch", "guards", "overrides", "effects", "preflight", "refusal", "folders"),
-        *("sweep", "sbatch", "ledger", "submit", "cli", "__main__"),
+    "multirun_analysis": (
+        ("values",),
+        ("statistics", "importer"),
+        ("collect",),
+        ("figures",),
+        ("narrative",),
+        ("report",),
+        ("commands",),
+        ("__main__",),
     ),
-)
-"""Lowest first. A package is a room of its own; the modules of one floor share a room."""
-
-STAND_ALONE = "tiny"
-"""A tool that rebuilds the shipped world; it reads only where that lies."""
+}
+"""Lowest first. A room is a folder, or one of the few files that lie loose."""
 
 HEAVY = ("torch", "transformers", "lm_eval", "safetensors.torch", "accelerate", "peft", "datasets")
 """Libraries that cost seconds to import: not at the top of a file outside these rooms."""
 MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation", "stages"}
 
 OPEN_ROOMS = (
-    "paths",
-    "streams",
-    "grid",
+    "runtime.paths",
+    "runtime.streams",
     "records",
     "metrics",
     "telemetry.energy",
@@ -62,8 +57,21 @@ OPEN_ROOMS = (
 """What the analysis may import of kdwatts: records, and the formulas over them, so that one
 integration makes the energies of live and of imported runs."""
 
+BELOW_STAGES = {
+    "telemetry",
+    "losses",
+    "data",
+    "models",
+    "memory",
+    "teacher",
+    "training",
+    "evaluation",
+}
+"""Rooms that take the group of settings which they need, never the whole experiment."""
+
 FILES = sorted((REPOSITORY / "kdwatts").rglob("*.py"))
 ANALYSIS = sorted((REPOSITORY / "multirun_analysis").rglob("*.py"))
+BOTH = [*FILES, *ANALYSIS]
 
 
 def _name(path: Path) -> str:
@@ -71,7 +79,12 @@ def _name(path: Path) -> str:
 
 
 def _room(path: Path) -> str:
-    return path.relative_to(REPOSITORY / "kdwatts").parts[0].removesuffix(".py")
+    """The folder of a file below its package, or the file that lies loose there."""
+    return path.relative_to(REPOSITORY).parts[1].removesuffix(".py")
+
+
+def _package(path: Path) -> str:
+    return path.relative_to(REPOSITORY).parts[0]
 
 
 def _imports(path: Path, *, at_top_only: bool = False) -> Iterator[tuple[int, str]]:
@@ -87,10 +100,10 @@ def _imports(path: Path, *, at_top_only: bool = False) -> Iterator[tuple[int, st
 
 
 def _rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and room of every import of kdwatts; its own names, such as __version__, are no room."""
+    """Line and room of every import of the file's own package; `__version__` is no room."""
     for line, name in _imports(path):
         package, _, rest = name.partition(".")
-        if package == "kdwatts" and rest != "__version__":
+        if package == _package(path) and rest != "__version__":
             yield line, rest.partition(".")[0]
 
 
@@ -98,50 +111,62 @@ def _is_heavy(name: str) -> bool:
     return f"{name}.".startswith(tuple(f"{heavy}." for heavy in HEAVY))
 
 
-def _floor(room: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+def _floor(package: str, room: str) -> int:
+    floors = FLOORS[package]
+    return next(number for number, rooms in enumerate(floors) if room in rooms)
 
 
-def test_every_room_of_the_package_is_on_a_floor():
-    rooms = {_room(path) for path in FILES} - {"__init__", STAND_ALONE}
-    assert rooms == {room for rooms in FLOORS for room in rooms}
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_of_a_package_is_on_a_floor(package: str):
+    rooms = {_room(path) for path in BOTH if _package(path) == package} - {"__init__"}
+    assert rooms == {room for rooms in FLOORS[package] for room in rooms}
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
+@pytest.mark.parametrize("path", BOTH, ids=_name)
 def test_a_file_imports_only_its_own_room_and_rooms_below(path: Path):
-    room = _room(path)
+    package, room = _package(path), _room(path)
     for line, imported in _rooms_imported(path):
-        where = f"{_name(path)}:{line} imports kdwatts.{imported}"
-        if room == STAND_ALONE:
-            assert imported == "paths", f"{where}, the tool may import kdwatts.runtime.paths alone"
-            continue
-        here, there = _floor(room), _floor(imported)
-        assert there <= here, f"{where} from floor {here}, that is floor {there}"
-        packages = (
-            (REPOSITORY / "kdwatts" / room).is_dir(),
-            (REPOSITORY / "kdwatts" / imported).is_dir(),
-        )
-        shares_room = room == imported or not any(packages)
-        assert there < here or shares_room, f"{where}, another room on floor {here}"
+        if imported != room:
+            here, there = _floor(package, room), _floor(package, imported)
+            where = f"{_name(path)}:{line} imports {package}.{imported}"
+            assert there < here, f"{where} from floor {here}, that is floor {there}"
 
 
-def test_modules_that_share_a_floor_do_not_import_each_other_in_a_circle():
-    below: dict[str, set[str]] = {}
-    for path in FILES:
-        below.setdefault(_room(path), set()).update(room for _, room in _rooms_imported(path))
-    done: set[str] = set()
-    while ready := {room for room in below if room not in done and below[room] <= done | {room}}:
-        done |= ready
-    assert done == set(below), f"in a circle: {sorted(set(below) - done)}"
+def test_only_the_pipeline_and_the_beginning_lie_loose():
+    loose = [_name(path) for path in BOTH if len(path.relative_to(REPOSITORY).parts) == 2]
+    assert loose == [
+        *("kdwatts/__init__.py", "kdwatts/__main__.py", "kdwatts/pipeline.py"),
+        *("multirun_analysis/__init__.py", "multirun_analysis/__main__.py"),
+    ]
 
 
-@pytest.mark.parametrize("room", FLOORS[0])
-def test_the_ground_floor_stands_on_the_standard_library_alone(room: str):
-    path = REPOSITORY / "kdwatts" / f"{room}.py"
+def test_the_name_of_a_file_says_what_is_in_it_without_its_folder():
+    """A stage's file bears the name of its stage, and so may the file that does the stage's work."""
+    outside = [path for path in BOTH if _room(path) != "stages" and not path.stem.startswith("__")]
+    names = Counter(path.stem for path in outside)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if _room(path) in BELOW_STAGES], ids=_name)
+def test_nothing_below_the_stages_takes_the_whole_experiment(path: Path):
+    for line, name in _imports(path):
+        whole = name.startswith(("kdwatts.config.experiment", "kdwatts.config.checks"))
+        assert not whole, f"{_name(path)}:{line} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if _room(path) in ("runtime", "records")], ids=_name
+)
+def test_the_ground_floor_stands_on_the_standard_library_alone(path: Path):
     for line, name in _imports(path):
         package = name.partition(".")[0]
         known = package in sys.stdlib_module_names or package == "kdwatts"
         assert known, f"{_name(path)}:{line} imports {name}, which is not the standard library's"
+
+
+def test_fewer_than_40_arrows_join_the_rooms_of_the_analysis():
+    arrows = {(_room(path), room) for path in ANALYSIS for _, room in _rooms_imported(path)}
+    assert len({(here, there) for here, there in arrows if here != there}) < 40
 
 
 @pytest.mark.parametrize(
@@ -188,6 +213,6 @@ def test_importing_the_package_imports_nothing_else():
     assert printed.stdout.strip() == "{'kdwatts'}"
 
 
-@pytest.mark.parametrize("path", [*FILES, *ANALYSIS], ids=_name)
+@pytest.mark.parametrize("path", BOTH, ids=_name)
 def test_no_file_is_much_longer_than_350_lines(path: Path):
     assert len(path.read_text("utf-8").splitlines()) <= 400

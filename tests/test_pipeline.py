@@ -199,7 +199,7 @@ def test_the_student_is_an_ordinary_model_folder(full: Path):
 def test_the_same_command_again_builds_nothing_and_keeps_the_joules(
     full: Path, store: Path, tmp_path: Path
 ):
-    # One measurement of serving is enough here; tests/test_measurements.py has several.
+    # One measurement of serving is enough here; tests/stages/test_measurements.py has several.
     tree = tree_of(store, "paradigm=response", "eval.inference.measurements=1")
     for task in tree.eval.tasks:
         task.limit = 12

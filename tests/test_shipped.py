@@ -23,7 +23,7 @@ from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 
 HUB = "reads the hub"
-CARD = "needs this card; tests/test_hardware.py and the tests marked gpu"
+CARD = "needs this card; tests/artifacts/test_hardware.py and the tests marked gpu"
 SET_ASIDE = {
     **dict.fromkeys(
         ("data=dolly", "data=fineweb_edu", "data=openhermes", "data=tulu3", "data=tulu3_fineweb"),
@@ -57,7 +57,7 @@ SET_ASIDE = {
         ),
         CARD,
     ),
-    "gpu=auto": "takes a card where there is one; tests/test_hardware.py",
+    "gpu=auto": "takes a card where there is one; tests/artifacts/test_hardware.py",
     "hydra/launcher=slurm": "needs a Slurm; tests/slurm",
 }
 

@@ -2,7 +2,7 @@
 
 A model of float32 weights keeps its residual stream in float32 under autocast too: only what
 linear layers and attention take is cast. `value_bytes` are those of that arithmetic: 2 under
-autocast to bfloat16, 4 without. tests/models/test_activations.py holds all of it against the
+autocast to bfloat16, 4 without. tests/memory/test_activations.py holds all of it against the
 tensors that autograd saves.
 """
 

@@ -34,7 +34,7 @@ print(json.dumps(answers))
 
 
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 def test_help_a_printed_configuration_and_a_refusal_import_no_torch_and_write_nothing(

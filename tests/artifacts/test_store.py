@@ -19,7 +19,7 @@ from kdwatts.artifacts import store
 from kdwatts.artifacts.store import Store
 from kdwatts.runtime import interrupt
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 BUILD_ONCE = """
 import os, sys, time

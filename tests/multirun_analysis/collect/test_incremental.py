@@ -228,7 +228,7 @@ def test_a_script_without_a_guard_is_not_run_again_in_each_process(runs_dir, tmp
         "found = collect([Path(sys.argv[1])], num_workers=2)\nprint(len(found.runs))\n"
     )
     command = [sys.executable, str(script), str(runs_dir)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert (done.stdout, done.stderr) == ("6\n", "")
 

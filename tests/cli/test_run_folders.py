@@ -18,7 +18,7 @@ from kdwatts.cli.overrides import parsed
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.run_folders import claimed, folder_of, fresh_dir, keep_asked
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def asked(*words: str) -> DictConfig:

@@ -17,7 +17,7 @@ import pytest
 from multirun_analysis.commands.slurm_queue import _expanded, _seconds, find_jobs
 from multirun_analysis.commands.status import main, stand
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 Make = Callable[..., Path]
 

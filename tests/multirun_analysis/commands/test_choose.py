@@ -24,7 +24,7 @@ from tests.multirun_analysis.choosing import (
     write_three,
 )
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from kdwatts.records.files import read_json, write_json
 from kdwatts.telemetry.nvml import Gpu
 
 H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_attempts_count_from_one_and_go_on_where_the_folder_was_left(tmp_path: Path):

@@ -21,7 +21,7 @@ import pytest
 from kdwatts.runtime.paths import TINY_DIR
 from tests.hub_server import COMMIT, Hub, serving
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 ASK = """
 import contextlib, io, json, sys

@@ -13,7 +13,7 @@ from multirun_analysis.importer.known import (
     seed_of,
 )
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def options(group):

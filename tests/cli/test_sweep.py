@@ -17,7 +17,7 @@ from kdwatts.cli.preflight import compose
 from kdwatts.cli.sweep import Outcome
 from kdwatts.records.files import read_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from kdwatts.cli.preflight import preflight
 from kdwatts.runtime import paths
 from kdwatts.telemetry.nvml import Gpu as Card
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SLURM = "hydra/launcher=slurm"
 
 

@@ -17,7 +17,7 @@ from multirun_analysis.report.page import exhibits_of
 from multirun_analysis.report.readme_page import figure_names, readme_text
 from multirun_analysis.values.rows import distinct_students
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STUDY = ROOT / "docs" / "study" / "README.md"
 ARGUMENTS = "/scratch/me/sweep --readme /home/me/page"
 

@@ -25,7 +25,7 @@ from kdwatts.records.files import (
 )
 from kdwatts.records.schema import Metrics, Score, StageRow, TelemetryRow
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 APPEND_FOREVER = """
 import sys

@@ -103,7 +103,7 @@ PARAMS, TABLE = 1_235_814_400, 128_256 * 2048
 LINEAR = 16 * 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
 TOKENS = 8 * 2048
 BLOCK_BYTES = 4 * (2 * (2 * 2048 + 1) + 32) + 2 * (5 * 2048 + 2 * 2048 + 2 * 512 + 4 * 8192)
-"""What a block keeps of a token: tests/models/test_activations.py."""
+"""What a block keeps of a token: tests/memory/test_activations.py."""
 KEPT = TOKENS * (16 * BLOCK_BYTES + 4 * (2 * 2048 + 1))
 CHUNK = 2 * 256 * 128_256
 

@@ -11,7 +11,7 @@ import pytest
 
 from multirun_analysis.values.units import energy
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PRINTS = "print('412 \\u00b1 21 kJ', chr(0xdcff))"
 MAINS = {
     "multirun_analysis": "from multirun_analysis.__main__ import main\nmain(['status', '.'])",
