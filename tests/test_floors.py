@@ -59,15 +59,6 @@ integration makes the energies of live and of imported runs."""
 
 BELOW_STAGES = ("telemetry", "losses", "data", "models", "memory", "teacher")
 BELOW_STAGES += ("training", "evaluation")
-    "telemetry",
-    "losses",
-    "data",
-    "models",
-    "memory",
-    "teacher",
-    "training",
-    "evaluation",
-}
 """Rooms that take the group of settings which they need, never the whole experiment."""
 
 FILES = sorted((REPOSITORY / "kdwatts").rglob("*.py"))
