@@ -22,7 +22,7 @@ from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.meter import Meter, OpenWindow
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 if TYPE_CHECKING:
     from kdwatts.training.parallel import Company
@@ -38,7 +38,7 @@ class Run:
     run_dir: Path
     store: Store
     attempt: int
-    cards: Sequence[Card]
+    gpus: Sequence[Device]
     notice: Callable[[str], None]
     """Told the name of each stage as it begins."""
     company: Company | None = None
@@ -117,7 +117,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
             for node in nodes
             if node.stage == "inference"
         }
-        summarize(config, run.run_dir, artifacts, served, meter.row, run.cards)
+        summarize(config, run.run_dir, artifacts, served, meter.row, run.gpus)
     return artifacts
 
 
@@ -311,7 +311,7 @@ def _taken(
         reads=list(node.reads.values()),
         attempts=[*before, asdict(window.row)],
         run=run.run_dir.name,
-        cards=[card.name for card in run.cards],
+        gpus=[gpu.name for gpu in run.gpus],
         code=node.code,
     )
     write_json(claim.work_dir / ARTIFACT_NAME, record)

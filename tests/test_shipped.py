@@ -23,7 +23,7 @@ from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 
 HUB = "reads the hub"
-CARD = "needs this card; tests/artifacts/test_hardware.py and the tests marked gpu"
+GPU = "needs this GPU; tests/artifacts/test_hardware.py and the tests marked gpu"
 SET_ASIDE = {
     **dict.fromkeys(
         ("data=dolly", "data=fineweb_edu", "data=openhermes", "data=tulu3", "data=tulu3_fineweb"),
@@ -55,9 +55,9 @@ SET_ASIDE = {
             "gpu=rtx4090",
             "gpu=rtx6000ada",
         ),
-        CARD,
+        GPU,
     ),
-    "gpu=auto": "takes a card where there is one; tests/artifacts/test_hardware.py",
+    "gpu=auto": "takes a GPU where there is one; tests/artifacts/test_hardware.py",
     "hydra/launcher=slurm": "needs a Slurm; tests/slurm",
 }
 

@@ -29,7 +29,7 @@ def no_word(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_page_composes_and_its_runs_fit_their_card(command: str, no_word: None):
+def test_a_command_of_the_page_composes_and_its_runs_fit_their_gpu(command: str, no_word: None):
     words = shlex.split(command)
     # Hydra's own words are for its launcher.
     overrides = [w for w in words if w != "-m" and not w.startswith("hydra.")]

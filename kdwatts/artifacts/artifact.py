@@ -60,7 +60,7 @@ def make_record(
     reads: list[str],
     attempts: list[dict[str, Any]],
     run: str,
-    cards: list[str],
+    gpus: list[str],
     code: dict[str, str | None],
 ) -> dict[str, Any]:
     """The content of artifact.json; `attempts` are window records, the last one the finisher.
@@ -79,7 +79,7 @@ def make_record(
         "attempts": attempts,
         "run": run,
         "host": socket.gethostname(),
-        "gpus": cards,
+        "gpus": gpus,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -15,13 +15,13 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Gpu
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 
-def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
-    """The tree with `gpu=auto` replaced by the option that names the first card, or by `cpu`.
+def resolve_gpu(tree: DictConfig, gpus: Sequence[Device]) -> DictConfig:
+    """The tree with `gpu=auto` replaced by the option that names the first GPU, or by `cpu`.
 
-    A card that no option names gets one made of what its driver reports.
+    A GPU that no option names gets one made of what its driver reports.
     """
     if tree.gpu.name != "auto":
         return tree
@@ -29,63 +29,63 @@ def resolve_gpu(tree: DictConfig, cards: Sequence[Card]) -> DictConfig:
     with open_dict(resolved):
         # An option that names no device means the schema's default, which `auto` has replaced.
         device = {"device": Gpu().device}
-        resolved.gpu = OmegaConf.merge(tree.gpu, device, _option_for(cards))
+        resolved.gpu = OmegaConf.merge(tree.gpu, device, _option_for(gpus))
     return resolved
 
 
-def _option_for(cards: Sequence[Card]) -> DictConfig:
+def _option_for(gpus: Sequence[Device]) -> DictConfig:
     paths = sorted((conf_dir() / "gpu").glob("*.yaml"))
     options: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in paths}
-    if not cards:
+    if not gpus:
         return DictConfig(options["cpu"])
     for option in options.values():
-        if cards[0].name in option.get("nvml_names", []):
+        if gpus[0].name in option.get("nvml_names", []):
             return DictConfig(option)
     return DictConfig(
         {
-            "name": re.sub(r"\W+", "_", cards[0].name.lower()).strip("_"),
+            "name": re.sub(r"\W+", "_", gpus[0].name.lower()).strip("_"),
             "device": "cuda",
-            "nvml_names": [cards[0].name],
-            "memory_gib": cards[0].memory_gib,
-            "tdp_w": cards[0].power_limit_w,
-            "source": "the card's own driver",
+            "nvml_names": [gpus[0].name],
+            "memory_gib": gpus[0].memory_gib,
+            "tdp_w": gpus[0].power_limit_w,
+            "source": "the GPU's own driver",
         }
     )
 
 
-def check_cards(config: Config, cards: Sequence[Card]) -> None:
-    """Raise ValueError when the job's cards are not the ones that `gpu` names."""
+def check_gpus(config: Config, gpus: Sequence[Device]) -> None:
+    """Raise ValueError when the job's GPUs are not the ones that `gpu` names."""
     if config.gpu.device == "cpu":
         return
     expected = " or ".join(repr(name) for name in config.gpu.nvml_names)
-    if not cards:
+    if not gpus:
         raise ValueError(
             f"gpu={config.gpu.name} expects NVML name {expected}, this job has no GPU; "
-            "choose gpu=cpu or run where the card is"
+            "choose gpu=cpu or run where the GPU is"
         )
-    for card in cards:
-        if card.name not in config.gpu.nvml_names:
+    for gpu in gpus:
+        if gpu.name not in config.gpu.nvml_names:
             raise ValueError(
-                f"gpu={config.gpu.name} expects NVML name {expected}, device {card.index} is "
-                f"{card.name!r}; choose the matching gpu= option"
+                f"gpu={config.gpu.name} expects NVML name {expected}, device {gpu.index} is "
+                f"{gpu.name!r}; choose the matching gpu= option"
             )
     num_ranks = launched().world
-    if len(cards) < num_ranks:
+    if len(gpus) < num_ranks:
         raise ValueError(
-            f"{num_ranks} ranks were launched, the meter sees {len(cards)} GPUs and would miss the "
+            f"{num_ranks} ranks were launched, the meter sees {len(gpus)} GPUs and would miss the "
             "energy of others; launch one rank a GPU, and let every rank see all of the job's GPUs "
             "(no --gpus-per-task, no --gpu-bind)"
         )
 
 
-def joule_settings(config: Config, cards: Sequence[Card]) -> dict[str, Any]:
+def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
     """What of machine and meter changes the joules of a measured stage, for its key."""
     telemetry, num_ranks = config.telemetry, launched().world
     estimate = [telemetry.cpu_tdp_w, telemetry.cpu_tdp_threads]
     return {
         **({"ranks": num_ranks} if num_ranks > 1 else {}),
         "gpu": config.gpu.name,
-        "cards": [[card.name, card.power_limit_w] for card in cards],
+        "cards": [[gpu.name, gpu.power_limit_w] for gpu in gpus],
         "cpu": cpu_name(),
         "threads": psutil.cpu_count(),
         "cpu_estimate": estimate if telemetry.cpu_estimate == "tdp" else None,

@@ -24,7 +24,7 @@ from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR
 from kdwatts.runtime.slurm_jobs import alive, own_id
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 PACKAGES = (
     "torch", "transformers", "datasets", "hydra-core", "omegaconf", "lm-eval", "nvidia-ml-py",
@@ -110,7 +110,7 @@ def write_status(
 
 
 def write_manifest(
-    run_dir: Path, config: Config, cards: Sequence[Card], *, attempt: int, overrides: Sequence[str]
+    run_dir: Path, config: Config, gpus: Sequence[Device], *, attempt: int, overrides: Sequence[str]
 ) -> None:
     """Write what this attempt runs on; manifests of earlier attempts are kept inside."""
     path = run_dir / MANIFEST_NAME
@@ -135,7 +135,7 @@ def write_manifest(
             "cpu": cpu_name(),
             "cpu_threads": psutil.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": [asdict(card) for card in cards],
+            "gpus": [asdict(gpu) for gpu in gpus],
             "command": sys.argv,
             "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
             "cpu_estimate": _cpu_estimate(config),

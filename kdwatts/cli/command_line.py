@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pynvml import NVMLError
 from safetensors import SafetensorError
 
-from kdwatts.artifacts.hardware import check_cards, resolve_gpu
+from kdwatts.artifacts.hardware import check_gpus, resolve_gpu
 from kdwatts.artifacts.manifest import (
     CONFIG_NAME,
     amend_status,
@@ -243,23 +243,23 @@ def _execute(
     from kdwatts.stages.graph import plan
 
     guards.check_unchanged()
-    cards = list_gpus()
-    tree = _first_start_wins(resolve_gpu(tree, cards), run_dir)
+    gpus = list_gpus()
+    tree = _first_start_wins(resolve_gpu(tree, gpus), run_dir)
     config = to_config(tree)
     if config.until in ASK_ONLY:
         raise ValueError(
             f"until={config.until} makes no run, and --config-name and --config-path begin one; "
             "leave them out (--config-dir adds options), or choose another until"
         )
-    check_cards(config, cards)
-    cards = cards if config.gpu.device == "cuda" else []
+    check_gpus(config, gpus)
+    gpus = gpus if config.gpu.device == "cuda" else []
     store = Store(config.store_dir)
     store.check_writable()
-    write_manifest(run_dir, config, cards, attempt=attempt, overrides=overrides)
-    nodes = plan(config, cards)
+    write_manifest(run_dir, config, gpus, attempt=attempt, overrides=overrides)
+    nodes = plan(config, gpus)
     sweep.check_promised()
-    run = Run(config, run_dir, store, attempt, cards, notice, company)
-    with guards.sole_user(cards, allowed=config.telemetry.allow_shared):
+    run = Run(config, run_dir, store, attempt, gpus, notice, company)
+    with guards.sole_user(gpus, allowed=config.telemetry.allow_shared):
         return stopped_by(execute(run, nodes))
 
 
@@ -288,9 +288,9 @@ def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.planning.unmade import unmade_teacher
     from kdwatts.stages.graph import plan
 
-    cards, costs = list_gpus(), {}
+    gpus, costs = list_gpus(), {}
     for config in configs:
-        present = cards if config.gpu.device == "cuda" else []
+        present = gpus if config.gpu.device == "cuda" else []
         store = Store(config.store_dir)
         nodes = [] if unmade_teacher(config.model) else plan(config, present)
         print(describe(config, nodes, store, present), end="\n\n")

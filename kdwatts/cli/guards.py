@@ -1,4 +1,4 @@
-"""What a job must not be: for two kinds of card, of other code than was sent, beside another run.
+"""What a job must not be: for two kinds of GPU, of other code than was sent, beside another run.
 
 A queued job reads conf/ and kdwatts/ when it starts, maybe days after it was submitted.
 """
@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from kdwatts.runtime.fingerprint import fingerprint, sha256_file
 from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
 from kdwatts.telemetry.host import process_name
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 SUBMITTED = "KDWATTS_SUBMITTED"
 """Environment variable from driver to job: a key for conf/ and kdwatts/, and their newest file's
@@ -35,7 +35,7 @@ def goes_to_slurm(settings: DictConfig) -> bool:
 
 
 def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
-    """Raise ValueError when runs of a sweep need partitions or cards of which Slurm is not asked.
+    """Raise ValueError when runs of a sweep need partitions or GPUs of which Slurm is not asked.
 
     `asked` is the command without what it sweeps: the launcher is built of it, before the runs.
     """
@@ -47,7 +47,7 @@ def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
             found = sorted({str(other[group].get("name", other[group])) for other in jobs})
             raise ValueError(
                 f"{group} is swept over {', '.join(found)} with hydra/launcher=slurm, whose one "
-                f"array asks for one partition and one kind of card; send a sweep for each {group}"
+                f"array asks for one partition and one kind of GPU; send a sweep for each {group}"
             )
 
 
@@ -93,23 +93,23 @@ def _sources() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def sole_user(cards: Sequence[Card], *, allowed: bool) -> Iterator[None]:
-    """Hold this run's cards within it, so that no other run on this node takes one of them.
+def sole_user(gpus: Sequence[Device], *, allowed: bool) -> Iterator[None]:
+    """Hold this run's GPUs within it, so that no other run on this node takes one of them.
 
     NVML names a process only once it has begun to compute, and a run that waits for another's
-    teacher has not: two could pass each other's look. The hold is an abstract socket a card, which
+    teacher has not: two could pass each other's look. The hold is an abstract socket a GPU, which
     every user of the node sees and which ends with its process, however that ends. Where runs have
     network namespaces of their own, NVML's word is all there is.
 
-    Raises RuntimeError when another run holds a card, unless `allowed`.
+    Raises RuntimeError when another run holds a GPU, unless `allowed`.
     """
     with contextlib.ExitStack() as held:
-        for card in cards:
-            address = f"\0kdwatts/{card.uuid}"
+        for gpu in gpus:
+            address = f"\0kdwatts/{gpu.uuid}"
             if not _takes(held, address) and not allowed:
                 raise RuntimeError(
-                    f"{card.uuid} is held by another run of kdwatts, {_holder(address)}; "
-                    "energy would be misattributed; ask Slurm for a card of its own "
+                    f"{gpu.uuid} is held by another run of kdwatts, {_holder(address)}; "
+                    "energy would be misattributed; ask Slurm for a GPU of its own "
                     "(cluster.gres) or set telemetry.allow_shared=true"
                 )
         yield

@@ -89,7 +89,7 @@ def _fetch(needs: Needs) -> Iterator[str]:
         licence, revision = needs.licences[path], source.revision
         with told(path, page=path, revision=revision, licence=licence, fetching=True):
             directory, num_bytes = _snapshot(path, revision, MODEL_FILES)
-            # Quantising takes a card, which who fetches need not have.
+            # Quantising takes a GPU, which who fetches need not have.
             check_readable(replace(source, quantization=None))
         yield f"model {path}: {_size(num_bytes)} in {directory}"
     for path, (source, limit) in needs.texts.items():

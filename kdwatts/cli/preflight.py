@@ -157,7 +157,7 @@ def look(
     """
     check_words(overrides)
     _check_local(overrides, added_dir)
-    cards = list_gpus()
+    gpus = list_gpus()
     swept, multirun, asked = _swept_by_option(overrides, multirun=multirun, added_dir=added_dir)
     if not is_shown:
         check_kind(overrides, asked, is_sweep=multirun)
@@ -166,7 +166,7 @@ def look(
     if multirun and guards.goes_to_slurm(asked):
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
-    configs = [to_config(resolve_gpu(job, cards)) for job in jobs]
+    configs = [to_config(resolve_gpu(job, gpus)) for job in jobs]
     if not is_shown:
         check_effects([*swept, *overrides], configs)
     for config in configs:

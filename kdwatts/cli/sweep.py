@@ -62,11 +62,11 @@ def check_same(run_dir: Path, tree: DictConfig) -> None:
 def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:
     """Key to the value there and here, of all that matters to a run.
 
-    What card `gpu=auto` found there, and where and how runs are sent, does not.
+    What GPU `gpu=auto` found there, and where and how runs are sent, does not.
     """
     first: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
     if tree.gpu.name == "auto":
-        tree = tree.copy()  # Other settings may follow from the card's.
+        tree = tree.copy()  # Other settings may follow from the GPU's.
         with open_dict(tree):
             tree.gpu = first.gpu
     there, here = _flat(first), _flat(tree)

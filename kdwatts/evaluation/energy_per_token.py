@@ -106,7 +106,7 @@ def _check_whole(model: nn.Module) -> None:
     if len(kinds) > 1 or "meta" in kinds:
         raise ValueError(
             f"inference: the model's weights lie on {' and '.join(kinds)}; energy per token of an "
-            "offloaded model is that of moving it: use a card that holds it, or more of them"
+            "offloaded model is that of moving it: use a GPU that holds it, or more of them"
         )
 
 

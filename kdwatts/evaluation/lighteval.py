@@ -50,7 +50,7 @@ class Served:
     dtype: str
     batch_size: int
     device_index: int | None
-    """Among the visible cards; None for the CPU."""
+    """Among the visible GPUs; None for the CPU."""
     template_arguments: dict[str, str] = field(default_factory=dict)
     """What the chat template is called with, where a task's prompts are rendered by it."""
 
@@ -190,7 +190,7 @@ def _last_words(path: Path) -> str:
 
 
 def _environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
-    """Ours, without what concerns this interpreter and this launch, and with one card or none."""
+    """Ours, without what concerns this interpreter and this launch, and with one GPU or none."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -200,9 +200,9 @@ def _environment(device_index: int | None, *, cpu: bool = False) -> dict[str, st
     if cpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif device_index is not None:
-        cards = visible.split(",") if visible else []
-        card = cards[device_index] if device_index < len(cards) else str(device_index)
-        environment["CUDA_VISIBLE_DEVICES"] = card
+        gpus = visible.split(",") if visible else []
+        gpu = gpus[device_index] if device_index < len(gpus) else str(device_index)
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 

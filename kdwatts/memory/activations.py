@@ -82,7 +82,7 @@ def _adapter_bytes(shape: Architecture, lora: Lora, value_bytes: int) -> float:
         width = widths.get(name, hidden)
         kept += value_bytes * lora.rank
         if lora.dropout:
-            # What is left of the input, and which part was dropped: a byte each on a card.
+            # What is left of the input, and which part was dropped: a byte each on a GPU.
             kept += (value_bytes + 1) * width
         elif value_bytes == 2 or name == "down_proj":
             kept += value_bytes * width

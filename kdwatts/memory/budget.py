@@ -1,6 +1,6 @@
 """What a run weighs and costs, by arithmetic: memory at its fullest moment, operations.
 
-Nothing is loaded for it, so it can be asked before a card is at hand.
+Nothing is loaded for it, so it can be asked before a GPU is at hand.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Budget:
     projectors_gib: float
     """Of feature pairs, with their optimizer state: whole on every rank."""
     teacher_whole_gib: float
-    """Weights of the pair's teacher on one card, whether or not training asks it; 0 without one."""
+    """Weights of the pair's teacher on one GPU, whether or not training asks it; 0 without one."""
     teacher_weights_gib: float
     """Of a teacher that the paradigm asks, wherever it runs; 0 without one."""
     teacher_gib: float
-    """Weights of a teacher that is on the card during training; 0 when its signals are cached."""
+    """Weights of a teacher that is on the GPU during training; 0 when its signals are cached."""
     activations_gib: float
     """What blocks keep for the backward pass."""
     compared_gib: float
@@ -64,7 +64,7 @@ class Budget:
     chunk_gib: float
     """Logits of one chunk, and what is made of a block of them."""
     moments_gib: dict[str, float]
-    """What is on the card at each moment of a step that may be its fullest."""
+    """What is on the GPU at each moment of a step that may be its fullest."""
     train_pflop: float
     teacher_pflop: float
     student_served_gib: float
@@ -76,7 +76,7 @@ class Budget:
 
     @property
     def fullest(self) -> str:
-        """The moment at which the card holds most."""
+        """The moment at which the GPU holds most."""
         return max(self.moments_gib, key=lambda moment: self.moments_gib[moment])
 
     @property
@@ -86,9 +86,9 @@ class Budget:
 
 
 def estimate(config: Config, *, ranks: int | None = None) -> Budget:
-    """The memory on each card and the operations of distilling this configuration.
+    """The memory on each GPU and the operations of distilling this configuration.
 
-    `ranks` share the work, one a card; None is those of this launch. Under several what is kept in
+    `ranks` share the work, one a GPU; None is those of this launch. Under several what is kept in
     shards is divided by them.
     """
     training, paradigm = config.training, config.paradigm
@@ -153,7 +153,7 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Bytes on one card of what the moments of a step are made of."""
+    """Bytes on one GPU of what the moments of a step are made of."""
 
     held: float
     """All through training: weights and moments of what is trained, frozen weights, the teacher."""
@@ -169,7 +169,7 @@ class _Parts:
 
 
 def _moments(config: Config, parts: _Parts) -> dict[str, float]:
-    """Bytes on one card at each moment of a step that may be its fullest.
+    """Bytes on one GPU at each moment of a step that may be its fullest.
 
     - teacher: a live teacher reads the text, before the student does.
     - loss: the head's gradient is formed, in float32, beside the head cast for its products.
@@ -226,7 +226,7 @@ def _moments(config: Config, parts: _Parts) -> dict[str, float]:
 
 
 def _activation_bytes(config: Config) -> float:
-    """What the blocks and the last norm keep of one forward pass on one card."""
+    """What the blocks and the last norm keep of one forward pass on one GPU."""
     training, student = config.training, config.model.student.architecture
     value_bytes, lora = value_bytes_of(config), training.lora
     if training.gradient_checkpointing:

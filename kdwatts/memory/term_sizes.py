@@ -1,4 +1,4 @@
-"""What the terms of a paradigm hold on a card beside the student's blocks, in bytes."""
+"""What the terms of a paradigm hold on a GPU beside the student's blocks, in bytes."""
 
 from __future__ import annotations
 

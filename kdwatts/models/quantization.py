@@ -1,6 +1,6 @@
 """A teacher whose linear layers are kept in 8 or 4 bits, by bitsandbytes.
 
-Weights are quantised while they are read, straight onto the card; tables, norms and head stay as
+Weights are quantised while they are read, straight onto the GPU; tables, norms and head stay as
 they are. The library is imported only where a pair asks for it.
 """
 

@@ -1,4 +1,4 @@
-"""What a run asks of one card's memory, stage by stage, and whether the card has it."""
+"""What a run asks of one GPU's memory, stage by stage, and whether the GPU has it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes, val
 from kdwatts.runtime.ranks import launched
 
 CONTEXT_GIB = 1.0
-"""Of what NVML calls a card's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
+"""Of what NVML calls a GPU's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
 context."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """The most that one part of a run has on a card at once."""
+    """The most that one part of a run has on a GPU at once."""
 
     part: str
     """training, writing, teacher (which makes its cache), or evaluation."""
@@ -30,9 +30,9 @@ class Demand:
 
 
 def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
-    """What each part of a run takes of the card that it is on, `ranks` of them, in order.
+    """What each part of a run takes of the GPU that it is on, `ranks` of them, in order.
 
-    What builds a teacher's cache, text or scores has the whole teacher on one card, whatever
+    What builds a teacher's cache, text or scores has the whole teacher on one GPU, whatever
     training does in shards.
     """
     budget = estimate(config, ranks=ranks)
@@ -67,7 +67,7 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
 
 
 def available_gib(config: Config) -> float:
-    """What of the card's memory tensors can have; the card's size must be known."""
+    """What of the GPU's memory tensors can have; the GPU's size must be known."""
     assert config.gpu.memory_gib
     return config.gpu.memory_gib - CONTEXT_GIB
 
@@ -83,7 +83,7 @@ def is_allowed(config: Config, *, ranks: int | None = None) -> bool:
 
 
 def _between_steps_gib(budget: Budget) -> float:
-    """What is on the card when the student writes: no activation and no gradient is."""
+    """What is on the GPU when the student writes: no activation and no gradient is."""
     state_gib = budget.student_state_gib - budget.gradients_gib
     return state_gib + budget.copies_gib + budget.projectors_gib + budget.teacher_gib
 

@@ -13,10 +13,10 @@ from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.stages.graph import Node, is_missing
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 
-def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequence[Card]) -> str:
+def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence[Device]) -> str:
     """The plan as text: stages with what would be reused, sizes, memory, operations, time.
 
     Keys need the bytes of a teacher: where one has still to be made, it says how instead.
@@ -29,7 +29,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, cards: Sequenc
         *(
             [f"stages: not known before there is a teacher: {missing}"]
             if missing
-            else _stage_lines(nodes, store, known=bool(cards) or config.gpu.device == "cpu")
+            else _stage_lines(nodes, store, known=bool(gpus) or config.gpu.device == "cpu")
         ),
         "",
         *size_lines(config, budget),
@@ -51,6 +51,6 @@ def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[st
         elif known or "hardware" not in node.settings:
             state = "would be built"
         else:
-            state = "would be built; its key depends on the card that the job finds"
+            state = "would be built; its key depends on the GPU that the job finds"
         lines.append(f"  {node.name:<18} {node.key}  {state}")
     return lines

@@ -15,9 +15,9 @@ from kdwatts.stages.graph import Node, is_missing, plan
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     """The stages of a run that `ranks` of another launch will make, seen from this machine.
 
-    Raises as a plan or the run itself would, for choices that so many ranks cannot have, a card
+    Raises as a plan or the run itself would, for choices that so many ranks cannot have, a GPU
     that is too small for what is left to build, or a model that cannot be read for it. Neither
-    cards nor hubs are asked.
+    GPUs nor hubs are asked.
     """
     check(config, ranks=ranks)
     nodes, store = plan(config, []), Store(config.store_dir)
@@ -35,7 +35,7 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
 
 
 def _as_on_disk(config: Config) -> Config:
-    """The same with models as this disk can tell: none in few bits, which takes the card, and none
+    """The same with models as this disk can tell: none in few bits, which takes the GPU, and none
     of a hub that may be asked; one that may not is in the cache or is not to be had."""
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Whether a run fits the card that `gpu` names, and what to do where it does not."""
+"""Whether a run fits the GPU that `gpu` names, and what to do where it does not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
 from kdwatts.planning.suggest import MOST_RANKS, suggest
 
-ANOTHER = "choose a larger card or a smaller pair"
+ANOTHER = "choose a larger GPU or a smaller pair"
 
 
 def check_memory(
     config: Config, *, ranks: int | None = None, parts: Collection[str] | None = None
 ) -> None:
-    """Raise ValueError when a part of the run exceeds the card that `gpu` names.
+    """Raise ValueError when a part of the run exceeds the GPU that `gpu` names.
 
-    `ranks` are those that share the work, one a card; None is those of this launch. `parts` are
+    `ranks` are those that share the work, one a GPU; None is those of this launch. `parts` are
     those that count; None is all.
     """
     if config.gpu.device != "cuda" or not config.gpu.memory_gib:
@@ -32,27 +32,27 @@ def check_memory(
 
 
 def _refusal(config: Config, demand: Demand) -> str:
-    card = f"one gpu={config.gpu.name} has room for {available_gib(config):.0f}"
+    gpu = f"one gpu={config.gpu.name} has room for {available_gib(config):.0f}"
     pair = f"model={config.model.name}"
     if demand.part == "training":
         return (
             f"{pair} on one gpu={config.gpu.name} needs about {demand.gib:.0f} GiB "
-            f"({demand.what}), the card has room for {available_gib(config):.0f}; {_remedy(config)}"
+            f"({demand.what}), the GPU has room for {available_gib(config):.0f}; {_remedy(config)}"
         )
     if demand.part == "writing":
         remedy = _smaller_batch(config) or _quantised(config) or _shorter(config, demand)
-        return f"paradigm.generate: {demand.what}, {card}; {remedy}"
+        return f"paradigm.generate: {demand.what}, {gpu}; {remedy}"
     without = "set eval=none, or " if demand.part == "evaluation" else ""
     return (
-        f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {card}; "
+        f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {gpu}; "
         f"{_quantised(config) or without + ANOTHER}"
     )
 
 
 def _remedy(config: Config) -> str:
     if found := suggest(config):
-        cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
-        return f"the same steps fit{cards} with {' '.join(found.overrides)}"
+        gpus = "" if found.ranks == 1 else f" on {found.ranks} GPUs (torchrun)"
+        return f"the same steps fit{gpus} with {' '.join(found.overrides)}"
     online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
     cached = "set paradigm.teacher=cached, or " if online else ""
     return _quantised(config) or cached + ANOTHER
@@ -95,14 +95,14 @@ def _quantised(config: Config) -> str | None:
         if is_allowed(tried):
             return asked
         if found := suggest(tried):
-            cards = "" if found.ranks == 1 else f" on {found.ranks} cards (torchrun)"
-            return f"{asked}, which fits{cards} with {' '.join(found.overrides)}"
+            gpus = "" if found.ranks == 1 else f" on {found.ranks} GPUs (torchrun)"
+            return f"{asked}, which fits{gpus} with {' '.join(found.overrides)}"
     return None
 
 
 def memory_lines(config: Config, budget: Budget) -> list[str]:
     """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
-    has = f", the card has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
+    has = f", the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     unit, scale = ("GiB", 1) if budget.total_gib >= 1 else ("MiB", 1024)
     parts = {
         "student with optimizer": budget.student_state_gib,
@@ -122,14 +122,14 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
         return lines
     others = [demand for demand in demands(config) if demand.part != "training"]
     for demand in others:
-        lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one card ({demand.what})")
+        lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one GPU ({demand.what})")
     if found := suggest(config):
-        cards = "one card" if found.ranks == 1 else f"{found.ranks} cards"
+        gpus = "one GPU" if found.ranks == 1 else f"{found.ranks} GPUs"
         lines.append(
-            f"same steps on {cards} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
+            f"same steps on {gpus} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
         )
     elif large := [demand.part for demand in others if demand.gib > available_gib(config)]:
-        lines.append(f"the card has no room for its {' and '.join(large)}, however steps are cut")
+        lines.append(f"the GPU has no room for its {' and '.join(large)}, however steps are cut")
     else:
-        lines.append(f"no cut of these steps fits up to {MOST_RANKS} cards")
+        lines.append(f"no cut of these steps fits up to {MOST_RANKS} GPUs")
     return lines

@@ -1,4 +1,4 @@
-"""Hours and kWh by the card's figures: its arithmetic, its bandwidth, its power."""
+"""Hours and kWh by the GPU's figures: its arithmetic, its bandwidth, its power."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node
 
 REACHED = (1 / 2, 1 / 3)
-"""Shares of a card's peak rate at which training is expected; four large models reached 21 to 46 %
+"""Shares of a GPU's peak rate at which training is expected; four large models reached 21 to 46 %
 (Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
 OPTIMIZER_BYTES = 28
 """Per trained parameter and step, in float32: weight, gradient and two moments read, weight and
@@ -54,15 +54,15 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def peak_tflops(config: Config) -> float | None:
-    """The card's rate for products of training's precision: TF32 is nowhere switched on."""
+    """The GPU's rate for products of training's precision: TF32 is nowhere switched on."""
     gpu = config.gpu
     return gpu.bf16_dense_tflops if config.training.precision == "bf16" else gpu.fp32_dense_tflops
 
 
 def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
-    """What the stages that make the student take on the card that `gpu` names, by name of stage.
+    """What the stages that make the student take on the GPU that `gpu` names, by name of stage.
 
-    Empty where a figure of the card is not known. All ranks of this launch share what a cache and
+    Empty where a figure of the GPU is not known. All ranks of this launch share what a cache and
     training compute; what a teacher writes one of them does. Scores and serving are left out: their
     questions are not counted before they are read.
     """
@@ -73,11 +73,11 @@ def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
     ranks = launched().world
     peak_pflops, bandwidth = peak / 1e3, bandwidth_gb_s * 1e9
 
-    def cost(shared_s: float, alone_s: float, num_cards: int) -> Cost:
-        """Of what reaches a share of the card's rate, and of what is moved at its bandwidth."""
+    def cost(shared_s: float, alone_s: float, num_gpus: int) -> Cost:
+        """Of what reaches a share of the GPU's rate, and of what is moved at its bandwidth."""
         seconds = [shared_s / share + alone_s for share in (1.0, *REACHED)]
         least, low, high = (each / 3600 for each in seconds)
-        kw = num_cards * gpu.tdp_w / 1000 if gpu.tdp_w else 0.0
+        kw = num_gpus * gpu.tdp_w / 1000 if gpu.tdp_w else 0.0
         return Cost((least, low, high), (least * kw, low * kw, high * kw))
 
     found: dict[str, Cost] = {}
@@ -103,7 +103,7 @@ def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
 def _writing_s(
     config: Config, writing: WritingBudget, peak_pflops: float, bandwidth: float
 ) -> float:
-    """Seconds of writing at the card's full rates: prompts are read at its arithmetic's, and each
+    """Seconds of writing at the GPU's full rates: prompts are read at its arithmetic's, and each
     token of a batch takes at least the reading of all weights and, on average, half the cache."""
     source = config.model.student if writing.writer == "student" else config.model.teacher
     assert source and config.paradigm.generate
@@ -121,7 +121,7 @@ def _writing_s(
 def costs_left(
     config: Config, nodes: Sequence[Node], store: Store
 ) -> dict[tuple[str, str], Cost] | None:
-    """Stage and key to cost, of what the store does not hold yet; None where the card is not known.
+    """Stage and key to cost, of what the store does not hold yet; None where the GPU is not known.
 
     Where keys are not known, for want of a teacher, all that the configuration needs is its own.
     """
@@ -145,10 +145,10 @@ def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> lis
         return []
     if not costs:
         return ["expected: nothing, the student is in the store"]
-    cards = "one card" if ranks == 1 else f"{ranks} cards"
+    gpus = "one GPU" if ranks == 1 else f"{ranks} GPUs"
     by_stage = [f"  {stage}: {cost.in_words()}" for (stage, _), cost in costs.items()]
     return [
-        f"expected on {cards}: {total(costs.values()).in_words()}; of {peak:,.5g} TFLOP/s "
+        f"expected on {gpus}: {total(costs.values()).in_words()}; of {peak:,.5g} TFLOP/s "
         f"({config.training.precision}) a half to a third, of {config.gpu.tdp_w:,.0f} W all",
         *(by_stage if len(costs) > 1 else []),
     ]
@@ -160,7 +160,7 @@ def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
 
 
 def serving_lines(config: Config, budget: Budget) -> list[str]:
-    """A decoding step reads every weight once, whatever the batch: no card is faster than that."""
+    """A decoding step reads every weight once, whatever the batch: no GPU is faster than that."""
     bandwidth_gb_s = config.gpu.memory_bandwidth_gb_s
     if not bandwidth_gb_s:
         return []
@@ -170,4 +170,4 @@ def serving_lines(config: Config, budget: Budget) -> list[str]:
         for subject, size_gib in sizes_gib.items()
         if size_gib
     ]
-    return [f"decoding at the card's {bandwidth_gb_s:,.0f} GB/s, at most: {', '.join(steps)}"]
+    return [f"decoding at the GPU's {bandwidth_gb_s:,.0f} GB/s, at most: {', '.join(steps)}"]

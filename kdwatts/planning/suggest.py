@@ -1,4 +1,4 @@
-"""Which micro-batch, checkpointing and sharding a configuration fits a card with."""
+"""Which micro-batch, checkpointing and sharding a configuration fits a GPU with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed
 
 FILLED = 0.9
-"""Share of a card's memory that a suggestion fills: the allocator needs the rest."""
+"""Share of a GPU's memory that a suggestion fills: the allocator needs the rest."""
 MOST_RANKS = 8
 
 
@@ -25,7 +25,7 @@ class Suggestion:
     """Of all ranks together."""
     gradient_checkpointing: bool
     total_gib: float
-    """Estimate for each card."""
+    """Estimate for each GPU."""
     sharded: tuple[str, ...]
     """Options that are set to fsdp."""
 
@@ -41,10 +41,10 @@ class Suggestion:
 
 
 def suggest(config: Config) -> Suggestion | None:
-    """The fewest cards, then no recomputation, then the largest micro-batch that fits.
+    """The fewest GPUs, then no recomputation, then the largest micro-batch that fits.
 
     Sequences of an optimizer step stay as asked, so that results do. None where nothing is allowed,
-    or where the card's memory is not known.
+    or where the GPU's memory is not known.
     """
     if not config.gpu.memory_gib:
         return None

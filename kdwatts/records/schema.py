@@ -34,7 +34,7 @@ class TelemetryRow:
     """How power and energy were obtained: a method as in StageRow."""
     power_w: float | None = None
     refused_power_w: float | None = None
-    """What the card said instead of `power_w`, and no such card can draw."""
+    """What the GPU said instead of `power_w`, and no such GPU can draw."""
     power_average_w: float | None = None
     energy_counter_j: float | None = None
     """Joules since an arbitrary start; differences inside one attempt mean something."""
@@ -142,7 +142,7 @@ class Metrics:
     gpu: str | None
     """Option name, resolved: never auto."""
     gpu_name: str | None
-    """What NVML calls the card; None without one."""
+    """What NVML calls the GPU; None without one."""
     num_gpus: int
     site: str | None
     seed: int | None
@@ -250,7 +250,7 @@ class Metrics:
     """Litres that the site evaporates for own_energy_j; None where its figure is not known."""
     wue_l_per_kwh: float | None = None
     power_limit_w: float | None = None
-    """Limit that the first card enforced, set by whoever runs it; None without a card."""
+    """Limit that the first GPU enforced, set by whoever runs it; None without a GPU."""
     own_energy_random_sd_j: float | None = None
     """Part of own_energy_uncertainty_j that differs from one window to the next."""
     own_energy_shared_sd_j: float | None = None

@@ -10,7 +10,7 @@ from kdwatts.artifacts.hardware import joule_settings
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import STAGES, Config
 from kdwatts.runtime.fingerprint import stage_key
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 if TYPE_CHECKING:
     from kdwatts.stages.work import Work
@@ -57,7 +57,7 @@ def is_missing(node: Node, store: Store) -> bool:
     return any(not store.find(node.stage, one.key) for one in node.numbered())
 
 
-def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
+def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
     """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
     from kdwatts.stages import (
         contamination,
@@ -70,7 +70,7 @@ def plan(config: Config, cards: Sequence[Card]) -> list[Node]:
     )
     from kdwatts.stages.named_code import code_keys
 
-    hardware = joule_settings(config, cards)
+    hardware = joule_settings(config, gpus)
     nodes: dict[str, Node] = {}
 
     def add(

@@ -150,7 +150,7 @@ def _prompts(config: Config, subject: str, shards_dir: Path | None) -> Prompts:
 def synchronizer(device: torch.device):
     """A function that returns when the device has done all it was asked to.
 
-    A card that was asked nothing is left alone: a context of CUDA would keep it from its idle power
+    A GPU that was asked nothing is left alone: a context of CUDA would keep it from its idle power
     while the run waits for what another one builds.
     """
 

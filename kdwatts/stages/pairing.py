@@ -92,7 +92,7 @@ def _grams(
     length = config.training.sequence_length
     blocks = range(len(list(model.get_submodule("model.layers").children())))
     states: dict[int, list[Tensor]] = {block: [] for block in blocks}
-    # Row by row: all blocks of a wide teacher over a whole micro-batch would fill a card.
+    # Row by row: all blocks of a wide teacher over a whole micro-batch would fill a GPU.
     for row in schedule.rows[:CALIBRATION_ROWS, None]:
         batch = load_batch(
             shards, row, length, respect_documents=config.training.respect_documents

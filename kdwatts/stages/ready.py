@@ -54,7 +54,7 @@ def get_ready(config: Config, stages: Collection[str]) -> None:
             with suppress(OSError, ValueError, KeyError):  # Told by who cannot do without it.
                 pair_tokenizer(config.model, teacher.path)
     if "distill" in stages:
-        # With a card nothing is computed: it is the meter's before it is anybody's.
+        # With a GPU nothing is computed: it is the meter's before it is anybody's.
         if config.gpu.device == "cpu":
             _rehearse_training(config.model.student.architecture.family, training.precision)
         if training.lora:

@@ -26,7 +26,7 @@ from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained
 from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME
 from kdwatts.stages.serving_measurements import Point, Pooled, Served
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 
 def summarize(
@@ -35,7 +35,7 @@ def summarize(
     artifacts: Mapping[str, Artifact],
     served: Mapping[str, Served],
     root: StageRow,
-    cards: Sequence[Card],
+    gpus: Sequence[Device],
 ) -> Metrics:
     """Write eval.json, inference.json, metrics.json and the student's link; returns the metrics.
 
@@ -63,7 +63,7 @@ def summarize(
     costs = [row for found in served.values() for row in found.rows]
     if costs:
         write_json(run_dir / COST_NAME, costs)
-    result = _metrics(config, run_dir.name, artifacts, scores, served, root, cards)
+    result = _metrics(config, run_dir.name, artifacts, scores, served, root, gpus)
     write_json(run_dir / "metrics.json", asdict(result))
     return result
 
@@ -81,7 +81,7 @@ def _metrics(
     scores: list[dict[str, Any]],
     served: Mapping[str, Served],
     root: StageRow,
-    cards: Sequence[Card],
+    gpus: Sequence[Device],
 ) -> Metrics:
     student = artifacts["distill"]
     summary = read_json(student.directory / SUMMARY_NAME)
@@ -117,8 +117,8 @@ def _metrics(
         model=config.model.name,
         data=config.data.name,
         gpu=config.gpu.name,
-        gpu_name=cards[0].name if cards else None,
-        num_gpus=len(cards),
+        gpu_name=gpus[0].name if gpus else None,
+        num_gpus=len(gpus),
         site=site.name,
         seed=config.training.seed,
         own_energy_j=own.energy_j,
@@ -190,7 +190,7 @@ def _metrics(
         break_even_tokens_high=repaid.high,
         water_l=water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
         wue_l_per_kwh=site.wue_l_per_kwh,
-        power_limit_w=cards[0].power_limit_w if cards else None,
+        power_limit_w=gpus[0].power_limit_w if gpus else None,
         own_energy_random_sd_j=as_quantity(own).random_sd,
         own_energy_shared_sd_j=as_quantity(own).shared_sd,
         inherited_energy_random_sd_j=as_quantity(inherited).random_sd,

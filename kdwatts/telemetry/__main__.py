@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--interval", type=float, default=0.1, metavar="S", help="seconds between samples (0.1)")
     add("--out", type=given, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
     add("--idle", type=float, default=0.0, metavar="S", help="measure idle power this long before")
-    add("--allow-shared", action="store_true", help="measure cards that others use, and say so")
+    add("--allow-shared", action="store_true", help="measure GPUs that others use, and say so")
     add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")
     add(
         "--cpu-estimate-tdp",

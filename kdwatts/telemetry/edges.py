@@ -18,7 +18,7 @@ _CLOSE_S = 0.01
 """An update between looks further apart may have come while this thread was put aside."""
 
 _LOST_S = 1.0
-"""A card that has failed for longer is not waited for: it may stay away for good."""
+"""A GPU that has failed for longer is not waited for: it may stay away for good."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> tuple[float, dic
     GPU counters are steps: their next update is waited for, and the edge is halfway between the
     looks before and after it. RAPL and CPU time are read right then.
     """
-    cards = [probe for probe in probes if probe.sensor.method == "nvml_counter"]
-    _wait_for_answers(cards, lock)
-    answering = [card for card in cards if card.error is None]
-    # First one card, then the others: their counters follow it at the same distance at every edge,
-    # so that all windows of one card are shifted alike and as long as they should be.
+    gpus = [probe for probe in probes if probe.sensor.method == "nvml_counter"]
+    _wait_for_answers(gpus, lock)
+    answering = [gpu for gpu in gpus if gpu.error is None]
+    # First one GPU, then the others: their counters follow it at the same distance at every edge,
+    # so that all windows of one GPU are shifted alike and as long as they should be.
     updates = _next_updates(answering[:1], lock) | _next_updates(answering[1:], lock)
-    tallies = {card: update.tally for card, update in updates.items()}
+    tallies = {gpu: update.tally for gpu, update in updates.items()}
     edge_s = max((update.time_s for update in updates.values()), default=time.monotonic())
     for probe in probes:
-        if probe not in cards and (tally := _look(probe, lock)) is not None:
+        if probe not in gpus and (tally := _look(probe, lock)) is not None:
             tallies[probe] = tally
     return edge_s, tallies
 
@@ -56,39 +56,39 @@ def _look(probe: Probe, lock: threading.Lock) -> Tally | None:
         return None if probe.update(edge=True) is None else probe.tally
 
 
-def _wait_for_answers(cards: Sequence[Probe], lock: threading.Lock) -> None:
-    """Let a moment's failure pass, so that no card misses the edge for it."""
+def _wait_for_answers(gpus: Sequence[Probe], lock: threading.Lock) -> None:
+    """Let a moment's failure pass, so that no GPU misses the edge for it."""
     deadline_s = time.monotonic() + 2 * MAX_DELTA_S
-    silent = [card for card in cards if _look(card, lock) is None and not _is_lost(card)]
+    silent = [gpu for gpu in gpus if _look(gpu, lock) is None and not _is_lost(gpu)]
     while silent and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
-        silent = [card for card in silent if _look(card, lock) is None]
+        silent = [gpu for gpu in silent if _look(gpu, lock) is None]
 
 
-def _is_lost(card: Probe) -> bool:
-    last = card.tally.counter
+def _is_lost(gpu: Probe) -> bool:
+    last = gpu.tally.counter
     return last is None or time.monotonic() - last.time_s > _LOST_S
 
 
-def _next_updates(cards: Sequence[Probe], lock: threading.Lock) -> dict[Probe, _Update]:
-    """The next update of each card's counter that was seen sharply, else the sharpest in time."""
+def _next_updates(gpus: Sequence[Probe], lock: threading.Lock) -> dict[Probe, _Update]:
+    """The next update of each GPU's counter that was seen sharply, else the sharpest in time."""
     deadline_s = time.monotonic() + 2 * MAX_DELTA_S
-    waiting = list(cards)
+    waiting = list(gpus)
     looks: dict[Probe, Tally] = {}
     found: dict[Probe, _Update] = {}
     closest_s = math.inf
     while waiting:
         is_late = time.monotonic() > deadline_s
-        for card in list(waiting):
-            before, after = looks.get(card), _look(card, lock)
+        for gpu in list(waiting):
+            before, after = looks.get(gpu), _look(gpu, lock)
             if after is not None:
-                looks[card] = after
+                looks[gpu] = after
                 update, apart_s = _update_between(before, after)
-                found[card] = min(update, found.get(card, update), key=lambda one: one.width_s)
+                found[gpu] = min(update, found.get(gpu, update), key=lambda one: one.width_s)
                 closest_s = min(closest_s, apart_s)
-            # Many cards, or slow ones, are never looked at more often than their queries allow.
-            if is_late or (card in found and found[card].width_s < max(_CLOSE_S, 2 * closest_s)):
-                waiting.remove(card)
+            # Many GPUs, or slow ones, are never looked at more often than their queries allow.
+            if is_late or (gpu in found and found[gpu].width_s < max(_CLOSE_S, 2 * closest_s)):
+                waiting.remove(gpu)
         if waiting:
             time.sleep(_POLL_S)
     return found
@@ -96,7 +96,7 @@ def _next_updates(cards: Sequence[Probe], lock: threading.Lock) -> dict[Probe, _
 
 def _update_between(before: Tally | None, after: Tally) -> tuple[_Update, float]:
     """The update between two looks and the time between them; without one, the second look."""
-    assert after.counter is not None, "cards with a counter are waited for"
+    assert after.counter is not None, "GPUs with a counter are waited for"
     new, old = after.counter, before and before.counter
     if old is None:
         return _Update(new.time_s, math.inf, after), math.inf

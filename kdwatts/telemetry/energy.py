@@ -15,13 +15,13 @@ ACCEPTED_OVER_LIMIT = 1.5
 """Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
 
 MAX_DELTA_S = 0.1
-"""Slowest update of a GPU's counter seen on cards in use; taken where none was observed."""
+"""Slowest update of a GPU's counter seen on GPUs in use; taken where none was observed."""
 
 STILL_S = 1.0
 """A counter that has not moved for longer, ten of the slowest updates, has stopped counting."""
 
 UNKNOWN_LIMIT_W = 1500.0
-"""Bound for a device that tells no power limit: above every card and CPU package sold in 2025."""
+"""Bound for a device that tells no power limit: above every GPU and CPU package sold in 2025."""
 
 EDGE_S = 0.05
 """Reading all devices at the edge of a window takes up to this long."""
@@ -276,7 +276,7 @@ def _step_j(before: Reading, after: Reading, sensor: Sensor) -> float | None:
         after.energy_counter_j or 0.0,
         after.time_s - before.time_s,
         limit_w=sensor.limit_w,
-        # A card's updates are not always as close as at the start.
+        # A GPU's updates are not always as close as at the start.
         delta_s=MAX_DELTA_S if sensor.method == "nvml_counter" else sensor.delta_s,
         range_j=sensor.range_j,
     )
@@ -364,7 +364,7 @@ def uncertainty_j(
     where it was not measured) and the limit: uncovered time, also that too short for `gap_s`, is
     left out of the energy, so its error is the root mean square of what may be missing,
     t sqrt((i^2 + i l + l^2) / 3); time that only samples fill errs by t (l - i) / sqrt(12).
-    u_sampling is that of cards without a counter. u_cal is shared by devices of one kind, so it
+    u_sampling is that of GPUs without a counter. u_cal is shared by devices of one kind, so it
     adds linearly over them.
     """
     idle_w = (idle_power_w or 0.0) / len(spans)

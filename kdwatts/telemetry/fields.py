@@ -1,4 +1,4 @@
-"""Energy counter and power of a card in one query of NVML."""
+"""Energy counter and power of a GPU in one query of NVML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-# Pairs of field and scope 0, the whole card: without the scope the bindings raise and catch a
+# Pairs of field and scope 0, the whole GPU: without the scope the bindings raise and catch a
 # TypeError for every field.
 FIELDS = (
     (pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, 0),  # 83: mJ since driver load, Volta and later.

@@ -1,4 +1,4 @@
-"""Handles of the job's cards, taken anew once the driver has been reloaded."""
+"""Handles of the job's GPUs, taken anew once the driver has been reloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STALE = {
     pynvml.NVML_ERROR_UNINITIALIZED,
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-    # The card left the bus or is about to be reset: its handle never answers again.
+    # The GPU left the bus or is about to be reset: its handle never answers again.
     pynvml.NVML_ERROR_GPU_IS_LOST,
     pynvml.NVML_ERROR_RESET_REQUIRED,
     pynvml.NVML_ERROR_GPU_NOT_FOUND,
@@ -38,7 +38,7 @@ _MAX_INITS = 1000
 
 @dataclass
 class _Outage:
-    """A card that has not answered since an error of _STALE."""
+    """A GPU that has not answered since an error of _STALE."""
 
     due_s: float
     """When NVML may be initialised for it."""
@@ -46,7 +46,7 @@ class _Outage:
 
 
 class Handles:
-    """How NVML knows each card by now. Two threads may ask at once."""
+    """How NVML knows each GPU by now. Two threads may ask at once."""
 
     def __init__(self) -> None:
         self._by_uuid: dict[str, Any] = {}
@@ -55,22 +55,22 @@ class Handles:
         self._lock = threading.Lock()
 
     def of(self, uuid: str) -> Any:
-        """The handle of a card. Raises NVMLError while the card is not there."""
+        """The handle of a GPU. Raises NVMLError while the GPU is not there."""
         handle = self._by_uuid.get(uuid)
         if handle is None:
             handle = self._by_uuid[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         return handle
 
     def answered(self, uuid: str) -> None:
-        """Note that the card is well."""
+        """Note that the GPU is well."""
         if self._outages:
             self._outages.pop(uuid, None)
 
     def failed(self, uuid: str, error: NVMLError) -> None:
-        """Initialise NVML anew and drop all handles when only that may end the card's error.
+        """Initialise NVML anew and drop all handles when only that may end the GPU's error.
 
         First a second after the error began, for most pass by themselves; then every second while
-        there is no driver. A card that stays lost beside a working driver is not worth that: the
+        there is no driver. A GPU that stays lost beside a working driver is not worth that: the
         pauses grow to a minute.
         """
         if error.value not in _STALE:  # pyright: ignore[reportAttributeAccessIssue]

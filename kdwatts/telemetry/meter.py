@@ -74,7 +74,7 @@ class Meter:
 
     Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
     MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
-    A run on the CPU sets `use_gpus=False`: cards that idle beside it are not its energy.
+    A run on the CPU sets `use_gpus=False`: GPUs that idle beside it are not its energy.
     `peers` are the run's other processes on this node that are no children of this one; `meter_of`
     tells which of how many it is where each has a meter of its own.
     """
@@ -89,8 +89,8 @@ class Meter:
         peers: Sequence[int] = (),
         meter_of: tuple[int, int] = (0, 1),
     ) -> None:
-        self.gpus: list[nvml.Gpu] = []
-        """The cards of this job, once entered."""
+        self.gpus: list[nvml.Device] = []
+        """The GPUs of this job, once entered."""
         self.row: StageRow | None = None
         """The row of the root window `run`, once left."""
         self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
@@ -105,15 +105,15 @@ class Meter:
 
     def __enter__(self) -> Meter:
         settings = self._settings
-        cards, no_gpu = nvml.open_cards() if self._use_gpus else ([], "this run uses no GPU")
-        self._has_nvml = bool(cards)
-        self.gpus = [card.gpu for card in cards]
+        gpus, no_gpu = nvml.open_gpus() if self._use_gpus else ([], "this run uses no GPU")
+        self._has_nvml = bool(gpus)
+        self.gpus = [gpu.device for gpu in gpus]
         self._allocation = find_allocation(
             meter_of=self._meter_of, cgroup_root=Path(expanded(settings.cgroup_root))
         )
         try:
-            self._watch = Watch(cards, allowed=settings.allow_shared, peers=self._peers)
-            self._probes = find_probes(cards, settings, self._allocation, self._peers)
+            self._watch = Watch(gpus, allowed=settings.allow_shared, peers=self._peers)
+            self._probes = find_probes(gpus, settings, self._allocation, self._peers)
         except BaseException:
             self._close_nvml()
             raise
@@ -253,7 +253,7 @@ class Meter:
             processes = "process" if num_others == 1 else "processes"
             launch = f"{num_others} more {processes} of this launch"
             if kind == "gpu":
-                others = f"the meters of {launch} may count these cards, too"
+                others = f"the meters of {launch} may count these GPUs, too"
             elif method == "rapl":
                 others = f"the whole node, also for {launch} on it"
         return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None

@@ -27,8 +27,8 @@ _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One card of this job, as NVML describes it."""
+class Device:
+    """One GPU of this job, as NVML describes it."""
 
     index: int
     """NVML's, which counts by PCI bus."""
@@ -40,14 +40,14 @@ class Gpu:
     driver: str
     has_energy_counter: bool
     is_sliced: bool
-    """MIG is on: a job has a slice, only the whole card has a meter."""
+    """MIG is on: a job has a slice, only the whole GPU has a meter."""
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card and how to ask it."""
+class OpenDevice:
+    """A GPU and how to ask it."""
 
-    gpu: Gpu
+    device: Device
     handles: Handles = field(repr=False, compare=False)
     has_fields: bool
     """The three quantities come in one query; older drivers need one query each."""
@@ -55,12 +55,12 @@ class Card:
 
     @property
     def handle(self) -> Any:
-        return self.handles.of(self.gpu.uuid)
+        return self.handles.of(self.device.uuid)
 
 
 @dataclass(frozen=True)
 class SlowQuantities:
-    """What changes slowly and costs more to ask; None where the card does not tell."""
+    """What changes slowly and costs more to ask; None where the GPU does not tell."""
 
     util_pct: float | None
     memory_used_gib: float | None
@@ -70,8 +70,8 @@ class SlowQuantities:
     power_limit_w: float | None
 
 
-def open_cards(environment: Mapping[str, str] = os.environ) -> tuple[list[Card], str]:
-    """The cards of this job and, when there are none, the reason. Call `close` in the end.
+def open_gpus(environment: Mapping[str, str] = os.environ) -> tuple[list[OpenDevice], str]:
+    """The GPUs of this job and, when there are none, the reason. Call `close` in the end.
 
     CUDA_VISIBLE_DEVICES names them (indices, UUIDs or prefixes), else SLURM_JOB_GPUS, else they
     are all. Raises ValueError for a name that NVML does not know.
@@ -81,35 +81,35 @@ def open_cards(environment: Mapping[str, str] = os.environ) -> tuple[list[Card],
     except NVMLError as error:
         return [], f"no NVML: {error}"
     try:
-        cards = _chosen(environment)
+        gpus = _chosen(environment)
     except NVMLError as error:
         close()
         return [], f"NVML does not list its GPUs: {error}"
     except BaseException:
         close()
         raise
-    if not cards:
+    if not gpus:
         close()
         return [], f"no GPU for this job ({_where(environment)})"
-    for card in cards:
-        log.info("%s -> %s %s", _where(environment), card.gpu.uuid, card.gpu.name)
-    return cards, ""
+    for gpu in gpus:
+        log.info("%s -> %s %s", _where(environment), gpu.device.uuid, gpu.device.name)
+    return gpus, ""
 
 
 def close() -> None:
-    """Let go of NVML. A card that fell off the bus may make this fail, which is only logged."""
+    """Let go of NVML. A GPU that fell off the bus may make this fail, which is only logged."""
     try:
         pynvml.nvmlShutdown()
     except NVMLError as error:
         log.warning("NVML does not shut down (%s); nothing depends on it", error)
 
 
-def list_gpus(environment: Mapping[str, str] = os.environ) -> list[Gpu]:
-    """The cards of this job, without a meter; empty where there is no NVML or no card."""
-    cards, _ = open_cards(environment)
-    if cards:
+def list_gpus(environment: Mapping[str, str] = os.environ) -> list[Device]:
+    """The GPUs of this job, without a meter; empty where there is no NVML or no GPU."""
+    gpus, _ = open_gpus(environment)
+    if gpus:
         close()
-    return [card.gpu for card in cards]
+    return [gpu.device for gpu in gpus]
 
 
 def _where(environment: Mapping[str, str]) -> str:
@@ -119,70 +119,70 @@ def _where(environment: Mapping[str, str]) -> str:
     return "every GPU of the node"
 
 
-def _chosen(environment: Mapping[str, str]) -> list[Card]:
+def _chosen(environment: Mapping[str, str]) -> list[OpenDevice]:
     driver, handles = _insist(pynvml.nvmlSystemGetDriverVersion), Handles()
-    found = [_card(i, driver, handles) for i in range(_insist(pynvml.nvmlDeviceGetCount))]
-    cards = [card for card in found if card is not None]
-    if not cards:
+    found = [_gpu(i, driver, handles) for i in range(_insist(pynvml.nvmlDeviceGetCount))]
+    gpus = [gpu for gpu in found if gpu is not None]
+    if not gpus:
         return []
     if "CUDA_VISIBLE_DEVICES" in environment:
         entries = environment["CUDA_VISIBLE_DEVICES"].split(",")
-        _warn_of_order(cards, entries, environment)
+        _warn_of_order(gpus, entries, environment)
     elif "SLURM_JOB_GPUS" in environment:
         entries = environment["SLURM_JOB_GPUS"].split(",")
-        if len(entries) == len(cards):
-            # Slurm counts over the node; a job confined by cgroups sees its own cards from 0 on.
-            return cards
+        if len(entries) == len(gpus):
+            # Slurm counts over the node; a job confined by cgroups sees its own GPUs from 0 on.
+            return gpus
     else:
-        return cards
-    chosen: list[Card] = []
+        return gpus
+    chosen: list[OpenDevice] = []
     for entry in (entry.strip() for entry in entries):
         if entry in ("", "-1", "NoDevFiles"):
             break  # As CUDA: an invalid entry hides all after it.
-        card = _find(cards, entry, environment)
-        if all(card.gpu.uuid != other.gpu.uuid for other in chosen):
-            chosen.append(card)
+        gpu = _find(gpus, entry, environment)
+        if all(gpu.device.uuid != other.device.uuid for other in chosen):
+            chosen.append(gpu)
     return chosen
 
 
-def _find(cards: Sequence[Card], entry: str, environment: Mapping[str, str]) -> Card:
+def _find(gpus: Sequence[OpenDevice], entry: str, environment: Mapping[str, str]) -> OpenDevice:
     if entry.startswith("MIG-"):
-        return _parent_of_slice(entry, cards)
+        return _parent_of_slice(entry, gpus)
     by_uuid = entry.startswith("GPU-")
     matches = [
-        card
-        for card in cards
-        if (card.gpu.uuid.startswith(entry) if by_uuid else str(card.gpu.index) == entry)
+        gpu
+        for gpu in gpus
+        if (gpu.device.uuid.startswith(entry) if by_uuid else str(gpu.device.index) == entry)
     ]
     if len(matches) == 1:
         return matches[0]
-    known = ", ".join(f"{card.gpu.index} {card.gpu.uuid}" for card in cards)
+    known = ", ".join(f"{gpu.device.index} {gpu.device.uuid}" for gpu in gpus)
     raise ValueError(
         f"{_where(environment)} names GPU {entry!r}, NVML lists {known or 'none'}; "
         "name one of these by index, UUID or a prefix that fits one only"
     )
 
 
-def _parent_of_slice(uuid: str, cards: Sequence[Card]) -> Card:
+def _parent_of_slice(uuid: str, gpus: Sequence[OpenDevice]) -> OpenDevice:
     handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     parent = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
-    return next(card for card in cards if card.gpu.uuid == parent)
+    return next(gpu for gpu in gpus if gpu.device.uuid == parent)
 
 
 def _warn_of_order(
-    cards: Sequence[Card], entries: Sequence[str], environment: Mapping[str, str]
+    gpus: Sequence[OpenDevice], entries: Sequence[str], environment: Mapping[str, str]
 ) -> None:
     by_index = any(entry.strip().isdigit() for entry in entries)
     by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    if by_index and not by_bus and len({card.gpu.name for card in cards}) > 1:
+    if by_index and not by_bus and len({gpu.device.name for gpu in gpus}) > 1:
         log.warning(
             "the node mixes GPU models: CUDA counts the fastest first, NVML by bus; "
-            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or the wrong card may be measured"
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or the wrong GPU may be measured"
         )
 
 
-def _card(index: int, driver: str, handles: Handles) -> Card | None:
-    """A card of the node; None, with a warning, where it does not answer: it may be another's."""
+def _gpu(index: int, driver: str, handles: Handles) -> OpenDevice | None:
+    """A GPU of the node; None, with a warning, where it does not answer: it may be another's."""
     try:
         return _insist(_described, index, driver, handles)
     except NVMLError as error:
@@ -200,7 +200,7 @@ def _insist(query: Callable[..., Any], *arguments: Any) -> Any:
     return query(*arguments)
 
 
-def _described(index: int, driver: str, handles: Handles) -> Card:
+def _described(index: int, driver: str, handles: Handles) -> OpenDevice:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
     limit_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
@@ -210,7 +210,7 @@ def _described(index: int, driver: str, handles: Handles) -> Card:
     )
     counter_mj = _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
     mig_modes = _or_none(pynvml.nvmlDeviceGetMigMode, handle)
-    gpu = Gpu(
+    gpu = Device(
         index=index,
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         name=pynvml.nvmlDeviceGetName(handle),
@@ -220,11 +220,11 @@ def _described(index: int, driver: str, handles: Handles) -> Card:
         has_energy_counter=counter_mj is not None,
         is_sliced=mig_modes is not None and mig_modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
     )
-    return Card(gpu, handles, has_fields and gpu.has_energy_counter)
+    return OpenDevice(gpu, handles, has_fields and gpu.has_energy_counter)
 
 
 def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer, or None where card or driver lack the quantity. Other errors are raised."""
+    """The answer, or None where GPU or driver lack the quantity. Other errors are raised."""
     try:
         return query(*arguments)
     except NVMLError as error:
@@ -233,15 +233,15 @@ def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
         raise
 
 
-def read(card: Card) -> Reading:
-    """Counter and power of a card. Raises NVMLError when it does not answer."""
+def read(gpu: OpenDevice) -> Reading:
+    """Counter and power of a GPU. Raises NVMLError when it does not answer."""
     asked_s = time.monotonic()
     try:
-        counter_mj, power_mw, average_mw = _ask(card)
+        counter_mj, power_mw, average_mw = _ask(gpu)
     except NVMLError as error:
-        card.handles.failed(card.gpu.uuid, error)
+        gpu.handles.failed(gpu.device.uuid, error)
         raise
-    card.handles.answered(card.gpu.uuid)
+    gpu.handles.answered(gpu.device.uuid)
     return Reading(
         time_s=(asked_s + time.monotonic()) / 2,
         energy_counter_j=None if counter_mj is None else counter_mj / 1e3,
@@ -250,19 +250,19 @@ def read(card: Card) -> Reading:
     )
 
 
-def _ask(card: Card) -> tuple[int | None, int | None, int | None]:
+def _ask(gpu: OpenDevice) -> tuple[int | None, int | None, int | None]:
     """Counter in mJ, instant and average power in mW."""
-    if card.has_fields:
-        return card.fields.ask(card.handle)
+    if gpu.has_fields:
+        return gpu.fields.ask(gpu.handle)
     counter_mj = None
-    if card.gpu.has_energy_counter:
-        counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(card.handle)
-    return counter_mj, _or_none(pynvml.nvmlDeviceGetPowerUsage, card.handle), None
+    if gpu.device.has_energy_counter:
+        counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)
+    return counter_mj, _or_none(pynvml.nvmlDeviceGetPowerUsage, gpu.handle), None
 
 
-def read_slow(card: Card) -> SlowQuantities:
+def read_slow(gpu: OpenDevice) -> SlowQuantities:
     """Utilisation, memory, temperature, clock, throttling and limit. Raises NVMLError."""
-    handle = card.handle
+    handle = gpu.handle
     rates = _or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)
     memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
     reasons = _or_none(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
@@ -282,39 +282,39 @@ def read_slow(card: Card) -> SlowQuantities:
     )
 
 
-def compute_pids(card: Card) -> set[int]:
-    """Processes with a compute context on the card, as NVML numbers them: pids of the host."""
+def compute_pids(gpu: OpenDevice) -> set[int]:
+    """Processes with a compute context on the GPU, as NVML numbers them: pids of the host."""
     try:
-        processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, card.handle) or []
+        processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, gpu.handle) or []
     except NVMLError as error:
-        _warn_once("telemetry: %s: nobody else is seen (%s)", card.gpu.uuid, str(error))
+        _warn_once("telemetry: %s: nobody else is seen (%s)", gpu.device.uuid, str(error))
         return set()
     return {process.pid for process in processes}
 
 
-def _counter_mj_or_none(card: Card) -> int | None:
+def _counter_mj_or_none(gpu: OpenDevice) -> int | None:
     try:
-        return _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, card.handle)
+        return _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu.handle)
     except NVMLError:
         return None  # The first tick writes the error as a row.
 
 
-def counter_periods_s(cards: Sequence[Card], *, budget_s: float = 0.12) -> list[float]:
-    """At most so many seconds lie between two updates of each card's counter.
+def counter_periods_s(gpus: Sequence[OpenDevice], *, budget_s: float = 0.12) -> list[float]:
+    """At most so many seconds lie between two updates of each GPU's counter.
 
     From the last look before one update to the first look after the next, watched for at most
     `budget_s`; a counter seen to change less than twice is taken to be as slow as MAX_DELTA_S.
     """
     deadline_s = (now_s := time.monotonic()) + budget_s
-    periods_s = [MAX_DELTA_S] * len(cards)
-    last = [(now_s, _counter_mj_or_none(card)) for card in cards]
+    periods_s = [MAX_DELTA_S] * len(gpus)
+    last = [(now_s, _counter_mj_or_none(gpu)) for gpu in gpus]
     before_s: dict[int, float] = {}
     waiting = {i for i, (_, value) in enumerate(last) if value is not None}
     while waiting and time.monotonic() < deadline_s:
         time.sleep(0.001)
         for i in sorted(waiting):
             asked_s = time.monotonic()
-            value = _counter_mj_or_none(cards[i])
+            value = _counter_mj_or_none(gpus[i])
             if value is None:
                 continue
             if value != last[i][1] and i in before_s:
@@ -326,14 +326,14 @@ def counter_periods_s(cards: Sequence[Card], *, budget_s: float = 0.12) -> list[
     return periods_s
 
 
-def sensor(card: Card, *, delta_s: float, interval_s: float) -> Sensor:
-    """How readings of the card are judged."""
-    counts = card.gpu.has_energy_counter
+def sensor(gpu: OpenDevice, *, delta_s: float, interval_s: float) -> Sensor:
+    """How readings of the GPU are judged."""
+    counts = gpu.device.has_energy_counter
     return Sensor(
         kind="gpu",
-        label=card.gpu.uuid,
+        label=gpu.device.uuid,
         method="nvml_counter" if counts else "nvml_samples",
-        limit_w=known_limit_w(card.gpu.power_limit_w),
+        limit_w=known_limit_w(gpu.device.power_limit_w),
         delta_s=delta_s if counts else interval_s,
         max_gap_s=3 * interval_s,
     )

@@ -24,10 +24,10 @@ QUALITY = {
 }
 
 CALIBRATION = {
-    # arXiv 2312.02741: 0.2-6 % on most cards.
+    # arXiv 2312.02741: 0.2-6 % on most GPUs.
     "nvml_counter": 0.05,
     "nvml_samples": 0.05,
-    # Intel and AMD state no figure: taken as wide as the cards'.
+    # Intel and AMD state no figure: taken as wide as the GPUs'.
     "rapl": 0.05,
     # Busy seconds of two jobs may differ in power by about a factor of two (vector units, memory
     # traffic, clock): a uniform error of half the figure either way has this deviation.
@@ -81,7 +81,7 @@ def component(
     """The energy of all devices of one kind between two moments.
 
     What was not covered is left out of the energy, widens the uncertainty and lowers `coverage`.
-    `note` is a remark that belongs to every window, such as a shared card.
+    `note` is a remark that belongs to every window, such as a shared GPU.
     """
     methods = {one.sensor.method for one in spans}
     doubts = _doubts(spans)
@@ -90,7 +90,7 @@ def component(
     if is_nvml and duration_s < MIN_NVML_WINDOW_S:
         return missing(
             f"window of {duration_s:.2f} s is shorter than {MIN_NVML_WINDOW_S:.0f} s, "
-            "too short for the card's sensor"
+            "too short for the GPU's sensor"
         )
     gaps_s = [gap_s(one, duration_s) for one in spans]
     coverage = 1.0 if duration_s <= 0 else 1 - sum(gaps_s) / (len(spans) * duration_s)
@@ -173,7 +173,7 @@ def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | N
     if counter_j <= 0 and sampled_j > unseen_j:
         return False, (
             f"counter does not move while power samples say {sampled_j:.4g} J over the same time; "
-            "report the card and its driver"
+            "report the GPU and its driver"
         )
     if counter_j <= 0 or sampled_j <= 0:
         return True, None
@@ -181,7 +181,7 @@ def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | N
     if not 1 / 500 < ratio < 500:
         return False, (
             f"counter says {counter_j:.4g} J, power samples {sampled_j:.4g} J over the same time: "
-            "a factor near 1000 is an error of units; report the card and its driver"
+            "a factor near 1000 is an error of units; report the GPU and its driver"
         )
     tolerance = 0.02 if duration_s >= 10 else 0.05
     if abs(ratio - 1) > tolerance:

@@ -33,20 +33,20 @@ class Probes:
 
 
 def find_probes(
-    cards: Sequence[nvml.Card],
+    gpus: Sequence[nvml.OpenDevice],
     settings: Telemetry,
     allocation: Allocation,
     peers: Sequence[int] = (),
 ) -> Probes:
-    """The probes of cards, CPU packages and their memory, as far as they can be read.
+    """The probes of GPUs, CPU packages and their memory, as far as they can be read.
 
     `peers` are processes whose CPU time is this job's too, though no child of this one.
     """
     clocks = host.Clocks(peers)
-    deltas_s = nvml.counter_periods_s(cards)
+    deltas_s = nvml.counter_periods_s(gpus)
     devices = [
-        _gpu_probe(card, delta_s, settings.interval_s)
-        for card, delta_s in zip(cards, deltas_s, strict=True)
+        _gpu_probe(gpu, delta_s, settings.interval_s)
+        for gpu, delta_s in zip(gpus, deltas_s, strict=True)
     ]
     zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     is_shared = settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part)
@@ -69,14 +69,14 @@ def find_probes(
     return Probes(devices, clocks, absent, attributed)
 
 
-def _gpu_probe(card: nvml.Card, delta_s: float, interval_s: float) -> Probe:
-    read = partial(nvml.read, card)
+def _gpu_probe(gpu: nvml.OpenDevice, delta_s: float, interval_s: float) -> Probe:
+    read = partial(nvml.read, gpu)
     return Probe(
-        sensor=nvml.sensor(card, delta_s=delta_s, interval_s=interval_s),
-        index=card.gpu.index,
+        sensor=nvml.sensor(gpu, delta_s=delta_s, interval_s=interval_s),
+        index=gpu.device.index,
         read=read,
         read_edge=read,
-        read_slow=partial(nvml.read_slow, card),
+        read_slow=partial(nvml.read_slow, gpu),
     )
 
 

@@ -171,7 +171,7 @@ class Sampler:
             row["power_average_w"] = average_w
 
     def _add_slow(self, row: dict[str, Any], probe: Probe) -> None:
-        """What is asked once a second: a card's other quantities, a counter's mean power."""
+        """What is asked once a second: a GPU's other quantities, a counter's mean power."""
         if probe.sensor.kind != "gpu":
             row["power_w"] = probe.power_w = probe.mean_power_w()
         elif probe.read_slow is not None:

@@ -1,4 +1,4 @@
-"""Who else uses the cards of this job: refused, or marked in every figure that they spoil."""
+"""Who else uses the GPUs of this job: refused, or marked in every figure that they spoil."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CUDA_DEVICE = "/dev/nvidia-uvm"
 """What a process keeps open from its first use of CUDA to its end; NVML does not open it."""
 
 _here_before: set[int] = set()
-"""Those on a card when this process first looked, before it used one itself: never its own."""
+"""Those on a GPU when this process first looked, before it used one itself: never its own."""
 _has_looked = False
 
 
 @dataclass
 class _Sighting:
-    """One process that is not ours, on one card."""
+    """One process that is not ours, on one GPU."""
 
     uuid: str
     name: str
@@ -35,25 +35,25 @@ class _Sighting:
 
 
 class Watch:
-    """Looks for other processes on the cards of this job.
+    """Looks for other processes on the GPUs of this job.
 
-    Raises RuntimeError when it begins and one is there, or a card is sliced, unless `allowed`:
-    then figures are of the whole card and say so. One that comes later never stops the run: its
+    Raises RuntimeError when it begins and one is there, or a GPU is sliced, unless `allowed`:
+    then figures are of the whole GPU and say so. One that comes later never stops the run: its
     figures are marked. `peers` are the other ranks of this run.
     """
 
     def __init__(
-        self, cards: Sequence[nvml.Card], *, allowed: bool, peers: Sequence[int] = ()
+        self, gpus: Sequence[nvml.OpenDevice], *, allowed: bool, peers: Sequence[int] = ()
     ) -> None:
-        self._cards, self._peers = cards, peers
+        self._gpus, self._peers = gpus, peers
         self._seen: dict[tuple[str, int], _Sighting] = {}
-        self._sliced = [card.gpu.uuid for card in cards if card.gpu.is_sliced]
+        self._sliced = [gpu.device.uuid for gpu in gpus if gpu.device.is_sliced]
         # NVML counts processes as the host does: inside a container our own look like a stranger.
-        self._knows_own = not cards or _namespace() == _FIRST_NAMESPACE
+        self._knows_own = not gpus or _namespace() == _FIRST_NAMESPACE
         if self._sliced and not allowed:
             raise RuntimeError(
                 f"telemetry: {self._sliced[0]} is sliced by MIG, its meter is for all slices; use "
-                "a whole card or set telemetry.allow_shared=true to report all of it"
+                "a whole GPU or set telemetry.allow_shared=true to report all of it"
             )
         self._latest_look_s = 0.0
         self._look(first=True)
@@ -71,7 +71,7 @@ class Watch:
             self._look(first=False)
 
     def remark(self, since_s: float) -> str | None:
-        """What to say of a GPU figure of a window since `since_s`; None if the cards are ours."""
+        """What to say of a GPU figure of a window since `since_s`; None if the GPUs are ours."""
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
         # Looks are seldom: who was there at the latest one is taken to be there still.
         since_s = min(since_s, self._latest_look_s)
@@ -83,7 +83,7 @@ class Watch:
 
     def _look(self, *, first: bool) -> None:
         now_s = time.monotonic()
-        present = [(card.gpu.uuid, pid) for card in self._cards for pid in nvml.compute_pids(card)]
+        present = [(gpu.device.uuid, pid) for gpu in self._gpus for pid in nvml.compute_pids(gpu)]
         own = host.own_pids(self._peers) if present else set()
         self._latest_look_s = now_s
         if not self._knows_own:
@@ -104,7 +104,7 @@ class Watch:
 def _own_by_count(unknown: set[int], peers: Sequence[int]) -> set[int]:
     """Those that are this job's own though their numbers are of another namespace.
 
-    A second run in one process finds what the first left on the card. Whoever came since the first
+    A second run in one process finds what the first left on the GPU. Whoever came since the first
     look is own if the job's processes that use CUDA are as many; if they are more, somebody
     else is among them, and none of them is taken for own.
     """

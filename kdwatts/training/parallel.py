@@ -144,7 +144,7 @@ def device_of(ranks: Ranks, device_type: str) -> torch.device:
     if device_type != "cuda" or ranks.world == 1:
         return torch.device(device_type)
     num_gpus = torch.cuda.device_count()
-    # A launcher may show each rank its own card alone.
+    # A launcher may show each rank its own GPU alone.
     index = 0 if num_gpus == 1 else ranks.local_rank
     if index >= num_gpus:
         raise RuntimeError(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from multirun_analysis.collect.columns import RUN
 
 IDLE_UTIL_PCT = 0.0
-"""A card that reports this runs no kernel; what it draws then is idle power."""
+"""A GPU that reports this runs no kernel; what it draws then is idle power."""
 
 SUMMARIES = pa.schema(
     [
@@ -40,7 +40,7 @@ SUMMARIES = pa.schema(
 _NUMBERS = ("power_w", "util_pct", "memory_used_gib", "temperature_c")
 _READ = ("attempt", "monotonic_s", "window", "device_kind", "device_index", "throttle_reasons")
 _SOFT_REASONS = 0x1 | 0x2
-"""NVML's bits for an idle card and for clocks that an application set: neither slows work down."""
+"""NVML's bits for an idle GPU and for clocks that an application set: neither slows work down."""
 
 
 @dataclass
@@ -65,8 +65,8 @@ def summarise_part(run: str, part_path: Path) -> pa.Table:
 def summarise(run: str, ticks: pa.Table) -> pa.Table:
     """A row of SUMMARIES for each stage in the ticks of one run, in order of appearance.
 
-    Means are over time and over cards: a tick stands until the next one of its device, a gap no
-    longer than three usual steps. `gpu_floor_w` is the least power of all cards together while
+    Means are over time and over GPUs: a tick stands until the next one of its device, a gap no
+    longer than three usual steps. `gpu_floor_w` is the least power of all GPUs together while
     they report 0 % utilisation, in the whole run: a stand-in for idle power where none was measured
     before it. What no tick tells is null.
     """
@@ -94,8 +94,8 @@ def summarise(run: str, ticks: pa.Table) -> pa.Table:
             for name in ("memory_used_gib", "temperature_c"):
                 most = np.fmax.reduce(numbers[name][rows])
                 setattr(stage, name, float(np.fmax(getattr(stage, name), most)))
-    cards = [index for index, kind in enumerate(kinds) if kind == "gpu"]
-    floor_w = _floor_w(numbers, device_index, cards)
+    gpus = [index for index, kind in enumerate(kinds) if kind == "gpu"]
+    floor_w = _floor_w(numbers, device_index, gpus)
     rows = [
         {"run": run, "stage": name, "num_ticks": stage.num_ticks, "gpu_floor_w": floor_w}
         | _shares(stage)
@@ -171,16 +171,16 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> list[float]:
 
 
 def _floor_w(
-    numbers: dict[str, np.ndarray], device_index: np.ndarray, cards: Iterable[int]
+    numbers: dict[str, np.ndarray], device_index: np.ndarray, gpus: Iterable[int]
 ) -> float | None:
-    """Least watts of all cards together at 0 % utilisation; None where one of them is never idle.
+    """Least watts of all GPUs together at 0 % utilisation; None where one of them is never idle.
 
-    The least, because a card that waits inside a program draws more than one that idles.
+    The least, because a GPU that waits inside a program draws more than one that idles.
     """
     floors_w = []
     is_idle = (numbers["util_pct"] <= IDLE_UTIL_PCT) & ~np.isnan(numbers["power_w"])
-    for card in cards:
-        idle_w = numbers["power_w"][is_idle & (device_index == card)]
+    for gpu in gpus:
+        idle_w = numbers["power_w"][is_idle & (device_index == gpu)]
         if not len(idle_w):
             return None
         floors_w.append(float(idle_w.min()))

@@ -176,7 +176,7 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     """Where and with what a run was made, as far as its manifest says."""
     gpus = [gpu for gpu in manifest.get("gpus") or [] if isinstance(gpu, dict)]
     names = [str(gpu.get("name")) for gpu in gpus]
-    cards = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    counted = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
     drivers = {str(gpu["driver"]) for gpu in gpus if gpu.get("driver")}
     versions = {name: manifest.get(name) for name in ("kdwatts", "python")}
     versions |= manifest.get("versions") or {}
@@ -187,7 +187,7 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
         "cpu_threads": threads if isinstance(threads := manifest.get("cpu_threads"), int) else None,
         "command": shlex.join(map(str, arguments)) or None,
-        "cards": cards or None,
+        "cards": counted or None,
         "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
         "cpu_estimate": _text(estimate.get("source")),
         "versions": json.dumps(versions) if versions else None,

@@ -108,8 +108,8 @@ def exhibits(
         f"While building the student, means over {draws_of(distinct_students(runs))} with 95 % "
         "intervals. Idle share is what idle devices would have drawn in the same time, of all that "
         "was drawn. A paler bar is not from idle power measured before the run, but from the least "
-        "that its cards drew at 0 % utilisation, and counts their energy alone. Utilisation is the "
-        "share of time in which some kernel ran, not how much of the card it used.",
+        "that its GPUs drew at 0 % utilisation, and counts their energy alone. Utilisation is the "
+        "share of time in which some kernel ran, not how much of the GPU it used.",
         idle_and_wait(runs, stages, summaries),
         idle_and_wait_table(runs, stages, summaries),
     )

@@ -35,7 +35,7 @@ def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: s
     """Each tick of one run with the seconds it was active and the joules of its device by then.
 
     Attempts follow one another without the wait between them. Energies of `method` tdp_model are
-    estimated. Power is the instant one, or the average where a card has that alone.
+    estimated. Power is the instant one, or the average where a GPU has that alone.
     """
     windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
     starts, _ = _attempt_starts(ticks, windows)

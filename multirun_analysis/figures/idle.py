@@ -1,4 +1,4 @@
-"""Why a method was expensive: idle power, waiting for data, and how busy its cards were."""
+"""Why a method was expensive: idle power, waiting for data, and how busy its GPUs were."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def idle_and_wait_table(
 
     `summaries` has a row for each run and stage (`Collected.summaries`); it may be empty.
     `idle_source` says where idle power is from: measured before the run, or the least that the
-    cards drew at 0 % utilisation in its own trace, of their own energy alone. A share of which
+    GPUs drew at 0 % utilisation in its own trace, of their own energy alone. A share of which
     nothing is known is missing.
     """
     by_stage = {(row["run"], row["stage"]): row for row in to_rows(summaries)}
@@ -154,7 +154,7 @@ HIGH_WAIT_PCT = 10.0
 
 
 def idle_words(table: pd.DataFrame) -> list[str]:
-    """A sentence for each setting whose cards ran less than half the time, or whose training waited
+    """A sentence for each setting whose GPUs ran less than half the time, or whose training waited
     for data more than a tenth of it; of rows of `idle_and_wait_table`."""
     found = []
     for rows in grouped([r for r in to_rows(table) if r["stage"] == STAGE], "group").values():
@@ -166,7 +166,7 @@ def idle_words(table: pd.DataFrame) -> list[str]:
         )
         parts = []
         if util is not None and util < LOW_UTIL_PCT:
-            parts.append(f"its cards ran a kernel {units.significant(util, 2)} % of the time")
+            parts.append(f"its GPUs ran a kernel {units.significant(util, 2)} % of the time")
         if wait is not None and wait > HIGH_WAIT_PCT:
             parts.append(f"it waited for data {units.significant(wait, 2)} % of the time")
         if parts and idle is not None:

@@ -111,7 +111,7 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> go.Figure:
 
 
 def _about_of(runs: pd.DataFrame) -> Callable[[Row], Row]:
-    """A function that tells the pair, card and precision of a run, and its machine.
+    """A function that tells the pair, GPU and precision of a run, and its machine.
 
     Machines are numbered as they come: a page that is published names no host.
     """

@@ -148,7 +148,7 @@ def _fill(
             "attempt": 1,
             "time_utc": now_utc,
             "host": None,
-            "gpus": [{"index": index, "name": name} for index, name in trace.cards.items()],
+            "gpus": [{"index": index, "name": name} for index, name in trace.devices.items()],
             "import": imported
             | {
                 "unit_correction": correction,

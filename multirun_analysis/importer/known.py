@@ -1,4 +1,4 @@
-"""What foreign names are called here: paradigms, pairs, cards, and the score that counts.
+"""What foreign names are called here: paradigms, pairs, GPUs, and the score that counts.
 
 Tables in code, because this room reads no YAML; a test holds them against `conf/`.
 """

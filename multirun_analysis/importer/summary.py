@@ -72,7 +72,7 @@ def summarize(
     served_j, its_served_j = (
         model.served.total_j_per_token if model.served else None for model in (student, teacher)
     )
-    gpu_names = set(trace.cards.values())
+    gpu_names = set(trace.devices.values())
     gpu_name = gpu_names.pop() if len(gpu_names) == 1 else None
     models = [m.evaluation.model if m.evaluation else None for m in (teacher, student)]
     has_served = student.served or teacher.served
@@ -83,7 +83,7 @@ def summarize(
         data=None,
         gpu=GPUS.get(gpu_name or ""),
         gpu_name=gpu_name,
-        num_gpus=len(trace.cards),
+        num_gpus=len(trace.devices),
         site=None,
         seed=seed_of(run_name),
         own_energy_j=own.energy_j,

@@ -30,8 +30,8 @@ TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class CardTick:
-    """One card at one moment."""
+class DeviceTick:
+    """One GPU at one moment."""
 
     index: int
     name: str | None
@@ -48,7 +48,7 @@ class Tick:
     """All devices at one moment."""
 
     time: datetime
-    cards: tuple[CardTick, ...]
+    devices: tuple[DeviceTick, ...]
     util_pct: float | None
     memory_used_gib: float | None
     has_cpu_energy: bool
@@ -77,9 +77,9 @@ class Trace:
         return fmean(self.intervals_s)
 
     @property
-    def cards(self) -> dict[int, str | None]:
-        """Index and name of every card that was seen."""
-        seen = {card.index: card.name for tick in self.ticks for card in tick.cards}
+    def devices(self) -> dict[int, str | None]:
+        """Index and name of every GPU that was seen."""
+        seen = {device.index: device.name for tick in self.ticks for device in tick.devices}
         return dict(sorted(seen.items()))
 
 
@@ -99,24 +99,24 @@ def read_trace(source: Source) -> Trace:
             )
         ticks.append(tick)
     trace = Trace(source, ticks, is_torn)
-    if len(ticks) < 2 or not trace.cards:
+    if len(ticks) < 2 or not trace.devices:
         raise ValueError(
-            f"{source.path}: {len(ticks)} samples of {len(trace.cards)} cards; an energy needs two "
-            "samples of one card; leave this run out"
+            f"{source.path}: {len(ticks)} samples of {len(trace.devices)} GPUs; an "
+            "energy needs two samples of one GPU; leave this run out"
         )
     return trace
 
 
 def counter_over_samples(trace: Trace) -> dict[int, float | None]:
-    """Per card its counter's difference over the integral of its power, over the same intervals.
+    """Per GPU its counter's difference over the integral of its power, over the same intervals.
 
     1 where the field's name is right, 1000 where it holds microjoules; None without a counter.
 
     Raises ValueError for a counter without power samples beside it: its unit cannot be checked.
     """
     ratios: dict[int, float | None] = {}
-    for index in trace.cards:
-        has_counter = any(card.declared_j is not None for _, card in _of_card(trace, index))
+    for index in trace.devices:
+        has_counter = any(device.declared_j is not None for _, device in _of_device(trace, index))
         # In the wrong unit it rises a thousand times too fast; in another, or stuck, it is not to
         # be believed at all, and then said to be so by its ratio.
         tally = _tally(trace, index, 1000 * UNKNOWN_LIMIT_W)
@@ -132,26 +132,26 @@ def counter_over_samples(trace: Trace) -> dict[int, float | None]:
 
 
 def _tally(trace: Trace, index: int, limit_w: float) -> Tally:
-    """What counter and samples of a card add up to, its counter held to a power limit."""
+    """What counter and samples of a GPU add up to, its counter held to a power limit."""
     sensor = Sensor(
         "gpu", f"gpu {index}", "nvml_counter", limit_w, MAX_DELTA_S, 3 * trace.interval_s
     )
     tally = Tally()
-    for time_s, card in _of_card(trace, index):
-        if card.declared_j is not None or _is_power(card):
-            power_w = card.power_w if _is_power(card) else None
-            tally = advance(tally, Reading(time_s, card.declared_j, power_w), sensor)
+    for time_s, device in _of_device(trace, index):
+        if device.declared_j is not None or _is_power(device):
+            power_w = device.power_w if _is_power(device) else None
+            tally = advance(tally, Reading(time_s, device.declared_j, power_w), sensor)
     return tally
 
 
-def _is_power(card: CardTick) -> bool:
-    return card.power_w is not None and may_be_power(card.power_w, UNKNOWN_LIMIT_W)
+def _is_power(device: DeviceTick) -> bool:
+    return device.power_w is not None and may_be_power(device.power_w, UNKNOWN_LIMIT_W)
 
 
 def unit_correction(ratios: dict[int, float | None], source: Source) -> float | None:
     """The factor that turns the declared energies into joules; None where they are right.
 
-    Raises ValueError unless all cards agree with their power samples, as declared or over 1000.
+    Raises ValueError unless all GPUs agree with their power samples, as declared or over 1000.
     """
     factors: set[float | None] = set()
     for index, ratio in ratios.items():
@@ -169,8 +169,8 @@ def unit_correction(ratios: dict[int, float | None], source: Source) -> float | 
             )
     if len(factors) > 1:
         raise ValueError(
-            f"{source.path}: energy_mJ of some cards is in millijoules and of others in "
-            "microjoules; find out which cards a different recorder wrote, or leave this run out"
+            f"{source.path}: energy_mJ of some GPUs is in millijoules and of others in "
+            "microjoules; find out which GPUs a different recorder wrote, or leave this run out"
         )
     return factors.pop() if factors else None
 
@@ -186,26 +186,29 @@ def unit_note(ratios: dict[int, float | None], correction: float | None) -> str:
 
 
 def telemetry_rows(trace: Trace, correction: float | None) -> Iterator[TelemetryRow]:
-    """Our rows: a card or the host at a tick. CPU and memory were not measured and have none."""
+    """Our rows: a GPU or the host at a tick. CPU and memory were not measured and have none."""
     has_counter = {
-        card.index for tick in trace.ticks for card in tick.cards if card.declared_j is not None
+        device.index
+        for tick in trace.ticks
+        for device in tick.devices
+        if device.declared_j is not None
     }
     start = trace.ticks[0].time
     for tick in trace.ticks:
         time_utc = tick.time.astimezone(UTC).isoformat(timespec="milliseconds")
         time_s = (tick.time - start).total_seconds()
-        for card in tick.cards:
-            declared_j = card.declared_j
-            is_power = _is_power(card)
+        for device in tick.devices:
+            declared_j = device.declared_j
+            is_power = _is_power(device)
             yield TelemetryRow(
-                time_utc, time_s, 1, WINDOW, "gpu", card.index,
-                method="nvml_counter" if card.index in has_counter else "nvml_samples",
-                power_w=card.power_w if is_power else None,
-                refused_power_w=None if is_power else card.power_w,
+                time_utc, time_s, 1, WINDOW, "gpu", device.index,
+                method="nvml_counter" if device.index in has_counter else "nvml_samples",
+                power_w=device.power_w if is_power else None,
+                refused_power_w=None if is_power else device.power_w,
                 energy_counter_j=None if declared_j is None else declared_j * (correction or 1.0),
-                util_pct=card.util_pct,
-                memory_used_gib=card.memory_used_gib,
-                temperature_c=card.temperature_c,
+                util_pct=device.util_pct,
+                memory_used_gib=device.memory_used_gib,
+                temperature_c=device.temperature_c,
             )  # fmt: skip
         yield TelemetryRow(
             time_utc, time_s, 1, WINDOW, "host", None,
@@ -220,34 +223,34 @@ def cpu_reason(trace: Trace) -> str:
     return "cpu_energy_uj is null throughout: not measured"
 
 
-def _of_card(trace: Trace, index: int) -> Iterator[tuple[float, CardTick]]:
+def _of_device(trace: Trace, index: int) -> Iterator[tuple[float, DeviceTick]]:
     start = trace.ticks[0].time
     for tick in trace.ticks:
-        for card in tick.cards:
-            if card.index == index:
-                yield (tick.time - start).total_seconds(), card
+        for device in tick.devices:
+            if device.index == index:
+                yield (tick.time - start).total_seconds(), device
 
 
 def _tick(record: dict[str, Any], where: str) -> Tick:
     gpus = record.get("gpus")
     if not isinstance(gpus, list):
-        raise ValueError(f"{where}: gpus is {gpus!r}, expected a list of cards")
-    cards = tuple(_card(as_object(gpu, f"{where}: gpus"), where) for gpu in gpus)
-    if len({card.index for card in cards}) < len(cards):
-        raise ValueError(f"{where}: one gpu_index stands on two cards; this is no sample of a node")
+        raise ValueError(f"{where}: gpus is {gpus!r}, expected a list of GPUs")
+    devices = tuple(_device(as_object(gpu, f"{where}: gpus"), where) for gpu in gpus)
+    if len({device.index for device in devices}) < len(devices):
+        raise ValueError(f"{where}: one gpu_index stands on two GPUs; this is no sample of a node")
     host = section(record, "cpu", where)
     return Tick(
         time=_time(record.get("timestamp"), where),
-        cards=cards,
+        devices=devices,
         util_pct=number(host, "cpu_utilization_percent", where),
         memory_used_gib=_gib(host, "ram_used_MB", where),
         has_cpu_energy=host.get("cpu_energy_uj") is not None,
     )
 
 
-def _card(gpu: dict[str, Any], where: str) -> CardTick:
+def _device(gpu: dict[str, Any], where: str) -> DeviceTick:
     energy_mj = number(gpu, "energy_mJ", where)
-    return CardTick(
+    return DeviceTick(
         index=count(gpu, "gpu_index", where),
         name=_name(gpu.get("gpu_name"), where),
         power_w=number(gpu, "power_watts", where),

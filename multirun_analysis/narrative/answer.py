@@ -42,7 +42,7 @@ _WARNINGS = {
 
 
 @dataclass(frozen=True)
-class Card:
+class Highlight:
     """One candidate: a question, the student that answers it, its figure, what stands beside it."""
 
     question: str
@@ -61,7 +61,7 @@ class Answer:
     sureness: list[str]
     warning: str | None
     """What the numbers are not, where they are no measurement."""
-    cards: list[Card]
+    highlights: list[Highlight]
 
 
 def energy_column(students: list[Row]) -> str:
@@ -113,12 +113,12 @@ def answer(runs: pd.DataFrame) -> Answer:
             sure.append(f"Left out of this ranking, as accuracy kept {NOT_TOLD} of them: {apart}.")
         sure.insert(0, _quality_words(accurate, ACCURACY_KEPT))
         headline = _headline(accurate, ACCURACY_KEPT, note=note)
-        return Answer(headline, sure, warning, _cards(accurate, ACCURACY_KEPT))
+        return Answer(headline, sure, warning, _highlights(accurate, ACCURACY_KEPT))
     lead = _no_accuracy_words(accurate, ranked)
     if predicting := _ranked_settings(runs, ranked, energy, BITS_PER_BYTE):
         sure.insert(0, _quality_words(predicting, BITS_PER_BYTE))
         headline = f"{lead}{_headline(predicting, BITS_PER_BYTE, note=note)}"
-        return Answer(headline, sure, warning, _cards(predicting, BITS_PER_BYTE))
+        return Answer(headline, sure, warning, _highlights(predicting, BITS_PER_BYTE))
     frugal = _least_energy(ranked, energy)
     if lead and frugal:
         lead += f"{_capital(frugal.student)} takes the least energy to build: {frugal.figure}."
@@ -213,7 +213,7 @@ def _capital(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
-def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
+def _highlights(settings: list[_Setting], quality: Quality) -> list[Highlight]:
     """The best setting, the cheapest one, and what serving the best takes."""
     best, *others = settings
     first = "Most accurate" if quality is ACCURACY_KEPT else "Best on held-out text"
@@ -224,18 +224,18 @@ def _cards(settings: list[_Setting], quality: Quality) -> list[Card]:
         one, several = draws_words(best.students)
         first += f", by one {one}" if best.value.num_seeds == 1 else f", by few {several}"
     detail = _and_chance(_cost(best), best)
-    cards = [_card(first, best, _score(best.value, quality), detail)]
+    highlights = [_highlight(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
     if costed:
         frugal = min(costed, key=lambda s: s.energy.mean if s.energy else 0.0)
         keeps = "keeps " if quality is ACCURACY_KEPT else ""
         score = _and_chance(f"{keeps}{_score(frugal.value, quality)}", frugal)
-        cards.append(_card("Least energy to build", frugal, _cost(frugal), score))
+        highlights.append(_highlight("Least energy to build", frugal, _cost(frugal), score))
     student = served(best.students[0], "student")
     if student.value is not None:
         figure = units.quantity_words(student)
-        cards.append(_card(serving, best, figure, _serving_detail(best, student)))
-    return cards
+        highlights.append(_highlight(serving, best, figure, _serving_detail(best, student)))
+    return highlights
 
 
 def _uncapital(text: str) -> str:
@@ -263,7 +263,7 @@ def _serving_detail(setting: _Setting, student: Quantity) -> str:
     return f"{takes}, {value} times that ({low} to {high}); calibration apart"
 
 
-def _least_energy(students: list[Row], energy: str) -> Card | None:
+def _least_energy(students: list[Row], energy: str) -> Highlight | None:
     """The cheapest of students that no score compares."""
     means = over_seeds(students, energy)
     if not means:
@@ -274,11 +274,11 @@ def _least_energy(students: list[Row], energy: str) -> Card | None:
     assert value is not None, "a setting with a mean has the number"
     setting = _Setting(same[0]["group_label"], same, value, means[group])
     detail = _and_chance("its accuracy is not compared", setting)
-    return _card("Least energy to build", setting, _cost(setting), detail)
+    return _highlight("Least energy to build", setting, _cost(setting), detail)
 
 
-def _card(question: str, setting: _Setting, figure: str, detail: str) -> Card:
-    return Card(question, setting.label, setting.students[0]["group"], figure, detail)
+def _highlight(question: str, setting: _Setting, figure: str, detail: str) -> Highlight:
+    return Highlight(question, setting.label, setting.students[0]["group"], figure, detail)
 
 
 def _mean(setting: _Setting, column: str) -> float | None:

@@ -31,7 +31,7 @@ def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str,
 def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, list[Part]]]:
     """Titles and their sentences; subjects of which nothing is known are left out.
 
-    Without `name_hosts` a machine is known by its card or processor: for pages that are published.
+    Without `name_hosts` a machine is known by its GPU or processor: for pages that are published.
     """
     runs, stages = to_rows(collected.runs), to_rows(collected.stages)
     students = distinct_students(runs)

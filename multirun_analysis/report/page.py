@@ -217,13 +217,13 @@ def _header(runs: pd.DataFrame) -> str:
         listed += f' · <a href="#imported">{num_imported} imported</a>'
     leads = [text for text in (*found.sureness, site_words(to_rows(runs))) if text]
     hue = hue_of(to_rows(runs))
-    cards = "".join(
-        f'<div class="card" style="--hue:{hue(card.group)}">'
-        f'<div class="question">{escape(card.question)}</div>'
-        f'<div class="student">{escape(card.student)}</div>'
-        f'<div class="figure">{escape(card.figure)}</div>'
-        f'<div class="detail">{escape(card.detail)}</div></div>'
-        for card in found.cards
+    highlights = "".join(
+        f'<div class="highlight" style="--hue:{hue(highlight.group)}">'
+        f'<div class="question">{escape(highlight.question)}</div>'
+        f'<div class="student">{escape(highlight.student)}</div>'
+        f'<div class="figure">{escape(highlight.figure)}</div>'
+        f'<div class="detail">{escape(highlight.detail)}</div></div>'
+        for highlight in found.highlights
     )
     counted = f"{units.count(num_students, 'student')} of {units.count(len(runs), 'run')}"
     return f"""<header>
@@ -231,5 +231,5 @@ def _header(runs: pd.DataFrame) -> str:
 <h1>{escape(found.headline)}</h1>
 {"".join(f'<p class="lead">{escape(text)}</p>' for text in leads)}
 {f'<p class="warn">{escape(found.warning)}</p>' if found.warning else ""}
-<div class="cards">{cards}</div>
+<div class="highlights">{highlights}</div>
 </header>"""

@@ -96,10 +96,10 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         return [_exhibit(name, drawn[name]) for name in figures[section] if name in drawn]
 
     pairs = ", ".join(dict.fromkeys(str(run["model"]) for run in students))
-    cards = ", ".join(dict.fromkeys(str(run["gpu"]) for run in students))
+    gpus = ", ".join(dict.fromkeys(str(run["gpu"]) for run in students))
     draws = draws_of(students)
     blocks = [
-        f"# A study: {len(students)} students of {markdown.text(pairs)} on {markdown.text(cards)}",
+        f"# A study: {len(students)} students of {markdown.text(pairs)} on {markdown.text(gpus)}",
         *_answer(runs),
         "## What was run",
         markdown.table(

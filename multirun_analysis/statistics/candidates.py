@@ -69,7 +69,7 @@ class Candidate:
     grid: tuple[float, float] | None
     """Least and most joules per token over all points that were measured; None of one point."""
     machines: frozenset[tuple[Any, ...]]
-    """Host and cards of its runs: calibration cancels where two settings have one in common."""
+    """Host and GPUs of its runs: calibration cancels where two settings have one in common."""
 
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:

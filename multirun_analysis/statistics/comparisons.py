@@ -163,7 +163,7 @@ def against_baseline(
 ) -> list[Comparison]:
     """Each setting against its baseline, column by column; p is corrected over the whole list.
 
-    The baseline is the setting of that paradigm with the same pair, data, card, power limit and
+    The baseline is the setting of that paradigm with the same pair, data, GPU, power limit and
     overrides, those of the paradigm itself apart. A setting without one is not in the list.
     Ask for one column at a time to correct within that column only.
     """

@@ -63,7 +63,7 @@ class Pool:
     place: Place | None
     """None where the records do not say."""
     run: Row
-    """The first run that holds one of them: its model, card and precision are those of all."""
+    """The first run that holds one of them: its model, GPU and precision are those of all."""
     machines: set[tuple] = field(default_factory=set)
     measurements: dict[tuple, Measurement] = field(default_factory=dict)
     takers: list[tuple[str, str]] = field(default_factory=list)
@@ -116,7 +116,7 @@ def alike(run: Row, subject: str) -> str:
     """Key of what serves as this model does in this run, apart from the place and the energy class.
 
     A record without a serving key has one of what it says of both: the pair with its parameters,
-    precision, cards, power limit, host, versions and prompts. Where the host or the parameters are
+    precision, GPUs, power limit, host, versions and prompts. Where the host or the parameters are
     not known, and for an imported run, it is the run's alone.
     """
     if key := run.get(f"{subject}_serving_key"):

@@ -171,7 +171,7 @@ def _one_meter(runs: list[Row], columns: tuple[str, ...]) -> bool:
 def _baseline(
     rows: list[Row], students: list[Row], curves: dict[str, list[tuple[float, float]]]
 ) -> tuple[Quantity | None, list[Row]]:
-    """Joules of the fine-tuned student of the same seed, pair, data, card and power limit, once it
+    """Joules of the fine-tuned student of the same seed, pair, data, GPU and power limit, once it
     is as good; and the runs that say so.
 
     None where there is none to ask; a quantity without value where it never is as good.

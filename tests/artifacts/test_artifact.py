@@ -34,7 +34,7 @@ def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
         reads=[],
         attempts=list(attempts),
         run="run-1",
-        cards=["NVIDIA H100 80GB HBM3"],
+        gpus=["NVIDIA H100 80GB HBM3"],
         code={"paradigm.response.divergence=own": "1a2b", "paradigm.ce": None},
     )
 

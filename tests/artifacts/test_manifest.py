@@ -13,9 +13,9 @@ import pytest
 from kdwatts import __version__
 from kdwatts.artifacts import manifest
 from kdwatts.records.files import read_json, write_json
-from kdwatts.telemetry.nvml import Gpu
+from kdwatts.telemetry.nvml import Device
 
-H100 = Gpu(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
+H100 = Device(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -2,7 +2,7 @@
 
 `python tests/bench/head_on_gpu.py [--out DIR]`, or `response_step.py --gpu`. Hidden states and
 heads in bfloat16 go in, the loss and the gradients of the student's come out: Jensen-Shannon, and
-forward KL of ours beside dense. `--small` is a rehearsal, on the CPU where there is no card.
+forward KL of ours beside dense. `--small` is a rehearsal, on the CPU where there is no GPU.
 """
 
 # N positions, D width of both models, V vocabulary.
@@ -78,9 +78,9 @@ def liger(student: list[Tensor], teacher: list[Tensor]) -> Head:
 
 
 def measure(step: Head, student: list[Tensor], *, rounds: int = 10) -> dict[str, float | None]:
-    on_card = student[0].device.type == "cuda"
+    on_gpu = student[0].device.type == "cuda"
     base = 0
-    if on_card:
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
     milliseconds, loss = [], None
@@ -90,11 +90,11 @@ def measure(step: Head, student: list[Tensor], *, rounds: int = 10) -> dict[str,
         started_s = time.perf_counter()
         loss = step()
         loss.backward()
-        if on_card:
+        if on_gpu:
             torch.cuda.synchronize()
         milliseconds.append(1e3 * (time.perf_counter() - started_s))
     assert loss is not None
-    peak_gib = (torch.cuda.max_memory_allocated() - base) / GIB if on_card else None
+    peak_gib = (torch.cuda.max_memory_allocated() - base) / GIB if on_gpu else None
     return {
         "peak_over_base_gib": peak_gib,
         "median_ms": statistics.median(milliseconds[2:]),
@@ -129,7 +129,7 @@ def variants() -> dict[str, Callable[..., Head]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for head.json")
-    parser.add_argument("--small", action="store_true", help="a rehearsal, also without a card")
+    parser.add_argument("--small", action="store_true", help="a rehearsal, also without a GPU")
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not given.small:
         print("There is no CUDA device here, so the head on a GPU is left out.")

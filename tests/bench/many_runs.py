@@ -80,7 +80,7 @@ def _write_lines(path: Path, rows: list[Any], *, tail: bytes = b"") -> None:
 
 
 def _write_telemetry(path: Path, chance: random.Random, num_rows: int, *, torn: bool) -> None:
-    """Card, processor and memory ten times a second, with the slow quantities and the host once."""
+    """GPU, processor and memory ten times a second, with the slow quantities and the host once."""
     blanks = {
         kind: asdict(TelemetryRow("", 0.0, 1, "", kind, index, uuid=uuid, method=method))
         for kind, index, uuid, method in (

@@ -44,13 +44,13 @@ BARE = """
 import pynvml
 started = time.monotonic()
 pynvml.nvmlInit()
-card = pynvml.nvmlDeviceGetHandleByIndex(0)
+GPU = pynvml.nvmlDeviceGetHandleByIndex(0)
 file = open(out + "/bare.jsonl", "w", buffering=1)
 def sample():
     due = time.monotonic()
     while True:
-        power = pynvml.nvmlDeviceGetPowerUsage(card) / 1000
-        energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(card) / 1000
+        power = pynvml.nvmlDeviceGetPowerUsage(GPU) / 1000
+        energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(GPU) / 1000
         file.write(json.dumps({"t": time.monotonic(), "w": power, "j": energy}) + "\\n")
         due += 0.1
         time.sleep(max(0.0, due - time.monotonic()))

@@ -1,6 +1,6 @@
 """What the meter takes from a training that runs beside it: `python -m tests.bench.slowdown`.
 
-The demo's student trains in blocks of steps, in turn with and without a meter that reads a card of
+The demo's student trains in blocks of steps, in turn with and without a meter that reads a GPU of
 the replaying NVML library, RAPL and the host. The ratio of neighbouring blocks is told with its
 95 % interval; a machine that does nothing else gives a narrow one.
 """

@@ -1,4 +1,4 @@
-"""What is refused of jobs: two kinds of card in a sweep, changed sources, two runs on one card."""
+"""What is refused of jobs: two kinds of GPU in a sweep, changed sources, two runs on one GPU."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from kdwatts.cli import guards
 from kdwatts.cli.preflight import preflight
 from kdwatts.runtime import paths
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 REPOSITORY = Path(__file__).parents[2]
 SLURM = "hydra/launcher=slurm"
 
 
-def card(uuid: str) -> Card:
-    return Card(0, uuid, "NVIDIA H100 80GB HBM3", 79.6, 700.0, "570", True, False)
+def gpu(uuid: str) -> Device:
+    return Device(0, uuid, "NVIDIA H100 80GB HBM3", 79.6, 700.0, "570", True, False)
 
 
 @pytest.fixture
@@ -51,28 +51,28 @@ def submitted() -> dict[str, str]:
     return dict(os.environ)
 
 
-def test_sweeping_the_card_on_slurm_is_refused_with_what_was_asked(no_word: None):
+def test_sweeping_the_gpu_on_slurm_is_refused_with_what_was_asked(no_word: None):
     with pytest.raises(ValueError) as refusal:
         preflight([SLURM, "gpu=h100,a100_80"], multirun=True)
     assert str(refusal.value) == (
         "gpu is swept over a100_80, h100 with hydra/launcher=slurm, whose one array asks for one "
-        "partition and one kind of card; send a sweep for each gpu"
+        "partition and one kind of GPU; send a sweep for each gpu"
     )
     assert guards.SUBMITTED not in os.environ
 
 
-def test_a_part_of_a_card_s_option_that_names_the_partition_is_refused_too(no_word: None):
+def test_a_part_of_a_gpu_s_option_that_names_the_partition_is_refused_too(no_word: None):
     with pytest.raises(ValueError, match=r"^gpu is swept over h100 with hydra/launcher=slurm"):
         preflight([SLURM, "gpu=h100", "gpu.partition=a,b"], multirun=True)
 
 
-def test_sweeping_the_card_is_no_matter_without_slurm(no_word: None):
+def test_sweeping_the_gpu_is_no_matter_without_slurm(no_word: None):
     configs = preflight(["gpu=h100,a100_80", "paradigm=sft"], multirun=True)
     assert [config.gpu.name for config in configs] == ["h100", "a100_80"]
     assert guards.SUBMITTED not in os.environ
 
 
-def test_a_sweep_for_one_card_goes_to_slurm_and_tells_its_jobs_what_the_sources_are(no_word: None):
+def test_a_sweep_for_one_gpu_goes_to_slurm_and_tells_its_jobs_what_the_sources_are(no_word: None):
     configs = preflight([SLURM, "gpu=h100", "paradigm=sft,response"], multirun=True)
     assert len(configs) == 2
     assert os.environ[guards.SUBMITTED]
@@ -148,7 +148,7 @@ with sole_user([SimpleNamespace(uuid=uuid) for uuid in sys.argv[1:]], allowed=Fa
 
 @pytest.fixture
 def holder() -> Iterator[Any]:
-    """Starts processes that hold cards as a run does."""
+    """Starts processes that hold GPUs as a run does."""
     started: list[subprocess.Popen[str]] = []
 
     def hold(*uuids: str) -> subprocess.Popen[str]:
@@ -170,34 +170,34 @@ def holder() -> Iterator[Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
-def test_a_card_that_another_run_holds_is_refused_until_that_is_killed(holder: Any):
+def test_a_gpu_that_another_run_holds_is_refused_until_that_is_killed(holder: Any):
     # Neither has begun to compute: NVML would name no process.
     uuid = f"GPU-{os.getpid()}"
     process = holder("GPU-other", uuid)
     with (
         pytest.raises(RuntimeError) as refusal,
-        guards.sole_user([card(f"{uuid}-mine"), card(uuid)], allowed=False),
+        guards.sole_user([gpu(f"{uuid}-mine"), gpu(uuid)], allowed=False),
     ):
         pass
     assert str(refusal.value) == (
         f"{uuid} is held by another run of kdwatts, pid {process.pid} (python); energy would be "
-        "misattributed; ask Slurm for a card of its own (cluster.gres) or set "
+        "misattributed; ask Slurm for a GPU of its own (cluster.gres) or set "
         "telemetry.allow_shared=true"
     )
-    with guards.sole_user([card(uuid)], allowed=True):
+    with guards.sole_user([gpu(uuid)], allowed=True):
         pass
     process.kill()
     process.wait()
-    with guards.sole_user([card(uuid), card(f"{uuid}-mine")], allowed=False):
+    with guards.sole_user([gpu(uuid), gpu(f"{uuid}-mine")], allowed=False):
         pass
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
-def test_a_run_that_has_ended_lets_go_of_its_cards_and_one_of_other_cards_is_let_be(holder: Any):
+def test_a_run_that_has_ended_lets_go_of_its_gpus_and_one_of_other_gpus_is_let_be(holder: Any):
     uuid = f"GPU-{os.getpid()}"
-    with guards.sole_user([card(uuid)], allowed=False):
+    with guards.sole_user([gpu(uuid)], allowed=False):
         holder(f"{uuid}-else")
-    with guards.sole_user([card(uuid)], allowed=False):
+    with guards.sole_user([gpu(uuid)], allowed=False):
         pass
     with guards.sole_user([], allowed=False):
         pass

@@ -162,7 +162,7 @@ def test_a_sweep_with_one_impossible_run_sends_none(
 
 
 def test_what_is_not_left_to_build_hinders_no_run(slurm: Put, send: Send, tmp_path: Path):
-    # The teacher's scores would take 30 of the card's 23 GiB, training takes none of it.
+    # The teacher's scores would take 30 of the GPU's 23 GiB, training takes none of it.
     lora = f"{SFT} model=llama31_8b_to_1b training=lora training.precision=fp32"
     lora += " training.micro_batch=1"
     with pytest.raises(ValueError, match=r"is not in HF_HOME") as refusal:

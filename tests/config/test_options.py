@@ -57,7 +57,7 @@ def test_every_experiment_composes_and_names_its_own_command(option: str):
 
 
 @pytest.mark.parametrize(("option", "num_runs"), [("family", 12), ("sizes", 18)])
-def test_a_study_of_real_pairs_is_a_sweep_whose_runs_fit_the_card_of_its_command(
+def test_a_study_of_real_pairs_is_a_sweep_whose_runs_fit_the_gpu_of_its_command(
     option: str, num_runs: int
 ):
     command = (conf_dir() / "experiment" / f"{option}.yaml").read_text().splitlines()[1]
@@ -77,7 +77,7 @@ def test_every_option_file_says_first_what_choosing_it_means(path: Path):
     assert path.read_text().startswith("# ")
 
 
-def test_the_slurm_launcher_takes_partition_and_card_from_the_gpu_option():
+def test_the_slurm_launcher_takes_partition_and_gpu_from_the_gpu_option():
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         tree = hydra.compose(
             "config", overrides=["gpu=a100_80", "hydra/launcher=slurm"], return_hydra_config=True
@@ -128,7 +128,7 @@ def test_the_tiny_pair_brings_a_training_that_fits_it_and_the_command_line_still
 @pytest.mark.parametrize(
     "option", [name for name in _options("gpu") if name not in ("auto", "cpu")]
 )
-def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option: str):
+def test_every_gpu_has_its_figures_their_source_and_where_slurm_finds_it(option: str):
     gpu = OmegaConf.to_object(
         OmegaConf.merge(Gpu, OmegaConf.load(conf_dir() / "gpu" / f"{option}.yaml"))
     )
@@ -136,7 +136,7 @@ def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option
     assert gpu.device == "cuda"
     assert gpu.nvml_names and gpu.source
     assert (gpu.partition, gpu.gres) == (option, f"gpu:{option}:1")
-    # Orders of magnitude of cards from 2020 on: a slip of units is a factor of a thousand.
+    # Orders of magnitude of GPUs from 2020 on: a slip of units is a factor of a thousand.
     figures = (gpu.memory_gib, gpu.tdp_w, gpu.bf16_dense_tflops, gpu.memory_bandwidth_gb_s)
     for figure, (low, high) in zip(
         (*figures, gpu.fp32_dense_tflops),
@@ -146,7 +146,7 @@ def test_every_card_has_its_figures_their_source_and_where_slurm_finds_it(option
         assert figure is not None and low < figure < high
 
 
-def test_no_two_options_claim_one_card():
+def test_no_two_options_claim_one_gpu():
     options: list[Any] = [OmegaConf.load(p) for p in (conf_dir() / "gpu").glob("*.yaml")]
     names = [name for option in options for name in option.get("nvml_names", [])]
     assert len(names) == len(set(names)) >= 9

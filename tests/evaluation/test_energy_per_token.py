@@ -36,7 +36,7 @@ def test_a_model_that_is_partly_elsewhere_is_refused(make_llama: Callable[..., A
     model = make_llama(vocab_size=32, num_hidden_layers=1)
     _check_whole(model)
     model.model.layers[0].to("meta")
-    with pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a card that holds it"):
+    with pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a GPU that holds it"):
         _check_whole(model)
 
 

@@ -83,7 +83,7 @@ def test_the_plan_of_a_run_refuses_it_too(configure: Callable[..., Any]):
         settings(config, "student")
 
 
-def test_the_child_sees_one_card_of_those_that_this_job_has_and_no_other_ranks(
+def test_the_child_sees_one_gpu_of_those_that_this_job_has_and_no_other_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f0c,GPU-77aa")

@@ -45,7 +45,7 @@ def test_the_wheel_of_the_harness_holds_281_whole_mmlu_questions_of_57_subjects(
     counts = Counter(question["subject"] for question in questions)
     assert len(counts) == 57 and max(counts.values()) == 5
     assert all(len(q["choices"]) == 4 and all(q["choices"]) for q in questions)
-    # From the test set's own cards: a known question, its choices and its answer.
+    # From the test set's own GPUs: a known question, its choices and its answer.
     (rings,) = [q for q in questions if q["question"].endswith("characteristic of the ring 2Z.")]
     assert (rings["choices"], rings["answer"]) == (["0", "3", "12", "30"], 0)
     # Guessing one letter is worth about a quarter.

@@ -1,9 +1,9 @@
-"""A card's energy counter beside the integral of its power: `counter.py OUT [--scale 0.1]`.
+"""A GPU's energy counter beside the integral of its power: `counter.py OUT [--scale 0.1]`.
 
 The loads are known: nothing, products of two square matrices without a pause, and both in turns
 (square waves). Each is a window of the meter, which tells the counter's joules and, apart, those
-of its ten power samples a second. Before that the card's figures are read as fast as it answers,
-to see how often each is renewed. Without a card the products run on the CPU, as a rehearsal.
+of its ten power samples a second. Before that the GPU's figures are read as fast as it answers,
+to see how often each is renewed. Without a GPU the products run on the CPU, as a rehearsal.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Products:
     def work(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s:
-            for _ in range(8):  # About 12 ms of a fast card: the wave's edges are as sharp.
+            for _ in range(8):  # About 12 ms of a fast GPU: the wave's edges are as sharp.
                 torch.matmul(self._left, self._right, out=self._out)
                 self.num_done += 1
             self.wait()
@@ -74,9 +74,9 @@ class Products:
 
 
 def renewals(products: Products, seconds: float) -> dict[str, Any]:
-    """Milliseconds between two changes of what the card tells, under a square wave of 1 s."""
-    cards, reason = nvml.open_cards()
-    if not cards:
+    """Milliseconds between two changes of what the GPU tells, under a square wave of 1 s."""
+    gpus, reason = nvml.open_gpus()
+    if not gpus:
         return {"reason": reason}
     worker = threading.Thread(target=products.load, args=(1.0, max(1.0, seconds)))
     worker.start()
@@ -86,7 +86,7 @@ def renewals(products: Products, seconds: float) -> dict[str, Any]:
     num_looks, began_s = 0, time.monotonic()
     while worker.is_alive():
         time.sleep(0.001)  # The thread that works needs the interpreter, too.
-        reading = nvml.read(cards[0])
+        reading = nvml.read(gpus[0])
         num_looks += 1
         for name in names:
             value = getattr(reading, name)
@@ -155,7 +155,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Meter(Path(folder), Telemetry(idle_s=5 * given.scale)) as meter,
     ):
-        # Entered before the card is used.
+        # Entered before the GPU is used.
         record["idle_power_w"] = meter.idle_power_w["gpu"]
         record["cards"] = [vars(gpu) | {"uuid": None} for gpu in meter.gpus]
         products = Products(size, device)

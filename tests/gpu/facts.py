@@ -43,16 +43,16 @@ def smi() -> dict[str, str] | str:
 
 
 def processes() -> dict[str, Any]:
-    """How NVML counts this process before and after it uses the card."""
+    """How NVML counts this process before and after it uses the GPU."""
     import torch
 
-    cards, reason = nvml.open_cards()
-    if not cards or not torch.cuda.is_available():
-        nvml.close() if cards else None
+    gpus, reason = nvml.open_gpus()
+    if not gpus or not torch.cuda.is_available():
+        nvml.close() if gpus else None
         return {"reason": reason or "torch sees no CUDA device"}
-    before = nvml.compute_pids(cards[0])
+    before = nvml.compute_pids(gpus[0])
     torch.ones(1, device="cuda")
-    after = nvml.compute_pids(cards[0])
+    after = nvml.compute_pids(gpus[0])
     nvml.close()
     return {
         "namespace": strangers._namespace(),

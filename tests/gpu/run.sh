@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What a borrowed NVIDIA card can show in some minutes, with no network:
+# What a borrowed NVIDIA GPU can show in some minutes, with no network:
 #   tests/gpu/run.sh [--minutes 9] [--wheels FOLDER] [--parts "facts counter ..."] [--rehearse] OUT
 # Needs Python 3.12 with torch for CUDA and transformers; tests/gpu/wheels.sh fetches the rest.
 # Each part is a process of its own. A part that runs out of time is ended, and what is done stays:
-# OUT has at most eight files. --rehearse takes small sizes, and the CPU where there is no card.
+# OUT has at most eight files. --rehearse takes small sizes, and the CPU where there is no GPU.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -81,9 +81,9 @@ fi
 part head 100 "$python" tests/bench/head_on_gpu.py "${size[@]}" --out "$out"
 step cached 90 --signals cached
 step online 90 --signals online
-# Apart, as a test that uses the card would look like a stranger to the runs of the others.
+# Apart, as a test that uses the GPU would look like a stranger to the runs of the others.
 for file in losses runs; do
-  part tests 120 "$python" -m pytest tests/gpu/test_${file}_on_card.py -q -p no:cacheprovider
+  part tests 120 "$python" -m pytest tests/gpu/test_${file}_on_gpu.py -q -p no:cacheprovider
 done
 step compiled 150 --signals cached training.compile=true
 steps=("$work"/step-*.json)

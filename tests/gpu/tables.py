@@ -23,12 +23,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def facts_lines(record: dict[str, Any]) -> str:
-    card, versions = record["card"], record["versions"]
+    gpu, versions = record["card"], record["versions"]
     named = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
-    if not isinstance(card, dict):
-        return f"No card ({card}); {record['cpu']}, {record['cpus']} CPUs; {named}."
+    if not isinstance(gpu, dict):
+        return f"No GPU ({gpu}); {record['cpu']}, {record['cpus']} CPUs; {named}."
     keys = ("name", "driver_version", "power.limit", "persistence_mode", "clocks.max.sm")
-    return f"{', '.join(f'{key} {card[key]}' for key in keys)}; {named}."
+    return f"{', '.join(f'{key} {gpu[key]}' for key in keys)}; {named}."
 
 
 def counter_table(record: dict[str, Any]) -> str:

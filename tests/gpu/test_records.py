@@ -1,4 +1,4 @@
-"""The script for a borrowed card, rehearsed where there is none."""
+"""The script for a borrowed GPU, rehearsed where there is none."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-7B-Instruct": 7.62e9,
     "Qwen/Qwen2.5-72B-Instruct": 72.7e9,
 }
-"""Parameters that the hub's model cards give, to three digits."""
+"""Parameters that the hub's model GPUs give, to three digits."""
 
 SMALL = Architecture("llama", 2, 8, 16, 4, 2, 2, 32, True, 64)
 
@@ -65,7 +65,7 @@ def test_a_model_has_the_parameters_that_transformers_gives_its_shape(name: str)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_model_has_the_parameters_that_its_card_says(name: str):
+def test_a_published_model_has_the_parameters_that_its_gpu_says(name: str):
     assert float(f"{parameters_of(SHAPES[name]):.3g}") == PUBLISHED[name]
 
 
@@ -216,7 +216,7 @@ def test_the_mask_that_keeps_documents_apart_takes_its_room(llama: Config):
     assert added_gib == pytest.approx(TOKENS * each / GIB)
 
 
-def test_an_online_teacher_is_on_the_card_in_the_run_s_precision(llama: Config):
+def test_an_online_teacher_is_on_the_gpu_in_the_run_s_precision(llama: Config):
     online = copy.deepcopy(llama)
     online.paradigm.teacher = "online"
     assert estimate(online).teacher_gib == pytest.approx(8_030_261_248 * 2 / GIB)

@@ -1,4 +1,4 @@
-"""What writing takes, worked by hand, and what does not fit in a context or on a card."""
+"""What writing takes, worked by hand, and what does not fit in a context or on a GPU."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_writer_is_refused(
         configure(*overrides)
 
 
-def test_a_batch_whose_keys_and_values_do_not_fit_on_the_card_is_refused(configure: Configure):
+def test_a_batch_whose_keys_and_values_do_not_fit_on_the_gpu_is_refused(configure: Configure):
     check_memory(configure("paradigm=sequence", *LLAMA))
     # 512 texts of 2,047 tokens at 128 KiB are 128 GiB; reading their 512 tokens of prompt takes
     # twelve bytes of width 4,096 and six of 14,336 a token, 33 GiB beside the weights' 15.

@@ -157,7 +157,7 @@ def test_a_pair_is_taught_by_a_paradigm_or_refused_by_its_sentence(
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_pair_is_taught_in_bfloat16_as_on_a_card(
+def test_a_pair_is_taught_in_bfloat16_as_on_a_gpu(
     pair: str,
     pairs: Callable[[str], Pair],
     paradigms: dict[str, Config],

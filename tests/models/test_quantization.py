@@ -1,4 +1,4 @@
-"""Quantised teachers as far as a machine without a card can tell: settings, keys, sizes, refusals.
+"""Quantised teachers as far as a machine without a GPU can tell: settings, keys, sizes, refusals.
 
 Loading one, and what it then says, needs bitsandbytes and a CUDA device.
 """
@@ -56,7 +56,7 @@ def test_a_quantised_model_is_left_where_it_was_loaded():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("bits", BITS)
-def test_without_library_or_card_it_is_refused_before_anything_is_read(
+def test_without_library_or_gpu_it_is_refused_before_anything_is_read(
     bits: str, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     source = configure(*GPU, quantised(bits)).model.teacher
@@ -197,7 +197,7 @@ def test_the_manifest_says_in_how_many_bits_the_teacher_was(
     assert read_json(tmp_path / "manifest.json")["teacher_quantization"] == bits
 
 
-def test_who_fetches_a_model_to_be_quantised_needs_no_card(
+def test_who_fetches_a_model_to_be_quantised_needs_no_gpu(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[ModelSource] = []

@@ -399,7 +399,7 @@ def write_foreign(
     num_samples: int = 11,
     **files: Any,
 ) -> Path:
-    """A foreign run of cards at constant power, one sample a second; `files` are JSON by stem.
+    """A foreign run of GPUs at constant power, one sample a second; `files` are JSON by stem.
 
     `per_joule` is what the counter, named millijoules, rises by in one joule.
     """
@@ -454,7 +454,7 @@ def harness_results(
 
 @pytest.fixture(scope="session")
 def foreign() -> SimpleNamespace:
-    """Writers of foreign records, and real ones of four H100 cards."""
+    """Writers of foreign records, and real ones of four H100 GPUs."""
     return SimpleNamespace(run=write_foreign, results=harness_results, h100_dir=H100_RUNS)
 
 

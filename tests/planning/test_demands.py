@@ -1,4 +1,4 @@
-"""What each part of a run asks of a card, and what a refusal says to do."""
+"""What each part of a run asks of a GPU, and what a refusal says to do."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def gib_of(config: Any, part: str) -> float:
     return found
 
 
-def test_a_card_lends_all_but_a_context(configure: Configure):
+def test_a_gpu_lends_all_but_a_context(configure: Configure):
     assert available_gib(configure("gpu=h100")) == 79.65 - CONTEXT_GIB
 
 
-def test_a_teacher_is_whole_on_a_card_for_its_scores_its_cache_and_its_text(configure: Configure):
+def test_a_teacher_is_whole_on_a_gpu_for_its_scores_its_cache_and_its_text(configure: Configure):
     whole_gib = 70_553_706_496 * 2 / GIB
     sft = configure(*BIG, "paradigm=sft")
     assert [demand.part for demand in demands(sft)] == ["evaluation", "training"]
@@ -63,7 +63,7 @@ SMALL = (
 @pytest.mark.parametrize(
     ("paradigm", "said"),
     [
-        # 34 GiB of training are cut, and nothing else is asked of the card.
+        # 34 GiB of training are cut, and nothing else is asked of the GPU.
         ("sft", "the same steps fit with training.micro_batch=2 training.accumulation=16"),
         # A teacher of 14.2 GiB and its forward pass of 9.6 exceed 23 GiB, one in a byte does not.
         ("response", "its teacher needs about 24 GiB .* set model.teacher.quantization=int8"),
@@ -80,7 +80,7 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
 
 def test_fewer_tokens_are_no_remedy_where_there_is_no_room_for_any(configure: Configure):
     large = configure("model=qwen25_7b_to_3b", "gpu=rtx4090", "eval=none", "paradigm=on_policy")
-    with pytest.raises(ValueError, match=r"room for 23; choose a larger card or a smaller pair$"):
+    with pytest.raises(ValueError, match=r"room for 23; choose a larger GPU or a smaller pair$"):
         check_memory(large)
 
 
@@ -97,7 +97,7 @@ def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configur
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
     said = "evaluation needs about 131 GiB .*, one gpu=h100 has room for 79; set model.teacher."
     # A quantised teacher is no shard's.
-    bits = "quantization=int8 training.teacher_parallel=ddp, which fits on 4 cards"
+    bits = "quantization=int8 training.teacher_parallel=ddp, which fits on 4 GPUs"
     with pytest.raises(ValueError, match=said + bits):
         check_memory(config)
     remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
@@ -105,10 +105,10 @@ def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configur
     assert found and found.ranks == 4 and "training.teacher_parallel=fsdp" not in found.overrides
 
 
-def test_a_plan_says_which_part_of_a_run_the_card_has_no_room_for(configure: Configure):
+def test_a_plan_says_which_part_of_a_run_the_gpu_has_no_room_for(configure: Configure):
     config = configure(*BIG, "paradigm=sft")
     lines = memory_lines(config, estimate(config))
-    assert "  evaluation: 131.4 GiB on one card (the teacher whole, for its scores)" in lines
-    assert lines[-1] == "the card has no room for its evaluation, however steps are cut"
+    assert "  evaluation: 131.4 GiB on one GPU (the teacher whole, for its scores)" in lines
+    assert lines[-1] == "the GPU has no room for its evaluation, however steps are cut"
     alone = configure(*BIG, "paradigm=sft", "eval=none")
-    assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 cards at ")
+    assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 GPUs at ")

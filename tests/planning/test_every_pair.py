@@ -1,4 +1,4 @@
-"""Every pair, on every card, under every paradigm: planned without a network or a download."""
+"""Every pair, on every GPU, under every paradigm: planned without a network or a download."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def _options(group: str, *, without: tuple[str, ...] = ()) -> list[str]:
 
 REMEDY = re.compile(
     r"the same steps fit|set model.teacher.quantization=int[48]|set paradigm.generate.batch_size=\d"
-    r"|set eval=none, or choose|choose a larger card or a smaller pair|lower paradigm.generate"
+    r"|set eval=none, or choose|choose a larger GPU or a smaller pair|lower paradigm.generate"
 )
 PAIRS, PARADIGMS = _options("model"), _options("paradigm")
-CARDS = _options("gpu", without=("auto", "cpu"))
+GPUS = _options("gpu", without=("auto", "cpu"))
 
 
 @cache
@@ -52,8 +52,8 @@ def _group(paradigm: str) -> Paradigm:
 
 
 @cache
-def _card(card: str) -> Gpu:
-    return to_config(compose([f"gpu={card}"])).gpu
+def _gpu(gpu: str) -> Gpu:
+    return to_config(compose([f"gpu={gpu}"])).gpu
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _runs(pair: str, paradigm: str) -> Iterator[Config]:
-    """The pair under the paradigm on each card; none where they are refused together."""
+    """The pair under the paradigm on each GPU; none where they are refused together."""
     config = copy.deepcopy(_pair(pair))
     config.paradigm = _group(paradigm)
     relational = config.paradigm.relational
@@ -77,21 +77,21 @@ def _runs(pair: str, paradigm: str) -> Iterator[Config]:
     except ValueError as refusal:
         assert pair in str(refusal) or paradigm in str(refusal)
         return
-    for card in CARDS:
-        config.gpu = _card(card)
+    for gpu in GPUS:
+        config.gpu = _gpu(gpu)
         yield config
 
 
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_pair_is_planned_on_every_card(pair: str, paradigm: str, tmp_path: Path):
+def test_a_pair_is_planned_on_every_gpu(pair: str, paradigm: str, tmp_path: Path):
     store, nodes = Store(tmp_path), []
     for config in _runs(pair, paradigm):
         if not nodes and not unmade_teacher(config.model):
             nodes = plan(config, [])
         text = describe(config, nodes, store, [])
-        card = config.gpu.name
-        assert f"paradigm={paradigm} model={pair} " in text and f"gpu={card} " in text
+        gpu = config.gpu.name
+        assert f"paradigm={paradigm} model={pair} " in text and f"gpu={gpu} " in text
         assert "kWh" in text and "steps/s" in text
         budget = estimate(config)
         assert budget.activations_gib > 0 and budget.student_state_gib > 0
@@ -106,7 +106,7 @@ def test_a_pair_is_planned_on_every_card(pair: str, paradigm: str, tmp_path: Pat
         except ValueError as refusal:
             told = str(refusal)
             assert not is_allowed(config)
-            assert f"gpu={card}" in told and f"room for {available_gib(config):.0f}" in told
+            assert f"gpu={gpu}" in told and f"room for {available_gib(config):.0f}" in told
             assert REMEDY.search(told), told
         else:
             assert is_allowed(config) and found

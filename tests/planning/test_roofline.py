@@ -1,4 +1,4 @@
-"""Hours and kWh of a plan, worked by hand from the card's figures."""
+"""Hours and kWh of a plan, worked by hand from the GPU's figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_cache_and_a_training_worked_by_hand(configure: Configure):
     assert found["distill"].hours[1] == pytest.approx(2 * computed_h + moved_h)
 
 
-def test_float32_is_as_fast_as_the_card_is_outside_its_tensor_cores(configure: Configure):
+def test_float32_is_as_fast_as_the_gpu_is_outside_its_tensor_cores(configure: Configure):
     fast, slow = (
         costs(configure(*LLAMA, "paradigm=response", f"training.precision={precision}"))
         for precision in ("bf16", "fp32")
@@ -85,7 +85,7 @@ def test_ranks_share_the_hours_and_not_the_energy(
     shared = costs(config)["teacher"]
     assert shared.hours == pytest.approx([hours / 4 for hours in alone.hours])
     assert shared.kwh == pytest.approx(alone.kwh)
-    assert time_lines(config, {("teacher", "0"): shared})[0].startswith("expected on 4 cards: ")
+    assert time_lines(config, {("teacher", "0"): shared})[0].startswith("expected on 4 GPUs: ")
     # What a teacher writes, the first rank writes alone.
     assert costs(configure(*LLAMA, "paradigm=sequence"))["generate"].hours[0] > 3
 
@@ -116,7 +116,7 @@ def test_a_sweep_pays_for_a_shared_cache_once(configure: Configure, tmp_path: Pa
     assert sweep_line(left, 3).startswith(f"all 3 runs, shared stages once: {hours:,.2f} to ")
 
 
-def test_without_the_card_s_figures_nothing_is_expected(configure: Configure, tmp_path: Path):
+def test_without_the_gpu_s_figures_nothing_is_expected(configure: Configure, tmp_path: Path):
     config = configure("gpu=cpu")
     assert costs(config) == {}
     left = costs_left(config, plan(config, []), Store(tmp_path))

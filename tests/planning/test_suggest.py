@@ -34,24 +34,24 @@ def test_a_suggestion_composes_keeps_the_steps_and_fits(pair, gpu, paradigm):
     assert estimate(cut, ranks=found.ranks).total_gib <= FILLED * available_gib(config)
 
 
-def test_one_card_without_recomputation_comes_first():
+def test_one_gpu_without_recomputation_comes_first():
     found = suggest(config_of("model=qwen25_7b_to_1b5", "gpu=h100"))
     assert found is not None
     assert (found.ranks, found.gradient_checkpointing) == (1, False)
 
 
-def test_a_student_too_large_for_one_card_is_cut_over_several():
+def test_a_student_too_large_for_one_gpu_is_cut_over_several():
     found = suggest(config_of("model=llama31_70b_to_8b", "gpu=h100", "paradigm=sft", "eval=none"))
     assert found is not None
     # 8.03 billion parameters in sixteen bytes are 120 GiB.
     assert found.ranks > 1 and "training.parallel=fsdp" in found.overrides
 
 
-def test_a_card_without_a_figure_has_no_suggestion():
+def test_a_gpu_without_a_figure_has_no_suggestion():
     assert suggest(config_of("model=tiny", "gpu=cpu")) is None
 
 
-def test_groups_of_sequences_stay_whole_on_one_card_or_over_the_ranks():
+def test_groups_of_sequences_stay_whole_on_one_gpu_or_over_the_ranks():
     found = suggest(config_of("model=llama31_8b_to_1b", "gpu=a100_40", "paradigm=relational"))
     assert found is not None
     assert (found.ranks * found.micro_batch) % 8 == 0
@@ -62,6 +62,6 @@ def test_a_student_that_writes_is_whole_on_every_rank():
     assert found is None or "training.parallel=fsdp" not in found.overrides
 
 
-def test_every_shipped_card_has_a_memory_to_fill():
+def test_every_shipped_gpu_has_a_memory_to_fill():
     names = {path.stem for path in (conf_dir() / "gpu").glob("*.yaml")} - {"auto", "cpu"}
     assert all(config_of(f"gpu={name}").gpu.memory_gib for name in names)

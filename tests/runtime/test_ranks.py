@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifacts.hardware import check_cards, joule_settings
+from kdwatts.artifacts.hardware import check_gpus, joule_settings
 from kdwatts.cli.command_line import main
 from kdwatts.memory.budget import estimate
 from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}
 
 
-def card(index: int) -> Card:
+def gpu(index: int) -> Device:
     name = "NVIDIA H100 80GB HBM3"
-    return Card(index, f"GPU-{index}", name, 79.6, 700.0, "570", True, False)
+    return Device(index, f"GPU-{index}", name, 79.6, 700.0, "570", True, False)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_a_student_in_shards_neither_writes_nor_is_compiled(
         configure(*overrides, "training.parallel=fsdp")
 
 
-def test_cards_that_the_meter_would_miss_are_refused(as_two: None, configure: Callable[..., Any]):
+def test_gpus_that_the_meter_would_miss_are_refused(as_two: None, configure: Callable[..., Any]):
     config = configure("gpu=h100", "training.accumulation=2")
-    check_cards(config, [card(0), card(1)])
+    check_gpus(config, [gpu(0), gpu(1)])
     with pytest.raises(ValueError, match=r"^2 ranks were launched, the meter sees 1 GPUs"):
-        check_cards(config, [card(0)])
+        check_gpus(config, [gpu(0)])
 
 
-def test_shards_divide_what_a_card_holds_of_student_and_teacher(
+def test_shards_divide_what_a_gpu_holds_of_student_and_teacher(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     pair = ("model=llama31_8b_to_1b", "paradigm=feature", "gpu=h100")

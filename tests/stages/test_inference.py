@@ -19,7 +19,7 @@ from transformers import (
 from kdwatts.models.serving_shape import depends_on_text, serving_shape
 from kdwatts.stages import inference
 from kdwatts.stages.graph import Node, plan
-from kdwatts.telemetry.nvml import Gpu as Card
+from kdwatts.telemetry.nvml import Device
 
 Configure = Callable[..., Any]
 
@@ -46,7 +46,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def key_of(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The key of what serves alike in a run of the tiny pair, on one machine whatever this is."""
-    monkeypatch.setattr("kdwatts.stages.graph.joule_settings", lambda config, cards: HARDWARE)
+    monkeypatch.setattr("kdwatts.stages.graph.joule_settings", lambda config, gpus: HARDWARE)
 
     def key_of(*overrides: str, subject: str = "student") -> str:
         return node_of(configure, *overrides, subject=subject).key
@@ -119,12 +119,12 @@ def test_prompts_that_are_cut_from_the_corpus_make_it_part_of_the_key(key_of: Ca
 
 
 def test_another_power_limit_is_another_key(configure: Configure):
-    def card(limit_w: float) -> Card:
-        return Card(0, "GPU-0", "NVIDIA H100 80GB HBM3", 80.0, limit_w, "580.1", True, False)
+    def gpu(limit_w: float) -> Device:
+        return Device(0, "GPU-0", "NVIDIA H100 80GB HBM3", 80.0, limit_w, "580.1", True, False)
 
     config = configure("gpu=h100", "eval=tiny", "paradigm=sft")
     keys = [
-        {node.key for node in plan(config, [card(limit_w)]) if node.stage == "inference"}
+        {node.key for node in plan(config, [gpu(limit_w)]) if node.stage == "inference"}
         for limit_w in (700.0, 500.0, 700.0)
     ]
     assert keys[0] == keys[2] and not keys[0] & keys[1]

@@ -74,16 +74,16 @@ TRACES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way in which a card is read, and what the meter must make of it."""
+    """One way in which a GPU is read, and what the meter must make of it."""
 
     condition: str
     traces: tuple[str, ...]
-    """One for each card of the node."""
+    """One for each GPU of the node."""
     expects: str
     """exact: within 0.1 %; stated: within the stated uncertainty; refused: no figure."""
     counter_period_ms: int = 20
     ours: tuple[int, ...] = (0,)
-    """Cards of the job."""
+    """GPUs of the job."""
     settings: dict[str, object] = field(default_factory=dict)
     """NVML_REPLAY_ ones, in lower case."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Result:
 
     @property
     def stated_j(self) -> float:
-        """One standard deviation, less the calibration of the card's sensor: ours has no error."""
+        """One standard deviation, less the calibration of the GPU's sensor: ours has no error."""
         return stated_j(self.row)
 
     @property
@@ -169,7 +169,7 @@ def truth_j(trace: Trace, from_s: float, to_s: float) -> float:
 
 
 def cases() -> Iterator[Case]:
-    """All that issue asks of a card's figure, and some that a node adds."""
+    """All that issue asks of a GPU's figure, and some that a node adds."""
     four = [name for name in TRACES if name != "another's"]
     lost_for_good = {"faults": f"15:999:0:{GPU_IS_LOST}"}
     for name in four:

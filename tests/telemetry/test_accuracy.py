@@ -1,4 +1,4 @@
-"""Figures of cards against their traces' own energy; `tests.bench.accuracy` prints them."""
+"""Figures of GPUs against their traces' own energy; `tests.bench.accuracy` prints them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_queries_that_fail_or_take_long_open_no_gap(measured):
         assert not re.search("not covered|reset", one.reason), one.case.name
 
 
-def test_what_a_card_kept_to_itself_is_inside_the_stated_uncertainty(measured):
+def test_what_a_gpu_kept_to_itself_is_inside_the_stated_uncertainty(measured):
     # Two standard deviations, and 5 % for the sensor's calibration do not count: it has no error.
     stated = expecting(measured, "stated")
     assert len(stated) >= 30
@@ -46,14 +46,14 @@ def test_what_a_card_kept_to_itself_is_inside_the_stated_uncertainty(measured):
     assert {n: (e, allowed_j[n]) for n, e in errors_j.items() if abs(e) > allowed_j[n]} == {}
 
 
-def test_a_reset_a_reload_and_a_lost_card_are_never_silent(measured):
+def test_a_reset_a_reload_and_a_lost_gpu_are_never_silent(measured):
     said = {one.case.name: one.reason for one in measured if one.case.says}
     wrong = [one.case.name for one in measured if not re.search(one.case.says, one.reason)]
     assert len(said) >= 20
     assert wrong == [], said
 
 
-def test_a_card_without_counter_says_that_it_was_sampled(measured):
+def test_a_gpu_without_counter_says_that_it_was_sampled(measured):
     sampled = [one for one in measured if one.case.condition == "samples only"]
     assert len(sampled) == 4
     assert {one.row["method"]["gpu"] for one in sampled} == {"nvml_samples"}

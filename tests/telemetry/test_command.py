@@ -216,7 +216,7 @@ def test_a_bad_option_is_refused_with_2(tmp_path, monkeypatch, capfd, words, sen
     assert sentence in errors.splitlines()[-1]
 
 
-def test_a_shared_card_is_refused_before_the_command_or_marked(start, tmp_path):
+def test_a_shared_gpu_is_refused_before_the_command_or_marked(start, tmp_path):
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         touch = ["--", "sh", "-c", "touch started; sleep 2.2"]

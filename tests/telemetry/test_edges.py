@@ -10,12 +10,12 @@ from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.probe import Probe
 
-CARD = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.06, max_gap_s=1)
+GPU = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.06, max_gap_s=1)
 PACKAGE = Sensor("cpu", "package-0", "rapl", limit_w=500, delta_s=0.001, max_gap_s=1)
 PERIOD_S = 0.06
 
 
-def card(*, query_s: float = 0.0, silent: Callable[[float], bool] = lambda _: False) -> Probe:
+def gpu(*, query_s: float = 0.0, silent: Callable[[float], bool] = lambda _: False) -> Probe:
     """1 J more at every multiple of PERIOD_S."""
 
     def read() -> Reading:
@@ -26,7 +26,7 @@ def card(*, query_s: float = 0.0, silent: Callable[[float], bool] = lambda _: Fa
             raise NVMLError(NVML_ERROR_TIMEOUT)
         return Reading((asked_s + now_s) / 2, float(math.floor(now_s / PERIOD_S)))
 
-    return Probe(CARD, index=0, read=read, read_edge=read)
+    return Probe(GPU, index=0, read=read, read_edge=read)
 
 
 def package() -> Probe:
@@ -38,7 +38,7 @@ def package() -> Probe:
 
 @pytest.mark.parametrize(("query_s", "error_s"), [(0.0, 0.006), (0.015, 0.02)])
 def test_an_edge_is_the_moment_of_the_counters_update(query_s, error_s):
-    probe, rapl = card(query_s=query_s), package()
+    probe, rapl = gpu(query_s=query_s), package()
     edge_s, tallies = find_edge([probe, rapl], threading.Lock())
     counter = tallies[probe].counter
     assert counter is not None and counter.energy_counter_j is not None
@@ -48,9 +48,9 @@ def test_an_edge_is_the_moment_of_the_counters_update(query_s, error_s):
     assert package_counter.time_s == pytest.approx(edge_s, abs=error_s)
 
 
-def test_a_card_that_fails_for_a_moment_is_waited_for():
+def test_a_gpu_that_fails_for_a_moment_is_waited_for():
     until_s = time.monotonic() + 0.1
-    probe = card(silent=lambda now_s: now_s < until_s)
+    probe = gpu(silent=lambda now_s: now_s < until_s)
     probe.update()
     probe._tally = type(probe.tally)(counter=Reading(until_s - 0.2, 0.0))
     edge_s, tallies = find_edge([probe], threading.Lock())
@@ -58,9 +58,9 @@ def test_a_card_that_fails_for_a_moment_is_waited_for():
     assert until_s < edge_s < until_s + 2 * PERIOD_S
 
 
-def test_a_card_that_is_lost_is_asked_once():
+def test_a_gpu_that_is_lost_is_asked_once():
     asked: list[float] = []
-    probe = card(silent=lambda now_s: asked.append(now_s) is None)
+    probe = gpu(silent=lambda now_s: asked.append(now_s) is None)
     begin_s = time.monotonic()
     edge_s, tallies = find_edge([probe], threading.Lock())
     assert len(asked) == 1

@@ -216,7 +216,7 @@ def test_errors_while_the_meter_starts_and_ends_never_reach_the_run(under_faults
     for number in range(result["rows"]):
         windows = [row["window"] for row in stage_rows(script.out_dir / str(number))]
         assert windows == ["run/train", "run"]
-    # Some found the card, which tells nothing of so short a window, and some none.
+    # Some found the GPU, which tells nothing of so short a window, and some none.
     assert {"window", "no"} <= set(result["reasons"])
 
 

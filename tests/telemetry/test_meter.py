@@ -277,7 +277,7 @@ def test_telemetry_imports_neither_torch_nor_other_rooms():
     assert printed.stdout.strip() == f"{rooms} False"
 
 
-def test_a_run_on_the_cpu_leaves_the_cards_beside_it_out(tmp_path, estimate, monkeypatch):
+def test_a_run_on_the_cpu_leaves_the_gpus_beside_it_out(tmp_path, estimate, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with Meter(tmp_path, estimate, use_gpus=False) as meter:
         assert meter.gpus == []

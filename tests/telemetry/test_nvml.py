@@ -43,7 +43,7 @@ print_json({"row": window.row})
 SQUARE = [(half / 2, 500.0 if half % 2 else 100.0) for half in range(60)]
 """500 W and 100 W in turn, each for half a second: 300 W on average."""
 
-TWO_CARDS = [(0.0, 300.0, 200.0)]
+TWO_GPUS = [(0.0, 300.0, 200.0)]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def scenarios(start_script):
         "square": start_script(WINDOW, SQUARE),
         "reset": start_script(WINDOW, [(0, 300)], reset_s=1.2),
         "lost ticks": start_script(WINDOW, SQUARE, faults="0.8:1.6:0:15"),
-        "lost card": start_script(WINDOW, TWO_CARDS, faults="1.2:99:1:15"),
-        "lost at start": start_script(LATE_WINDOW, TWO_CARDS, faults="0.5:1.8:1:15"),
+        "lost GPU": start_script(WINDOW, TWO_GPUS, faults="1.2:99:1:15"),
+        "lost at start": start_script(LATE_WINDOW, TWO_GPUS, faults="0.5:1.8:1:15"),
         "no counter": start_script(WINDOW, [(0, 250)], unsupported="energy"),
         "old driver": start_script(WINDOW, [(0, 250)], unsupported="fields"),
-        "bare card": start_script(WINDOW, [(0, 250)], unsupported="slow"),
+        "bare GPU": start_script(WINDOW, [(0, 250)], unsupported="slow"),
         "units": start_script(WINDOW, [(0, 250)], mw_per_w=1),
         "short": start_script(SHORT_INSIDE_LONG, [(0, 250)]),
         "idle": start_script(IDLE_FIRST, [(0, 80)]),
@@ -85,7 +85,7 @@ def test_windows_inside_the_meter_are_inside_its_root(printed):
             assert part["energy_j"]["gpu"] <= result["root"]["energy_j"]["gpu"]
 
 
-def test_the_card_is_described_in_the_units_of_its_names(printed):
+def test_the_gpu_is_described_in_the_units_of_its_names(printed):
     (gpu,) = printed["square"]["gpus"]
     assert gpu["name"] == "NVIDIA H100 80GB HBM3"
     assert gpu["uuid"] == "GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd"
@@ -112,7 +112,7 @@ def test_a_counter_reset_inside_a_window_is_bridged_and_said(printed):
     assert row["uncertainty_j"]["gpu"] > 700 * 0.08 / 12**0.5
 
 
-def test_ticks_lost_to_a_silent_card_are_filled_by_its_counter(printed, scenarios):
+def test_ticks_lost_to_a_silent_gpu_are_filled_by_its_counter(printed, scenarios):
     row = printed["lost ticks"]["row"]
     assert row["energy_j"]["gpu"] == pytest.approx(300 * row["duration_s"], abs=100)
     assert row["coverage"]["gpu"] == 1
@@ -122,8 +122,8 @@ def test_ticks_lost_to_a_silent_card_are_filled_by_its_counter(printed, scenario
     assert {r["power_w"] for r in errors} == {None}
 
 
-def test_a_lost_card_keeps_what_was_measured_and_states_the_gap(printed):
-    row = printed["lost card"]["row"]
+def test_a_lost_gpu_keeps_what_was_measured_and_states_the_gap(printed):
+    row = printed["lost GPU"]["row"]
     # 300 W all along and 200 W until 1.2 s after the start of the library.
     full_j = 300 * row["duration_s"]
     assert full_j + 200 * 0.7 < row["energy_j"]["gpu"] < full_j + 200 * 1.3
@@ -134,10 +134,10 @@ def test_a_lost_card_keeps_what_was_measured_and_states_the_gap(printed):
     assert row["outcome"] == "done"
 
 
-def test_a_card_silent_when_the_window_opens_counts_from_its_first_answer(printed):
+def test_a_gpu_silent_when_the_window_opens_counts_from_its_first_answer(printed):
     row = printed["lost at start"]["row"]
     full_j = 300 * row["duration_s"]
-    # About 0.7 s of 2.4 s are lost of the second card's 200 W.
+    # About 0.7 s of 2.4 s are lost of the second GPU's 200 W.
     assert full_j + 200 * 1.3 < row["energy_j"]["gpu"] < full_j + 200 * 2.0
     assert 0.75 < row["coverage"]["gpu"] < 0.95
     # The step of its counter across the silence belongs to the root, which saw both sides.
@@ -146,7 +146,7 @@ def test_a_card_silent_when_the_window_opens_counts_from_its_first_answer(printe
     assert root["coverage"]["gpu"] == 1
 
 
-def test_a_card_without_counter_is_integrated_from_samples(printed):
+def test_a_gpu_without_counter_is_integrated_from_samples(printed):
     row = printed["no counter"]["row"]
     assert row["method"]["gpu"] == "nvml_samples"
     assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.01)
@@ -159,13 +159,13 @@ def test_an_old_driver_without_field_values_gives_the_same_counter(printed, scen
     assert {r["power_average_w"] for r in scenarios["old driver"].rows("gpu")} == {None}
 
 
-def test_quantities_that_a_card_lacks_are_null_and_no_error(printed, scenarios):
-    row = printed["bare card"]["row"]
+def test_quantities_that_a_gpu_lacks_are_null_and_no_error(printed, scenarios):
+    row = printed["bare GPU"]["row"]
     assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.015)
-    rows = scenarios["bare card"].rows("gpu")
+    rows = scenarios["bare GPU"].rows("gpu")
     for name in ("util_pct", "memory_used_gib", "temperature_c", "sm_clock_mhz", "error"):
         assert {r[name] for r in rows} == {None}
-    assert printed["bare card"]["gpus"][0]["power_limit_w"] is None
+    assert printed["bare GPU"]["gpus"][0]["power_limit_w"] is None
 
 
 def test_milliwatts_taken_for_watts_are_refused(printed):
@@ -184,7 +184,7 @@ def test_a_short_window_is_null_and_its_energy_is_in_the_window_around_it(printe
     assert root["energy_j"]["gpu"] > result["long"]["energy_j"]["gpu"] + 250 * 0.3
 
 
-def test_an_open_window_and_the_meter_answer_without_asking_the_card(printed):
+def test_an_open_window_and_the_meter_answer_without_asking_the_gpu(printed):
     result = printed["old driver"]
     assert result["so_far"]["energy_j"] == pytest.approx(250 * 2.35, rel=0.05)
     assert result["so_far"]["quality"] == "measured"
@@ -209,7 +209,7 @@ print_json([chosen(environment) for environment in json.loads(os.environ["CASES"
 """
 
 
-def test_the_cards_of_the_job_are_those_of_its_environment(start_script):
+def test_the_gpus_of_the_job_are_those_of_its_environment(start_script):
     cases = [
         ({}, [0, 1, 2, 3]),
         ({"CUDA_VISIBLE_DEVICES": "2"}, [2]),
@@ -255,7 +255,7 @@ def test_a_driver_that_is_reloaded_is_read_again_and_its_gap_stated(start_script
         result = script.finish()
         row = result["row"]
         ticks = script.rows("gpu")
-        # NVML is asked anew every second, so the cards are back at most that long after the driver.
+        # NVML is asked anew every second, so the GPUs are back at most that long after the driver.
         back_s = min(t["monotonic_s"] for t in ticks if (t["energy_counter_j"] or 1e6) < 1e5)
         assert 4.5 < back_s - result["start_s"] < 5.8
         for uuid in {t["uuid"] for t in ticks}:
@@ -268,14 +268,14 @@ def test_a_driver_that_is_reloaded_is_read_again_and_its_gap_stated(start_script
         assert missing_j < 2 * (row["uncertainty_j"]["gpu"] ** 2 - (0.05 * 2400) ** 2) ** 0.5
 
 
-def test_a_card_that_is_silent_for_a_moment_is_found_all_the_same(start_script):
+def test_a_gpu_that_is_silent_for_a_moment_is_found_all_the_same(start_script):
     unknown = 999
-    code = "from kdwatts.telemetry.nvml import open_cards\nimport pynvml\npynvml.nvmlInit()\n"
-    code += "cards, reason = open_cards({})\nprint_json([len(cards), reason])"
+    code = "from kdwatts.telemetry.nvml import open_gpus\nimport pynvml\npynvml.nvmlInit()\n"
+    code += "gpus, reason = open_gpus({})\nprint_json([len(gpus), reason])"
     brief = start_script(code, [(0, 1, 2)], faults=f"0:0.12:1:{unknown},0:0.12:0:{unknown}")
     long = start_script(code, [(0, 1, 2)], faults=f"0:9:1:{unknown}")
     none = start_script(
-        code.replace("cards,", "time.sleep(0.1); cards,"), faults=f"0.05:9:-1:{unknown}"
+        code.replace("gpus,", "time.sleep(0.1); gpus,"), faults=f"0.05:9:-1:{unknown}"
     )
     assert brief.finish() == [2, ""]
     assert long.finish() == [1, ""]
@@ -295,7 +295,7 @@ print_json([enter(False), enter(True)])
 """
 
 
-def test_a_card_that_others_use_is_refused_unless_allowed(start_script):
+def test_a_gpu_that_others_use_is_refused_unless_allowed(start_script):
     with subprocess.Popen(["sleep", "60"]) as stranger:
         shared = start_script(SHARED, pids=stranger.pid)
         sliced = start_script(SHARED, mig=1)

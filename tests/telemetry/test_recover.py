@@ -87,7 +87,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path):
     assert row.energy_j["gpu"] == 300
 
 
-def test_a_card_without_counter_is_integrated(tmp_path):
+def test_a_gpu_without_counter_is_integrated(tmp_path):
     path = tmp_path / "telemetry.jsonl"
     for tenth in range(31):
         append_jsonl(
@@ -108,7 +108,7 @@ def test_an_attempt_without_rows_has_nothing_to_recover(tmp_path):
 
 
 def ticks_of_a_kill(path, *, killed_s: float, began_s: float, slow: str) -> None:
-    """A card of 100 W read each tenth of a second and, once a second, a component of 50 W."""
+    """A GPU of 100 W read each tenth of a second and, once a second, a component of 50 W."""
     for n in range(int(killed_s * 10) + 1):
         window = "run/distill" if n / 10 >= began_s else "run"
         append_jsonl(path, tick(n / 10, window, 10.0 * n))

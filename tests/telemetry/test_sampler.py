@@ -143,7 +143,7 @@ def test_what_ends_the_thread_is_a_reason_of_every_window_after_it(monkeypatch, 
 
 
 @pytest.mark.parametrize("wrong_w", [4294967.295, 0.0, math.nan, math.inf])
-def test_an_impossible_power_is_null_in_the_trace_beside_what_the_card_said(wrong_w, tmp_path):
+def test_an_impossible_power_is_null_in_the_trace_beside_what_the_gpu_said(wrong_w, tmp_path):
     probe = a_probe(lambda: Reading(time.monotonic(), None, wrong_w, wrong_w))
     rows = [row for row in sampled(tmp_path, probe) if row["device_kind"] == "gpu"]
     assert {row["power_w"] for row in rows} == {row["power_average_w"] for row in rows} == {None}

@@ -12,10 +12,10 @@ from kdwatts.telemetry.strangers import Watch
 
 
 @pytest.fixture
-def on_card(monkeypatch) -> set[int]:
-    """The processes that NVML names as users of every card; tests change it."""
+def on_gpu(monkeypatch) -> set[int]:
+    """The processes that NVML names as users of every GPU; tests change it."""
     pids: set[int] = set()
-    monkeypatch.setattr(nvml, "compute_pids", lambda card: set(pids))
+    monkeypatch.setattr(nvml, "compute_pids", lambda gpu: set(pids))
     return pids
 
 
@@ -45,46 +45,46 @@ def cuda_device(monkeypatch, tmp_path) -> Any:
     return device
 
 
-def card(uuid: str = "GPU-a", *, is_sliced: bool = False) -> Any:
+def gpu(uuid: str = "GPU-a", *, is_sliced: bool = False) -> Any:
     return SimpleNamespace(gpu=SimpleNamespace(uuid=uuid, is_sliced=is_sliced))
 
 
-def test_a_card_that_only_this_job_uses_leaves_no_remark(on_card):
+def test_a_gpu_that_only_this_job_uses_leaves_no_remark(on_gpu):
     child = subprocess.Popen(["sleep", "60"])
-    on_card |= {os.getpid(), os.getppid(), child.pid}
-    watch = Watch([card()], allowed=False)
+    on_gpu |= {os.getpid(), os.getppid(), child.pid}
+    watch = Watch([gpu()], allowed=False)
     watch.look()
     child.kill()
     child.wait()
     assert watch.remark(since_s=0.0) is None
 
 
-def test_a_card_in_use_is_refused_with_the_process_named(on_card, other):
-    on_card.add(other)
+def test_a_gpu_in_use_is_refused_with_the_process_named(on_gpu, other):
+    on_gpu.add(other)
     with pytest.raises(RuntimeError) as refusal:
-        Watch([card()], allowed=False)
+        Watch([gpu()], allowed=False)
     assert str(refusal.value) == (
         f"telemetry: GPU-a is also used by pid {other} (sleep); energy would be misattributed; "
         "run alone or set telemetry.allow_shared=true"
     )
 
 
-def test_a_slice_is_refused_or_reported_as_the_whole_card(on_card):
+def test_a_slice_is_refused_or_reported_as_the_whole_gpu(on_gpu):
     with pytest.raises(RuntimeError, match="GPU-a is sliced by MIG, its meter is for all slices"):
-        Watch([card(is_sliced=True)], allowed=False)
-    watch = Watch([card(is_sliced=True)], allowed=True)
+        Watch([gpu(is_sliced=True)], allowed=False)
+    watch = Watch([gpu(is_sliced=True)], allowed=True)
     assert watch.remark(since_s=0.0) == "scope: whole_gpu, GPU-a is sliced by MIG"
 
 
 def test_one_that_comes_later_marks_the_windows_it_was_in_and_stops_nothing(
-    on_card, other, monkeypatch, caplog
+    on_gpu, other, monkeypatch, caplog
 ):
     monkeypatch.setattr(strangers, "_namespace", lambda: strangers._FIRST_NAMESPACE)
-    watch = Watch([card("GPU-a"), card("GPU-b")], allowed=False)
+    watch = Watch([gpu("GPU-a"), gpu("GPU-b")], allowed=False)
     before_s = time.monotonic()
-    on_card.add(other)
+    on_gpu.add(other)
     watch.look()
-    on_card.clear()
+    on_gpu.clear()
     watch.look()
     after_s = time.monotonic()
     assert watch.remark(before_s) == (
@@ -95,65 +95,65 @@ def test_one_that_comes_later_marks_the_windows_it_was_in_and_stops_nothing(
     assert [f"now also used by pid {other}" in message for message in caplog.messages] == [True] * 2
 
 
-def test_in_a_container_our_own_process_does_not_look_like_a_stranger_later(on_card, cuda_device):
-    watch = Watch([card()], allowed=False)
-    on_card.add(4_000_000)  # This process as the host counts it.
+def test_in_a_container_our_own_process_does_not_look_like_a_stranger_later(on_gpu, cuda_device):
+    watch = Watch([gpu()], allowed=False)
+    on_gpu.add(4_000_000)  # This process as the host counts it.
     watch.look()
     assert watch.remark(since_s=0.0) is None
 
 
-def test_in_a_container_those_of_the_start_mark_every_window(on_card, cuda_device):
-    on_card.add(4_000_000)
-    watch = Watch([card()], allowed=True)
-    on_card.clear()
+def test_in_a_container_those_of_the_start_mark_every_window(on_gpu, cuda_device):
+    on_gpu.add(4_000_000)
+    watch = Watch([gpu()], allowed=True)
+    on_gpu.clear()
     assert watch.remark(time.monotonic() + 1e6) == (
         "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
     )
 
 
 def test_in_a_container_a_second_run_of_one_process_is_not_refused_for_what_the_first_left(
-    on_card, cuda_device
+    on_gpu, cuda_device
 ):
-    Watch([card()], allowed=False)
+    Watch([gpu()], allowed=False)
     with cuda_device.open():
-        on_card.add(4_000_000)  # This process as the host counts it.
-        second = Watch([card()], allowed=False)
+        on_gpu.add(4_000_000)  # This process as the host counts it.
+        second = Watch([gpu()], allowed=False)
         assert second.remark(since_s=0.0) is None
     with pytest.raises(RuntimeError, match="also used by pid 4000000"):
-        Watch([card()], allowed=False)  # This process uses no CUDA any more: it is another's.
+        Watch([gpu()], allowed=False)  # This process uses no CUDA any more: it is another's.
 
 
-def test_in_a_container_a_child_s_use_of_the_card_is_this_job_s_own(on_card, cuda_device):
-    Watch([card()], allowed=False)
+def test_in_a_container_a_child_s_use_of_the_gpu_is_this_job_s_own(on_gpu, cuda_device):
+    Watch([gpu()], allowed=False)
     with cuda_device.open() as file:
         child = subprocess.Popen(["sleep", "60"], stdin=file)
-    on_card.add(4_000_000)
+    on_gpu.add(4_000_000)
     try:
-        assert Watch([card()], allowed=False).remark(since_s=0.0) is None
+        assert Watch([gpu()], allowed=False).remark(since_s=0.0) is None
     finally:
         child.kill()
         child.wait()
 
 
 def test_in_a_container_more_newcomers_than_own_users_of_cuda_are_refused_by_name(
-    on_card, cuda_device
+    on_gpu, cuda_device
 ):
-    Watch([card()], allowed=False)
-    on_card |= {4_000_000, 4_000_001}
+    Watch([gpu()], allowed=False)
+    on_gpu |= {4_000_000, 4_000_001}
     with cuda_device.open(), pytest.raises(RuntimeError) as refusal:
-        Watch([card()], allowed=False)
+        Watch([gpu()], allowed=False)
     assert "pid 4000000 (not visible from here)" in str(refusal.value)
     assert "pid 4000001 (not visible from here)" in str(refusal.value)
 
 
 def test_in_a_container_one_that_was_there_before_us_stays_a_stranger_in_later_runs(
-    on_card, cuda_device
+    on_gpu, cuda_device
 ):
-    on_card.add(4_000_000)
-    Watch([card()], allowed=True)
+    on_gpu.add(4_000_000)
+    Watch([gpu()], allowed=True)
     with cuda_device.open():
-        on_card.add(4_000_001)
-        second = Watch([card()], allowed=True)
+        on_gpu.add(4_000_001)
+        second = Watch([gpu()], allowed=True)
     assert second.remark(since_s=0.0) == (
         "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
     )

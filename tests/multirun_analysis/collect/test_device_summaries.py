@@ -14,13 +14,13 @@ def stages_of(*rows, **common):
     return {row["stage"]: row for row in summarise("0", table).to_pylist()}
 
 
-def test_utilisation_is_a_mean_over_time_and_over_cards_of_each_stage():
+def test_utilisation_is_a_mean_over_time_and_over_gpus_of_each_stage():
     found = stages_of(
         at(0, util_pct=100.0), at(1, util_pct=0.0), at(3, util_pct=50.0),
         at(0, util_pct=20.0, device_index=1), at(1, util_pct=20.0, device_index=1),
         at(9, util_pct=7.0, window="run/evaluate_student"),
     )  # fmt: skip
-    # 100 % for 1 s, 0 % for 2 s, 50 % for the usual step of 1.5 s: 175 / 4.5; the other card 20 %.
+    # 100 % for 1 s, 0 % for 2 s, 50 % for the usual step of 1.5 s: 175 / 4.5; the other GPU 20 %.
     assert found["distill"]["gpu_util_pct_mean"] == pytest.approx((175 / 4.5 + 20) / 2)
     assert found["distill"]["num_ticks"] == 5
     assert found["evaluate_student"]["gpu_util_pct_mean"] == 7
@@ -37,7 +37,7 @@ def test_a_stage_and_not_its_inner_windows_is_what_a_row_is_about():
     assert found["distill"]["gpu_power_w_mean"] == 200
 
 
-def test_power_of_cards_adds_up_and_their_memory_does_not():
+def test_power_of_gpus_adds_up_and_their_memory_does_not():
     found = stages_of(
         at(0, None, 100.0, memory_used_gib=40.0, temperature_c=50.0),
         at(0, None, 150.0, memory_used_gib=30.0, temperature_c=61.0, device_index=1),
@@ -57,7 +57,7 @@ def test_a_gap_between_ticks_and_the_wait_between_attempts_are_nobodys():
     assert found["gpu_util_pct_mean"] == pytest.approx(100 * 6 / 9)
 
 
-def test_the_floor_is_the_least_power_of_each_card_at_no_load_and_none_where_one_never_rests():
+def test_the_floor_is_the_least_power_of_each_gpu_at_no_load_and_none_where_one_never_rests():
     busy = [at(0, None, 300.0, util_pct=90.0), at(1, None, 20.0, util_pct=1.0)]
     rests = [at(2, None, 90.0, util_pct=0.0), at(3, None, 60.0, util_pct=0.0)]
     other = [at(0, None, 55.0, util_pct=0.0, device_index=1)]
@@ -65,7 +65,7 @@ def test_the_floor_is_the_least_power_of_each_card_at_no_load_and_none_where_one
     assert stages_of(*busy, *other)["distill"]["gpu_floor_w"] is None
 
 
-def test_a_throttled_share_counts_what_slows_a_card_down_not_what_its_user_set():
+def test_a_throttled_share_counts_what_slows_a_gpu_down_not_what_its_user_set():
     bits = [0x0, 0x1, 0x2, 0x4]  # None, idle, clocks set by an application, power cap.
     ticks = [at(i, throttle_reasons=bit) for i, bit in enumerate(bits)]
     assert stages_of(*ticks)["distill"]["gpu_throttled_share"] == 0.25

@@ -26,12 +26,12 @@ def panels(fig):
 
 def test_devices_share_the_time_axis_and_are_in_the_panels_they_have_columns_for(imported):
     fig = devices_over_time(ticks_of(imported, "feature_1"), imported.stages, run="feature_1")
-    cards = [f"gpu {i}" for i in range(4)]
+    gpus = [f"gpu {i}" for i in range(4)]
     assert panels(fig) == {
-        "Power, W": cards,
-        "Util., %": [*cards, "host"],
-        "Temp., °C": cards,
-        "Energy, kJ": cards,
+        "Power, W": gpus,
+        "Util., %": [*gpus, "host"],
+        "Temp., °C": gpus,
+        "Energy, kJ": gpus,
     }
     assert all(t.meta == {"run": "feature_1"} for t in fig.data if t.type == "scatter")
     matched = {fig.layout[name].matches for name in ("xaxis", "xaxis2", "xaxis3", "xaxis4")}

@@ -8,12 +8,12 @@ from multirun_analysis.figures.idle import idle_and_wait, idle_and_wait_table, i
 NONE = SUMMARIES.empty_table().to_pandas()
 
 
-def test_real_cards_were_idle_for_two_thirds_of_the_feature_run(imported_dir):
+def test_real_gpus_were_idle_for_two_thirds_of_the_feature_run(imported_dir):
     found = collect([imported_dir])
     table = idle_and_wait_table(found.runs, found.stages, found.summaries).set_index("run")
-    # Means of the 1,139 ticks of each of four cards: 16.1, 41.1, 35.8 and 39.7 %.
+    # Means of the 1,139 ticks of each of four GPUs: 16.1, 41.1, 35.8 and 39.7 %.
     assert table.loc["feature_1", "gpu_util_pct"] == pytest.approx(33.17, abs=0.1)
-    # Its cards drew 61.0, 61.5, 62.8 and 61.2 W before anything ran, for 1,162 s of 513 kJ.
+    # Its GPUs drew 61.0, 61.5, 62.8 and 61.2 W before anything ran, for 1,162 s of 513 kJ.
     expected_pct = 100 * 246 * 1162.4 / 513_327
     assert table.loc["feature_1", "idle_pct"] == pytest.approx(expected_pct, rel=0.02)
     assert set(table["idle_source"]) == {"least power at 0 % utilisation in the trace"}
@@ -78,7 +78,7 @@ def test_the_feature_run_is_called_expensive_in_words_and_the_others_are_not(imp
     found = collect([imported_dir])
     table = idle_and_wait_table(found.runs, found.stages, found.summaries)
     assert idle_words(table) == [
-        "feature · imported: its cards ran a kernel 33 % of the time, and 56 % of its energy is "
+        "feature · imported: its GPUs ran a kernel 33 % of the time, and 56 % of its energy is "
         "what idle devices would have drawn in as long."
     ]
 

@@ -140,19 +140,19 @@ def test_tables_and_bars_of_settings_are_in_the_order_of_values(rates, beside_sf
 
 
 def heads_of_rows(html):
-    """Colour and label of every row of a table, and of every card."""
+    """Colour and label of every row of a table, and of every GPU."""
     rows = re.findall(r'--hue:(#\w+)"></span>([^<]+)', html)
-    cards = r'class="card" style="--hue:(#\w+)">.*?class="student">([^<]+)'
-    return rows, re.findall(cards, html, re.DOTALL)
+    gpus = r'class="highlight" style="--hue:(#\w+)">.*?class="student">([^<]+)'
+    return rows, re.findall(gpus, html, re.DOTALL)
 
 
 @pytest.mark.parametrize("profile", ["research", "provider", "esg"])
-def test_every_table_and_card_of_the_page_has_the_colours_of_the_settings(beside_sft, profile):
+def test_every_table_and_gpu_of_the_page_has_the_colours_of_the_settings(beside_sft, profile):
     own = {look.name: look.color for look in looks(to_rows(beside_sft.runs)).values()}
     html = report_html(beside_sft, profile=profile, shown={})
-    rows, cards = heads_of_rows(html)
-    assert len(cards) >= 2 and len(rows) > 16
-    for hue, label in [*rows, *cards]:
+    rows, gpus = heads_of_rows(html)
+    assert len(gpus) >= 2 and len(rows) > 16
+    for hue, label in [*rows, *gpus]:
         assert hue == own[label.partition(" · seed")[0]], label
     for title in ("When it pays", "Against plain fine-tuning"):
         part = html.partition(f"<h2>{title}")[2].partition("</section>")[0]

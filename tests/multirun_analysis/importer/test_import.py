@@ -88,7 +88,7 @@ def test_the_energy_of_the_window_is_what_recovery_finds_in_the_written_rows(imp
     assert again and stage["energy_j"] == again.energy_j
     assert stage["uncertainty_j"] == again.uncertainty_j
     assert (stage["outcome"], stage["method"]["gpu"]) == ("done", "nvml_counter")
-    # The extremes of four cards, as in the data's own README within 0.1 %.
+    # The extremes of four GPUs, as in the data's own README within 0.1 %.
     assert stage["reason"]["gpu"] == (
         "imported; energy_mJ rises 999.5 to 999.7 times as fast as power_watts says, so it is "
         "rescaled by 0.001"

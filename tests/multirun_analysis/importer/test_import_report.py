@@ -73,8 +73,8 @@ def test_alone_they_answer_with_their_energy_and_no_accuracy(alone):
     assert found.headline == (
         "3 students were built, and no score of theirs can be set beside their teacher's."
     )
-    (card,) = found.cards
-    assert (card.student, card.figure) == ("response · imported", "306 kJ (85.0 Wh)")
+    (gpu,) = found.gpus
+    assert (gpu.student, gpu.figure) == ("response · imported", "306 kJ (85.0 Wh)")
     assert "Imported, recorded elsewhere by other software: 3." in found.sureness
 
 
@@ -83,7 +83,7 @@ def test_beside_our_runs_ours_are_still_ranked(mixed, sweep_dir):
     assert found.headline.startswith("Combined")
     assert "Left out of this ranking, as no score places them: 3." in found.sureness
     ours = answer(collect([sweep_dir]).runs)
-    assert [card.figure for card in found.cards] == [card.figure for card in ours.cards]
+    assert [gpu.figure for gpu in found.gpus] == [gpu.figure for gpu in ours.gpus]
 
 
 def test_estimated_runs_with_scores_are_ranked_though_imports_were_measured(
@@ -102,7 +102,7 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     collected = collect([comparable_dir, tmp_path])
     found = answer(collected.runs)
     assert found.headline.startswith("Response · imported")
-    serving = found.cards[-1]
+    serving = found.gpus[-1]
     assert serving.figure == "2.00 J/token"
     assert serving.detail == "prompt and answer together, as reported, without a trace"
     fig = quality_against_energy(collected.runs)
@@ -158,7 +158,7 @@ def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
     assert {round(float(x), 1) for trace in fig.data for x in trace.x} == {513.3, 416.3, 305.9}
 
 
-def test_power_of_four_cards_for_20_minutes_is_thinned_and_keeps_its_mean(alone):
+def test_power_of_four_gpus_for_20_minutes_is_thinned_and_keeps_its_mean(alone):
     ticks = alone.telemetry.of("feature_1")
     fig = devices_over_time(ticks, alone.stages, run="feature_1")
     curves = [trace for trace in fig.data if trace.type == "scatter" and trace.yaxis == "y"]

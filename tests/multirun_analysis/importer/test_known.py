@@ -29,7 +29,7 @@ def test_benchmarks_have_the_primary_metric_and_chance_of_conf_eval():
     } == BENCHMARKS
 
 
-def test_cards_have_the_options_of_conf_gpu():
+def test_gpus_have_the_options_of_conf_gpu():
     found = options("gpu").items()
     assert {name: key for key, gpu in found for name in gpu.get("nvml_names") or ()} == GPUS
 

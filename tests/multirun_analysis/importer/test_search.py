@@ -120,6 +120,6 @@ def test_one_fault_of_several_runs_is_said_once_with_their_names(foreign, tmp_pa
     code, names, said = told()
     assert (code, names) == (2, ["sft_1"])
     assert said == [
-        "0 samples of 0 cards; an energy needs two samples of one card; leave this run out: "
+        "0 samples of 0 GPUs; an energy needs two samples of one GPU; leave this run out: "
         "3 folders (in/sft_2/telemetry.jsonl, in/sft_3/telemetry.jsonl, in/sft_4/telemetry.jsonl)"
     ]

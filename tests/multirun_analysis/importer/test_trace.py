@@ -41,11 +41,13 @@ def test_the_real_runs_drew_what_their_counters_say_in_microjoules(imported_dir,
 def test_energy_is_first_to_last_counter_and_close_to_the_area_under_the_power(imported_dir, run):
     rows = [r for r in read_jsonl(imported_dir / run / "telemetry.jsonl")]
     (stage,) = read_jsonl(imported_dir / run / "stages.jsonl")
-    cards = [[r for r in rows if r["device_index"] == index] for index in range(4)]
-    ends_j = sum(card[-1]["energy_counter_j"] - card[0]["energy_counter_j"] for card in cards)
+    devices = [[r for r in rows if r["device_index"] == index] for index in range(4)]
+    ends_j = sum(
+        device[-1]["energy_counter_j"] - device[0]["energy_counter_j"] for device in devices
+    )
     area_j = sum(
-        integrate_power_j([r["monotonic_s"] for r in card], [r["power_w"] for r in card])
-        for card in cards
+        integrate_power_j([r["monotonic_s"] for r in device], [r["power_w"] for r in device])
+        for device in devices
     )
     assert stage["energy_j"]["gpu"] == pytest.approx(ends_j, rel=1e-9)
     assert stage["sampled_energy_j"]["gpu"] == pytest.approx(area_j, rel=1e-9)
@@ -79,9 +81,9 @@ def test_any_other_ratio_is_refused_with_what_was_found(foreign, tmp_path, per_j
         correction_of(folder)
 
 
-def test_one_card_in_another_unit_than_the_rest_is_refused(foreign, tmp_path):
+def test_one_device_in_another_unit_than_the_rest_is_refused(foreign, tmp_path):
     trace = trace_of(foreign.run(tmp_path / "r"))
-    with pytest.raises(ValueError, match="some cards is in millijoules"):
+    with pytest.raises(ValueError, match="some GPUs is in millijoules"):
         unit_correction({0: 1.0, 1: 1000.0}, trace.source)
 
 
@@ -96,7 +98,7 @@ def test_a_counter_that_starts_anew_is_compared_over_the_other_intervals(foreign
     assert counter_over_samples(trace_of(folder)) == {0: pytest.approx(1000)}
 
 
-def test_a_card_without_a_counter_has_its_power_integrated(foreign, tmp_path):
+def test_a_device_without_a_counter_has_its_power_integrated(foreign, tmp_path):
     folder = foreign.run(tmp_path / "r")
     text = (folder / "telemetry.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -172,7 +174,7 @@ def broken(line, **changes):
         ({"gpu_power_watts": "60"}, r":3: power_watts is '60', expected a number"),
         ({"gpu_power_watts": -1}, r":3: power_watts is -1"),
         ({"gpu_energy_mJ": math.nan}, r":3: energy_mJ is nan"),
-        ({"gpu_gpu_index": 1}, r":3: one gpu_index stands on two cards"),
+        ({"gpu_gpu_index": 1}, r":3: one gpu_index stands on two GPUs"),
         ({"gpu_gpu_name": 5}, r":3: gpu_name is 5, expected a text"),
         ({"cpu": 3}, r":3: cpu: holds int"),
     ],
@@ -198,7 +200,7 @@ def test_a_broken_line_that_is_not_the_last_is_refused_by_file_and_line(foreign,
 
 
 def test_one_sample_is_no_energy(foreign, tmp_path):
-    with pytest.raises(ValueError, match="1 samples of 2 cards"):
+    with pytest.raises(ValueError, match="1 samples of 2 GPUs"):
         trace_of(foreign.run(tmp_path / "r", num_samples=1))
 
 
@@ -219,7 +221,7 @@ def test_a_file_and_its_gz_are_one_record_and_both_at_once_are_refused(foreign, 
 
 
 def altered(folder, change):
-    """Change the samples of the first card, by the second of each."""
+    """Change the samples of the first GPU, by the second of each."""
     path = folder / "telemetry.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for second, line in enumerate(lines):
@@ -229,12 +231,12 @@ def altered(folder, change):
 
 
 @pytest.mark.parametrize("wrong_w", [4294967.295, 0.0])
-def test_one_power_that_no_card_draws_costs_its_neighbourhood_and_is_named(
+def test_one_power_that_no_device_draws_costs_its_neighbourhood_and_is_named(
     foreign, tmp_path, wrong_w
 ):
-    def change(second, card):
-        card["energy_mJ"] = None
-        card["power_watts"] = wrong_w if second == 5 else card["power_watts"]
+    def change(second, device):
+        device["energy_mJ"] = None
+        device["power_watts"] = wrong_w if second == 5 else device["power_watts"]
 
     altered(foreign.run(tmp_path / "in" / "feature_1", powers_w=(100.0,)), change)
     assert main(["import", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
@@ -247,8 +249,8 @@ def test_one_power_that_no_card_draws_costs_its_neighbourhood_and_is_named(
 
 
 def test_one_misread_counter_costs_no_run_its_import(foreign, tmp_path):
-    def change(second, card):
-        card["energy_mJ"] = 2.0**64 if second == 5 else card["energy_mJ"]
+    def change(second, device):
+        device["energy_mJ"] = 2.0**64 if second == 5 else device["energy_mJ"]
 
     folder = altered(foreign.run(tmp_path / "in" / "feature_1"), change)
     assert correction_of(folder) == 1e-3
@@ -259,6 +261,8 @@ def test_one_misread_counter_costs_no_run_its_import(foreign, tmp_path):
 
 @pytest.mark.parametrize("stuck_mj", [0.0, 5e12])
 def test_a_counter_that_never_moves_is_refused_with_what_was_found(foreign, tmp_path, stuck_mj):
-    folder = altered(foreign.run(tmp_path / "run"), lambda _, card: card.update(energy_mJ=stuck_mj))
+    folder = altered(
+        foreign.run(tmp_path / "run"), lambda _, device: device.update(energy_mJ=stuck_mj)
+    )
     with pytest.raises(ValueError, match="rises 0 times as fast"):
         correction_of(folder)

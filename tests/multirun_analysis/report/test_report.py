@@ -52,7 +52,7 @@ def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep_di
     assert "%), 95 % over 2 seeds; the runner-up, " in found.sureness[0]
     assert found.sureness[1].startswith("Energy is measured, ± 4.8 % (one sigma)")
     assert found.warning is None
-    assert [card.student for card in found.cards] == ["combined", "sft", "combined"]
+    assert [gpu.student for gpu in found.gpus] == ["combined", "sft", "combined"]
 
 
 def test_a_single_seed_is_said_to_settle_nothing(make, tmp_path):
@@ -132,7 +132,7 @@ def test_text_from_run_folders_cannot_become_html(make, tmp_path):
     assert "img" not in Resources(own).elements
 
 
-def test_caveats_name_card_host_versions_coverage_and_what_is_not_counted(sweep_dir):
+def test_caveats_name_gpu_host_versions_coverage_and_what_is_not_counted(sweep_dir):
     found = dict(caveats(collect([sweep_dir])))
     assert found["Hardware"] == "node7, 1 x NVIDIA H100 80GB HBM3, driver 575.57."
     assert found["Software"].startswith(
@@ -323,7 +323,7 @@ def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_dir):
 
 def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_dir):
     text = report_html(collect([imported_dir]))
-    assert "its cards ran a kernel 33 % of the time, and 56 % of its energy" in text
+    assert "its GPUs ran a kernel 33 % of the time, and 56 % of its energy" in text
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])

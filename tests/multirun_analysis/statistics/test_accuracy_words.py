@@ -139,10 +139,10 @@ def test_a_teacher_at_chance_everywhere_means_cannot_be_told_in_the_headline(at_
         "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
         "Response predicts held-out text best for 326 kJ."
     )
-    assert [card.question for card in found.cards] == [
+    assert [gpu.question for gpu in found.gpus] == [
         "Best on held-out text", "Least energy to build", "Serving the best on held-out text",
     ]  # fmt: skip
-    assert all("at chance on mmlu" in card.detail for card in found.cards[:2])
+    assert all("at chance on mmlu" in gpu.detail for gpu in found.gpus[:2])
     assert not re.search(r"accura|OM_perf", " ".join(found.sureness))
 
 
@@ -153,7 +153,7 @@ def test_without_held_out_text_the_headline_goes_on_with_the_least_energy(at_cha
         "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
         "Sft takes the least energy to build: 226 ± 13 kJ (62.8 Wh)."
     )
-    assert found.cards[0].detail == "its accuracy is not compared; at chance on mmlu"
+    assert found.gpus[0].detail == "its accuracy is not compared; at chance on mmlu"
 
 
 def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance_dir):

@@ -170,8 +170,8 @@ def test_both_bars_must_be_cleared_where_both_are_asked(runs: Path, capsys: Any)
     assert said["recommended"]["label"] == "sft" and said["min_kept"] is None
 
 
-def test_calibration_that_both_share_cancels_and_that_of_two_cards_does_not(runs: Path):
-    """5 % of 15 kJ and of 21 kJ; the difference of 6 kJ is known to 78 J on one card."""
+def test_calibration_that_both_share_cancels_and_that_of_two_gpus_does_not(runs: Path):
+    """5 % of 15 kJ and of 21 kJ; the difference of 6 kJ is known to 78 J on one GPU."""
     found = gathered(runs, **SURE)
     build_sd_j = 0.05 * found.runs["own_energy_j"]
     found.runs["own_energy_shared_sd_j"] = build_sd_j

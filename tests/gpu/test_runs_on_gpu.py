@@ -1,6 +1,6 @@
-"""Whole runs on one card: a kill changes no bit, a second run is not refused, joules are measured.
+"""Whole runs on one GPU: a kill changes no bit, a second run is not refused, joules are measured.
 
-Every run is a process of its own, and this one uses no card, as it would look like a stranger's.
+Every run is a process of its own, and this one uses no GPU, as it would look like a stranger's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.gpu.device import DEVICE, ON_GPU
 
-from tests.gpu.card import DEVICE, ON_CARD
-
-pytestmark = [pytest.mark.gpu, ON_CARD]
+pytestmark = [pytest.mark.gpu, ON_GPU]
 
 TEN_STEPS = (
     *("until=distill", "training=smoke", "paradigm=feature", "data.num_documents=30"),
@@ -73,7 +72,7 @@ def test_ten_steps_equal_some_a_kill_and_the_rest_bit_for_bit(tmp_path: Path):
     assert not different
 
 
-def test_two_runs_of_one_process_are_metered_by_the_card_s_counter(tmp_path: Path):
+def test_two_runs_of_one_process_are_metered_by_the_gpu_s_counter(tmp_path: Path):
     words = (
         *("until=inference", "training=smoke", "eval=tiny", "eval.tasks=[]"),
         *("eval.inference.max_repeats=3", "telemetry.idle_s=0", "data.num_documents=30"),

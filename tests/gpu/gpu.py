@@ -1,4 +1,4 @@
-"""Where the tests of this folder compute: on the card, or for a rehearsal on the CPU."""
+"""Where the tests of this folder compute: on the GPU, or for a rehearsal on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-ON_CARD = pytest.mark.skipif(
+ON_GPU = pytest.mark.skipif(
     DEVICE.type == "cpu" and "KDWATTS_REHEARSE_GPU" not in os.environ,
     reason="needs a CUDA device; KDWATTS_REHEARSE_GPU=1 computes on the CPU",
 )

@@ -1,4 +1,4 @@
-"""The script that holds a card's counter against its power, on the replaying NVML library."""
+"""The script that holds a GPU's counter against its power, on the replaying NVML library."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tests.gpu.test_records import rehearse
 
 
 @pytest.mark.slow
-def test_the_counter_of_a_replayed_card_is_the_integral_of_its_power(
-    tmp_path: Path, nvml_dir: Path
-):
+def test_the_counter_of_a_replayed_gpu_is_the_integral_of_its_power(tmp_path: Path, nvml_dir: Path):
     trace = tmp_path / "trace.txt"
     trace.write_text("0 250\n600 250\n")
     told = rehearse(

@@ -1,4 +1,4 @@
-"""Losses and gradients of the card beside float64 on the CPU, in float32 and under autocast."""
+"""Losses and gradients of the GPU beside float64 on the CPU, in float32 and under autocast."""
 
 # N positions, D width, V vocabulary.
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.gpu.device import DEVICE, ON_GPU
 from torch import Tensor
 
 from kdwatts.losses.head import DenseTeacher, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.training.autocast import autocast
-from tests.gpu.card import DEVICE, ON_CARD
 from tests.training.pair import gradients, llama, make_batch, make_objective, share
 from tests.training.test_objective import EVERY_PARADIGM, PARADIGMS
 
-pytestmark = [pytest.mark.gpu, ON_CARD]
+pytestmark = [pytest.mark.gpu, ON_GPU]
 
 POSITIONS, WIDTH, VOCABULARY = 300, 64, 4_000
 
