@@ -79,18 +79,33 @@ def _write_run(folder: Path, run_dir: Path) -> None:
     for path in paths:
         name = path.relative_to(run_dir).as_posix()
         text = "" if name in hashes else without_places(path.read_text("utf-8"), place)
-        if name in ("train.jsonl", "stages.jsonl"):
+        if name == "train.jsonl":
             rows = [without_measured(json.loads(line)) for line in text.splitlines()]
             write_table(folder / name, rows)
+        elif name == "stages.jsonl":
+            write_table(folder / name, _windows([json.loads(x) for x in text.splitlines()]))
         elif name in ("eval.json", "metrics.json", "inference.json", "status.json"):
-            write_json(folder / name, without_measured(json.loads(text)))
+            is_served = name == "inference.json"
+            write_json(folder / name, without_measured(json.loads(text), is_served=is_served))
         elif name == "manifest.json":
             write_json(folder / name, _kinds(json.loads(text)))
         elif name.endswith(".yaml"):
             write_text(folder / name.replace("/", " "), text)
         elif name.endswith(".log"):
-            said = [line.partition("] - ")[2] for line in text.splitlines() if "] - " in line]
-            write_text(folder / "log.txt", "\n".join(masked(line) for line in said))
+            said = [masked(line.partition("] - ")[2]) for line in text.splitlines()]
+            # No power is told before the sampler's first tick.
+            write_text(folder / "log.txt", "\n".join(x.replace(", # W", "") for x in said if x))
+
+
+def _windows(rows: list[dict[str, Any]]) -> list[Any]:
+    """Rows of stages.jsonl; how often and how long serving is measured is up to the clock."""
+    found = []
+    for row in rows:
+        row["reason"] = {kind: masked(said) for kind, said in row["reason"].items()}
+        kept = without_measured(row, is_served=row["window"].startswith("run/inference"))
+        if not found or kept != found[-1]:
+            found.append(kept)
+    return found
 
 
 def _write_store(folder: Path, store: Path) -> None:
@@ -115,15 +130,26 @@ def _write_store(folder: Path, store: Path) -> None:
     write_json(folder / "artifacts' own.json", others)
 
 
-def without_measured(value: Any, *, is_measured: bool = False) -> Any:
-    """The value with `measured` for what time, power or the machine decides, below its keys."""
+def without_measured(value: Any, *, is_served: bool = False, is_measured: bool = False) -> Any:
+    """The value with `measured` for what time, power or the machine decides, below its keys.
+
+    Where serving is measured, tokens are as many as the time allowed.
+    """
     if isinstance(value, dict):
         return {
-            key: without_measured(one, is_measured=is_measured or bool(MEASURED.search(key)))
+            key: without_measured(
+                one,
+                is_served=is_served,
+                is_measured=is_measured
+                or bool(MEASURED.search(key))
+                or (is_served and key == "tokens"),
+            )
             for key, one in value.items()
         }
     if isinstance(value, list):
-        return [without_measured(one, is_measured=is_measured) for one in value]
+        return [
+            without_measured(one, is_served=is_served, is_measured=is_measured) for one in value
+        ]
     if is_measured and (isinstance(value, float) or type(value) is int or _is_date(value)):
         return "measured"
     return value
