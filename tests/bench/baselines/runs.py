@@ -29,10 +29,53 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 SHARED = ("training.micro_batch=8", "training.accumulation=2")
 """The rows of a step, which two ranks can share."""
 
+DENSE = ("paradigm=response", "paradigm.response.support=dense")
+VARIANTS = {
+    "divergences": (
+        *DENSE,
+        "paradigm.response.divergence=forward_kl,reverse_kl,jsd,skew_kl,skew_reverse_kl,"
+        "total_variation",
+        "paradigm.response.temperature=1.0,2.0",
+    ),
+    "supports": (
+        "paradigm=response",
+        "paradigm.response.support=sampled,top_k",
+        "paradigm.response.temperature=2.0",
+    ),
+    "features": (
+        "paradigm=feature",
+        "paradigm.feature.distance=mse,cosine",
+        "paradigm.feature.layers=last,cka",
+        "paradigm.feature.projector=mlp",
+        "paradigm.feature.positions=16",
+    ),
+    "cached": (
+        "paradigm=combined",
+        "paradigm.teacher=cached",
+        "training.accumulation=1,2",
+        "training.heldout_every=3",
+        "training.heldout_tokens=1024",
+    ),
+    "bf16": (
+        "paradigm=combined,attention",
+        "training.precision=bf16",
+        "training.respect_documents=true",
+        "training.gradient_checkpointing=true",
+    ),
+    "lora": (
+        "paradigm=response",
+        "model=tiny_half",
+        "training=lora",
+        "training.sequence_length=64",
+        "training.target_tokens=8192",
+    ),
+}
+"""Sweeps over what the paradigms' own files do not choose, of students alone."""
+
 MEASURED = re.compile(
     r"(_|^)(j|j2|s|w|kg|l|usd|utc|seconds)$|_per_(s|j|token)|_j_|_tokens_per_s|duration|^seconds$"
     r"|latency|energy_by_artifact|data_wait|^eff_overall|^(stderr_)?coverage|interval_95|break_even"
-    r"|^(energy|idle_power|memory|peak)|uncertainty|git_commit|^host$|repeats|build_shares"
+    r"|^pid$|^(energy|idle_power|memory|peak)|uncertainty|git_commit|^host$|repeats|build_shares"
 )
 """Keys of what time, power or the machine decides."""
 
@@ -45,27 +88,34 @@ def make(folder: Path, work_dir: Path, paradigms: Sequence[str] = ()) -> None:
     chosen = ",".join(paradigms or options("paradigm"))
     fresh(work_dir)
     sweep = ("-m", "kdwatts", "-m", f"paradigm={chosen}", *SETTINGS)
-    must([*sweep, "until=evaluate", *_places("one")], work_dir)
-    _write(folder, work_dir, "one")
+    must([*sweep, "until=evaluate", *_places("one", "one")], work_dir)
+    _write_runs(folder / "one", work_dir / "runs_one")
+    _write_store(folder / "one", work_dir / "store_one")
     if paradigms:
         return
-    must([*TWO, *sweep, *SHARED, "until=distill", *_places("two")], work_dir)
-    _write(folder, work_dir, "two")
+    must([*TWO, *sweep, *SHARED, "until=distill", *_places("two", "two")], work_dir)
+    _write_runs(folder / "two", work_dir / "runs_two")
+    _write_store(folder / "two", work_dir / "store_two")
+    for name, words in VARIANTS.items():
+        # What is given later wins: a sweep's own training is another one.
+        given = (*SETTINGS, "until=distill", *words)
+        must(["-m", "kdwatts", "-m", *given, *_places(name, "variants")], work_dir)
+        _write_runs(folder / "variants" / name, work_dir / f"runs_{name}")
+    _write_store(folder / "variants", work_dir / "store_variants")
     # Serving, which takes its time, of one student alone.
     served = ("-m", "kdwatts", "paradigm=response", *SETTINGS)
     must([*served, "store_dir=store_one", "hydra.run.dir=served/response"], work_dir)
     _write_run(folder / "served", work_dir / "served" / "response")
 
 
-def _places(name: str) -> tuple[str, str]:
-    return f"store_dir=store_{name}", f"hydra.sweep.dir=runs_{name}"
+def _places(name: str, store: str) -> tuple[str, str]:
+    return f"store_dir=store_{store}", f"hydra.sweep.dir=runs_{name}"
 
 
-def _write(folder: Path, work_dir: Path, name: str) -> None:
-    for run_dir in sorted((work_dir / f"runs_{name}").iterdir()):
+def _write_runs(folder: Path, sweep_dir: Path) -> None:
+    for run_dir in sorted(sweep_dir.iterdir()):
         if (run_dir / "status.json").is_file():
-            _write_run(folder / name / run_dir.name, run_dir)
-    _write_store(folder / name, work_dir / f"store_{name}")
+            _write_run(folder / run_dir.name, run_dir)
 
 
 def _write_run(folder: Path, run_dir: Path) -> None:
@@ -93,8 +143,9 @@ def _write_run(folder: Path, run_dir: Path) -> None:
             write_text(folder / name.replace("/", " "), text)
         elif name.endswith(".log"):
             said = [masked(line.partition("] - ")[2]) for line in text.splitlines()]
-            # No power is told before the sampler's first tick.
-            write_text(folder / "log.txt", "\n".join(x.replace(", # W", "") for x in said if x))
+            # Power and energy are told as soon as the sampler has seen some.
+            said = [re.sub(r", # (W|\w?J/token)", "", line) for line in said if line]
+            write_text(folder / "log.txt", "\n".join(said))
 
 
 def _windows(rows: list[dict[str, Any]]) -> list[Any]:
