@@ -113,6 +113,9 @@ def test_two_of_one_tree_are_equal_and_what_is_changed_is_named(
     before, after = tmp_path / "before", tmp_path / "longer" / "after"
     _make(before)
     _make(after)
+    pages = before / "analysis" / "h100" / "pages"
+    told = {name: (pages / f"{name}.txt").read_text() for name in ("research", "provider", "esg")}
+    assert len(set(told.values())) == 3  # Each profile's own page, none of them another's.
     assert main(["compare", str(before), str(after)]) == 0, capsys.readouterr().out
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in told if not line.startswith("  ")] == [

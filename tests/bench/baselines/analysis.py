@@ -78,7 +78,9 @@ def _analyse(folder: Path, work_dir: Path, name: str) -> None:
     for page, words in pages.items():
         answer = ask([*ANALYSIS, name, "--out", out, *words], work_dir)
         write_text(folder / f"said of {page}.txt", str(answer))
-        _write_html(folder / "pages", page, work_dir / out / "report.html", work_dir)
+        # The last line of what it prints is the page, which each profile has under its own name.
+        path = work_dir / answer.out.split()[-1]
+        _write_html(folder / "pages", page, path, work_dir)
         _write_tables(folder / f"tables of {page}", work_dir / out)
     shutil.copytree(work_dir / f"readme_of_{name}", folder / "readme")
     _write_frames(folder / "collected", work_dir / out, work_dir)
