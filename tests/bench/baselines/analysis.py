@@ -24,6 +24,8 @@ from tests.bench.baselines.places import (
 SWEEP = ("paradigm=sft,response,feature,relational", "training.seed=0,1", "gpu=cpu")
 """Two seeds, so that there is something to average and an interval to draw."""
 ANALYSIS = ("-m", "multirun_analysis")
+THEN = "2026-01-01T00:00:00+00:00"
+"""When the records were imported, as far as the analysis knows."""
 LONG = 1_000_000
 """Bytes of a table from which on its SHA-256 alone is kept."""
 
@@ -53,22 +55,16 @@ def _import_h100(folder: Path, work_dir: Path) -> None:
     write_text(folder / "said.txt", str(answer))
     for path in sorted((work_dir / "h100").rglob("*.json*")):
         name = path.relative_to(work_dir / "h100").as_posix()
-        text = without_places(path.read_text("utf-8"), work_dir)
+        text = re.sub(r'(?<="time_utc": )"[^"]*"', f'"{THEN}"', path.read_text("utf-8"))
+        if path.suffix == ".json":
+            path.write_text(text, "utf-8")
+        text = without_places(text, work_dir)
         if path.name == "telemetry.jsonl":
             write_text(folder / f"{name} sha256.txt", _sha256(text.encode()))
         elif path.suffix == ".json":
-            write_json(folder / name, _without_now(json.loads(text)))
+            write_json(folder / name, json.loads(text))
         else:
             write_text(folder / name, text)
-
-
-def _without_now(record: object) -> object:
-    """A record of the import without the time at which it was made."""
-    return (
-        record | {"time_utc": "now"}
-        if isinstance(record, dict) and "time_utc" in record
-        else record
-    )
 
 
 def _analyse(folder: Path, work_dir: Path, name: str) -> None:
@@ -82,10 +78,12 @@ def _analyse(folder: Path, work_dir: Path, name: str) -> None:
     for page, words in pages.items():
         answer = ask([*ANALYSIS, name, "--out", out, *words], work_dir)
         write_text(folder / f"said of {page}.txt", str(answer))
-        _write_html(folder / "pages", page, work_dir / out / "report.html", work_dir)
+        # The last line of what it prints is the page, which each profile has under its own name.
+        path = work_dir / answer.out.split()[-1]
+        _write_html(folder / "pages", page, path, work_dir)
         _write_tables(folder / f"tables of {page}", work_dir / out)
     shutil.copytree(work_dir / f"readme_of_{name}", folder / "readme")
-    _write_frames(folder / "collected", work_dir / out)
+    _write_frames(folder / "collected", work_dir / out, work_dir)
     asked = {
         "choose": ("choose", name, "--tokens-per-day", "1e9"),
         "choose json": ("choose", name, "--tokens-per-day", "1e9", "--json"),
@@ -108,18 +106,19 @@ def _write_tables(folder: Path, out_dir: Path) -> None:
         write_text(folder / path.name, path.read_text("utf-8"))
 
 
-def _write_frames(folder: Path, out_dir: Path) -> None:
+def _write_frames(folder: Path, out_dir: Path, work_dir: Path) -> None:
     """The collected tables with all digits, and the names of all that was written."""
     names = sorted(path.relative_to(out_dir).as_posix() for path in out_dir.rglob("*"))
     write_text(folder / "files.txt", "\n".join(names))
     for path in sorted(out_dir.glob("*.parquet")):
-        text = pd.read_parquet(path).to_csv(index=False)
+        text = without_places(pd.read_parquet(path).to_csv(index=False), work_dir)
         if len(text) > LONG:
             write_text(folder / f"{path.stem} sha256.txt", _sha256(text.encode()))
         else:
             write_text(folder / f"{path.stem}.csv", text)
     for path in sorted(out_dir.glob("*.csv")):
-        write_text(folder / f"as given {path.name}", path.read_text("utf-8"))
+        text = without_places(path.read_text("utf-8"), work_dir)
+        write_text(folder / f"as given {path.name}", text)
 
 
 def _without_dates(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 NOTHING = "(nothing)"
 LONGEST = 160
-"""Characters of a value that are shown of either side."""
+"""Characters that are shown of either side."""
 
 
 @dataclass
@@ -30,22 +30,19 @@ class Findings:
     differences: list[str] = field(default_factory=list)
 
     def look(self, place: str, before: Any, after: Any) -> None:
-        """Take up one value of both."""
+        """Take up one value of both: an integer is no float, and text no number."""
         self.num_values += 1
-        if before == after and type(before) is type(after):
+        if type(before) is type(after) and (before == after or before != before != after != after):
             return
-        numbers = _number(before), _number(after)
-        if None not in numbers and self._is_close(*numbers):  # type: ignore[arg-type]
+        if type(before) is type(after) and self._is_close(_number(before), _number(after)):
+            self.num_close += 1
             return
-        self.differences.append(f"{place}: from {_shown(before)} to {_shown(after)}")
+        self.differences.append(f"{place}: {_change(before, after)}")
 
-    def _is_close(self, before: float, after: float) -> bool:
-        if math.isnan(before) and math.isnan(after):
-            return True
-        if before == after or not math.isclose(before, after, rel_tol=self.within, abs_tol=0):
-            return before == after
-        self.num_close += 1
-        return True
+    def _is_close(self, before: float | None, after: float | None) -> bool:
+        if not self.within or before is None or after is None:
+            return False
+        return math.isclose(before, after, rel_tol=self.within, abs_tol=0)
 
 
 def compare(
@@ -58,10 +55,10 @@ def compare(
         if any(fnmatch(name, pattern) for pattern in without):
             continue
         paths = before_dir / name, after_dir / name
-        missing = [path.is_file() for path in paths]
-        if not all(missing):
+        are_there = [path.is_file() for path in paths]
+        if not all(are_there):
             found.num_values += 1
-            gone = "new" if missing[1] else "missing"
+            gone = "new" if are_there[1] else "missing"
             found.differences.append(f"{name}: the file is {gone}")
             continue
         before, after = (path.read_bytes() for path in paths)
@@ -77,6 +74,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _compare_texts(found: Findings, name: str, before: str, after: str) -> None:
+    told = len(found.differences) + found.num_close
     if name.endswith(".json"):
         _compare_values(found, name, json.loads(before), json.loads(after))
     elif name.endswith(".jsonl"):
@@ -87,7 +85,7 @@ def _compare_texts(found: Findings, name: str, before: str, after: str) -> None:
         _compare_rows(found, name, *(list(csv.DictReader(io.StringIO(t))) for t in (before, after)))
     else:
         _compare_lines(found, name, before.split("\n"), after.split("\n"))
-    if not any(line.startswith(f"{name}") for line in found.differences) and not found.num_close:
+    if told == len(found.differences) + found.num_close:
         found.differences.append(f"{name}: the same values in another order or form")
 
 
@@ -95,7 +93,7 @@ def _compare_rows(
     found: Findings, name: str, before: list[dict[str, Any]], after: list[dict[str, Any]]
 ) -> None:
     """Rows are told by what they are `of` where they say so, else by their number."""
-    if any("of" in row for row in before):
+    if all(len({row.get("of") for row in rows}) == len(rows) > 1 for rows in (before, after)):
         sides = [{row["of"]: row for row in rows} for rows in (before, after)]
     else:
         sides = [{f"row {number}": row for number, row in enumerate(r, 1)} for r in (before, after)]
@@ -126,7 +124,7 @@ def _compare_lines(found: Findings, name: str, before: list[str], after: list[st
             one = gone[offset] if offset < len(gone) else NOTHING
             other = come[offset] if offset < len(come) else NOTHING
             place = f"{name}, line {from_index + offset + 1}"
-            found.differences.append(f"{place}: from {_shown(one)} to {_shown(other)}")
+            found.differences.append(f"{place}: {_change(one, other)}")
 
 
 def _number(value: Any) -> float | None:
@@ -139,6 +137,23 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+def _change(before: Any, after: Any) -> str:
+    """Both sides in one line; of long ones what stands where they begin to differ."""
+    sides = [
+        side if isinstance(side, str) else json.dumps(side, ensure_ascii=False)
+        for side in (before, after)
+    ]
+    first = next(
+        (index for index, (one, other) in enumerate(zip(*sides, strict=False)) if one != other),
+        min(map(len, sides)),
+    )
+    start = max(0, first - LONGEST // 2) if max(map(len, sides)) > LONGEST else 0
+    one, other = (_cut(side, start) for side in sides)
+    return f"from {one} to {other}"
+
+
+def _cut(text: str, start: int) -> str:
+    """A stretch of a long text."""
+    end = start + LONGEST
+    head, tail = "..." * bool(start), "..." * (end < len(text))
+    return f"{head}{text[start:end]}{tail}".replace("\n", " ")

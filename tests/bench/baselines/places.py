@@ -93,8 +93,11 @@ def without_places(text: str, place: Path) -> str:
 
 
 def masked(text: str) -> str:
-    """A sentence with a sign for every number, for what is told of time and energy."""
-    return re.sub(r"\d[\d,]*(\.\d+)?(e[+-]?\d+)?", "#", text)
+    """A sentence with a sign for every number, for what is told of time and energy.
+
+    Keys and names of runs keep their digits.
+    """
+    return re.sub(r"(?<![\w.-])\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?!\w|\.\d|-\w)", "#", text)
 
 
 def fresh(folder: Path) -> Path:

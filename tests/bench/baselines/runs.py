@@ -29,10 +29,53 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 SHARED = ("training.micro_batch=8", "training.accumulation=2")
 """The rows of a step, which two ranks can share."""
 
+DENSE = ("paradigm=response", "paradigm.response.support=dense")
+VARIANTS = {
+    "divergences": (
+        *DENSE,
+        "paradigm.response.divergence=forward_kl,reverse_kl,jsd,skew_kl,skew_reverse_kl,"
+        "total_variation",
+        "paradigm.response.temperature=1.0,2.0",
+    ),
+    "supports": (
+        "paradigm=response",
+        "paradigm.response.support=sampled,top_k",
+        "paradigm.response.temperature=2.0",
+    ),
+    "features": (
+        "paradigm=feature",
+        "paradigm.feature.distance=mse,cosine",
+        "paradigm.feature.layers=last,cka",
+        "paradigm.feature.projector=mlp",
+        "paradigm.feature.positions=16",
+    ),
+    "cached": (
+        "paradigm=combined",
+        "paradigm.teacher=cached",
+        "training.accumulation=1,2",
+        "training.heldout_every=3",
+        "training.heldout_tokens=1024",
+    ),
+    "bf16": (
+        "paradigm=combined,attention",
+        "training.precision=bf16",
+        "training.respect_documents=true",
+        "training.gradient_checkpointing=true",
+    ),
+    "lora": (
+        "paradigm=response",
+        "model=tiny_half",
+        "training=lora",
+        "training.sequence_length=64",
+        "training.target_tokens=8192",
+    ),
+}
+"""Sweeps over what the paradigms' own files do not choose, of students alone."""
+
 MEASURED = re.compile(
     r"(_|^)(j|j2|s|w|kg|l|usd|utc|seconds)$|_per_(s|j|token)|_j_|_tokens_per_s|duration|^seconds$"
     r"|latency|energy_by_artifact|data_wait|^eff_overall|^(stderr_)?coverage|interval_95|break_even"
-    r"|^(energy|idle_power|memory|peak)|uncertainty|git_commit|^host$|repeats|build_shares"
+    r"|^pid$|^(energy|idle_power|memory|peak)|uncertainty|git_commit|^host$|repeats|build_shares"
 )
 """Keys of what time, power or the machine decides."""
 
@@ -45,27 +88,34 @@ def make(folder: Path, work_dir: Path, paradigms: Sequence[str] = ()) -> None:
     chosen = ",".join(paradigms or options("paradigm"))
     fresh(work_dir)
     sweep = ("-m", "kdwatts", "-m", f"paradigm={chosen}", *SETTINGS)
-    must([*sweep, "until=evaluate", *_places("one")], work_dir)
-    _write(folder, work_dir, "one")
+    must([*sweep, "until=evaluate", *_places("one", "one")], work_dir)
+    _write_runs(folder / "one", work_dir / "runs_one")
+    _write_store(folder / "one", work_dir / "store_one")
     if paradigms:
         return
-    must([*TWO, *sweep, *SHARED, "until=distill", *_places("two")], work_dir)
-    _write(folder, work_dir, "two")
+    must([*TWO, *sweep, *SHARED, "until=distill", *_places("two", "two")], work_dir)
+    _write_runs(folder / "two", work_dir / "runs_two")
+    _write_store(folder / "two", work_dir / "store_two")
+    for name, words in VARIANTS.items():
+        # What is given later wins: a sweep's own training is another one.
+        given = (*SETTINGS, "until=distill", *words)
+        must(["-m", "kdwatts", "-m", *given, *_places(name, "variants")], work_dir)
+        _write_runs(folder / "variants" / name, work_dir / f"runs_{name}")
+    _write_store(folder / "variants", work_dir / "store_variants")
     # Serving, which takes its time, of one student alone.
     served = ("-m", "kdwatts", "paradigm=response", *SETTINGS)
     must([*served, "store_dir=store_one", "hydra.run.dir=served/response"], work_dir)
     _write_run(folder / "served", work_dir / "served" / "response")
 
 
-def _places(name: str) -> tuple[str, str]:
-    return f"store_dir=store_{name}", f"hydra.sweep.dir=runs_{name}"
+def _places(name: str, store: str) -> tuple[str, str]:
+    return f"store_dir=store_{store}", f"hydra.sweep.dir=runs_{name}"
 
 
-def _write(folder: Path, work_dir: Path, name: str) -> None:
-    for run_dir in sorted((work_dir / f"runs_{name}").iterdir()):
+def _write_runs(folder: Path, sweep_dir: Path) -> None:
+    for run_dir in sorted(sweep_dir.iterdir()):
         if (run_dir / "status.json").is_file():
-            _write_run(folder / name / run_dir.name, run_dir)
-    _write_store(folder / name, work_dir / f"store_{name}")
+            _write_run(folder / run_dir.name, run_dir)
 
 
 def _write_run(folder: Path, run_dir: Path) -> None:
@@ -79,18 +129,34 @@ def _write_run(folder: Path, run_dir: Path) -> None:
     for path in paths:
         name = path.relative_to(run_dir).as_posix()
         text = "" if name in hashes else without_places(path.read_text("utf-8"), place)
-        if name in ("train.jsonl", "stages.jsonl"):
+        if name == "train.jsonl":
             rows = [without_measured(json.loads(line)) for line in text.splitlines()]
             write_table(folder / name, rows)
+        elif name == "stages.jsonl":
+            write_table(folder / name, _windows([json.loads(x) for x in text.splitlines()]))
         elif name in ("eval.json", "metrics.json", "inference.json", "status.json"):
-            write_json(folder / name, without_measured(json.loads(text)))
+            is_served = name == "inference.json"
+            write_json(folder / name, without_measured(json.loads(text), is_served=is_served))
         elif name == "manifest.json":
             write_json(folder / name, _kinds(json.loads(text)))
         elif name.endswith(".yaml"):
             write_text(folder / name.replace("/", " "), text)
         elif name.endswith(".log"):
-            said = [line.partition("] - ")[2] for line in text.splitlines() if "] - " in line]
-            write_text(folder / "log.txt", "\n".join(masked(line) for line in said))
+            said = [masked(line.partition("] - ")[2]) for line in text.splitlines()]
+            # Power and energy are told as soon as the sampler has seen some.
+            said = [re.sub(r", # (W|\w?J/token)", "", line) for line in said if line]
+            write_text(folder / "log.txt", "\n".join(said))
+
+
+def _windows(rows: list[dict[str, Any]]) -> list[Any]:
+    """Rows of stages.jsonl; how often and how long serving is measured is up to the clock."""
+    found = []
+    for row in rows:
+        row["reason"] = {kind: masked(said) for kind, said in row["reason"].items()}
+        kept = without_measured(row, is_served=row["window"].startswith("run/inference"))
+        if not found or kept != found[-1]:
+            found.append(kept)
+    return found
 
 
 def _write_store(folder: Path, store: Path) -> None:
@@ -115,15 +181,26 @@ def _write_store(folder: Path, store: Path) -> None:
     write_json(folder / "artifacts' own.json", others)
 
 
-def without_measured(value: Any, *, is_measured: bool = False) -> Any:
-    """The value with `measured` for what time, power or the machine decides, below its keys."""
+def without_measured(value: Any, *, is_served: bool = False, is_measured: bool = False) -> Any:
+    """The value with `measured` for what time, power or the machine decides, below its keys.
+
+    Where serving is measured, tokens are as many as the time allowed.
+    """
     if isinstance(value, dict):
         return {
-            key: without_measured(one, is_measured=is_measured or bool(MEASURED.search(key)))
+            key: without_measured(
+                one,
+                is_served=is_served,
+                is_measured=is_measured
+                or bool(MEASURED.search(key))
+                or (is_served and key == "tokens"),
+            )
             for key, one in value.items()
         }
     if isinstance(value, list):
-        return [without_measured(one, is_measured=is_measured) for one in value]
+        return [
+            without_measured(one, is_served=is_served, is_measured=is_measured) for one in value
+        ]
     if is_measured and (isinstance(value, float) or type(value) is int or _is_date(value)):
         return "measured"
     return value
