@@ -90,7 +90,7 @@ def test_the_shipped_mix_is_bounded_where_its_conversations_end_first(
 ):
     conversations, pages = configure("data=tulu3_fineweb", "gpu=cpu").data.sources
     assert conversations.source.num_rows is None
-    # Of the data GPUs: 2.9 GB of conversations, at 3.2 bytes a token or more; 9.67 million pages
+    # Of the data cards: 2.9 GB of conversations, at 3.2 bytes a token or more; 9.67 million pages
     # of 10 billion tokens, of which the first file of fourteen has 0.69 million.
     most_tokens = 2.9e9 / 3.2
     needed_pages = most_tokens * pages.weight / conversations.weight * 9.67e6 / 10e9

@@ -50,7 +50,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-7B-Instruct": 7.62e9,
     "Qwen/Qwen2.5-72B-Instruct": 72.7e9,
 }
-"""Parameters that the hub's model GPUs give, to three digits."""
+"""Parameters that the hub's model cards give, to three digits."""
 
 SMALL = Architecture("llama", 2, 8, 16, 4, 2, 2, 32, True, 64)
 
