@@ -40,7 +40,7 @@ print(sorted({path.read_text() for path in claim.artifact_dir.iterdir()}), flush
 BUILD_HALF = """
 import socket, sys, time
 from pathlib import Path
-from kdwatts import store
+from kdwatts.artifacts import store
 root, host, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 if host:
     socket.gethostname = lambda: host
@@ -100,7 +100,7 @@ def test_six_processes_that_want_one_artifact_build_it_once(root: Path):
 BUILD_OR_DIE = """
 import os, sys, time
 from pathlib import Path
-from kdwatts import store
+from kdwatts.artifacts import store
 root, host = Path(sys.argv[1]), sys.argv[2]
 # Nobody shares a host with anybody: a lease that stands still is all that tells the dead.
 store.node = lambda: f"{host} {os.getpid()}"

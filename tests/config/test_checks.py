@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from kdwatts import schema
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import check, to_config
+from kdwatts.config.data import Data, Decontaminate, MixPart, TextSource
+from kdwatts.config.evaluation import Eval, EvalTask, InferenceGrid
 from kdwatts.config.experiment import Config, to_dict
+from kdwatts.config.generation import Generate, OnPolicy
+from kdwatts.config.machine import Gpu, Site, Telemetry
+from kdwatts.config.pair import Architecture, ModelSource, TeacherBlocks
+from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
+from kdwatts.config.training import Lora, Training
 
 SHAPE: dict[str, Any] = {
     "num_layers": 2,
@@ -41,128 +47,128 @@ SITE: dict[str, Any] = {
 }
 
 
-def _training(**changes: Any) -> schema.Training:
-    return schema.Training(**{**TRAINING, **changes})
+def _training(**changes: Any) -> Training:
+    return Training(**{**TRAINING, **changes})
 
 
-def _shape(**changes: Any) -> schema.Architecture:
-    return schema.Architecture(**{**SHAPE, **changes})
+def _shape(**changes: Any) -> Architecture:
+    return Architecture(**{**SHAPE, **changes})
 
 
-def _site(**changes: Any) -> schema.Site:
-    return schema.Site(**{**SITE, **changes})
+def _site(**changes: Any) -> Site:
+    return Site(**{**SITE, **changes})
 
 
-def _task(**changes: Any) -> schema.EvalTask:
-    return schema.EvalTask(name="arc", primary_metric="acc", **changes)
+def _task(**changes: Any) -> EvalTask:
+    return EvalTask(name="arc", primary_metric="acc", **changes)
 
 
-CE = schema.CrossEntropy()
+CE = CrossEntropy()
 
 REFUSALS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: schema.CrossEntropy(weight=0), "paradigm.ce.weight=0 is out of range; give a number"),
-    (lambda: schema.CrossEntropy(weight=float("nan")), "paradigm.ce.weight=nan"),
-    (lambda: schema.CrossEntropy(weight=float("inf")), "paradigm.ce.weight=inf"),
-    (lambda: schema.Response(weight=-1), "paradigm.response.weight=-1"),
+    (lambda: CrossEntropy(weight=0), "paradigm.ce.weight=0 is out of range; give a number"),
+    (lambda: CrossEntropy(weight=float("nan")), "paradigm.ce.weight=nan"),
+    (lambda: CrossEntropy(weight=float("inf")), "paradigm.ce.weight=inf"),
+    (lambda: Response(weight=-1), "paradigm.response.weight=-1"),
     (
-        lambda: schema.Response(divergence="kl"),
+        lambda: Response(divergence="kl"),
         "paradigm.response.divergence=kl is unknown; choose one of forward_kl, reverse_kl, jsd",
     ),
-    (lambda: schema.Response(support="all"), "paradigm.response.support=all is unknown"),
-    (lambda: schema.Response(temperature=0), "paradigm.response.temperature=0"),
+    (lambda: Response(support="all"), "paradigm.response.support=all is unknown"),
+    (lambda: Response(temperature=0), "paradigm.response.temperature=0"),
     (
-        lambda: schema.Response(teacher_temperatures=[1, 0]),
+        lambda: Response(teacher_temperatures=[1, 0]),
         "paradigm.response.teacher_temperatures=0",
     ),
-    (lambda: schema.Response(k=0), "paradigm.response.k=0 is out of range; give at least 1"),
-    (lambda: schema.Response(beta=1), "paradigm.response.beta=1 is not between 0 and 1; try 0.5"),
+    (lambda: Response(k=0), "paradigm.response.k=0 is out of range; give at least 1"),
+    (lambda: Response(beta=1), "paradigm.response.beta=1 is not between 0 and 1; try 0.5"),
     (
-        lambda: schema.Response(divergence="reverse_kl"),
+        lambda: Response(divergence="reverse_kl"),
         "paradigm.response.divergence=reverse_kl with support=top_k is unstable",
     ),
     (
-        lambda: schema.Response(divergence="total_variation", support="sampled"),
+        lambda: Response(divergence="total_variation", support="sampled"),
         "paradigm.response.divergence=total_variation with support=sampled is unstable",
     ),
-    (lambda: schema.Response(skew=0), "paradigm.response.skew=0 is not between 0 and 1; try 0.1"),
-    (lambda: schema.Response(num_samples=0), "paradigm.response.num_samples=0 is out of range"),
-    (lambda: schema.Feature(weight=0), "paradigm.feature.weight=0"),
-    (lambda: schema.Feature(layers="all"), "paradigm.feature.layers=all is unknown"),
-    (lambda: schema.Feature(projector="deep"), "paradigm.feature.projector=deep is unknown"),
-    (lambda: schema.Feature(positions=-1), "paradigm.feature.positions=-1 is out of range"),
-    (lambda: schema.Feature(num_pairs=2), "paradigm.feature.num_pairs=2 with layers=uniform, whi"),
+    (lambda: Response(skew=0), "paradigm.response.skew=0 is not between 0 and 1; try 0.1"),
+    (lambda: Response(num_samples=0), "paradigm.response.num_samples=0 is out of range"),
+    (lambda: Feature(weight=0), "paradigm.feature.weight=0"),
+    (lambda: Feature(layers="all"), "paradigm.feature.layers=all is unknown"),
+    (lambda: Feature(projector="deep"), "paradigm.feature.projector=deep is unknown"),
+    (lambda: Feature(positions=-1), "paradigm.feature.positions=-1 is out of range"),
+    (lambda: Feature(num_pairs=2), "paradigm.feature.num_pairs=2 with layers=uniform, whi"),
     (
-        lambda: schema.Feature(projector="none", share_projector=True),
+        lambda: Feature(projector="none", share_projector=True),
         "paradigm.feature.share_projector=true with projector=none leaves nothing to share; choose",
     ),
     (
-        lambda: schema.Feature(positions=8, skip_first_position=False),
+        lambda: Feature(positions=8, skip_first_position=False),
         "paradigm.feature.positions=8 with skip_first_position=false: sampling never draws the",
     ),
-    (lambda: schema.Feature(distance="l1"), "paradigm.feature.distance=l1 is unknown"),
-    (lambda: schema.Feature(layers="explicit"), "layers=explicit with pairs=[]; give pairs"),
-    (lambda: schema.Feature(pairs=[[0, 1]]), "layers=uniform with pairs=[[0, 1]]; give pairs"),
+    (lambda: Feature(distance="l1"), "paradigm.feature.distance=l1 is unknown"),
+    (lambda: Feature(layers="explicit"), "layers=explicit with pairs=[]; give pairs"),
+    (lambda: Feature(pairs=[[0, 1]]), "layers=uniform with pairs=[[0, 1]]; give pairs"),
     (
-        lambda: schema.Feature(layers="explicit", pairs=[[0, 1, 2]]),
+        lambda: Feature(layers="explicit", pairs=[[0, 1, 2]]),
         "paradigm.feature.pairs has [0, 1, 2]; give [student block, teacher block] from 0",
     ),
-    (lambda: schema.Feature(layers="explicit", pairs=[[-1, 1]]), "pairs has [-1, 1]; give"),
-    (lambda: schema.Relational(weight=0), "paradigm.relational.weight=0"),
-    (lambda: schema.Relational(distance_weight=-1), "paradigm.relational.distance_weight=-1"),
-    (lambda: schema.Relational(angle_weight=-1), "paradigm.relational.angle_weight=-1"),
+    (lambda: Feature(layers="explicit", pairs=[[-1, 1]]), "pairs has [-1, 1]; give"),
+    (lambda: Relational(weight=0), "paradigm.relational.weight=0"),
+    (lambda: Relational(distance_weight=-1), "paradigm.relational.distance_weight=-1"),
+    (lambda: Relational(angle_weight=-1), "paradigm.relational.angle_weight=-1"),
     (
-        lambda: schema.Relational(distance_weight=0, angle_weight=0),
+        lambda: Relational(distance_weight=0, angle_weight=0),
         "paradigm.relational.distance_weight + angle_weight=0",
     ),
-    (lambda: schema.Relational(level="head"), "paradigm.relational.level=head is unknown"),
-    (lambda: schema.Relational(tokens=2), "paradigm.relational.tokens=2 is out of range; give at"),
-    (lambda: schema.Relational(relation_heads=0), "paradigm.relational.relation_heads=0 is out"),
-    (lambda: schema.Relational(teacher_block=-2), "paradigm.relational.teacher_block=-2 is out"),
-    (lambda: schema.Relational(group_size=2), "paradigm.relational.group_size=2 is out of range"),
-    (lambda: schema.Paradigm("p", text="web"), "paradigm.text=web is unknown"),
-    (lambda: schema.Paradigm("p", teacher="live"), "paradigm.teacher=live is unknown"),
-    (lambda: schema.Paradigm("p"), "paradigm=p has no term; set at least one of ce, response"),
-    (lambda: schema.Generate(prompt_tokens=0), "paradigm.generate.prompt_tokens=0 is out of range"),
-    (lambda: schema.Generate(new_tokens=0), "paradigm.generate.new_tokens=0 is out of range"),
-    (lambda: schema.Generate(num_prompts=0), "paradigm.generate.num_prompts=0 is out of range"),
-    (lambda: schema.Generate(batch_size=0), "paradigm.generate.batch_size=0 is out of range"),
-    (lambda: schema.Generate(temperature=-1), "paradigm.generate.temperature=-1 is out of range"),
-    (lambda: schema.Generate(top_p=0), "paradigm.generate.top_p=0 is out of range; give a number"),
-    (lambda: schema.Generate(top_p=1.1), "paradigm.generate.top_p=1.1 is out of range; give 0 to"),
-    (lambda: schema.Generate(seed=-1), "paradigm.generate.seed=-1 is out of range"),
-    (lambda: schema.OnPolicy(fraction=0), "paradigm.on_policy.fraction=0 is out of range; give a"),
-    (lambda: schema.OnPolicy(fraction=2), "paradigm.on_policy.fraction=2 is out of range; give 0"),
+    (lambda: Relational(level="head"), "paradigm.relational.level=head is unknown"),
+    (lambda: Relational(tokens=2), "paradigm.relational.tokens=2 is out of range; give at"),
+    (lambda: Relational(relation_heads=0), "paradigm.relational.relation_heads=0 is out"),
+    (lambda: Relational(teacher_block=-2), "paradigm.relational.teacher_block=-2 is out"),
+    (lambda: Relational(group_size=2), "paradigm.relational.group_size=2 is out of range"),
+    (lambda: Paradigm("p", text="web"), "paradigm.text=web is unknown"),
+    (lambda: Paradigm("p", teacher="live"), "paradigm.teacher=live is unknown"),
+    (lambda: Paradigm("p"), "paradigm=p has no term; set at least one of ce, response"),
+    (lambda: Generate(prompt_tokens=0), "paradigm.generate.prompt_tokens=0 is out of range"),
+    (lambda: Generate(new_tokens=0), "paradigm.generate.new_tokens=0 is out of range"),
+    (lambda: Generate(num_prompts=0), "paradigm.generate.num_prompts=0 is out of range"),
+    (lambda: Generate(batch_size=0), "paradigm.generate.batch_size=0 is out of range"),
+    (lambda: Generate(temperature=-1), "paradigm.generate.temperature=-1 is out of range"),
+    (lambda: Generate(top_p=0), "paradigm.generate.top_p=0 is out of range; give a number"),
+    (lambda: Generate(top_p=1.1), "paradigm.generate.top_p=1.1 is out of range; give 0 to"),
+    (lambda: Generate(seed=-1), "paradigm.generate.seed=-1 is out of range"),
+    (lambda: OnPolicy(fraction=0), "paradigm.on_policy.fraction=0 is out of range; give a"),
+    (lambda: OnPolicy(fraction=2), "paradigm.on_policy.fraction=2 is out of range; give 0"),
     (
-        lambda: schema.OnPolicy(rollout_every=0),
+        lambda: OnPolicy(rollout_every=0),
         "paradigm.on_policy.rollout_every=0 is out of range",
     ),
     (
-        lambda: schema.Paradigm("p", ce=CE, generate=schema.Generate()),
+        lambda: Paradigm("p", ce=CE, generate=Generate()),
         "paradigm.generate is set and paradigm.text=corpus would not read it; set",
     ),
     (
-        lambda: schema.Paradigm("p", "teacher", ce=CE, on_policy=schema.OnPolicy()),
+        lambda: Paradigm("p", "teacher", ce=CE, on_policy=OnPolicy()),
         "paradigm.on_policy is set and paradigm.text=teacher would not read it; set",
     ),
     (
-        lambda: schema.Paradigm("p", "student", "cached", response=schema.Response()),
+        lambda: Paradigm("p", "student", "cached", response=Response()),
         "paradigm.text=student with paradigm.teacher=cached and a term of the teacher's: it must",
     ),
     (
-        lambda: schema.Paradigm("p", "student", "online", ce=CE),
+        lambda: Paradigm("p", "student", "online", ce=CE),
         "paradigm.text=student with paradigm.teacher=online and no term of the teacher's: it must",
     ),
     (
-        lambda: schema.Paradigm("p", "student", "online", ce=CE, response=schema.Response()),
+        lambda: Paradigm("p", "student", "online", ce=CE, response=Response()),
         "paradigm.ce with text=student would teach the student its own words; set paradigm.ce=null",
     ),
     (
-        lambda: schema.Paradigm(
+        lambda: Paradigm(
             "p",
             "student",
             "online",
-            schema.Generate(num_prompts=4),
-            response=schema.Response(),
+            Generate(num_prompts=4),
+            response=Response(),
         ),
         "paradigm.generate.num_prompts=4 with text=student: the prompts are those of the rows",
     ),
@@ -189,41 +195,41 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         lambda: _shape(rope_scaling={"rope_type": "linear", "factor": "x"}),
         "model: rope_scaling has factor=x; give a number of at least 1",
     ),
-    (lambda: schema.TextSource("a", prompt_field="p"), "prompt_field=p with response_field=None"),
+    (lambda: TextSource("a", prompt_field="p"), "prompt_field=p with response_field=None"),
     (
-        lambda: schema.TextSource("a", messages_field="m"),
+        lambda: TextSource("a", messages_field="m"),
         "data.source reads text and m; set exactly one of text_field, messages_field",
     ),
-    (lambda: schema.TextSource("a", text_field=None), "data.source reads no field; set exactly"),
+    (lambda: TextSource("a", text_field=None), "data.source reads no field; set exactly"),
     (
-        lambda: schema.Data("d", schema.TextSource("a"), "none", num_documents=0),
+        lambda: Data("d", TextSource("a"), "none", num_documents=0),
         "data.num_documents=0 is out of range",
     ),
     (
-        lambda: schema.Data("d", schema.TextSource("a"), "none", fraction=0),
+        lambda: Data("d", TextSource("a"), "none", fraction=0),
         "data.fraction=0 is out of range; give a number above 0",
     ),
     (
-        lambda: schema.Data("d", schema.TextSource("a"), "none", fraction=1.5),
+        lambda: Data("d", TextSource("a"), "none", fraction=1.5),
         "data.fraction=1.5 is out of range; give 0 to 1",
     ),
     (
-        lambda: schema.Decontaminate("remove"),
+        lambda: Decontaminate("remove"),
         "data.decontaminate.mode=remove is unknown; choose one of off, report, drop",
     ),
     (
-        lambda: schema.Decontaminate("drop", ngram=5),
+        lambda: Decontaminate("drop", ngram=5),
         "data.decontaminate.ngram=5 is out of range; give at least 8",
     ),
     (
-        lambda: schema.TextSource("a", num_rows=0),
+        lambda: TextSource("a", num_rows=0),
         "data.source.num_rows=0 is out of range; give at least 1",
     ),
     (
-        lambda: schema.Data("d", schema.TextSource("a"), "none", shard_tokens=1),
+        lambda: Data("d", TextSource("a"), "none", shard_tokens=1),
         "data.shard_tokens=1 is out of range; give at least 1024",
     ),
-    (lambda: schema.Gpu("g", device="tpu"), "gpu.device=tpu is unknown; choose one of auto, cuda"),
+    (lambda: Gpu("g", device="tpu"), "gpu.device=tpu is unknown; choose one of auto, cuda"),
     (lambda: _training(target_tokens=0), "training.target_tokens=0 is out of range"),
     (lambda: _training(micro_batch=0), "training.micro_batch=0"),
     (lambda: _training(accumulation=0), "training.accumulation=0"),
@@ -242,42 +248,42 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _training(heldout_every=-1), "training.heldout_every=-1 is out of range; give at"),
     (lambda: _training(heldout_tokens=0), "training.heldout_tokens=0 is out of range; give at"),
     (lambda: _training(budget_kj=0), "training.budget_kj=0 is out of range; give a number above 0"),
-    (lambda: schema.Lora(rank=0), "training.lora.rank=0 is out of range; give at least 1"),
-    (lambda: schema.Lora(alpha=0), "training.lora.alpha=0 is out of range; give a number above 0"),
-    (lambda: schema.Lora(dropout=1), "training.lora.dropout=1 is out of range; give 0 to below 1"),
+    (lambda: Lora(rank=0), "training.lora.rank=0 is out of range; give at least 1"),
+    (lambda: Lora(alpha=0), "training.lora.alpha=0 is out of range; give a number above 0"),
+    (lambda: Lora(dropout=1), "training.lora.dropout=1 is out of range; give 0 to below 1"),
     (
-        lambda: schema.Lora(targets=["lm_head"]),
+        lambda: Lora(targets=["lm_head"]),
         "training.lora.targets=lm_head is unknown; choose one of q_proj, k_proj",
     ),
-    (lambda: schema.Lora(targets=[]), "training.lora.targets=[] names none or one twice; choose"),
+    (lambda: Lora(targets=[]), "training.lora.targets=[] names none or one twice; choose"),
     (
-        lambda: schema.Lora(targets=["q_proj", "q_proj"]),
+        lambda: Lora(targets=["q_proj", "q_proj"]),
         "training.lora.targets=['q_proj', 'q_proj'] names none or one twice",
     ),
     (
-        lambda: schema.TextSource("a", context_field="c"),
+        lambda: TextSource("a", context_field="c"),
         "data.source.context_field=c without a prompt_field; set prompt_field and response_field",
     ),
     (
-        lambda: schema.MixPart(schema.TextSource("a"), 1.0, "none", max_epochs=0),
+        lambda: MixPart(TextSource("a"), 1.0, "none", max_epochs=0),
         "data.sources.max_epochs=0 is out of range; give at least 1",
     ),
     (
-        lambda: schema.MixPart(schema.TextSource("a"), 1.0, "none", num_documents=0),
+        lambda: MixPart(TextSource("a"), 1.0, "none", num_documents=0),
         "data.sources.num_documents=0 is out of range",
     ),
     (lambda: _training(betas=[0.9]), "training.betas=[0.9] is out of range; give two numbers"),
     (lambda: _training(betas=[0.9, 1.0]), "training.betas=[0.9, 1.0] is out of range"),
-    (lambda: schema.InferenceGrid(batch_sizes=[0]), "eval.inference.batch_sizes=0"),
-    (lambda: schema.InferenceGrid(prompt_lengths=[8, 0]), "eval.inference.prompt_lengths=0"),
-    (lambda: schema.InferenceGrid(new_lengths=[]), "eval.inference.new_lengths=[] is empty"),
-    (lambda: schema.InferenceGrid(batch_sizes=[1, 1]), "batch_sizes=[1, 1] is empty or repeats"),
-    (lambda: schema.InferenceGrid(min_window_s=1), "eval.inference.min_window_s=1 is out of range"),
-    (lambda: schema.InferenceGrid(max_repeats=2), "eval.inference.max_repeats=2 is out of range"),
-    (lambda: schema.InferenceGrid(measurements=0), "eval.inference.measurements=0 is out of range"),
+    (lambda: InferenceGrid(batch_sizes=[0]), "eval.inference.batch_sizes=0"),
+    (lambda: InferenceGrid(prompt_lengths=[8, 0]), "eval.inference.prompt_lengths=0"),
+    (lambda: InferenceGrid(new_lengths=[]), "eval.inference.new_lengths=[] is empty"),
+    (lambda: InferenceGrid(batch_sizes=[1, 1]), "batch_sizes=[1, 1] is empty or repeats"),
+    (lambda: InferenceGrid(min_window_s=1), "eval.inference.min_window_s=1 is out of range"),
+    (lambda: InferenceGrid(max_repeats=2), "eval.inference.max_repeats=2 is out of range"),
+    (lambda: InferenceGrid(measurements=0), "eval.inference.measurements=0 is out of range"),
     *(
         (
-            lambda point=point: schema.InferenceGrid([8, 1], [64], [32], loop_point=point),
+            lambda point=point: InferenceGrid([8, 1], [64], [32], loop_point=point),
             f"eval.inference.loop_point={point} is no point of the grid batch_sizes=[8, 1], "
             "prompt_lengths=[64], new_lengths=[32]; give one batch size, one prompt length",
         )
@@ -286,17 +292,17 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _task(num_fewshot=-1), "eval.tasks.num_fewshot=-1"),
     (lambda: _task(limit=0), "eval.tasks.limit=0 is out of range; give at least 1"),
     (lambda: _task(chance=25), "eval.tasks.chance=25 is out of range; give 0 to 1"),
-    (lambda: schema.Eval("e", batch_size=0), "eval.batch_size=0"),
-    (lambda: schema.Telemetry(interval_s=0), "telemetry.interval_s=0 is out of range; give 0.01"),
+    (lambda: Eval("e", batch_size=0), "eval.batch_size=0"),
+    (lambda: Telemetry(interval_s=0), "telemetry.interval_s=0 is out of range; give 0.01"),
     (
-        lambda: schema.Telemetry(slow_interval_s=0.05),
+        lambda: Telemetry(slow_interval_s=0.05),
         "telemetry.slow_interval_s=0.05 is below interval_s=0.1; give at least the sampling",
     ),
-    (lambda: schema.Telemetry(slow_interval_s=float("nan")), "telemetry.slow_interval_s=nan"),
-    (lambda: schema.Telemetry(cpu_estimate="on"), "telemetry.cpu_estimate=on is unknown"),
-    (lambda: schema.Telemetry(cpu_tdp_w=0), "telemetry.cpu_tdp_w=0"),
-    (lambda: schema.Telemetry(cpu_tdp_threads=0), "telemetry.cpu_tdp_threads=0"),
-    (lambda: schema.Telemetry(idle_s=-1), "telemetry.idle_s=-1"),
+    (lambda: Telemetry(slow_interval_s=float("nan")), "telemetry.slow_interval_s=nan"),
+    (lambda: Telemetry(cpu_estimate="on"), "telemetry.cpu_estimate=on is unknown"),
+    (lambda: Telemetry(cpu_tdp_w=0), "telemetry.cpu_tdp_w=0"),
+    (lambda: Telemetry(cpu_tdp_threads=0), "telemetry.cpu_tdp_threads=0"),
+    (lambda: Telemetry(idle_s=-1), "telemetry.idle_s=-1"),
     (lambda: _site(grid_gco2e_per_kwh=-1), "site.grid_gco2e_per_kwh=-1"),
     (lambda: _site(pue=0.9), "site.pue=0.9 is out of range; give at least 1"),
     (lambda: _site(price_usd_per_kwh=-1), "site.price_usd_per_kwh=-1"),
@@ -324,13 +330,13 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
 @pytest.mark.parametrize(
     ("grid", "point"),
     [
-        (schema.InferenceGrid([8, 1, 64], [2048, 512], [128]), (64, 2048, 128)),
-        (schema.InferenceGrid([1], [512, 8192, 2048], [32, 256, 128, 64]), (1, 2048, 128)),
-        (schema.InferenceGrid([8, 64], [512, 64], [32], loop_point=[8, 64, 32]), (8, 64, 32)),
+        (InferenceGrid([8, 1, 64], [2048, 512], [128]), (64, 2048, 128)),
+        (InferenceGrid([1], [512, 8192, 2048], [32, 256, 128, 64]), (1, 2048, 128)),
+        (InferenceGrid([8, 64], [512, 64], [32], loop_point=[8, 64, 32]), (8, 64, 32)),
     ],
 )
 def test_the_point_that_answers_is_the_largest_batch_and_the_middle_lengths_unless_named(
-    grid: schema.InferenceGrid, point: tuple[int, int, int]
+    grid: InferenceGrid, point: tuple[int, int, int]
 ):
     assert grid.point == point
 
@@ -381,7 +387,7 @@ def test_every_shape_that_the_schema_lets_pass_is_one_that_a_model_can_be_made_o
         },
     ]
     for changes in shapes:
-        source = schema.ModelSource(architecture=_shape(**changes))
+        source = ModelSource(architecture=_shape(**changes))
         model: Any = load_model(source, dtype=torch.float32)
         assert model.config.hidden_size == changes.get("hidden_size", 8)
 
@@ -396,9 +402,9 @@ def test_the_edges_of_every_range_are_allowed():
     _shape(num_kv_heads=4)
     _site()
     _task(limit=1, chance=0)
-    schema.InferenceGrid([1], [1], [1], None, 2.0, 3)
-    schema.Telemetry(interval_s=0.01, slow_interval_s=0.01)
-    schema.TextSource("a", text_field=None, prompt_field="p", response_field="r")
+    InferenceGrid([1], [1], [1], None, 2.0, 3)
+    Telemetry(interval_s=0.01, slow_interval_s=0.01)
+    TextSource("a", text_field=None, prompt_field="p", response_field="r")
 
 
 @pytest.fixture(scope="module")
@@ -509,7 +515,7 @@ def _change(config: Config, path: str, value: Any) -> None:
             "keys; give a divisor of 8",
         ),
         (
-            {"training.lora": schema.Lora()},
+            {"training.lora": Lora()},
             "training.lora trains around weights that are kept, the student of model=tiny begins "
             "from random ones; set training.lora=null, model.student.path to a trained",
         ),
@@ -549,10 +555,10 @@ def test_choices_that_exclude_each_other_are_refused_in_one_sentence(
         # Groups of sequences bind the micro-batch; groups within one do not.
         {"paradigm.relational.level": "token", "training.micro_batch": 3},
         {"paradigm.relational.level": "attention", "paradigm.relational.teacher_block": 3},
-        {"training.lora": schema.Lora(), "model.student.path": "tiny:teacher"},
+        {"training.lora": Lora(), "model.student.path": "tiny:teacher"},
         {
-            "training.lora": schema.Lora(),
-            "model.student.init_from_teacher": schema.TeacherBlocks(),
+            "training.lora": Lora(),
+            "model.student.init_from_teacher": TeacherBlocks(),
         },
         {"training.heldout_every": 0, "training.heldout_tokens": 300_000},
         {"training.heldout_every": 10, "training.heldout_tokens": 299_999},

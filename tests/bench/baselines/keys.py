@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from kdwatts.config import to_config
-from kdwatts.hardware import cpu_name
-from kdwatts.nodes import plan
-from kdwatts.preflight import compose
-from kdwatts.refusal import in_one_sentence
+from kdwatts.artifacts.hardware import cpu_name
+from kdwatts.cli.preflight import compose
+from kdwatts.cli.refusal import in_one_sentence
+from kdwatts.config.checks import to_config
+from kdwatts.stages.graph import plan
 from tests.bench.baselines.places import options, write_json, write_table
 
 
