@@ -52,7 +52,7 @@ def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep_di
     assert "%), 95 % over 2 seeds; the runner-up, " in found.sureness[0]
     assert found.sureness[1].startswith("Energy is measured, ± 4.8 % (one sigma)")
     assert found.warning is None
-    assert [gpu.student for gpu in found.gpus] == ["combined", "sft", "combined"]
+    assert [highlight.student for highlight in found.highlights] == ["combined", "sft", "combined"]
 
 
 def test_a_single_seed_is_said_to_settle_nothing(make, tmp_path):
