@@ -36,12 +36,10 @@ def numbers_of(table: pd.DataFrame) -> Numbers:
     """What the page shows of a table; the keys of groups are for programs."""
     shown = table.head(MAX_SHOWN)
     subject = next((column for column in ("run", "group") if column in shown), None)
-    names = list(shown[subject]) if subject else [None] * len(shown)
+    names: list[Any] = list(shown[subject]) if subject else [None] * len(shown)
     shown = shown.drop(columns="group", errors="ignore")
-    rows = [
-        (name if isinstance(name, str) else None, texts)
-        for name, texts in zip(names, cell_texts(shown), strict=True)
-    ]
+    subjects = [name if isinstance(name, str) else None for name in names]
+    rows = list(zip(subjects, cell_texts(shown), strict=True))
     return Numbers([str(column) for column in shown.columns], rows, len(table) - len(shown))
 
 

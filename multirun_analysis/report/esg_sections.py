@@ -195,8 +195,6 @@ def _with_ends(joules: Interval, turned: Callable[[float], float | None]) -> Cel
     value, low, high = (
         None if end is None else turned(end) for end in (joules.value, joules.low, joules.high)
     )
-    return (
-        Cell(units.MISSING)
-        if value is None
-        else Cell(_figure(value), f"{_figure(low)} to {_figure(high)}")
-    )
+    if value is None:
+        return Cell(units.MISSING)
+    return Cell(_figure(value), f"{_figure(low)} to {_figure(high)}")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
@@ -50,9 +49,15 @@ PROFILES = {
 # fmt: on
 """Reader to the sections of the page, in order."""
 
+
+def _caveats(study: Study) -> Values | None:
+    found = caveat_passages(study.collected)
+    return {"caveats": found} if found else None
+
+
 SECTIONS: dict[str, Callable[[Study], Values | None]] = {
     "avoided": avoided,
-    "caveats": lambda study: {"caveats": caveat_passages(study.collected)},
+    "caveats": _caveats,
     "comparisons": comparisons,
     "devices": figure_sections.devices,
     "footprint": footprint,
@@ -137,13 +142,13 @@ def report_html(
     return render_html("page", _frame(study) | {"profile": profile, "sections": sections})
 
 
-def section_html(name: str, study: Study) -> Markup:
+def section_html(name: str, study: Study) -> str:
     """One section of the page; empty where the study has nothing for it."""
     if name in EXHIBITS:
         template, values = "exhibits", figure_sections.exhibits(study, *EXHIBITS[name])
     else:
         template, values = name, SECTIONS[name](study)
-    return render_html(template, values | {"hue": study.hue}) if values else Markup()
+    return render_html(template, values | {"hue": study.hue}) if values else ""
 
 
 def _frame(study: Study) -> Values:
@@ -166,8 +171,8 @@ def _frame(study: Study) -> Values:
         "num_open": sum(not run["finished"] for run in rows),
         "num_runs": len(rows),
         "num_students": len(study.students),
-        "scripts": [Markup(get_plotlyjs()), Markup(own.joinpath("report.js").read_text("utf-8"))],
-        "style": Markup(own.joinpath("report.css").read_text("utf-8")),
+        "scripts": [get_plotlyjs(), own.joinpath("report.js").read_text("utf-8")],
+        "style": own.joinpath("report.css").read_text("utf-8"),
     }
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.report.cells import cell_texts, numbers_of, readable
@@ -22,9 +21,9 @@ Values = dict[str, Any]
 _MARKDOWN_SIGNS = ("\\", "|", "<", ">", "*", "_", "`", "[", "]", "~", "$")
 
 
-def render_html(name: str, values: Values) -> Markup:
-    """The template NAME.html.j2, in which every value is escaped that is not HTML already."""
-    return Markup(_environment().get_template(f"{name}.html.j2").render(values))
+def render_html(name: str, values: Values) -> str:
+    """The template NAME.html.j2, in which every value is escaped that is not marked `safe`."""
+    return _environment().get_template(f"{name}.html.j2").render(values)
 
 
 def render_markdown(name: str, values: Values) -> str:
@@ -47,7 +46,7 @@ def _environment() -> Environment:
     )
     found.filters |= {
         "cell_texts": cell_texts,
-        "count": units.count,
+        "counted": units.count,
         "duration": units.duration,
         "energy": units.energy,
         "figure_json": figure_json,
@@ -79,9 +78,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def figure_json(figure: go.Figure) -> Markup:
+def figure_json(figure: go.Figure) -> str:
     """A figure inside a script, where a closing tag in a label would end the element."""
-    return Markup(str(figure.to_json()).replace("<", "\\u003c"))
+    return str(figure.to_json()).replace("<", "\\u003c")
 
 
 def script_hash(script: str) -> str:
