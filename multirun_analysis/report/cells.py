@@ -50,7 +50,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def cell_texts(table: pd.DataFrame) -> list[list[str]]:
     """The table row by row, as `cell_text` has it."""
-    return [[cell_text(value) for value in row] for row in table.itertuples(index=False)]
+    return [[cell_text(value) for value in row] for row in table.itertuples(index=False, name=None)]
 
 
 def cell_text(value: Any) -> str:

@@ -1,5 +1,8 @@
 """Templates: what they are not given is an error, and text of a run folder stays text."""
 
+import re
+from pathlib import Path
+
 import pytest
 from jinja2 import UndefinedError
 
@@ -7,6 +10,7 @@ from multirun_analysis.report.page import EXHIBITS, PROFILES, SECTIONS
 from multirun_analysis.report.render import render_html, render_markdown
 from multirun_analysis.values.notices import Notice
 
+ANALYSIS = Path(__file__).parents[3] / "multirun_analysis"
 PASSAGES = ["Plain & simple.", Notice("x <i>", ("a",)), Notice("y", ("<b>", "*c*"), "folders")]
 
 
@@ -31,3 +35,10 @@ def test_a_table_in_markdown_keeps_the_signs_of_its_cells():
 def test_every_section_of_a_profile_has_what_makes_it():
     assert {name for names in PROFILES.values() for name in names} == {*SECTIONS, *EXHIBITS}
     assert not set(SECTIONS) & set(EXHIBITS)
+
+
+def test_elements_of_html_are_in_templates_and_in_hovers_of_figures_alone():
+    rooms = ("values", "statistics", "collect", "narrative", "report")
+    files = [path for room in rooms for path in (ANALYSIS / room).rglob("*.py")]
+    assert len(files) > 40
+    assert [path.name for path in files if re.search(r"</\w", path.read_text("utf-8"))] == []
