@@ -55,8 +55,8 @@ def quality(study: Study) -> Values | None:
     return {
         "panels": [panel | {"table": shown[panel["name"]].table} for panel in panels],
         "energies": {energy: words for energy, words in energies.items() if energy in chosen},
-        "is_told": bool(known(students, KEPT)),
-        "why_not_told": "; ".join(why_not_told(students)),
+        "has_accuracy_kept": bool(known(students, KEPT)),
+        "why_none": "; ".join(why_not_told(students)),
         "draws": draws_of(drawn),
         "is_measured": not kinds & {"estimated", "mixed"},
         "has_imported": bool(known(drawn, "origin")),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from functools import cache
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -51,10 +52,10 @@ def _environment() -> Environment:
         "energy": units.energy,
         "figure_json": figure_json,
         "general": lambda number: f"{number:g}",
+        "html": lambda text: escape(one_line(text)),
         "md": markdown_text,
         "number": units.number,
         "numbers_of": numbers_of,
-        "one_line": one_line,
         "paragraph": lambda text: f"{one_line(text)}\n",
         "quantity": units.quantity,
         "readable": readable,

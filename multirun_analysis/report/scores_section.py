@@ -38,7 +38,7 @@ def scores(study: Study) -> Values | None:
         for run in runs
     }
     every = [pair for row in pairs.values() for pair in row]
-    not_told = why_not_told(runs).items()
+    reasons = why_not_told(runs).items()
     return {
         "metrics": {task: metrics[task] for task in tasks},
         "runs": [
@@ -51,7 +51,7 @@ def scores(study: Study) -> Values | None:
             for pair in every
             for score in (pair.student, pair.teacher)
         ),
-        "not_told": notices_of((run_name(run), why) for why, same in not_told for run in same),
+        "why_none": notices_of((run_name(run), why) for why, same in reasons for run in same),
     }
 
 
