@@ -6,8 +6,8 @@ from multirun_analysis.collect.collection import collect
 from multirun_analysis.narrative.answer import answer
 
 
-def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep_dir):
-    found = answer(collect([sweep_dir]).runs)
+def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep):
+    found = answer(sweep.runs)
     assert re.match(
         r"Combined keeps 9\d\.\d % \(9\d\.\d to \d+\.\d %\) of its teacher's accuracy above "
         r"chance for \d+ kJ",

@@ -4,8 +4,8 @@ from multirun_analysis.collect.collection import collect
 from multirun_analysis.narrative.caveats import caveats
 
 
-def test_caveats_name_gpu_host_versions_coverage_and_what_is_not_counted(sweep_dir):
-    found = dict(caveats(collect([sweep_dir])))
+def test_caveats_name_gpu_host_versions_coverage_and_what_is_not_counted(sweep):
+    found = dict(caveats(sweep))
     assert found["Hardware"] == "node7, 1 x NVIDIA H100 80GB HBM3, driver 575.57."
     assert found["Software"].startswith(
         "Commit 4169609aa1b2 with uncommitted changes. kdwatts 0.1.0, torch 2.8.0."

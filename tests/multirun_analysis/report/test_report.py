@@ -15,11 +15,6 @@ from multirun_analysis.statistics.site import site_of
 from tests.multirun_analysis.page_words import own_html, section_of
 
 
-@pytest.fixture(scope="module")
-def page(sweep_dir):
-    return report_html(collect([sweep_dir]))
-
-
 class Resources(HTMLParser):
     """Every address that a browser would fetch, and every element by name."""
 
@@ -33,12 +28,12 @@ class Resources(HTMLParser):
         self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
 
 
-def test_the_page_loads_nothing_from_outside_itself(page):
-    own = own_html(page)
+def test_the_page_loads_nothing_from_outside_itself(sweep_page):
+    own = own_html(sweep_page)
     assert set(Resources(own).addresses) == {"#unfinished"}
     assert not re.search(r"https?://|@import|url\(", own)
     assert "default-src 'none'" in own and "connect-src" not in own
-    assert page.count(get_plotlyjs()) == 1
+    assert sweep_page.count(get_plotlyjs()) == 1
 
 
 def test_estimated_energy_is_called_an_estimate_on_the_first_screen(make, tmp_path):
@@ -59,14 +54,14 @@ def test_a_page_about_no_finished_run_says_so_and_lists_reasons(make, tmp_path):
     assert "boom" in text
 
 
-def test_failed_and_unfinished_runs_are_on_the_page_with_their_reasons(page):
+def test_failed_and_unfinished_runs_are_on_the_page_with_their_reasons(sweep_page):
     for reason in (
         "CUDA error: device lost",
         "still running, or killed",
         "not resumed",
         "not JSON",
     ):
-        assert reason in page
+        assert reason in sweep_page
 
 
 def test_text_from_run_folders_cannot_become_html(make, tmp_path):
@@ -144,12 +139,12 @@ def test_a_foreign_schema_ends_with_the_name_of_the_file(make, tmp_path, capsys)
     ],
 )
 def test_a_profile_orders_the_page_for_its_reader_and_leaves_nothing_out(
-    sweep_dir, page, profile, first
+    sweep, sweep_page, profile, first
 ):
-    text = report_html(collect([sweep_dir]), profile=profile, site=site_of("france"))
+    text = report_html(sweep, profile=profile, site=site_of("france"))
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles[0].startswith(first)
-    assert set(re.findall("<h2>(.*?)</h2>", page)) <= set(titles)
+    assert set(re.findall("<h2>(.*?)</h2>", sweep_page)) <= set(titles)
 
 
 def test_every_section_has_a_place_in_every_profile():
@@ -209,18 +204,16 @@ def test_a_score_that_is_no_number_is_an_empty_cell(make, tmp_path):
     assert "<td>-<small>teacher 0.250</small></td>" in section
 
 
-def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_dir):
-    text = report_html(collect([imported_dir]))
+def test_a_score_above_the_teachers_is_marked_with_its_ratio(imported_page):
     # bbh: 0.657 and 0.662 beside the teacher's 0.358, paradigms in the order of legends.
-    assert re.findall('class="above">(.*?)<', text) == [
+    assert re.findall('class="above">(.*?)<', imported_page) == [
         "teacher 0.358, 1.85 times it", "teacher 0.358, 1.83 times it",
     ]  # fmt: skip
-    assert ABOVE_TEACHER in unescape(text)
+    assert ABOVE_TEACHER in unescape(imported_page)
 
 
-def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_dir):
-    text = report_html(collect([imported_dir]))
-    assert "its GPUs ran a kernel 33 % of the time, and 56 % of its energy" in text
+def test_the_page_says_in_words_why_the_feature_run_was_expensive(imported_page):
+    assert "its GPUs ran a kernel 33 % of the time, and 56 % of its energy" in imported_page
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "nan", "inf"])
