@@ -32,7 +32,7 @@ from multirun_analysis.report.readme_page import write_readme
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.site import site_of
 from multirun_analysis.values import units
-from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.values.notices import notice_line, notices_of
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows
 
@@ -114,14 +114,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unreadable(runs: pd.DataFrame) -> list[str]:
     """Files of our own runs that do not read; a torn last line is what a kill leaves, no fault."""
-    found = said_once(
+    found = notices_of(
         (run["run"], note)
         for run in to_rows(runs)
         if not run["origin"]
         for note in (run["notes"] or "").split("; ")
         if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
     )
-    return [place_first(said) for said in found]
+    return [notice_line(notice) for notice in found]
 
 
 def _default_out(directories: Sequence[Path]) -> Path:
@@ -157,8 +157,8 @@ def table(runs: pd.DataFrame) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    reasons = said_once((run_name(run), run["reason"]) for run in rows if not run["finished"])
-    return "\n".join([*text, *map(place_first, reasons)])
+    reasons = notices_of((run_name(run), run["reason"]) for run in rows if not run["finished"])
+    return "\n".join([*text, *map(notice_line, reasons)])
 
 
 if __name__ == "__main__":

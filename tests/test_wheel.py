@@ -55,6 +55,13 @@ def test_it_carries_the_tiny_world_and_no_tests(unpacked: Path, tmp_path: Path):
     assert not names & {"tests", "conf", "docs"}
 
 
+def test_it_carries_the_templates_the_style_and_the_script_of_the_report(unpacked: Path):
+    report = Path("multirun_analysis", "report")
+    kinds = ("*.j2", "*.css", "*.js")
+    files = {path.relative_to(ROOT) for kind in kinds for path in (ROOT / report).rglob(kind)}
+    assert len(files) > 10 and all((unpacked / path).is_file() for path in files)
+
+
 def test_it_carries_the_launcher_for_slurm_and_no_site_s_own_values(unpacked: Path, tmp_path: Path):
     done = run(unpacked, tmp_path, "-m", "kdwatts", "--cfg", "hydra", "hydra/launcher=slurm")
     assert "_target_: hydra_plugins.kdwatts_slurm.KdwattsSlurmLauncher" in done.stdout, done.stderr

@@ -33,7 +33,7 @@ from multirun_analysis.values.atomic import (
     write_files,
 )
 from multirun_analysis.values.folders import survey
-from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.values.notices import notice_line, notices_of
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 _EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]
@@ -164,7 +164,7 @@ def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
         found = survey(directory)
         runs = found.runs | runs
         passed_over |= dict.fromkeys(found.left_out)
-    left_out = [place_first(said) for said in said_once(passed_over, what="folders")]
+    left_out = [notice_line(notice) for notice in notices_of(passed_over, what="folders")]
     if not runs:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "

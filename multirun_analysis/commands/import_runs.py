@@ -13,7 +13,7 @@ from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pat
 from multirun_analysis.importer.search import FILES, Search, find_foreign_runs
 from multirun_analysis.importer.summary import Model, read_model
 from multirun_analysis.values import units
-from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.values.notices import notice_line, notices_of
 
 DEFAULT_TEACHER = "teacher"
 
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"multirun_analysis import: {error}", file=sys.stderr)
         return 2
     refused = _import(found.runs, options.out, teachers, repeats)
-    for said in said_once([*found.left_out, *found.notes, *refused], what="folders"):
-        print(f"multirun_analysis import: {place_first(said)}", file=sys.stderr)
+    for notice in notices_of([*found.left_out, *found.notes, *refused], what="folders"):
+        print(f"multirun_analysis import: {notice_line(notice)}", file=sys.stderr)
     return 2 if refused else int(bool(found.left_out))
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import site_words
-from multirun_analysis.narrative.imported_runs import imported_parts
+from multirun_analysis.narrative.imported_runs import imported_passages
 from multirun_analysis.statistics.accuracy_words import accuracy_caveat
 from multirun_analysis.statistics.comparison_words import p_words
 from multirun_analysis.statistics.comparisons import ALPHA
@@ -18,17 +18,19 @@ from multirun_analysis.statistics.pooled_serving import Pool, serving_pools
 from multirun_analysis.statistics.seeds import energy_by_artifact_j, num_students, top_windows
 from multirun_analysis.statistics.site import factor_words, provenance_words, stated_sites
 from multirun_analysis.values import units
-from multirun_analysis.values.notices import Part, plain_text, said_once
+from multirun_analysis.values.notices import Passage, notices_of, plain_text
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 
 def caveats(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, str]]:
     """Titles and sentences, plain text; what concerns several runs names them in brackets."""
-    found = caveat_parts(collected, name_hosts=name_hosts)
+    found = caveat_passages(collected, name_hosts=name_hosts)
     return [(title, plain_text(parts)) for title, parts in found]
 
 
-def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple[str, list[Part]]]:
+def caveat_passages(
+    collected: Collected, *, name_hosts: bool = True
+) -> list[tuple[str, list[Passage]]]:
     """Titles and their sentences; subjects of which nothing is known are left out.
 
     Without `name_hosts` a machine is known by its GPU or processor: for pages that are published.
@@ -43,7 +45,7 @@ def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple
         ("Inherited work", _sharing(students, stages)),
         ("Joules per token", _served(runs, to_rows(collected.inference))),
         ("Quantised teacher", _quantised(students)),
-        ("Imported runs", imported_parts(students, stages)),
+        ("Imported runs", imported_passages(students, stages)),
         ("Accuracy", accuracy_caveat(to_rows(collected.scores), students)),
         ("Seeds", _seeds(students)),
         ("Carbon", _carbon(students)),
@@ -51,7 +53,7 @@ def caveat_parts(collected: Collected, *, name_hosts: bool = True) -> list[tuple
         ("Software", _software(runs)),
         ("Duplicates and interruptions", _repeats(runs)),
     ]
-    texts: list[tuple[str, list[Part]]] = [
+    texts: list[tuple[str, list[Passage]]] = [
         (title, [text] if isinstance(text, str) else text) for title, text in found
     ]
     return [(title, parts) for title, parts in texts if parts and parts != [""]]
@@ -95,8 +97,8 @@ def _not_counted(students: list[Row], stages: list[Row]) -> str:
 def _why(part: str, runs: list[str], stages: list[Row]) -> str:
     """In brackets, what the stages of these runs say about a component without a figure."""
     column = f"{part}_reason"
-    found = said_once((w["run"], w[column]) for w in known(stages, column) if w["run"] in runs)
-    return f" ({'; '.join(sorted(said.sentence for said in found))})" if found else ""
+    found = notices_of((w["run"], w[column]) for w in known(stages, column) if w["run"] in runs)
+    return f" ({'; '.join(sorted(notice.sentence for notice in found))})" if found else ""
 
 
 def _uncertainty(students: list[Row], stages: list[Row]) -> str:

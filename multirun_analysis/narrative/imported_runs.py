@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.values import units
-from multirun_analysis.values.notices import Part, Said, said_once
+from multirun_analysis.values.notices import Notice, Passage, notices_of
 from multirun_analysis.values.rows import Row, grouped, known
 
 
-def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
+def imported_passages(students: list[Row], stages: list[Row]) -> list[Passage]:
     """Origin, repeats, what was corrected, and what the foreign records cannot tell."""
     imported = known(students, "origin")
     if not imported:
         return []
-    parts: list[Part] = [f"{len(imported)} of {len(students)} students."]
+    parts: list[Passage] = [f"{len(imported)} of {len(students)} students."]
     origins = grouped(imported, lambda run: format_of(run["origin"]))
     parts += [
-        Said(f"Imported records of {records}", tuple(source_of(run["origin"]) for run in runs))
+        Notice(f"Imported records of {records}", tuple(source_of(run["origin"]) for run in runs))
         for records, runs in origins.items()
     ]
     parts += _repeats(imported)
     names = {run["run"]: run_name(run) for run in imported}
     reasons = ((names[w["run"]], w["gpu_reason"] or "") for w in stages if w["run"] in names)
-    parts += said_once((run, words) for run, reason in reasons for words in _pieces(reason))
+    parts += notices_of((run, words) for run, reason in reasons for words in _pieces(reason))
     missing = [
         part.upper()
         for part in COMPONENTS
@@ -38,11 +38,11 @@ def imported_parts(students: list[Row], stages: list[Row]) -> list[Part]:
         ends = dict.fromkeys(units.significant(end) for end in (min(means), max(means)))
         longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
         parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
-    parts += said_once(
+    parts += notices_of(
         (run_name(run), f"Accuracy kept cannot be told, as {run['om_perf_reason']}")
         for run in known(imported, "om_perf_reason")
     )
-    parts += said_once(
+    parts += notices_of(
         (run_name(run), f"Serving energy: {remark}")
         for run in known(imported, "inference_reason")
         for remark in run["inference_reason"].split("; ")
@@ -56,7 +56,7 @@ def _pieces(reason: str) -> Iterator[str]:
     return (words for words in reason.split("; ") if words not in ("", "imported"))
 
 
-def _repeats(imported: list[Row]) -> list[Part]:
+def _repeats(imported: list[Row]) -> list[Passage]:
     """Which folders were taken for repeats of one method, as no record says so."""
     settings = grouped(known(imported, "repeat"), "group").values()
     several = [rows for rows in settings if len(rows) > 1]
@@ -65,7 +65,7 @@ def _repeats(imported: list[Row]) -> list[Part]:
     runs = tuple(run_name(run) for rows in several for run in rows)
     counts = ", ".join(f"{rows[0]['setting_name']} ({len(rows)})" for rows in several)
     return [
-        Said(
+        Notice(
             f"Repeats of one method, as the names of their folders differ by a number: {counts}. "
             "Means and intervals take each for one draw, and no two methods are compared by pairs "
             "of them",

@@ -1,1 +1,1 @@
-"""Pages: the offline report and its profiles, the Markdown page, figures as files."""
+"""Pages: Python makes their values, templates/ hold markup and prose; figures as files."""

@@ -1,39 +1,56 @@
-"""Tables of numbers as HTML: what stands under a figure, to be read and copied."""
+"""Numbers of a figure as texts: the rows that stand below it, to be read and copied."""
 
 from __future__ import annotations
 
 import math
-from html import escape
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from multirun_analysis.report.html import facet, table
 from multirun_analysis.values import units
 
 MAX_SHOWN = 100
 """Rows on the page; the file of the same name beside it has all of them."""
 
 
-def numbers(found: pd.DataFrame, *, name: str) -> str:
-    """A closed panel that opens on the numbers of a figure; `name` is that of its file."""
-    shown = found.head(MAX_SHOWN)
-    named = next((column for column in ("run", "group") if column in shown), None)
-    columns = [str(column) for column in shown.columns if column != "group"]
-    heads = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
-    body = "".join(
-        f"<tr{facet(row[named]) if named and isinstance(row[named], str) else ''}>"
-        + "".join(f"<td>{escape(cell_text(row[column]))}</td>" for column in columns)
-        + "</tr>"
-        for row in shown.to_dict("records")
-    )
-    more = len(found) - len(shown)
-    note = f"{more} more rows are in " if more > 0 else "The same numbers: "
-    return (
-        f"<details><summary>Numbers</summary>{table(heads, body)}"
-        f'<p class="sub">{note}tables/{escape(name)}.csv.</p></details>'
-    )
+class Cell(NamedTuple):
+    """A number in words, and what stands in small letters below it."""
+
+    text: str
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The first rows of a figure's table."""
+
+    columns: list[str]
+    rows: list[tuple[str | None, list[str]]]
+    """The run or setting that a row is of, if it has one, and its cells."""
+    num_left_out: int
+
+
+def numbers_of(table: pd.DataFrame) -> Numbers:
+    """What the page shows of a table; the keys of groups are for programs."""
+    shown = table.head(MAX_SHOWN)
+    subject = next((column for column in ("run", "group") if column in shown), None)
+    names: list[Any] = list(shown[subject]) if subject else [None] * len(shown)
+    shown = shown.drop(columns="group", errors="ignore")
+    subjects = [name if isinstance(name, str) else None for name in names]
+    rows = list(zip(subjects, cell_texts(shown), strict=True))
+    return Numbers([str(column) for column in shown.columns], rows, len(table) - len(shown))
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the keys of groups, which are for programs."""
+    return table.drop(columns=[name for name in table.columns if str(name).endswith("group")])
+
+
+def cell_texts(table: pd.DataFrame) -> list[list[str]]:
+    """The table row by row, as `cell_text` has it."""
+    return [[cell_text(value) for value in row] for row in table.itertuples(index=False, name=None)]
 
 
 def cell_text(value: Any) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.report import markdown
-from multirun_analysis.report.cells import cell_text
+from multirun_analysis.report.cells import cell_texts, readable
+from multirun_analysis.report.render import one_line, render_markdown
 from multirun_analysis.values.atomic import csv_text, replace_whole
 
 KINDS = ("png", "svg", "pdf")
@@ -53,31 +53,22 @@ def _texts(exhibit: Exhibit) -> dict[str, str]:
     more = f"{left_out} more rows are in the CSV file." if left_out else ""
     return {
         "csv": csv_text(exhibit.table),
-        "md": _markdown(exhibit.title, head, more),
+        "md": render_markdown(
+            "exhibit_table",
+            {
+                "title": exhibit.title,
+                "heads": list(map(str, head.columns)),
+                "rows": cell_texts(head),
+                "more": more,
+            },
+        ),
         "tex": _latex(exhibit.title, head, more),
     }
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without the keys of groups, which are for programs."""
-    return table.drop(columns=[name for name in table.columns if str(name).endswith("group")])
-
-
-def _markdown(title: str, table: pd.DataFrame, more: str) -> str:
-    lines = [f"**{title}**", "", markdown.frame(table), *(["", more] if more else []), ""]
-    return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    """Text of a run without breaks, which would end a row."""
-    return " ".join(text.split())
-
-
 def _latex(title: str, table: pd.DataFrame, more: str) -> str:
-    texts = pd.DataFrame(
-        [[_line(cell_text(value)) for value in row] for row in table.itertuples(index=False)],
-        columns=table.columns,
-    )
+    rows = [[one_line(text) for text in row] for row in cell_texts(table)]
+    texts = pd.DataFrame(rows, columns=table.columns)
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
     columns = "".join("r" if is_number else "l" for is_number in numbers)
     body = texts.to_latex(index=False, escape=True, column_format=columns)

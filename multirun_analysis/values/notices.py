@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 _NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 _SLOT = re.compile(
@@ -19,7 +18,7 @@ _SLOT = re.compile(
 
 
 @dataclass(frozen=True)
-class Said:
+class Notice:
     """A sentence without its full stop, and the names of all that it is about."""
 
     sentence: str
@@ -41,17 +40,17 @@ class Said:
         return ", ".join(self.names) if len(self.names) > 1 else ""
 
 
-Part = str | Said
+Passage = str | Notice
 """A piece of a text: whole sentences, or one that unfolds."""
 
 
-def said_once(sentences: Iterable[tuple[str, str]], *, what: str = "runs") -> list[Said]:
+def notices_of(sentences: Iterable[tuple[str, str]], *, what: str = "runs") -> list[Notice]:
     """Each sentence once, with all the names beside which it stands; in order of appearance."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for name, sentence in sentences:
         alike.setdefault(_SLOT.sub("#", sentence), []).append((name, sentence))
     return [
-        Said(_merged([s for _, s in same]), tuple(dict.fromkeys(name for name, _ in same)), what)
+        Notice(_merged([s for _, s in same]), tuple(dict.fromkeys(name for name, _ in same)), what)
         for same in alike.values()
     ]
 
@@ -81,34 +80,18 @@ def _moment_or_number(text: str) -> tuple[float, str]:
         return 0.0, text
 
 
-def plain(part: Part) -> str:
+def plain(passage: Passage) -> str:
     """For a terminal: the names stand behind the count, in brackets."""
-    if isinstance(part, str):
-        return part
-    return f"{part.head} ({part.list})" if part.list else part.head
+    if isinstance(passage, str):
+        return passage
+    return f"{passage.head} ({passage.list})" if passage.list else passage.head
 
 
-def place_first(said: Said) -> str:
+def notice_line(notice: Notice) -> str:
     """For a terminal, as errors are written: what it is about, then the sentence."""
-    return f"{said.names[0]}: {said.sentence}" if len(said.names) == 1 else plain(said)
+    return f"{notice.names[0]}: {notice.sentence}" if len(notice.names) == 1 else plain(notice)
 
 
-def html(part: Part) -> str:
-    """For the page: a click on the sentence unfolds the names; all is escaped."""
-    if isinstance(part, str):
-        return escape(part)
-    if not part.list:
-        return f"{escape(part.head)}."
-    return (
-        f'<details class="said"><summary>{escape(part.head)}</summary>{escape(part.list)}</details>'
-    )
-
-
-def texts(parts: Iterable[Part]) -> str:
-    """Parts below one another, as HTML."""
-    return " ".join(html(part) for part in parts)
-
-
-def plain_text(parts: Iterable[Part]) -> str:
+def plain_text(passages: Iterable[Passage]) -> str:
     """A paragraph of plain text."""
-    return " ".join(part if isinstance(part, str) else f"{plain(part)}." for part in parts)
+    return " ".join(each if isinstance(each, str) else f"{plain(each)}." for each in passages)

@@ -16,6 +16,7 @@ import pytest
 from kdwatts.records.files import append_jsonl, read_json, write_json
 from kdwatts.records.schema import SCHEMA, Metrics, Score, StageRow, TelemetryRow
 from multirun_analysis.__main__ import main
+from multirun_analysis.collect.collection import Collected, collect
 from multirun_analysis.importer.known import PRIMARIES
 
 SHARDS_KEY, TEACHER_KEY = "shards-1", "teacher-1"
@@ -253,6 +254,12 @@ def write_sweep(directory: Path, *, seeds: int = 3) -> Path:
 @pytest.fixture(scope="session")
 def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sweep(tmp_path_factory.mktemp("sweep"), seeds=2)
+
+
+@pytest.fixture(scope="session")
+def sweep(sweep_dir: Path) -> Collected:
+    """The tables of that sweep, which no test changes."""
+    return collect([sweep_dir])
 
 
 def write_seeds(folder: Path, rows: list[dict[str, Any]]) -> None:

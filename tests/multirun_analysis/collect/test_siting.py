@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from html import unescape
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
@@ -17,6 +15,7 @@ from multirun_analysis.report.page import PROFILES, exhibits_of, report_html
 from multirun_analysis.report.readme_page import figure_names, readme_text
 from multirun_analysis.statistics.site import GRID, Site, site_of
 from multirun_analysis.values.rows import distinct_students, to_rows
+from tests.multirun_analysis.page_words import words_of
 
 FRANCE = site_of("france")
 GRAMS = 44.0 * 1.35  # Of a kilowatt hour in France.
@@ -25,13 +24,6 @@ GRAMS = 44.0 * 1.35  # Of a kilowatt hour in France.
 def record_of(site: Site) -> dict:
     names = ("grid_gco2e_per_kwh", "pue", "wue_l_per_kwh", "grid_source", *GRID)
     return {"site": site.name} | {name: getattr(site, name) for name in names}
-
-
-def words_of(html: str) -> str:
-    """What a reader reads, and what figures say when they are pointed at."""
-    own = html.replace(get_plotlyjs(), "")
-    own = re.sub(r"<style>.*?</style>", "", own, flags=re.S)
-    return re.sub(r"\s+", " ", unescape(re.sub(r"</?[a-z][^>]*>", " ", own)))
 
 
 @pytest.fixture

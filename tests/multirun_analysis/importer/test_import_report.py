@@ -2,7 +2,6 @@ import csv
 import shutil
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from multirun_analysis.__main__ import main, table
 from multirun_analysis.collect.collection import collect, write_tables
@@ -12,6 +11,7 @@ from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.report.page import report_html
+from tests.multirun_analysis.page_words import own_html
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_alone_they_answer_with_their_energy_and_no_accuracy(alone):
     assert found.headline == (
         "3 students were built, and no score of theirs can be set beside their teacher's."
     )
-    (gpu,) = found.gpus
-    assert (gpu.student, gpu.figure) == ("response · imported", "306 kJ (85.0 Wh)")
+    (highlight,) = found.highlights
+    assert (highlight.student, highlight.figure) == ("response · imported", "306 kJ (85.0 Wh)")
     assert "Imported, recorded elsewhere by other software: 3." in found.sureness
 
 
@@ -83,7 +83,8 @@ def test_beside_our_runs_ours_are_still_ranked(mixed, sweep_dir):
     assert found.headline.startswith("Combined")
     assert "Left out of this ranking, as no score places them: 3." in found.sureness
     ours = answer(collect([sweep_dir]).runs)
-    assert [gpu.figure for gpu in found.gpus] == [gpu.figure for gpu in ours.gpus]
+    first, last = ([each.figure for each in one.highlights] for one in (found, ours))
+    assert first == last
 
 
 def test_estimated_runs_with_scores_are_ranked_though_imports_were_measured(
@@ -102,7 +103,7 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     collected = collect([comparable_dir, tmp_path])
     found = answer(collected.runs)
     assert found.headline.startswith("Response · imported")
-    serving = found.gpus[-1]
+    serving = found.highlights[-1]
     assert serving.figure == "2.00 J/token"
     assert serving.detail == "prompt and answer together, as reported, without a trace"
     fig = quality_against_energy(collected.runs)
@@ -137,12 +138,12 @@ def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):
 def test_without_imports_nothing_speaks_of_them(sweep_dir):
     collected = collect([sweep_dir])
     assert "Imported runs" not in dict(caveats(collected))
-    own = report_html(collected).replace(get_plotlyjs(), "")
+    own = own_html(report_html(collected))
     assert "mported" not in own
 
 
 def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
-    page = report_html(alone).replace(get_plotlyjs(), "")
+    page = own_html(report_html(alone))
     assert '<a href="#imported">3 imported</a>' in page and 'id="imported"' in page
     # MMLU of relation_1 and of the teacher.
     assert "0.647 ± 0.004<small>teacher 0.806</small>" in page
@@ -152,7 +153,7 @@ def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
 
 
 def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
-    page = report_html(mixed).replace(get_plotlyjs(), "")
+    page = own_html(report_html(mixed))
     assert "<span>Runs of ours</span>" in page and "<span>Imported runs</span>" in page
     fig = energy_by_stage(mixed.runs[mixed.runs["origin"].notna()], mixed.stages)
     assert {round(float(x), 1) for trace in fig.data for x in trace.x} == {513.3, 416.3, 305.9}

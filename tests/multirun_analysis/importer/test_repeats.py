@@ -9,20 +9,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from kdwatts.records.files import read_json
 from kdwatts.records.schema import Metrics
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
-from multirun_analysis.narrative.caveats import caveat_parts, caveats
+from multirun_analysis.narrative.caveats import caveat_passages, caveats
 from multirun_analysis.report.page import exhibits_of, report_html
 from multirun_analysis.report.readme_page import readme_text
 from multirun_analysis.statistics.comparisons import against_baseline, every_pair
 from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.seeds import over_seeds
 from multirun_analysis.values.rows import distinct_students, grouped, to_rows
+from tests.multirun_analysis.page_words import own_html
 
 NUM_SAMPLES = 40
 """Of a recorded trace: enough for its counter to be held against its power."""
@@ -97,21 +97,21 @@ def test_labels_are_folder_names_and_no_hashes(study):
 
 
 def test_a_caveat_of_sixteen_runs_is_said_once_and_unfolds_to_them(study):
-    parts = dict(caveat_parts(study))["Imported runs"]
+    parts = dict(caveat_passages(study))["Imported runs"]
     (rescaled,) = [part for part in parts if "rescaled by 0.001" in str(part)]
     assert len(rescaled.names) == 16
     text = dict(caveats(study))["Imported runs"]
     assert text.count("rescaled by 0.001: 16 runs (") == 1
     assert text.count("Slimming-Models-Saving-Watts telemetry: 16 runs (") == 1
     assert "feature (5)" in text and "RESPONSE/MODEL (4)" in text
-    page = report_html(study).replace(get_plotlyjs(), "")
+    page = own_html(report_html(study))
     assert page.count("rescaled by 0.001: 16 runs</summary>") == 1
     assert page.count("Slimming-Models-Saving-Watts telemetry: 16 runs</summary>") == 1
     assert page.count("not measured)") == 1 and page.count("reported without a trace") == 1
 
 
 def test_means_over_repeats_are_not_called_means_over_seeds(study):
-    page = report_html(study).replace(get_plotlyjs(), "")
+    page = own_html(report_html(study))
     shown = exhibits_of(study)
     text = readme_text(study, shown, arguments="DIR")
     for words in (page, text, *(exhibit.note for exhibit in shown.values())):
@@ -148,7 +148,7 @@ def test_the_five_students_at_chance_are_marked_and_no_other(study):
     at_chance = {run["label"]: json.loads(run["student_at_chance"]) for run in to_rows(study.runs)}
     marked = {label: tasks for label, tasks in at_chance.items() if "mmlu" in tasks}
     assert set(marked) == {f"feature_{i} · imported" for i in range(1, 6)}
-    page = report_html(study).replace(get_plotlyjs(), "")
+    page = own_html(report_html(study))
     assert page.count('0.247 ± 0.004 <span class="chance">at chance</span>') == 5
     assert "mmlu (5 of 16 students)" in dict(caveats(study))["Accuracy"]
 

@@ -1,11 +1,11 @@
 import re
-from html import unescape
 
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.report.esg import esg_sections, footprint
+from multirun_analysis.report.esg_sections import energy_drawn
 from multirun_analysis.statistics.site import Site, site_of
+from tests.multirun_analysis.page_words import section_of, words_of
 
 SITE = Site(
     "here", 100.0, 2.0, wue_l_per_kwh=1.5, grid_source="the grid's report", pue_source="a meter"
@@ -14,14 +14,13 @@ SITE = Site(
 
 def footprint_of(*directories):
     found = collect(directories)
-    return {(line.work, line.energy_class): line for line in footprint(found.runs, found.stages)}
+    return {(line.work, line.energy_class): line for line in energy_drawn(found.runs, found.stages)}
 
 
 def text_of(collected, site=SITE, tokens_per_day=1e9):
-    html = esg_sections(
-        collected.runs, collected.stages, collected.train, site, tokens_per_day=tokens_per_day
-    )
-    return html, re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
+    asked = {"site": site, "tokens_per_day": tokens_per_day}
+    html = "".join(section_of(collected, name, **asked) for name in ("footprint", "avoided"))
+    return html, words_of(html)
 
 
 def joules(gpu_j, quality="measured"):

@@ -60,17 +60,12 @@ def visit(browser, tmp_path):
 UNDRAWN = "document.querySelectorAll('.plot:not(.js-plotly-plot)').length"
 
 
-@pytest.fixture(scope="module")
-def sweep(sweep_dir):
-    return report_html(collect([sweep_dir]))
-
-
 @pytest.mark.parametrize("profile", ["research", "provider", "esg"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_figure_is_drawn_in_silence_and_nothing_is_wider_than_the_screen(
-    visit, sweep_dir, tmp_path, profile, width
+    visit, sweep, tmp_path, profile, width
 ):
-    html = report_html(collect([sweep_dir]), profile=profile, site=site_of("france"))
+    html = report_html(sweep, profile=profile, site=site_of("france"))
     page = visit(html, width=width, is_mobile=width < 640, has_touch=width < 640)
     assert page.said == []
     slots = html.count('class="panel slot"')
@@ -91,8 +86,8 @@ def test_imported_runs_are_drawn_beside_ours(visit, imported_dir, sweep_dir):
     assert page.locator(".main-svg").count() == 3 * html.count('class="panel slot"')
 
 
-def test_another_run_is_drawn_when_it_is_chosen(visit, sweep):
-    page = visit(sweep)
+def test_another_run_is_drawn_when_it_is_chosen(visit, sweep_page):
+    page = visit(sweep_page)
     section = page.locator("section", has=page.locator("h2", has_text="Devices over time"))
 
     def names():
@@ -104,8 +99,8 @@ def test_another_run_is_drawn_when_it_is_chosen(visit, sweep):
     assert page.said == []
 
 
-def test_a_filter_leaves_the_points_and_rows_of_its_runs_alone(visit, sweep):
-    page = visit(sweep)
+def test_a_filter_leaves_the_points_and_rows_of_its_runs_alone(visit, sweep_page):
+    page = visit(sweep_page)
     groups = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => plot.data)
       .flatMap((t) => t.meta?.run ?? t.meta?.group ?? t.customdata ?? []).map(String)"""
     facets = page.evaluate("JSON.parse(document.getElementById('facets').textContent)")
@@ -129,8 +124,8 @@ def test_a_filter_leaves_the_points_and_rows_of_its_runs_alone(visit, sweep):
     assert page.said == []
 
 
-def test_the_summary_of_the_esg_page_prints_on_one_page(visit, sweep_dir, tmp_path):
-    html = report_html(collect([sweep_dir]), profile="esg", site=site_of("france"))
+def test_the_summary_of_the_esg_page_prints_on_one_page(visit, sweep, tmp_path):
+    html = report_html(sweep, profile="esg", site=site_of("france"))
     page = visit(html)
     page.pdf(path=tmp_path / "first.pdf", format="A4", page_ranges="1")
     whole = page.pdf(format="A4")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.report.provider import provider_section
 from multirun_analysis.statistics.served import by_machine
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.rows import to_rows
+from tests.multirun_analysis.page_words import section_of, words_of
 
 SITE = Site("here", 100.0, 2.0, price_usd_per_kwh=0.25, price_source="a tariff")
 SERVED = {"student_total_j_per_token": 1.0, "teacher_total_j_per_token": 3.0}
@@ -45,8 +45,7 @@ def text_of(directory, site: Site | None = SITE, tokens_per_day: float = 36_000,
         found.runs[f"{subject}_total_interval_95_j"] = 0.0
     for name, value in (KEPT | columns).items():
         found.runs[name] = value
-    html = provider_section(found.runs, found.train, site, tokens_per_day=tokens_per_day)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+    return words_of(section_of(found, "provider", site=site, tokens_per_day=tokens_per_day))
 
 
 def test_a_year_of_service_is_kwh_and_money_of_the_student_beside_the_teacher(make, tmp_path):

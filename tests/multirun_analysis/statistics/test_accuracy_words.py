@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from kdwatts.records.files import read_json
 from multirun_analysis.__main__ import table
@@ -16,7 +15,6 @@ from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.narrative.findings import result_rows
 from multirun_analysis.report.page import exhibits_of, report_html
-from multirun_analysis.report.page_tables import scores_section
 from multirun_analysis.statistics.accuracy_words import (
     at_chance_words,
     is_at_chance,
@@ -26,6 +24,7 @@ from multirun_analysis.statistics.accuracy_words import (
 )
 from multirun_analysis.statistics.comparisons import against_baseline, told_columns
 from multirun_analysis.values.rows import to_rows
+from tests.multirun_analysis.page_words import own_html, section_of
 
 
 def rows_of(directory):
@@ -139,10 +138,10 @@ def test_a_teacher_at_chance_everywhere_means_cannot_be_told_in_the_headline(at_
         "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
         "Response predicts held-out text best for 326 kJ."
     )
-    assert [gpu.question for gpu in found.gpus] == [
+    assert [highlight.question for highlight in found.highlights] == [
         "Best on held-out text", "Least energy to build", "Serving the best on held-out text",
     ]  # fmt: skip
-    assert all("at chance on mmlu" in gpu.detail for gpu in found.gpus[:2])
+    assert all("at chance on mmlu" in highlight.detail for highlight in found.highlights[:2])
     assert not re.search(r"accura|OM_perf", " ".join(found.sureness))
 
 
@@ -153,7 +152,7 @@ def test_without_held_out_text_the_headline_goes_on_with_the_least_energy(at_cha
         "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
         "Sft takes the least energy to build: 226 ± 13 kJ (62.8 Wh)."
     )
-    assert found.gpus[0].detail == "its accuracy is not compared; at chance on mmlu"
+    assert found.highlights[0].detail == "its accuracy is not compared; at chance on mmlu"
 
 
 def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance_dir):
@@ -165,7 +164,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
     told = told_columns(collected.runs)
     assert "om_perf" not in told and "student_bits_per_byte" in told
     assert against_baseline(collected.runs, ["accuracy_kept"]) == []
-    page = report_html(collected).replace(get_plotlyjs(), "")
+    page = own_html(report_html(collected))
     assert "<h2>Held-out text against energy</h2>" in page
     assert "There is no figure of accuracy kept, which cannot be told: the teacher is at" in page
     assert not re.search(r"keeps [\d.]+ %", page)
@@ -173,8 +172,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
 
 def test_a_score_at_chance_is_marked_wherever_it_stands(at_chance_dir):
     collected = collect([at_chance_dir])
-    rows = to_rows(collected.runs)
-    section = scores_section(rows, to_rows(collected.scores))
+    section = section_of(collected, "scores")
     mark = '<span class="chance">at chance</span>'
     assert f"<td>0.252 ± 0.010 {mark}<small>teacher 0.250 {mark}</small></td>" in section
     assert "cannot be told, at chance on mmlu" in table(collected.runs)
@@ -186,7 +184,7 @@ def test_a_score_at_chance_is_marked_wherever_it_stands(at_chance_dir):
         if "OM_perf" in text
     ]
     assert hovers and all("at chance on mmlu" in text for text in hovers)
-    page = report_html(collected).replace(get_plotlyjs(), "")
+    page = own_html(report_html(collected))
     runs_table = page.split("<h2>Runs</h2>")[1].split("</section>")[0]
     assert runs_table.count("cannot be told") == runs_table.count("at chance on mmlu") == 4
 

@@ -11,8 +11,8 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.curves import quality_against_joules
-from multirun_analysis.report.repayment_section import repayment_section
 from multirun_analysis.statistics.repayment import efficiency, joules_ratio, repayments
+from tests.multirun_analysis.page_words import section_of
 
 
 def run_with_curve(make: Any, folder: Path, curve: list[tuple[float, float]], **metrics: Any):
@@ -88,7 +88,7 @@ def test_an_efficiency_has_an_interval_of_accuracy_and_joules_or_is_unresolved(m
         (repayment,) = repayments(found.runs, found.train)
         told = efficiency(repayment, 1e9)
         assert told.is_bounded is is_told
-        assert (">unresolved<" in repayment_section(found.runs, found.train)) is not is_told
+        assert (">unresolved<" in section_of(found, "repayment")) is not is_told
         if told.low is not None and told.value is not None:
             ratio = joules_ratio(repayment, 1e9)
             assert ratio.low is not None and ratio.value is not None
@@ -198,7 +198,7 @@ def test_students_to_share_a_teacher_have_fiellers_interval_over_seeds(make, tmp
 
 def test_the_page_says_the_verdict_in_words(make: Any, tmp_path: Path):
     collected, _ = pair(make, tmp_path, [(150.0, 3.5), (250.0, 3.1)])
-    text = repayment_section(collected.runs, collected.train)
+    text = section_of(collected, "repayment")
     assert "not reached" in text and "7.14 k" in text
 
 
@@ -206,7 +206,7 @@ def test_runs_that_served_nothing_and_read_nothing_are_in_no_table(make: Any, tm
     make.run(tmp_path / "0", student_total_j_per_token=None, teacher_total_j_per_token=None)
     collected = collect([tmp_path])
     assert repayments(collected.runs, collected.train) == []
-    assert repayment_section(collected.runs, collected.train) == ""
+    assert section_of(collected, "repayment") == ""
     assert not quality_against_joules(collected.train, collected.runs).data
 
 
