@@ -152,7 +152,7 @@ def report_html(
 
 
 def _page(runs: pd.DataFrame, sections: list[str], *, profile: str) -> str:
-    own = files("multirun_analysis")
+    own = files("multirun_analysis.report")
     style, script = (own.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
     scripts = [get_plotlyjs(), script]
     policy = (

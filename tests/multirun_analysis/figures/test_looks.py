@@ -147,7 +147,7 @@ def heads_of_rows(html):
 
 
 @pytest.mark.parametrize("profile", ["research", "provider", "esg"])
-def test_every_table_and_gpu_of_the_page_has_the_colours_of_the_settings(beside_sft, profile):
+def test_every_table_and_box_of_the_page_has_the_colours_of_the_settings(beside_sft, profile):
     own = {look.name: look.color for look in looks(to_rows(beside_sft.runs)).values()}
     html = report_html(beside_sft, profile=profile, shown={})
     rows, gpus = heads_of_rows(html)
