@@ -7,7 +7,6 @@ Given a folder to write to, it keeps there what it read, and reads changed runs 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,18 +21,16 @@ from multirun_analysis.collect.incremental import Found, read_all, read_changed
 from multirun_analysis.collect.labels import label_runs, mark_duplicates
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
-from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
-from multirun_analysis.statistics.seeds import add_totals
-from multirun_analysis.values.atomic import (
+from multirun_analysis.collect.tick_parts import (
     PARTS,
-    file_paths,
     new_part_path,
     part_name,
     settle_parts,
-    write_files,
 )
-from multirun_analysis.values.folders import survey
-from multirun_analysis.values.notices import place_first, said_once
+from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
+from multirun_analysis.statistics.seeds import add_totals
+from multirun_analysis.values.atomic import file_paths, write_files
+from multirun_analysis.values.folders import find_run_folders
 
 _TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
 _EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]
@@ -80,7 +77,7 @@ def collect(
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
     """
-    paths, left_out = _find(directories)
+    paths, left_out = find_run_folders(directories)
     folders = dict(zip(_names(paths), paths, strict=True))
     if out_dir is None:
         return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
@@ -149,39 +146,6 @@ def table_paths(out_dir: Path) -> list[Path]:
     """Every file that `collect` writes into a folder, and the folder of telemetry."""
     files = [path for name in (*TABLES, "runs") for path in file_paths(name, out_dir)]
     return [out_dir / PARTS, *files]
-
-
-def find_run_folders(directories: Sequence[Path]) -> list[Path]:
-    """Run folders at or below `directories`, linked ones too, in counting order, each once."""
-    return _find(directories)[0]
-
-
-def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
-    """Run folders, and a sentence about each folder of records that is none of them."""
-    runs: dict[str, Path] = {}
-    passed_over: dict[tuple[str, str], None] = {}
-    for directory in directories:
-        found = survey(directory)
-        runs = found.runs | runs
-        passed_over |= dict.fromkeys(found.left_out)
-    left_out = [place_first(said) for said in said_once(passed_over, what="folders")]
-    if not runs:
-        raise ValueError(
-            f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
-            f"status.json) in it or below; {next(iter(left_out), 'give the folder of a multirun')}"
-        )
-    return sorted(runs.values(), key=natural), tuple(left_out)
-
-
-def walk_run_folders(directory: Path) -> set[Path]:
-    """Run folders at or below a directory; none is no error."""
-    return set(survey(directory).runs.values())
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sorting key that puts run 2 before run 10."""
-    pieces = re.split(r"(\d+)", str(path))
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

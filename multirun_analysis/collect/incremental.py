@@ -17,7 +17,7 @@ from multirun_analysis.collect.process_pool import read_runs
 from multirun_analysis.collect.run_folder import Job, Reading
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
-from multirun_analysis.values.atomic import (
+from multirun_analysis.collect.tick_parts import (
     PARTS,
     new_part_path,
     part_name,

@@ -4,8 +4,9 @@ import shutil
 import pytest
 from plotly.offline import get_plotlyjs
 
-from multirun_analysis.__main__ import main, table
+from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect, write_tables
+from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.plots import quality_against_energy

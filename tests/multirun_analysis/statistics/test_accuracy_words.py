@@ -9,8 +9,8 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from kdwatts.records.files import read_json
-from multirun_analysis.__main__ import table
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
