@@ -15,20 +15,18 @@ import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import Metrics
-from multirun_analysis.collect import index, tick_blocks
+from multirun_analysis.collect import index
 from multirun_analysis.collect.columns import kind_of
-from multirun_analysis.collect.incremental import Found, read_all, read_changed
+from multirun_analysis.collect.incremental import RunsRead, read_all, read_changed
 from multirun_analysis.collect.labels import label_runs, mark_duplicates
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
 from multirun_analysis.collect.tick_parts import (
     PARTS,
-    new_part_path,
-    part_name,
-    settle_parts,
 )
-from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
+from multirun_analysis.statistics.pooled_serving import SUBJECTS
 from multirun_analysis.statistics.seeds import add_totals
+from multirun_analysis.statistics.served import SERVED, pool_served
 from multirun_analysis.values.atomic import file_paths, write_files
 from multirun_analysis.values.folders import find_run_folders
 
@@ -69,10 +67,11 @@ def collect(
 ) -> Collected:
     """The runs below `directories` as tables, energies amortised over the students found there.
 
-    With `out_dir`, all tables are written there (see `write_tables`), and runs that have not
-    changed since the last time are read from them. Without it nothing is written, and telemetry is
-    looked at only at the ends of its files until it is asked for. `num_workers` processes read;
-    None is one for each processor where the folders are worth it.
+    With `out_dir`, all tables are written there, a missing number as null or an empty cell, and
+    runs that have not changed since the last time are read from them. Its telemetry.parquet is a
+    folder with a file per run, sorted by attempt and time. Without it nothing is written, and
+    telemetry is looked at only at the ends of its files until it is asked for. `num_workers`
+    processes read; None is one for each processor where the folders are worth it.
 
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
@@ -91,7 +90,7 @@ def collect(
     return replace(collected, left_out=left_out)
 
 
-def _compared(found: Found) -> Collected:
+def _compared(found: RunsRead) -> Collected:
     """The tables for pandas, with what a run's row can say only beside those of the others."""
     rows = [dict(run.row) for run in found.runs.values()]
     for step in (mark_duplicates, label_runs, add_totals):
@@ -116,26 +115,6 @@ def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
     types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
     types |= {"cpu_threads": "Int64"} | _SERVED_TYPES
     return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
-
-
-def write_tables(collected: Collected, out_dir: Path) -> list[Path]:
-    """Paths of runs and stages as .parquet and .csv, and of train, scores, inference and telemetry
-    as .parquet; a missing number is null or an empty cell.
-
-    telemetry.parquet is a folder with a file per run, sorted by run, attempt and time. `collect`
-    with a folder has written all of it there: this is for tables that were collected without.
-    """
-    with index.locked(out_dir):
-        parts_dir = out_dir / PARTS
-        parts_dir.mkdir(exist_ok=True)
-        places = {}
-        for position, (run, folder) in enumerate(collected.telemetry.folders.items()):
-            path = new_part_path(parts_dir, position)
-            if tick_blocks.write_part(run, folder / tick_blocks.FILE, path)[0]:
-                places[part_name(position, run)] = path
-        settle_parts(parts_dir, places)
-        write_files(_frames(collected), out_dir)
-    return table_paths(out_dir)
 
 
 def _frames(collected: Collected) -> dict[str, pd.DataFrame]:

@@ -30,7 +30,7 @@ Folders = Mapping[str, Path]
 
 
 @dataclass(frozen=True)
-class Found:
+class RunsRead:
     """What the folders hold, in their order."""
 
     runs: Mapping[str, KeptRun]
@@ -41,7 +41,7 @@ class Found:
     """Whether anything differs from what was kept."""
 
 
-def read_all(folders: Folders, *, num_workers: int | None) -> Found:
+def read_all(folders: Folders, *, num_workers: int | None) -> RunsRead:
     """All of them, with nothing kept: telemetry stays where it is."""
     seen = _signatures(folders)
     readings = _read([Job(name, folder) for name, folder in folders.items()], seen, num_workers)
@@ -52,10 +52,10 @@ def read_all(folders: Folders, *, num_workers: int | None) -> Found:
     parts = {name: None for name, reading in readings.items() if reading.has_ticks}
     tables = _tables(readings.values())
     del tables["summaries"]  # Nobody has read the ticks yet.
-    return Found(runs, tables, Telemetry(parts, folders), is_changed=True)
+    return RunsRead(runs, tables, Telemetry(parts, folders), is_changed=True)
 
 
-def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> Found:
+def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> RunsRead:
     """Those that differ from what `out_dir` keeps of them, the others as they were kept.
 
     Parts of the telemetry are in their places when it returns; tables are not written yet. The
@@ -68,7 +68,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     before = index.read_kept(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
-        return _found(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
+        return _runs_read(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
     parts_dir.mkdir(exist_ok=True)
     remove_unsettled(parts_dir)
     positions = {name: position for position, name in enumerate(folders)}
@@ -106,7 +106,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
         for name in same
     }
     tables = _tables((readings | old)[name] for name in folders)
-    return _found(runs, tables, folders, parts_dir, is_changed=True)
+    return _runs_read(runs, tables, folders, parts_dir, is_changed=True)
 
 
 def _signatures(folders: Folders) -> dict[str, Signature]:
@@ -164,14 +164,14 @@ def _by_run(table: pa.Table) -> dict[str, pa.Table]:
     return {str(names[a]): table.slice(a, b - a) for a, b in zip(starts, ends, strict=False)}
 
 
-def _found(
+def _runs_read(
     runs: Mapping[str, KeptRun],
     tables: dict[str, pa.Table],
     folders: Folders,
     parts_dir: Path,
     *,
     is_changed: bool,
-) -> Found:
+) -> RunsRead:
     parts = {name: parts_dir / run.part for name, run in runs.items() if run.part}
     telemetry = Telemetry(parts, folders, kept_summaries=tables.pop("summaries"))
-    return Found(runs, tables, telemetry, is_changed)
+    return RunsRead(runs, tables, telemetry, is_changed)

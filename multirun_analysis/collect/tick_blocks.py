@@ -75,16 +75,15 @@ def read_ticks(run: str, path: Path, add: Callable[[pa.Table], None]) -> str | N
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The file's whole lines, some at a time, and at last what follows the last newline, if any."""
-    rest = b""
     with path.open("rb") as file:
-        while chunk := file.read(BLOCK_BYTES):
-            end = chunk.rfind(b"\n") + 1
-            if end:
-                yield rest + chunk[:end]
-                rest = b""
-            rest += chunk[end:]
-    if rest:
-        yield rest
+        while block := file.read(BLOCK_BYTES) + file.readline():
+            if block.endswith(b"\n"):
+                yield block
+                continue
+            whole, newline, torn = block.rpartition(b"\n")
+            if newline:
+                yield whole + newline
+            yield torn
 
 
 def _add_by_line(

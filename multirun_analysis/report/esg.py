@@ -16,8 +16,8 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from kdwatts.metrics.grid_facts import UNSTATED
 from kdwatts.metrics.quantity import add, scaled
-from multirun_analysis.collect.siting import several_words, site_words
 from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.narrative.site_words import provenance_words, several_words, site_words
 from multirun_analysis.report.html import facet, row_head, section, table
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.pareto import energy_class
@@ -28,7 +28,6 @@ from multirun_analysis.statistics.site import (
     Site,
     all_sites,
     counts_words,
-    provenance_words,
     stated_sites,
 )
 from multirun_analysis.values import units

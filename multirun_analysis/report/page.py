@@ -17,10 +17,11 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.collect.siting import RECORDED, at_site, site_words
+from multirun_analysis.collect.siting import RECORDED, at_site
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.narrative.answer import answer
+from multirun_analysis.narrative.site_words import site_words
 from multirun_analysis.report.esg import esg_sections
 from multirun_analysis.report.html import filters
 from multirun_analysis.report.imported_section import imported_section

@@ -17,7 +17,7 @@ from multirun_analysis.statistics.accuracy_words import (
     NOT_TOLD,
     at_chance_words,
     kept_words,
-    why_not_told,
+    missing_reasons,
 )
 from multirun_analysis.statistics.site import boundary_words, common_site, stated_sites
 from multirun_analysis.values import units
@@ -138,7 +138,7 @@ def scores_section(runs: list[Row], scores: list[Row]) -> str:
         kept = f"<td>{escape(kept_words([run]))}{_smalls(_plain(run))}</td>"
         body += f"<tr{facet(run['run'])}>{run_head(run, hue(run['group']))}{kept}{cells}</tr>"
     notes = said_once(
-        (run_name(run), reason) for reason, same in why_not_told(rows).items() for run in same
+        (run_name(run), reason) for reason, same in missing_reasons(rows).items() for run in same
     )
     marked = f" A marked score is {ABOVE_TEACHER}." if _ABOVE in body else ""
     if AT_CHANCE in body:

@@ -18,16 +18,15 @@ from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.narrative.caveats import caveat_parts
 from multirun_analysis.report.cells import numbers
 from multirun_analysis.report.html import facet, radio, row_head, section, select, slot, table
-from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, why_not_told
+from multirun_analysis.statistics.accuracy_words import KEPT, NOT_TOLD, missing_reasons
 from multirun_analysis.statistics.comparison_words import comparison_words, verdict_note
 from multirun_analysis.statistics.comparisons import (
     COLUMNS,
     Comparison,
     against_baseline,
-    told_columns,
+    comparable_columns,
 )
-from multirun_analysis.statistics.draws import draws_of
-from multirun_analysis.statistics.seeds import stage_energies, top_windows
+from multirun_analysis.statistics.seeds import draws_of, stage_energies, top_windows
 from multirun_analysis.values.notices import texts
 from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -93,7 +92,7 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
     students = distinct_students(runs)
     drawn = [run for run in students if any(known([run], column) for column in qualities)]
     told = known(students, KEPT)
-    reasons = "" if told else "; ".join(why_not_told(students))
+    reasons = "" if told else "; ".join(missing_reasons(students))
     kinds = {run["total_energy_quality"] for run in students}
     opened = " Open circles are not measured." if kinds & {"estimated", "mixed"} else ""
     opened += " Squares are imported." if known(drawn, "origin") else ""
@@ -113,7 +112,7 @@ def quality_section(runs: pd.DataFrame, shown: Exhibits) -> str:
 def comparison_section(runs: pd.DataFrame) -> str:
     """Each setting against fine-tuning, seed by seed, in words: also what is within noise."""
     body, left_out, hue = "", 0, hue_of(to_rows(runs))
-    for column in told_columns(runs):
+    for column in comparable_columns(runs):
         about, found = COLUMNS[column], against_baseline(runs, [column])
         left_out += max(0, len(found) - MAX_COMPARISONS)
         rows = "".join(

@@ -20,8 +20,7 @@ from multirun_analysis.narrative.caveats import caveat_parts, caveats
 from multirun_analysis.report.page import exhibits_of, report_html
 from multirun_analysis.report.readme_page import readme_text
 from multirun_analysis.statistics.comparisons import against_baseline, every_pair
-from multirun_analysis.statistics.draws import draws_of
-from multirun_analysis.statistics.seeds import over_seeds
+from multirun_analysis.statistics.seeds import draws_of, over_seeds
 from multirun_analysis.values.rows import distinct_students, grouped, to_rows
 
 NUM_SAMPLES = 40

@@ -24,7 +24,7 @@ from multirun_analysis.statistics.accuracy_words import (
     share_words,
     spread_of,
 )
-from multirun_analysis.statistics.comparisons import against_baseline, told_columns
+from multirun_analysis.statistics.comparisons import against_baseline, comparable_columns
 from multirun_analysis.values.rows import to_rows
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
     assert not [name for name in shown if "accuracy" in name or name == "eff_overall"]
     assert "student_bits_per_byte_against_own_energy_j" in shown
     assert not quality_against_energy(collected.runs).data
-    told = told_columns(collected.runs)
+    told = comparable_columns(collected.runs)
     assert "om_perf" not in told and "student_bits_per_byte" in told
     assert against_baseline(collected.runs, ["accuracy_kept"]) == []
     page = report_html(collected).replace(get_plotlyjs(), "")
