@@ -12,15 +12,10 @@ from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.columns import INFERENCE, STAGES, concatenated, to_table
 from tests.bench.many_runs import write_runs
 
-TYPES = {
-    "schema": pa.int64(),
-    "window": pa.string(),
-    "attempt": pa.int64(),
-    "power_w": pa.float64(),
-}
-TICKS = arrow_json.ParseOptions(
-    explicit_schema=pa.schema(list(TYPES.items())), unexpected_field_behavior="ignore"
+COLUMNS = pa.schema(
+    {"schema": pa.int64(), "window": pa.string(), "attempt": pa.int64(), "power_w": pa.float64()}
 )
+TICKS = arrow_json.ParseOptions(explicit_schema=COLUMNS, unexpected_field_behavior="ignore")
 TICK = asdict(TelemetryRow("2025-11-14T01:21:00Z", 1.0, 1, "run", "gpu", 0, power_w=250.0))
 
 
