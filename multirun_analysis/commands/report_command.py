@@ -62,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         # Tables change with the figures' code too, not with the runs alone.
         by_setting = curves_by_setting(collected.train, collected.runs)
-        told = with_comparisons(shown, collected.runs) | by_setting
-        written = write_exhibit_tables(told, out_dir)
+        tables = with_comparisons(shown, collected.runs) | by_setting
+        written = write_exhibit_tables(tables, out_dir)
         if options.static:
             if problem := why_not(options.static):
                 missing.append(f"--static {options.static}: {problem}")

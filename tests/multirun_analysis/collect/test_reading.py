@@ -7,7 +7,7 @@ import pytest
 from pyarrow import json as arrow_json
 
 from kdwatts.records.schema import SCHEMA, TelemetryRow
-from multirun_analysis.collect import json_lines, run_tables, tick_blocks
+from multirun_analysis.collect import json_lines, tick_blocks
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.columns import INFERENCE, STAGES, concatenated, to_table
 from tests.bench.many_runs import write_runs
@@ -31,12 +31,7 @@ def line(record):
 @pytest.fixture
 def by_line(monkeypatch):
     """Turns the fast reader off when called."""
-
-    def turn_off():
-        for module in (tick_blocks, run_tables):
-            monkeypatch.setattr(module, "fast_table", lambda block, options: None)
-
-    return turn_off
+    return lambda: monkeypatch.setattr(json_lines, "fast_table", lambda block, options: None)
 
 
 def test_the_fast_reader_and_the_one_by_line_read_the_same(tmp_path, by_line):
