@@ -21,23 +21,22 @@ from multirun_analysis.collect.incremental import RunsRead, read_all, read_chang
 from multirun_analysis.collect.labels import label_runs, mark_duplicates
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
-from multirun_analysis.collect.tick_parts import (
-    PARTS,
-)
+from multirun_analysis.collect.tick_parts import PARTS
 from multirun_analysis.statistics.pooled_serving import SUBJECTS
 from multirun_analysis.statistics.seeds import add_totals
 from multirun_analysis.statistics.served import SERVED, pool_served
 from multirun_analysis.values.atomic import file_paths, write_files
 from multirun_analysis.values.folders import find_run_folders
 
-_TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
-_EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]
+_NUMBERS = (
+    *("inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"),
+    *("eff_overall_low", "eff_overall_high", "sampling_mean_s", "sampling_longest_s"),
+)
 _SERVED_TYPES = {
-    f"{subject}_served_{name}": {"measurements": "Int64", "key": "str"}.get(name, "float64")
-    for subject in SUBJECTS
-    for name in SERVED
+    f"{subject}_served_{name}": dtype for subject in SUBJECTS for name, dtype in SERVED.items()
 }
-_NUMBERS = [*_TOTALS, *_EFF_OVERALL, "sampling_mean_s", "sampling_longest_s"]
+_TYPES = {"cpu_threads": "Int64"} | _SERVED_TYPES | dict.fromkeys(_NUMBERS, "float64")
+"""Of the columns that no record has."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
     kinds = {field.name: kind_of(field) for field in fields(Metrics) if field.name in table}
     dtypes = {"int": "Int64", "float": "float64"}
     types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
-    types |= {"cpu_threads": "Int64"} | _SERVED_TYPES
-    return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
+    return table.astype(types | _TYPES)
 
 
 def _frames(collected: Collected) -> dict[str, pd.DataFrame]:

@@ -11,8 +11,15 @@ from kdwatts.metrics.quantity import Quantity, ratio
 from multirun_analysis.statistics.pooled_serving import SUBJECTS, UNIT, serving_pools
 from multirun_analysis.values.rows import Row, grouped
 
-SERVED = ("j_per_token", "random_sd_j", "shared_sd_j", "degrees", "measurements", "key")
-"""What the collector sets of each subject, as columns `student_served_...`."""
+SERVED = {
+    "j_per_token": "float64",
+    "random_sd_j": "float64",
+    "shared_sd_j": "float64",
+    "degrees": "float64",
+    "measurements": "Int64",
+    "key": "str",
+}
+"""What the collector sets of each subject, as columns `student_served_...`, and their types."""
 KEYS = ("student_served_key", "teacher_served_key")
 """Columns of what serves alike."""
 
@@ -30,13 +37,17 @@ def pool_served(runs: list[Row], inference: Iterable[Row]) -> None:
         run |= {"eff_overall_low": None, "eff_overall_high": None}
     for each in serving_pools(runs, inference):
         figure = each.figure()
-        degrees = None if figure.random_sd is None else figure.degrees
-        numbers = (figure.value, figure.random_sd, figure.shared_sd, degrees)
-        numbers = (*numbers, len(each.measurements), each.key)
+        known = {
+            "j_per_token": figure.value,
+            "random_sd_j": figure.random_sd,
+            "shared_sd_j": figure.shared_sd,
+            "degrees": None if figure.random_sd is None else figure.degrees,
+            "measurements": len(each.measurements),
+            "key": each.key,
+        }
         for name, subject in each.takers:
             run = by_name[name]
-            for column, value in zip(SERVED, numbers, strict=True):
-                run[f"{subject}_served_{column}"] = value
+            run |= {f"{subject}_served_{column}": value for column, value in known.items()}
             if run["inference_energy_quality"] in (None, "missing"):
                 # It measured neither model: its joules are obtained as the others' were.
                 run["inference_energy_quality"] = each.quality
