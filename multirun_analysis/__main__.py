@@ -1,164 +1,24 @@
-"""Tables and one page about the runs below some folders: `python -m multirun_analysis DIR`.
-
-`python -m multirun_analysis import DIR --out DIR` reads foreign records into such folders;
-`python -m multirun_analysis status DIR` tells how far a sweep is;
-`python -m multirun_analysis choose DIR` says which student to serve.
-"""
+"""`python -m multirun_analysis`: tables and a page about runs, or one of the other commands."""
 
 from __future__ import annotations
 
-import argparse
-import math
-import re
-import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import pandas as pd
-
-from kdwatts.runtime.paths import given
 from kdwatts.runtime.streams import print_anywhere, until_unread
-from multirun_analysis.collect.collection import collect, table_paths
-from multirun_analysis.collect.labels import run_name
-from multirun_analysis.collect.record_files import TORN
-from multirun_analysis.collect.siting import at_site
-from multirun_analysis.commands import choose, status
-from multirun_analysis.commands import import_runs as importer
-from multirun_analysis.figures.catalogue import curves_by_setting, with_comparisons
-from multirun_analysis.report.export import KINDS, why_not, write_exhibit_tables, write_figures
-from multirun_analysis.report.page import PROFILES, exhibits_of, write_report
-from multirun_analysis.report.readme_page import write_readme
-from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
-from multirun_analysis.statistics.site import site_of
-from multirun_analysis.values import units
-from multirun_analysis.values.notices import notice_line, notices_of
-from multirun_analysis.values.order import options_of
-from multirun_analysis.values.rows import to_rows
+from multirun_analysis.commands import choose, import_runs, report_command, status
+
+COMMANDS = {"import": import_runs.main, "status": status.main, "choose": choose.main}
+"""By the first word; where it is none of these, the words are folders to report on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where figures, folders or all runs are left out, 2 where asked amiss.
-
-    A sentence on stderr says what and why.
-    """
+    """The exit code of the command that is asked for."""
     print_anywhere()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["import"]:
-        return importer.main(arguments[1:])
-    if arguments[:1] == ["choose"]:
-        return choose.main(arguments[1:])
-    if arguments[:1] == ["status"]:
-        return status.main(arguments[1:])
-    parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
-    parser.add_argument(
-        "--out", type=given, metavar="DIR", help="default: DIR/analysis of a single DIR"
-    )
-    parser.add_argument(
-        "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
-    )
-    parser.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
-    parser.add_argument(
-        "--tokens-per-day", type=float, default=1e9, metavar="N", help="served (default 1e9)"
-    )
-    parser.add_argument(
-        "--static", choices=KINDS, help="figures as files too, where a browser is installed"
-    )
-    parser.add_argument(
-        "--readme", type=given, metavar="DIR", help="also a page in Markdown, with figures as SVG"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if not 0 < options.tokens_per_day < math.inf:
-            raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
-        site = None if options.site is None else site_of(options.site)
-        out_dir = options.out or _default_out(options.directories)
-        collected = collect(options.directories, out_dir)
-        collected = collected if site is None else at_site(collected, site)
-        missing = [*collected.left_out, *_unreadable(collected.runs)]
-        if True not in list(collected.runs["finished"]):
-            missing.append("no run is finished: the page has their reasons and no figures")
-        shown = exhibits_of(collected, site)
-        report_path = write_report(
-            collected,
-            out_dir,
-            profile=options.profile,
-            site=site,
-            tokens_per_day=options.tokens_per_day,
-            shown=shown,
-        )
-        # Tables change with the figures' code too, not with the runs alone.
-        by_setting = curves_by_setting(collected.train, collected.runs)
-        told = with_comparisons(shown, collected.runs) | by_setting
-        written = write_exhibit_tables(told, out_dir)
-        if options.static:
-            if problem := why_not(options.static):
-                missing.append(f"--static {options.static}: {problem}")
-            else:
-                written += write_figures(shown | by_setting, out_dir, options.static)
-        if options.readme:
-            typed = shlex.join(arguments)
-            written += write_readme(collected, options.readme, shown, arguments=typed)
-    except (ValueError, OSError) as error:
-        print(f"multirun_analysis: {error}", file=sys.stderr)
-        return 2
-    for problem in missing:
-        print(f"multirun_analysis: {problem}", file=sys.stderr)
-    print(table(collected.runs))
-    folders = dict.fromkeys(path.parent for path in written)
-    for path in (*folders, *table_paths(out_dir), report_path):
-        print(path)
-    return int(bool(missing))
-
-
-def _unreadable(runs: pd.DataFrame) -> list[str]:
-    """Files of our own runs that do not read; a torn last line is what a kill leaves, no fault."""
-    found = notices_of(
-        (run["run"], note)
-        for run in to_rows(runs)
-        if not run["origin"]
-        for note in (run["notes"] or "").split("; ")
-        if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
-    )
-    return [notice_line(notice) for notice in found]
-
-
-def _default_out(directories: Sequence[Path]) -> Path:
-    if len(directories) > 1:
-        raise ValueError(f"{len(directories)} directories given and no --out; say where to write")
-    return directories[0] / "analysis"
-
-
-def table(runs: pd.DataFrame) -> str:
-    """One line per run with every option that varies, and below them why runs are in no figure."""
-    rows = to_rows(runs)
-    options = list(dict.fromkeys(key for run in rows for key in options_of(run)))
-    heads = ("seed", "own energy", "accuracy kept", "OM_perf", "bits/byte", "state")
-    lines: list[tuple[str, ...]] = [("run", "paradigm", *options, *heads)]
-    for run in rows:
-        values = options_of(run)
-        own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
-        lines.append(
-            (
-                run_name(run),
-                run["paradigm"] or units.MISSING,
-                *(values.get(key, units.MISSING) for key in options),
-                units.MISSING if run["seed"] is None else str(run["seed"]),
-                own if run["own_energy_j"] is None else f"{own} {run['own_energy_quality']}",
-                ", ".join(filter(None, (kept_words([run]), at_chance_words([run])))),
-                units.with_error(run["om_perf"], run["om_perf_stderr"]),
-                units.number(run["student_bits_per_byte"]),
-                f"{run['state']}, imported" if run["origin"] else run["state"],
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    reasons = notices_of((run_name(run), run["reason"]) for run in rows if not run["finished"])
-    return "\n".join([*text, *map(notice_line, reasons)])
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
+    return report_command.main(arguments)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation
 
 OPEN_ROOMS = (
     "runtime.paths",
+    "runtime.slurm_jobs",
     "runtime.streams",
     "records",
     "metrics",

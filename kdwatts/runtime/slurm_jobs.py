@@ -41,7 +41,7 @@ def queue(ids: Collection[str]) -> dict[str, str] | None:
         return {}
     # Of an array that wholly left the queue squeue knows no id, and says so as an error.
     asked = ",".join(sorted({_array_of(number) for number in ids}))
-    done = _ask("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={asked}")
+    done = output_of("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={asked}")
     if done is None:
         return None
     states = dict(line.split(maxsplit=1) for line in done.split("\n") if " " in line.strip())
@@ -72,7 +72,7 @@ def wait_for(ids: Collection[str]) -> None:
 
 def cancel(number: str) -> bool:
     """Take a job out of Slurm's hands; whether Slurm took that."""
-    return _ask("scancel", number) is not None
+    return output_of("scancel", number) is not None
 
 
 def endings(ids: Collection[str]) -> dict[str, str]:
@@ -80,7 +80,7 @@ def endings(ids: Collection[str]) -> dict[str, str]:
     started_s, ended = time.monotonic(), {}
     while set(ids) - set(ended):
         asked = ",".join(sorted({_array_of(number) for number in ids}))
-        said = _ask(
+        said = output_of(
             *("sacct", "--noheader", "--parsable2", "--allocations"),
             *("--format=JobID,State,ExitCode", f"--jobs={asked}"),
         )
@@ -118,7 +118,7 @@ def requeue(received: Collection[int]) -> None:
 
 def _own_state() -> str:
     """Slurm's word for the job that this process is in; empty if it says nothing."""
-    return (_ask("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()
+    return (output_of("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()
 
 
 def is_submitted() -> bool:
@@ -130,11 +130,11 @@ def _array_of(number: str) -> str:
     return number.partition("_")[0]
 
 
-def _ask(*command: str) -> str | None:
+def output_of(*command: str, timeout_s: float = 60) -> str | None:
     """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -150,9 +150,17 @@ def _rows(text: str) -> Iterator[tuple[str, str]]:
         code, _, number = code.partition(":")
         words = state if code == "0" else f"{state}, exit code {code}"
         words += f", signal {number}" if number not in ("", "0") else ""
-        array, bracket, listed = job.partition("_[")
-        if not bracket:
-            yield job, words
-        for part in re.findall(r"(\d+)(?:-(\d+))?(?=[,\]%])", listed.partition("%")[0] + "]"):
-            first, last = int(part[0]), int(part[1] or part[0])
-            yield from ((f"{array}_{index}", words) for index in range(first, last + 1))
+        yield from ((element, words) for element in elements_of(job))
+
+
+def elements_of(job: str) -> list[str]:
+    """The jobs that sacct names together, such as `7_[2-3,5%2]`; a single one by its own name."""
+    array, bracket, listed = job.partition("_[")
+    if not bracket:
+        return [job]
+    ranges = re.findall(r"(\d+)(?:-(\d+))?(?=[,\]%])", listed.partition("%")[0] + "]")
+    return [
+        f"{array}_{index}"
+        for first, last in ranges
+        for index in range(int(first), int(last or first) + 1)
+    ]

@@ -1,4 +1,4 @@
-"""What is printed reaches any terminal; a command ends quietly once nobody reads it any more."""
+"""What is printed reaches any terminal, in columns; a command ends quietly once nobody reads it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 EXIT_UNREAD = 128 + signal.SIGPIPE
@@ -22,6 +22,15 @@ def print_anywhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells below one another: each column as wide as its widest cell, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 @contextmanager

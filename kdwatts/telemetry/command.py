@@ -25,6 +25,7 @@ from kdwatts.records.files import check_schema, read_json, write_json
 from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
+from kdwatts.runtime.streams import aligned
 from kdwatts.telemetry import guard, nvml, rapl
 from kdwatts.telemetry.guard import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Guard
 from kdwatts.telemetry.meter import Meter
@@ -311,11 +312,7 @@ def _table(row: StageRow) -> str:
                 row.reason.get(kind, ""),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _or_dash(row: StageRow, kind: str) -> str:

@@ -7,7 +7,6 @@ Given a folder to write to, it keeps there what it read, and reads changed runs 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,33 +15,28 @@ import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import Metrics
-from multirun_analysis.collect import index, tick_blocks
+from multirun_analysis.collect import index
 from multirun_analysis.collect.columns import kind_of
-from multirun_analysis.collect.incremental import Found, read_all, read_changed
+from multirun_analysis.collect.incremental import RunsRead, read_all, read_changed
 from multirun_analysis.collect.labels import label_runs, mark_duplicates
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
-from multirun_analysis.statistics.pooled_serving import SERVED, SUBJECTS, pool_served
+from multirun_analysis.collect.tick_parts import PARTS
+from multirun_analysis.statistics.pooled_serving import SUBJECTS
 from multirun_analysis.statistics.seeds import add_totals
-from multirun_analysis.values.atomic import (
-    PARTS,
-    file_paths,
-    new_part_path,
-    part_name,
-    settle_parts,
-    write_files,
-)
-from multirun_analysis.values.folders import survey
-from multirun_analysis.values.notices import notice_line, notices_of
+from multirun_analysis.statistics.served import SERVED, pool_served
+from multirun_analysis.values.atomic import file_paths, write_files
+from multirun_analysis.values.folders import find_run_folders
 
-_TOTALS = ["inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"]
-_EFF_OVERALL = ["eff_overall_low", "eff_overall_high"]
+_NUMBERS = (
+    *("inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"),
+    *("eff_overall_low", "eff_overall_high", "sampling_mean_s", "sampling_longest_s"),
+)
 _SERVED_TYPES = {
-    f"{subject}_served_{name}": {"measurements": "Int64", "key": "str"}.get(name, "float64")
-    for subject in SUBJECTS
-    for name in SERVED
+    f"{subject}_served_{name}": dtype for subject in SUBJECTS for name, dtype in SERVED.items()
 }
-_NUMBERS = [*_TOTALS, *_EFF_OVERALL, "sampling_mean_s", "sampling_longest_s"]
+_TYPES = {"cpu_threads": "Int64"} | _SERVED_TYPES | dict.fromkeys(_NUMBERS, "float64")
+"""Of the columns that no record has."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +66,16 @@ def collect(
 ) -> Collected:
     """The runs below `directories` as tables, energies amortised over the students found there.
 
-    With `out_dir`, all tables are written there (see `write_tables`), and runs that have not
-    changed since the last time are read from them. Without it nothing is written, and telemetry is
-    looked at only at the ends of its files until it is asked for. `num_workers` processes read;
-    None is one for each processor where the folders are worth it.
+    With `out_dir`, all tables are written there, a missing number as null or an empty cell, and
+    runs that have not changed since the last time are read from them. Its telemetry.parquet is a
+    folder with a file per run, sorted by attempt and time. Without it nothing is written, and
+    telemetry is looked at only at the ends of its files until it is asked for. `num_workers`
+    processes read; None is one for each processor where the folders are worth it.
 
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
     """
-    paths, left_out = _find(directories)
+    paths, left_out = find_run_folders(directories)
     folders = dict(zip(_names(paths), paths, strict=True))
     if out_dir is None:
         return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
@@ -94,7 +89,7 @@ def collect(
     return replace(collected, left_out=left_out)
 
 
-def _compared(found: Found) -> Collected:
+def _compared(found: RunsRead) -> Collected:
     """The tables for pandas, with what a run's row can say only beside those of the others."""
     rows = [dict(run.row) for run in found.runs.values()]
     for step in (mark_duplicates, label_runs, add_totals):
@@ -117,28 +112,7 @@ def _typed_runs(table: pd.DataFrame) -> pd.DataFrame:
     kinds = {field.name: kind_of(field) for field in fields(Metrics) if field.name in table}
     dtypes = {"int": "Int64", "float": "float64"}
     types = {name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes}
-    types |= {"cpu_threads": "Int64"} | _SERVED_TYPES
-    return table.astype(types | dict.fromkeys(_NUMBERS, "float64"))
-
-
-def write_tables(collected: Collected, out_dir: Path) -> list[Path]:
-    """Paths of runs and stages as .parquet and .csv, and of train, scores, inference and telemetry
-    as .parquet; a missing number is null or an empty cell.
-
-    telemetry.parquet is a folder with a file per run, sorted by run, attempt and time. `collect`
-    with a folder has written all of it there: this is for tables that were collected without.
-    """
-    with index.locked(out_dir):
-        parts_dir = out_dir / PARTS
-        parts_dir.mkdir(exist_ok=True)
-        places = {}
-        for position, (run, folder) in enumerate(collected.telemetry.folders.items()):
-            path = new_part_path(parts_dir, position)
-            if tick_blocks.write_part(run, folder / tick_blocks.FILE, path)[0]:
-                places[part_name(position, run)] = path
-        settle_parts(parts_dir, places)
-        write_files(_frames(collected), out_dir)
-    return table_paths(out_dir)
+    return table.astype(types | _TYPES)
 
 
 def _frames(collected: Collected) -> dict[str, pd.DataFrame]:
@@ -149,39 +123,6 @@ def table_paths(out_dir: Path) -> list[Path]:
     """Every file that `collect` writes into a folder, and the folder of telemetry."""
     files = [path for name in (*TABLES, "runs") for path in file_paths(name, out_dir)]
     return [out_dir / PARTS, *files]
-
-
-def find_run_folders(directories: Sequence[Path]) -> list[Path]:
-    """Run folders at or below `directories`, linked ones too, in counting order, each once."""
-    return _find(directories)[0]
-
-
-def _find(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
-    """Run folders, and a sentence about each folder of records that is none of them."""
-    runs: dict[str, Path] = {}
-    passed_over: dict[tuple[str, str], None] = {}
-    for directory in directories:
-        found = survey(directory)
-        runs = found.runs | runs
-        passed_over |= dict.fromkeys(found.left_out)
-    left_out = [notice_line(notice) for notice in notices_of(passed_over, what="folders")]
-    if not runs:
-        raise ValueError(
-            f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
-            f"status.json) in it or below; {next(iter(left_out), 'give the folder of a multirun')}"
-        )
-    return sorted(runs.values(), key=natural), tuple(left_out)
-
-
-def walk_run_folders(directory: Path) -> set[Path]:
-    """Run folders at or below a directory; none is no error."""
-    return set(survey(directory).runs.values())
-
-
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """A sorting key that puts run 2 before run 10."""
-    pieces = re.split(r"(\d+)", str(path))
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import COMPONENTS, Score, StageRow, TelemetryRow
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-_PANDAS = {pa.string(): "str", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "bool"}
 
 RUN = pa.field("run", pa.string())
 
@@ -148,20 +147,10 @@ def _as_text(table: pa.Table, name: str) -> pa.Table:
     return table if index < 0 else table.set_column(index, name, table[name].cast(pa.string()))
 
 
-def for_pandas(schema: pa.Schema, *, nullable: bool = True) -> pa.Schema:
+def for_pandas(schema: pa.Schema) -> pa.Schema:
     """The schema with word for pandas: integers may miss, also where none does.
 
-    Written into a file, it makes `pd.read_parquet` read the types that `collect` gives. Without
-    `nullable`, integers are numpy's and become floats where one is missing.
+    Written into a file, it makes `pd.read_parquet` read the types that `collect` gives.
     """
-    names = {
-        field.name: _PANDAS.get(field.type, "object")
-        for field in schema
-        if nullable or not pa.types.is_integer(field.type)
-    }
-    columns = [
-        {"name": n, "field_name": n, "pandas_type": "object", "numpy_type": t, "metadata": None}
-        for n, t in names.items()
-    ]
-    word = {"index_columns": [], "column_indexes": [], "columns": columns, "pandas_version": "3"}
-    return schema.with_metadata({"pandas": json.dumps(word)})
+    frame = schema.empty_table().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return schema.with_metadata(pa.Schema.from_pandas(frame, preserve_index=False).metadata)

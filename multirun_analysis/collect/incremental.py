@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from multirun_analysis.collect.process_pool import read_runs
 from multirun_analysis.collect.run_folder import Job, Reading
 from multirun_analysis.collect.run_tables import TABLES
 from multirun_analysis.collect.run_ticks import Telemetry
-from multirun_analysis.values.atomic import (
+from multirun_analysis.collect.tick_parts import (
     PARTS,
     new_part_path,
     part_name,
@@ -30,7 +30,7 @@ Folders = Mapping[str, Path]
 
 
 @dataclass(frozen=True)
-class Found:
+class RunsRead:
     """What the folders hold, in their order."""
 
     runs: Mapping[str, KeptRun]
@@ -41,7 +41,7 @@ class Found:
     """Whether anything differs from what was kept."""
 
 
-def read_all(folders: Folders, *, num_workers: int | None) -> Found:
+def read_all(folders: Folders, *, num_workers: int | None) -> RunsRead:
     """All of them, with nothing kept: telemetry stays where it is."""
     seen = _signatures(folders)
     readings = _read([Job(name, folder) for name, folder in folders.items()], seen, num_workers)
@@ -52,10 +52,10 @@ def read_all(folders: Folders, *, num_workers: int | None) -> Found:
     parts = {name: None for name, reading in readings.items() if reading.has_ticks}
     tables = _tables(readings.values())
     del tables["summaries"]  # Nobody has read the ticks yet.
-    return Found(runs, tables, Telemetry(parts, folders), is_changed=True)
+    return RunsRead(runs, tables, Telemetry(parts, folders), is_changed=True)
 
 
-def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> Found:
+def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> RunsRead:
     """Those that differ from what `out_dir` keeps of them, the others as they were kept.
 
     Parts of the telemetry are in their places when it returns; tables are not written yet. The
@@ -63,50 +63,62 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     """
     # Before anything is read, so that what changes from now on shows.
     seen = _signatures(folders)
-    young = {name for name, signature in seen.items() if index.is_young(signature)}
+    lasting = {name: None if index.is_young(one) else one for name, one in seen.items()}
     parts_dir = out_dir / PARTS
     before = index.read_kept(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
-        return _found(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
+        return _runs_read(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
     parts_dir.mkdir(exist_ok=True)
     remove_unsettled(parts_dir)
-    positions = {name: position for position, name in enumerate(folders)}
-    new_paths = {name: new_part_path(parts_dir, position) for name, position in positions.items()}
-    jobs = [Job(name, folders[name], new_paths[name]) for name in folders if name not in same]
+    jobs = [
+        Job(name, folder, new_part_path(parts_dir, position))
+        for position, (name, folder) in enumerate(folders.items())
+        if name not in same
+    ]
     try:
         readings = _read(jobs, seen, num_workers)
     except BaseException:
         remove_unsettled(parts_dir)
         raise
-    runs, places = {}, {}
-    for name, folder in folders.items():
-        part = part_name(positions[name], name)
-        if name in same:
-            run = same[name]
-            if run.part:
-                places[part] = parts_dir / run.part
-                run = replace(run, part=part)
-        else:
-            reading = readings[name]
-            if reading.has_ticks:
-                places[part] = new_paths[name]
-            signature = None if name in young else seen[name]
-            own_part = part if reading.has_ticks else None
-            run = KeptRun(str(folder), signature, reading.row, own_part, None)
-        runs[name] = run
-    settle_parts(parts_dir, places)
-    runs = {
-        name: replace(run, part_stat=index.stat_of(parts_dir / run.part)) if run.part else run
+    runs = dict(same)
+    part_paths = {name: parts_dir / run.part for name, run in same.items() if run.part}
+    for job in jobs:
+        reading = readings[job.run]
+        runs[job.run] = KeptRun(str(job.folder), lasting[job.run], reading.row, None, None)
+        if reading.has_ticks and job.part_path:
+            part_paths[job.run] = job.part_path
+    settled = _settled({name: runs[name] for name in folders}, part_paths, parts_dir)
+    readings |= _kept_readings(same, out_dir)
+    tables = _tables(readings[name] for name in folders)
+    return _runs_read(settled, tables, folders, parts_dir, is_changed=True)
+
+
+def _settled(
+    runs: Mapping[str, KeptRun], part_paths: Mapping[str, Path], parts_dir: Path
+) -> dict[str, KeptRun]:
+    """The runs with the names of their parts, which are moved there from where they are now."""
+    names = {
+        name: part_name(position, name) for position, name in enumerate(runs) if name in part_paths
+    }
+    settle_parts(parts_dir, {part: part_paths[name] for name, part in names.items()})
+    return {
+        name: replace(run, part=part, part_stat=index.stat_of(parts_dir / part))
+        if (part := names.get(name))
+        else replace(run, part=None, part_stat=None)
         for name, run in runs.items()
     }
-    slices = {part: _by_run(table) for part, table in _kept_tables(out_dir).items()} if same else {}
-    old = {
-        name: Reading({}, {p: of[name] for p, of in slices.items() if name in of}, False)
-        for name in same
+
+
+def _kept_readings(names: Collection[str], out_dir: Path) -> dict[str, Reading]:
+    """The rows of these runs in the tables that were kept."""
+    tables = (
+        {part: _by_run(table) for part, table in _kept_tables(out_dir).items()} if names else {}
+    )
+    return {
+        name: Reading({}, {part: of[name] for part, of in tables.items() if name in of}, False)
+        for name in names
     }
-    tables = _tables((readings | old)[name] for name in folders)
-    return _found(runs, tables, folders, parts_dir, is_changed=True)
 
 
 def _signatures(folders: Folders) -> dict[str, Signature]:
@@ -164,14 +176,14 @@ def _by_run(table: pa.Table) -> dict[str, pa.Table]:
     return {str(names[a]): table.slice(a, b - a) for a, b in zip(starts, ends, strict=False)}
 
 
-def _found(
+def _runs_read(
     runs: Mapping[str, KeptRun],
     tables: dict[str, pa.Table],
     folders: Folders,
     parts_dir: Path,
     *,
     is_changed: bool,
-) -> Found:
+) -> RunsRead:
     parts = {name: parts_dir / run.part for name, run in runs.items() if run.part}
     telemetry = Telemetry(parts, folders, kept_summaries=tables.pop("summaries"))
-    return Found(runs, tables, telemetry, is_changed)
+    return RunsRead(runs, tables, telemetry, is_changed)

@@ -1,14 +1,76 @@
-"""Whole lines of JSON as a table, at pyarrow's speed; None where only reading by line can tell."""
+"""Files of JSON lines, block by block: as tables at pyarrow's speed, else as records by line."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
+from kdwatts.records.files import read_line
 from kdwatts.records.schema import SCHEMA
+from multirun_analysis.collect.record_files import (
+    refuse_foreign_schema,
+    torn_line,
+    without_folder,
+)
+
+Records = list[dict[str, Any]]
 
 _NEWLINE, _OPEN = b"\n{"
+
+
+def read_blocks(
+    path: Path, options: arrow_json.ParseOptions, problems: list[str], *, block_bytes: int
+) -> Iterator[pa.Table | Records]:
+    """The whole lines of a file, some at a time: a table where pyarrow takes them, else records.
+
+    Lines before a broken one count; what is wrong with the file is added to `problems`. A
+    `block_bytes` of -1 reads all lines at once. Raises ValueError for a foreign schema.
+    """
+    first_number = 1
+    try:
+        for block in _whole_lines(path, problems, block_bytes):
+            table = fast_table(block, options)
+            if table is not None:
+                yield table
+            else:
+                records, problem = _records(path, block, first_number)
+                yield records
+                if problem:
+                    refuse_foreign_schema(path)
+                    problems.append(problem)
+                    return
+            first_number += block.count(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        problems.append(without_folder(error, path))
+
+
+def _whole_lines(path: Path, problems: list[str], block_bytes: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(block_bytes) + file.readline():
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield block[:end]
+            if end < len(block):
+                problems.append(torn_line(path))
+                return  # What follows by now is the rest of that line.
+
+
+def _records(path: Path, block: bytes, first_number: int) -> tuple[Records, str | None]:
+    """The records before the first line that is none, and the sentence about that line."""
+    records: Records = []
+    try:
+        for number, line in enumerate(block.split(b"\n")[:-1], start=first_number):
+            records.append(read_line(line, f"{path}:{number}"))
+    except ValueError as error:
+        return records, without_folder(error, path)
+    return records, None
 
 
 def fast_table(block: bytes, options: arrow_json.ParseOptions) -> pa.Table | None:

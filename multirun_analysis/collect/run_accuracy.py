@@ -22,7 +22,7 @@ NO_SCORES = "its records hold no scores that it could be formed from"
 Record = Mapping[str, Any]
 
 
-def is_told(metrics: Record) -> bool:
+def states_accuracy_kept(metrics: Record) -> bool:
     """Whether a run's metrics say accuracy kept themselves, be it that it cannot be told."""
     return KEY in metrics
 
@@ -63,7 +63,9 @@ def formed(
     }
 
 
-def why_not_told(found: Record, *, om_perf: float | None, om_perf_reason: str | None) -> str | None:
+def missing_reason(
+    found: Record, *, om_perf: float | None, om_perf_reason: str | None
+) -> str | None:
     """Why accuracy kept has no value; None where it has one, and where nothing was evaluated."""
     if found.get(KEY) is not None:
         return None

@@ -99,7 +99,7 @@ def read_run(job: Job) -> Reading:
     problems += [problem for _, problem in tables.values()]
     problems.append(ticks_problem)
     row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
-    row |= _asked(folder) | _provenance(manifest) | imported
+    row |= _configured(folder) | _provenance(manifest) | imported
     if not metrics_problem:
         row |= {
             key: value if isinstance(value, (int, float)) else _text(value)
@@ -132,7 +132,7 @@ def _accuracy(
     Chance levels are put into the table of scores, whose older records do not say them either.
     """
     found = {}
-    if not run_accuracy.is_told(metrics):
+    if not run_accuracy.states_accuracy_kept(metrics):
         table, problem = tables["scores"]
         primaries = run_accuracy.stated_primaries(folder) if table.num_rows else {}
         scores = with_chance(table.to_pylist(), primaries)
@@ -140,7 +140,7 @@ def _accuracy(
         index = table.schema.get_field_index("chance")
         tables["scores"] = table.set_column(index, "chance", chance), problem
         found = run_accuracy.formed(scores, primaries, om_perf_reason=om_perf_reason)
-    reason = run_accuracy.why_not_told(
+    reason = run_accuracy.missing_reason(
         metrics | found, om_perf=metrics.get("om_perf"), om_perf_reason=om_perf_reason
     )
     return found | {"accuracy_kept_reason": reason}
@@ -213,7 +213,7 @@ def _imported(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asked(folder: Path) -> dict[str, Any]:
+def _configured(folder: Path) -> dict[str, Any]:
     """What the configuration asked for, so that a run without metrics still says what it was."""
     asked: dict[str, Any] = {}
     for path in (folder / ".hydra" / "config.yaml", folder / "config.yaml"):

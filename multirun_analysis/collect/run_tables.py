@@ -12,8 +12,8 @@ from kdwatts.metrics.energy import total_energy, window_net_energy_j
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect import columns
 from multirun_analysis.collect.device_summaries import SUMMARIES
-from multirun_analysis.collect.json_lines import fast_table
-from multirun_analysis.collect.record_files import not_as_agreed, read_records, torn_line
+from multirun_analysis.collect.json_lines import read_blocks
+from multirun_analysis.collect.record_files import not_as_agreed, read_records
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""
@@ -33,6 +33,11 @@ _FILES = {
     "scores": "eval.json",
     "inference": "inference.json",
 }
+
+
+_TRAIN_OPTIONS = arrow_json.ParseOptions(
+    explicit_schema=pa.schema([("schema", pa.int64()), ("split", pa.string())])
+)
 
 
 def read_tables(run: str, folder: Path) -> dict[str, Reading]:
@@ -83,29 +88,23 @@ def _flat_cost(row: dict[str, Any]) -> dict[str, Any]:
 
 def _read_train(run: str, path: Path, _part: str) -> Reading:
     """Numbers of train.jsonl, and `split`, which says what held-out rows are."""
+    problems: list[str] = []
+    blocks = list(read_blocks(path, _TRAIN_OPTIONS, problems, block_bytes=-1))
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return columns.TRAIN.empty_table(), None
-    except OSError:
-        content = b""
-    whole = content[: content.rfind(b"\n") + 1]
-    options = arrow_json.ParseOptions(
-        explicit_schema=pa.schema([("schema", pa.int64()), ("split", pa.string())])
-    )
-    table, problem = fast_table(whole, options), None
-    if table is None:
-        records, problem = read_records(path)
-        try:
-            table = columns.to_table(run, _numbers(records), columns.TRAIN).drop_columns("run")
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            return columns.TRAIN.empty_table(), not_as_agreed(error, path)
-    elif len(whole) < len(content):
-        problem = torn_line(path)
+        parts = [
+            block
+            if isinstance(block, pa.Table)
+            else columns.to_table(run, _numbers(block), columns.TRAIN).drop_columns("run")
+            for block in blocks
+        ]
+    except (TypeError, ValueError, OverflowError) as error:
+        return columns.TRAIN.empty_table(), not_as_agreed(error, path)
+    table = columns.concatenated(parts, pa.schema([]))
     kept = [field.name for field in table.schema if _is_kept(field, table)]
     # Where the fast reader puts it, whose own type it is not left to guess.
     table = table.select(sorted(kept, key=lambda name: name != "split"))
-    return table.add_column(0, columns.RUN, pa.repeat(pa.scalar(run), table.num_rows)), problem
+    table = table.add_column(0, columns.RUN, pa.repeat(pa.scalar(run), table.num_rows))
+    return table, next(iter(problems), None)
 
 
 def _numbers(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

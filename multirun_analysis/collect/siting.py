@@ -8,8 +8,8 @@ import pandas as pd
 
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.statistics.site import GRID, Site, common_site, counts_words, stated_sites
-from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
+from multirun_analysis.statistics.site import GRID, Site, stated_sites
+from multirun_analysis.values.rows import Row, to_rows
 
 RECORDED = "recorded_site"
 """Column of runs that were set at a site: what their own record states, where that is another."""
@@ -61,33 +61,3 @@ def _other(run: Row, site: Site) -> str | None:
     if not stated or stated[0].figures == site.figures:
         return None
     return site.name + " with other figures" if stated[0].name == site.name else stated[0].name
-
-
-def site_words(runs: list[Row]) -> str:
-    """A sentence on whose electricity a page's CO2e is of; empty where no run states a site."""
-    students = distinct_students(runs)
-    site, stated = common_site(students), stated_sites(students)
-    if site is None:
-        return several_words(students) if stated else ""
-    text = f"CO2e, water and price on this page are those at site {site.name}"
-    if others := sorted({run[RECORDED] for run in known(runs, RECORDED)}):
-        return f"{text}; the runs' own records state {_listed(others)}."
-    return f"{text}."
-
-
-def several_words(students: list[Row]) -> str:
-    """Why runs of several sites have no CO2e in common, and what to do."""
-    stated = stated_sites(students)
-    names = sorted({site.name for site in stated})
-    what = "sites, " if len(names) == len(stated) else "grid factors, of "
-    kinds = {site.counts: counts_words(site) for site in stated}
-    words = f", which count unlike things ({'; '.join(kinds.values())})"
-    unlike = words if len(kinds) > 1 else ""
-    return (
-        f"The runs state {len(stated)} {what}{_listed(names)}{unlike}: the CO2e of each is at its "
-        "own, and none is added, averaged or ranked; name one with --site."
-    )
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyarrow import json as arrow_json
 
 from kdwatts.records.files import check_schema, read_line
 from multirun_analysis.collect.columns import TELEMETRY, for_pandas, to_table
-from multirun_analysis.collect.json_lines import fast_table
+from multirun_analysis.collect.json_lines import Records, read_blocks
 from multirun_analysis.collect.record_files import (
     not_as_agreed,
     refuse_foreign_schema,
@@ -47,62 +47,26 @@ _ORDER = ("attempt", "monotonic_s")
 _ASCENDING = [(name, "ascending") for name in _ORDER]
 
 
-def read_ticks(run: str, path: Path, add: Callable[[pa.Table], None]) -> str | None:
-    """What is wrong with a telemetry file, whose rows are given to `add` in tables of TELEMETRY.
+def ticks(run: str, path: Path, problems: list[str]) -> Iterator[pa.Table]:
+    """Tables of TELEMETRY; what is wrong with the file is added to `problems`.
 
     Rows before a broken line count. Raises ValueError for a foreign schema, and TypeError where a
     value is not of its column's type: then no row of the file counts.
     """
-    line_number = 1
-    try:
-        for block in _blocks(path):
-            if not block.endswith(b"\n"):
-                return torn_line(path)
-            table = fast_table(block, _OPTIONS)
-            if table is not None:
-                table = table.drop_columns("schema")
-                add(table.add_column(0, TELEMETRY[0], pa.repeat(pa.scalar(run), table.num_rows)))
-            elif problem := _add_by_line(run, path, block, line_number, add):
-                refuse_foreign_schema(path)
-                return problem
-            line_number += table.num_rows if table is not None else block.count(b"\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return without_folder(error, path)
-    return None
+    for block in read_blocks(path, _OPTIONS, problems, block_bytes=BLOCK_BYTES):
+        if isinstance(block, pa.Table):
+            table = block.drop_columns("schema")
+            yield table.add_column(0, TELEMETRY[0], pa.repeat(pa.scalar(run), table.num_rows))
+        else:
+            yield _table_by_line(run, block)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The file's whole lines, some at a time, and at last what follows the last newline, if any."""
-    rest = b""
-    with path.open("rb") as file:
-        while chunk := file.read(BLOCK_BYTES):
-            end = chunk.rfind(b"\n") + 1
-            if end:
-                yield rest + chunk[:end]
-                rest = b""
-            rest += chunk[end:]
-    if rest:
-        yield rest
-
-
-def _add_by_line(
-    run: str, path: Path, block: bytes, first_number: int, add: Callable[[pa.Table], None]
-) -> str | None:
-    """The sentence about the first line that is not a record; the lines before it are added."""
-    records, problem = [], None
-    try:
-        for number, line in enumerate(block.split(b"\n")[:-1], start=first_number):
-            records.append(read_line(line, f"{path}:{number}"))
-    except ValueError as error:
-        problem = without_folder(error, path)
+def _table_by_line(run: str, records: Records) -> pa.Table:
     known = [{name: record.get(name) for name in TELEMETRY.names[1:]} for record in records]
     try:
-        add(to_table(run, known, TELEMETRY))
+        return to_table(run, known, TELEMETRY)
     except (ValueError, OverflowError) as error:
         raise TypeError(str(error)) from None
-    return problem
 
 
 def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
@@ -113,23 +77,20 @@ def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
     writer: pq.ParquetWriter | None = None
     num_rows, in_order = 0, True
     last = (-math.inf, -math.inf)
-
-    def add(table: pa.Table) -> None:
-        nonlocal writer, num_rows, in_order, last
-        if not table.num_rows:
-            return
-        writer = writer or pq.ParquetWriter(part_path, PART_SCHEMA, **_PARQUET)
-        table = _sorted(table)
-        attempts, seconds = (table[name].to_numpy() for name in _ORDER)
-        in_order &= last <= (attempts[0], seconds[0])
-        last = (attempts[-1], seconds[-1])
-        writer.write_table(table.cast(PART_SCHEMA))
-        num_rows += table.num_rows
-
+    problems: list[str] = []
     try:
-        problem = read_ticks(run, path, add)
+        for table in ticks(run, path, problems):
+            if not table.num_rows:
+                continue
+            writer = writer or pq.ParquetWriter(part_path, PART_SCHEMA, **_PARQUET)
+            table = _sorted(table)
+            attempts, seconds = (table[name].to_numpy() for name in _ORDER)
+            in_order &= last <= (attempts[0], seconds[0])
+            last = (attempts[-1], seconds[-1])
+            writer.write_table(table.cast(PART_SCHEMA))
+            num_rows += table.num_rows
     except TypeError as error:
-        num_rows, problem = 0, not_as_agreed(error, path)
+        num_rows, problems = 0, [not_as_agreed(error, path)]
     finally:
         if writer:
             writer.close()
@@ -139,7 +100,7 @@ def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
         # Rare: rows that go back across the edge of a block. Only here a whole run is in memory.
         whole = read_part(part_path).sort_by(_ASCENDING)
         pq.write_table(whole, part_path, **_PARQUET)
-    return num_rows, problem
+    return num_rows, next(iter(problems), None)
 
 
 def read_part(part_path: Path) -> pa.Table:
@@ -149,13 +110,13 @@ def read_part(part_path: Path) -> pa.Table:
 
 def read_whole(run: str, path: Path) -> tuple[pa.Table, str | None]:
     """The rows of a telemetry file, in order, and what is wrong with it."""
-    tables: list[pa.Table] = []
+    problems: list[str] = []
     try:
-        problem = read_ticks(run, path, tables.append)
+        tables = list(ticks(run, path, problems))
     except TypeError as error:
-        tables, problem = [], not_as_agreed(error, path)
+        tables, problems = [], [not_as_agreed(error, path)]
     table = pa.concat_tables([TELEMETRY.empty_table(), *tables])
-    return _sorted(table).cast(PART_SCHEMA), problem
+    return _sorted(table).cast(PART_SCHEMA), next(iter(problems), None)
 
 
 def _sorted(table: pa.Table) -> pa.Table:

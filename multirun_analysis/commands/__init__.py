@@ -1,1 +1,1 @@
-"""The commands beside the report: choose, status, import."""
+"""The commands of `python -m multirun_analysis`: report, choose, status, import."""

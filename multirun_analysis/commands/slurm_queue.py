@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-OVER = (
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "PREEMPTED", "REVOKED", "TIMEOUT",
-)  # fmt: skip
+from kdwatts.runtime.slurm_jobs import FINAL, WAITING, elements_of, output_of
+
+OVER = (*FINAL, "REVOKED")
 """States of a job that runs no more and waits no more (squeue's manual, job state codes)."""
 
 _TIMEOUT_S = 30
@@ -46,48 +42,23 @@ def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
         return {}
     arrays = ",".join(sorted({job_id.partition("_")[0] for job_id in wanted}))
     found: dict[str, Job] = {}
-    for line in _ask("sacct", "-n", "-X", "-P", "-j", arrays, "-o", "JobID,JobIDRaw,State"):
+    for line in _rows("sacct", "-n", "-X", "-P", "-j", arrays, "-o", "JobID,JobIDRaw,State"):
         name, raw, state = line.split("|")[:3]
         # `CANCELLED by 1000`
         job = Job(state.partition(" ")[0], "", None)
-        found |= dict.fromkeys([*_expanded(name), raw], job)
+        found |= dict.fromkeys([*elements_of(name), raw], job)
     # -r: an element a line. %i is 12_3 where %A is the element's own number.
-    for line in _ask("squeue", "-h", "-r", "-j", ",".join(wanted), "-o", "%i|%A|%T|%M|%r"):
+    for line in _rows("squeue", "-h", "-r", "-j", ",".join(wanted), "-o", "%i|%A|%T|%M|%r"):
         name, raw, state, up, reason = line.split("|", 4)
         job = Job(state, "" if reason == "None" else reason, _seconds(up))
         found |= {name: job, raw: job}
     return {job_id: found[job_id] for job_id in wanted if job_id in found}
 
 
-def _ask(command: str, *arguments: str) -> list[str]:
+def _rows(*command: str) -> list[str]:
     """Lines of fields; none when the command is not there, fails, or is silent too long."""
-    if shutil.which(command) is None:
-        return []
-    try:
-        done = subprocess.run(
-            [command, *arguments],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TIMEOUT_S,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = done.stdout.split("\n") if done.returncode == 0 else []
+    lines = (output_of(*command, timeout_s=_TIMEOUT_S) or "").split("\n")
     return [line for line in lines if "|" in line]
-
-
-def _expanded(name: str) -> list[str]:
-    """The elements of `12_[3-5,9%2]`, as accounting calls those that have not begun."""
-    array, _, rest = name.partition("_[")
-    if not rest:
-        return [name]
-    elements: list[str] = []
-    for part in rest.rstrip("]").partition("%")[0].split(","):
-        first, _, last = part.partition("-")
-        if first.isdecimal() and (not last or last.isdecimal()):
-            elements += [f"{array}_{k}" for k in range(int(first), int(last or first) + 1)]
-    return elements
 
 
 def _seconds(up: str) -> float | None:

@@ -1,55 +1,17 @@
-"""How far the runs of a sweep are, running, finished or torn: `python -m multirun_analysis status`.
-
-A run says in status.json what it is at. One that was killed goes on saying `running`: its word
-counts only while its trace grows and, on Slurm, its job runs.
-"""
+"""How far the runs of a sweep are, finished or not: `python -m multirun_analysis status DIR`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import socket
 import sys
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import given
-from multirun_analysis.collect.collection import natural, walk_run_folders
-from multirun_analysis.collect.record_files import read_record
-from multirun_analysis.commands.slurm_queue import Job, find_jobs
-from multirun_analysis.values.yaml_files import read_settings, value_at
-
-SILENT_S = 60.0
-"""A meter writes a row a second at least, so a run that is silent for so long is not there."""
-GONE_S = 5.0
-"""For a process that is not found: it may have ended just now and be about to be restarted."""
-
-STATES = ("done", "running", "waiting", "failed", "preempted")
-_SUBMITTED = re.compile(r"\d+(?:_\d+)?")
-"""Folders of submitit: a job, or an element of an array."""
-_ARTIFACT = re.compile(r"/[a-z]+/[0-9a-f]{16}$")
-"""A folder of the store, STAGE/KEY: jobs before an array make these beside their runs."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One run of a sweep, as far as it can be told from outside."""
-
-    folder: str
-    state: str
-    """One of STATES."""
-    stage: str | None = None
-    attempt: int | None = None
-    reason: str | None = None
-    job_id: str | None = None
-    host: str | None = None
+from kdwatts.runtime.streams import aligned
+from multirun_analysis.commands.run_states import STATES, RunState, run_states
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,227 +23,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="records in place of a table")
     options = parser.parse_args(arguments)
     try:
-        standings = [one for directory in options.directories for one in stand(directory)]
+        runs = [one for directory in options.directories for one in run_states(directory)]
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps([asdict(one) for one in standings], indent=2))
+        print(json.dumps([asdict(one) for one in runs], indent=2))
     else:
-        print(table(standings))
-    return int(any(one.state == "failed" for one in standings))
+        print(table(runs))
+    return int(any(one.state == "failed" for one in runs))
 
 
-def stand(directory: Path) -> list[Standing]:
-    """Every run at or below a directory, those too that Slurm has not begun.
-
-    Raises ValueError when the directory is missing or holds neither a run nor a submitted job.
-    """
-    folders = walk_run_folders(directory)
-    root = directory.resolve()
-    sent: dict[Path, str] = {}
-    needed: dict[str, list[str]] = {}
-    for sweep_dir in {root, *(folder.parent for folder in folders)}:
-        sent |= _sent(sweep_dir)
-        needed |= _needed(sweep_dir)
-    found = sorted(folders | set(sent), key=natural)
-    if not found:
-        raise ValueError(
-            f"{directory}: no run folder (one with .hydra, config.yaml or status.json) in it or "
-            "below, and no submitted job; give the folder of a multirun"
-        )
-    records = {folder: read_record(folder / "status.json") for folder in found}
-    ids = {folder: sent.get(folder) or _own_job(folder, records[folder][0]) for folder in found}
-    jobs = find_jobs(filter(None, ids.values()))
-    standings: dict[Path, Standing] = {}
-    for folder in found:
-        (record, problem), job_id = records[folder], ids[folder]
-        job = jobs.get(job_id or "")
-        if folder in folders:
-            state, reason = _state(folder, record, problem, job_id, job)
-        else:
-            state, reason = _not_begun(job_id, job)
-        standings[folder] = Standing(
-            folder=folder.name if folder == root else folder.relative_to(root).as_posix(),
-            state=state,
-            stage=record.get("stage"),
-            attempt=record.get("attempt"),
-            reason=reason,
-            job_id=job_id,
-            host=record.get("host"),
-        )
-    failed = {one.job_id: folder for folder, one in standings.items() if one.job_id and _ended(one)}
-    return [
-        _stopped(one, folder, failed, needed)
-        if folder in sent and _said_job(records[folder][0]) != one.job_id
-        else one
-        for folder, one in standings.items()
-    ]
-
-
-def table(standings: Sequence[Standing]) -> str:
+def table(runs: Sequence[RunState]) -> str:
     """A line a run, and one that counts them."""
     lines = [("state", "folder", "stage", "attempt", "reason")]
-    for one in standings:
+    for one in runs:
         attempt = "" if one.attempt is None else str(one.attempt)
         lines.append((one.state, one.folder, one.stage or "", attempt, one.reason or ""))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    counts = Counter(one.state for one in standings)
+    counts = Counter(one.state for one in runs)
     found = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    return "\n".join([*text, f"{len(standings)} runs: {found}"])
-
-
-def _state(
-    folder: Path,
-    record: Mapping[str, Any],
-    problem: str | None,
-    job_id: str | None,
-    job: Job | None,
-) -> tuple[str, str | None]:
-    """State of a run that has a folder, and the reason of any but done and running."""
-    said, error = record.get("state"), record.get("error")
-    if problem:
-        return "failed", problem
-    if said == "done":
-        return "done", None
-    if job and job.waits:
-        return "waiting", f"{_queued(job)}; {error or 'its last attempt was cut off'}"
-    if said in ("failed", "preempted"):
-        if job and not job.is_over and job_id != _said_job(record):
-            return "running", None  # Sent again; its new job has not written yet.
-        if said == "failed":
-            return "failed", error or "left no error"
-        if job and not job.is_over:
-            return "waiting", f"its job ends or begins anew; {error}"
-        return "preempted", error or "stopped by a signal; run the same command to go on"
-    if said not in (None, "running"):
-        return "failed", f"status.json names the state {said!r}, which this version does not know"
-    if job and job.is_over:
-        return "failed", f"its job is over, Slurm says {job.state}; it left no word of its end"
-    silent_s = _silent_s(folder)
-    # A job that Slurm began anew has the trace of its last attempt until it writes.
-    if job and job.up_s is not None:
-        silent_s = min(silent_s, job.up_s)
-    if silent_s > GONE_S and _process_is_gone(record):
-        return "failed", f"its process {record['pid']} is gone; it left no word of its end"
-    if silent_s > SILENT_S:
-        since = f"silent for {_duration(silent_s)}, killed without a word"
-        return "failed", since if record else f"{since} before its first stage"
-    return "running", None
-
-
-def _not_begun(job_id: str | None, job: Job | None) -> tuple[str, str | None]:
-    """State and reason of a run without a folder, of which there is only what Slurm was sent."""
-    if job is None:
-        return "waiting", f"submitted as job {job_id}"
-    if job.waits:
-        return "waiting", _queued(job)
-    if job.is_over:
-        return "failed", f"Slurm says {job.state} before it wrote anything"
-    return "running", f"Slurm says {job.state}, nothing is written yet"
-
-
-def _ended(one: Standing) -> bool:
-    """Whether a run is over, or never to be, without being done."""
-    return one.state in ("failed", "preempted")
-
-
-def _stopped(
-    one: Standing,
-    folder: Path,
-    failed: Mapping[str, Path],
-    needed: Mapping[str, Sequence[str]],
-) -> Standing:
-    """The same of a run that was not begun, with the job that it needed and that failed."""
-    lacking = [job for job in needed.get(one.job_id or "", ()) if job in failed]
-    # Of two of which one needs the other, the other.
-    first = next((job for job in lacking if not set(needed.get(job, ())) & set(lacking)), None)
-    if first is None or one.state not in ("failed", "waiting"):
-        return one
-    logs = sorted((folder.parent / ".submitit" / first).glob("*.err"))
-    log = f"; its log is {logs[0]}" if logs else ""
-    reason = f"it needs job {first}, {failed[first].name}, which failed{log}"
-    return replace(one, state="failed", reason=reason)
-
-
-def _queued(job: Job) -> str:
-    return f"in Slurm's queue ({job.reason})" if job.reason else "in Slurm's queue"
-
-
-def _sent(sweep_dir: Path) -> dict[Path, str]:
-    """Folder of each run of a sweep that was submitted to the job it was last submitted as."""
-    path = sweep_dir / "jobs.jsonl"
-    if not path.is_file():
-        return _laid_down(sweep_dir)
-    sent: dict[Path, str] = {}
-    for row in read_jsonl(path):
-        for name, job_id in row["jobs"].items():
-            folder = Path(name).resolve()
-            if folder.is_relative_to(sweep_dir) and not _ARTIFACT.search(name):
-                sent[folder] = job_id
-    return sent
-
-
-def _needed(sweep_dir: Path) -> dict[str, list[str]]:
-    """Each job of a sweep to those that must end well before it begins."""
-    path = sweep_dir / "jobs.jsonl"
-    rows = read_jsonl(path) if path.is_file() else ()
-    return {job: row.get("after", []) for row in rows for job in row["jobs"].values()}
-
-
-def _laid_down(sweep_dir: Path) -> dict[Path, str]:
-    """The same of a sweep that submitit's own launcher sent: run k is element k of the array."""
-    names = [p.name for p in (sweep_dir / ".submitit").glob("*") if _SUBMITTED.fullmatch(p.name)]
-    numbers = [tuple(map(int, name.split("_"))) for name in names]
-    latest = max((number[0] for number in numbers), default=0)
-    begun = {found[1]: p for p in sweep_dir.glob("*-*") if (found := re.match(r"(\d+)-", p.name))}
-    sent: dict[Path, str] = {}
-    for array, *element in numbers:
-        if array == latest:
-            run = str(element[0] if element else 0)
-            sent[begun.get(run, sweep_dir / run)] = "_".join(map(str, [array, *element]))
-    return sent
-
-
-def _own_job(folder: Path, record: Mapping[str, Any]) -> str | None:
-    """The Slurm job of a run's latest attempt; Hydra notes it before the run says anything."""
-    if job_id := _said_job(record):
-        return job_id
-    found = value_at(read_settings(folder / ".hydra" / "hydra.yaml"), "hydra", "job", "id")
-    return str(found) if re.fullmatch(r"\d[\d_]*", str(found)) else None
-
-
-def _said_job(record: Mapping[str, Any]) -> str | None:
-    job_id = record.get("job") or record.get("job_id")
-    return None if job_id is None else str(job_id)
-
-
-def _silent_s(folder: Path) -> float:
-    """Seconds since a run last wrote anything that a living one writes."""
-    names = ("telemetry.jsonl", "status.json", "config.yaml", ".hydra/config.yaml")
-    written_s = [path.stat().st_mtime for name in names if (path := folder / name).is_file()]
-    return time.time() - max(written_s, default=folder.stat().st_mtime)
-
-
-def _process_is_gone(record: Mapping[str, Any]) -> bool:
-    """Whether the run was on this host and its process is not there any more."""
-    pid = record.get("pid")
-    if not isinstance(pid, int) or record.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass  # Another user's process.
-    return False
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{aligned(lines)}\n{len(runs)} runs: {found}"

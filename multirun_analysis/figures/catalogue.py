@@ -51,10 +51,10 @@ from multirun_analysis.figures.serving import (
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparisons import (
     against_baseline,
+    comparable_columns,
     comparisons_table,
-    told_columns,
 )
-from multirun_analysis.statistics.draws import draws_of
+from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import distinct_students, to_rows
@@ -245,7 +245,7 @@ def _carbon(runs: pd.DataFrame, site: Site | None) -> Exhibit:
 
 def with_comparisons(shown: dict[str, Exhibit], runs: pd.DataFrame) -> dict[str, Exhibit]:
     """The exhibits, and the comparisons with fine-tuning; p is corrected within each column."""
-    found = [c for column in told_columns(runs) for c in against_baseline(runs, [column])]
+    found = [c for column in comparable_columns(runs) for c in against_baseline(runs, [column])]
     table = Exhibit(
         "Settings against plain fine-tuning, by seed",
         "Differences of runs with one seed, lines are their 95 % intervals. A filled mark differs "

@@ -9,8 +9,7 @@ import plotly.graph_objects as go
 
 from multirun_analysis.figures.marks import MAX_ROWS, facets, named_rows, say_left_out
 from multirun_analysis.figures.palette import INK, styled
-from multirun_analysis.statistics.draws import draws_words
-from multirun_analysis.statistics.seeds import mean_interval, top_windows
+from multirun_analysis.statistics.seeds import draws_words, mean_interval, top_windows
 from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order, settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows

@@ -16,9 +16,8 @@ from multirun_analysis.figures.looks import Look, look_of, looks
 from multirun_analysis.figures.marks import EDGE, error_bars, facets, legend_px, padded
 from multirun_analysis.figures.palette import INK, MUTED, faded, styled
 from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
-from multirun_analysis.statistics.draws import draws_words
 from multirun_analysis.statistics.pareto import energy_class, front_by_class, quality_of
-from multirun_analysis.statistics.seeds import mean_interval
+from multirun_analysis.statistics.seeds import draws_words, mean_interval
 from multirun_analysis.values import units
 from multirun_analysis.values.order import by_paradigm
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows

@@ -11,6 +11,7 @@ from kdwatts.metrics.scores import benchmark_scores
 from kdwatts.records.schema import Score
 from multirun_analysis.importer.foreign import Source, count, number, read_object, section
 from multirun_analysis.importer.known import BENCHMARKS, PRIMARIES
+from multirun_analysis.values.yaml_files import value_at
 
 HARNESS = "lm-evaluation-harness"
 
@@ -105,7 +106,7 @@ def differences(student: Evaluation, teacher: Evaluation) -> list[str]:
     """What differs in harness, prompt or sample between two evaluations, in words."""
     words = []
     for path in [*((key,) for key in _SETTINGS), *(("config", key) for key in _CONFIG)]:
-        mine, its = _at(student.content, path), _at(teacher.content, path)
+        mine, its = value_at(student.content, *path), value_at(teacher.content, *path)
         if mine != its:
             words.append(
                 f"{path[-1]} is {_shown(mine)} for the student and {_shown(its)} for the teacher"
@@ -124,8 +125,8 @@ def differences(student: Evaluation, teacher: Evaluation) -> list[str]:
         differing = [
             leaf
             for leaf in leaves
-            if _at(student.content, (part, leaf, *inner))
-            != _at(teacher.content, (part, leaf, *inner))
+            if value_at(student.content, part, leaf, *inner)
+            != value_at(teacher.content, part, leaf, *inner)
         ]
         if differing:
             name = inner[0] if inner else part
@@ -148,7 +149,7 @@ def _score(content: dict[str, Any], task: str, subject: str, where: str) -> Scor
     # The harness writes N/A where it computed none.
     has_stderr = not isinstance(found.get(stderr_key), str)
     leaves = _leaves(content, task)
-    shots = {_at(content, ("n-shot", leaf)) for leaf in leaves}
+    shots = {value_at(content, "n-shot", leaf) for leaf in leaves}
     if len(shots) > 1 or not isinstance(shot := shots.pop(), int):
         raise ValueError(
             f"{where}: the tasks of {task} should have one n-shot and have differing or none; "
@@ -188,15 +189,8 @@ def _num_samples(content: dict[str, Any], leaf: str, where: str) -> int:
 
 def _leaves(content: dict[str, Any], task: str) -> list[str]:
     """The tasks of a group, at any depth; a task that is no group is its own."""
-    inner = _at(content, ("group_subtasks", task)) or []
+    inner = value_at(content, "group_subtasks", task) or []
     return [leaf for name in inner for leaf in _leaves(content, name)] or [task]
-
-
-def _at(content: Any, path: tuple[str, ...]) -> Any:
-    """The value at a path of keys; None where it ends early."""
-    for key in path:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content
 
 
 def _shown(value: Any) -> str:

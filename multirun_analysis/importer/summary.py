@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from kdwatts.metrics.efficiency import eff_overall
 from kdwatts.metrics.energy import as_quantity, total_energy
@@ -16,6 +17,15 @@ from multirun_analysis.importer.lm_eval_results import Evaluation, kept_of, read
 from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.trace import Trace
 from multirun_analysis.values.folders import FOREIGN
+
+_UNKNOWN = dict.fromkeys(
+    field.name
+    for field in fields(Metrics)
+    if field.default is MISSING and field.default_factory is MISSING
+)
+"""What a run of ours always says and an imported one need not. What it inherited was made elsewhere
+and left no trace: unknown, not nothing. Its trace spans loading and saving too, so that its length
+is no training time."""
 
 
 @dataclass(frozen=True)
@@ -76,60 +86,31 @@ def summarize(
     gpu_name = gpu_names.pop() if len(gpu_names) == 1 else None
     models = [m.evaluation.model if m.evaluation else None for m in (teacher, student)]
     has_served = student.served or teacher.served
-    result = Metrics(
+    stated: dict[str, Any] = dict(
         run=run_name,
         paradigm=paradigm_of(run_name),
         model=PAIRS.get((models[0] or "", models[1] or "")),
-        data=None,
         gpu=GPUS.get(gpu_name or ""),
         gpu_name=gpu_name,
         num_gpus=len(trace.devices),
-        site=None,
         seed=seed_of(run_name),
         own_energy_j=own.energy_j,
         own_energy_quality=own.quality,
         own_energy_uncertainty_j=own.uncertainty_j,
-        own_net_energy_j=None,
-        # Data and teacher signals were made elsewhere and left no trace: unknown, not nothing.
-        inherited_energy_j=None,
         inherited_energy_quality="missing",
-        inherited_energy_by_artifact_j=None,
-        evaluation_energy_j=None,
-        inference_energy_j=None,
-        spent_energy_j=None,
-        saved_energy_j=None,
         gpu_energy_j=row.energy_j["gpu"],
         cpu_energy_j=row.energy_j["cpu"],
         dram_energy_j=row.energy_j["dram"],
         num_attempts=1,
-        # The trace spans loading and saving too, so that its length is no training time.
-        train_duration_s=None,
-        train_tokens=None,
-        train_tokens_per_s=None,
-        train_j_per_token=None,
-        data_wait_share=None,
         student_params=student_params,
         teacher_params=teacher_params,
-        student_prefill_j_per_token=None,
-        student_decode_j_per_token=None,
         student_total_j_per_token=served_j,
-        teacher_prefill_j_per_token=None,
-        teacher_decode_j_per_token=None,
         teacher_total_j_per_token=its_served_j,
         inference_energy_quality="reported" if has_served else "missing",
-        student_decode_tokens_per_s=None,
-        teacher_decode_tokens_per_s=None,
-        student_bits_per_byte=None,
-        teacher_bits_per_byte=None,
         om_perf=plain.ratio,
         om_perf_stderr=plain.stderr,
         om_perf_corrected=plain.corrected,
         eff_overall=eff_overall(plain.ratio, its_served_j, served_j) if is_credible else None,
-        co2e_kg=None,
-        total_co2e_kg=None,
-        cost_usd=None,
-        grid_gco2e_per_kwh=None,
-        pue=None,
         student_key=row.key or "",
         origin=origin,
         unit_correction=correction,
@@ -147,4 +128,7 @@ def summarize(
         setting_name=repeat.setting,
         repeat=repeat.repeat,
     )
-    return result, {"om_perf_reason": om_perf_reason, "inference_reason": inference_reason}
+    return Metrics(**(_UNKNOWN | stated)), {
+        "om_perf_reason": om_perf_reason,
+        "inference_reason": inference_reason,
+    }

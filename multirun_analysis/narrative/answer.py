@@ -16,15 +16,14 @@ from multirun_analysis.statistics.accuracy_words import (
     Spread,
     at_chance_words,
     is_at_chance,
+    missing_reasons,
     names_of,
     share_words,
     spread_of,
-    why_not_told,
 )
 from multirun_analysis.statistics.comparisons import Comparison, every_pair
-from multirun_analysis.statistics.draws import draws_words
 from multirun_analysis.statistics.pareto import CLASSES, energy_class, quality_of
-from multirun_analysis.statistics.seeds import Interval, over_seeds
+from multirun_analysis.statistics.seeds import Interval, draws_words, over_seeds
 from multirun_analysis.statistics.served import served
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
@@ -182,7 +181,7 @@ def _no_accuracy_words(accurate: list[_Setting], ranked: list[Row]) -> str:
         )
     reasons = [
         reason
-        for reason, rows in why_not_told(ranked).items()
+        for reason, rows in missing_reasons(ranked).items()
         # An imported run's reason is a paragraph about how it was asked.
         if all(run["om_perf_reason"] != reason for run in rows)
     ]

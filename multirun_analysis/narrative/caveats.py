@@ -7,16 +7,20 @@ from collections import Counter
 
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.collect.siting import site_words
+from multirun_analysis.narrative.accuracy_caveat import accuracy_caveat
 from multirun_analysis.narrative.imported_runs import imported_passages
-from multirun_analysis.statistics.accuracy_words import accuracy_caveat
+from multirun_analysis.narrative.site_words import factor_words, provenance_words, site_words
 from multirun_analysis.statistics.comparison_words import p_words
 from multirun_analysis.statistics.comparisons import ALPHA
-from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.pooled_serving import Pool, serving_pools
-from multirun_analysis.statistics.seeds import energy_by_artifact_j, num_students, top_windows
-from multirun_analysis.statistics.site import factor_words, provenance_words, stated_sites
+from multirun_analysis.statistics.seeds import (
+    draws_of,
+    energy_by_artifact_j,
+    num_students,
+    top_windows,
+)
+from multirun_analysis.statistics.site import stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Passage, notices_of, plain_text
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows

@@ -13,12 +13,12 @@ from multirun_analysis.statistics.comparisons import (
     COLUMNS,
     Comparison,
     against_baseline,
+    comparable_columns,
     every_pair,
-    told_columns,
 )
-from multirun_analysis.statistics.draws import draws_of
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import count_words, repayments, verdict_words
+from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.statistics.served import served
 from multirun_analysis.statistics.site import common_site
 from multirun_analysis.values import units
@@ -89,7 +89,7 @@ def comparison_rows(runs: pd.DataFrame) -> Table:
     heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
     heads += ["Seeds to settle it"]
     rows = []
-    for column in told_columns(runs):
+    for column in comparable_columns(runs):
         compared = f"{COLUMNS[column].words}{_kinds(runs, column)}"
         for c in against_baseline(runs, [column]):
             size, percent = size_words(c)
@@ -103,7 +103,7 @@ def noise_words(runs: pd.DataFrame) -> list[str]:
     """For each of JUDGED, which settings differ beyond noise, and which do not."""
     distilled = runs.loc[runs["paradigm"] != "sft"]
     found = []
-    for column in [column for column in JUDGED if column in told_columns(runs)]:
+    for column in [column for column in JUDGED if column in comparable_columns(runs)]:
         parts = [
             _judged_words(against_baseline(runs, [column]), "against plain fine-tuning"),
             _judged_words(every_pair(distilled, [column]), "among the distilled settings"),

@@ -9,7 +9,7 @@ from multirun_analysis.statistics.comparisons import (
     COLUMNS,
     Comparison,
     against_baseline,
-    told_columns,
+    comparable_columns,
 )
 
 MAX_COMPARISONS = 60
@@ -20,7 +20,7 @@ def comparisons(study: Study) -> Values | None:
     """A table for each column in which settings can be compared."""
     tables = {
         COLUMNS[column].words: found
-        for column in told_columns(study.runs)
+        for column in comparable_columns(study.runs)
         if (found := against_baseline(study.runs, [column]))
     }
     if not tables:

@@ -15,7 +15,7 @@ from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from kdwatts.metrics.grid_facts import UNSTATED
 from kdwatts.metrics.quantity import add, scaled
-from multirun_analysis.collect.siting import several_words, site_words
+from multirun_analysis.narrative.site_words import provenance_words, several_words, site_words
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
@@ -24,13 +24,7 @@ from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import Repayment, repayments
 from multirun_analysis.statistics.savings import saving
 from multirun_analysis.statistics.seeds import top_windows
-from multirun_analysis.statistics.site import (
-    Site,
-    all_sites,
-    counts_words,
-    provenance_words,
-    stated_sites,
-)
+from multirun_analysis.statistics.site import Site, all_sites, counts_words, stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 

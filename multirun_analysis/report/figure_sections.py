@@ -10,9 +10,8 @@ from multirun_analysis.figures.palette import stage_words
 from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
-from multirun_analysis.statistics.accuracy_words import KEPT, why_not_told
-from multirun_analysis.statistics.draws import draws_of
-from multirun_analysis.statistics.seeds import stage_energies, top_windows
+from multirun_analysis.statistics.accuracy_words import KEPT, missing_reasons
+from multirun_analysis.statistics.seeds import draws_of, stage_energies, top_windows
 from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import grouped, known, to_rows
 
@@ -56,7 +55,7 @@ def quality(study: Study) -> Values | None:
         "panels": [panel | {"table": shown[panel["name"]].table} for panel in panels],
         "energies": {energy: words for energy, words in energies.items() if energy in chosen},
         "has_accuracy_kept": bool(known(students, KEPT)),
-        "why_none": "; ".join(why_not_told(students)),
+        "why_none": "; ".join(missing_reasons(students)),
         "draws": draws_of(drawn),
         "is_measured": not kinds & {"estimated", "mixed"},
         "has_imported": bool(known(drawn, "origin")),

@@ -13,10 +13,11 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.collect.siting import RECORDED, at_site, site_words
+from multirun_analysis.collect.siting import RECORDED, at_site
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveat_passages
+from multirun_analysis.narrative.site_words import site_words
 from multirun_analysis.report import figure_sections, run_sections
 from multirun_analysis.report.comparison_section import comparisons
 from multirun_analysis.report.esg_sections import avoided, footprint

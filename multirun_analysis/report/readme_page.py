@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.collect.siting import site_words
 from multirun_analysis.figures.catalogue import with_comparisons
 from multirun_analysis.figures.plots import BITS_PER_BYTE
 from multirun_analysis.narrative.answer import answer, energy_column
@@ -26,13 +25,14 @@ from multirun_analysis.narrative.findings import (
     served_alike_words,
     serving_rows,
 )
+from multirun_analysis.narrative.site_words import factor_words, site_words
 from multirun_analysis.report.export import why_not, write_figures
 from multirun_analysis.report.render import render_markdown
 from multirun_analysis.report.study import Exhibits
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparison_words import verdict_note
-from multirun_analysis.statistics.draws import draws_of
-from multirun_analysis.statistics.site import factor_words, stated_sites
+from multirun_analysis.statistics.seeds import draws_of
+from multirun_analysis.statistics.site import stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.atomic import replace_whole
 from multirun_analysis.values.rows import Row, distinct_students, known, to_rows

@@ -10,7 +10,7 @@ from multirun_analysis.figures.quality_kept import ABOVE_TEACHER
 from multirun_analysis.importer.known import BENCHMARKS
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
-from multirun_analysis.statistics.accuracy_words import kept_words, why_not_told
+from multirun_analysis.statistics.accuracy_words import kept_words, missing_reasons
 from multirun_analysis.values.notices import notices_of
 from multirun_analysis.values.order import in_order, position
 from multirun_analysis.values.rows import Row, to_rows
@@ -38,7 +38,7 @@ def scores(study: Study) -> Values | None:
         for run in runs
     }
     every = [pair for row in pairs.values() for pair in row]
-    reasons = why_not_told(runs).items()
+    reasons = missing_reasons(runs).items()
     return {
         "metrics": {task: metrics[task] for task in tasks},
         "runs": [

@@ -72,17 +72,18 @@ def built(rows: Sequence[Row]) -> Quantity:
 def over_seeds(rows: Sequence[Row], of: Callable[[Row], Quantity]) -> Quantity:
     """The mean of a quantity over seeds, by Student's t; without a value where one seed has none.
 
-    What all seeds share to the last bit is one measurement, such as their teacher's signals: it
-    keeps the error that its record states.
+    What all seeds share to the last bit is one measurement, such as their teacher's signals or what
+    serves alike: it keeps the error that its record states.
     """
     found = [of(run) for run in rows]
     values = [each.value for each in found if each.value is not None]
+    unit = found[0].unit if found else "J"
     if not values or len(values) < len(found):
-        return _MISSING
+        return Quantity(None, unit=unit, quality="missing")
     if len(set(values)) == 1:
         return found[0]
     qualities = {each.quality for each in found}
-    mean = mean_of(values, unit="J", quality=qualities.pop() if len(qualities) == 1 else "mixed")
+    mean = mean_of(values, unit=unit, quality=qualities.pop() if len(qualities) == 1 else "mixed")
     shared = [each.shared_sd for each in found if each.shared_sd is not None]
     whole = len(shared) == len(found)
     return replace(mean, shared_sd=sum(shared) / len(shared) if whole else None)

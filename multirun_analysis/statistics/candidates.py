@@ -5,13 +5,12 @@ A setting is those of its seeds whose joules were obtained alike.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
+from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.accuracy_words import names_of, spread_of
 from multirun_analysis.statistics.pareto import worst_class
@@ -126,10 +125,10 @@ def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
         own=replace(built.over_seeds(rows, built.own), quality=kind),
         inherited=replace(built.over_seeds(rows, built.share), quality=kind),
         inherits=frozenset(run.get("inherited_energy_by_artifact_j") for run in rows),
-        serving=_served(rows, "student"),
+        serving=built.over_seeds(rows, lambda run: served(run, "student")),
         serving_key=_common(rows, "student_served_key"),
         num_measurements=None if measurements is None else int(measurements),
-        teacher=_served(rows, "teacher"),
+        teacher=built.over_seeds(rows, lambda run: served(run, "teacher")),
         point=_point(rows),
         grid=_grid(rows),
         machines=frozenset(
@@ -155,21 +154,6 @@ def _mostly(rows: list[Row], column: str) -> tuple[str, ...]:
     return tuple(name for name, count in counts.items() if 2 * count >= len(rows))
 
 
-def _served(rows: list[Row], subject: str) -> Quantity:
-    """The pooled figure of all seeds; where each seed has its own, the mean of those."""
-    found = [served(run, subject) for run in rows]
-    values = [one.value for one in found if one.value is not None]
-    if len(values) < len(found):
-        return Quantity(None, unit=found[0].unit, quality="missing")
-    if len(set(values)) == 1:
-        return found[0]
-    shared = [one.shared_sd for one in found]
-    return replace(
-        mean_of(values, unit=found[0].unit, quality=found[0].quality),
-        shared_sd=None if None in shared else _mean([sd or 0.0 for sd in shared]),
-    )
-
-
 def _common(rows: list[Row], column: str) -> Any:
     """The value that all rows have; None where they differ."""
     values = {run.get(column) for run in rows}
@@ -189,7 +173,3 @@ def _grid(rows: list[Row]) -> tuple[float, float] | None:
     # Of a single point there is no range, only what one run measured of the pooled figure.
     ranges = least and most and any(low < high for low, high in zip(least, most, strict=True))
     return (min(least), max(most)) if ranges else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -22,8 +22,8 @@ from multirun_analysis.statistics.candidates import (
 )
 from multirun_analysis.statistics.pareto import CLASSES
 from multirun_analysis.statistics.savings import (
-    accuracy_is_told,
-    is_told,
+    differ_in_accuracy,
+    differ_in_joules,
     more_joules,
     more_to_build,
     surely_more,
@@ -105,8 +105,8 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
         winner = _preferred(enough)
         others = [c for c in enough if c is not winner]
         enough = [winner, *others]
-        ties = [c for c in others if not is_told(c, winner, more_joules(c, winner))]
-        as_accurate = [c for c in others if not accuracy_is_told(c, winner)]
+        ties = [c for c in others if not differ_in_joules(c, winner, more_joules(c, winner))]
+        as_accurate = [c for c in others if not differ_in_accuracy(c, winner)]
         reasons = _open_questions(winner, ties, others, too_little, gate)
         verdict = "not settled" if reasons else "settled"
     elif too_little:
@@ -123,10 +123,14 @@ def _keeps_enough(candidate: Candidate, gate: Gate) -> bool:
 
 def _preferred(enough: list[Candidate]) -> Candidate:
     """The one to recommend of settings in the order of their whole joules."""
-    left = _like(enough[0], enough, lambda c, first: is_told(c, first, more_joules(c, first)))
+    left = _like(
+        enough[0], enough, lambda c, first: differ_in_joules(c, first, more_joules(c, first))
+    )
     cheapest = min(left, key=_built_j)
-    left = _like(cheapest, left, lambda c, first: is_told(c, first, more_to_build(c, first)))
-    left = _like(max(left, key=_kept), left, accuracy_is_told)
+    left = _like(
+        cheapest, left, lambda c, first: differ_in_joules(c, first, more_to_build(c, first))
+    )
+    left = _like(max(left, key=_kept), left, differ_in_accuracy)
     return min(left, key=_built_j)
 
 

@@ -94,21 +94,21 @@ class Comparison:
     """Seeds of which both have the number, its joules obtained alike."""
     num_apart: int
     """Seeds of which both have it, but one measured and one estimated: never compared."""
-    mean: float | None
-    baseline_mean: float | None
+    mean: float | None = None
+    baseline_mean: float | None = None
     """Both over the pairs, in the unit of the column."""
-    difference: float | None
+    difference: float | None = None
     """Mean of setting less baseline, in the unit of the column."""
-    difference_half_width: float | None
+    difference_half_width: float | None = None
     """Half of its 95 % interval, by Student's t; not corrected for many comparisons."""
-    effect_pct: float | None
+    effect_pct: float | None = None
     """Difference relative to the baseline's mean; of a share in points, hundredths of a teacher."""
-    effect_half_width_pct: float | None
-    p: float | None
+    effect_half_width_pct: float | None = None
+    p: float | None = None
     """Two-sided, of a paired t-test; None for one pair and for differences that are all alike."""
-    p_holm: float | None
+    p_holm: float | None = None
     """The same, corrected for all comparisons that were made together."""
-    verdict: str
+    verdict: str = ""
     """better, worse, the same within x %, within noise, or too few seeds to tell."""
     p_same_holm: float | None = None
     """p that they differ by `same_within_pct` or more, by the widest margin where that is None; of
@@ -151,7 +151,7 @@ class Comparison:
         return ALPHA / self.num_tests
 
 
-def told_columns(runs: pd.DataFrame) -> list[str]:
+def comparable_columns(runs: pd.DataFrame) -> list[str]:
     """What settings may be compared by: no ratio of scores where accuracy kept cannot be told."""
     if known(distinct_students(runs), "accuracy_kept"):
         return list(COLUMNS)
@@ -232,10 +232,14 @@ def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
             if run["seed"] in by_seed]  # fmt: skip
     alike = [(one[column], two[column]) for one, two in both if _obtained_alike(one, two, column)]
     comparison = Comparison(
-        column, mine[0]["group"], mine[0]["group_label"], other[0]["group"],
-        other[0]["group_label"], len(alike), len(both) - len(alike),
-        None, None, None, None, None, None, None, None, "",
-    )  # fmt: skip
+        column=column,
+        group=mine[0]["group"],
+        label=mine[0]["group_label"],
+        baseline_group=other[0]["group"],
+        baseline_label=other[0]["group_label"],
+        num_pairs=len(alike),
+        num_apart=len(both) - len(alike),
+    )
     if not alike:
         return comparison
     base = mean_interval([two for _, two in alike]).mean

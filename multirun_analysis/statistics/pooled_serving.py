@@ -13,25 +13,19 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kdwatts.metrics.efficiency import eff_overall
-from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.pooling import Spread, agree_p, pool, relative_spread
-from kdwatts.metrics.product import product
-from kdwatts.metrics.quantity import Quantity, ratio
+from kdwatts.metrics.quantity import Quantity
 from kdwatts.metrics.student_t import t_quantile
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.pareto import CLASSES, energy_class
-from multirun_analysis.statistics.served import UNIT, served
 from multirun_analysis.values.rows import Row, grouped
 
 SUBJECTS = ("student", "teacher")
 PHASES = ("prefill", "decode")
+UNIT = "J/token"
 
 Place = tuple[int, int, int]
 """Batch, prompt tokens and new tokens."""
-
-SERVED = ("j_per_token", "random_sd_j", "shared_sd_j", "degrees", "measurements", "key")
-"""What the collector sets of each subject, as columns `student_served_...`."""
 
 
 @dataclass(frozen=True)
@@ -246,39 +240,3 @@ def _borrow(pools: list[Pool]) -> None:
                 if other.quality == mine.quality and other.machines & mine.machines
             ]
             mine.borrowed = relative_spread(groups)
-
-
-def pool_served(runs: list[Row], inference: Iterable[Row]) -> None:
-    """Sets SERVED of both subjects, and `eff_overall` of these figures with its 95 % interval.
-
-    `eff_overall_low` and `eff_overall_high` join the interval of OM_perf over the benchmarks'
-    samples with Fieller's of teacher over student joules; see `kdwatts.metrics.product`. The
-    Eff_overall of an imported run stays as its import judged it.
-    """
-    by_name = {run["run"]: run for run in runs}
-    for run in runs:
-        run |= {f"{subject}_served_{name}": None for subject in SUBJECTS for name in SERVED}
-        run |= {"eff_overall_low": None, "eff_overall_high": None}
-    for each in serving_pools(runs, inference):
-        figure = each.figure()
-        degrees = None if figure.random_sd is None else figure.degrees
-        numbers = (figure.value, figure.random_sd, figure.shared_sd, degrees)
-        numbers = (*numbers, len(each.measurements), each.key)
-        for name, subject in each.takers:
-            run = by_name[name]
-            for column, value in zip(SERVED, numbers, strict=True):
-                run[f"{subject}_served_{column}"] = value
-            if run["inference_energy_quality"] in (None, "missing"):
-                # It measured neither model: its joules are obtained as the others' were.
-                run["inference_energy_quality"] = each.quality
-    for run in runs:
-        if run["finished"] and not run.get("origin"):
-            _set_eff_overall(run)
-
-
-def _set_eff_overall(run: Row) -> None:
-    teacher, student = served(run, "teacher"), served(run, "student")
-    run["eff_overall"] = eff_overall(run["om_perf"], teacher.value, student.value)
-    kept = Interval(run["om_perf"], run.get("om_perf_low"), run.get("om_perf_high"))
-    found = product(kept, ratio(teacher, student))
-    run["eff_overall_low"], run["eff_overall_high"] = found.low, found.high

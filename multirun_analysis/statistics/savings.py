@@ -124,20 +124,20 @@ def surely_more(one: Candidate, other: Candidate, more: Quantity) -> bool:
     return ends is not None and ends[0] > 0
 
 
-def is_told(one: Candidate, other: Candidate, more: Quantity) -> bool:
+def differ_in_joules(one: Candidate, other: Candidate, more: Quantity) -> bool:
     """Whether the 95 % interval of a difference of joules is without 0."""
     ends = interval_95(more, calibration=not _is_one_meter(one, other))
     return ends is not None and not ends[0] <= 0 <= ends[1]
 
 
-def accuracy_is_told(one: Candidate, other: Candidate) -> bool:
+def differ_in_accuracy(one: Candidate, other: Candidate) -> bool:
     """Whether what two settings keep differs by more than their intervals allow."""
     if None in (one.accuracy.value, other.accuracy.value):
-        return _is_told_share(one.om_perf, other.om_perf)
-    return _is_told_share(one.accuracy, other.accuracy)
+        return _shares_differ(one.om_perf, other.om_perf)
+    return _shares_differ(one.accuracy, other.accuracy)
 
 
-def _is_told_share(one: Share, other: Share) -> bool:
+def _shares_differ(one: Share, other: Share) -> bool:
     """By square-and-add, which keeps intervals that are lopsided (Newcombe 1998, Zou 2008)."""
     ends = (one.value, one.low, one.high, other.value, other.low, other.high)
     if None in ends:

@@ -41,6 +41,19 @@ def over_seeds(runs: list[Row], column: str) -> dict[str, Interval]:
     return {group: mean_interval([run[column] for run in rows]) for group, rows in groups.items()}
 
 
+def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
+    """One and several runs of a setting: an imported repeat need not be a seed."""
+    is_repeat = bool(rows) and all(row.get("repeat") and row.get("seed") is None for row in rows)
+    return ("repeat", "repeats") if is_repeat else ("seed", "seeds")
+
+
+def draws_of(students: Sequence[Row]) -> str:
+    """What means over these students are over: seeds, repeats, or `seeds or repeats`."""
+    several = [rows for rows in grouped(students, "group").values() if len(rows) > 1]
+    found = {draws_words(rows)[1] for rows in several} or {"seeds"}
+    return " or ".join(sorted(found, reverse=True))
+
+
 def num_students(runs: list[Row]) -> dict[str, int]:
     """Key of each inherited artifact to the number of distinct students that share it."""
     students: dict[str, set[str]] = {}

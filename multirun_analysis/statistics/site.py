@@ -73,20 +73,6 @@ def counts_words(site: Site) -> str:
     )
 
 
-def provenance_words(site: Site) -> str:
-    """Year, release and licence of the factor; plain text."""
-    year = UNSTATED if site.grid_year is None else str(site.grid_year)
-    return f"year {year}, release {site.grid_release}, licence {site.grid_licence}"
-
-
-def factor_words(site: Site) -> str:
-    """The site's figures and what its factor counts; plain text."""
-    return (
-        f"{site.name}: {site.grid_gco2e_per_kwh:g} gCO2e/kWh, PUE {site.pue:g}, "
-        f"{counts_words(site)}"
-    )
-
-
 def site_of(name: str) -> Site:
     """The site of that name; ValueError lists those there are."""
     folder = conf_dir() / "site"

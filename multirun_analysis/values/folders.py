@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from multirun_analysis.values.notices import notice_line, notices_of
 
 MARKERS = ("config.yaml", "status.json")
 """Either file, or a `.hydra` folder, makes a folder a run folder."""
@@ -20,7 +23,7 @@ _NO_RUN = ("artifact.json", "summary.json")
 
 
 @dataclass
-class Found:
+class Survey:
     """What lies at or below a folder."""
 
     runs: dict[str, Path] = field(default_factory=dict)
@@ -52,14 +55,14 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def survey(directory: Path) -> Found:
+def survey(directory: Path) -> Survey:
     """Runs at or below a directory, and what of it is not read; none is no error.
 
     Inside a run only a folder with `.hydra` or status.json is another run.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
-    found, inside = Found(), set()
+    found, inside = Survey(), set()
     for path, folders, files in folders_below(directory):
         is_inside = path.parent in inside
         marks = _OWN if is_inside else (*MARKERS, ".hydra")
@@ -77,6 +80,37 @@ def survey(directory: Path) -> Found:
         found.left_out += [(str(link), f"a link to {os.readlink(link)}, which is not there")
                            for link in dangling if link.is_symlink()]  # fmt: skip
     return found
+
+
+def find_run_folders(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """Run folders at or below `directories`, linked ones too, in counting order, each once; and a
+    sentence about each folder of records that is none of them.
+
+    Raises ValueError where there is no run at all.
+    """
+    runs: dict[str, Path] = {}
+    passed_over: dict[tuple[str, str], None] = {}
+    for directory in directories:
+        found = survey(directory)
+        runs = found.runs | runs
+        passed_over |= dict.fromkeys(found.left_out)
+    left_out = [notice_line(said) for said in notices_of(passed_over, what="folders")]
+    if not runs:
+        raise ValueError(
+            f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
+            f"status.json) in it or below; {next(iter(left_out), 'give the folder of a multirun')}"
+        )
+    return in_counting_order(runs.values()), tuple(left_out)
+
+
+def in_counting_order(paths: Iterable[Path]) -> list[Path]:
+    """Run 2 before run 10."""
+    return sorted(paths, key=_numbers_and_words)
+
+
+def _numbers_and_words(path: Path) -> list[tuple[int, int, str]]:
+    pieces = re.split(r"(\d+)", str(path))
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
 
 
 def holds_foreign(files: list[str]) -> bool:

@@ -14,7 +14,7 @@ import orjson
 
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA, Metrics, Score, TelemetryRow
-from tests.multirun_analysis.conftest import METRICS, stage_row, status, write_run
+from tests.multirun_analysis.written_runs import METRICS, stage_row, status, write_run
 
 PARADIGMS = ("sft", "response", "feature", "relational", "combined")
 SEEDS = 5

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.device import DEVICE, ON_GPU
 from torch import Tensor
 
 from kdwatts.losses.head import DenseTeacher, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.training.autocast import autocast
+from tests.gpu.gpu import DEVICE, ON_GPU
 from tests.training.pair import gradients, llama, make_batch, make_objective, share
 from tests.training.test_objective import EVERY_PARADIGM, PARADIGMS
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.gpu.device import DEVICE, ON_GPU
+
+from tests.gpu.gpu import DEVICE, ON_GPU
 
 pytestmark = [pytest.mark.gpu, ON_GPU]
 

@@ -56,13 +56,13 @@ def gathered(directory: Path, **runs: dict[str, Any]) -> Collected:
     return found
 
 
-def asked(*options: str, tokens: str = "1e6") -> Any:
+def choose_options(*options: str, tokens: str = "1e6") -> Any:
     return parser().parse_args(["DIR", "--tokens-per-day", tokens, "--days", "1", *options])
 
 
 def record(found: Collected, capsys: Any, *options: str, tokens: str = "1e6") -> dict[str, Any]:
     capsys.readouterr()
-    answer(found, asked("--json", *options, tokens=tokens))
+    answer(found, choose_options("--json", *options, tokens=tokens))
     return json.loads(capsys.readouterr().out)
 
 

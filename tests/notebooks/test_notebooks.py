@@ -7,7 +7,8 @@ import pytest
 from nbclient import NotebookClient
 
 from multirun_analysis.__main__ import main
-from tests.multirun_analysis.conftest import H100_RUNS, write_sweep
+from tests.multirun_analysis.foreign_records import H100_RUNS
+from tests.multirun_analysis.written_runs import write_sweep
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 

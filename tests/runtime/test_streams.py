@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kdwatts.runtime.streams import aligned
 from multirun_analysis.values.units import energy
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,12 @@ def run_in_ascii(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, env=environment, check=False
+    )
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_two_spaces_apart():
+    assert aligned([("run", "state"), ("10-sft", ""), ("2", "done")]) == (
+        "run     state\n10-sft\n2       done"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts.records.schema import SCHEMA, Metrics, TelemetryRow
-from multirun_analysis.collect.collection import collect, find_run_folders, write_tables
+from multirun_analysis.collect.collection import collect
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows
 
@@ -136,11 +136,11 @@ def test_stage_energy_is_of_measured_components_when_there_are_any(make, run_in,
 
 def test_missing_numbers_are_empty_cells_in_csv_and_null_in_parquet(run_in, tmp_path):
     run_in(own_energy_j=None, own_energy_quality="missing", own_energy_uncertainty_j=None)
-    paths = {path.name: path for path in write_tables(collect([tmp_path]), tmp_path / "out")}
-    with paths["runs.csv"].open() as file:
+    collect([tmp_path], tmp_path / "out")
+    with (tmp_path / "out" / "runs.csv").open() as file:
         (cells,) = csv.DictReader(file)
     assert cells["own_energy_j"] == "" and cells["total_energy_j"] == ""
-    table = pd.read_parquet(paths["runs.parquet"])
+    table = pd.read_parquet(tmp_path / "out" / "runs.parquet")
     assert table["own_energy_j"].isna().all()
     assert table["own_energy_j"].dtype == "float64"
 
@@ -233,14 +233,6 @@ def test_runs_of_equal_name_are_told_apart_by_their_parents(make, tmp_path):
         make.run(tmp_path / parent / "0", student_key=parent)
     runs = collect([tmp_path / "monday", tmp_path / "tuesday"]).runs
     assert list(runs["run"]) == ["monday/0", "tuesday/0"]
-
-
-def test_run_folders_are_found_once_in_counting_order_and_not_inside_runs(tmp_path):
-    for name in ("10-sft", "2-sft", "10-sft/student"):
-        (tmp_path / "sweep" / name).mkdir(parents=True)
-        (tmp_path / "sweep" / name / "config.yaml").touch()
-    found = find_run_folders([tmp_path, tmp_path / "sweep"])
-    assert [path.name for path in found] == ["2-sft", "10-sft"]
 
 
 def test_telemetry_of_each_run_is_kept_with_missing_power_as_nan(make, run_in, tmp_path):

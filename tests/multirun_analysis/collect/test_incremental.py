@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pytest
 import kdwatts.metrics
 from kdwatts.records.schema import SCHEMA, TelemetryRow
 from multirun_analysis.collect import incremental, index, tick_blocks
-from multirun_analysis.collect.collection import collect, table_paths, write_tables
+from multirun_analysis.collect.collection import collect, table_paths
 from tests.bench.many_runs import write_runs
 
 TABLES = ("runs", "stages", "train", "scores", "inference")
@@ -270,16 +269,6 @@ def test_rows_that_go_back_across_blocks_are_sorted_all_the_same(tmp_path, make,
     assert list(collected.telemetry.of("0")["power_w"]) == [float(s) for s in range(19, -1, -1)]
 
 
-def test_tables_collected_without_a_folder_can_be_written_later(runs_dir, tmp_path):
-    collect([runs_dir], tmp_path / "at_once")
-    paths = write_tables(collect([runs_dir]), tmp_path / "later")
-    assert [path.name for path in paths] == [p.name for p in table_paths(tmp_path / "at_once")]
-    for path in (tmp_path / "at_once").rglob("*.parquet"):
-        if path.is_file():
-            other = tmp_path / "later" / path.relative_to(tmp_path / "at_once")
-            assert other.read_bytes() == path.read_bytes()
-
-
 def test_a_running_run_is_collected_as_far_as_it_is(runs_dir, tmp_path):
     path = runs_dir / "1-sft-tiny" / "telemetry.jsonl"
     content = path.read_bytes()
@@ -291,8 +280,3 @@ def test_a_running_run_is_collected_as_far_as_it_is(runs_dir, tmp_path):
     assert len(found.telemetry.of("1-sft-tiny")) == 300
     row = found.runs.set_index("run").loc["1-sft-tiny"]
     assert pd.isna(row["notes"])
-
-
-def test_asdict_of_a_tick_has_the_columns_that_are_kept():
-    tick = asdict(TelemetryRow("", 0.0, 1, "run", "gpu", 0))
-    assert list(tick)[:-1] == tick_blocks.PART_SCHEMA.names[1:]

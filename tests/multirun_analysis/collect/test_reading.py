@@ -4,13 +4,18 @@ from dataclasses import asdict, fields
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pyarrow import json as arrow_json
 
 from kdwatts.records.schema import SCHEMA, TelemetryRow
-from multirun_analysis.collect import json_lines, run_tables, tick_blocks
+from multirun_analysis.collect import json_lines, tick_blocks
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.columns import INFERENCE, STAGES, concatenated, to_table
 from tests.bench.many_runs import write_runs
 
+COLUMNS = pa.schema(
+    {"schema": pa.int64(), "window": pa.string(), "attempt": pa.int64(), "power_w": pa.float64()}
+)
+TICKS = arrow_json.ParseOptions(explicit_schema=COLUMNS, unexpected_field_behavior="ignore")
 TICK = asdict(TelemetryRow("2025-11-14T01:21:00Z", 1.0, 1, "run", "gpu", 0, power_w=250.0))
 
 
@@ -26,12 +31,7 @@ def line(record):
 @pytest.fixture
 def by_line(monkeypatch):
     """Turns the fast reader off when called."""
-
-    def turn_off():
-        for module in (tick_blocks, run_tables):
-            monkeypatch.setattr(module, "fast_table", lambda block, options: None)
-
-    return turn_off
+    return lambda: monkeypatch.setattr(json_lines, "fast_table", lambda block, options: None)
 
 
 def test_the_fast_reader_and_the_one_by_line_read_the_same(tmp_path, by_line):
@@ -69,11 +69,11 @@ def test_the_fast_reader_and_the_one_by_line_read_the_same(tmp_path, by_line):
     ],
 )
 def test_what_is_no_record_a_line_is_left_to_the_reader_by_line(content):
-    assert json_lines.fast_table(content, tick_blocks._OPTIONS) is None
+    assert json_lines.fast_table(content, TICKS) is None
 
 
 def test_a_key_of_a_later_writer_does_not_stop_the_fast_reader():
-    table = json_lines.fast_table(line(TICK | {"humidity_pct": 40}), tick_blocks._OPTIONS)
+    table = json_lines.fast_table(line(TICK | {"humidity_pct": 40}), TICKS)
     assert table is not None and table.num_rows == 1
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.collect.siting import at_site, site_words
+from multirun_analysis.collect.siting import at_site
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.narrative.findings import result_rows
+from multirun_analysis.narrative.site_words import site_words
 from multirun_analysis.report.page import PROFILES, exhibits_of, report_html
 from multirun_analysis.report.readme_page import figure_names, readme_text
 from multirun_analysis.statistics.site import GRID, Site, site_of

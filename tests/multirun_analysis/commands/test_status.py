@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from multirun_analysis.commands.slurm_queue import _expanded, _seconds, find_jobs
-from multirun_analysis.commands.status import main, stand
+from multirun_analysis.commands.run_states import run_states
+from multirun_analysis.commands.slurm_queue import find_jobs
+from multirun_analysis.commands.status import main
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -59,7 +60,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
 
 def states(directory: Path) -> dict[str, str]:
-    return {one.folder: one.state for one in stand(directory)}
+    return {one.folder: one.state for one in run_states(directory)}
 
 
 def test_a_sweep_of_every_kind_is_told_in_a_table_that_counts_and_fails(
@@ -115,7 +116,7 @@ def test_a_run_whose_process_is_gone_from_this_host_failed_at_once(make: Make, t
     make("1-sft", {**here, "pid": os.getpid()}, silent_s=6)
     make("2-sft", {**here, "pid": ended.pid, "host": "gpu7"}, silent_s=6)
     assert states(tmp_path) == {"0-sft": "failed", "1-sft": "running", "2-sft": "running"}
-    assert stand(tmp_path)[0].reason == (
+    assert run_states(tmp_path)[0].reason == (
         f"its process {ended.pid} is gone; it left no word of its end"
     )
 
@@ -124,7 +125,7 @@ def test_torn_and_missing_words_are_failures_with_a_reason(make: Make, tmp_path:
     torn = make("0-sft", silent_s=90)
     (torn / "status.json").write_text('{"schema": 1, "sta')
     make("1-sft", silent_s=90)
-    first, second = stand(tmp_path)
+    first, second = run_states(tmp_path)
     assert (first.state, second.state) == ("failed", "failed")
     assert first.reason and "status.json" in first.reason
     assert second.reason == "silent for 90 s, killed without a word before its first stage"
@@ -146,7 +147,7 @@ def test_slurm_tells_waiting_runs_from_dead_ones(
         "12_3|18|RUNNING|2:00:00|None\n12_4|19|PENDING|0:00|Priority",
         sacct="12_0|15|NODE_FAIL\n12_5|20|CANCELLED by 1000",
     )
-    told = {one.folder: (one.state, one.reason) for one in stand(tmp_path)}
+    told = {one.folder: (one.state, one.reason) for one in run_states(tmp_path)}
     assert told == {
         "0-sft": ("failed", "its job is over, Slurm says NODE_FAIL; it left no word of its end"),
         "1-sft": ("waiting", "in Slurm's queue (BeginTime); its last attempt was cut off"),
@@ -167,7 +168,7 @@ def test_runs_that_slurm_has_not_begun_are_listed_from_what_was_submitted(
         squeue="12_1|16|PENDING|0:00|Resources",
         sacct="12_0|15|COMPLETED\n12_2|17|CANCELLED by 0\n12_[3-4%1]|12|PENDING",
     )
-    told = {one.folder: (one.state, one.reason, one.job_id) for one in stand(tmp_path)}
+    told = {one.folder: (one.state, one.reason, one.job_id) for one in run_states(tmp_path)}
     assert told == {
         "0-sft": ("done", None, "12_0"),
         "1": ("waiting", "in Slurm's queue (Resources)", "12_1"),
@@ -189,7 +190,7 @@ def test_the_driver_s_list_of_jobs_tells_the_folders_of_runs_and_the_latest_job_
     rows = [{"schema": 1, "jobs": jobs} for jobs in (artifact, first, again)]
     (tmp_path / "jobs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     slurm(squeue="20_0|30|PENDING|0:00|Priority\n20_1|31|RUNNING|0:02|None", sacct="12_2|15|FAILED")
-    told = {one.folder: (one.state, one.reason, one.job_id) for one in stand(tmp_path)}
+    told = {one.folder: (one.state, one.reason, one.job_id) for one in run_states(tmp_path)}
     assert told == {
         "0-sft-tiny": ("waiting", "in Slurm's queue (Priority); the disk is full", "20_0"),
         "1-sft-tiny": ("running", None, "20_1"),
@@ -223,7 +224,7 @@ def test_runs_that_a_failed_teacher_stops_name_its_job_and_its_log_without_slurm
         ("13_0|14|PENDING|0:00|DependencyNeverSatisfied", ""),
     ):
         slurm(squeue=queue, sacct=account)
-        told = {one.folder: (one.state, one.reason) for one in stand(tmp_path)}
+        told = {one.folder: (one.state, one.reason) for one in run_states(tmp_path)}
         assert told == {
             "teacher-0123abcd": ("failed", "the teacher says nan"),
             "generate-4567": ("failed", needs),
@@ -235,7 +236,7 @@ def test_runs_that_a_failed_teacher_stops_name_its_job_and_its_log_without_slurm
 
 def test_a_sweep_of_which_nothing_has_begun_is_told_without_slurm_too(tmp_path: Path):
     (tmp_path / ".submitit" / "12").mkdir(parents=True)
-    (one,) = stand(tmp_path)
+    (one,) = run_states(tmp_path)
     assert (one.folder, one.state, one.reason) == ("0", "waiting", "submitted as job 12")
 
 
@@ -248,7 +249,7 @@ def test_the_job_is_known_from_hydras_record_before_the_run_has_written_its_word
         "    id: '12_0'\n    num: 0\n  runtime:\n    id: 5\n"
     )
     slurm(sacct="12_0|15|OUT_OF_MEMORY")
-    (one,) = stand(tmp_path)
+    (one,) = run_states(tmp_path)
     assert (one.job_id, one.state) == ("12_0", "failed")
 
 
@@ -261,13 +262,14 @@ def test_a_slurm_that_does_not_answer_leaves_the_trace_to_decide(
     assert find_jobs([]) == {}
 
 
-def test_times_and_arrays_are_read_as_slurm_writes_them():
-    assert _seconds("0:42") == 42
-    assert _seconds("2:00:01") == 7201
-    assert _seconds("1-00:00:00") == 86_400
-    assert _seconds("INVALID") is None
-    assert _expanded("12_[3-5,9%2]") == ["12_3", "12_4", "12_5", "12_9"]
-    assert _expanded("12_7") == ["12_7"]
+def test_times_and_arrays_are_read_as_slurm_writes_them(slurm: Callable[..., None]):
+    up_s = {"0:42": 42, "2:00:01": 7201, "1-00:00:00": 86_400, "INVALID": None}
+    rows = [f"{id_}|{id_}|RUNNING|{up}|None" for id_, up in enumerate(up_s, start=1)]
+    slurm(squeue="\n".join(rows), sacct="12_[3-4,9%2]|12|PENDING\n13_7|14|PENDING")
+    ids = ["1", "2", "3", "4", "12_3", "12_4", "12_5", "12_9", "13_7"]
+    jobs = find_jobs(ids)
+    assert [jobs[id_].up_s for id_ in ids[:4]] == list(up_s.values())
+    assert [id_ for id_ in ids[4:] if id_ in jobs] == ["12_3", "12_4", "12_9", "13_7"]
 
 
 def test_a_folder_that_is_no_sweep_is_refused_with_status_2(

@@ -8,8 +8,9 @@ from itertools import pairwise, product
 
 import pytest
 
-from multirun_analysis.__main__ import main, table
+from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.catalogue import curves_by_setting
 from multirun_analysis.figures.curves import loss_curves, quality_against_joules
 from multirun_analysis.figures.decisions import (

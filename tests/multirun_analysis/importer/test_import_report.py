@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 
-from multirun_analysis.__main__ import main, table
-from multirun_analysis.collect.collection import collect, write_tables
+from multirun_analysis.__main__ import main
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.plots import quality_against_energy
@@ -36,8 +37,8 @@ def comparable_dir(foreign, tmp_path_factory):
     return root / "out"
 
 
-def test_imported_runs_have_a_row_each_and_empty_cells_for_the_unknown(alone, tmp_path):
-    write_tables(alone, tmp_path)
+def test_imported_runs_have_a_row_each_and_empty_cells_for_the_unknown(imported_dir, tmp_path):
+    collect([imported_dir], tmp_path)
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["feature_1", "relation_1", "response_1"]

@@ -19,8 +19,7 @@ from multirun_analysis.narrative.caveats import caveat_passages, caveats
 from multirun_analysis.report.page import exhibits_of, report_html
 from multirun_analysis.report.readme_page import readme_text
 from multirun_analysis.statistics.comparisons import against_baseline, every_pair
-from multirun_analysis.statistics.draws import draws_of
-from multirun_analysis.statistics.seeds import over_seeds
+from multirun_analysis.statistics.seeds import draws_of, over_seeds
 from multirun_analysis.values.rows import distinct_students, grouped, to_rows
 from tests.multirun_analysis.page_words import own_html
 

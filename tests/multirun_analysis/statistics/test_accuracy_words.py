@@ -8,8 +8,8 @@ import re
 import pytest
 
 from kdwatts.records.files import read_json
-from multirun_analysis.__main__ import table
 from multirun_analysis.collect.collection import collect
+from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
@@ -22,7 +22,7 @@ from multirun_analysis.statistics.accuracy_words import (
     share_words,
     spread_of,
 )
-from multirun_analysis.statistics.comparisons import against_baseline, told_columns
+from multirun_analysis.statistics.comparisons import against_baseline, comparable_columns
 from multirun_analysis.values.rows import to_rows
 from tests.multirun_analysis.page_words import own_html, section_of
 
@@ -161,7 +161,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
     assert not [name for name in shown if "accuracy" in name or name == "eff_overall"]
     assert "student_bits_per_byte_against_own_energy_j" in shown
     assert not quality_against_energy(collected.runs).data
-    told = told_columns(collected.runs)
+    told = comparable_columns(collected.runs)
     assert "om_perf" not in told and "student_bits_per_byte" in told
     assert against_baseline(collected.runs, ["accuracy_kept"]) == []
     page = own_html(report_html(collected))

@@ -131,26 +131,6 @@ def test_a_setting_that_is_told_surely_keeps_enough_and_saves_is_settled(runs: P
     assert [c["label"] for c in said["too_little"]] == ["sft"]
 
 
-def test_the_wider_of_the_intervals_over_seeds_and_over_samples_holds(make: Any, tmp_path: Path):
-    """0.6 and 0.62: t[1] x 0.01 = 0.127; over samples 0.55 to 0.67."""
-    for seed in (0, 1):
-        student(make, tmp_path / str(seed), "sft", seed=seed)
-
-    def kept(low: float, high: float) -> Any:
-        ends = {"accuracy_kept_low": low, "accuracy_kept_high": high}
-        found = gathered(
-            tmp_path, every=ends, run0={"accuracy_kept": 0.6}, run1={"accuracy_kept": 0.62}
-        )
-        choice = choose(distinct_students(found.runs), gate=Gate(), tokens=1e6)
-        return choice.enough[0].accuracy
-
-    assert kept(0.55, 0.67).over == "95 % over 2 seeds, wider than over benchmark samples"
-    assert kept(0.55, 0.67).low == pytest.approx(0.61 - 0.127, abs=1e-3)
-    samples = kept(0.4, 0.8)
-    assert (samples.low, samples.high) == (0.4, 0.8)
-    assert samples.over == "95 % over benchmark samples, wider than over 2 seeds"
-
-
 def test_a_rejected_setting_that_may_keep_enough_and_may_draw_less_leaves_it_open(
     runs: Path, capsys: Any
 ):

@@ -11,7 +11,7 @@ from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.statistics.candidates import Candidate, Share
 from multirun_analysis.statistics.savings import (
     absolute_interval,
-    is_told,
+    differ_in_joules,
     more_to_build,
     positive_interval,
     saving,
@@ -101,9 +101,9 @@ def test_estimates_are_told_apart_beyond_what_their_model_does_not_share(
     """43.5 J against 43.6: 1.96 x 0.2 x hypot(43.5, 43.6) = 24 J; against 24.6 + 34.0 J, 15 J in
     24; against 200 J, 156 in 80; with 669 J inherited, 669 in 263."""
     one = built_at(43.5, "estimated")
-    assert is_told(other, one, more_to_build(other, one)) is told
+    assert differ_in_joules(other, one, more_to_build(other, one)) is told
 
 
 def test_a_sensors_random_error_is_the_one_that_it_states():
     one, other = built_at(43.5, "measured"), built_at(43.6, "measured")
-    assert is_told(other, one, more_to_build(other, one))
+    assert differ_in_joules(other, one, more_to_build(other, one))

@@ -8,7 +8,8 @@ import os
 import pytest
 
 from multirun_analysis.__main__ import main
-from multirun_analysis.collect.collection import collect, find_run_folders
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.values.folders import find_run_folders
 
 CHOOSE = ("--tokens-per-day", "1e9")
 
@@ -27,10 +28,18 @@ def test_linked_folders_of_runs_are_read_and_each_run_once(two_runs, tmp_path):
     assert list(collect([two_runs, two_runs / "0"]).runs["run"]) == ["0", "1"]
 
 
+def test_run_folders_are_found_once_in_counting_order_and_not_inside_runs(tmp_path):
+    for name in ("10-sft", "2-sft", "10-sft/student"):
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        (tmp_path / "sweep" / name / "config.yaml").touch()
+    found, _ = find_run_folders([tmp_path, tmp_path / "sweep"])
+    assert [path.name for path in found] == ["2-sft", "10-sft"]
+
+
 def test_a_sweep_inside_a_folder_of_a_run_is_found_beside_it(make, tmp_path):
     make.run(tmp_path / "study")
     make.run(tmp_path / "study" / "sweeps" / "0", student_key="b")
-    names = [path.relative_to(tmp_path).as_posix() for path in find_run_folders([tmp_path])]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_run_folders([tmp_path])[0]]
     assert names == ["study", "study/sweeps/0"]
 
 
