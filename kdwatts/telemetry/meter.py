@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.metrics.energy import Energy
+from kdwatts.metrics.quantity import Quantity
 from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
@@ -60,7 +60,7 @@ class OpenWindow:
         """Per probe the tally at the start; absent while the device has been silent since."""
         self._meter = meter
 
-    def so_far(self) -> Energy:
+    def so_far(self) -> Quantity:
         """Energy from the start to the last tick of the sampler: cheap, asks no device."""
         duration_s = self._meter.last_tick_s() - self.start_s
         return parts.total(self._meter.parts_of(self, {}, max(0.0, duration_s)))

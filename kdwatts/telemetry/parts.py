@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from kdwatts.metrics.energy import Energy, total_energy
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.window_energy import window_energy
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
 
@@ -232,12 +233,6 @@ def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def total(parts: Mapping[str, Part]) -> Energy:
+def total(parts: Mapping[str, Part]) -> Quantity:
     """The sum of the job's measured components; of the estimated ones where none is measured."""
-    own = {kind: part for kind, part in parts.items() if kind in COMPONENTS}
-    return total_energy(
-        {kind: part.energy_j for kind, part in own.items()},
-        {kind: part.quality for kind, part in own.items()},
-        {kind: part.uncertainty_j for kind, part in own.items()},
-        {kind: part.shared_uncertainty_j for kind, part in own.items()},
-    )
+    return window_energy(columns(parts))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kdwatts.metrics.energy import MEASURED
+from kdwatts.metrics.quantity import MEASURED
 from kdwatts.records.schema import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
 from kdwatts.telemetry.energy import Reading, Tally, may_be_power, span

@@ -11,11 +11,10 @@ from html import escape
 import pandas as pd
 
 from kdwatts.metrics.break_even import apart_from_serving
-from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from kdwatts.metrics.grid_facts import UNSTATED
-from kdwatts.metrics.quantity import add, scaled
+from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.collect.siting import several_words, site_words
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.report.html import facet, row_head, section, table
@@ -83,14 +82,15 @@ def footprint(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
                 earlier[key] = (energy_j, run["inherited_energy_quality"])
     for kind in sorted({energy_class(quality) for _, quality in earlier.values()}):
         parts = [joules for joules, quality in earlier.values() if energy_class(quality) == kind]
-        total = add_energies(Energy(joules, None, kind) for joules in parts)
-        found.append(Drawn("Inherited from earlier work", kind, total.energy_j, len(parts)))
+        total = add(Quantity(joules, unit="J", quality=kind) for joules in parts)
+        found.append(Drawn("Inherited from earlier work", kind, total.value, len(parts)))
     return found
 
 
 def _sum_j(windows: list[Row]) -> float | None:
-    total = add_energies(Energy(w["energy_j"], None, w["energy_quality"]) for w in windows)
-    return total.energy_j
+    return add(
+        Quantity(w["energy_j"], unit="J", quality=w["energy_quality"]) for w in windows
+    ).value
 
 
 def esg_sections(
@@ -116,8 +116,8 @@ def _summary(runs: pd.DataFrame, stages: pd.DataFrame, site: Site | None) -> str
     body = "".join(_drawn_row(line, site) for line in drawn)
     for kind in sorted({line.energy_class for line in drawn} - {"missing"}):
         same = [line for line in drawn if line.energy_class == kind]
-        total = add_energies(Energy(line.energy_j, None, kind) for line in same)
-        whole = Drawn("Sum", kind, total.energy_j, sum(line.num_windows for line in same))
+        total = add(Quantity(line.energy_j, unit="J", quality=kind) for line in same)
+        whole = Drawn("Sum", kind, total.value, sum(line.num_windows for line in same))
         body += _drawn_row(whole, site, row_class="sum")
     days = sorted(str(time)[:10] for time in stages["start_utc"].dropna())
     period = f"from {days[0]} to {days[-1]}, " if days else ""

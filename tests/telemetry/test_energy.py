@@ -244,7 +244,7 @@ def test_the_total_never_mixes_measured_and_estimated_parts():
         "gpu": part(GPU, 10, (0, 0, None), (10, 3000, None)),
         "cpu": part(model, 10, (0, 0, None), (10, 40, None)),
     }
-    assert total(parts).energy_j == 3000
+    assert total(parts).value == 3000
     assert total(parts).quality == "measured"
     assert total({"cpu": parts["cpu"]}).quality == "estimated"
 
