@@ -50,6 +50,8 @@ OPEN_ROOMS = (
     "runtime.streams",
     "records",
     "metrics",
+    "telemetry.readings",
+    "telemetry.integration",
     "telemetry.energy",
     "telemetry.parts",
     "telemetry.recover",
@@ -192,7 +194,8 @@ def test_the_formulas_that_the_analysis_imports_load_no_driver_and_no_probe():
     )
     command = [sys.executable, "-c", script]
     printed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    rooms = [f"kdwatts.telemetry.{room}" for room in ("energy", "parts", "recover")]
+    names = ("energy", "integration", "parts", "readings", "recover", "uncertainty")
+    rooms = [f"kdwatts.telemetry.{name}" for name in names]
     assert printed.stdout.strip() == f"{rooms} []"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from kdwatts.telemetry.energy import Sensor
+from kdwatts.telemetry.readings import Sensor
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ def _holds(pid: int, path: str) -> bool:
 
 def _trees(roots: Sequence[int]) -> list[psutil.Process]:
     """Those of the processes that live, each with its descendants."""
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for pid in roots:
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(pid)
-            found += [root, *root.children(recursive=True)]
-    return found
+            processes += [root, *root.children(recursive=True)]
+    return processes
 
 
 def process_name(pid: int) -> str:

@@ -4,19 +4,11 @@ from itertools import pairwise
 
 import pytest
 
-from kdwatts.telemetry.energy import (
-    Reading,
-    Sensor,
-    Tally,
-    advance,
-    counter_step_j,
-    gap_s,
-    integrate_power_j,
-    known_limit_w,
-    span,
-    uncertainty_j,
-)
+from kdwatts.telemetry.energy import Tally, advance, span
+from kdwatts.telemetry.integration import counter_step_j, integrate_power_j
 from kdwatts.telemetry.parts import Part, component, total
+from kdwatts.telemetry.readings import Reading, Sensor, known_limit_w
+from kdwatts.telemetry.uncertainty import gap_s, uncertainty_j
 
 GPU = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.1, max_gap_s=3)
 PACKAGE = Sensor("cpu", "package-0", "rapl", 500, delta_s=0.001, max_gap_s=3, range_j=1000)

@@ -10,10 +10,10 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.telemetry import host
-from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading
 from kdwatts.telemetry.sampler import Sampler
 
 
