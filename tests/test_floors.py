@@ -199,6 +199,12 @@ def test_the_formulas_that_the_analysis_imports_load_no_driver_and_no_probe():
     assert printed.stdout.strip() == f"{rooms} []"
 
 
+def test_quantiles_turn_errors_into_intervals_in_one_file_alone():
+    words = ("1.96", "1.959", "NORMAL_975", "t_quantile", "stdtrit", "ndtri")
+    uses = [_name(path) for path in BOTH if any(word in path.read_text("utf-8") for word in words)]
+    assert uses == ["kdwatts/metrics/student_t.py"]
+
+
 def test_importing_the_package_imports_nothing_else():
     script = (
         "import sys; before = set(sys.modules); import kdwatts; print(set(sys.modules) - before)"

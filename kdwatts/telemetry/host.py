@@ -129,9 +129,9 @@ class TreeClock:
 
         `scan` looks for new descendants even if the last look is recent.
         """
-        found = self._scan(now=scan)
-        if found is not None:
-            self._descendants = found
+        descendants = self._scan(now=scan)
+        if descendants is not None:
+            self._descendants = descendants
         # Own time first: a child reaped meanwhile is missed until the next call, not counted twice.
         now_s = time.monotonic()
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
