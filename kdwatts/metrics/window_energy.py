@@ -36,8 +36,10 @@ def window_net_energy_j(row: Mapping[str, Any]) -> float | None:
 
     None where that of one of them is unknown, as in older rows, or none is known.
     """
-    net_j = [(row.get("net_energy_j") or {}).get(component) for component in _summed(row)]
-    return None if None in net_j or not net_j else sum(net_j)
+    net_energy_j = row.get("net_energy_j") or {}
+    nets_j = [net_energy_j.get(component) for component in _summed(row)]
+    known_j = [net_j for net_j in nets_j if net_j is not None]
+    return sum(known_j) if known_j and len(known_j) == len(nets_j) else None
 
 
 def _summed(row: Mapping[str, Any]) -> list[str]:
