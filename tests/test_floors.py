@@ -51,6 +51,8 @@ OPEN_ROOMS = (
     "runtime.streams",
     "records",
     "metrics",
+    "telemetry.readings",
+    "telemetry.integration",
     "telemetry.energy",
     "telemetry.parts",
     "telemetry.recover",
@@ -193,8 +195,15 @@ def test_the_formulas_that_the_analysis_imports_load_no_driver_and_no_probe():
     )
     command = [sys.executable, "-c", script]
     printed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    rooms = [f"kdwatts.telemetry.{room}" for room in ("energy", "parts", "recover")]
+    names = ("energy", "integration", "parts", "readings", "recover", "uncertainty")
+    rooms = [f"kdwatts.telemetry.{name}" for name in names]
     assert printed.stdout.strip() == f"{rooms} []"
+
+
+def test_quantiles_turn_errors_into_intervals_in_one_file_alone():
+    words = ("1.96", "1.959", "NORMAL_975", "t_quantile", "stdtrit", "ndtri")
+    uses = [_name(path) for path in BOTH if any(word in path.read_text("utf-8") for word in words)]
+    assert uses == ["kdwatts/metrics/student_t.py"]
 
 
 def test_importing_the_package_imports_nothing_else():

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kdwatts.metrics.energy import Energy, add_energies, total_energy, window_net_energy_j
+from kdwatts.metrics.quantity import Quantity, add
+from kdwatts.metrics.window_energy import window_energy, window_net_energy_j
 from kdwatts.records.files import read_json
 from kdwatts.records.schema import COMPONENTS, SCHEMA
 
@@ -29,7 +30,7 @@ class Artifact:
         return self.record["key"]
 
     @property
-    def energy(self) -> Energy:
+    def energy(self) -> Quantity:
         """What building it drew, all attempts."""
         return record_energy(self.record)
 
@@ -38,11 +39,11 @@ class Artifact:
         return f"{in_words(self.energy)} spent by run {self.record['run']}"
 
 
-def in_words(energy: Energy) -> str:
+def in_words(energy: Quantity) -> str:
     """An energy with a fitting unit: `3.1 MJ`, `412 J, estimated`, `energy not measured`."""
-    if energy.energy_j is None:
+    if energy.value is None:
         return "energy not measured"
-    value, unit = energy.energy_j, "J"
+    value, unit = energy.value, "J"
     for larger in ("kJ", "MJ", "GJ"):
         if value < 999.5:  # What rounds to 1000 is 1 of the next unit.
             break
@@ -111,15 +112,9 @@ def other_code(record: dict[str, Any], code: dict[str, str | None]) -> list[str]
     ]
 
 
-def record_energy(record: dict[str, Any]) -> Energy:
+def record_energy(record: dict[str, Any]) -> Quantity:
     """Energy over all attempts of an artifact's record."""
-    return add_energies(
-        # Older records do not tell the shared error apart.
-        total_energy(
-            row["energy_j"], row["quality"], row["uncertainty_j"], row.get("shared_uncertainty_j")
-        )
-        for row in record["attempts"]
-    )
+    return add(map(window_energy, record["attempts"]), unit="J")
 
 
 def component_energy_j(record: dict[str, Any], component: str) -> float | None:
@@ -134,9 +129,5 @@ def net_energy_j(record: dict[str, Any]) -> float | None:
 
     It is net of the components that `record_energy` adds; None if idle of one of them is unknown.
     """
-    # Older records have no net figures.
-    found = [
-        window_net_energy_j(row["energy_j"], row["quality"], row.get("net_energy_j", {}))
-        for row in record["attempts"]
-    ]
-    return None if None in found else sum(net_j or 0.0 for net_j in found)
+    nets_j = [window_net_energy_j(row) for row in record["attempts"]]
+    return None if None in nets_j else sum(net_j or 0.0 for net_j in nets_j)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.config.evaluation import InferenceGrid
-from kdwatts.metrics.energy import Energy, total_energy, window_net_energy_j
+from kdwatts.metrics.quantity import Quantity, common_quality
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.telemetry.meter import Meter
 
@@ -168,7 +168,7 @@ def _cost(
         total_j_per_token=whole("j_per_token", math.fsum),
         total_interval_95_j=whole("interval_95_j", lambda parts: math.hypot(*parts)),
         net_total_j_per_token=whole("net_j_per_token", math.fsum),
-        quality=reading.quality if reading.quality == writing.quality else "mixed",
+        quality=common_quality([reading.quality, writing.quality]),
     )
 
 
@@ -182,7 +182,7 @@ def _repeat(
     synchronize: Callable[[], None],
 ) -> Phase:
     """Windows of at least `grid.min_window_s` until their mean is known to 5 %, or the limit."""
-    energies: list[Energy] = []
+    energies: list[Quantity] = []
     nets: list[float | None] = []
     tokens: list[int] = []
     durations: list[float] = []
@@ -198,19 +198,18 @@ def _repeat(
                 latencies.append((call_s - before_s) / steps_per_call)
         assert window.row
         row = window.row
-        energies.append(total_energy(row.energy_j, row.quality, row.uncertainty_j))
-        nets.append(window_net_energy_j(row.energy_j, row.quality, row.net_energy_j))
+        energies.append(row.energy)
+        nets.append(row.total_net_energy_j)
         tokens.append(window.tokens)
         durations.append(row.duration_s)
         if len(energies) >= MIN_REPEATS and _known_well(energies, tokens):
             break
-    mean_j, half_width_j = _per_token([e.energy_j for e in energies], tokens)
-    qualities = {energy.quality for energy in energies}
+    mean_j, half_width_j = _per_token([energy.value for energy in energies], tokens)
     return Phase(
         j_per_token=mean_j,
         interval_95_j=half_width_j,
         net_j_per_token=_per_token(nets, tokens)[0],
-        quality=qualities.pop() if len(qualities) == 1 else "mixed",
+        quality=common_quality(energy.quality for energy in energies),
         tokens=sum(tokens),
         duration_s=sum(durations),
         repeats=len(energies),
@@ -230,6 +229,6 @@ def _per_token(
     return mean_and_half_width(rates)
 
 
-def _known_well(energies: Sequence[Energy], tokens: Sequence[int]) -> bool:
-    mean_j, half_width_j = _per_token([e.energy_j for e in energies], tokens)
+def _known_well(energies: Sequence[Quantity], tokens: Sequence[int]) -> bool:
+    mean_j, half_width_j = _per_token([energy.value for energy in energies], tokens)
     return mean_j is None or (half_width_j or 0.0) <= RELATIVE_INTERVAL * mean_j

@@ -17,7 +17,6 @@ from typing import Any
 
 from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation.answers import finite_error, finite_or_none
-from kdwatts.metrics.energy import total_energy
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.paths import expanded, resolve_dir
@@ -210,7 +209,7 @@ def _scores(
     results: Mapping[str, Any], task: EvalTask, subject: str, harness_version: str, row: StageRow
 ) -> list[Score]:
     """The child's scores, and of a group of tasks their mean by the group's name."""
-    energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    energy = row.energy
     by_task: dict[str, dict[str, Any]] = results["scores"]
     if len(by_task) > 1:
         by_task = {task.display_name: _mean_of(by_task), **by_task}
@@ -228,7 +227,7 @@ def _scores(
             higher_is_better=one["higher_is_better"],
             num_fewshot=task.num_fewshot,
             num_samples=found["num_samples"],
-            energy_j=energy.energy_j,
+            energy_j=energy.value,
             energy_quality=energy.quality,
             benchmark=task.display_name,
             tokens=row.tokens,

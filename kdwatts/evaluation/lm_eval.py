@@ -28,7 +28,6 @@ from kdwatts.evaluation.lm_tasks import (
     harness_version,
     load_task,
 )
-from kdwatts.metrics.energy import total_energy
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.telemetry.meter import Meter
@@ -145,7 +144,7 @@ def _run(
 
 
 def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow) -> list[Score]:
-    energy = total_energy(row.energy_j, row.quality, row.uncertainty_j)
+    energy = row.energy
     scores = []
     for name, metrics in results["results"].items():
         samples = results.get("samples", {}).get(name, [])
@@ -169,7 +168,7 @@ def _scores(results: dict[str, Any], task: EvalTask, subject: str, row: StageRow
                     higher_is_better=metric not in LOWER_IS_BETTER if better is None else better,
                     num_fewshot=task.num_fewshot,
                     num_samples=metrics["sample_len"],
-                    energy_j=energy.energy_j,
+                    energy_j=energy.value,
                     energy_quality=energy.quality,
                     benchmark=task.display_name,
                     tokens=row.tokens,

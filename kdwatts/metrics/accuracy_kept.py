@@ -69,13 +69,15 @@ def accuracy_kept(scores: Sequence[BenchmarkScore]) -> Kept:
         for score in scores
         if is_at_chance(score.student, score.student_stderr, score.chance)
     )
-    told = _told(scores)
+    counted = _counted(scores)
     low = high = None
-    if told and all(None not in (s.student_stderr, s.teacher_stderr) for s in told):
-        means = _drawn_means(told, above_chance=True)
+    if counted and all(None not in (s.student_stderr, s.teacher_stderr) for s in counted):
+        means = _drawn_means(counted, above_chance=True)
         low, high = percentile(means, 2.5), percentile(means, 97.5)
-    names = tuple(score.benchmark for score in told)
-    return Kept(_mean_share(told), low, high, names, teacher_at_chance, student_at_chance, without)
+    names = tuple(score.benchmark for score in counted)
+    return Kept(
+        _mean_share(counted), low, high, names, teacher_at_chance, student_at_chance, without
+    )
 
 
 def _teachers_at_chance(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ def _teachers_at_chance(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
     )
 
 
-def _told(scores: Sequence[BenchmarkScore]) -> list[BenchmarkScore]:
+def _counted(scores: Sequence[BenchmarkScore]) -> list[BenchmarkScore]:
     """Those that say what was kept: their chance is known and their teacher is above it."""
     return [
         score
@@ -96,8 +98,8 @@ def _told(scores: Sequence[BenchmarkScore]) -> list[BenchmarkScore]:
     ]
 
 
-def _mean_share(told: Sequence[BenchmarkScore]) -> float | None:
-    shares = [(s.student - (s.chance or 0.0)) / (s.teacher - (s.chance or 0.0)) for s in told]
+def _mean_share(counted: Sequence[BenchmarkScore]) -> float | None:
+    shares = [(s.student - (s.chance or 0.0)) / (s.teacher - (s.chance or 0.0)) for s in counted]
     return math.fsum(shares) / len(shares) if shares else None
 
 
@@ -161,7 +163,7 @@ def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
     return OmPerf(
         ratio,
         None if stderr is None else stderr / len(scores),
-        _mean_share(_told(scores)),
+        _mean_share(_counted(scores)),
         _teachers_at_chance(scores),
         low,
         high,

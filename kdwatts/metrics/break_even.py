@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kdwatts.metrics.fieller import ratio_interval
-from kdwatts.metrics.quantity import Quantity, difference, half_width
+from kdwatts.metrics.quantity import Quantity, difference, half_width_of
 
 UNSHARED = {"measured": 0.01, "attributed": 0.01, "estimated": 0.20, "mixed": 0.20}
 """How far one meter's error differs between training and decoding, as one standard deviation over
@@ -103,13 +103,13 @@ def _repaid(cost: Quantity, gain: Quantity, same_meter: bool) -> BreakEven:
         return BreakEven("reached", 0.0, 0.0, 0.0)
     if same_meter:
         cost = apart_from_serving(cost)
-    cost_half = half_width(cost, same_meter=same_meter)
-    gain_half = half_width(gain, same_meter=same_meter)
+    cost_half = half_width_of(cost, same_meter=same_meter)
+    gain_half = half_width_of(gain, same_meter=same_meter)
     if cost_half is None or gain_half is None:
         return BreakEven("unresolved")
     if gain.value <= -gain_half:
         return BreakEven("never")
-    found = ratio_interval(cost.value or 0.0, cost_half, gain.value, gain_half)
-    if gain.value > gain_half and found.is_bounded:
-        return BreakEven("reached", found.value, max(0.0, found.low or 0.0), found.high)
-    return BreakEven("unresolved", low=found.low)
+    repaid = ratio_interval(cost.value or 0.0, cost_half, gain.value, gain_half)
+    if gain.value > gain_half and repaid.is_bounded:
+        return BreakEven("reached", repaid.value, max(0.0, repaid.low or 0.0), repaid.high)
+    return BreakEven("unresolved", low=repaid.low)

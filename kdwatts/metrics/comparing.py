@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from kdwatts.metrics.student_t import t_quantile
+from kdwatts.metrics.student_t import to_half_width
 
 POWER = 0.8
 """Chance of showing what is there, at which seeds are enough."""
@@ -62,14 +62,14 @@ def equivalence_p(
     pairs = list(zip(values, baseline_values, strict=True))
     if len(pairs) < 2 or math.fsum(baseline_values) <= 0:
         return None
-    found = []
+    one_sided = []
     for sign in (1, -1):
         beyond = [sign * value - (sign + margin) * base for value, base in pairs]
         mean, spread = _mean_and_spread(beyond, max(map(abs, baseline_values)))
         if spread is None:
             return None
-        found.append(float(stdtr(len(pairs) - 1, mean / (spread / math.sqrt(len(pairs))))))
-    return max(found)
+        one_sided.append(float(stdtr(len(pairs) - 1, mean / (spread / math.sqrt(len(pairs))))))
+    return max(one_sided)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -205,4 +205,4 @@ def _limits(n: int, confidence: float) -> Any:
 
     quantiles = (np.arange(500) + 0.5) / 500
     sds = np.sqrt(2 * gammaincinv((n - 1) / 2, quantiles) / (n - 1))
-    return t_quantile(n - 1, confidence) * sds
+    return to_half_width(sds, n - 1, confidence)

@@ -50,14 +50,14 @@ def pool(
     without it the random error is unknown. `shared_relative` is one standard deviation of the
     meter's calibration over the value; it is no part of the spread.
     """
-    found = mean_of(run_means, unit=unit, quality=quality)
-    if found.value is None:
-        return found
-    size = abs(found.value)
+    mean = mean_of(run_means, unit=unit, quality=quality)
+    if mean.value is None:
+        return mean
+    size = abs(mean.value)
     if len(run_means) == 1 and borrowed:
         random_sd = borrowed.relative_sd * size
-        found = replace(found, random_sd=random_sd, degrees=borrowed.degrees)
-    return replace(found, shared_sd=None if shared_relative is None else shared_relative * size)
+        mean = replace(mean, random_sd=random_sd, degrees=borrowed.degrees)
+    return replace(mean, shared_sd=None if shared_relative is None else shared_relative * size)
 
 
 def agree_p(runs: Sequence[Sequence[float]]) -> float | None:

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from kdwatts.metrics.fieller import Interval, ratio_interval
-from kdwatts.metrics.student_t import NORMAL_975, mean_and_sd, t_quantile
+from kdwatts.metrics.student_t import mean_and_sd, to_half_width
+
+MEASURED = ("measured", "attributed")
+"""Qualities that come from a sensor; `estimated` comes from a model."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,52 @@ class Quantity:
     degrees: float = math.inf
     """Degrees of freedom of `random_sd`: measurements less one where they gave it."""
 
+    @property
+    def number(self) -> float:
+        """The value, for who knows that there is one, as of a mean over numbers."""
+        assert self.value is not None, f"a quantity in {self.unit!r} is {self.quality}"
+        return self.value
+
+    @property
+    def sd(self) -> float | None:
+        """One standard deviation of both errors together; None where one of them is unknown."""
+        if self.random_sd is None or self.shared_sd is None:
+            return None
+        return math.hypot(self.random_sd, self.shared_sd)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of its 95 % interval: the halves of both errors, added in squares.
+
+        None where the value or its random error is unknown; a shared error that is unknown is 0.
+        """
+        half = self.random_half_width
+        return None if half is None else math.hypot(half, to_half_width(self.shared_sd or 0.0))
+
+    @property
+    def random_half_width(self) -> float | None:
+        """The same without what the meter shares: for comparing with what the same meter read."""
+        if self.value is None or self.random_sd is None:
+            return None
+        return to_half_width(self.random_sd, self.degrees)
+
+
+MISSING_J = Quantity(None, unit="J", quality="missing")
+"""An energy that was not measured."""
+
 
 def interval_95(one: Quantity, *, calibration: bool = True) -> tuple[float, float] | None:
     """Ends of its 95 % interval; None where the value or its random error is unknown.
 
-    The two halves, t random_sd and 1.96 shared_sd, add in squares. Without `calibration` it is for
-    comparing with what the same meter read.
+    Without `calibration` it is for comparing with what the same meter read.
     """
-    if one.value is None or one.random_sd is None:
-        return None
-    half = t_quantile(one.degrees) * one.random_sd
-    if calibration:
-        half = math.hypot(half, NORMAL_975 * (one.shared_sd or 0.0))
-    return one.value - half, one.value + half
+    half = half_width_of(one, same_meter=not calibration)
+    return None if one.value is None or half is None else (one.value - half, one.value + half)
+
+
+def half_width_of(one: Quantity, *, same_meter: bool) -> float | None:
+    """Half of the 95 % interval that matters beside what the same meter read, or another one."""
+    return one.random_half_width if same_meter else one.half_width
 
 
 def mean_of(values: Sequence[float], *, unit: str = "", quality: str = "measured") -> Quantity:
@@ -53,23 +89,42 @@ def mean_of(values: Sequence[float], *, unit: str = "", quality: str = "measured
     return Quantity(mean, sd, unit=unit, quality=quality, degrees=max(1, len(values) - 1))
 
 
-def add(quantities: Iterable[Quantity]) -> Quantity:
+def from_whole_sd(
+    value: float | None, sd: float | None, shared_sd: float | None, *, unit: str, quality: str
+) -> Quantity:
+    """The quantity of a record that states its whole error, and the shared part of it.
+
+    Where a record does not tell that part, as older ones, all of it counts as shared: calibration,
+    5 % of a sensor's joules and half of a model's, is nearly all that such records hold.
+    """
+    if sd is None:
+        return Quantity(value, unit=unit, quality=quality)
+    shared_sd = sd if shared_sd is None else shared_sd
+    random_sd = math.sqrt(max(0.0, sd**2 - shared_sd**2))
+    return Quantity(value, random_sd, shared_sd, unit, quality)
+
+
+def add(quantities: Iterable[Quantity], *, unit: str | None = None) -> Quantity:
     """The sum of readings of one meter: random errors in squares, shared ones as they are.
 
-    One missing term makes the sum missing, not smaller. Terms of several qualities give `mixed`.
+    One missing term makes the sum missing, not smaller. The sum of nothing is 0, of which the
+    `unit` must be given. Raises ValueError for nothing without a unit.
     """
     terms = list(quantities)
-    if not terms:
+    if not terms and unit is None:
         raise ValueError("add: 0 quantities given; give at least one")
+    if not terms:
+        return Quantity(0.0, 0.0, 0.0, unit or "")
+    unit = terms[0].unit if unit is None else unit
     values = [term.value for term in terms]
     if None in values:
-        return Quantity(None, unit=terms[0].unit, quality="missing")
+        return Quantity(None, unit=unit, quality="missing")
     return Quantity(
         math.fsum(value or 0.0 for value in values),
         _together([term.random_sd for term in terms], math.hypot),
         _together([term.shared_sd for term in terms], lambda *sds: math.fsum(sds)),
-        terms[0].unit,
-        _common_quality(terms),
+        unit,
+        common_quality(term.quality for term in terms),
         _degrees(terms),
     )
 
@@ -87,7 +142,7 @@ def difference(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Qu
         _together([one.random_sd, other.random_sd], math.hypot),
         _together([one.shared_sd, other.shared_sd], shared),
         one.unit,
-        _common_quality([one, other]),
+        common_quality([one.quality, other.quality]),
         _degrees([one, other]),
     )
 
@@ -118,26 +173,26 @@ def ratio(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Interva
     """
     if one.value is None or not other.value:
         return Interval(None)
-    halves = [half_width(each, same_meter=same_meter) for each in (one, other)]
+    halves = [half_width_of(each, same_meter=same_meter) for each in (one, other)]
     if halves[0] is None or halves[1] is None:
         return Interval(one.value / other.value)
     return ratio_interval(one.value, halves[0], other.value, halves[1])
 
 
-def half_width(one: Quantity, *, same_meter: bool) -> float | None:
-    """Half of the 95 % interval that matters to a ratio; None where it is not known."""
-    ends = interval_95(one, calibration=not same_meter)
-    return None if ends is None else (ends[1] - ends[0]) / 2
+def common_quality(qualities: Iterable[str]) -> str:
+    """The quality of what is made of figures with these: theirs, or `mixed` where they differ.
+
+    So a reader sees that a sum with an estimate in it is no measurement. Of nothing it is missing.
+    """
+    kinds = set(qualities)
+    if not kinds:
+        return "missing"
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _together(sds: Sequence[float | None], join) -> float | None:
     known = [sd for sd in sds if sd is not None]
     return join(*known) if len(known) == len(sds) else None
-
-
-def _common_quality(terms: Sequence[Quantity]) -> str:
-    qualities = {term.quality for term in terms}
-    return qualities.pop() if len(qualities) == 1 else "mixed"
 
 
 def _degrees(terms: Sequence[Quantity]) -> float:

@@ -1,9 +1,10 @@
-"""Student's t: the quantiles that turn a standard deviation into an interval."""
+"""Student's t: what turns a standard deviation into half of an interval, and back."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 NORMAL_975 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -22,6 +23,16 @@ def t_quantile(degrees: float, confidence: float = 0.95) -> float:
     return float(ndtri(quantile) if math.isinf(degrees) else stdtrit(degrees, quantile))
 
 
+def to_half_width(sd: Any, degrees: float = math.inf, confidence: float = 0.95) -> Any:
+    """Half of the interval of a standard deviation, or of each in an array of them."""
+    return t_quantile(degrees, confidence) * sd
+
+
+def to_sd(half_width: float, degrees: float) -> float:
+    """The standard deviation that has this half of a 95 % interval."""
+    return half_width / t_quantile(degrees)
+
+
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half of its 95 % interval by Student's t, values taken as independent draws.
 
@@ -30,7 +41,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
     if not values:
         raise ValueError("mean_and_half_width: 0 values given; give at least one")
     mean, sd = mean_and_sd(values)
-    return mean, None if sd is None else t_quantile(len(values) - 1) * sd
+    return mean, None if sd is None else to_half_width(sd, len(values) - 1)
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:

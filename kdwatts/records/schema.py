@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.window_energy import window_energy, window_net_energy_j
+
 SCHEMA = 1
 
 COMPONENTS = ("gpu", "cpu", "dram")
@@ -91,6 +94,16 @@ class StageRow:
     node_energy_j: Components = field(default_factory=dict)
     """Gross of the whole node, where `energy_j` is an attributed share of it."""
     schema: int = SCHEMA
+
+    @property
+    def energy(self) -> Quantity:
+        """The sum of its components: of the measured ones, of the estimated where none is."""
+        return window_energy(vars(self))
+
+    @property
+    def total_net_energy_j(self) -> float | None:
+        """That sum less what idle devices would have drawn; None where idle was not measured."""
+        return window_net_energy_j(vars(self))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses.response import REVISIONS
-from kdwatts.metrics.energy import MISSING, Energy, add_energies, total_energy
+from kdwatts.metrics.quantity import MISSING_J, Quantity, add, from_whole_sd
+from kdwatts.metrics.window_energy import window_energy
 from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
 from kdwatts.models.layers import LayerPairs
 from kdwatts.models.load import (
@@ -128,11 +129,11 @@ def build(work: Work) -> None:
 def assist(work: Work, artifact_dir: Path) -> None:
     """Train beside the rank that builds; `work.out_dir` is not used, nothing is written."""
     del artifact_dir
-    _trained(work, lambda: MISSING)
+    _trained(work, lambda: MISSING_J)
 
 
 def _trained(
-    work: Work, own_energy: Callable[[], Energy]
+    work: Work, own_energy: Callable[[], Quantity]
 ) -> tuple[nn.Module, Progress, list[PairedBlocks]]:
     """The trained student, whole on the first rank, how far it came, and which blocks were paired.
 
@@ -212,16 +213,16 @@ def _fresh_student(config: Config) -> nn.Module:
     return student
 
 
-def _own_energy(work: Work) -> Callable[[], Energy]:
+def _own_energy(work: Work) -> Callable[[], Quantity]:
     """What all attempts at this student, this one included, have drawn by now."""
     interval_s = work.config.telemetry.interval_s
     earlier = [
-        total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+        window_energy(row)
         for row in earlier_attempts(
             work.scratch_dir, window=work.window.path, interval_s=interval_s
         )
     ]
-    return lambda: add_energies([*earlier, work.window.so_far()])
+    return lambda: add([*earlier, work.window.so_far()])
 
 
 def _held_out(config: Config, shards: TokenShards, schedule: Schedule) -> HeldOut | None:
@@ -274,7 +275,7 @@ def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
         settings.eos_token_id = tokenizer.eos_token_id  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def trained_models(config: Config) -> dict[str, Energy]:
+def trained_models(config: Config) -> dict[str, Quantity]:
     """The models that this student stands on and that we trained, by key, with what each cost.
 
     What others spent on published weights is not recorded anywhere and is not in it.
@@ -283,11 +284,12 @@ def trained_models(config: Config) -> dict[str, Energy]:
     if config.paradigm.needs_teacher:
         sources.append(teacher_source(config))
     return {
-        f"model:{weights_fingerprint(source)}": Energy(
+        f"model:{weights_fingerprint(source)}": from_whole_sd(
             trained["energy_j"],
             trained["uncertainty_j"],
-            trained["quality"],
             trained.get("shared_sd_j"),
+            unit="J",
+            quality=trained["quality"],
         )
         for source in sources
         if (trained := read_training_energy(source))
@@ -302,10 +304,13 @@ def write_energy(
     Its ancestors are in the sum, artifacts and models that we trained alike.
     """
     built = [record_energy(artifact) for artifact in [record, *parents]]
-    energy = add_energies([*built, *trained_models(config).values()])
+    energy = add([*built, *trained_models(config).values()])
     value = {
         "schema": SCHEMA,
-        **asdict(energy),
+        "energy_j": energy.value,
+        "uncertainty_j": energy.sd,
+        "quality": energy.quality,
+        "shared_sd_j": energy.shared_sd,
         "key": record["key"],
         "time_utc": record["time_utc"],
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.artifacts.artifact import read_artifact
-from kdwatts.metrics.energy import MEASURED
+from kdwatts.metrics.quantity import MEASURED
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.records.files import read_json
 from kdwatts.stages.inference import COST_NAME
@@ -41,8 +41,8 @@ class Served:
 
     def at(self, point: Point) -> Pooled | None:
         """The figures at a point; None where no measurement is there yet."""
-        found = [row for row in self.rows if _point_of(row) == point]
-        return _pooled(found) if found else None
+        rows = [row for row in self.rows if _point_of(row) == point]
+        return _pooled(rows) if rows else None
 
     def range_j_per_token(self) -> tuple[float | None, float | None]:
         """Least and most joules per token, read and written together, over the points."""

@@ -15,11 +15,10 @@ from kdwatts.memory.shape import parameters_of
 from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
-from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.quantity import Quantity, add, common_quality
 from kdwatts.metrics.scores import benchmark_scores, benchmarks_at_chance, with_chance
-from kdwatts.metrics.student_t import t_quantile
+from kdwatts.metrics.student_t import to_sd
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import Metrics, StageRow
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
@@ -60,7 +59,7 @@ def summarize(
     scores = with_chance(scores, primaries(config.eval.tasks))
     if scores:
         write_json(run_dir / "eval.json", scores)
-    costs = [row for found in served.values() for row in found.rows]
+    costs = [row for measured in served.values() for row in measured.rows]
     if costs:
         write_json(run_dir / COST_NAME, costs)
     result = _metrics(config, run_dir.name, artifacts, scores, served, root, gpus)
@@ -87,14 +86,13 @@ def _metrics(
     summary = read_json(student.directory / SUMMARY_NAME)
     own = student.energy
     ancestors = _inherited(config, artifacts)
-    inherited = add_energies(ancestors.values())
-    spent = total_energy(root.energy_j, root.quality, root.uncertainty_j)
-    saved = add_energies(a.energy for a in artifacts.values() if a.reused)
+    inherited = add(ancestors.values(), unit="J")
+    saved = add((a.energy for a in artifacts.values() if a.reused), unit="J")
     point = config.eval.inference.point if served and config.eval.inference else None
     pooled = {
         subject: figures
-        for subject, found in served.items()
-        if point and (figures := found.at(point))
+        for subject, measured in served.items()
+        if point and (figures := measured.at(point))
     }
     serving = {subject: figures.cost for subject, figures in pooled.items()}
     counted = primaries(config.eval.tasks)
@@ -105,9 +103,9 @@ def _metrics(
         for subject in ("student", "teacher")
     }
     site = config.site
-    total = add_energies([own, inherited])
+    total = add([own, inherited])
     repaid = tokens_to_break_even(
-        as_quantity(total), *(_per_token(pooled, subject) for subject in ("teacher", "student"))
+        total, *(_per_token(pooled, subject) for subject in ("teacher", "student"))
     )
     place = {"pue": site.pue, "grid_gco2e_per_kwh": site.grid_gco2e_per_kwh}
     teacher = config.model.teacher
@@ -121,17 +119,17 @@ def _metrics(
         num_gpus=len(gpus),
         site=site.name,
         seed=config.training.seed,
-        own_energy_j=own.energy_j,
+        own_energy_j=own.value,
         own_energy_quality=own.quality,
-        own_energy_uncertainty_j=own.uncertainty_j,
+        own_energy_uncertainty_j=own.sd,
         own_net_energy_j=net_energy_j(student.record),
-        inherited_energy_j=inherited.energy_j,
+        inherited_energy_j=inherited.value,
         inherited_energy_quality=inherited.quality,
-        inherited_energy_by_artifact_j={key: e.energy_j for key, e in ancestors.items()},
+        inherited_energy_by_artifact_j={key: e.value for key, e in ancestors.items()},
         evaluation_energy_j=_sum_of(artifacts, "evaluate"),
         inference_energy_j=_measuring_j(artifacts, served),
-        spent_energy_j=spent.energy_j,
-        saved_energy_j=saved.energy_j,
+        spent_energy_j=root.energy.value,
+        saved_energy_j=saved.value,
         gpu_energy_j=component_energy_j(student.record, "gpu"),
         cpu_energy_j=component_energy_j(student.record, "cpu"),
         dram_energy_j=component_energy_j(student.record, "dram"),
@@ -139,7 +137,7 @@ def _metrics(
         train_duration_s=summary["train_duration_s"],
         train_tokens=summary["num_targets"],
         train_tokens_per_s=_per_second(summary, "num_targets"),
-        train_j_per_token=j_per_token(own.energy_j, summary["num_targets"]),
+        train_j_per_token=j_per_token(own.value, summary["num_targets"]),
         data_wait_share=_per_second(summary, "data_wait_s"),
         student_params=summary["student_params"],
         teacher_params=parameters_of(teacher.architecture) if teacher else None,
@@ -149,7 +147,7 @@ def _metrics(
         teacher_prefill_j_per_token=_phase(serving, "teacher", "prefill", "j_per_token"),
         teacher_decode_j_per_token=_phase(serving, "teacher", "decode", "j_per_token"),
         teacher_total_j_per_token=_of(serving, "teacher", "total_j_per_token"),
-        inference_energy_quality=_common([cost["quality"] for cost in serving.values()]),
+        inference_energy_quality=common_quality(cost["quality"] for cost in serving.values()),
         student_decode_tokens_per_s=_phase(serving, "student", "decode", "tokens_per_s"),
         teacher_decode_tokens_per_s=_phase(serving, "teacher", "decode", "tokens_per_s"),
         student_bits_per_byte=_score(scores, "student", "bits_per_byte"),
@@ -162,9 +160,9 @@ def _metrics(
             _of(serving, "teacher", "total_j_per_token"),
             _of(serving, "student", "total_j_per_token"),
         ),
-        co2e_kg=co2e_kg(own.energy_j, **place),
-        total_co2e_kg=co2e_kg(total.energy_j, **place),
-        cost_usd=cost_usd(own.energy_j, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh),
+        co2e_kg=co2e_kg(own.value, **place),
+        total_co2e_kg=co2e_kg(total.value, **place),
+        cost_usd=cost_usd(own.value, pue=site.pue, price_usd_per_kwh=site.price_usd_per_kwh),
         grid_gco2e_per_kwh=site.grid_gco2e_per_kwh,
         pue=site.pue,
         student_key=student.key,
@@ -188,15 +186,15 @@ def _metrics(
         break_even_tokens=repaid.value,
         break_even_tokens_low=repaid.low,
         break_even_tokens_high=repaid.high,
-        water_l=water_l(own.energy_j, wue_l_per_kwh=site.wue_l_per_kwh),
+        water_l=water_l(own.value, wue_l_per_kwh=site.wue_l_per_kwh),
         wue_l_per_kwh=site.wue_l_per_kwh,
         power_limit_w=gpus[0].power_limit_w if gpus else None,
-        own_energy_random_sd_j=as_quantity(own).random_sd,
-        own_energy_shared_sd_j=as_quantity(own).shared_sd,
-        inherited_energy_random_sd_j=as_quantity(inherited).random_sd,
-        inherited_energy_shared_sd_j=as_quantity(inherited).shared_sd,
+        own_energy_random_sd_j=own.random_sd,
+        own_energy_shared_sd_j=own.shared_sd,
+        inherited_energy_random_sd_j=inherited.random_sd,
+        inherited_energy_shared_sd_j=inherited.shared_sd,
         teacher_quantization=teacher.quantization if teacher else None,
-        **_told_of_serving(served, pooled, point),
+        **_serving_point(served, pooled, point),
         accuracy_kept=kept.value,
         accuracy_kept_low=kept.low,
         accuracy_kept_high=kept.high,
@@ -215,7 +213,7 @@ def _metrics(
     )
 
 
-def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, Energy]:
+def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, Quantity]:
     """Key of each ancestor of the student to its energy: artifacts, and models that we trained."""
     ancestors = {
         artifacts[name].key: artifacts[name].energy
@@ -225,27 +223,27 @@ def _inherited(config: Config, artifacts: Mapping[str, Artifact]) -> dict[str, E
     return ancestors | trained_models(config)
 
 
-def _told_of_serving(
+def _serving_point(
     served: Mapping[str, Served], pooled: Mapping[str, Pooled], point: Point | None
 ) -> dict[str, Any]:
     """At which point the figures are, what they pool, and their range over the grid."""
     batch_size, prompt_tokens, new_tokens = point or (None, None, None)
-    told: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "serving_batch_size": batch_size,
         "serving_prompt_tokens": prompt_tokens,
         "serving_new_tokens": new_tokens,
     }
-    for subject, found in served.items():
-        least, most = found.range_j_per_token()
-        told |= {
-            f"{subject}_serving_key": found.key,
+    for subject, measured in served.items():
+        least, most = measured.range_j_per_token()
+        columns |= {
+            f"{subject}_serving_key": measured.key,
             f"{subject}_serving_measurements": (
                 pooled[subject].measurements if subject in pooled else 0
             ),
             f"{subject}_total_j_per_token_least": least,
             f"{subject}_total_j_per_token_most": most,
         }
-    return told
+    return columns
 
 
 def _measuring_j(artifacts: Mapping[str, Artifact], served: Mapping[str, Served]) -> float | None:
@@ -260,7 +258,7 @@ def _measuring_j(artifacts: Mapping[str, Artifact], served: Mapping[str, Served]
 def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
     """Joules of both subjects; None where the stage did not run or was not measured."""
     energies = [a.energy for name, a in artifacts.items() if name.startswith(f"{stage}_")]
-    return add_energies(energies).energy_j if energies else None
+    return add(energies).value if energies else None
 
 
 def _per_second(summary: Mapping[str, Any], name: str) -> float | None:
@@ -291,14 +289,8 @@ def _per_token(pooled: Mapping[str, Pooled], subject: str) -> Quantity:
     half_width_j = cost["total_interval_95_j"] if degrees else None
     return Quantity(
         cost["total_j_per_token"],
-        None if half_width_j is None else half_width_j / t_quantile(degrees),
+        None if half_width_j is None else to_sd(half_width_j, degrees),
         unit="J/token",
         quality=cost["quality"],
         degrees=max(1, degrees),
     )
-
-
-def _common(qualities: list[str]) -> str:
-    if not qualities:
-        return "missing"
-    return qualities[0] if len(set(qualities)) == 1 else "mixed"

@@ -26,9 +26,9 @@ from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
 from kdwatts.runtime.streams import aligned
-from kdwatts.telemetry import guard, nvml, rapl
-from kdwatts.telemetry.guard import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Guard
+from kdwatts.telemetry import nvml, rapl, supervisor
 from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.supervisor import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
         return EXIT_REFUSED
     again = "" if attempt == 1 else f", attempt {attempt} beside the earlier rows"
     _tell(f"records go to {folder}{again}")
-    child = guard.start(path, command) if command and path else None
+    child = supervisor.start(path, command) if command and path else None
     try:
         return _measure(command, child, settings, folder, attempt)
     except _Stopped as stop:
@@ -106,7 +106,7 @@ def say_unmeasurable(settings: Telemetry) -> None:
 
 def _measure(
     command: Sequence[str] | None,
-    child: Guard | None,
+    child: Supervisor | None,
     settings: Telemetry,
     folder: Path,
     attempt: int,
@@ -159,7 +159,7 @@ def _write_signals_to(descriptor: int) -> None:
     _listen(note)
 
 
-def _pass_signals_to(child: Guard) -> Callable[[], int]:
+def _pass_signals_to(child: Supervisor) -> Callable[[], int]:
     _write_signals_to(child.control)
     return child.run
 

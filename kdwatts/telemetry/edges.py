@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdwatts.telemetry.energy import MAX_DELTA_S, Tally
+from kdwatts.telemetry.energy import Tally
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import MAX_DELTA_S
 
 _POLL_S = 0.001
 """Between two looks at a counter."""
@@ -75,7 +76,7 @@ def _next_updates(gpus: Sequence[Probe], lock: threading.Lock) -> dict[Probe, _U
     deadline_s = time.monotonic() + 2 * MAX_DELTA_S
     waiting = list(gpus)
     looks: dict[Probe, Tally] = {}
-    found: dict[Probe, _Update] = {}
+    updates: dict[Probe, _Update] = {}
     closest_s = math.inf
     while waiting:
         is_late = time.monotonic() > deadline_s
@@ -84,14 +85,14 @@ def _next_updates(gpus: Sequence[Probe], lock: threading.Lock) -> dict[Probe, _U
             if after is not None:
                 looks[gpu] = after
                 update, apart_s = _update_between(before, after)
-                found[gpu] = min(update, found.get(gpu, update), key=lambda one: one.width_s)
+                updates[gpu] = min(update, updates.get(gpu, update), key=lambda one: one.width_s)
                 closest_s = min(closest_s, apart_s)
             # Many GPUs, or slow ones, are never looked at more often than their queries allow.
-            if is_late or (gpu in found and found[gpu].width_s < max(_CLOSE_S, 2 * closest_s)):
+            if is_late or (gpu in updates and updates[gpu].width_s < max(_CLOSE_S, 2 * closest_s)):
                 waiting.remove(gpu)
         if waiting:
             time.sleep(_POLL_S)
-    return found
+    return updates
 
 
 def _update_between(before: Tally | None, after: Tally) -> tuple[_Update, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from kdwatts.telemetry.energy import Sensor
+from kdwatts.telemetry.readings import Sensor
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ def _holds(pid: int, path: str) -> bool:
 
 def _trees(roots: Sequence[int]) -> list[psutil.Process]:
     """Those of the processes that live, each with its descendants."""
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for pid in roots:
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(pid)
-            found += [root, *root.children(recursive=True)]
-    return found
+            processes += [root, *root.children(recursive=True)]
+    return processes
 
 
 def process_name(pid: int) -> str:
@@ -129,9 +129,9 @@ class TreeClock:
 
         `scan` looks for new descendants even if the last look is recent.
         """
-        found = self._scan(now=scan)
-        if found is not None:
-            self._descendants = found
+        descendants = self._scan(now=scan)
+        if descendants is not None:
+            self._descendants = descendants
         # Own time first: a child reaped meanwhile is missed until the next call, not counted twice.
         now_s = time.monotonic()
         children = resource.getrusage(resource.RUSAGE_CHILDREN)

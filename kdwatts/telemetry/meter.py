@@ -17,17 +17,17 @@ from pathlib import Path
 from types import TracebackType
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.metrics.energy import Energy
+from kdwatts.metrics.quantity import Quantity
 from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import host, nvml, parts
+from kdwatts.telemetry.discovery import find_probes
 from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.openmetrics import Exposition, run_labels
 from kdwatts.telemetry.probe import Probe
-from kdwatts.telemetry.probes import find_probes
 from kdwatts.telemetry.sampler import Sampler
 from kdwatts.telemetry.share import find_allocation
 from kdwatts.telemetry.strangers import Watch
@@ -60,7 +60,7 @@ class OpenWindow:
         """Per probe the tally at the start; absent while the device has been silent since."""
         self._meter = meter
 
-    def so_far(self) -> Energy:
+    def so_far(self) -> Quantity:
         """Energy from the start to the last tick of the sampler: cheap, asks no device."""
         duration_s = self._meter.last_tick_s() - self.start_s
         return parts.total(self._meter.parts_of(self, {}, max(0.0, duration_s)))
@@ -214,15 +214,16 @@ class Meter:
         self, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
     ) -> dict[str, parts.Part]:
         """Every component of a window, up to the devices' last readings where `ends` has none."""
-        found: dict[str, parts.Part] = {}
+        components: dict[str, parts.Part] = {}
         for kind in COMPONENTS:
             part = self._part(kind, window, ends, duration_s)
             if kind in self._probes.attributed:
                 node = self._part(f"node_{kind}", window, ends, duration_s)
-                found[f"node_{kind}"] = node
+                components[f"node_{kind}"] = node
                 part = parts.attributed(part, node)
-            found[kind] = parts.remarked(part, self._ended_before(window.start_s + duration_s))
-        return found
+            ended = self._ended_before(window.start_s + duration_s)
+            components[kind] = parts.remarked(part, ended)
+        return components
 
     def _ended_before(self, end_s: float) -> str | None:
         """Why nothing was sampled any more at the end of a window; None where something was."""

@@ -16,9 +16,9 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, known_limit_w
 from kdwatts.telemetry.fields import FIELDS, FieldQuery
 from kdwatts.telemetry.handles import Handles
+from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 
 log = logging.getLogger(__name__)
 _warn_once = lru_cache(log.warning)

@@ -102,15 +102,15 @@ class Exposition:
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-        asked = Path(path)
-        is_file = asked.suffix in SUFFIXES
+        place = Path(path)
+        is_file = place.suffix in SUFFIXES
         if not is_file:
-            _remove_files_of_the_dead(asked)
-        self.path = asked if is_file else asked / f"{_own_prefix()}{os.getpid()}.prom"
+            _remove_files_of_the_dead(place)
+        self.path = place if is_file else place / f"{_own_prefix()}{os.getpid()}.prom"
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         # A path may hold bytes that are no UTF-8; the file must be.
         self._labels = {name: _utf8(value) for name, value in labels.items()}
-        self._encode = generate_openmetrics if asked.suffix == ".om" else generate_latest
+        self._encode = generate_openmetrics if place.suffix == ".om" else generate_latest
         self._registry = CollectorRegistry()
         self._registry.register(cast("Collector", self))
         self._samples: Sequence[Live] = ()

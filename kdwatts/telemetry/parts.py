@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from kdwatts.metrics.energy import Energy, total_energy
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.window_energy import window_energy
 from kdwatts.records.schema import COMPONENTS
-from kdwatts.telemetry.energy import MAX_DELTA_S, Span, gap_s, most_w, uncertainty_j
+from kdwatts.telemetry.energy import Span
+from kdwatts.telemetry.readings import MAX_DELTA_S, most_w
+from kdwatts.telemetry.uncertainty import gap_s, uncertainty_j
 
 log = logging.getLogger(__name__)
 _error_once = lru_cache(log.error)
@@ -37,6 +40,9 @@ CALIBRATION = {
     "tdp_model": 0.5,
 }
 """Relative error of each method, one standard deviation."""
+
+AGREEMENT = 0.02
+"""Counter and power samples differ by less over 10 s or more; more is a flag."""
 
 MIN_NVML_WINDOW_S = 2.0
 """Shorter windows get no energy: on an A100 the sd against an external meter is 28 % at 1 s."""
@@ -183,7 +189,7 @@ def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | N
             f"counter says {counter_j:.4g} J, power samples {sampled_j:.4g} J over the same time: "
             "a factor near 1000 is an error of units; report the GPU and its driver"
         )
-    tolerance = 0.02 if duration_s >= 10 else 0.05
+    tolerance = AGREEMENT if duration_s >= 10 else 0.05
     if abs(ratio - 1) > tolerance:
         return True, (
             f"power samples are {100 * (ratio - 1):+.1f} % off the counter "
@@ -232,12 +238,6 @@ def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def total(parts: Mapping[str, Part]) -> Energy:
+def total(parts: Mapping[str, Part]) -> Quantity:
     """The sum of the job's measured components; of the estimated ones where none is measured."""
-    own = {kind: part for kind, part in parts.items() if kind in COMPONENTS}
-    return total_energy(
-        {kind: part.energy_j for kind, part in own.items()},
-        {kind: part.quality for kind, part in own.items()},
-        {kind: part.uncertainty_j for kind, part in own.items()},
-        {kind: part.shared_uncertainty_j for kind, part in own.items()},
-    )
+    return window_energy(columns(parts))

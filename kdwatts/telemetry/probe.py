@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance
+from kdwatts.telemetry.energy import Tally, advance
 from kdwatts.telemetry.nvml import SlowQuantities
+from kdwatts.telemetry.readings import Reading, Sensor
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdwatts.telemetry.energy import UNKNOWN_LIMIT_W, Sensor
+from kdwatts.telemetry.readings import UNKNOWN_LIMIT_W, Sensor
 
 DELTA_S = 0.001
 """Counters are updated about every millisecond (Intel SDM vol. 3, section on RAPL)."""

@@ -11,16 +11,8 @@ from typing import Any
 from kdwatts.records.files import read_jsonl
 from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.telemetry import parts
-from kdwatts.telemetry.energy import (
-    MAX_DELTA_S,
-    Reading,
-    Sensor,
-    Span,
-    Tally,
-    advance,
-    known_limit_w,
-    span,
-)
+from kdwatts.telemetry.energy import Span, Tally, advance, span
+from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 
 MODELS = ("tdp_model", "attributed")
 """Methods that compute a figure: it has no limit that would tell a wrong one."""
@@ -110,10 +102,10 @@ def recover_components(
         return None
     if inside:
         duration_s += _end(devices.values(), begin_s, last_s + lost_end_s)
-    found: dict[str, parts.Part] = {}
+    components: dict[str, parts.Part] = {}
     for kind in COMPONENTS:
         known = [device for device in devices.values() if device.sensor.kind == kind]
-        found[kind] = _component(known, duration_s, note)
+        components[kind] = _component(known, duration_s, note)
     return StageRow(
         window=window_prefix,
         parent=window_prefix.rpartition("/")[0] or None,
@@ -125,7 +117,7 @@ def recover_components(
         duration_s=duration_s,
         data_wait_s=None,
         idle_power_w=dict.fromkeys(COMPONENTS),
-        **parts.columns(found),
+        **parts.columns(components),
     )
 
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kdwatts.metrics.energy import MEASURED
+from kdwatts.metrics.quantity import MEASURED
 from kdwatts.records.schema import COMPONENTS, TelemetryRow
 from kdwatts.telemetry import host
-from kdwatts.telemetry.energy import Reading, Tally, may_be_power, span
+from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.openmetrics import Exposition, Live, live
 from kdwatts.telemetry.parts import QUALITY
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading, may_be_power
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdwatts.telemetry import cgroup
-from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.host import Clocks, CpuTimes
+from kdwatts.telemetry.readings import Reading
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def find_allocation(
     launch on this node this is, where each has a meter.
     """
     node_cpus = os.cpu_count() or 1
-    told = environment.get("SLURM_CPUS_ON_NODE", "")
-    job_cpus = int(told) if told.isdigit() else len(os.sched_getaffinity(0))
+    given = environment.get("SLURM_CPUS_ON_NODE", "")
+    job_cpus = int(given) if given.isdigit() else len(os.sched_getaffinity(0))
     quota = cgroup.quota_cpus(cgroup_root)
     allowed = min(job_cpus, node_cpus, node_cpus if quota is None else quota)
     return Allocation(allowed, node_cpus, *meter_of)

@@ -75,9 +75,9 @@ class Watch:
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
         # Looks are seldom: who was there at the latest one is taken to be there still.
         since_s = min(since_s, self._latest_look_s)
-        found = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
-        for uuid in dict.fromkeys(seen.uuid for seen in found):
-            named = ", ".join(seen.name for seen in found if seen.uuid == uuid)
+        present = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
+        for uuid in dict.fromkeys(seen.uuid for seen in present):
+            named = ", ".join(seen.name for seen in present if seen.uuid == uuid)
             remarks.append(f"{uuid} is also used by {named}")
         return f"scope: whole_gpu, {'; '.join(remarks)}" if remarks else None
 

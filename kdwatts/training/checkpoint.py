@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdwatts.artifacts.store import as_readable_as
-from kdwatts.metrics.energy import total_energy
 from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
@@ -54,7 +53,7 @@ class Progress:
         row = reading.row
         if row is None:
             return replace(self, heldout=losses)
-        drawn_j = total_energy(row.energy_j, row.quality, row.uncertainty_j).energy_j
+        drawn_j = row.energy.value
         before_j = self.heldout_energy_j
         total_j = None if drawn_j is None or before_j is None else before_j + drawn_j
         return replace(self, heldout_energy_j=total_j, heldout=losses)

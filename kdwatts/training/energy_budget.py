@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from kdwatts.metrics.energy import Energy
+from kdwatts.metrics.quantity import Quantity
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class JouleBudget:
     """
 
     def __init__(
-        self, budget_kj: float, own_energy: Callable[[], Energy], *, start_j: float | None = None
+        self, budget_kj: float, own_energy: Callable[[], Quantity], *, start_j: float | None = None
     ) -> None:
         """Begin at `start_j` joules, which a checkpoint remembers, or at what is drawn by now.
 
@@ -26,7 +26,7 @@ class JouleBudget:
         """
         self._own_energy, self._share, self._warned = own_energy, 0.0, False
         self._limit_j = 1000 * budget_kj
-        drawn_j = own_energy().energy_j
+        drawn_j = own_energy().value
         if drawn_j is None:
             raise RuntimeError(
                 f"training.budget_kj={budget_kj}: nothing here measures or estimates the energy of "
@@ -46,7 +46,7 @@ class JouleBudget:
         It never falls. When the energy is no longer known, because a device fell silent, it stays
         where it was and the token budget decides.
         """
-        drawn_j = self._own_energy().energy_j
+        drawn_j = self._own_energy().value
         if drawn_j is not None:
             share = (drawn_j - self.start_j) / (self._limit_j - self.start_j)
             self._share = max(self._share, share)

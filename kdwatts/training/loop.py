@@ -18,7 +18,7 @@ from kdwatts.config.training import Training
 from kdwatts.data.packing import Batch, Schedule, load_batch
 from kdwatts.data.read_ahead import prefetched
 from kdwatts.data.shards import TokenShards
-from kdwatts.metrics.energy import Energy
+from kdwatts.metrics.quantity import Quantity
 from kdwatts.records.files import append_jsonl
 from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime import interrupt
@@ -105,7 +105,7 @@ def train(
     live_signals: SignalReader,
     rollouts: Rollouts | None,
     held_out: HeldOut | None,
-    own_energy: Callable[[], Energy],
+    own_energy: Callable[[], Quantity],
     meter: Meter,
     window: OpenWindow,
     checkpoint_dir: Path,
@@ -280,7 +280,7 @@ def train(
             progress = progress.after_heldout(reading, losses)
             record = {
                 **_place(progress, attempt, split="heldout"),
-                "energy_j": energy.energy_j,
+                "energy_j": energy.value,
                 "energy_quality": energy.quality,
                 **losses,
             }
@@ -323,7 +323,7 @@ def _report(
     num_steps: int,
 ) -> None:
     """One line of log and the bar's figures: loss, speed, power, energy per token."""
-    energy_j, power_w = window.so_far().energy_j, meter.live_power_w()
+    energy_j, power_w = window.so_far().value, meter.live_power_w()
     figures = [f"loss {record['loss']:.3f}", f"{window.tokens / elapsed_s:,.0f} tokens/s"]
     if power_w is not None:
         figures.append(f"{power_w:,.0f} W")

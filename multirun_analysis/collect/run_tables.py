@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdwatts.metrics.energy import total_energy, window_net_energy_j
+from kdwatts.metrics.window_energy import window_energy, window_net_energy_j
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect import columns
 from multirun_analysis.collect.device_summaries import SUMMARIES
@@ -59,19 +59,17 @@ def _read_small(run: str, path: Path, part: str) -> Reading:
 
 def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
     """A stages.jsonl record with one column per component, and their sum of the best quality."""
-    total = total_energy(row["energy_j"], row["quality"], row["uncertainty_j"])
+    total = window_energy(row)
     plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
     for part in COMPONENTS:
         for source in ("energy_j", "quality", "method", "coverage"):
             plain[f"{part}_{source}"] = row[source].get(part)
         plain[f"{part}_reason"] = (row.get("reason") or {}).get(part)
     return plain | {
-        "energy_j": total.energy_j,
-        "uncertainty_j": total.uncertainty_j,
+        "energy_j": total.value,
+        "uncertainty_j": total.sd,
         "energy_quality": total.quality,
-        "net_energy_j": window_net_energy_j(
-            row["energy_j"], row["quality"], row.get("net_energy_j") or {}
-        ),
+        "net_energy_j": window_net_energy_j(row),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics.energy import MEASURED
+from kdwatts.metrics.quantity import MEASURED
 from multirun_analysis.figures.looks import Look, look_of, looks
 from multirun_analysis.figures.marks import (
     coordinates,

@@ -7,9 +7,10 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
+from kdwatts.metrics.quantity import mean_of
 from multirun_analysis.figures.marks import MAX_ROWS, facets, named_rows, say_left_out
 from multirun_analysis.figures.palette import INK, styled
-from multirun_analysis.statistics.seeds import draws_words, mean_interval, top_windows
+from multirun_analysis.statistics.seeds import draws_words, top_windows
 from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order, settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -107,13 +108,13 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
         for setting in shown:
             found = known([rows[run["run"]] for run in setting], column)
             if found:
-                marks.append((setting, found, mean_interval([row[column] for row in found])))
+                marks.append((setting, found, mean_of([row[column] for row in found])))
         if not marks:
             continue
         traced = [column == "idle_pct" and any(r["idle_source"] != "measured before the run"
                   for r in found) for _, found, _ in marks]  # fmt: skip
         fig.add_bar(
-            x=[mean.mean for _, _, mean in marks],
+            x=[mean.number for _, _, mean in marks],
             y=[setting[0]["group_label"] for setting, _, _ in marks],
             orientation="h",
             name=words,
@@ -126,13 +127,13 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
                 "thickness": 1.3,
                 "width": 3,
             },
-            text=[f"{units.significant(mean.mean, 2)} %" for _, _, mean in marks],
+            text=[f"{units.significant(mean.number, 2)} %" for _, _, mean in marks],
             textposition="outside",
             cliponaxis=False,
             hovertext=[
                 f"<b>{escape(setting[0]['group_label'])}</b><br>{words}: "
-                f"{units.with_error(mean.mean, mean.half_width, '%')}<br>"
-                f"{mean.num_values} {draws_words(setting)[mean.num_values > 1]}"
+                f"{units.with_error(mean.number, mean.half_width, '%')}<br>"
+                f"{len(found)} {draws_words(setting)[len(found) > 1]}"
                 + (f"<br>idle power: {found[0]['idle_source']}" if column == "idle_pct" else "")
                 for setting, found, mean in marks
             ],
@@ -158,7 +159,7 @@ def idle_words(table: pd.DataFrame) -> list[str]:
     found = []
     for rows in grouped([r for r in to_rows(table) if r["stage"] == STAGE], "group").values():
         util, wait, idle = (
-            mean_interval([row[column] for row in known(rows, column)]).mean
+            mean_of([row[column] for row in known(rows, column)]).number
             if known(rows, column)
             else None
             for column in ("gpu_util_pct", "data_wait_pct", "idle_pct")

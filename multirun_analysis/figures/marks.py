@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.figures.palette import MUTED
 from multirun_analysis.statistics.pareto import energy_class
-from multirun_analysis.statistics.seeds import Interval, over_seeds
+from multirun_analysis.statistics.seeds import over_seeds
 from multirun_analysis.values import units
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, grouped
@@ -72,7 +73,7 @@ def error_bars(
     return {"type": "data", "array": array, "color": color, "thickness": thickness, "width": 0}
 
 
-def setting_mean(rows: list[Row], column: str) -> Interval | None:
+def setting_mean(rows: list[Row], column: str) -> Quantity | None:
     """Mean over the seeds of one setting; None where no seed has the number."""
     return next(iter(over_seeds(rows, column).values()), None)
 

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from kdwatts.metrics.quantity import mean_of
 from multirun_analysis.figures.looks import Look, look_of, looks
 from multirun_analysis.figures.marks import EDGE, error_bars, facets, legend_px, padded
 from multirun_analysis.figures.palette import INK, MUTED, faded, styled
 from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
 from multirun_analysis.statistics.pareto import energy_class, front_by_class, quality_of
-from multirun_analysis.statistics.seeds import draws_words, mean_interval
+from multirun_analysis.statistics.seeds import draws_words
 from multirun_analysis.values import units
 from multirun_analysis.values.order import by_paradigm
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -79,7 +80,7 @@ def quality_against_energy_table(
     by_run = {run["run"]: run for run in students}
     for (_, kind), rows in kinds.items():
         if len(rows) > 1:
-            joules = mean_interval([row[energy] for row in rows])
+            joules = mean_of([row[energy] for row in rows])
             members = [by_run[row["run"]] for row in rows]
             value = spread_of(members, quality.column)
             assert value is not None, "its rows are those that have it"
@@ -89,7 +90,7 @@ def quality_against_energy_table(
                 | {
                     "mark": "mean",
                     "label": about["setting"],
-                    energy: joules.mean,
+                    energy: joules.number,
                     "energy_error_j": joules.half_width,
                     "energy_class": kind,
                     quality.column: value.value,

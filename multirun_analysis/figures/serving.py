@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kdwatts.metrics.pooling import pool, relative_spread
-from kdwatts.metrics.quantity import half_width
 from multirun_analysis.figures.marks import MAX_ROWS, error_bars, log_axis, named_rows, say_left_out
 from multirun_analysis.figures.palette import ACCENT, INK, faded, styled
 from multirun_analysis.statistics.pareto import energy_class
@@ -42,7 +41,7 @@ def energy_per_token_table(runs: pd.DataFrame, inference: pd.DataFrame) -> pd.Da
                 | dict(zip(("batch_size", "prompt_tokens", "new_tokens"), place, strict=True))
                 | {
                     "j_per_token": served.value,
-                    "half_width_j_per_token": half_width(served, same_meter=True),
+                    "half_width_j_per_token": served.random_half_width,
                     "num_measurements": len(one.measurements),
                     "energy_class": one.quality,
                     "groups": ", ".join(sorted({group_of[run] for run, _ in one.takers})),
@@ -226,7 +225,7 @@ def serving_points(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         others = [p["values"] for p in points if all(p[k] == point[k] for k in _ONE_MACHINE)]
         mean = pool(point["values"], borrowed=relative_spread(others))
         point["j_per_token"] = mean.value
-        point["half_width_j_per_token"] = half_width(mean, same_meter=True)
+        point["half_width_j_per_token"] = mean.random_half_width
         point["num_measurements"] = len(point["values"])
     columns = [*names, *places, "j_per_token", "half_width_j_per_token"]
     table = pd.DataFrame(points, columns=[*columns, "num_measurements", "groups"])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics.efficiency import eff_overall
-from kdwatts.metrics.energy import as_quantity, total_energy
 from kdwatts.metrics.scores import benchmarks_at_chance
 from kdwatts.records.schema import Metrics, StageRow
 from multirun_analysis.importer.ept import Served, read_served, reservation
@@ -18,7 +17,7 @@ from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.trace import Trace
 from multirun_analysis.values.folders import FOREIGN
 
-_UNKNOWN = dict.fromkeys(
+_UNKNOWN: dict[str, Any] = dict.fromkeys(
     field.name
     for field in fields(Metrics)
     if field.default is MISSING and field.default_factory is MISSING
@@ -60,7 +59,7 @@ def summarize(
     repeat: Repeat,
 ) -> tuple[Metrics, dict[str, str | None]]:
     """Metrics, and the reasons for what is missing or doubtful in them."""
-    own = total_energy(row.energy_j, row.quality, row.uncertainty_j, row.shared_uncertainty_j)
+    own = row.energy
     teacher = teacher or Model({}, None, None)
     plain, kept, om_perf_reason = kept_of(student.evaluation, teacher.evaluation)
     at_chance = {
@@ -94,9 +93,9 @@ def summarize(
         gpu_name=gpu_name,
         num_gpus=len(trace.devices),
         seed=seed_of(run_name),
-        own_energy_j=own.energy_j,
+        own_energy_j=own.value,
         own_energy_quality=own.quality,
-        own_energy_uncertainty_j=own.uncertainty_j,
+        own_energy_uncertainty_j=own.sd,
         inherited_energy_quality="missing",
         gpu_energy_j=row.energy_j["gpu"],
         cpu_energy_j=row.energy_j["cpu"],
@@ -123,8 +122,8 @@ def summarize(
         teacher_at_chance=at_chance.get("teacher", []),
         student_at_chance=at_chance.get("student", []),
         benchmarks_without_chance=list(kept.without_chance),
-        own_energy_random_sd_j=as_quantity(own).random_sd,
-        own_energy_shared_sd_j=own.shared_sd_j,
+        own_energy_random_sd_j=own.random_sd,
+        own_energy_shared_sd_j=own.shared_sd,
         setting_name=repeat.setting,
         repeat=repeat.repeat,
     )

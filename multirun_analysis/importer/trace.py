@@ -11,22 +11,13 @@ from statistics import fmean, median
 from typing import Any
 
 from kdwatts.records.schema import TelemetryRow
-from kdwatts.telemetry.energy import (
-    MAX_DELTA_S,
-    UNKNOWN_LIMIT_W,
-    Reading,
-    Sensor,
-    Tally,
-    advance,
-    may_be_power,
-)
+from kdwatts.telemetry.energy import Tally, advance
+from kdwatts.telemetry.parts import AGREEMENT
+from kdwatts.telemetry.readings import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor, may_be_power
 from multirun_analysis.importer.foreign import Source, as_object, count, number, read_lines, section
 
 WINDOW = "run/distill"
 """The recorder ran from the start of a distillation to its end; ours calls that window so."""
-
-TOLERANCE = 0.02
-"""Largest disagreement of counter and power samples; what they differ by in our own windows too."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +148,14 @@ def unit_correction(ratios: dict[int, float | None], source: Source) -> float | 
     for index, ratio in ratios.items():
         if ratio is None:
             continue
-        if abs(ratio - 1) <= TOLERANCE:
+        if abs(ratio - 1) <= AGREEMENT:
             factors.add(None)
-        elif abs(ratio / 1000 - 1) <= TOLERANCE:
+        elif abs(ratio / 1000 - 1) <= AGREEMENT:
             factors.add(1e-3)
         else:
             raise ValueError(
                 f"{source.path}: energy_mJ of gpu {index} should rise 1 or 1000 times as fast as "
-                f"power_watts says, within {100 * TOLERANCE:.0f} %, and rises {ratio:.4g} times as "
+                f"power_watts says, within {100 * AGREEMENT:.0f} %, and rises {ratio:.4g} times as "
                 "fast; find out which of the two is wrong, or leave this run out"
             )
     if len(factors) > 1:

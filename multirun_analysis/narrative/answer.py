@@ -23,7 +23,7 @@ from multirun_analysis.statistics.accuracy_words import (
 )
 from multirun_analysis.statistics.comparisons import Comparison, every_pair
 from multirun_analysis.statistics.pareto import CLASSES, energy_class, quality_of
-from multirun_analysis.statistics.seeds import Interval, draws_words, over_seeds
+from multirun_analysis.statistics.seeds import draws_words, over_seeds
 from multirun_analysis.statistics.served import served
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
@@ -76,7 +76,7 @@ class _Setting:
     label: str
     students: list[Row]
     value: Spread
-    energy: Interval | None
+    energy: Quantity | None
     is_apart: bool | None = None
     """Whether the best is better beyond noise; None where the seeds are too few to tell."""
 
@@ -198,12 +198,12 @@ def _headline(settings: list[_Setting], quality: Quality, *, note: str) -> str:
     text = f"{_capital(best.label)} {words}"
     if best.energy is None:
         return f"{text}."
-    text += f" for {units.energy(best.energy.mean)}{note}"
+    text += f" for {units.energy(best.energy.number)}{note}"
     for other in others:
-        cheaper = other.energy and other.energy.mean < 0.95 * best.energy.mean
+        cheaper = other.energy and other.energy.number < 0.95 * best.energy.number
         if other.energy and cheaper and other.is_apart is False:
             score = share_words(other.value) if by_accuracy else _score(other.value, quality)
-            cost = units.energy(other.energy.mean)
+            cost = units.energy(other.energy.number)
             return f"{text}; {other.label}, not told apart from it, {score} for {cost}{note}."
     return f"{text}."
 
@@ -226,7 +226,7 @@ def _highlights(settings: list[_Setting], quality: Quality) -> list[Highlight]:
     highlights = [_highlight(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
     if costed:
-        frugal = min(costed, key=lambda s: s.energy.mean if s.energy else 0.0)
+        frugal = min(costed, key=lambda s: s.energy.number if s.energy else 0.0)
         keeps = "keeps " if quality is ACCURACY_KEPT else ""
         score = _and_chance(f"{keeps}{_score(frugal.value, quality)}", frugal)
         highlights.append(_highlight("Least energy to build", frugal, _cost(frugal), score))
@@ -267,7 +267,7 @@ def _least_energy(students: list[Row], energy: str) -> Highlight | None:
     means = over_seeds(students, energy)
     if not means:
         return None
-    group = min(means, key=lambda group: means[group].mean)
+    group = min(means, key=lambda group: means[group].number)
     same = grouped(students, "group")[group]
     value = spread_of(same, energy)
     assert value is not None, "a setting with a mean has the number"
@@ -288,8 +288,8 @@ def _mean(setting: _Setting, column: str) -> float | None:
 def _cost(setting: _Setting) -> str:
     if setting.energy is None:
         return "energy unknown"
-    joules = units.energy(setting.energy.mean, error_j=setting.energy.half_width)
-    return f"{joules} ({units.watt_hours(setting.energy.mean)})"
+    joules = units.energy(setting.energy.number, error_j=setting.energy.half_width)
+    return f"{joules} ({units.watt_hours(setting.energy.number)})"
 
 
 def _score(value: Spread, quality: Quality) -> str:

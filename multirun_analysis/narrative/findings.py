@@ -34,11 +34,12 @@ def mean_words(rows: list[Row], column: str, unit: str | None = None, *, scale: 
     if mean is None:
         return units.MISSING
     error = None if mean.half_width is None else scale * mean.half_width
-    value = scale * mean.mean
+    value = scale * mean.number
     words = (
         units.with_error(value, error) if unit is None else units.quantity(value, unit, error=error)
     )
-    return words if mean.num_values == len(rows) else f"{words} (of {mean.num_values})"
+    count = len(known(rows, column))
+    return words if count == len(rows) else f"{words} (of {count})"
 
 
 def result_rows(students: list[Row]) -> Table:

@@ -10,11 +10,10 @@ from functools import partial
 import pandas as pd
 
 from kdwatts.metrics.break_even import apart_from_serving
-from kdwatts.metrics.energy import Energy, add_energies
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
 from kdwatts.metrics.grid_facts import UNSTATED
-from kdwatts.metrics.quantity import add, scaled
+from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.narrative.site_words import provenance_words, several_words, site_words
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
@@ -77,14 +76,14 @@ def energy_drawn(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
                 earlier[key] = (energy_j, run["inherited_energy_quality"])
     for kind in sorted({energy_class(quality) for _, quality in earlier.values()}):
         parts = [joules for joules, quality in earlier.values() if energy_class(quality) == kind]
-        total = add_energies(Energy(joules, None, kind) for joules in parts)
-        found.append(Drawn("Inherited from earlier work", kind, total.energy_j, len(parts)))
+        total = add(Quantity(joules, unit="J", quality=kind) for joules in parts)
+        found.append(Drawn("Inherited from earlier work", kind, total.value, len(parts)))
     return found
 
 
 def _sum_j(windows: list[Row]) -> float | None:
-    total = add_energies(Energy(w["energy_j"], None, w["energy_quality"]) for w in windows)
-    return total.energy_j
+    total = add(Quantity(w["energy_j"], unit="J", quality=w["energy_quality"]) for w in windows)
+    return total.value
 
 
 def footprint(study: Study) -> Values | None:
@@ -96,8 +95,8 @@ def footprint(study: Study) -> Values | None:
     sums = []
     for kind in sorted({line.energy_class for line in lines} - {"missing"}):
         same = [line for line in lines if line.energy_class == kind]
-        total = add_energies(Energy(line.energy_j, None, kind) for line in same)
-        sums.append(Drawn("Sum", kind, total.energy_j, sum(line.num_windows for line in same)))
+        total = add(Quantity(line.energy_j, unit="J", quality=kind) for line in same)
+        sums.append(Drawn("Sum", kind, total.value, sum(line.num_windows for line in same)))
     days = sorted(str(time)[:10] for time in stages["start_utc"].dropna())
     return {
         "num_runs": len(runs),

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from multirun_analysis.statistics.seeds import draws_words, mean_interval
+from kdwatts.metrics.quantity import interval_95, mean_of
+from multirun_analysis.statistics.seeds import draws_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, known
 
@@ -49,9 +50,8 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
     rows = known(rows, column)
     if not rows:
         return None
-    mean = mean_interval([row[column] for row in rows])
-    count = mean.num_values
-    seeds = None if mean.half_width is None else (mean.low, mean.high)
+    mean, count = mean_of([row[column] for row in rows]), len(rows)
+    seeds = interval_95(mean)
     _, draws = draws_words(rows)
     one = "one run" if draws == "repeats" else "one seed"
     ends = f"{column}_low", f"{column}_high"
@@ -64,12 +64,12 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
         words = f"95 % over {count} {draws}, wider than over benchmark samples"
         if not is_wider:
             words = f"95 % over benchmark samples, wider than over {count} {draws}"
-        return Spread(mean.mean, *(seeds if is_wider else samples), words, count)
+        return Spread(mean.number, *(seeds if is_wider else samples), words, count)
     if seeds:
-        return Spread(mean.mean, *seeds, f"95 % over {count} {draws}", count)
+        return Spread(mean.number, *seeds, f"95 % over {count} {draws}", count)
     if samples:
-        return Spread(mean.mean, *samples, f"95 % over benchmark samples, {one}", count)
-    return Spread(mean.mean, None, None, f"none: {one}", count)
+        return Spread(mean.number, *samples, f"95 % over benchmark samples, {one}", count)
+    return Spread(mean.number, None, None, f"none: {one}", count)
 
 
 def share_words(spread: Spread | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kdwatts.metrics.quantity import Quantity, add, mean_of, scaled
+from kdwatts.metrics.quantity import Quantity, add, common_quality, mean_of, scaled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.values.rows import Row
 
@@ -82,8 +82,7 @@ def over_seeds(rows: Sequence[Row], of: Callable[[Row], Quantity]) -> Quantity:
         return Quantity(None, unit=unit, quality="missing")
     if len(set(values)) == 1:
         return found[0]
-    qualities = {each.quality for each in found}
-    mean = mean_of(values, unit=unit, quality=qualities.pop() if len(qualities) == 1 else "mixed")
+    mean = mean_of(values, unit=unit, quality=common_quality(each.quality for each in found))
     shared = [each.shared_sd for each in found if each.shared_sd is not None]
     whole = len(shared) == len(found)
     return replace(mean, shared_sd=sum(shared) / len(shared) if whole else None)

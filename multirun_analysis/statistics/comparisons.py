@@ -22,8 +22,8 @@ from kdwatts.metrics.comparing import (
     seeds_needed,
     seeds_needed_for_equivalence,
 )
+from kdwatts.metrics.quantity import mean_of
 from multirun_analysis.statistics.pareto import energy_class
-from multirun_analysis.statistics.seeds import mean_interval
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, known
 
@@ -242,9 +242,9 @@ def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
     )
     if not alike:
         return comparison
-    base = mean_interval([two for _, two in alike]).mean
+    base = mean_of([two for _, two in alike]).number
     differences = [one - two for one, two in alike]
-    difference = mean_interval(differences)
+    difference = mean_of(differences)
     scale = 100 / abs(base) if base else None
     if COLUMNS[column].is_share:
         scale = 100.0
@@ -252,11 +252,11 @@ def _comparison(mine: list[Row], other: list[Row], column: str) -> Comparison:
     return replace(
         comparison,
         pairs=tuple(alike),
-        mean=mean_interval([one for one, _ in alike]).mean,
+        mean=mean_of([one for one, _ in alike]).number,
         baseline_mean=base,
-        difference=difference.mean,
+        difference=difference.number,
         difference_half_width=half_width,
-        effect_pct=None if scale is None else scale * difference.mean,
+        effect_pct=None if scale is None else scale * difference.number,
         effect_half_width_pct=None if scale is None or half_width is None else scale * half_width,
         p=paired_p(differences, scale=abs(base)),
     )

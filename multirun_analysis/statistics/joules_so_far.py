@@ -8,24 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdwatts.telemetry.energy import (
-    ACCEPTED_OVER_LIMIT,
-    MAX_DELTA_S,
-    STILL_S,
-    Reading,
-    Sensor,
-    Tally,
-    advance,
-    known_limit_w,
-    span,
-)
+from kdwatts.telemetry.energy import Tally, advance, span
+from kdwatts.telemetry.integration import may_be_step, stands_still
+from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 from kdwatts.telemetry.recover import MODELS
 
 
 def cumulative_energy_j(ticks: pd.DataFrame) -> pd.Series:
     """Joules of one device since its first tick, one for each tick, all attempts added up.
 
-    By the rule of the meter (`kdwatts.telemetry.energy.advance`): accepted differences of the
+    By the rule of the meter (`kdwatts.telemetry.integration`): accepted differences of the
     counter; where one is refused, as after a reset, or the counter stands still, the straight line
     between the power samples on both sides if they are close, else nothing. A device without a
     counter has the straight lines alone. The wait between two attempts adds nothing. Ticks are in
@@ -63,16 +55,16 @@ def _steps_j(ticks: pd.DataFrame) -> np.ndarray:
     steps_j = np.zeros(len(ticks))
     at = np.flatnonzero(~np.isnan(counter_j))
     before, after = at[:-1], at[1:]
-    found_j, elapsed_s = counter_j[after] - counter_j[before], time_s[after] - time_s[before]
-    is_bounded = np.isfinite(limit_w[after])
-    limit_w_or_0 = np.where(is_bounded, limit_w[after], 0.0)
-    most_j = ACCEPTED_OVER_LIMIT * limit_w_or_0 * (elapsed_s + 2 * _delta_s(ticks, interval_s))
-    accepted = (found_j >= 0) & (~is_bounded | (found_j <= most_j))
-    moved_s = np.maximum.accumulate(np.where(found_j > 0, time_s[after], time_s[at[:1]]))
-    is_still = (found_j == 0) & is_bounded & (time_s[after] - moved_s > STILL_S)
-    # Where a counter does what it may, as nearly all do, readings are not folded one by one.
-    if len(at) > 1 and (accepted & ~is_still).all():
-        steps_j[after] = found_j
+    rises_j, elapsed_s = counter_j[after] - counter_j[before], time_s[after] - time_s[before]
+    delta_s, limits_w = _delta_s(ticks, interval_s), limit_w[after]
+    with np.errstate(invalid="ignore"):  # Of a model, as `may_be_step` says.
+        may_be = may_be_step(rises_j, elapsed_s, limit_w=limits_w, delta_s=delta_s)
+    moved_s = np.maximum.accumulate(np.where(rises_j > 0, time_s[after], time_s[at[:1]]))
+    is_still = stands_still(rises_j, time_s[after] - moved_s, limit_w=limits_w)
+    # Where a counter does what it may, as nearly all do, readings are not folded one by one,
+    # which takes ten seconds for a million.
+    if len(at) > 1 and (may_be & ~is_still).all():
+        steps_j[after] = rises_j
         return steps_j
     return np.diff(_folded_j(ticks, limit_w, interval_s), prepend=0.0)
 
@@ -102,7 +94,7 @@ def _limit_w(ticks: pd.DataFrame) -> np.ndarray:
     if _method(ticks) in MODELS:
         return np.full(len(ticks), math.inf)
     limits: Any = pd.Series(_numbers(ticks, "power_limit_w"))
-    return np.array([known_limit_w(_known(told_w)) for told_w in limits.ffill()])
+    return np.array([known_limit_w(_known(each_w)) for each_w in limits.ffill()])
 
 
 def _delta_s(ticks: pd.DataFrame, interval_s: float) -> float:

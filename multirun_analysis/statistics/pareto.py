@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kdwatts.metrics.energy import MEASURED
+from kdwatts.metrics.quantity import MEASURED
 from multirun_analysis.values.rows import Row, grouped
 
 CLASSES = ("measured", "mixed", "estimated", "missing")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from kdwatts.metrics.pooling import Spread, agree_p, pool, relative_spread
 from kdwatts.metrics.quantity import Quantity
-from kdwatts.metrics.student_t import t_quantile
+from kdwatts.metrics.student_t import to_sd
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.pareto import CLASSES, energy_class
 from multirun_analysis.values.rows import Row, grouped
@@ -100,7 +100,7 @@ def _windows(one: Measurement) -> list[float] | None:
     n, half = one.windows, one.half_width_j
     if n < 2 or half is None:
         return None
-    sd = half / t_quantile(n - 1) * math.sqrt(n)
+    sd = to_sd(half, n - 1) * math.sqrt(n)
     edge = sd * math.sqrt((n - 1) / 2)
     middle = one.j_per_token
     return [middle - edge, middle + edge, *[middle] * (n - 2)]

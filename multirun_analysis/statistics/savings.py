@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from kdwatts.metrics.break_even import UNSHARED, apart_from_serving
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.quantity import Quantity, add, difference, half_width, interval_95, ratio
-from kdwatts.metrics.student_t import NORMAL_975
+from kdwatts.metrics.quantity import Quantity, add, difference, interval_95, ratio
+from kdwatts.metrics.student_t import to_half_width
 from multirun_analysis.statistics.candidates import (
     Candidate,
     Share,
@@ -46,7 +46,7 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
         return Saving(Interval(None), Interval(None))
     less, halves = (
         difference(teacher, taken),
-        [half_width(one, same_meter=True) for one in (taken, teacher)],
+        [one.random_half_width for one in (taken, teacher)],
     )
     half = None if None in halves else math.hypot(*(each or 0.0 for each in halves))
     joules = positive_interval(less.value or 0.0, half, less.shared_sd)
@@ -65,7 +65,7 @@ def absolute_interval(one: Quantity) -> Interval:
     """An amount with the ends of its 95 % interval, calibration included."""
     if one.value is None:
         return Interval(None)
-    return positive_interval(one.value, half_width(one, same_meter=True), one.shared_sd)
+    return positive_interval(one.value, one.random_half_width, one.shared_sd)
 
 
 def positive_interval(value: float, half: float | None, shared_sd: float | None) -> Interval:
@@ -76,7 +76,7 @@ def positive_interval(value: float, half: float | None, shared_sd: float | None)
     size = abs(value)
     if half is None or half >= size:
         return Interval(value)
-    calibration = NORMAL_975 * (shared_sd or 0.0) / size
+    calibration = to_half_width(shared_sd or 0.0) / size
     low = size * math.exp(-math.hypot(math.log(size / (size - half)), calibration))
     high = size * math.exp(math.hypot(math.log((size + half) / size), calibration))
     return Interval(value, low, high) if value > 0 else Interval(value, -high, -low)

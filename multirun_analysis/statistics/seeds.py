@@ -5,40 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from kdwatts.metrics.energy import Energy, add_energies
-from kdwatts.metrics.student_t import mean_and_half_width
+from kdwatts.metrics.quantity import Quantity, add, mean_of
 from multirun_analysis.values.rows import Row, grouped, known
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and its 95 % interval, in the unit of the values."""
-
-    mean: float
-    half_width: float | None
-    """None for a single value: one seed says nothing about other seeds."""
-    num_values: int
-
-    @property
-    def low(self) -> float:
-        return self.mean - (self.half_width or 0.0)
-
-    @property
-    def high(self) -> float:
-        return self.mean + (self.half_width or 0.0)
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval by Student's t; ValueError for no values."""
-    return Interval(*mean_and_half_width(values), len(values))
-
-
-def over_seeds(runs: list[Row], column: str) -> dict[str, Interval]:
-    """Group to mean and 95 % interval of a column over its runs; groups without values are out."""
+def over_seeds(runs: list[Row], column: str) -> dict[str, Quantity]:
+    """Group to the mean of a column over its runs; groups without values are out."""
     groups = grouped(known(runs, column), "group")
-    return {group: mean_interval([run[column] for run in rows]) for group, rows in groups.items()}
+    return {group: mean_of([run[column] for run in rows]) for group, rows in groups.items()}
 
 
 def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
@@ -89,17 +64,17 @@ def add_totals(runs: list[Row]) -> None:
             share_j = amortised_energy_j(energy_by_artifact_j(run), sharers)
         amortised = _total(run, share_j)
         run["inherited_amortised_energy_j"] = share_j
-        run["total_energy_j"] = _total(run, run["inherited_energy_j"]).energy_j
-        run["total_amortised_energy_j"] = amortised.energy_j
+        run["total_energy_j"] = _total(run, run["inherited_energy_j"]).value
+        run["total_amortised_energy_j"] = amortised.value
         run["total_energy_quality"] = amortised.quality
 
 
-def _total(run: Row, inherited_j: float | None) -> Energy:
+def _total(run: Row, inherited_j: float | None) -> Quantity:
     terms = [(run["own_energy_j"], run["own_energy_quality"])]
     # Nothing inherited: the quality beside 0 J must not turn a measured sum into a mixed one.
     if inherited_j != 0:
         terms.append((inherited_j, run["inherited_energy_quality"]))
-    return add_energies(Energy(energy_j, None, quality or "missing") for energy_j, quality in terms)
+    return add(Quantity(j, unit="J", quality=quality or "missing") for j, quality in terms)
 
 
 def energy_by_artifact_j(run: Row) -> dict[str, float | None]:
@@ -135,10 +110,10 @@ def _stage_energy(run: Row, stage: str, windows: list[Row], builders: dict[str, 
     built = [window for window in windows if window["outcome"] != "reused"]
     # A resumed run reuses what its own earlier attempt finished: that is no inheritance.
     if not reused or any(window["outcome"] == "done" for window in built):
-        total = add_energies(Energy(w["energy_j"], None, w["energy_quality"]) for w in built)
+        total = add(Quantity(w["energy_j"], unit="J", quality=w["energy_quality"]) for w in built)
         how, inherited = "built by this run", False
         return {
-            "energy_j": total.energy_j,
+            "energy_j": total.value,
             "quality": total.quality,
             "inherited": inherited,
             "how": how,

@@ -14,7 +14,7 @@ from kdwatts.artifacts.artifact import (
     other_code,
     read_artifact,
 )
-from kdwatts.metrics.energy import Energy
+from kdwatts.metrics.quantity import MISSING_J, Quantity
 from kdwatts.records.files import write_json
 
 
@@ -42,16 +42,16 @@ def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("energy", "words"),
     [
-        (Energy(412.4, 1, "measured"), "412 J"),
-        (Energy(999.6, 1, "measured"), "1 kJ"),
-        (Energy(3_140_000, 1, "measured"), "3.14 MJ"),
-        (Energy(7.2e9, 1, "mixed"), "7.2 GJ, mixed"),
-        (Energy(0.0, 0.0, "measured"), "0 J"),
-        (Energy(1500, None, "estimated"), "1.5 kJ, estimated"),
-        (Energy(None, None, "missing"), "energy not measured"),
+        (Quantity(412.4, unit="J", quality="measured"), "412 J"),
+        (Quantity(999.6, unit="J", quality="measured"), "1 kJ"),
+        (Quantity(3_140_000, unit="J", quality="measured"), "3.14 MJ"),
+        (Quantity(7.2e9, unit="J", quality="mixed"), "7.2 GJ, mixed"),
+        (Quantity(0.0, unit="J", quality="measured"), "0 J"),
+        (Quantity(1500, unit="J", quality="estimated"), "1.5 kJ, estimated"),
+        (MISSING_J, "energy not measured"),
     ],
 )
-def test_an_energy_is_said_in_the_unit_that_fits_and_with_its_quality(energy: Energy, words: str):
+def test_an_energy_is_said_in_the_unit_that_fits_and_with_its_quality(energy: Quantity, words: str):
     assert in_words(energy) == words
 
 
@@ -61,7 +61,7 @@ def test_an_artifact_read_from_its_folder_says_what_all_its_attempts_drew(tmp_pa
     artifact = read_artifact(tmp_path)
     assert artifact.reused
     assert artifact.key == "k1"
-    assert artifact.energy.energy_j == 1600
+    assert artifact.energy.value == 1600
     assert artifact.cost_in_words() == "1.6 kJ spent by run run-1"
     assert [component_energy_j(record, name) for name in ("gpu", "cpu", "dram")] == [
         1300,
@@ -73,7 +73,7 @@ def test_an_artifact_read_from_its_folder_says_what_all_its_attempts_drew(tmp_pa
 def test_an_attempt_that_nobody_measured_makes_the_artifact_s_energy_missing(tmp_path: Path):
     record = _record(_attempt(1000, 200), _attempt(None, None))
     artifact = Artifact(tmp_path, record, reused=False)
-    assert artifact.energy == Energy(None, None, "missing")
+    assert artifact.energy == MISSING_J
     assert artifact.cost_in_words() == "energy not measured spent by run run-1"
     assert component_energy_j(record, "gpu") is None
 

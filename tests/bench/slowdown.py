@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from kdwatts.metrics.student_t import to_half_width
 from tests.bench.sampler import REPOSITORY, add_zone, build_replay
 
 STEPS = 12
@@ -81,7 +82,7 @@ def _compare(folder: Path, num_pairs: int) -> None:
             else:
                 times_s[metered] = block_s()
         ratios.append(times_s[True] / times_s[False])
-    half = 1.96 * statistics.stdev(ratios) / math.sqrt(num_pairs)
+    half = to_half_width(statistics.stdev(ratios) / math.sqrt(num_pairs))
     print(
         f"with over without the meter: {statistics.mean(ratios):.4f} +- {half:.4f} (95 %), median "
         f"{statistics.median(ratios):.4f}, {num_pairs} pairs of {times_s[False]:.2f} s"

@@ -13,13 +13,13 @@ import torch
 from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.config.machine import Telemetry
 from kdwatts.evaluation.energy_per_token import _check_whole, _known_well, _per_token, serving_costs
-from kdwatts.metrics.energy import MISSING, Energy
+from kdwatts.metrics.quantity import MISSING_J, Quantity
 from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
 
 
-def joules(*values: float) -> list[Energy]:
-    return [Energy(value, None, "measured") for value in values]
+def joules(*values: float) -> list[Quantity]:
+    return [Quantity(value, unit="J") for value in values]
 
 
 def test_equal_repeats_are_known_well_and_scattered_ones_are_not():
@@ -29,7 +29,7 @@ def test_equal_repeats_are_known_well_and_scattered_ones_are_not():
 
 def test_one_repeat_without_a_measurement_leaves_the_rate_missing():
     assert _per_token([10.0, 20.0, None], [10, 10, 10]) == (None, None)
-    assert _known_well([*joules(10, 20), MISSING], [10, 10, 10])
+    assert _known_well([*joules(10, 20), MISSING_J], [10, 10, 10])
 
 
 def test_a_model_that_is_partly_elsewhere_is_refused(make_llama: Callable[..., Any]):

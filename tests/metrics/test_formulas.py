@@ -8,19 +8,8 @@ import pytest
 
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
-from kdwatts.metrics.energy import Energy, add_energies, as_quantity, total_energy
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
 from kdwatts.metrics.student_t import mean_and_half_width
-
-MISSING = Energy(None, None, "missing")
-
-
-def _total(**parts: tuple[float | None, str, float | None]) -> Energy:
-    return total_energy(
-        {name: part[0] for name, part in parts.items()},
-        {name: part[1] for name, part in parts.items()},
-        {name: part[2] for name, part in parts.items()},
-    )
 
 
 def _score(
@@ -31,81 +20,6 @@ def _score(
     chance: float | None = 0.25,
 ) -> BenchmarkScore:
     return BenchmarkScore(name, student, teacher, *errors, chance)
-
-
-def test_measured_components_add_and_their_uncertainties_add_in_squares():
-    total = _total(
-        gpu=(1000, "measured", 30.0), cpu=(200, "measured", 40.0), dram=(None, "missing", None)
-    )
-    assert total == Energy(1200, 50, "measured")
-
-
-def test_an_estimate_is_never_added_to_a_measurement():
-    total = _total(gpu=(1000, "measured", 30.0), cpu=(200, "estimated", 40.0))
-    assert total == Energy(1000, 30, "measured")
-
-
-def test_an_estimate_stands_alone_where_nothing_was_measured():
-    total = _total(gpu=(None, "missing", None), cpu=(200, "estimated", 40.0))
-    assert total == Energy(200, 40, "estimated")
-
-
-def test_a_sum_with_an_attributed_part_is_attributed():
-    total = _total(gpu=(1000, "measured", 3.0), cpu=(200, "attributed", 4.0))
-    assert total == Energy(1200, 5, "attributed")
-
-
-def test_a_measured_zero_counts_and_a_missing_component_does_not_become_zero():
-    assert _total(gpu=(0.0, "measured", 0.0)) == Energy(0.0, 0.0, "measured")
-    assert _total(gpu=(None, "missing", None), cpu=(None, "missing", None)) == MISSING
-    assert total_energy({}, {}, {}) == MISSING
-
-
-def test_one_unknown_uncertainty_makes_that_of_the_sum_unknown():
-    total = _total(gpu=(1000, "measured", 30.0), cpu=(200, "measured", None))
-    assert total == Energy(1200, None, "measured")
-
-
-def test_energies_of_attempts_add_and_their_uncertainties_add_linearly():
-    total = add_energies([Energy(100, 3, "measured"), Energy(50, 4, "measured")])
-    assert total == Energy(150, 7, "measured")
-
-
-def test_one_missing_attempt_makes_the_sum_missing_and_not_smaller():
-    assert add_energies([Energy(100, 3, "measured"), MISSING]) == MISSING
-
-
-def test_calibration_adds_over_windows_as_it_is_and_the_rest_in_squares():
-    """3 and 4 J differ from window to window: 5. The meter's 5 and 10 J are one error: 15."""
-    whole = [math.hypot(3, 5), math.hypot(4, 10)]
-    total = add_energies(
-        [Energy(100, whole[0], "measured", 5), Energy(200, whole[1], "measured", 10)]
-    )
-    assert total.shared_sd_j == 15
-    assert total.uncertainty_j == pytest.approx(math.hypot(5, 15))
-
-
-def test_an_error_that_a_record_does_not_tell_apart_is_the_meters():
-    whole, apart = (as_quantity(Energy(100, 5, "measured", shared)) for shared in (None, 4))
-    assert (whole.random_sd, whole.shared_sd) == (0, 5)
-    assert (apart.random_sd, apart.shared_sd) == (3, 4)
-    assert as_quantity(add_energies([Energy(1, 5, "measured", 4), MISSING])).value is None
-
-
-def test_the_calibrations_of_two_sensors_are_two_errors():
-    total = total_energy(
-        {"gpu": 1000.0, "cpu": 200.0},
-        {"gpu": "measured", "cpu": "measured"},
-        {"gpu": 60.0, "cpu": 20.0},
-        {"gpu": 30.0, "cpu": 40.0},
-    )
-    assert total.shared_sd_j == 50
-
-
-def test_a_sum_of_different_qualities_is_called_mixed_and_a_sum_of_nothing_is_zero():
-    total = add_energies([Energy(100, None, "measured"), Energy(50, 4, "estimated")])
-    assert total == Energy(150, None, "mixed")
-    assert add_energies([]) == Energy(0, 0, "measured", 0)
 
 
 def test_ten_joules_over_four_tokens_are_two_and_a_half_joules_per_token():

@@ -54,6 +54,13 @@ def test_three_measurements_have_the_interval_of_two_degrees_of_freedom():
     assert ends == pytest.approx((3 - 4.3027 / math.sqrt(3), 3 + 4.3027 / math.sqrt(3)), rel=1e-4)
 
 
+def test_half_of_an_interval_is_known_without_forming_its_ends():
+    """A small error of a large number: the ends would have lost its last digits."""
+    one = Quantity(1e9, 1.0 / 3, 0.0)
+    assert one.half_width == one.random_half_width == NORMAL_975 / 3
+    assert Quantity(1e9, None, 1.0).half_width is None
+
+
 def test_calibration_is_in_an_absolute_interval_and_not_in_a_comparison():
     one = Quantity(100.0, 3.0, 4.0)
     assert interval_95(one) == pytest.approx((100 - 5 * NORMAL_975, 100 + 5 * NORMAL_975))

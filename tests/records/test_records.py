@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kdwatts.records import schema
+from kdwatts.records import files
 from kdwatts.records.files import (
     append_jsonl,
     check_schema,
@@ -184,7 +184,7 @@ def test_a_full_disk_keeps_the_old_content_and_leaves_no_temporary_file(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(schema.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"schema": 1, "state": "done"})
     assert read_json(path)["state"] == "running"

@@ -142,7 +142,7 @@ def test_the_student_inherits_what_the_text_the_corpus_and_the_teacher_cost(
     ancestors = metrics["inherited_energy_by_artifact_j"]
     for stage in ("shards", "generate"):
         directory = artifact_of(store, stage, *SEQUENCE)
-        cost = record_energy(read_json(directory / "artifact.json")).energy_j
+        cost = record_energy(read_json(directory / "artifact.json")).value
         assert cost is not None and cost > 0
         assert ancestors.pop(directory.name) == cost
     (trained,) = ancestors

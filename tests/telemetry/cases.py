@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.telemetry.energy import integrate_power_j
+from kdwatts.telemetry.integration import integrate_power_j
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.parts import CALIBRATION
 

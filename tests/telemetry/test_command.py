@@ -21,7 +21,7 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.telemetry.__main__ import main
 from kdwatts.telemetry.command import say_unmeasurable
-from kdwatts.telemetry.energy import integrate_power_j
+from kdwatts.telemetry.integration import integrate_power_j
 from kdwatts.telemetry.recover import recover_components
 from tests.telemetry.conftest import REPOSITORY
 

@@ -4,19 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from kdwatts.telemetry.energy import (
-    Reading,
-    Sensor,
-    Tally,
-    advance,
-    counter_step_j,
-    gap_s,
-    integrate_power_j,
-    known_limit_w,
-    span,
-    uncertainty_j,
-)
+from kdwatts.telemetry.energy import Tally, advance, span
 from kdwatts.telemetry.parts import Part, component, total
+from kdwatts.telemetry.readings import Reading, Sensor, known_limit_w
+from kdwatts.telemetry.uncertainty import gap_s, uncertainty_j
 
 GPU = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.1, max_gap_s=3)
 PACKAGE = Sensor("cpu", "package-0", "rapl", 500, delta_s=0.001, max_gap_s=3, range_j=1000)
@@ -33,53 +24,6 @@ def part(
     sensor: Sensor, duration_s: float, *readings: tuple[float, float | None, float | None]
 ) -> Part:
     return component([span(sensor, Tally(), fold(sensor, *readings))], duration_s)
-
-
-def test_a_ramp_from_100_w_to_300_w_over_2_s_is_400_j():
-    assert integrate_power_j([0, 2], [100, 300]) == 400
-
-
-def test_samples_further_apart_than_the_gap_add_nothing():
-    assert integrate_power_j([0, 1, 5, 6], [100, 100, 100, 100], max_gap_s=3) == 200
-
-
-def test_one_sample_has_no_energy():
-    assert integrate_power_j([3], [250]) == 0
-
-
-def test_unequal_lists_are_refused_with_both_lengths():
-    with pytest.raises(ValueError, match="2 times and 1 powers"):
-        integrate_power_j([0, 1], [100])
-
-
-def test_times_that_go_back_are_refused_with_both_times():
-    with pytest.raises(ValueError, match=r"time 1 s follows 2 s"):
-        integrate_power_j([2, 1], [100, 100])
-
-
-def test_a_counter_step_is_accepted_up_to_one_and_a_half_limits_and_two_updates():
-    # 1.5 * 700 W * (0.1 s + 2 * 0.1 s) = 315 J.
-    assert counter_step_j(10, 325, 0.1, limit_w=700, delta_s=0.1) == 315
-    assert counter_step_j(10, 325.1, 0.1, limit_w=700, delta_s=0.1) is None
-
-
-def test_a_counter_that_falls_without_a_range_was_reset():
-    assert counter_step_j(10, 9, 0.1, limit_w=700, delta_s=0.1) is None
-
-
-def test_a_counter_that_falls_within_its_range_wrapped():
-    # 990 -> 1000 = 0 -> 20 is 30 J.
-    assert counter_step_j(990, 20, 0.1, limit_w=500, delta_s=0.001, range_j=1000) == 30
-
-
-def test_a_fall_too_large_for_a_wrap_was_a_reset():
-    # Wrapped it would be 500 J in 0.1 s; 1.5 * 500 W * 0.102 s = 76.5 J is the most.
-    assert counter_step_j(600, 100, 0.1, limit_w=500, delta_s=0.001, range_j=1000) is None
-
-
-def test_after_a_silence_long_enough_for_unseen_wraps_the_step_is_refused():
-    # 500 J at 500 W take 1 s.
-    assert counter_step_j(0, 10, 1.1, limit_w=500, delta_s=0.001, range_j=1000) is None
 
 
 def test_a_window_is_the_difference_of_counters():
@@ -244,7 +188,7 @@ def test_the_total_never_mixes_measured_and_estimated_parts():
         "gpu": part(GPU, 10, (0, 0, None), (10, 3000, None)),
         "cpu": part(model, 10, (0, 0, None), (10, 40, None)),
     }
-    assert total(parts).energy_j == 3000
+    assert total(parts).value == 3000
     assert total(parts).quality == "measured"
     assert total({"cpu": parts["cpu"]}).quality == "estimated"
 

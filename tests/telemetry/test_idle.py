@@ -6,9 +6,10 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry import meter as meter_module
-from kdwatts.telemetry.energy import Reading, Sensor, Span, Tally, advance, span
+from kdwatts.telemetry.energy import Span, Tally, advance, span
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.parts import component
+from kdwatts.telemetry.readings import Reading, Sensor
 from kdwatts.telemetry.share import Allocation
 
 

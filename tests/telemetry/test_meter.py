@@ -10,10 +10,10 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.telemetry import host
-from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading
 from kdwatts.telemetry.sampler import Sampler
 
 
@@ -216,7 +216,7 @@ def test_an_open_window_tells_its_energy_and_the_meter_its_power(tmp_path, estim
         so_far = window.so_far()
         live_w = meter.live_power_w()
     assert so_far.quality == "estimated"
-    assert 5 < (so_far.energy_j or 0) < 30
+    assert 5 < (so_far.value or 0) < 30
     assert 0 < (live_w or 0) < 110
 
 

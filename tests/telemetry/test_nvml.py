@@ -186,7 +186,7 @@ def test_a_short_window_is_null_and_its_energy_is_in_the_window_around_it(printe
 
 def test_an_open_window_and_the_meter_answer_without_asking_the_gpu(printed):
     result = printed["old driver"]
-    assert result["so_far"]["energy_j"] == pytest.approx(250 * 2.35, rel=0.05)
+    assert result["so_far"]["value"] == pytest.approx(250 * 2.35, rel=0.05)
     assert result["so_far"]["quality"] == "measured"
     assert result["live_w"] == 250
 

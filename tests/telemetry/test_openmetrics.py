@@ -17,9 +17,10 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from kdwatts.records.schema import TelemetryRow
-from kdwatts.telemetry.energy import Reading, Sensor, Tally, advance, span
+from kdwatts.telemetry.energy import Tally, advance, span
 from kdwatts.telemetry.openmetrics import Exposition, Live, live, run_labels
 from kdwatts.telemetry.parts import QUALITY
+from kdwatts.telemetry.readings import Reading, Sensor
 from tests.telemetry.conftest import REPOSITORY
 
 LABELS = {"run": "/runs/1", "host": "node7", "slurm_job_id": "42", "attempt": "3"}

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.telemetry import probes as probes_module
+from kdwatts.telemetry import discovery
 from kdwatts.telemetry.energy import span
 from kdwatts.telemetry.parts import Part, component
 from kdwatts.telemetry.share import Allocation
@@ -30,9 +30,9 @@ class Node:
             powercap.add(zone, name, energy_j=energy_j, range_j=RANGE_J)
         powercap.add("intel-rapl:0:1", "core", energy_j=1.0, range_j=RANGE_J)
         powercap.add("intel-rapl:2", "psys", energy_j=1.0, range_j=RANGE_J)
-        monkeypatch.setattr(probes_module.time, "monotonic", lambda: self.time_s)
+        monkeypatch.setattr(discovery.time, "monotonic", lambda: self.time_s)
         settings = Telemetry(interval_s=1.0, rapl_root=str(powercap.root))
-        found = probes_module.find_probes([], settings, Allocation(2, 2))
+        found = discovery.find_probes([], settings, Allocation(2, 2))
         self.probes = found.devices
         self.read()
         self.starts = {probe: probe.tally for probe in self.probes}

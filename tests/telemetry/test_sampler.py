@@ -12,11 +12,11 @@ import pytest
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry import host, sampler
-from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading, Sensor
 from kdwatts.telemetry.sampler import Sampler
 
 OFTEN = Telemetry(interval_s=0.02, slow_interval_s=0.04, rapl_root="/nowhere", cpu_estimate="tdp")

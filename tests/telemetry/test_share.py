@@ -11,11 +11,11 @@ import pytest
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.records.schema import StageRow
-from kdwatts.telemetry.energy import Reading, Sensor
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading, Sensor
 from kdwatts.telemetry.recover import recover_components
 from kdwatts.telemetry.sampler import Sampler
 from kdwatts.telemetry.share import (

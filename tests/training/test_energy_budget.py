@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from kdwatts.metrics.energy import MISSING, Energy
+from kdwatts.metrics.quantity import MISSING_J, Quantity
 from kdwatts.training.energy_budget import JouleBudget
 
 
@@ -16,8 +16,8 @@ class Drawn:
     def __init__(self, energy_j: float | None) -> None:
         self.energy_j = energy_j
 
-    def __call__(self) -> Energy:
-        return MISSING if self.energy_j is None else Energy(self.energy_j, 1.0, "measured")
+    def __call__(self) -> Quantity:
+        return MISSING_J if self.energy_j is None else Quantity(self.energy_j, unit="J")
 
 
 def test_the_share_is_of_what_loading_left():

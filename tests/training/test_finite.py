@@ -115,7 +115,7 @@ def test_the_line_of_steps_that_bear_no_target_leaves_out_joules_a_token(
         meter.window("train") as window,
         tqdm(disable=True) as bar,
     ):
-        while window.so_far().energy_j is None:
+        while window.so_far().value is None:
             time.sleep(0.05)
         window.tokens = tokens
         _report(bar, {"loss": 0.0, "step": 3}, window, meter, 2.0, 10)

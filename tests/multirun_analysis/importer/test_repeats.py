@@ -80,10 +80,10 @@ def test_sixteen_folders_are_five_settings_with_a_mean_and_an_interval_each(stud
         "combined/run · imported": 2,
     }
     means = over_seeds(runs, "own_energy_j")
-    assert sorted(mean.num_values for mean in means.values()) == [2, 2, 3, 4, 5]
+    assert sorted(mean.degrees + 1 for mean in means.values()) == [2, 2, 3, 4, 5]
     feature = means[next(run["group"] for run in runs if run["run"] == "feature_1")]
     joules = [run["own_energy_j"] for run in runs if run["paradigm"] == "feature"]
-    assert feature.mean == pytest.approx(sum(joules) / 5)
+    assert feature.value == pytest.approx(sum(joules) / 5)
     # Copies 1 to 5 draw 1.01 to 1.05 times the first: sd 0.01581 of it, and t[4] is 2.776.
     base = joules[0] / 1.01
     assert feature.half_width == pytest.approx(2.776 * 0.015811 / 5**0.5 * base, rel=1e-3)

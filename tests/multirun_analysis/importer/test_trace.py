@@ -5,7 +5,7 @@ import re
 import pytest
 
 from kdwatts.records.files import read_json, read_jsonl
-from kdwatts.telemetry.energy import integrate_power_j
+from kdwatts.telemetry.integration import integrate_power_j
 from multirun_analysis.__main__ import main
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.trace import (

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from kdwatts.telemetry.energy import MAX_DELTA_S, Reading, Sensor, Tally, advance, span
+from kdwatts.telemetry.energy import Tally, advance, span
+from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from tests.multirun_analysis.ticking import at, ticks_of
 

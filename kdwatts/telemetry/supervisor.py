@@ -2,9 +2,9 @@
 
 The meter forks it before it has threads, and it forks the process that will be the command, which
 waits for the meter's word: the command then begins without an interpreter's start inside the
-measured time. The guard sleeps meanwhile. By it, signals that reach a whole process group are told
-from those sent to the meter alone, and after a kill -9 of the meter nothing is left running that
-the command started.
+measured time. The supervisor sleeps meanwhile. By it, signals that reach a whole process group are
+told from those sent to the meter alone, and after a kill -9 of the meter nothing is left running
+that the command started.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ GRACE_S = 5.0
 _GROUP_S = 0.05
 """A signal to a whole group reaches its processes one by one, all within this time."""
 _SAME_S = 1.0
-"""The guard's own signal of the same number counts as the same one for so long."""
+"""The supervisor's own signal of the same number counts as the same one for so long."""
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True)
-class Guard:
+class Supervisor:
     """The meter's end of it."""
 
     pid: int
@@ -75,10 +75,10 @@ class Guard:
         return _as_shells(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
 
 
-def start(path: str, command: Sequence[str]) -> Guard:
-    """Fork the guard of a command, whose program is at `path`. Call it while there is one thread.
+def start(path: str, command: Sequence[str]) -> Supervisor:
+    """Fork the supervisor of a command, whose program is at `path`; to be run or dismissed.
 
-    To be run or dismissed.
+    Call it while there is one thread.
     """
     go_read, go = os.pipe()
     control_read, control = os.pipe()
@@ -88,19 +88,19 @@ def start(path: str, command: Sequence[str]) -> Guard:
     if pid:
         os.close(go_read)
         os.close(control_read)
-        return Guard(pid, go, control)
+        return Supervisor(pid, go, control)
     code = 1
     try:
         os.close(go)
         os.close(control)
-        code = _guard(path, list(command), go_read, control_read)
+        code = _supervise(path, list(command), go_read, control_read)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _guard(path: str, command: list[str], go: int, control: int) -> int:
+def _supervise(path: str, command: list[str], go: int, control: int) -> int:
     ignored = {n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN}
     received_s: dict[int, float] = {}
     woken, wake = os.pipe()
@@ -128,12 +128,12 @@ def _guard(path: str, command: list[str], go: int, control: int) -> int:
             if code is not None:
                 return _as_shells(code)
         if control in ready:
-            asked = os.read(control, 64)
-            if not asked:
+            numbers = os.read(control, 64)
+            if not numbers:
                 _end_all()
                 return 1
             time.sleep(_GROUP_S)
-            for number in asked:
+            for number in numbers:
                 # What came here too went to the whole group, and so to the command.
                 if time.monotonic() - received_s.get(number, -math.inf) > _SAME_S:
                     os.kill(pid, number)
@@ -180,7 +180,7 @@ def _end_all() -> None:
     """End every process below this one: SIGTERM, so that it can save, and SIGKILL after a while."""
     me = psutil.Process()
     for number in (signal.SIGTERM, signal.SIGKILL):
-        told: set[int] = set()
+        signalled: set[int] = set()
         deadline_s = time.monotonic() + GRACE_S
         while time.monotonic() < deadline_s:
             _reap()
@@ -188,8 +188,8 @@ def _end_all() -> None:
             if not left:
                 return
             for process in left:
-                if process.pid not in told:
-                    told.add(process.pid)
+                if process.pid not in signalled:
+                    signalled.add(process.pid)
                     with contextlib.suppress(psutil.Error):  # It has ended meanwhile.
                         process.send_signal(number)
             time.sleep(_GROUP_S)

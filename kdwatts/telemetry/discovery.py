@@ -12,11 +12,11 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import host, nvml, rapl
-from kdwatts.telemetry.energy import Reading
 from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading
 from kdwatts.telemetry.share import Allocation, AttributedCounter
 
-_TOLD = "the whole node is told by the first process of this launch on it (local id 0)"
+_BY_THE_FIRST = "the whole node is told by the first process of this launch on it (local id 0)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_probes(
     zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     is_shared = settings.cpu_scope == "job" or (settings.cpu_scope == "auto" and allocation.is_part)
     if allocation.meter_index > 0 and not is_shared:
-        absent |= dict.fromkeys([zone.kind for zone in zones], _TOLD)
+        absent |= dict.fromkeys([zone.kind for zone in zones], _BY_THE_FIRST)
         zones = []
     nodes = [_zone_probe(zone, settings.interval_s) for zone in zones]
     attributed: dict[str, AttributedCounter] = {}
@@ -63,7 +63,7 @@ def find_probes(
             probe.sensor = replace(probe.sensor, kind=f"node_{probe.sensor.kind}")
     devices += nodes
     devices += [_attributed_probe(kind, counter) for kind, counter in attributed.items()]
-    if absent.get("cpu", _TOLD) != _TOLD and settings.cpu_estimate == "tdp":
+    if absent.get("cpu", _BY_THE_FIRST) != _BY_THE_FIRST and settings.cpu_estimate == "tdp":
         devices.append(_tdp_probe(settings, clocks))
         del absent["cpu"]
     return Probes(devices, clocks, absent, attributed)

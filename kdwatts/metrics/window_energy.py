@@ -1,0 +1,57 @@
+"""The energy of a window: the one sum over its components, for rows at hand and rows on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdwatts.metrics.quantity import MEASURED, MISSING_J, Quantity, from_whole_sd
+
+_WEAKEST_LAST = (*MEASURED, "estimated")
+
+
+def window_energy(row: Mapping[str, Any]) -> Quantity:
+    """Joules of a StageRow's fields: its measured components, or the estimated where none is.
+
+    Measured and estimated components are never added. Sensors of different kinds err independently,
+    so both their errors add in squares. A sum that holds an attributed component is attributed.
+    """
+    components = _summed(row)
+    if not components:
+        return MISSING_J
+    energy_j, quality = row["energy_j"], row["quality"]
+    shared_j = row.get("shared_uncertainty_j") or {}  # Older rows do not tell it apart.
+    return from_whole_sd(
+        sum(energy_j[component] for component in components),
+        _in_squares(row["uncertainty_j"].get(component) for component in components),
+        _in_squares(shared_j.get(component) for component in components),
+        unit="J",
+        quality=max((quality[c] for c in components), key=_WEAKEST_LAST.index),
+    )
+
+
+def window_net_energy_j(row: Mapping[str, Any]) -> float | None:
+    """Joules of the same components, less what they would have drawn idle.
+
+    None where that of one of them is unknown, as in older rows, or none is known.
+    """
+    net_energy_j = row.get("net_energy_j") or {}
+    nets_j = [net_energy_j.get(component) for component in _summed(row)]
+    known_j = [net_j for net_j in nets_j if net_j is not None]
+    return sum(known_j) if known_j and len(known_j) == len(nets_j) else None
+
+
+def _summed(row: Mapping[str, Any]) -> list[str]:
+    """The components that are added: the measured ones, else the estimated ones."""
+    energy_j, quality = row["energy_j"], row["quality"]
+    for qualities in (MEASURED, ("estimated",)):
+        known = [c for c, j in energy_j.items() if j is not None and quality[c] in qualities]
+        if known:
+            return known
+    return []
+
+
+def _in_squares(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else math.sqrt(sum((value or 0.0) ** 2 for value in known))
