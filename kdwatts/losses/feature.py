@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.wide import wide
+from kdwatts.losses.rounding import wide
 
 NORM_EPSILON = 1e-6
 """Added to the mean square before its root, as the models' own norms do."""

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.logit_rows import Block, RowTerm, Softmax, row_loss, tied
+from kdwatts.losses.logit_rows import Block, RowTerm, Softmax, row_loss
+from kdwatts.losses.rounding import tied
 
 
 def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kdwatts.losses.head import DenseTeacher, head_loss
-from kdwatts.losses.logit_rows import Block, RowTerm, plain, row_loss
+from kdwatts.losses.logit_rows import Block, RowTerm, row_loss
+from kdwatts.losses.plain import plain
 from kdwatts.losses.response import DIVERGENCES, dense_term
 from kdwatts.losses.sparse import cross_entropy_term
 from tests.losses.test_response import BETA, SKEW, dense_reference, logits

@@ -17,7 +17,7 @@ from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.losses.logit_rows import plain
+from kdwatts.losses.plain import plain
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
 from kdwatts.records.files import read_json, write_json
 from kdwatts.runtime.fingerprint import stage_key
