@@ -171,7 +171,7 @@ def term_loss(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
     if block.needs_grad and block.num_gradients == before:
         raise ValueError(
             f"{name} gives no gradient, so the student learns nothing of it; have its function "
-            "call block.add_gradient, or give losses.plain.plain one that autograd can differentiate"
+            "detach nothing of the student, or call block.add_gradient where it is given a block"
         )
     if loss_n.shape != (block.num_rows,):
         raise ValueError(
