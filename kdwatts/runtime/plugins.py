@@ -19,7 +19,7 @@ LAYER_MAPS = "kdwatts.layer_maps"
 
 def names(group: str) -> list[str]:
     """The names that installed packages offer in a group of entry points; nothing is imported."""
-    return sorted(_installed(tuple(sys.path)).select(group=group).names)
+    return sorted(_installed(group, tuple(sys.path)).names)
 
 
 def packages(group: str, name: str) -> list[str]:
@@ -57,7 +57,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
 
 
 def _offers(group: str, name: str) -> list[EntryPoint]:
-    return list(_installed(tuple(sys.path)).select(group=group, name=name))
+    return list(_installed(group, tuple(sys.path)).select(name=name))
 
 
 def _package(point: EntryPoint) -> str:
@@ -65,7 +65,7 @@ def _package(point: EntryPoint) -> str:
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> EntryPoints:
-    """All entry points of the packages on `sys.path`, which is what they depend on."""
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Those of the packages on `sys.path`, which is what they depend on."""
     del path
-    return entry_points()
+    return entry_points(group=group)
