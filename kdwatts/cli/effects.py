@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from kdwatts.cli.overrides import parsed
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Pair
-from kdwatts.config.paradigm import Relational, Response
+from kdwatts.config.paradigm import DIVERGENCES, Relational, Response
 from kdwatts.runtime.paths import resolve_dir
 
 Reads = Callable[[Config], bool]
@@ -97,11 +97,13 @@ READ_BY: dict[str, tuple[Reads, str]] = {
         "with paradigm.response.support=sampled",
     ),
     "paradigm.response.beta": (
-        _of_response(lambda term: term.divergence == "jsd"),
+        _of_response(lambda term: term.divergence == "jsd" or term.divergence not in DIVERGENCES),
         "with paradigm.response.divergence=jsd",
     ),
     "paradigm.response.skew": (
-        _of_response(lambda term: term.divergence.startswith("skew")),
+        _of_response(
+            lambda term: term.divergence.startswith("skew") or term.divergence not in DIVERGENCES
+        ),
         "with paradigm.response.divergence=skew_kl or skew_reverse_kl",
     ),
     "paradigm.relational.group_size": (

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from kdwatts.config.generation import TEXTS, Generate, OnPolicy
-from kdwatts.config.ranges import above_zero, at_least, choice
+from kdwatts.config.ranges import above_zero, at_least, choice, choice_or_plugin
+from kdwatts.runtime import plugins
 
 DIVERGENCES = (
     "forward_kl",
@@ -43,7 +44,7 @@ class Response:
     num_samples: int = 50
     """For support=sampled: tokens drawn at each position; about a quarter of them are distinct."""
     beta: float = 0.5
-    """Weight of the teacher in the mixture of jsd; other divergences ignore it."""
+    """Weight of the teacher in the mixture of jsd; others that ship ignore it."""
     skew: float = 0.1
     """Weight of the first distribution in the mixture of skew_kl and skew_reverse_kl."""
     teacher_temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
@@ -54,7 +55,9 @@ class Response:
 
     def __post_init__(self) -> None:
         above_zero("paradigm.response.weight", self.weight)
-        choice("paradigm.response.divergence", self.divergence, DIVERGENCES)
+        choice_or_plugin(
+            "paradigm.response.divergence", self.divergence, DIVERGENCES, plugins.DIVERGENCES
+        )
         choice("paradigm.response.support", self.support, SUPPORTS)
         choice("paradigm.response.cache_precision", self.cache_precision, ("u8", "f16"))
         above_zero("paradigm.response.temperature", self.temperature)
@@ -94,9 +97,9 @@ class Feature:
 
     def __post_init__(self) -> None:
         above_zero("paradigm.feature.weight", self.weight)
-        choice("paradigm.feature.layers", self.layers, LAYER_MAPS)
+        choice_or_plugin("paradigm.feature.layers", self.layers, LAYER_MAPS, plugins.LAYER_MAPS)
         choice("paradigm.feature.projector", self.projector, PROJECTORS)
-        choice("paradigm.feature.distance", self.distance, DISTANCES)
+        choice_or_plugin("paradigm.feature.distance", self.distance, DISTANCES, plugins.DISTANCES)
         at_least("paradigm.feature.num_pairs", self.num_pairs, 0)
         at_least("paradigm.feature.positions", self.positions, 0)
         if (self.layers == "explicit") != bool(self.pairs):

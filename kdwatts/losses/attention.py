@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdwatts.losses.chunks import RELATION_ELEMENTS
-from kdwatts.losses.wide import wide
+from kdwatts.losses.rounding import wide
 
 PROJECTIONS = ("q", "k", "v")
 UNSEEN = -1e30

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.wide import wide
+from kdwatts.losses.rounding import wide
+from kdwatts.runtime import plugins
 
 NORM_EPSILON = 1e-6
 """Added to the mean square before its root, as the models' own norms do."""
@@ -57,6 +58,11 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse,
     "cosine": cosine,
 }
+
+
+def distance_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance of that name, ours or an installed package's, [N] of student's and teacher's."""
+    return DISTANCES.get(name) or plugins.load(plugins.DISTANCES, name)
 
 
 def _check_shapes(student_ND: Tensor, teacher_ND: Tensor) -> None:

@@ -12,7 +12,7 @@ the forward pass. Peak memory grows with the chunk, not with tokens times vocabu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdwatts.losses.chunks import LOGIT_ELEMENTS
-from kdwatts.losses.logit_rows import Block, RowTerm, floored, taken
+from kdwatts.losses.logit_rows import Block, RowTerm, term_loss
+from kdwatts.losses.rounding import floored
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,33 @@ class DenseTeacher:
     bias_W: Tensor | None = None
 
 
-class Buffers:
-    """Memory for one chunk's logits, kept between calls.
+def head_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    terms: Mapping[str, RowTerm],
+    weights: Mapping[str, float],
+    *,
+    bias_V: Tensor | None = None,
+    teacher: DenseTeacher | None = None,
+    chunk_rows: int = 256,
+    buffers: Buffers | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of row terms over all N rows, and each term's own sum without gradient.
 
-    Fresh memory costs a page fault for every 4 KiB: on a CPU a quarter of the time of the product
-    that fills it.
+    `hidden_ND` are the student's final hidden states at the rows that count, `weight_VD` and
+    `bias_V` its head cut to the shared vocabulary, `teacher` what dense terms are compared with,
+    which gets no gradient. Sums, not means: put the number of tokens of the whole step into the
+    weights, so that the gradient, which is exact and ready when this returns, need not be scaled in
+    backward. `buffers` keeps memory from call to call.
     """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[object, ...], Tensor] = {}
-
-    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised [rows, columns] of the dtype and device of `like`."""
-        key = (name, like.dtype, like.device)
-        held = self._held.get(key)
-        if held is None or held.numel() < rows * columns:
-            self._held.pop(key, None)
-            held = self._held[key] = like.new_empty(rows * columns)
-        return held[: rows * columns].view(rows, columns)
+    if not torch.is_grad_enabled():
+        # Inside the function gradients would be formed all the same, at the head's size in memory.
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
+    total, sums = _HeadLoss.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        hidden_ND, weight_VD, bias_V, teacher, terms, weights, chunk_rows, buffers or Buffers()
+    )
+    return total, dict(zip(terms, sums, strict=True))
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -66,48 +76,33 @@ class _HeadLoss(torch.autograd.Function):
         chunk_rows: int,
         buffers: Buffers,
     ) -> tuple[Tensor, Tensor]:
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         needs_grad = any(ctx.needs_input_grad[:3])
-        dtype = _product_dtype(hidden_ND)
-        # Sums of many chunks: in bfloat16 the late ones would be rounded away.
-        sum_dtype = torch.promote_types(weight_VD.dtype, torch.float32)
-        hidden_grad = torch.empty_like(hidden_ND) if needs_hidden else None
-        weight_grad = torch.empty_like(weight_VD, dtype=sum_dtype) if needs_weight else None
-        bias_grad = torch.zeros_like(bias_V, dtype=sum_dtype) if needs_bias else None  # pyright: ignore[reportArgumentType]
-        if weight_grad is not None and not len(hidden_ND):
-            weight_grad.zero_()
+        gradients = _Gradients.empty(ctx.needs_input_grad, hidden_ND, weight_VD, bias_V)
         # Cast once: autocast would cast the whole weight anew for every product of every chunk.
+        dtype = _product_dtype(hidden_ND)
         hidden_cast_ND, weight_cast_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         teacher = teacher and _cast(teacher)
         sums = torch.zeros(len(terms), dtype=torch.float64, device=hidden_ND.device)
         for rows in _even_slices(len(hidden_ND), chunk_rows):
-            hidden_nD = hidden_cast_ND[rows]
+            hidden_nD, teacher_nW = hidden_cast_ND[rows], None
             logits_nV = _logits("student", hidden_nD, weight_cast_VD, bias_V, buffers)
-            teacher_nW = None
             if teacher:
+                teacher_nE = teacher.hidden_NE[rows]
                 teacher_nW = _logits(
-                    "teacher", teacher.hidden_NE[rows], teacher.weight_WE, teacher.bias_W, buffers
+                    "teacher", teacher_nE, teacher.weight_WE, teacher.bias_W, buffers
                 )
-            for part in _even_slices(len(logits_nV), _block_rows(logits_nV)):
-                block = Block(
-                    slice(rows.start + part.start, rows.start + part.stop),
-                    logits_nV[part],
-                    None if teacher_nW is None else teacher_nW[part],
-                    needs_grad=needs_grad,
-                )
-                parts = [
-                    taken(name, term, block, weights[name]).sum() for name, term in terms.items()
+            for block in _blocks(rows, logits_nV, teacher_nW, needs_grad=needs_grad):
+                losses = [
+                    term_loss(name, term, block, weights[name]).sum()
+                    for name, term in terms.items()
                 ]
-                sums += torch.stack(parts)
+                sums += torch.stack(losses)
                 if needs_grad:
                     block.close()
-            if hidden_grad is not None:
-                _product(logits_nV, weight_cast_VD, hidden_grad[rows])
-            if weight_grad is not None:
-                _add_product(logits_nV.T, hidden_nD, weight_grad, buffers, first=rows.start == 0)
-            if bias_grad is not None:
-                bias_grad += logits_nV.sum(0, dtype=sum_dtype)
-        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+            if needs_grad:
+                # What were the chunk's logits is their gradient now.
+                gradients.add_chunk(rows, logits_nV, hidden_nD, weight_cast_VD, buffers)
+        ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
         total = sums @ sums.new_tensor([weights[name] for name in terms])
         ctx.mark_non_differentiable(sums)
@@ -127,16 +122,61 @@ class _HeadLoss(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
-def _even_slices(length: int, most: int) -> list[slice]:
-    """As few slices as are needed, none longer than `most`, all of about one length."""
-    count = -(-length // most)
-    edges = [length * index // count for index in range(count + 1)] if count else []
-    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-def _block_rows(logits_nV: Tensor) -> int:
+def _blocks(
+    rows: slice, logits_nV: Tensor, teacher_nW: Tensor | None, *, needs_grad: bool
+) -> Iterator[Block]:
+    """A chunk's logits a few rows at a time, so many as losses take at once."""
     num_rows, width = logits_nV.shape
-    return max(1, LOGIT_ELEMENTS.get(logits_nV.device.type, num_rows * width) // width)
+    most = max(1, LOGIT_ELEMENTS.get(logits_nV.device.type, num_rows * width) // width)
+    for part in _even_slices(num_rows, most):
+        yield Block(
+            slice(rows.start + part.start, rows.start + part.stop),
+            logits_nV[part],
+            None if teacher_nW is None else teacher_nW[part],
+            needs_grad=needs_grad,
+        )
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Of the sum of all losses, added up chunk by chunk; None of what is not trained."""
+
+    hidden_ND: Tensor | None
+    weight_VD: Tensor | None
+    bias_V: Tensor | None
+
+    @staticmethod
+    def empty(
+        needed: Sequence[bool], hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
+    ) -> _Gradients:
+        """Memory that the first chunk fills; zeros where there is none."""
+        needs_hidden, needs_weight, needs_bias = needed[:3]
+        # Sums of many chunks: in bfloat16 the late ones would be rounded away.
+        dtype = torch.promote_types(weight_VD.dtype, torch.float32)
+        gradients = _Gradients(
+            torch.empty_like(hidden_ND) if needs_hidden else None,
+            torch.empty_like(weight_VD, dtype=dtype) if needs_weight else None,
+            torch.zeros_like(bias_V, dtype=dtype) if needs_bias and bias_V is not None else None,
+        )
+        if gradients.weight_VD is not None and not len(hidden_ND):
+            gradients.weight_VD.zero_()
+        return gradients
+
+    def add_chunk(
+        self,
+        rows: slice,
+        grad_nV: Tensor,
+        hidden_nD: Tensor,
+        weight_VD: Tensor,
+        buffers: Buffers,
+    ) -> None:
+        """Add what the gradient of a chunk's logits makes of the head and of its hidden states."""
+        if self.hidden_ND is not None:
+            _product(grad_nV, weight_VD, self.hidden_ND[rows])
+        if self.weight_VD is not None:
+            _add_product(grad_nV.T, hidden_nD, self.weight_VD, buffers, first=rows.start == 0)
+        if self.bias_V is not None:
+            self.bias_V.add_(grad_nV.sum(0, dtype=self.bias_V.dtype))
 
 
 def _product_dtype(hidden_ND: Tensor) -> torch.dtype:
@@ -183,30 +223,28 @@ def _add_product(
         total += product
 
 
-def head_loss(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    terms: Mapping[str, RowTerm],
-    weights: Mapping[str, float],
-    *,
-    bias_V: Tensor | None = None,
-    teacher: DenseTeacher | None = None,
-    chunk_rows: int = 256,
-    buffers: Buffers | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of row terms over all N rows, and each term's own sum without gradient.
+def _even_slices(length: int, most: int) -> list[slice]:
+    """As few slices as are needed, none longer than `most`, all of about one length."""
+    count = -(-length // most)
+    edges = [length * index // count for index in range(count + 1)] if count else []
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
-    `hidden_ND` are the student's final hidden states at the rows that count, `weight_VD` and
-    `bias_V` its head cut to the shared vocabulary, `teacher` what dense terms are compared with,
-    which gets no gradient. Sums, not means: put the number of tokens of the whole step into the
-    weights, so that the gradient, which is exact and ready when this returns, need not be scaled in
-    backward. `buffers` keeps memory from call to call.
+
+class Buffers:
+    """Memory for one chunk's logits, kept between calls.
+
+    Fresh memory costs a page fault for every 4 KiB: on a CPU a quarter of the time of the product
+    that fills it.
     """
-    if not torch.is_grad_enabled():
-        # Inside the function gradients would be formed all the same, at the head's size in memory.
-        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-        bias_V = None if bias_V is None else bias_V.detach()
-    total, sums = _HeadLoss.apply(  # pyright: ignore[reportGeneralTypeIssues]
-        hidden_ND, weight_VD, bias_V, teacher, terms, weights, chunk_rows, buffers or Buffers()
-    )
-    return total, dict(zip(terms, sums, strict=True))
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[object, ...], Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """Uninitialised [rows, columns] of the dtype and device of `like`."""
+        key = (name, like.dtype, like.device)
+        held = self._held.get(key)
+        if held is None or held.numel() < rows * columns:
+            self._held.pop(key, None)
+            held = self._held[key] = like.new_empty(rows * columns)
+        return held[: rows * columns].view(rows, columns)

@@ -1,8 +1,8 @@
 """Logits of a few rows, their softmaxes, and where the gradient of the student's logits goes.
 
-Losses on logits are formed here together with their gradient: a loss is a function of a `Block`
-that returns one value a row and adds its gradient to the block's, in closed form, or by autograd
-where it is a `plain` function of both logits.
+A loss on logits is formed together with its gradient: it is a function of a `Block` that returns
+one value a row and adds its gradient to the block's. It knows its gradient in closed form, or has
+autograd form it (`losses.plain`).
 """
 
 # N positions kept by the loss mask, n those of one block, V vocabulary.
@@ -11,80 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdwatts.losses.wide import wide
-
-LEAST_LOGIT = -1e30
-"""Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
-
-TIED_EPSILONS = 64
-"""Roundings of a probability within which two are equal: they are exponentials of logits, whose
-own rounding is some epsilons of what may be tens."""
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """softmax(z / T) of n rows, unnormalised, in float32 or float64: p = exp / total."""
-
-    shifted_nV: Tensor
-    """z / T less its maximum, so that log p = shifted - log total."""
-    most_n1: Tensor
-    """What was taken off z / T: that maximum, or 0 where another softmax gave z without it."""
-    exp_nV: Tensor
-    total_n1: Tensor
-    """Sum of exp over V, in float64 as what is done with it costs nothing."""
-
-    @property
-    def scale_n1(self) -> Tensor:
-        """What turns exp into probabilities."""
-        return self.total_n1.reciprocal().to(self.exp_nV.dtype)
-
-    @property
-    def log_total_n(self) -> Tensor:
-        return self.total_n1[:, 0].log()
-
-    def probabilities(self) -> Tensor:
-        """p [n, V], newly made."""
-        return self.exp_nV * self.scale_n1
-
-    def log_at(self, ids_nK: Tensor) -> Tensor:
-        """log p of the given tokens [n, K] in float64."""
-        return self.shifted_nV.gather(-1, ids_nK).double() - self.log_total_n[:, None]
-
-
-def floored(logits: Tensor) -> Tensor:
-    """Logits with the least logit in the place of minus infinity.
-
-    Whoever forms logits by a head floors its bias alone, as nothing else of it can say that.
-    """
-    return logits.clamp(min=LEAST_LOGIT)
-
-
-def tied(distance: Tensor, probability: Tensor) -> Tensor:
-    """Where a probability is no further from another than their rounding."""
-    return distance <= probability * (TIED_EPSILONS * torch.finfo(probability.dtype).eps)
-
-
-def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False) -> Softmax:
-    """The softmax of logits of any float dtype; `in_place` gives them up to be overwritten."""
-    wide_nV = wide(logits_nV)
-    own = in_place or wide_nV is not logits_nV
-    if temperature != 1:
-        wide_nV = wide_nV.div_(temperature) if own else wide_nV / temperature
-        own = True
-    return _shifted(wide_nV, wide_nV.amax(-1, keepdim=True), own)
-
-
-def _shifted(scaled_nV: Tensor, most_n1: Tensor, own: bool) -> Softmax:
-    shifted_nV = scaled_nV.sub_(most_n1) if own else scaled_nV - most_n1
-    exp_nV = shifted_nV.exp()
-    return Softmax(shifted_nV, most_n1, exp_nV, exp_nV.sum(-1, keepdim=True).double())
+from kdwatts.losses.rounding import floored, wide
 
 
 class Block:
@@ -181,7 +114,53 @@ RowTerm = Callable[[Block, float], Tensor]
 """A loss of each row of a block, [n] in float64; adds that many times its gradient to the block."""
 
 
-def taken(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
+@dataclass(frozen=True)
+class Softmax:
+    """softmax(z / T) of n rows, unnormalised, in float32 or float64: p = exp / total."""
+
+    shifted_nV: Tensor
+    """z / T less its maximum, so that log p = shifted - log total."""
+    most_n1: Tensor
+    """What was taken off z / T: that maximum, or 0 where another softmax gave z without it."""
+    exp_nV: Tensor
+    total_n1: Tensor
+    """Sum of exp over V, in float64 as what is done with it costs nothing."""
+
+    @property
+    def scale_n1(self) -> Tensor:
+        """What turns exp into probabilities."""
+        return self.total_n1.reciprocal().to(self.exp_nV.dtype)
+
+    @property
+    def log_total_n(self) -> Tensor:
+        return self.total_n1[:, 0].log()
+
+    def probabilities(self) -> Tensor:
+        """p [n, V], newly made."""
+        return self.exp_nV * self.scale_n1
+
+    def log_at(self, ids_nK: Tensor) -> Tensor:
+        """log p of the given tokens [n, K] in float64."""
+        return self.shifted_nV.gather(-1, ids_nK).double() - self.log_total_n[:, None]
+
+
+def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False) -> Softmax:
+    """The softmax of logits of any float dtype; `in_place` gives them up to be overwritten."""
+    wide_nV = wide(logits_nV)
+    own = in_place or wide_nV is not logits_nV
+    if temperature != 1:
+        wide_nV = wide_nV.div_(temperature) if own else wide_nV / temperature
+        own = True
+    return _shifted(wide_nV, wide_nV.amax(-1, keepdim=True), own)
+
+
+def _shifted(scaled_nV: Tensor, most_n1: Tensor, own: bool) -> Softmax:
+    shifted_nV = scaled_nV.sub_(most_n1) if own else scaled_nV - most_n1
+    exp_nV = shifted_nV.exp()
+    return Softmax(shifted_nV, most_n1, exp_nV, exp_nV.sum(-1, keepdim=True).double())
+
+
+def term_loss(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
     """The term's loss of each row of the block, [n].
 
     Raises ValueError when it is not one number a row, or when its gradient is asked for and not
@@ -192,7 +171,7 @@ def taken(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
     if block.needs_grad and block.num_gradients == before:
         raise ValueError(
             f"{name} gives no gradient, so the student learns nothing of it; have its function "
-            "call block.add_gradient, or give losses.rows.plain one that autograd can differentiate"
+            "detach nothing of the student, or call block.add_gradient where it is given a block"
         )
     if loss_n.shape != (block.num_rows,):
         raise ValueError(
@@ -202,27 +181,13 @@ def taken(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
     return loss_n
 
 
-def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A divergence of a differentiable function of student's and teacher's logits [n, V] to [n].
+def row_loss(term: RowTerm, student_NV: Tensor, teacher_NV: Tensor | None = None) -> Tensor:
+    """The term of all rows at once, [N], differentiable once with respect to the student's logits.
 
-    Autograd forms its gradient, block by block. What a divergence is given besides the block and
-    the weight (`temperature` and its options) is given to the function, which sees both logits in
-    float32 (float64 stays float64) and may overwrite neither.
+    In float32 (float64 stays float64). For a whole vocabulary use `head.head_loss`, which never
+    holds the logits of all rows.
     """
-
-    @wraps(function)
-    def divergence(block: Block, weight: float, **options: float) -> Tensor:
-        student_nV, teacher_nV = block.logits()
-        no_autocast = torch.autocast(student_nV.device.type, enabled=False)
-        with torch.set_grad_enabled(block.needs_grad), no_autocast:
-            student_nV = student_nV.detach().requires_grad_(block.needs_grad)
-            loss_n = function(student_nV, teacher_nV, **options)
-            if loss_n.requires_grad:
-                (grad_nV,) = torch.autograd.grad(loss_n.sum(), student_nV)
-                block.add_gradient(grad_nV, weight)
-        return loss_n.detach().double()
-
-    return divergence
+    return _RowLoss.apply(student_NV, teacher_NV, term)  # pyright: ignore[reportReturnType]
 
 
 class _RowLoss(torch.autograd.Function):
@@ -236,7 +201,7 @@ class _RowLoss(torch.autograd.Function):
         block = Block(
             slice(0, len(student_NV)), student_own_NV, teacher_own_NV, needs_grad=needs_grad
         )
-        loss_N = taken("a term", term, block, 1.0)
+        loss_N = term_loss("a term", term, block, 1.0)
         ctx.save_for_backward(block.close() if needs_grad else None)
         ctx.dtype = student_NV.dtype
         return loss_N.to(student_own_NV.dtype)
@@ -247,12 +212,3 @@ class _RowLoss(torch.autograd.Function):
         (grad_NV,) = ctx.saved_tensors
         scaled_NV = None if grad_NV is None else grad_NV * grad_outputs[0][:, None]
         return None if scaled_NV is None else scaled_NV.to(ctx.dtype), None, None
-
-
-def row_loss(term: RowTerm, student_NV: Tensor, teacher_NV: Tensor | None = None) -> Tensor:
-    """The term of all rows at once, [N], differentiable once with respect to the student's logits.
-
-    In float32 (float64 stays float64). For a whole vocabulary use `head.head_loss`, which never
-    holds the logits of all rows.
-    """
-    return _RowLoss.apply(student_NV, teacher_NV, term)  # pyright: ignore[reportReturnType]

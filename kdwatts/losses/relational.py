@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.wide import wide
+from kdwatts.losses.rounding import wide
 
 TINY = 1e-12
 """Squared length, in units of the group's extent, below which two embeddings coincide: they have no

@@ -1,10 +1,13 @@
 """Divergences between what teacher and student say next, one value per position, in nats.
 
-A divergence takes a block of logits in any float dtype, works in float32 (float64 stays float64)
-and multiplies by the temperature squared, which keeps gradients the same size at every temperature
-(Hinton et al. 2015, arXiv 1503.02531, section 2). p is the teacher, q the student, both at that
-temperature. Where a loss is the sum of f(p, q) over the vocabulary, its gradient with respect to
-the student's logits over T is h - q sum(h), with h = q df/dq.
+A `plain` function of student's and teacher's logits, both over the temperature T, defines each; p
+is the teacher, q the student. Their value is multiplied by T squared, which keeps gradients the
+same size at every temperature (Hinton et al. 2015, arXiv 1503.02531, section 2).
+
+The closed form below a definition is what is computed: it takes a block of logits in any float
+dtype, works in float32 (float64 stays float64) and knows its gradient. Where a loss is the sum of
+f(p, q) over the vocabulary, that of the student's logits over T is h - q sum(h), h = q df/dq. A
+divergence of its definition alone is differentiated by autograd (`losses.plain`).
 """
 
 # N positions, n those of one block, V shared vocabulary.
@@ -14,10 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.logit_rows import Block, RowTerm, Softmax, row_loss, tied
+from kdwatts.losses.logit_rows import Block, RowTerm, Softmax, row_loss
+from kdwatts.losses.plain import named_options, plain
+from kdwatts.losses.rounding import tied
+from kdwatts.runtime import plugins
+
+
+def plain_forward_kl(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+    """KL(p || q) (Hinton et al. 2015, section 2)."""
+    return _kl(teacher_nV.log_softmax(-1), student_nV.log_softmax(-1))
 
 
 def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
@@ -32,6 +44,11 @@ def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
     return temperature**2 * kl_n
 
 
+def plain_reverse_kl(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+    """KL(q || p) (MiniLLM, arXiv 2306.08543, section 2)."""
+    return _kl(student_nV.log_softmax(-1), teacher_nV.log_softmax(-1))
+
+
 def reverse_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
     """T^2 KL(q || p), [n] (MiniLLM, arXiv 2306.08543, section 2)."""
     q, p = _pair("reverse_kl", block, temperature)
@@ -40,6 +57,13 @@ def reverse_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
     if block.needs_grad:
         block.add_gradient(ratio_nV.sub_(kl_n1).mul_(q_nV), weight * temperature)
     return temperature**2 * kl_n1[:, 0].double()
+
+
+def plain_jsd(student_nV: Tensor, teacher_nV: Tensor, *, beta: float) -> Tensor:
+    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, equation 1)."""
+    log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
+    log_m_nV = _log_mixture(log_p_nV, log_q_nV, beta)
+    return beta * _kl(log_p_nV, log_m_nV) + (1 - beta) * _kl(log_q_nV, log_m_nV)
 
 
 def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tensor:
@@ -57,6 +81,12 @@ def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tens
         factor = weight * temperature * (1 - beta)
         block.add_gradient(over_m_nV.sub_(own_n1).mul_(q_nV), factor)
     return temperature**2 * (beta * teacher_n.double() + (1 - beta) * own_n1[:, 0].double())
+
+
+def plain_skew_kl(student_nV: Tensor, teacher_nV: Tensor, *, skew: float) -> Tensor:
+    """KL(p || skew p + (1 - skew) q) (DistiLLM, section 3.1)."""
+    log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
+    return _kl(log_p_nV, _log_mixture(log_p_nV, log_q_nV, skew))
 
 
 def skew_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
@@ -77,6 +107,12 @@ def skew_kl(block: Block, weight: float, *, temperature: float, skew: float) -> 
     return temperature**2 * loss_n.double()
 
 
+def plain_skew_reverse_kl(student_nV: Tensor, teacher_nV: Tensor, *, skew: float) -> Tensor:
+    """KL(q || skew q + (1 - skew) p) (DistiLLM, section 3.1)."""
+    log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
+    return _kl(log_q_nV, _log_mixture(log_q_nV, log_p_nV, skew))
+
+
 def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
     """T^2 KL(q || skew q + (1 - skew) p), [n] (DistiLLM, arXiv 2402.03898, section 3.1)."""
     q, p = _pair("skew_reverse_kl", block, temperature)
@@ -89,6 +125,11 @@ def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: fl
         mean_n1 = (slope_nV * q_nV).sum(-1, keepdim=True)
         block.add_gradient(slope_nV.sub_(mean_n1).mul_(q_nV), weight * temperature)
     return temperature**2 * loss_n.double()
+
+
+def plain_total_variation(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+    """1/2 sum |q - p| (f-DISTILL, arXiv 2307.15190)."""
+    return (student_nV.softmax(-1) - teacher_nV.softmax(-1)).abs().sum(-1) / 2
 
 
 def total_variation(block: Block, weight: float, *, temperature: float) -> Tensor:
@@ -108,7 +149,15 @@ def total_variation(block: Block, weight: float, *, temperature: float) -> Tenso
     return temperature**2 * loss_n.double()
 
 
-DIVERGENCES: dict[str, Callable[..., Tensor]] = {
+DEFINITIONS: dict[str, Callable[..., Tensor]] = {
+    "forward_kl": plain_forward_kl,
+    "reverse_kl": plain_reverse_kl,
+    "jsd": plain_jsd,
+    "skew_kl": plain_skew_kl,
+    "skew_reverse_kl": plain_skew_reverse_kl,
+    "total_variation": plain_total_variation,
+}
+CLOSED_FORMS: dict[str, Callable[..., Tensor]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
     "jsd": jsd,
@@ -116,22 +165,26 @@ DIVERGENCES: dict[str, Callable[..., Tensor]] = {
     "skew_reverse_kl": skew_reverse_kl,
     "total_variation": total_variation,
 }
-OPTIONS = {"jsd": ("beta",), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",)}
-"""What a divergence takes besides the temperature."""
-
+"""Quicker than autograd, in less memory, and equal: the tests compare them."""
+DIVERGENCES = {name: plain(function) for name, function in DEFINITIONS.items()} | CLOSED_FORMS
 
 REVISIONS = {"total_variation": 2, "universal": 2}
 """Divergences whose numbers are no longer those that first shipped; part of what keys a student.
 2: no slope where probabilities are equal within rounding."""
 
 
+def divergence_of(name: str) -> Callable[..., Tensor]:
+    """The divergence of that name, ours or an installed package's, as a function of a block."""
+    return DIVERGENCES.get(name) or plain(plugins.load(plugins.DIVERGENCES, name))
+
+
 def dense_term(
     divergence: str, *, temperature: float = 1.0, beta: float = 0.5, skew: float = 0.1
 ) -> RowTerm:
     """The divergence of that name as a term of `head_loss`, which brings the teacher's logits."""
+    function = divergence_of(divergence)
     given = {"beta": beta, "skew": skew}
-    options = {name: given[name] for name in OPTIONS.get(divergence, ())}
-    function = DIVERGENCES[divergence]
+    options = {name: given[name] for name in named_options(function) if name in given}
     return lambda block, weight: function(block, weight, temperature=temperature, **options)
 
 
@@ -150,6 +203,16 @@ def divergence_loss(
     """
     term = dense_term(divergence, temperature=temperature, beta=beta, skew=skew)
     return row_loss(term, student_NV, teacher_NV)
+
+
+def _kl(log_a_nV: Tensor, log_b_nV: Tensor) -> Tensor:
+    """KL(a || b), [n]."""
+    return (log_a_nV.exp() * (log_a_nV - log_b_nV)).sum(-1)
+
+
+def _log_mixture(log_a_nV: Tensor, log_b_nV: Tensor, share: float) -> Tensor:
+    """log(share a + (1 - share) b)."""
+    return torch.logaddexp(log_a_nV + math.log(share), log_b_nV + math.log1p(-share))
 
 
 def _pair(name: str, block: Block, temperature: float) -> tuple[Softmax, Softmax]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdwatts.losses.logit_rows import Block, RowTerm, row_loss
-from kdwatts.losses.wide import wide
+from kdwatts.losses.rounding import wide
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdwatts.losses.logit_rows import Block, RowTerm, row_loss, tied
+from kdwatts.losses.logit_rows import Block, RowTerm, row_loss
+from kdwatts.losses.rounding import tied
 
 
 def universal_term(*, temperature: float = 1.0, compared_N: Tensor | None = None) -> RowTerm:

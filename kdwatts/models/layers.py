@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from kdwatts.runtime import plugins
+
 Key = TypeVar("Key")
 
 LayerPairs = list[tuple[int, int]]
@@ -40,13 +42,37 @@ LAYER_MAPS = {"uniform": uniform_pairs, "last": last_pair}
 """Maps that depth alone decides."""
 
 
+def layer_map_of(name: str) -> Callable[[int, int], LayerPairs]:
+    """The map of that name, ours or an installed package's, of both models' numbers of blocks."""
+    return LAYER_MAPS.get(name) or plugins.load(plugins.LAYER_MAPS, name)
+
+
 def layer_pairs(
     layers: str, explicit: Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int
 ) -> LayerPairs:
-    """The pairs of a map by its name; `explicit` takes them as given."""
+    """The pairs of a map by its name; `explicit` takes them as given.
+
+    Raises ValueError where a map gives anything but pairs of blocks that both models have.
+    """
     if layers == "explicit":
         return [(student, teacher) for student, teacher in explicit]
-    return LAYER_MAPS[layers](num_student_layers, num_teacher_layers)
+    pairs = layer_map_of(layers)(num_student_layers, num_teacher_layers)
+    depths = (num_student_layers, num_teacher_layers)
+    is_list = isinstance(pairs, list | tuple)
+    if not is_list or not pairs or not all(_is_pair(pair, depths) for pair in pairs):
+        raise ValueError(
+            f"paradigm.feature.layers={layers} pairs blocks as {pairs}, the models have "
+            f"{num_student_layers} and {num_teacher_layers} blocks; have its function return a "
+            "list of (student block, teacher block), counted from 0"
+        )
+    return [(student, teacher) for student, teacher in pairs]
+
+
+def _is_pair(pair: object, depths: tuple[int, int]) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    sides = zip(pair, depths, strict=True)
+    return all(isinstance(block, int) and 0 <= block < depth for block, depth in sides)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdwatts.artifacts.artifact import record_energy
 from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config, to_dict
+from kdwatts.config.paradigm import LAYER_MAPS
 from kdwatts.data.packing import IGNORE, Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.data.text_size import bytes_of_tokens
@@ -43,6 +44,7 @@ from kdwatts.stages.work import (
     Work,
     compared_rows,
     end_tokens,
+    feature_pairs,
     frozen_dtype,
     plan_signals,
     shared_rows,
@@ -85,8 +87,12 @@ def settings(config: Config) -> dict[str, Any]:
     # Its head was once cut to the rows of a teacher that nobody asks.
     rows, whole = shared_rows(config), config.model.student.architecture.vocab_size
     head = {"head_rows": whole} if not needs_teacher and rows < whole else {}
+    feature = config.paradigm.feature
+    # Those of an installed package's map, which is called here: before anything is built.
+    is_plugged = feature is not None and feature.layers not in LAYER_MAPS
     return {
         **({"divergence_revision": revision} if revision else {}),
+        **({"feature_pairs": feature_pairs(config)} if is_plugged else {}),
         "paradigm": paradigm,
         "training": training,
         "student": student_fingerprint(config.model),

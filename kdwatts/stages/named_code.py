@@ -11,13 +11,14 @@ from typing import Any
 from kdwatts.config.experiment import Config
 from kdwatts.config.paradigm import Feature, Relational, Response
 from kdwatts.losses.attention import attention_loss
-from kdwatts.losses.feature import DISTANCES
+from kdwatts.losses.feature import DISTANCES, distance_of
 from kdwatts.losses.relational import group_loss, mean_pool, relational_loss
-from kdwatts.losses.response import DIVERGENCES
+from kdwatts.losses.response import DIVERGENCES, divergence_of
 from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
 from kdwatts.losses.universal import universal_term
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
-from kdwatts.models.layers import LAYER_MAPS
+from kdwatts.models.layers import LAYER_MAPS, layer_map_of
+from kdwatts.runtime import plugins
 from kdwatts.runtime.code import code_key
 from kdwatts.teacher.cache_record import encode_rows
 from kdwatts.teacher.cross_tokenizer import universal_signals
@@ -36,6 +37,12 @@ LEVELS = {
 }
 SUPPORTS = {"top_k": (top_k_term,), "sampled": (sampled_term,)}
 WRITING = (write_text, uniform_draws)
+OFFERED: dict[str, Callable[[str], Any]] = {
+    plugins.DIVERGENCES: divergence_of,
+    plugins.DISTANCES: distance_of,
+    plugins.LAYER_MAPS: layer_map_of,
+}
+"""Group of entry points to what loads a name of it."""
 
 
 def code_keys(stage: str, config: Config) -> dict[str, str | None]:
@@ -78,28 +85,37 @@ def _of_response(response: Response) -> Named:
         return {f"paradigm.response.support={response.support}": SUPPORTS[response.support]}
     name = response.divergence
     functions = {**DIVERGENCES, "universal": universal_term}
-    return _from("paradigm.response.divergence", name, functions)
+    return _from("paradigm.response.divergence", name, functions, group=plugins.DIVERGENCES)
 
 
 def _of_feature(feature: Feature) -> Named:
-    named = _from("paradigm.feature.distance", feature.distance, DISTANCES)
+    name = feature.distance
+    named = _from("paradigm.feature.distance", name, DISTANCES, group=plugins.DISTANCES)
     if feature.projector != "none":
         named |= _from("paradigm.feature.projector", feature.projector, PROJECTORS, project)
-    if feature.layers == "cka":
+    name = feature.layers
+    if name == "cka":
         named["paradigm.feature.layers=cka"] = (unbiased_gram, cka_table, best_pairs)
-    elif feature.layers != "explicit":
-        named |= _from("paradigm.feature.layers", feature.layers, LAYER_MAPS)
+    elif name != "explicit":
+        named |= _from("paradigm.feature.layers", name, LAYER_MAPS, group=plugins.LAYER_MAPS)
     return named
 
 
-def _from(option: str, name: str, functions: Mapping[str, Any], *more: Any) -> Named:
-    """What `option=name` names. Raises ValueError where the schema knows the name alone."""
-    if name not in functions:
-        raise ValueError(
-            f"{option}={name} is in the schema and names no function; add one to the dictionary "
-            f"that has {', '.join(functions)}"
-        )
-    return {f"{option}={name}": (functions[name], *more)}
+def _from(
+    option: str, name: str, functions: Mapping[str, Any], *more: Any, group: str = ""
+) -> Named:
+    """What `option=name` names, of an installed package where one offers it in that group.
+
+    Raises ValueError where the schema knows the name alone.
+    """
+    if name in functions:
+        return {f"{option}={name}": (functions[name], *more)}
+    if name in plugins.names(group):
+        return {f"{option}={name}": (OFFERED[group](name), *more)}
+    raise ValueError(
+        f"{option}={name} is in the schema and names no function; add one to the dictionary "
+        f"that has {', '.join(functions)}"
+    )
 
 
 def _of_relational(relational: Relational) -> Named:

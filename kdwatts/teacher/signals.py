@@ -19,8 +19,8 @@ from kdwatts.data.boundaries import attention_inputs
 from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.chunks import SPARSE_ROWS
 from kdwatts.losses.relational import mean_pool
+from kdwatts.losses.rounding import wide
 from kdwatts.losses.sparse import TopK
-from kdwatts.losses.wide import wide
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
 from kdwatts.models.load import head_bias, head_weight
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms

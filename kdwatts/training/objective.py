@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdwatts.config.paradigm import Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.attention import attention_loss
-from kdwatts.losses.feature import DISTANCES
+from kdwatts.losses.feature import distance_of
 from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
 from kdwatts.losses.logit_rows import RowTerm
 from kdwatts.losses.relational import group_loss, mean_pool, num_groups, relational_loss
@@ -248,7 +248,7 @@ class Objective:
             goal = teacher[teacher_block]
             goal_ND = (goal if feature.positions else self._compared(batch, goal)).flatten(0, 1)
             state_ND = project(self.projectors, place, state_ND)
-            distance_N = DISTANCES[feature.distance](state_ND, goal_ND)
+            distance_N = distance_of(feature.distance)(state_ND, goal_ND)
             if distance_N.shape != state_ND.shape[:1]:
                 raise ValueError(
                     f"feature.distance={feature.distance} is {tuple(distance_N.shape)} for "

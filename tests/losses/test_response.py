@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdwatts.losses.response import DIVERGENCES, OPTIONS, dense_term, divergence_loss
+from kdwatts.losses.response import DIVERGENCES, dense_term, divergence_loss
 
 EVEN = torch.zeros(1, 2)
 THREE_TO_ONE = torch.tensor([[math.log(3), 0.0]])
@@ -227,9 +227,10 @@ def test_a_divergence_names_both_shapes_when_vocabularies_differ(name: str):
         loss(name, torch.zeros(2, 8), torch.zeros(2, 9))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_reaches_the_divergence_that_has_it(name: str):
-    (option,) = OPTIONS[name]
+@pytest.mark.parametrize(
+    ("name", "option"), [("jsd", "beta"), ("skew_kl", "skew"), ("skew_reverse_kl", "skew")]
+)
+def test_an_option_reaches_the_divergence_that_has_it(name: str, option: str):
     found = [value(name, EVEN, THREE_TO_ONE, **{option: share}) for share in (0.2, 0.6)]
     assert abs(found[0] - found[1]) > 0.01
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from kdwatts.models.layers import (
+    LAYER_MAPS,
     captured_blocks,
     captured_projections,
     layer_pairs,
@@ -62,6 +63,28 @@ def test_last_pairs_the_last_blocks_and_explicit_takes_what_it_is_given():
     assert layer_pairs("last", [], 4, 9) == [(3, 8)]
     assert layer_pairs("explicit", [[0, 7], [3, 2]], 4, 9) == [(0, 7), (3, 2)]
     assert layer_pairs("uniform", [], 2, 4) == [(0, 1), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (
+            [],
+            r"pairs blocks as \[\], the models have 4 and 9 blocks; have its function",
+        ),
+        ([(0, 9)], r"pairs blocks as \[\(0, 9\)\], the models have 4 and 9 blocks"),
+        ([(-1, 8)], r"pairs blocks as \[\(-1, 8\)\], the models"),
+        ([(0, 1, 2)], r"pairs blocks as \[\(0, 1, 2\)\], the models"),
+        ([3], r"pairs blocks as \[3\], the models"),
+        (None, "pairs blocks as None, the models"),
+    ],
+)
+def test_a_map_of_anything_but_pairs_of_blocks_that_there_are_is_refused(
+    pairs: Any, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(LAYER_MAPS, "own", lambda student, teacher: pairs)
+    with pytest.raises(ValueError, match=rf"^paradigm\.feature\.layers=own {said}"):
+        layer_pairs("own", [], 4, 9)
 
 
 @torch.no_grad()

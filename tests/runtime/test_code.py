@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.losses.logit_rows import plain
+from kdwatts.losses.plain import plain
 from kdwatts.losses.response import DIVERGENCES
 from kdwatts.runtime.code import code_key
 from kdwatts.teacher.signals import compute_signals
@@ -221,10 +221,10 @@ def test_every_shipped_divergence_and_distance_has_a_key_of_its_own():
 
 
 def test_a_constant_far_below_a_divergence_is_in_its_key(monkeypatch: pytest.MonkeyPatch):
-    from kdwatts.losses import logit_rows
+    from kdwatts.losses import rounding
 
     names = ("total_variation", "forward_kl")
     before = [code_key(DIVERGENCES[name]) for name in names]
-    monkeypatch.setattr(logit_rows, "TIED_EPSILONS", 65)
+    monkeypatch.setattr(rounding, "TIED_EPSILONS", 65)
     after = [code_key(DIVERGENCES[name]) for name in names]
     assert before[0] != after[0] and before[1] == after[1]

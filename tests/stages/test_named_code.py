@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,22 @@ from kdwatts.artifacts.artifact import ARTIFACT_NAME
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
+from kdwatts.config import paradigm
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.losses.logit_rows import plain
+from kdwatts.losses.plain import plain
 from kdwatts.losses.response import DIVERGENCES, forward_kl, reverse_kl
+from kdwatts.models.layers import LAYER_MAPS
 from kdwatts.records.files import read_json, write_json
+from kdwatts.runtime import plugins
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill
 from kdwatts.stages.graph import Node, plan
-from kdwatts.stages.named_code import NAMED, code_keys
+from kdwatts.stages.named_code import LEVELS, NAMED, SUPPORTS, code_keys
+from kdwatts.training.projectors import PROJECTORS
+from tests.plugin_package import install
 
 DENSE = ("paradigm=response", "paradigm.teacher=online", "paradigm.response.support=dense")
 OPTION = "paradigm.response.divergence=forward_kl"
@@ -86,6 +92,17 @@ def test_every_option_that_ships_names_code_that_can_be_read():
         assert all(all(code_keys(stage, config).values()) for stage in NAMED)
 
 
+def test_the_schema_names_the_functions_that_there_are():
+    assert set(paradigm.DISTANCES) == set(DISTANCES)
+    # The universal one compares ranks; it is a term of its own.
+    assert set(paradigm.DIVERGENCES) == {*DIVERGENCES, "universal"}
+    # Pairs that are given, or measured on the models, are no function of their depths.
+    assert set(paradigm.LAYER_MAPS) == {*LAYER_MAPS, "explicit", "cka"}
+    assert set(paradigm.PROJECTORS) == {*PROJECTORS, "none"}
+    assert set(paradigm.LEVELS) == set(LEVELS)
+    assert set(paradigm.SUPPORTS) == {*SUPPORTS, "dense"}
+
+
 def test_a_name_of_the_schema_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(DISTANCES, "normalized_mse")
     message = "paradigm.feature.distance=normalized_mse is in the schema and names no function; add"
@@ -121,6 +138,64 @@ def test_strict_puts_code_into_the_keys_of_what_it_builds_and_of_what_stands_on_
     changed = {name for name in before if before[name].key != after[name].key}
     # What serving it costs does not depend on what it was taught.
     assert changed == {"distill", "evaluate_student"}
+
+
+def install_gap(site: Path, power: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a package on the path whose divergence, distance and map are of one helper's power."""
+    for module in ("gaps", "gaps.functions", "gaps.helpers"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    (site / "gaps").mkdir(parents=True)
+    (site / "gaps" / "__init__.py").touch()
+    modules = {
+        "gaps/helpers": f"def powered(gap):\n    return {power}\n",
+        "gaps/functions": "from gaps.helpers import powered\n\n\n"
+        "def gap(student, teacher):\n    return powered(student - teacher).mean(-1)\n\n\n"
+        "def pairs(num_student_layers, num_teacher_layers):\n    return [(powered(0), 0)]\n",
+    }
+    groups = {
+        plugins.DIVERGENCES: {"gap": "gaps.functions:gap"},
+        plugins.DISTANCES: {"gap": "gaps.functions:gap"},
+        plugins.LAYER_MAPS: {"first": "gaps.functions:pairs"},
+    }
+    install(site, "gaps", groups, modules)
+    monkeypatch.syspath_prepend(site)
+
+
+def test_the_code_of_a_packages_functions_is_told_of_as_ours_is_down_to_what_it_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = (
+        *("paradigm=combined", "paradigm.response.support=dense"),
+        *("paradigm.response.divergence=gap", "paradigm.feature.distance=gap"),
+        "paradigm.feature.layers=first",
+    )
+    options = [word for word in asked if word.endswith(("=gap", "=first"))]
+    found = []
+    for site, power in (("a", "gap**2"), ("b", "gap  **  2"), ("c", "gap**4")):
+        install_gap(tmp_path / site, power, monkeypatch)
+        nodes = [nodes_of(*asked, f"store.code={rule}")["distill"] for rule in ("warn", "strict")]
+        assert all(nodes[0].code[option] for option in options)
+        found.append(([nodes[0].code[option] for option in options], *(n.key for n in nodes)))
+    (first, warn_key, strict_key), again, (changed, same_key, other_key) = found
+    assert again == (first, warn_key, strict_key)
+    assert all(one != other for one, other in zip(first, changed, strict=True))
+    assert same_key == warn_key and other_key != strict_key
+
+
+def test_blocks_that_a_packages_map_pairs_are_in_the_key_and_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = ("paradigm=feature", "paradigm.feature.layers=first")
+    keys = []
+    for site, power in (("a", "gap + 0"), ("b", "gap + 1")):
+        install_gap(tmp_path / site, power, monkeypatch)
+        keys.append(nodes_of(*asked)["distill"].key)
+    assert keys[0] != keys[1]
+    install_gap(tmp_path / "c", "gap + 99", monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"^paradigm\.feature\.layers=first pairs blocks as \[\(99, "
+    ):
+        nodes_of(*asked)
 
 
 def test_strict_refuses_code_without_a_source(monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,90 @@
+"""Divergences as one writes them down: plain functions of logits, which autograd differentiates.
+
+No closed form of the gradient is needed. Autograd forms it a block of rows at a time, so that what
+it keeps for that is kept of one block only.
+"""
+
+# n positions of one block, V vocabulary.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from kdwatts.losses.logit_rows import Block
+
+OPTIONS = ("temperature", "beta", "skew")
+"""What a divergence may name, and is given then, besides the logits."""
+
+
+def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A divergence of a differentiable function of student's and teacher's logits [n, V] to [n].
+
+    The function sees both logits in float32 (float64 stays float64) and may overwrite neither. Its
+    logits are divided by the temperature and its value is multiplied by the temperature squared,
+    unless it names a `temperature`: then it is given that, and logits as they are. Of the other
+    OPTIONS it is given what it names.
+
+    Raises ValueError where it needs anything else, and when its value or its gradient is not finite
+    though the logits are.
+    """
+    name = getattr(function, "__name__", str(function))
+    takes_temperature = "temperature" in named_options(function)
+
+    @wraps(function)
+    def divergence(
+        block: Block, weight: float, *, temperature: float = 1.0, **options: float
+    ) -> Tensor:
+        student_nV, teacher_nV = block.logits()
+        no_autocast = torch.autocast(student_nV.device.type, enabled=False)
+        with torch.set_grad_enabled(block.needs_grad), no_autocast:
+            student_nV = student_nV.detach().requires_grad_(block.needs_grad)
+            if takes_temperature:
+                loss_n = function(student_nV, teacher_nV, temperature=temperature, **options)
+            else:
+                scaled = (student_nV / temperature, teacher_nV / temperature)
+                loss_n = function(*scaled, **options) * temperature**2
+            if not isinstance(loss_n, Tensor):
+                raise ValueError(
+                    f"the divergence {name} gives a {type(loss_n).__name__}; have it return a "
+                    "tensor, one number a row"
+                )
+            gradients = []
+            if loss_n.requires_grad:
+                gradients = torch.autograd.grad(loss_n.sum(), student_nV)
+        if not _is_finite(loss_n, *gradients) and _is_finite(student_nV, teacher_nV):
+            raise ValueError(
+                f"the divergence {name} has a value or a gradient that is not finite (NaN or "
+                "infinite) where the logits are; have it take log_softmax of them, which no "
+                "probability of 0 makes infinite"
+            )
+        for grad_nV in gradients:
+            block.add_gradient(grad_nV, weight)
+        return loss_n.detach().double()
+
+    return divergence
+
+
+def named_options(divergence: Callable[..., object]) -> list[str]:
+    """Which of OPTIONS a divergence names. Raises ValueError where it needs anything else."""
+    parameters = list(inspect.signature(divergence).parameters.values())
+    needed = [
+        each.name
+        for each in parameters[2:]
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if unknown := [name for name in needed if name not in OPTIONS]:
+        raise ValueError(
+            f"the divergence {getattr(divergence, '__name__', divergence)} needs "
+            f"{', '.join(unknown)}, and is given the logits of student and teacher, and "
+            f"{', '.join(OPTIONS)} where it names them; give the rest defaults"
+        )
+    return [each.name for each in parameters if each.name in OPTIONS]
+
+
+def _is_finite(*tensors: Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -1,0 +1,31 @@
+"""The precision that losses are computed in, and what its rounding must not decide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEAST_LOGIT = -1e30
+"""Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
+
+TIED_EPSILONS = 64
+"""Roundings of a probability within which two are equal: they are exponentials of logits, whose
+own rounding is some epsilons of what may be tens."""
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32; float64 stays float64, so that a reference can be computed."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def floored(logits: Tensor) -> Tensor:
+    """Logits with the least logit in the place of minus infinity.
+
+    Whoever forms logits by a head floors its bias alone, as nothing else of it can say that.
+    """
+    return logits.clamp(min=LEAST_LOGIT)
+
+
+def tied(distance: Tensor, probability: Tensor) -> Tensor:
+    """Where a probability is no further from another than their rounding."""
+    return distance <= probability * (TIED_EPSILONS * torch.finfo(probability.dtype).eps)

@@ -1,0 +1,71 @@
+"""Functions of installed packages, found by the entry points that their metadata declares.
+
+Metadata names them without importing anything, so that a name is checked before a library that
+takes seconds is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from typing import Any
+
+DIVERGENCES = "kdwatts.divergences"
+DISTANCES = "kdwatts.distances"
+LAYER_MAPS = "kdwatts.layer_maps"
+
+
+def names(group: str) -> list[str]:
+    """The names that installed packages offer in a group of entry points; nothing is imported."""
+    return sorted(_installed(group, tuple(sys.path)).names)
+
+
+def packages(group: str, name: str) -> list[str]:
+    """The installed packages that offer a name."""
+    return sorted(_package(point) for point in _offers(group, name))
+
+
+def load(group: str, name: str) -> Callable[..., Any]:
+    """The function that an installed package offers by that name.
+
+    Raises ValueError, one sentence, unless exactly one does and it can be imported and called.
+    """
+    offers = _offers(group, name)
+    if len(offers) != 1:
+        offering = " and ".join(packages(group, name)) or "no installed package"
+        raise ValueError(
+            f"{group}: {name} is offered by {offering}; have one package offer it, by an entry "
+            "point of that group"
+        )
+    (point,) = offers
+    offered = f"{group}: {name} of package {_package(point)}, {point.value},"
+    try:
+        function = point.load()
+    except Exception as error:
+        raise ValueError(
+            f"{offered} cannot be imported ({type(error).__name__}: {error}); repair the package "
+            "or choose another name"
+        ) from error
+    if not callable(function):
+        raise ValueError(
+            f"{offered} is of type {type(function).__name__} and no function; have its entry point "
+            "name one"
+        )
+    return function
+
+
+def _offers(group: str, name: str) -> list[EntryPoint]:
+    return list(_installed(group, tuple(sys.path)).select(name=name))
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.module
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Those of the packages on `sys.path`, which is what they depend on."""
+    del path
+    return entry_points(group=group)
