@@ -27,12 +27,12 @@ def numbers(**values: float) -> dict[str, Tensor]:
 
 def test_the_first_step_and_there_the_first_number_is_told_however_late_one_asks(settings: Any):
     firsts = FirstNotFinite()
-    assert firsts.found() is None
+    assert firsts.earliest() is None
     firsts.look(1, numbers(term=1.0, loss=2.0, norm=3.0))
     firsts.refuse(settings)
     firsts.look(2, numbers(term=1.0, loss=float("inf"), norm=float("nan")))
     firsts.look(3, numbers(term=float("nan"), loss=float("nan"), norm=float("nan")))
-    assert firsts.found() == ("loss", 2)
+    assert firsts.earliest() == ("loss", 2)
     with pytest.raises(RuntimeError, match=r"loss is not finite .* at step 2: .*_rate=0\.5$"):
         firsts.refuse(settings)
 

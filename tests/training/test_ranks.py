@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, multiprocessing
 from torch.distributed.fsdp import FSDPModule
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
@@ -67,9 +67,6 @@ class Pair:
         precision = "bf16" if lora else "fp32"
         self.learner = make_learner(self.objective, self.student, self.teacher, precision=precision)
 
-    def modules(self) -> dict[str, nn.Module]:
-        return self.learner.modules
-
     def batches(self, micro_batch: int) -> list[Batch]:
         whole = make_batch(16)
         cuts = range(0, len(whole.rows), micro_batch)
@@ -79,7 +76,7 @@ class Pair:
     def gradients(self) -> dict[str, Tensor]:
         return {
             f"{prefix}.{name}": gathered(parameter.grad).clone()
-            for prefix, module in self.modules().items()
+            for prefix, module in self.learner.modules.items()
             for name, parameter in module.named_parameters()
             if parameter.grad is not None
         }
@@ -142,7 +139,9 @@ def recomputed(pair: Pair) -> dict[str, Any]:
 
 
 def optimizer_of(pair: Pair) -> torch.optim.AdamW:
-    optimizer = make_optimizer(list(pair.modules().values()), weight_decay=0.1, betas=(0.9, 0.95))
+    optimizer = make_optimizer(
+        list(pair.learner.modules.values()), weight_decay=0.1, betas=(0.9, 0.95)
+    )
     set_learning_rate(optimizer, 1e-3)
     return optimizer
 
@@ -159,7 +158,7 @@ def saved_after_a_step(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
     pair = Pair("combined", sharded=sharded)
     optimizer = optimizer_of(pair)
     taken(pair, optimizer, 1)
-    checkpoint.save(folder, pair.modules(), optimizer, Progress(step=1))
+    checkpoint.save(folder, pair.learner.modules, optimizer, Progress(step=1))
     taken(pair, optimizer, 1)
     return weights(pair)
 
@@ -168,13 +167,13 @@ def gone_on(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
     """The weights after a second step, the first one from the checkpoint of others."""
     pair = Pair("combined", sharded=sharded)
     optimizer = optimizer_of(pair)
-    assert checkpoint.load_latest(folder, pair.modules(), optimizer).step == 1
+    assert checkpoint.load_latest(folder, pair.learner.modules, optimizer).step == 1
     taken(pair, optimizer, 1)
     return weights(pair)
 
 
 def weights(pair: Pair) -> dict[str, Tensor]:
-    states = {prefix: whole_state(module) for prefix, module in pair.modules().items()}
+    states = {prefix: whole_state(module) for prefix, module in pair.learner.modules.items()}
     return {f"{p}.{name}": value for p, state in states.items() for name, value in state.items()}
 
 
@@ -315,5 +314,5 @@ def test_a_checkpoint_is_resumed_by_four_ranks(folder: Path):
 
 def test_a_process_alone_asks_nobody():
     pair = Pair("sft", sharded=True)
-    assert not any(is_sharded(parameter) for parameter in pair.parameters())
+    assert not any(is_sharded(parameter) for parameter in pair.learner.parameters)
     assert (rank(), num_ranks(), summed([1.0, 2.0])) == (0, 1, [1.0, 2.0])
