@@ -9,21 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdwatts.artifacts.artifact import record_energy
-from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.config.paradigm import LAYER_MAPS
-from kdwatts.data.packing import IGNORE, Schedule, load_batch
-from kdwatts.data.shards import TokenShards
-from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses.response import REVISIONS
 from kdwatts.metrics.quantity import MISSING_J, Quantity, add, from_whole_sd
 from kdwatts.metrics.window_energy import window_energy
-from kdwatts.models.initial import load_student, student_ancestors, student_fingerprint
-from kdwatts.models.layers import LayerPairs
+from kdwatts.models.initial import student_ancestors, student_fingerprint
 from kdwatts.models.load import (
     ENERGY_NAME,
     num_parameters,
@@ -32,33 +26,23 @@ from kdwatts.models.load import (
     source_fingerprint,
     weights_fingerprint,
 )
-from kdwatts.models.recomputing import recompute_blocks
-from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA
-from kdwatts.stages.attempts import earlier_attempts, note_attempt
-from kdwatts.stages.pairing import PairedBlocks, paired_blocks
-from kdwatts.stages.reading import online_teacher, signal_readers
-from kdwatts.stages.teacher import training_schedule
-from kdwatts.stages.work import (
-    Work,
-    compared_rows,
-    end_tokens,
-    feature_pairs,
-    frozen_dtype,
-    plan_signals,
-    shared_rows,
-    teacher_source,
-    text_shards,
+from kdwatts.stages.assembly import (
+    fresh_learner,
+    held_out_rows,
+    rows_of_text,
+    student_rollouts,
+    whole_student,
 )
-from kdwatts.teacher.signals import SignalPlan
+from kdwatts.stages.attempts import earlier_attempts, note_attempt
+from kdwatts.stages.pairing import PairedBlocks
+from kdwatts.stages.work import Work, feature_pairs, shared_rows, teacher_source
 from kdwatts.training.checkpoint import Progress
-from kdwatts.training.heldout import HeldOut
-from kdwatts.training.loop import train, warm_up
-from kdwatts.training.lora import add_adapters, merge_adapters
-from kdwatts.training.objective import Objective
-from kdwatts.training.parallel import collected, rank
-from kdwatts.training.rollout import Rollouts
+from kdwatts.training.loop import train
+from kdwatts.training.lora import merge_adapters
+from kdwatts.training.training_run import TrainingRun
+from kdwatts.training.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -145,51 +129,22 @@ def _trained(
 
     All ranks of a launch call it together.
     """
-    config, device = work.config, work.device
-    training = config.training
-    shards = text_shards(work)
-    schedule = training_schedule(config, shards)
+    config, training = work.config, work.config.training
+    text = rows_of_text(work)
     with work.meter.window("load"):
-        student = _fresh_student(config)
-        if training.gradient_checkpointing:
-            recompute_blocks(student)
-        place(student, device, sharded=training.parallel == "fsdp")
-        teacher = online_teacher(work)
-        # Measured pairs may differ by rounding from rank to rank.
-        paired, *_ = collected(paired_blocks(work, student, teacher, shards, schedule))
-        pairs = [(pair.student_block, pair.teacher_block) for pair in paired]
-        if paired and rank() == 0:
-            add_to_manifest(work.run_dir, feature_pairs=[asdict(pair) for pair in paired])
-        plan = plan_signals(config, pairs)
-        read_signals, live_signals, teacher_head = signal_readers(work, teacher, plan)
-        objective = _objective(config, pairs, plan, teacher_head).to(device)
-    held_out = _held_out(config, shards, schedule)
+        learner, paired = fresh_learner(work, text)
+    held_out = held_out_rows(config, text)
     if training.compile:
         with work.meter.window("compile"):
             # The objective calls the body and does the head itself.
-            student.get_submodule("model").compile()
-            warm_up(
-                student,
-                objective,
-                schedule,
-                shards,
-                training,
-                device=device,
-                read_signals=read_signals,
-                live_signals=live_signals,
-                held_out=held_out,
-            )
+            learner.student.get_submodule("model").compile()
+            warm_up(learner, text.batch(text.micro_batches(0)[0]), held_out)
     with work.meter.window("train") as window:
-        progress = train(
-            student,
-            objective,
-            schedule,
-            shards,
+        run = TrainingRun(
+            learner,
+            text,
             training,
-            device=device,
-            read_signals=read_signals,
-            live_signals=live_signals,
-            rollouts=_rollouts(work, student, shards, schedule),
+            rollouts=student_rollouts(work, learner.student, text),
             held_out=held_out,
             own_energy=own_energy,
             meter=work.meter,
@@ -198,25 +153,10 @@ def _trained(
             log_path=work.run_dir / LOG_NAME,
             attempt=work.attempt,
         )
+        progress = train(run)
     work.window.tokens, work.window.steps = window.tokens, window.steps
     work.window.data_wait_s = window.data_wait_s
-    if any(is_sharded(parameter) for parameter in student.parameters()):
-        state = whole_state(student)
-        if rank() == 0:
-            student = _fresh_student(config)
-            student.load_state_dict(state)
-    return student, progress, paired
-
-
-def _fresh_student(config: Config) -> nn.Module:
-    """The student as training begins, with adapters if they are what is trained; on the CPU."""
-    training = config.training
-    # Weights that adapters train around are only read.
-    dtype = frozen_dtype(config) if training.lora else torch.float32
-    student = load_student(config.model, dtype=dtype, seed=training.seed)
-    if training.lora:
-        add_adapters(student, training.lora, seed=training.seed)
-    return student
+    return whole_student(config, learner.student), progress, paired
 
 
 def _own_energy(work: Work) -> Callable[[], Quantity]:
@@ -229,49 +169,6 @@ def _own_energy(work: Work) -> Callable[[], Quantity]:
         )
     ]
     return lambda: add([*earlier, work.window.so_far()])
-
-
-def _held_out(config: Config, shards: TokenShards, schedule: Schedule) -> HeldOut | None:
-    """The rows on which the loss is read while training; None where none are held out."""
-    training = config.training
-    if not len(schedule.heldout):
-        return None
-    batches = [
-        load_batch(
-            shards, rows, training.sequence_length, respect_documents=training.respect_documents
-        )
-        for rows in schedule.heldout.reshape(-1, training.micro_batch)
-    ]
-    sizes = bytes_of_tokens(pair_tokenizer(config.model))
-    num_bytes = None
-    if sizes is not None:
-        targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]
-        num_bytes = sum(int(sizes[ids].sum()) for ids in targets)
-    return HeldOut(batches, num_bytes)
-
-
-def _rollouts(
-    work: Work, student: nn.Module, shards: TokenShards, schedule: Schedule
-) -> Rollouts | None:
-    """What has the student write its own rows; None where it writes none."""
-    config, paradigm = work.config, work.config.paradigm
-    if paradigm.text != "student":
-        return None
-    assert paradigm.generate and paradigm.on_policy, "Paradigm fills them in"
-    return Rollouts(
-        student,
-        shards,
-        schedule,
-        paradigm.generate,
-        paradigm.on_policy,
-        sequence_length=config.training.sequence_length,
-        seed=config.training.seed,
-        end_ids=end_tokens(pair_tokenizer(config.model), student),
-        vocabulary=compared_rows(config)[0],
-        precision=config.training.precision,
-        directory=work.scratch_dir / "checkpoints",
-        meter=work.meter,
-    )
 
 
 def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
@@ -321,22 +218,3 @@ def write_energy(
         "time_utc": record["time_utc"],
     }
     write_json(out_dir / STUDENT_NAME / ENERGY_NAME, value)
-
-
-def _objective(
-    config: Config, pairs: LayerPairs, plan: SignalPlan, teacher_head: dict[str, Tensor]
-) -> Objective:
-    teacher = config.model.teacher
-    student = config.model.student.architecture
-    return Objective(
-        config.paradigm,
-        pairs,
-        plan,
-        vocabulary=compared_rows(config)[0],
-        student_width=student.hidden_size,
-        teacher_width=teacher.architecture.hidden_size if teacher else student.hidden_size,
-        chunk_rows=config.training.chunk_rows,
-        teacher_head_VD=teacher_head.get("head"),
-        teacher_bias_V=teacher_head.get("bias"),
-        seed=config.training.seed,
-    )

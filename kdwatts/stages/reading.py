@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from kdwatts.config.experiment import Config
@@ -13,7 +15,8 @@ from kdwatts.stages.work import Work, frozen_dtype, teacher_source
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.cross_tokenizer import Spelling, spelling, universal_signals
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
-from kdwatts.training.loop import SignalReader
+from kdwatts.training.micro_batch import SignalSource
+from kdwatts.training.terms.head_terms import TeacherHead
 
 
 def online_teacher(work: Work) -> nn.Module | None:
@@ -28,41 +31,37 @@ def online_teacher(work: Work) -> nn.Module | None:
     return place(teacher.requires_grad_(False), work.device, sharded=sharded)
 
 
-def signal_readers(
+def signal_source(
     work: Work, teacher: nn.Module | None, plan: SignalPlan
-) -> tuple[SignalReader, SignalReader, dict[str, Tensor]]:
-    """How a batch gets its teacher signals: from the cache, live, and the head for dense logits."""
-
-    def nothing(batch: Batch) -> Signals | None:
-        return None
-
+) -> tuple[SignalSource, TeacherHead | None]:
+    """Where a batch gets its teacher signals from, and the head for dense logits."""
     if "teacher" in work.inputs:
         cache = SignalCache(work.inputs["teacher"])
         head = cache.head() if plan.final_hidden else {}
-        return lambda batch: cache.read(batch.rows), nothing, head
+        return SignalSource(cached=lambda batch: cache.read(batch.rows)), _teacher_head(head)
     if teacher is None:
-        return nothing, nothing, {}
-
+        return SignalSource(), None
     head = dense_head(teacher, plan.vocabulary) if plan.final_hidden else {}
-    if not work.config.model.one_vocabulary:
-        student, reader = _both_spellings(work.config)
+    return SignalSource(live=_live(work.config, teacher, plan)), _teacher_head(head)
 
-        def read(batch: Batch) -> Signals | None:
-            return universal_signals(teacher, plan, batch, student=student, reader=reader)
 
-        return nothing, read, head
+def _live(config: Config, teacher: nn.Module, plan: SignalPlan) -> Callable[[Batch], Signals]:
+    """What asks a teacher that runs beside the student."""
+    if not config.model.one_vocabulary:
+        student, reader = _both_spellings(config)
+        return lambda batch: universal_signals(teacher, plan, batch, student=student, reader=reader)
+    return lambda batch: compute_signals(
+        teacher,
+        batch.input_BT,
+        plan,
+        rows=batch.rows,
+        valid_BT=batch.valid_BT,
+        position_BT=batch.position_BT,
+    )
 
-    def live(batch: Batch) -> Signals | None:
-        return compute_signals(
-            teacher,
-            batch.input_BT,
-            plan,
-            rows=batch.rows,
-            valid_BT=batch.valid_BT,
-            position_BT=batch.position_BT,
-        )
 
-    return nothing, live, head
+def _teacher_head(parts: dict[str, Tensor]) -> TeacherHead | None:
+    return TeacherHead(parts["head"], parts.get("bias")) if parts else None
 
 
 def _both_spellings(config: Config) -> tuple[Spelling, Spelling]:

@@ -35,7 +35,7 @@ class FirstNotFinite:
             self._names, self._steps = list(numbers), torch.zeros_like(bad, dtype=torch.int64)
         self._steps = torch.where((self._steps == 0) & bad, step, self._steps)
 
-    def found(self) -> tuple[str, int] | None:
+    def earliest(self) -> tuple[str, int] | None:
         """The number to blame and its step; None where all were finite. Every rank must ask."""
         if self._steps is None:
             return None
@@ -48,7 +48,7 @@ class FirstNotFinite:
 
     def refuse(self, settings: Training) -> None:
         """Raise RuntimeError, with what helps, where a number was not finite."""
-        found = self.found()
+        found = self.earliest()
         if found:
             name, step = found
             raise RuntimeError(not_finite(name, step, settings, has_moved=step > 1))

@@ -8,7 +8,7 @@ block of steps at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kdwatts.config.generation import Generate, OnPolicy
-from kdwatts.data.packing import IGNORE, Batch, Schedule
+from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.data.prompts import row_prompt
-from kdwatts.data.shards import TokenShards
 from kdwatts.teacher.decoding import keep_texts, read_texts, uniform_draws, write_text
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training.autocast import autocast
 from kdwatts.training.parallel import collected, num_ranks, rank
+from kdwatts.training.text_rows import TextRows
 
 Place = tuple[int, int]
 """Step and row."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt, and a draw for each token that may be written after it."""
+class Prompt:
+    """What is to be continued, and a draw for each token that may be written after it."""
 
-    prompt: NDArray[np.int64]
+    tokens: NDArray[np.int64]
     draws: NDArray[np.float64]
 
 
@@ -44,6 +44,18 @@ class Written:
 
     tokens: NDArray[np.int64]
     prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The student as it writes."""
+
+    model: nn.Module
+    end_ids: Collection[int]
+    """Tokens that end a text."""
+    vocabulary: int
+    """Tokens that it may write."""
+    precision: str
 
 
 class Rollouts:
@@ -56,26 +68,19 @@ class Rollouts:
 
     def __init__(
         self,
-        student: nn.Module,
-        shards: TokenShards,
-        schedule: Schedule,
+        writer: Writer,
+        text: TextRows,
         generate: Generate,
         on_policy: OnPolicy,
         *,
-        sequence_length: int,
         seed: int,
-        end_ids: Collection[int],
-        vocabulary: int,
-        precision: str,
         directory: Path,
         meter: Meter,
     ) -> None:
-        self._student, self._shards, self._schedule = student, shards, schedule
+        self._writer, self._text = writer, text
         self._generate, self._on_policy = generate, on_policy
-        self._sequence_length, self._seed = sequence_length, seed
-        self._prompt_tokens, self._new_tokens = generate.sizes(sequence_length)
-        self._end_ids, self._vocabulary, self._precision = end_ids, vocabulary, precision
-        self._directory, self._meter = directory, meter
+        self._prompt_tokens, self._new_tokens = generate.sizes(text.sequence_length)
+        self._seed, self._directory, self._meter = seed, directory, meter
         self._steps = range(0)
         self._block: dict[Place, Written] = {}
 
@@ -88,7 +93,7 @@ class Rollouts:
         if step in self._steps:
             return
         start = step - step % self._on_policy.rollout_every
-        stop = min(start + self._on_policy.rollout_every, self._schedule.num_steps)
+        stop = min(start + self._on_policy.rollout_every, self._text.schedule.num_steps)
         kept = self._path(start)
         self._block = _read(kept) if kept.is_file() else self._write_block(range(step, stop))
         self._steps = range(start, stop)
@@ -115,34 +120,34 @@ class Rollouts:
     def _path(self, start: int) -> Path:
         return self._directory / f"rollout-{start:08d}.npz"
 
-    def _asked(self, steps: range) -> dict[Place, Asked]:
-        """What is to be written for these steps."""
-        asked: dict[Place, Asked] = {}
+    def _prompts(self, steps: range) -> dict[Place, Prompt]:
+        """What is to be continued for these steps."""
+        text = self._text
+        prompts: dict[Place, Prompt] = {}
         for step in steps:
-            for row in self._schedule.rows_of_step(step).tolist():
+            for row in text.schedule.rows_of_step(step).tolist():
                 key = (self._seed, self._generate.seed, step, row)
                 coin, *draws = uniform_draws(key, 1 + self._new_tokens)
                 if coin >= self._on_policy.fraction:
                     continue
-                prompt = row_prompt(
-                    self._shards,
+                tokens = row_prompt(
+                    text.shards,
                     row,
-                    sequence_length=self._sequence_length,
+                    sequence_length=text.sequence_length,
                     prompt_tokens=self._prompt_tokens,
                 )
-                if prompt is not None:
-                    asked[step, row] = Asked(prompt, np.array(draws))
-        return asked
+                if tokens is not None:
+                    prompts[step, row] = Prompt(tokens, np.array(draws))
+        return prompts
 
     def _write_block(self, steps: range) -> dict[Place, Written]:
-        asked = self._asked(steps)
+        prompts, model = self._prompts(steps), self._writer.model
         # Neighbours of one length: fewer pads.
-        places = sorted(asked, key=lambda place: (-len(asked[place].prompt), place))
+        places = sorted(prompts, key=lambda place: (-len(prompts[place].tokens), place))
         mine = places[rank() :: num_ranks()]
-        was_training = self._student.training
+        was_training = model.training
         # Gradient checkpointing keeps no cache of keys and values while training.
-        self._student.eval()
-        device = next(self._student.parameters()).device
+        model.eval()
         part: dict[Place, Written] = {}
         with (
             self._meter.window("generate") as window,
@@ -151,24 +156,30 @@ class Rollouts:
         ):
             for start in range(0, len(mine), self._generate.batch_size):
                 chunk = mine[start : start + self._generate.batch_size]
-                with autocast(self._precision, device):
-                    texts = write_text(
-                        self._student,
-                        [asked[place].prompt for place in chunk],
-                        [asked[place].draws for place in chunk],
-                        end_ids=self._end_ids,
-                        vocabulary=self._vocabulary,
-                        temperature=self._generate.temperature,
-                        top_p=self._generate.top_p,
-                        writer="student",
-                    )
-                for place, text in zip(chunk, texts, strict=True):
-                    prompt = asked[place].prompt
-                    part[place] = Written(np.concatenate([prompt, text]), len(prompt))
+                texts = self._continue([prompts[place] for place in chunk])
+                part |= dict(zip(chunk, texts, strict=True))
             block = {place: text for each in collected(part) for place, text in each.items()}
             window.tokens += sum(len(text.tokens) - text.prompt_tokens for text in block.values())
-        self._student.train(was_training)
+        model.train(was_training)
         return block
+
+    def _continue(self, prompts: Sequence[Prompt]) -> list[Written]:
+        writer = self._writer
+        with autocast(writer.precision, next(writer.model.parameters()).device):
+            texts = write_text(
+                writer.model,
+                [prompt.tokens for prompt in prompts],
+                [prompt.draws for prompt in prompts],
+                end_ids=writer.end_ids,
+                vocabulary=writer.vocabulary,
+                temperature=self._generate.temperature,
+                top_p=self._generate.top_p,
+                writer="student",
+            )
+        return [
+            Written(np.concatenate([prompt.tokens, text]), len(prompt.tokens))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
 
 
 def targets_kept(corpus_per_row: float, new_tokens: int, *, fraction: float) -> float:

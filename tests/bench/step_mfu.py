@@ -47,8 +47,10 @@ from kdwatts.teacher.signals import compute_signals
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import list_gpus
 from kdwatts.training.autocast import autocast
-from kdwatts.training.objective import Objective
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.objective import PairSizes, objective_of
 from kdwatts.training.optim import make_optimizer
+from kdwatts.training.terms.head_terms import TeacherHead
 
 GIB = 1 << 30
 SIGNALS = {
@@ -108,16 +110,15 @@ class Steps:
         self.teacher: nn.Module | None = teacher
         self.cached: list[Any] = []
         online = config.paradigm.teacher == "online"
-        self.objective = Objective(
+        widths = [m.architecture.hidden_size for m in (pair.student, teacher_source(config))]
+        head = TeacherHead(head_weight(teacher).detach(), head_bias(teacher)) if online else None
+        self.objective = objective_of(
             config.paradigm,
             [],
             self.plan,
-            vocabulary=compared_rows(config)[0],
-            student_width=pair.student.architecture.hidden_size,
-            teacher_width=teacher_source(config).architecture.hidden_size,
+            sizes=PairSizes(compared_rows(config)[0], *widths),
             chunk_rows=training.chunk_rows,
-            teacher_head_VD=head_weight(teacher).detach() if online else None,
-            teacher_bias_V=head_bias(teacher) if online else None,
+            teacher_head=head,
             seed=0,
         ).to(device)
         if not online:
@@ -139,7 +140,8 @@ class Steps:
         for index, batch in enumerate(self.batches):
             signals = self.cached[index] if self.cached else self._signals(batch)
             with autocast(self.training.precision, self.device):
-                loss, _ = self.objective.micro_batch_loss(self.student, batch, signals, size)
+                micro_batch = MicroBatch(batch, signals)
+                loss, _ = self.objective.micro_batch_loss(self.student, micro_batch, size)
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

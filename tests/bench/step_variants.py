@@ -24,7 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kdwatts.config.paradigm import Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.teacher.signals import compute_signals, signal_plan
-from kdwatts.training.objective import Objective
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.objective import PairSizes, objective_of
+from kdwatts.training.terms.head_terms import TeacherHead
 
 VOCABULARY = 128_256
 NUM_SEQUENCES, LENGTH = 2, 512
@@ -63,22 +65,21 @@ def make_batch(num_valid: int) -> Batch:
 def ours(student: Any, teacher: Any, batch: Batch, temperature: float, chunk_rows: int) -> Step:
     response = Response(1.0, support="dense", temperature=temperature)
     paradigm = Paradigm("response", teacher="online", response=response)
-    objective = Objective(
+    plan = signal_plan(paradigm, [], VOCABULARY)
+    objective = objective_of(
         paradigm,
         [],
-        signal_plan(paradigm, [], VOCABULARY),
-        vocabulary=VOCABULARY,
-        student_width=WIDTHS["student"],
-        teacher_width=WIDTHS["teacher"],
+        plan,
+        sizes=PairSizes(VOCABULARY, WIDTHS["student"], WIDTHS["teacher"]),
         chunk_rows=chunk_rows,
-        teacher_head_VD=teacher.lm_head.weight.detach(),
+        teacher_head=TeacherHead(teacher.lm_head.weight.detach()),
         seed=0,
     )
 
     def step() -> Tensor:
-        signals = compute_signals(teacher, batch.input_BT, objective.plan, rows=batch.rows)
+        signals = compute_signals(teacher, batch.input_BT, plan, rows=batch.rows)
         size = objective.step_size([batch])
-        loss, _ = objective.micro_batch_loss(student, batch, signals, size)
+        loss, _ = objective.micro_batch_loss(student, MicroBatch(batch, signals), size)
         loss.backward()
         return loss.detach()
 

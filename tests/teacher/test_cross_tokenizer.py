@@ -15,7 +15,9 @@ from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.universal import universal
 from kdwatts.teacher.cross_tokenizer import UNREAD, Spelling, read_row, spelling, universal_signals
 from kdwatts.teacher.signals import signal_plan
-from kdwatts.training.objective import Objective
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.objective import PairSizes, objective_of
+from kdwatts.training.terms.head_terms import TeacherHead
 
 PROSE = "the quick brown fox jumps over the lazy dog and the dog sleeps by the river — naïve, café "
 NUMBERS = (
@@ -208,22 +210,21 @@ def test_the_objective_compares_aligned_positions_alone_and_learns_from_them(
         relational=Relational(0.5, group_size=4),
     )
     plan = signal_plan(paradigm, [], 330)
-    objective = Objective(
+    objective = objective_of(
         paradigm,
         [],
         plan,
-        vocabulary=320,
-        student_width=16,
-        teacher_width=24,
+        sizes=PairSizes(320, student_width=16, teacher_width=24),
         chunk_rows=5,
-        teacher_head_VD=teacher.lm_head.weight.detach(),
+        teacher_head=TeacherHead(teacher.lm_head.weight.detach()),
         seed=0,
     )
     batch = batch_of(student, [*TEXTS, *reversed(TEXTS)])
     signals = universal_signals(teacher, plan, batch, student=student, reader=reader)
     assert signals.final_ND is not None and signals.aligned_N is not None
     assert signals.pooled_BD is not None and signals.pooled_BD.shape == (4, 24)
-    loss, parts = objective.micro_batch_loss(pupil, batch, signals, objective.step_size([batch]))
+    size = objective.step_size([batch])
+    loss, parts = objective.micro_batch_loss(pupil, MicroBatch(batch, signals), size)
     keep_N = (batch.target_BT != IGNORE).flatten()
     counted_N = keep_N & signals.aligned_N
     assert 0 < counted_N.sum() < keep_N.sum()

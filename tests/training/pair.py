@@ -15,9 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.data.packing import IGNORE, Batch
-from kdwatts.models.layers import layer_pairs
+from kdwatts.models.layers import LayerPairs, layer_pairs
 from kdwatts.teacher.signals import Signals, compute_signals, signal_plan
-from kdwatts.training.objective import Objective, StepSize
+from kdwatts.training.learner import Learner
+from kdwatts.training.micro_batch import MicroBatch, SignalSource
+from kdwatts.training.objective import Objective, PairSizes, StepSize, objective_of
+from kdwatts.training.terms.head_terms import TeacherHead
 
 VOCABULARY, NUM_ROWS, LENGTH = 64, 8, 6
 
@@ -68,7 +71,7 @@ def signals_of(objective: Objective, teacher: Any, batch: Batch) -> Signals:
     return compute_signals(
         teacher,
         batch.input_BT,
-        objective.plan,
+        objective.head_terms.plan,
         rows=batch.rows,
         valid_BT=batch.valid_BT,
         position_BT=batch.position_BT,
@@ -76,28 +79,57 @@ def signals_of(objective: Objective, teacher: Any, batch: Batch) -> Signals:
 
 
 def make_objective(
-    paradigm: Paradigm, teacher: Any = None, *, chunk_rows: int = 5, seed: int = 0
+    paradigm: Paradigm,
+    teacher: Any = None,
+    *,
+    pairs: LayerPairs | None = None,
+    chunk_rows: int = 5,
+    seed: int = 0,
 ) -> Objective:
     feature = paradigm.feature
-    pairs = layer_pairs(feature.layers, feature.pairs, 2, 3) if feature else []
-    return Objective(
+    if pairs is None:
+        pairs = layer_pairs(feature.layers, feature.pairs, 2, 3) if feature else []
+    head = None
+    if teacher:
+        weight_VD, bias_V = teacher.lm_head.weight, teacher.lm_head.bias
+        head = TeacherHead(weight_VD.detach(), None if bias_V is None else bias_V.detach())
+    return objective_of(
         paradigm,
         pairs,
         signal_plan(paradigm, pairs, VOCABULARY),
-        vocabulary=VOCABULARY,
-        student_width=16,
-        teacher_width=24,
+        sizes=PairSizes(VOCABULARY, student_width=16, teacher_width=24),
         chunk_rows=chunk_rows,
-        teacher_head_VD=teacher.lm_head.weight.detach() if teacher else None,
+        teacher_head=head,
         seed=seed,
     )
+
+
+def make_learner(
+    objective: Objective, student: Any, teacher: Any = None, *, precision: str = "fp32"
+) -> Learner:
+    """The student with an objective, and a teacher that runs beside it where one is given."""
+    live = SignalSource(live=lambda batch: signals_of(objective, teacher, batch))
+    source = SignalSource() if teacher is None else live
+    return Learner(student, objective, source, torch.device("cpu"), precision)
 
 
 def share(
     objective: Objective, student: Any, teacher: Any, batch: Batch, size: StepSize | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    signals = signals_of(objective, teacher, batch)
-    return objective.micro_batch_loss(student, batch, signals, size or objective.step_size([batch]))
+    """A micro-batch's share of a step, which is itself unless a size is given."""
+    return loss_on(objective, student, batch, signals_of(objective, teacher, batch), size)
+
+
+def loss_on(
+    objective: Objective,
+    student: Any,
+    batch: Batch,
+    signals: Signals | None = None,
+    size: StepSize | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same on signals that are given."""
+    size = size or objective.step_size([batch])
+    return objective.micro_batch_loss(student, MicroBatch(batch, signals), size)
 
 
 def gradients(loss: Tensor, *modules: nn.Module) -> list[Tensor]:

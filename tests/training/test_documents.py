@@ -12,27 +12,18 @@ from torch.nn import functional as F
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
-from tests.training.pair import assert_close, gradients, llama, make_objective, share
+from tests.training.pair import assert_close, gradients, make_objective, share
 
 PARADIGMS = {
     "sft": Paradigm("sft", ce=CrossEntropy(0.3)),
     "top_k": Paradigm("top_k", ce=CrossEntropy(0.3), response=Response(0.7, k=8)),
     "feature": Paradigm("feature", feature=Feature(0.6)),
+    "mse": Paradigm("feature", feature=Feature(distance="mse", skip_first_position=False)),
     "attention": Paradigm(
         "attention", relational=Relational(0.5, level="attention", relation_heads=4)
     ),
 }
 EVERY_PARADIGM = pytest.mark.parametrize("name", PARADIGMS)
-
-
-@pytest.fixture
-def student() -> Any:
-    return llama(0, vocabulary=70, width=16, num_layers=2, tied=True).train()
-
-
-@pytest.fixture(scope="module")
-def teacher() -> Any:
-    return llama(1, vocabulary=64, width=24, num_layers=3, tied=False).eval()
 
 
 def packed_and_alone() -> tuple[Batch, Batch]:
@@ -75,4 +66,4 @@ def test_first_tokens_of_documents_are_compared_only_where_sinks_count(student: 
     packed, _ = packed_and_alone()
     for skip, num_states in ((True, 16), (False, 20)):
         paradigm = Paradigm("feature", feature=Feature(skip_first_position=skip))
-        assert make_objective(paradigm, teacher).step_size([packed]).num_states == num_states
+        assert make_objective(paradigm, teacher).step_size([packed]).counts["feature"] == num_states

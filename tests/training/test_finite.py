@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from kdwatts.config.machine import Telemetry
 from kdwatts.config.paradigm import CrossEntropy, Paradigm, Relational, Response
 from kdwatts.teacher.signals import Signals, compute_signals, signal_plan, sparse_logits, worst
-from kdwatts.telemetry.meter import Meter
 from kdwatts.training.finite import TEACHER, FirstNotFinite, check_weights, not_finite
-from kdwatts.training.loop import _report
+from kdwatts.training.train_log import step_figures
 from tests.training.pair import VOCABULARY, llama, make_batch
 
 
@@ -33,12 +27,12 @@ def numbers(**values: float) -> dict[str, Tensor]:
 
 def test_the_first_step_and_there_the_first_number_is_told_however_late_one_asks(settings: Any):
     firsts = FirstNotFinite()
-    assert firsts.found() is None
+    assert firsts.earliest() is None
     firsts.look(1, numbers(term=1.0, loss=2.0, norm=3.0))
     firsts.refuse(settings)
     firsts.look(2, numbers(term=1.0, loss=float("inf"), norm=float("nan")))
     firsts.look(3, numbers(term=float("nan"), loss=float("nan"), norm=float("nan")))
-    assert firsts.found() == ("loss", 2)
+    assert firsts.earliest() == ("loss", 2)
     with pytest.raises(RuntimeError, match=r"loss is not finite .* at step 2: .*_rate=0\.5$"):
         firsts.refuse(settings)
 
@@ -106,19 +100,7 @@ def test_a_log_probability_of_no_mass_is_no_damage():
 
 
 @pytest.mark.parametrize("tokens", [0, 100])
-def test_the_line_of_steps_that_bear_no_target_leaves_out_joules_a_token(
-    tokens: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    with (
-        caplog.at_level(logging.INFO),
-        Meter(tmp_path, Telemetry(cpu_estimate="tdp", interval_s=0.1), use_gpus=False) as meter,
-        meter.window("train") as window,
-        tqdm(disable=True) as bar,
-    ):
-        while window.so_far().value is None:
-            time.sleep(0.05)
-        window.tokens = tokens
-        _report(bar, {"loss": 0.0, "step": 3}, window, meter, 2.0, 10)
-    (line,) = [record.message for record in caplog.records if "steps" in record.message]
-    assert line.startswith(f"distill: 3/10 steps, loss 0.000, {tokens // 2} tokens/s")
-    assert ("mJ/token" in line) is bool(tokens)
+def test_the_line_of_steps_that_bear_no_target_leaves_out_joules_a_token(tokens: int):
+    line = step_figures(0.0, tokens, elapsed_s=2.0, energy_j=5.0, power_w=None)
+    assert line.startswith(f"loss 0.000, {tokens // 2} tokens/s")
+    assert ("50 mJ/token" in line) is bool(tokens)

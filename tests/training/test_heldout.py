@@ -20,7 +20,7 @@ from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses import head
 from kdwatts.training.heldout import HeldOut, held_out_losses
 from kdwatts.training.lora import add_adapters
-from tests.training.pair import llama, make_batch, make_objective, part_of, share, signals_of
+from tests.training.pair import make_batch, make_learner, make_objective, part_of, share
 
 CE = CrossEntropy(0.3)
 TOP_K = Response(0.7, k=8)
@@ -36,16 +36,6 @@ PARADIGMS = {
 EVERY_PARADIGM = pytest.mark.parametrize("name", PARADIGMS)
 
 
-@pytest.fixture
-def student() -> Any:
-    return llama(0, vocabulary=70, width=16, num_layers=2, tied=True).train()
-
-
-@pytest.fixture(scope="module")
-def teacher() -> Any:
-    return llama(1, vocabulary=64, width=24, num_layers=3, tied=False).eval()
-
-
 def reader(
     name: str, student: Any, teacher: Any, *, cuts: tuple[int, ...] = (0, 4, 8), size: Any = None
 ) -> Callable[[], dict[str, float]]:
@@ -53,14 +43,7 @@ def reader(
     batch = make_batch()
     parts = [part_of(batch, slice(*cut)) for cut in itertools.pairwise(cuts)]
     objective = make_objective(PARADIGMS[name], teacher)
-    return lambda: held_out_losses(
-        student,
-        objective,
-        HeldOut(parts, size),
-        precision="fp32",
-        device=torch.device("cpu"),
-        signals_of=lambda part: signals_of(objective, teacher, part),
-    )
+    return lambda: held_out_losses(make_learner(objective, student, teacher), HeldOut(parts, size))
 
 
 def read(name: str, student: Any, teacher: Any, **changes: Any) -> dict[str, float]:

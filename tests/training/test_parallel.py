@@ -15,7 +15,8 @@ from kdwatts.config.paradigm import Paradigm, Relational
 from kdwatts.data.packing import Batch
 from kdwatts.losses.relational import relational_loss
 from kdwatts.teacher.signals import Signals, signal_plan
-from kdwatts.training.objective import Objective
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.objective import PairSizes, objective_of
 from kdwatts.training.parallel import gather_with_gradient, num_ranks
 
 RANKS, PER_RANK = 2, 3
@@ -68,15 +69,13 @@ def objective_share(rows: slice) -> tuple[Tensor, Tensor]:
     student = nn.Module()
     student.model = Body()
     paradigm = Paradigm("relational", relational=Relational(group_size=8))
-    objective = Objective(
+    objective = objective_of(
         paradigm,
         [],
         signal_plan(paradigm, [], 64),
-        vocabulary=64,
-        student_width=5,
-        teacher_width=7,
+        sizes=PairSizes(64, student_width=5, teacher_width=7),
         chunk_rows=8,
-        teacher_head_VD=None,
+        teacher_head=None,
         seed=0,
     )
     tokens = torch.randint(64, (8, 7), generator=generator)
@@ -84,7 +83,8 @@ def objective_share(rows: slice) -> tuple[Tensor, Tensor]:
     step = Batch(np.arange(8), tokens[:, :-1], tokens[:, 1:])
     mine = Batch(step.rows[rows], step.input_BT[rows], step.target_BT[rows])
     size = objective.step_size([step])
-    loss, _ = objective.micro_batch_loss(student, mine, Signals(pooled_BD=pooled_BD[rows]), size)
+    micro_batch = MicroBatch(mine, Signals(pooled_BD=pooled_BD[rows]))
+    loss, _ = objective.micro_batch_loss(student, micro_batch, size)
     (embedding_grad,) = torch.autograd.grad(loss, list(student.parameters()))
     return loss.detach(), embedding_grad
 

@@ -5,13 +5,12 @@ Ranks are processes on gloo. What each found is whole again when it is written d
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, multiprocessing
 from torch.distributed.fsdp import FSDPModule
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
@@ -22,14 +21,15 @@ from kdwatts.models.load import head_weight
 from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
 from kdwatts.training import checkpoint
-from kdwatts.training.autocast import autocast
 from kdwatts.training.checkpoint import Progress
+from kdwatts.training.forward_backward import forward_backward
 from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.learner import share_of
 from kdwatts.training.lora import add_adapters
-from kdwatts.training.objective import StepSize
+from kdwatts.training.micro_batch import MicroBatch
 from kdwatts.training.optim import make_optimizer, set_learning_rate
 from kdwatts.training.parallel import clip_gradients, num_ranks, rank, sum_gradients, summed
-from tests.training.pair import llama, make_batch, make_objective, part_of, signals_of
+from tests.training.pair import llama, make_batch, make_learner, make_objective, part_of
 
 CPU = torch.device("cpu")
 MAX_NORM = 0.1
@@ -62,15 +62,10 @@ class Pair:
             add_adapters(self.student, Lora(rank=2), seed=0)
         self.teacher = llama(1, vocabulary=64, width=24, num_layers=3, tied=False)
         self.objective = make_objective(PARADIGMS[name], self.teacher)
-        self.precision = "bf16" if lora else "fp32"
         place(self.student, CPU, sharded=sharded)
         place(self.teacher.requires_grad_(False), CPU, sharded=sharded)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"student": self.student, "projectors": self.objective.projectors}
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [p for m in self.modules().values() for p in m.parameters() if p.requires_grad]
+        precision = "bf16" if lora else "fp32"
+        self.learner = make_learner(self.objective, self.student, self.teacher, precision=precision)
 
     def batches(self, micro_batch: int) -> list[Batch]:
         whole = make_batch(16)
@@ -78,28 +73,10 @@ class Pair:
         parts = [part_of(whole, slice(start, start + micro_batch)) for start in cuts]
         return parts[rank() :: num_ranks()]
 
-    def backward(self, micro_batch: int, size: StepSize) -> dict[str, float]:
-        """Gradients of this rank's micro-batches; loss and terms of all."""
-        total, terms = 0.0, dict[str, float]()
-        for batch in self.batches(micro_batch):
-            with autocast(self.precision, CPU):
-                said = signals_of(self.objective, self.teacher, batch)
-                loss, parts = self.objective.micro_batch_loss(self.student, batch, said, size)
-            loss.backward()
-            total += loss.item()
-            for name, part in parts.items():
-                terms[name] = terms.get(name, 0.0) + part.item()
-        total, *sums = summed([total, *terms.values()])
-        return {"loss": total, **dict(zip(terms, sums, strict=True))}
-
-    def size(self, micro_batch: int) -> StepSize:
-        own = self.objective.step_size(self.batches(micro_batch))
-        return StepSize(*map(int, summed(astuple(own))))
-
     def gradients(self) -> dict[str, Tensor]:
         return {
             f"{prefix}.{name}": gathered(parameter.grad).clone()
-            for prefix, module in self.modules().items()
+            for prefix, module in self.learner.modules.items()
             for name, parameter in module.named_parameters()
             if parameter.grad is not None
         }
@@ -107,20 +84,29 @@ class Pair:
 
 def step(pair: Pair, micro_batch: int = 4) -> dict[str, Any]:
     """What the training loop makes of one step."""
-    figures = pair.backward(micro_batch, pair.size(micro_batch))
-    sum_gradients(pair.parameters())
-    found: dict[str, Any] = {"figures": figures, "gradients": pair.gradients()}
-    found["norm"] = clip_gradients(pair.parameters(), MAX_NORM)
-    found["clipped"] = pair.gradients()
-    return found
+    micro_batches = [MicroBatch(batch) for batch in pair.batches(micro_batch)]
+    outcome = forward_backward(pair.learner, micro_batches, clip_norm=float("inf"))
+    loss, *terms = summed([part.item() for part in (outcome.loss, *outcome.terms.values())])
+    found: dict[str, Any] = {
+        "figures": {"loss": loss, **dict(zip(outcome.terms, terms, strict=True))},
+        "gradients": pair.gradients(),
+        "norm": outcome.grad_norm,
+    }
+    clip_gradients(pair.learner.parameters, MAX_NORM)
+    return {**found, "clipped": pair.gradients()}
 
 
 def averaged_over_ranks(pair: Pair) -> dict[str, Any]:
     """The trap: a mean over the targets of each rank, and the mean of those over ranks."""
-    figures = pair.backward(4, pair.objective.step_size(pair.batches(4)))
-    sum_gradients(pair.parameters())
+    size, loss = pair.objective.step_size(pair.batches(4)), 0.0
+    for batch in pair.batches(4):
+        share = share_of(pair.learner, MicroBatch(batch), size)
+        share.loss.backward()
+        loss += share.loss.item()
+    sum_gradients(pair.learner.parameters)
     gradients = {name: grad / num_ranks() for name, grad in pair.gradients().items()}
-    return {"loss": figures["loss"] / num_ranks(), "gradients": gradients}
+    (total,) = summed([loss])
+    return {"loss": total / num_ranks(), "gradients": gradients}
 
 
 def divided_by_ranks(pair: Pair) -> dict[str, Any]:
@@ -143,14 +129,7 @@ def without_the_head_of_others(pair: Pair) -> dict[str, Any]:
 def read_on_held_out(pair: Pair) -> dict[str, float]:
     """Three batches: of two ranks the second has one fewer to read."""
     batches = [part_of(make_batch(12), slice(start, start + 4)) for start in (0, 4, 8)]
-    return held_out_losses(
-        pair.student,
-        pair.objective,
-        HeldOut(batches, num_bytes=100),
-        precision="fp32",
-        device=CPU,
-        signals_of=lambda batch: signals_of(pair.objective, pair.teacher, batch),
-    )
+    return held_out_losses(pair.learner, HeldOut(batches, num_bytes=100))
 
 
 def recomputed(pair: Pair) -> dict[str, Any]:
@@ -160,7 +139,9 @@ def recomputed(pair: Pair) -> dict[str, Any]:
 
 
 def optimizer_of(pair: Pair) -> torch.optim.AdamW:
-    optimizer = make_optimizer(list(pair.modules().values()), weight_decay=0.1, betas=(0.9, 0.95))
+    optimizer = make_optimizer(
+        list(pair.learner.modules.values()), weight_decay=0.1, betas=(0.9, 0.95)
+    )
     set_learning_rate(optimizer, 1e-3)
     return optimizer
 
@@ -177,7 +158,7 @@ def saved_after_a_step(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
     pair = Pair("combined", sharded=sharded)
     optimizer = optimizer_of(pair)
     taken(pair, optimizer, 1)
-    checkpoint.save(folder, pair.modules(), optimizer, Progress(step=1))
+    checkpoint.save(folder, pair.learner.modules, optimizer, Progress(step=1))
     taken(pair, optimizer, 1)
     return weights(pair)
 
@@ -186,13 +167,13 @@ def gone_on(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
     """The weights after a second step, the first one from the checkpoint of others."""
     pair = Pair("combined", sharded=sharded)
     optimizer = optimizer_of(pair)
-    assert checkpoint.load_latest(folder, pair.modules(), optimizer).step == 1
+    assert checkpoint.load_latest(folder, pair.learner.modules, optimizer).step == 1
     taken(pair, optimizer, 1)
     return weights(pair)
 
 
 def weights(pair: Pair) -> dict[str, Tensor]:
-    states = {prefix: whole_state(module) for prefix, module in pair.modules().items()}
+    states = {prefix: whole_state(module) for prefix, module in pair.learner.modules.items()}
     return {f"{p}.{name}": value for p, state in states.items() for name, value in state.items()}
 
 
@@ -333,5 +314,5 @@ def test_a_checkpoint_is_resumed_by_four_ranks(folder: Path):
 
 def test_a_process_alone_asks_nobody():
     pair = Pair("sft", sharded=True)
-    assert not any(is_sharded(parameter) for parameter in pair.parameters())
+    assert not any(is_sharded(parameter) for parameter in pair.learner.parameters)
     assert (rank(), num_ranks(), summed([1.0, 2.0])) == (0, 1, [1.0, 2.0])

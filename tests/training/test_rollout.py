@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training import rollout
-from kdwatts.training.rollout import Place, Rollouts, Written, targets_kept, with_text
+from kdwatts.training.rollout import Place, Rollouts, Writer, Written, targets_kept, with_text
+from kdwatts.training.text_rows import TextRows
 from tests.training.pair import assert_close, gradients, llama, make_objective, part_of, share
 
 LENGTH, ROWS_PER_STEP, NUM_STEPS, END = 12, 6, 10, 7
@@ -56,11 +57,6 @@ def meter(tmp_path: Path) -> Iterator[Meter]:
         yield meter
 
 
-@pytest.fixture
-def student() -> Any:
-    return llama(0, vocabulary=70, width=16, num_layers=2, tied=True).train()
-
-
 Make = Callable[..., Rollouts]
 
 
@@ -69,20 +65,23 @@ def make(
     shards: TokenShards, schedule: Schedule, student: Any, meter: Meter, tmp_path: Path
 ) -> Make:
     def make(
-        *, writer: Any = None, fraction: float = 0.5, every: int = 4, **changes: Any
+        *,
+        writer: Any = None,
+        fraction: float = 0.5,
+        every: int = 4,
+        end_ids: Collection[int] = (END,),
+        batch_size: int = 4,
+        seed: int = 0,
+        directory: Path | None = None,
     ) -> Rollouts:
-        settings = {"seed": 0, "end_ids": [END], "directory": tmp_path / "kept", **changes}
         return Rollouts(
-            writer or student,
-            shards,
-            schedule,
-            Generate(prompt_tokens=3, new_tokens=8, batch_size=settings.pop("batch_size", 4)),
+            Writer(writer or student, end_ids, vocabulary=64, precision="fp32"),
+            TextRows(shards, schedule, LENGTH, ROWS_PER_STEP),
+            Generate(prompt_tokens=3, new_tokens=8, batch_size=batch_size),
             OnPolicy(fraction, every),
-            sequence_length=LENGTH,
-            vocabulary=64,
-            precision="fp32",
+            seed=seed,
+            directory=directory or tmp_path / "kept",
             meter=meter,
-            **settings,
         )
 
     return make
@@ -286,23 +285,15 @@ def test_a_row_of_a_conversation_that_has_no_room_for_its_prompt_stays_the_corpu
     write_shards(tmp_path / "talk", [talk], shard_tokens=100, source={})
     shards = TokenShards(tmp_path / "talk")
     schedule = Schedule(np.array([0, 1]), 2, 1, 0)
-    settings = {
-        "sequence_length": LENGTH,
-        "seed": 0,
-        "end_ids": [END],
-        "vocabulary": 64,
-    }
     for prompt_tokens, expected in ((5, [False, True]), (6, [True, True])):
         rollouts = Rollouts(
-            student,
-            shards,
-            schedule,
+            Writer(student, [END], vocabulary=64, precision="fp32"),
+            TextRows(shards, schedule, LENGTH, 2),
             Generate(prompt_tokens=prompt_tokens, new_tokens=4),
             OnPolicy(1.0, 1),
-            precision="fp32",
+            seed=0,
             directory=tmp_path / "none",
             meter=meter,
-            **settings,
         )
         rollouts.prepare(0)
         batch = load_batch(shards, np.array([0, 1]), LENGTH)

@@ -1,4 +1,4 @@
-"""The response term of the objective, through real Llamas, against their dense logits."""
+"""Cross entropy and the response term through real Llamas, against their dense logits."""
 
 # Student: 2 blocks, width 16, 70 rows, tied head. Teacher: 3 blocks, width 24, 64 rows.
 
@@ -16,11 +16,13 @@ from kdwatts.config.paradigm import DIVERGENCES as NAMES
 from kdwatts.config.paradigm import CrossEntropy, Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.response import DIVERGENCES, divergence_loss
+from kdwatts.teacher.signals import Signals, SparseLogits
 from tests.training.pair import (
     VOCABULARY,
     assert_close,
     gradients,
     llama,
+    loss_on,
     make_batch,
     make_objective,
     part_of,
@@ -28,12 +30,16 @@ from tests.training.pair import (
     signals_of,
 )
 
+CE = CrossEntropy(0.3)
 SAMPLED = Response(0.7, support="sampled", num_samples=8, temperature=2.0)
-
-
-@pytest.fixture
-def student() -> Any:
-    return llama(0, vocabulary=70, width=16, num_layers=2, tied=True).train()
+DENSE = Response(0.7, support="dense", temperature=2.0)
+TOP_K = Response(0.7, temperature=2.0, k=5)
+PARADIGMS = {
+    "sft": Paradigm("sft", ce=CE),
+    "top_k": Paradigm("top_k", ce=CE, response=TOP_K),
+    "dense": Paradigm("dense", ce=CE, response=DENSE),
+    "jsd": Paradigm("jsd", ce=CE, response=Response(0.7, "jsd", support="dense", beta=0.3)),
+}
 
 
 @pytest.fixture
@@ -60,6 +66,18 @@ def test_the_schema_names_the_divergences_that_there_are():
     assert set(NAMES) == {*DIVERGENCES, "universal"}
 
 
+def test_cross_entropy_and_its_gradient_are_those_of_transformers_dense_logits(
+    student: Any, teacher: Any
+):
+    batch = make_batch()
+    loss, parts = share(make_objective(PARADIGMS["sft"]), student, teacher, batch)
+    target_N = batch.target_BT[batch.target_BT != IGNORE]
+    expected = F.cross_entropy(dense_logits(student, batch), target_N)
+    assert parts["ce_nats"].item() == pytest.approx(expected.item(), rel=1e-5)
+    # The head is tied: the embedding's gradient is that of both its uses.
+    assert_close(gradients(loss, student), gradients(0.3 * expected, student))
+
+
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_dense_divergence_with_cross_entropy_is_that_of_transformers_dense_logits(
@@ -71,8 +89,6 @@ def test_a_dense_divergence_with_cross_entropy_is_that_of_transformers_dense_log
     response = Response(0.7, name, support="dense", temperature=2.0, beta=0.3, skew=0.2)
     paradigm = Paradigm("response", ce=CrossEntropy(0.3), response=response)
     objective = make_objective(paradigm, teacher)
-    if biased:
-        objective.teacher_bias_V = teacher.lm_head.bias.detach()
     loss, parts = share(objective, student, teacher, batch)
     student_NV, target_N = dense_logits(student, batch), batch.target_BT[batch.target_BT != IGNORE]
     with torch.no_grad():
@@ -86,12 +102,23 @@ def test_a_dense_divergence_with_cross_entropy_is_that_of_transformers_dense_log
     assert_close(gradients(loss, student), gradients(expected, student))
 
 
+def test_a_top_k_response_of_all_tokens_but_one_is_the_dense_one(student: Any, teacher: Any):
+    wide = Paradigm("response", response=Response(0.7, temperature=2.0, k=VOCABULARY - 1))
+    dense = Paradigm("response", response=DENSE)
+    losses = [
+        share(make_objective(paradigm, teacher), student, teacher, make_batch())[0]
+        for paradigm in (wide, dense)
+    ]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-4)
+    assert_close(gradients(losses[0], student), gradients(losses[1], student), 1e-4)
+
+
 def test_the_sampled_response_is_t_squared_kl_of_the_shares_drawn(student: Any, teacher: Any):
     batch = make_batch()
     objective = make_objective(Paradigm("sampled", response=SAMPLED), teacher)
     signals = signals_of(objective, teacher, batch)
     assert signals.sampled
-    loss, _ = objective.micro_batch_loss(student, batch, signals, objective.step_size([batch]))
+    loss, _ = loss_on(objective, student, batch, signals)
     keep_N = (batch.target_BT != IGNORE).flatten()
     log_q_NV = (dense_logits(student, batch) / 2).log_softmax(-1)
     total = 0.0
@@ -130,3 +157,77 @@ def test_shares_of_micro_batches_add_up_though_they_use_the_same_memory(
         part.backward()
     found = [p.grad for p in student.parameters() if p.grad is not None]
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["sft", "top_k", "dense", "jsd"])
+@pytest.mark.parametrize("num_ignored", [1, 5])
+def test_positions_without_targets_at_the_end_of_a_row_change_nothing(
+    name: str, num_ignored: int, student: Any, teacher: Any
+):
+    batch, objective = make_batch(), make_objective(PARADIGMS[name], teacher)
+    expected, _ = share(objective, student, teacher, batch)
+    more = (0, num_ignored)
+    longer = Batch(
+        batch.rows, F.pad(batch.input_BT, more, value=3), F.pad(batch.target_BT, more, value=IGNORE)
+    )
+    found, _ = share(objective, student, teacher, longer)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_close(gradients(found, student), gradients(expected, student))
+
+
+@pytest.mark.parametrize("name", ["top_k", "dense", "jsd"])
+def test_what_the_teacher_says_where_no_target_is_counts_for_nothing(
+    name: str, student: Any, teacher: Any
+):
+    batch, objective = make_batch(), make_objective(PARADIGMS[name], teacher)
+    signals = signals_of(objective, teacher, batch)
+    # The target of position t is the token at t + 1: the mask is that of the targets, unshifted.
+    masked_N = batch.target_BT.flatten() == IGNORE
+    assert masked_N.any()
+    if signals.sparse:
+        sparse = signals.sparse
+        spoilt = Signals(
+            SparseLogits(
+                sparse.ids_NK,
+                sparse.log_p_NK.masked_fill(masked_N[:, None], torch.nan),
+                sparse.offset_NM,
+                sparse.log_tail_NM,
+            )
+        )
+    else:
+        assert signals.final_ND is not None
+        spoilt = Signals(final_ND=signals.final_ND.masked_fill(masked_N[:, None], torch.nan))
+    expected, _ = loss_on(objective, student, batch, signals)
+    found, _ = loss_on(objective, student, batch, spoilt)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert_close(gradients(found, student), gradients(expected, student), 1e-6)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 1000])
+@pytest.mark.parametrize("name", ["top_k", "jsd"])
+def test_the_chunk_size_changes_nothing(name: str, chunk_rows: int, student: Any, teacher: Any):
+    losses = [
+        share(
+            make_objective(PARADIGMS[name], teacher, chunk_rows=rows),
+            student,
+            teacher,
+            make_batch(),
+        )
+        for rows in (5, chunk_rows)
+    ]
+    assert losses[0][0].item() == pytest.approx(losses[1][0].item(), rel=1e-6)
+    assert_close(gradients(losses[0][0], student), gradients(losses[1][0], student))
+
+
+@pytest.mark.parametrize("name", ["sft", "top_k", "dense"])
+def test_student_rows_beyond_the_shared_vocabulary_have_no_part(
+    name: str, student: Any, teacher: Any
+):
+    objective = make_objective(PARADIGMS[name], teacher)
+    expected, _ = share(objective, student, teacher, make_batch())
+    with torch.no_grad():
+        student.lm_head.weight[VOCABULARY:] = 100.0
+    found, _ = share(objective, student, teacher, make_batch())
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    found.backward()
+    assert not student.lm_head.weight.grad[VOCABULARY:].any()

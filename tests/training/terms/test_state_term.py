@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,22 +11,12 @@ from torch import Tensor, nn
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational
 from kdwatts.losses.feature import DISTANCES
-from kdwatts.training import objective as under_test
 from kdwatts.training.projectors import PROJECTORS
-from tests.training.pair import llama, make_batch, make_objective, share
+from kdwatts.training.terms import attention_term, relational_term
+from tests.training.pair import make_batch, make_objective, share
 
 CE = CrossEntropy(0.3)
 FEATURE = Paradigm("feature", ce=CE, feature=Feature(0.6))
-
-
-@pytest.fixture
-def student() -> Any:
-    return llama(0, vocabulary=70, width=16, num_layers=2, tied=True).train()
-
-
-@pytest.fixture(scope="module")
-def teacher() -> Any:
-    return llama(1, vocabulary=64, width=24, num_layers=3, tied=False).eval()
 
 
 class Detached(nn.Module):
@@ -79,15 +70,21 @@ def test_a_distance_that_is_not_one_number_a_position_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("relational", "function", "name"),
+    ("relational", "module", "function", "name"),
     [
-        (Relational(group_size=4), "relational_loss", "relational"),
-        (Relational(level="token", tokens=4), "group_loss", "relational"),
-        (Relational(level="attention", relation_heads=2), "attention_loss", "attention_nats"),
+        (Relational(group_size=4), relational_term, "relational_loss", "relational"),
+        (Relational(level="token", tokens=4), relational_term, "group_loss", "relational"),
+        (
+            Relational(level="attention", relation_heads=2),
+            attention_term,
+            "attention_loss",
+            "attention_nats",
+        ),
     ],
 )
 def test_a_relational_term_that_detaches_the_student_is_refused(
     relational: Relational,
+    module: ModuleType,
     function: str,
     name: str,
     student: Any,
@@ -95,8 +92,8 @@ def test_a_relational_term_that_detaches_the_student_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ):
     objective = make_objective(Paradigm("relational", ce=CE, relational=relational), teacher)
-    shipped = getattr(under_test, function)
-    monkeypatch.setattr(under_test, function, lambda *args, **kw: shipped(*args, **kw).detach())
+    shipped = getattr(module, function)
+    monkeypatch.setattr(module, function, lambda *args, **kw: shipped(*args, **kw).detach())
     with pytest.raises(ValueError, match=f"^{name} gives a gradient to 0 of the "):
         share(objective, student, teacher, make_batch())
 

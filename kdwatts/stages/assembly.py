@@ -1,0 +1,121 @@
+"""What a training run is assembled of: text, student, teacher, objective."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from kdwatts.artifacts.manifest import add_to_manifest
+from kdwatts.config.experiment import Config
+from kdwatts.data.text_size import bytes_of_tokens
+from kdwatts.models.initial import load_student
+from kdwatts.models.load import pair_tokenizer
+from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.sharding import is_sharded, place, whole_state
+from kdwatts.stages.pairing import PairedBlocks, paired_blocks
+from kdwatts.stages.reading import online_teacher, signal_source
+from kdwatts.stages.teacher import training_schedule
+from kdwatts.stages.work import (
+    Work,
+    compared_rows,
+    end_tokens,
+    frozen_dtype,
+    plan_signals,
+    text_shards,
+)
+from kdwatts.training.heldout import HeldOut, held_out_of
+from kdwatts.training.learner import Learner
+from kdwatts.training.lora import add_adapters
+from kdwatts.training.objective import PairSizes, objective_of
+from kdwatts.training.parallel import collected, rank
+from kdwatts.training.rollout import Rollouts, Writer
+from kdwatts.training.text_rows import TextRows
+
+
+def rows_of_text(work: Work) -> TextRows:
+    """The text, and which rows of it are trained on when."""
+    training, shards = work.config.training, text_shards(work)
+    return TextRows(
+        shards,
+        training_schedule(work.config, shards),
+        training.sequence_length,
+        training.micro_batch,
+        training.respect_documents,
+    )
+
+
+def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlocks]]:
+    """The student as training begins with what it is taught by, and which blocks are paired."""
+    config, training = work.config, work.config.training
+    student = fresh_student(config)
+    if training.gradient_checkpointing:
+        recompute_blocks(student)
+    place(student, work.device, sharded=training.parallel == "fsdp")
+    teacher = online_teacher(work)
+    # Measured pairs may differ by rounding from rank to rank.
+    paired, *_ = collected(paired_blocks(work, student, teacher, text.shards, text.schedule))
+    if paired and rank() == 0:
+        add_to_manifest(work.run_dir, feature_pairs=[asdict(pair) for pair in paired])
+    pairs = [(pair.student_block, pair.teacher_block) for pair in paired]
+    plan = plan_signals(config, pairs)
+    source, teacher_head = signal_source(work, teacher, plan)
+    mine = config.model.student.architecture
+    theirs = config.model.teacher.architecture if config.model.teacher else mine
+    objective = objective_of(
+        config.paradigm,
+        pairs,
+        plan,
+        sizes=PairSizes(compared_rows(config)[0], mine.hidden_size, theirs.hidden_size),
+        chunk_rows=training.chunk_rows,
+        teacher_head=teacher_head,
+        seed=training.seed,
+    ).to(work.device)
+    return Learner(student, objective, source, work.device, training.precision), paired
+
+
+def fresh_student(config: Config) -> nn.Module:
+    """The student as training begins, with adapters if they are what is trained; on the CPU."""
+    training = config.training
+    # Weights that adapters train around are only read.
+    dtype = frozen_dtype(config) if training.lora else torch.float32
+    student = load_student(config.model, dtype=dtype, seed=training.seed)
+    if training.lora:
+        add_adapters(student, training.lora, seed=training.seed)
+    return student
+
+
+def whole_student(config: Config, student: nn.Module) -> nn.Module:
+    """The student itself or, where ranks hold shards of it, on the first rank all of it."""
+    if not any(is_sharded(parameter) for parameter in student.parameters()):
+        return student
+    state = whole_state(student)
+    if rank() == 0:
+        student = fresh_student(config)
+        student.load_state_dict(state)
+    return student
+
+
+def held_out_rows(config: Config, text: TextRows) -> HeldOut | None:
+    """The rows on which the loss is read while training; None where none are held out."""
+    batches = text.held_out()
+    return held_out_of(batches, bytes_of_tokens(pair_tokenizer(config.model))) if batches else None
+
+
+def student_rollouts(work: Work, student: nn.Module, text: TextRows) -> Rollouts | None:
+    """What has the student write its own rows; None where it writes none."""
+    config, paradigm = work.config, work.config.paradigm
+    if paradigm.text != "student":
+        return None
+    assert paradigm.generate and paradigm.on_policy, "Paradigm fills them in"
+    end_ids = end_tokens(pair_tokenizer(config.model), student)
+    return Rollouts(
+        Writer(student, end_ids, compared_rows(config)[0], config.training.precision),
+        text,
+        paradigm.generate,
+        paradigm.on_policy,
+        seed=config.training.seed,
+        directory=work.scratch_dir / "checkpoints",
+        meter=work.meter,
+    )

@@ -1,0 +1,85 @@
+"""The feature term: outputs of paired blocks, the student's after its projector.
+
+A mean over pairs and over the positions that are compared in the whole step. Of the teacher it
+needs `Signals.blocks`.
+"""
+
+# B sequences, T positions, N positions compared, D the teacher's width.
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdwatts.config.paradigm import Feature
+from kdwatts.data.packing import Batch
+from kdwatts.losses.feature import distance_of
+from kdwatts.models.layers import LayerPairs, captured_blocks
+from kdwatts.teacher.signals import at_positions, sampled_index
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.projectors import project
+from kdwatts.training.terms.state_term import States
+
+
+@dataclass(frozen=True)
+class FeatureTerm:
+    """How blocks are compared, and which."""
+
+    feature: Feature
+    pairs: LayerPairs
+    projectors: nn.ModuleList
+    name: ClassVar[str] = "feature"
+
+    @property
+    def weight(self) -> float:
+        return self.feature.weight
+
+    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
+        """Block to its output."""
+        return captured_blocks(student, [block for block, _ in self.pairs])
+
+    def count(self, batch: Batch) -> int:
+        """Positions whose states are compared."""
+        return int(self._is_text(batch).sum())
+
+    def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        batch, signals = micro_batch.batch, micro_batch.signals
+        assert signals and signals.blocks
+        whole = batch.valid_BT is None and batch.position_BT is None
+        text_N = None if whole else self._is_text(batch).flatten()
+        distances = []
+        for place, (student_block, teacher_block) in enumerate(self.pairs):
+            state_ND = self._compared(batch, states[student_block]).flatten(0, 1)
+            goal = signals.blocks[teacher_block]
+            # Sampled positions are all that a teacher gives of its blocks.
+            goal = goal if self.feature.positions else self._compared(batch, goal)
+            state_ND = project(self.projectors, place, state_ND)
+            distance_N = distance_of(self.feature.distance)(state_ND, goal.flatten(0, 1))
+            if distance_N.shape != state_ND.shape[:1]:
+                raise ValueError(
+                    f"feature.distance={self.feature.distance} is {tuple(distance_N.shape)} for "
+                    f"{len(state_ND)} positions; have its function return one number a position"
+                )
+            if text_N is not None:
+                distance_N = torch.where(text_N, distance_N, 0.0)
+            distances.append(distance_N.sum())
+        return torch.stack(distances).sum() / (max(1, count) * len(self.pairs))
+
+    def _compared(self, batch: Batch, state: Tensor) -> Tensor:
+        """What is compared of a state, or of a mask, over all positions [B, T, ...].
+
+        Sampled positions, or all but the first, which is a sink of attention.
+        """
+        count = self.feature.positions
+        if count:
+            return at_positions(state, sampled_index(batch.rows, state, count=count))
+        return state[:, 1:] if self.feature.skip_first_position else state
+
+    def _is_text(self, batch: Batch) -> Tensor:
+        """Where what is compared is text, and no first token unless those count."""
+        skips = self.feature.skip_first_position
+        return self._compared(batch, batch.beyond_first_BT if skips else batch.text_BT)

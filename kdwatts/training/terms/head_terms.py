@@ -1,0 +1,131 @@
+"""Cross entropy and the response term, which share one pass over the output head's logits.
+
+Both are in nats per target of the whole step. Of the teacher the response term needs its likeliest
+tokens (`Signals.sparse`), tokens drawn from it (`sampled`), or its final states (`final_ND`).
+"""
+
+# B sequences, T positions, N those that count, K tokens of the teacher; D width and V vocabulary of
+# the student, E and W those of the teacher.
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdwatts.config.paradigm import CrossEntropy, Response
+from kdwatts.data.packing import IGNORE
+from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
+from kdwatts.losses.logit_rows import RowTerm
+from kdwatts.losses.response import dense_term
+from kdwatts.losses.sparse import cross_entropy_term, sampled_term, top_k_term
+from kdwatts.losses.universal import universal_term
+from kdwatts.models.load import head_bias, head_weight
+from kdwatts.teacher.signals import SignalPlan, Signals
+from kdwatts.training.micro_batch import MicroBatch
+
+
+@dataclass(frozen=True)
+class TeacherHead:
+    """What makes dense logits of the teacher's final states."""
+
+    weight_WE: Tensor
+    bias_W: Tensor | None = None
+
+    def to(self, device: torch.device) -> TeacherHead:
+        bias_W = None if self.bias_W is None else self.bias_W.to(device)
+        return TeacherHead(self.weight_WE.to(device), bias_W)
+
+
+@dataclass(frozen=True)
+class HeadTerms:
+    """The terms on logits; either may be absent, or both."""
+
+    ce: CrossEntropy | None
+    response: Response | None
+    plan: SignalPlan
+    vocabulary: int
+    """Rows of the student's head that take part."""
+    chunk_rows: int
+    """Rows of logits held at once."""
+    teacher_head: TeacherHead | None = None
+    """For dense support."""
+    buffers: Buffers = field(default_factory=Buffers)
+
+    def to(self, device: torch.device) -> HeadTerms:
+        return replace(self, teacher_head=self.teacher_head and self.teacher_head.to(device))
+
+    def loss(
+        self, student: nn.Module, final_BTD: Tensor, micro_batch: MicroBatch, num_targets: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The micro-batch's share of the step's loss, and each term's share without its weight.
+
+        `num_targets` are those of the whole step.
+        """
+        target_N = micro_batch.batch.target_BT.flatten()
+        keep_N = target_N != IGNORE
+        # A step of prompts alone has no target; its sums are 0 and so must its gradient be.
+        num_targets = max(1, num_targets)
+        terms: dict[str, RowTerm] = {}
+        weights: dict[str, float] = {}
+        teacher = None
+        if self.ce:
+            terms["ce_nats"] = cross_entropy_term(target_N[keep_N])
+            weights["ce_nats"] = self.ce.weight / num_targets
+        if self.response:
+            assert micro_batch.signals
+            terms["response_nats"], teacher = self._response(
+                self.response, micro_batch.signals, keep_N
+            )
+            weights["response_nats"] = self.response.weight / num_targets
+        if not terms:
+            return final_BTD.new_zeros(()), {}
+        total, sums = head_loss(
+            final_BTD.flatten(0, 1)[keep_N],
+            _cut(head_weight(student), self.vocabulary),
+            terms,
+            weights,
+            bias_V=_cut(head_bias(student), self.vocabulary),
+            teacher=teacher,
+            chunk_rows=self.chunk_rows,
+            buffers=self.buffers,
+        )
+        return total, {name: part / num_targets for name, part in sums.items()}
+
+    def _response(
+        self, response: Response, signals: Signals, keep_N: Tensor
+    ) -> tuple[RowTerm, DenseTeacher | None]:
+        """The term of the positions that count, and the teacher's rows where it compares all."""
+        temperature = response.temperature
+        if signals.sparse:
+            top_k = signals.sparse.rows(keep_N).at(temperature, self.plan.temperatures)
+            return top_k_term(top_k, temperature=temperature), None
+        if signals.sampled:
+            drawn = signals.sampled
+            share_NK = drawn.counts_NK[keep_N] / drawn.num_samples
+            ids_NK = drawn.ids_NK[keep_N].long()
+            return sampled_term(ids_NK, share_NK, temperature=temperature), None
+        assert signals.final_ND is not None and self.teacher_head
+        teacher = DenseTeacher(
+            signals.final_ND[keep_N],
+            _cut(self.teacher_head.weight_WE, self.plan.vocabulary),
+            _cut(self.teacher_head.bias_W, self.plan.vocabulary),
+        )
+        if response.divergence == "universal":
+            aligned_N = signals.aligned_N
+            compared_N = None if aligned_N is None else aligned_N[keep_N]
+            return universal_term(temperature=temperature, compared_N=compared_N), teacher
+        term = dense_term(
+            response.divergence, temperature=temperature, beta=response.beta, skew=response.skew
+        )
+        return term, teacher
+
+
+def _cut(head: Any, num_rows: int) -> Any:
+    """The first rows of a head's weight or bias, where it has one.
+
+    All of them are the tensor itself: the gradient of a slice would be a copy of it.
+    """
+    return head if head is None or len(head) == num_rows else head[:num_rows]

@@ -1,0 +1,102 @@
+"""The relational term: how embeddings lie to each other, distances of pairs and angles of triplets.
+
+Between sequences, or between tokens of a sequence; a mean over the groups of the whole step. Of the
+teacher it needs `Signals.pooled_BD` or `tokens_BMD`.
+"""
+
+# B sequences, T positions, M sampled ones, D width.
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from kdwatts.config.paradigm import Relational
+from kdwatts.data.packing import Batch
+from kdwatts.losses.relational import group_loss, mean_pool, num_groups, relational_loss
+from kdwatts.teacher.signals import at_positions, sampled_index
+from kdwatts.training.micro_batch import MicroBatch
+from kdwatts.training.parallel import gather_with_gradient, num_ranks
+from kdwatts.training.terms.state_term import FINAL, States
+
+
+@dataclass(frozen=True)
+class SequenceTerm:
+    """Relations among sequences, each the mean of its final states."""
+
+    relational: Relational
+    name: ClassVar[str] = "relational"
+
+    @property
+    def weight(self) -> float:
+        return self.relational.weight
+
+    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
+        return nullcontext({})
+
+    def count(self, batch: Batch) -> int:
+        """Sequences."""
+        return len(batch.rows)
+
+    def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        signals, group_size = micro_batch.signals, self.relational.group_size
+        assert signals and signals.pooled_BD is not None
+        student_BD, teacher_BD = (
+            mean_pool(states[FINAL], micro_batch.batch.text_BT),
+            signals.pooled_BD,
+        )
+        ranks = 1
+        if group_size > len(student_BD):
+            # A group that one rank's sequences do not fill: every rank takes the loss of the
+            # gathered groups, and its share of it.
+            student_BD, teacher_BD = map(gather_with_gradient, (student_BD, teacher_BD))
+            ranks = num_ranks()
+        total = relational_loss(
+            student_BD, teacher_BD, group_size=group_size, **_weights(self.relational)
+        )
+        return total / ranks / (count / group_size)
+
+
+@dataclass(frozen=True)
+class TokenTerm:
+    """Relations among sampled tokens of a sequence, by their final states."""
+
+    relational: Relational
+    name: ClassVar[str] = "relational"
+
+    @property
+    def weight(self) -> float:
+        return self.relational.weight
+
+    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
+        return nullcontext({})
+
+    def count(self, batch: Batch) -> int:
+        """Sequences with enough tokens for relations among them."""
+        return num_groups(self._sampled(batch, batch.beyond_first_BT))
+
+    def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        batch, signals = micro_batch.batch, micro_batch.signals
+        assert signals and signals.tokens_BMD is not None
+        total = group_loss(
+            self._sampled(batch, states[FINAL]),
+            signals.tokens_BMD,
+            self._sampled(batch, batch.beyond_first_BT),
+            **_weights(self.relational),
+        )
+        return total / max(1, count)
+
+    def _sampled(self, batch: Batch, state: Tensor) -> Tensor:
+        """What a state, or a mask, has at the sampled positions, [B, M, ...]."""
+        index_BM = sampled_index(batch.rows, state, count=self.relational.tokens)
+        return at_positions(state, index_BM)
+
+
+def _weights(relational: Relational) -> dict[str, float]:
+    return {
+        "distance_weight": relational.distance_weight,
+        "angle_weight": relational.angle_weight,
+    }

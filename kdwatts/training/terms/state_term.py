@@ -1,0 +1,71 @@
+"""What a term on the student's hidden states is, and that its gradient reaches the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from kdwatts.data.packing import Batch
+from kdwatts.training.micro_batch import MicroBatch
+
+FINAL = "final"
+"""The state after the final norm, which is compared by a term that captures nothing."""
+
+States = Mapping[Any, Tensor]
+"""What a term compares of the student, by the term's own keys."""
+
+
+class StateTerm(Protocol):
+    """A term: frozen settings and three functions."""
+
+    name: ClassVar[str]
+    """What the loss is called in train.jsonl."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
+        """What fills with the states to compare as the student runs."""
+        ...
+
+    def count(self, batch: Batch) -> int:
+        """What this batch adds to the count over a whole step by which losses are divided."""
+        ...
+
+    def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, without its weight."""
+        ...
+
+
+def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str) -> None:
+    """Raise ValueError unless a gradient of the term's loss reaches each state that it compares.
+
+    Else the student would be trained on the rest while the loss tells of this term.
+    """
+    trained = [state for state in states if state.requires_grad]
+    num_reached = _num_reached(trained, loss)
+    if not trained or num_reached < len(trained):
+        raise ValueError(
+            f"{name} gives a gradient to {num_reached} of the {len(states)} states of the "
+            "student that it compares, which would not learn what it tells; have its functions "
+            "detach nothing of the student"
+        )
+
+
+def _num_reached(states: Sequence[Tensor], loss: Tensor) -> int:
+    """How many of the states a gradient of `loss` arrives at; nothing is computed for it.
+
+    One that comes to a state through another one does not count.
+    """
+    goals = [state.grad_fn for state in states]
+    ahead, seen = [loss.grad_fn], set[Any]()
+    while ahead:
+        step = ahead.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            if step not in goals:
+                ahead.extend(before for before, _ in step.next_functions)
+    return sum(goal in seen for goal in goals)

@@ -1,0 +1,78 @@
+"""What a training run says while it trains: rows of train.jsonl, lines of the log, the bar."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tqdm import tqdm
+
+from kdwatts.records.files import append_jsonl
+from kdwatts.records.schema import SCHEMA
+from kdwatts.training.checkpoint import Progress
+from kdwatts.training.forward_backward import StepLoss
+from kdwatts.training.parallel import rank, summed
+from kdwatts.training.training_run import TrainingRun
+
+log = logging.getLogger(__name__)
+
+
+def step_bar(run: TrainingRun, first: int) -> tqdm:
+    """The steps from `first` on, with a bar on a terminal of the first rank."""
+    return tqdm(
+        range(first, run.num_steps),
+        initial=first,
+        total=run.num_steps,
+        disable=True if rank() else None,
+        unit="step",
+        dynamic_ncols=True,
+    )
+
+
+def step_row(
+    run: TrainingRun, progress: Progress, outcome: StepLoss, learning_rate: float
+) -> dict[str, Any]:
+    """The row of a step, with the losses of all ranks, each of which must ask."""
+    loss, *terms = summed([part.item() for part in (outcome.loss, *outcome.terms.values())])
+    return {
+        **row_head(run, progress, split="train"),
+        "learning_rate": learning_rate,
+        "grad_norm": outcome.grad_norm.item(),
+        "loss": loss,
+        **dict(zip(outcome.terms, terms, strict=True)),
+    }
+
+
+def report(run: TrainingRun, row: dict[str, Any], bar: tqdm, elapsed_s: float) -> None:
+    """Append the row of a step, and give loss, speed, power and energy per token to log and bar."""
+    if rank():
+        return
+    append_jsonl(run.log_path, row)
+    energy_j, power_w = run.window.so_far().value, run.meter.live_power_w()
+    text = step_figures(row["loss"], run.window.tokens, elapsed_s, energy_j, power_w)
+    bar.set_postfix_str(text)
+    log.info("distill: %d/%d steps, %s", row["step"], run.num_steps, text)
+
+
+def step_figures(
+    loss: float, tokens: int, elapsed_s: float, energy_j: float | None, power_w: float | None
+) -> str:
+    """The figures of a line; energy per token where both are known."""
+    figures = [f"loss {loss:.3f}", f"{tokens / elapsed_s:,.0f} tokens/s"]
+    if power_w is not None:
+        figures.append(f"{power_w:,.0f} W")
+    if energy_j is not None and tokens:  # Steps of prompts alone bear no token.
+        figures.append(f"{1000 * energy_j / tokens:.3g} mJ/token")
+    return ", ".join(figures)
+
+
+def row_head(run: TrainingRun, progress: Progress, *, split: str) -> dict[str, Any]:
+    """The head of a row of train.jsonl: on which rows it was read, and how far training was."""
+    return {
+        "schema": SCHEMA,
+        "attempt": run.attempt,
+        "split": split,
+        "step": progress.step,
+        "tokens": progress.num_targets,
+        "seconds": round(progress.train_duration_s, 3),
+    }

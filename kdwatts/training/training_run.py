@@ -1,0 +1,39 @@
+"""What stays the same over a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdwatts.config.training import Training
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.telemetry.meter import Meter, OpenWindow
+from kdwatts.training.heldout import HeldOut
+from kdwatts.training.learner import Learner
+from kdwatts.training.rollout import Rollouts
+from kdwatts.training.text_rows import TextRows
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Who learns, from which text, by which settings, and where that is measured and kept."""
+
+    learner: Learner
+    text: TextRows
+    settings: Training
+    rollouts: Rollouts | None
+    """Puts the student's own text into rows that are its own."""
+    held_out: HeldOut | None
+    own_energy: Callable[[], Quantity]
+    """What all attempts at this student have drawn by now."""
+    meter: Meter
+    window: OpenWindow
+    """Open while the run trains: its tokens, steps and waits are counted as they happen."""
+    checkpoint_dir: Path
+    log_path: Path
+    attempt: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.text.schedule.num_steps

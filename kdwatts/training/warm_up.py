@@ -1,0 +1,26 @@
+"""What the first pass builds, built before the windows whose energy is told apart."""
+
+from __future__ import annotations
+
+import torch
+
+from kdwatts.data.packing import Batch
+from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.learner import Learner, share_of
+
+
+def warm_up(learner: Learner, batch: Batch, held_out: HeldOut | None) -> None:
+    """One forward and backward pass, for what the first one builds: compiled code, its caches.
+
+    A reading of held-out rows, without dropout and gradient, is another code and is built, too.
+    Weights, random state and gradients are left as they were.
+    """
+    learner.student.train()
+    micro_batch = learner.source.read(batch).to(learner.device)
+    size = learner.objective.step_size([micro_batch.batch])
+    with torch.random.fork_rng():
+        share_of(learner, micro_batch, size).loss.backward()
+        if held_out:
+            held_out_losses(learner, HeldOut(held_out.batches[:1], num_bytes=None))
+    for module in learner.modules.values():
+        module.zero_grad(set_to_none=True)
