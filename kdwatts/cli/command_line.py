@@ -283,9 +283,9 @@ def _first_start_wins(tree: DictConfig, run_dir: Path) -> DictConfig:
 
 def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.planning.describe import describe
+    from kdwatts.planning.feasibility import unmade_teacher
     from kdwatts.planning.fits import check_memory
     from kdwatts.planning.roofline import costs_left, sweep_line
-    from kdwatts.planning.unmade import unmade_teacher
     from kdwatts.stages.graph import plan
 
     gpus, costs = list_gpus(), {}

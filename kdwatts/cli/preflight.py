@@ -26,7 +26,7 @@ from kdwatts.cli.refusal import names_a_null_part
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.data.local_rows import check_there
-from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 

@@ -8,10 +8,11 @@ from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import estimate
+from kdwatts.planning.demands import workload_of
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
-from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.nvml import Device
 
@@ -21,7 +22,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
 
     Keys need the bytes of a teacher: where one has still to be made, it says how instead.
     """
-    budget, missing = estimate(config), unmade_teacher(config.model)
+    budget, missing = estimate(workload_of(config)), unmade_teacher(config.model)
     lines = [
         f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
         f"gpu={config.gpu.name} seed={config.training.seed}",
