@@ -44,11 +44,11 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
 def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
     lines = ["stages:"]
     for node in nodes:
-        found = [path for one in node.numbered() if (path := store.find(node.stage, one.key))]
-        if found and not is_missing(node, store):
-            state = f"reused, {read_artifact(found[0]).cost_in_words()}"
-        elif found:
-            state = f"measurement {len(found) + 1} of {node.measurements} would be built"
+        folders = list(node.folders(store).values())
+        if folders and not is_missing(node, store):
+            state = f"reused, {read_artifact(folders[0]).cost_in_words()}"
+        elif folders:
+            state = f"measurement {len(folders) + 1} of {node.measurements} would be built"
         elif known or "hardware" not in node.settings:
             state = "would be built"
         else:

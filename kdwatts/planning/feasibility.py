@@ -8,10 +8,10 @@ from kdwatts.artifacts.store import Store
 from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Pair
-from kdwatts.pipeline import check_models
 from kdwatts.planning.fits import check_memory
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.stages.graph import Node, is_missing, plan
+from kdwatts.stages.readable import check_models
 
 
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:

@@ -150,8 +150,8 @@ def write_report(
     )
 
 
-def tell(run_dir: Path, artifact_dir: Path) -> None:
-    """Copy an artifact's report, if it has one, to the run's folder and say what it says."""
+def copy_report(artifact_dir: Path, run_dir: Path) -> None:
+    """Copy an artifact's report, if it has one, to the run's folder and log what is in it."""
     path = artifact_dir / REPORT_NAME
     if not path.is_file():
         return
