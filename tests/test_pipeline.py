@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.pipeline import Run, execute

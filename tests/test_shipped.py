@@ -120,8 +120,8 @@ def kdwatts(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield run
-    sweep.entered.clear()
-    sweep.told.clear()
+    sweep.sweep_dirs.clear()
+    sweep.known_outcomes.clear()
     for handler in set(root.handlers) - set(handlers):  # Of Hydra, which keeps its files open.
         handler.close()
     root.handlers[:] = handlers
@@ -180,7 +180,7 @@ def check_experiment(run: Callable[..., int], experiment: str, folder: Path, *se
     folders = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
     assert run(*_command(experiment), *few, *seeds, *folders) == 0
     found = [path.parent for path in folder.rglob("status.json")]
-    assert len(found) == max(1, len(sweep.entered))
+    assert len(found) == max(1, len(sweep.sweep_dirs))
     for run_dir in found:
         check_whole(run_dir)
 

@@ -26,7 +26,6 @@ from kdwatts.cli.refusal import names_a_null_part
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.data.local_rows import check_there
-from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -155,6 +154,8 @@ def look(
     A teacher that has still to be made is no hindrance to a plan. A command that is only shown, by
     `--cfg`, may hold what a run would not read.
     """
+    from kdwatts.planning.feasibility import unmade_teacher
+
     check_words(overrides)
     _check_local(overrides, added_dir)
     gpus = list_gpus()

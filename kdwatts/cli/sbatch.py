@@ -179,12 +179,12 @@ def refusal(what: str, words: str, parameters: Mapping[str, Any]) -> str:
             f"sbatch could not ask Slurm to take {what} ({found}); whether it is in the queue is "
             "not known: look with `squeue --me`, and run the same command again"
         )
-    asked, remedy = _asked(found, parameters)
+    settings, remedy = _blamed_settings(found, parameters)
     said = f"sbatch refuses {what}, nothing of it is sent ({found}); {remedy}"
-    return f"{asked}: {said}" if asked else said
+    return f"{settings}: {said}" if settings else said
 
 
-def _asked(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
+def _blamed_settings(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
     """The settings that words of sbatch may mean, with their values, and what to do about them."""
     extra = dict(parameters.get("additional_parameters") or {})
     ours = {"requeue", "dependency", "kill-on-invalid-dep"}

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import EXPECTED, run_in
+from kdwatts.cli.attempt import run_in
+from kdwatts.cli.command_line import EXPECTED
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.models.load import load_tokenizer

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.attempt import run_in
+from kdwatts.cli.command_line import main
 from kdwatts.cli.preflight import compose, expand, preflight
+from kdwatts.cli.run_folders import settings_of_first_start
 from kdwatts.runtime.paths import conf_dir
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.attempt import run_in
+from kdwatts.cli.command_line import main
 from kdwatts.cli.preflight import preflight
 answers = []
 for arguments in json.loads(sys.argv[1]):
@@ -155,9 +158,9 @@ def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_aske
     tmp_path: Path,
 ):
     first = compose(["training.seed=1", "store_dir=/first", "cluster.partition=a"])
-    assert _first_start_wins(first, tmp_path).store_dir == "/first"
+    assert settings_of_first_start(tmp_path, first).store_dir == "/first"
     again = compose(["training.seed=1", "store_dir=/second", "cluster.partition=b"])
-    tree = _first_start_wins(again, tmp_path)
+    tree = settings_of_first_start(tmp_path, again)
     assert (tree.store_dir, tree.cluster.partition, tree.training.seed) == ("/second", "b", 1)
 
 

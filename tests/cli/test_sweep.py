@@ -60,7 +60,7 @@ def test_what_became_of_a_run_is_in_its_status_unless_the_driver_knows_better(ru
     for run in runs[:2]:
         run.mkdir(parents=True)
         write_status(run, state="failed", stage="distill", attempt=1, error="the disk is full")
-    sweep.tell(runs[1], "failed", "job 7 did not come to begin it")
+    sweep.note_outcome(runs[1], "failed", "job 7 did not come to begin it")
     assert [sweep.outcome(run) for run in runs] == [
         Outcome(runs[0], "failed", "the disk is full"),
         Outcome(runs[1], "failed", "job 7 did not come to begin it"),
@@ -86,9 +86,9 @@ def test_an_element_does_not_make_what_was_to_be_made_before_it(
 ):
     monkeypatch.setattr(sweep, "promised", [str(tmp_path), str(tmp_path / "teacher")])
     with pytest.raises(RuntimeError, match=rf"^{tmp_path}/teacher was made before this job began"):
-        sweep.check_promised()
+        sweep.check_prerequisites()
     (tmp_path / "teacher").mkdir()
-    sweep.check_promised()
+    sweep.check_prerequisites()
 
 
 def _command(folder: Path, *overrides: str) -> list[str]:

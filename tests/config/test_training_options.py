@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import load_model

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.data import Data, MixPart, TextSource
 from kdwatts.data.mix import PartSize, mixed

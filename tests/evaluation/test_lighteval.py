@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval

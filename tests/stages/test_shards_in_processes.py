@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
