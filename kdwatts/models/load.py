@@ -259,6 +259,16 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
             )
 
 
+def recompute_blocks(model: nn.Module) -> None:
+    """Have a model of transformers keep its blocks' inputs alone while it trains.
+
+    What lies between is computed again in the backward pass: memory for time.
+    """
+    # Transformers 5.17 has the older name alone, which 5.23 warns of.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    getattr(model, next(name for name in names if hasattr(model, name)))()
+
+
 def head_weight(model: nn.Module) -> Tensor:
     """The weight [V, D] of the output head, tied or not; of a sharded model the whole, gathered."""
     return gathered(model.get_output_embeddings().weight)  # pyright: ignore[reportCallIssue]

@@ -27,10 +27,10 @@ from kdwatts.models.load import (
     num_parameters,
     pair_tokenizer,
     read_training_energy,
+    recompute_blocks,
     source_fingerprint,
     weights_fingerprint,
 )
-from kdwatts.models.recomputing import recompute_blocks
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA

@@ -17,8 +17,7 @@ from kdwatts.data import hub
 from kdwatts.data.documents import Document, read_documents, source_files
 from kdwatts.data.local_rows import digests, kind_of, local_files
 from kdwatts.data.mix import PartSize, mixed
-from kdwatts.data.overlap import Grams, Tally
-from kdwatts.data.screening import encode_screened
+from kdwatts.data.overlap import Grams, Tally, encode_screened
 from kdwatts.data.shards import (
     blocks_of,
     keep_shard,

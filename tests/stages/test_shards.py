@@ -17,7 +17,7 @@ from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.data import TextSource
-from kdwatts.data import hub, screening, workers
+from kdwatts.data import hub, overlap, workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
@@ -70,7 +70,7 @@ def content(directory: Path) -> dict[str, bytes]:
 def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     """Have tokenizing fail once at the n-th document from now on; counts its calls, one by one."""
     calls: list[int] = []
-    encode = screening.encode_documents
+    encode = overlap.encode_documents
 
     def encode_or_fail(documents: Sequence[Document], tokenizer: Any) -> Any:
         for _ in documents:
@@ -82,7 +82,7 @@ def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     patch.setattr(shards, "BATCH_CHARACTERS", 1)
     # What fails in a batch is tried once more, alone; here a batch is alone.
     patch.setattr(workers, "_tried", lambda function, items, fixed: function(items, *fixed))
-    patch.setattr(screening, "encode_documents", encode_or_fail)
+    patch.setattr(overlap, "encode_documents", encode_or_fail)
     return calls
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.cache_parts import write_cache
 from kdwatts.teacher.cache_record import Form
