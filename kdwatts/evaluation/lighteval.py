@@ -154,7 +154,7 @@ def _child(
         assert process.stdin and process.stdout
         stdin, stdout = process.stdin, process.stdout
 
-        def ask(request: dict[str, Any]) -> dict[str, Any]:
+        def answer_to(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 stdin.write(json.dumps(request) + "\n")
                 stdin.flush()
@@ -172,7 +172,7 @@ def _child(
             return answer
 
         try:
-            yield ask
+            yield answer_to
             stdin.close()
             process.wait(timeout=30)
         finally:

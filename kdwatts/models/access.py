@@ -17,7 +17,7 @@ TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tok
 
 
 @contextlib.contextmanager
-def told(
+def hub_errors_in_one_sentence(
     what: str,
     *,
     page: str | None,
@@ -89,7 +89,7 @@ def check_weights(
         if not list(directory.glob("*.safetensors")):
             raise ValueError(_no_safetensors(what))
         return
-    with told(what, page=path, revision=revision, licence=licence):
+    with hub_errors_in_one_sentence(what, page=path, revision=revision, licence=licence):
         names = _listed(path, revision)
         if names is None:
             missing = _missing_weights(path, revision)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.config.pair import Architecture, ModelSource, Pair
-from kdwatts.models.access import check_tokenizer, check_weights, told
+from kdwatts.models.access import check_tokenizer, check_weights, hub_errors_in_one_sentence
 from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
 from kdwatts.records.files import read_json
@@ -132,7 +132,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
     if local_dir(path) is None:
         _warn_unpinned("tokenizer", path, revision)
         check_tokenizer(path, revision=revision)
-    with told(f"tokenizer {path}", page=path, revision=revision):
+    with hub_errors_in_one_sentence(f"tokenizer {path}", page=path, revision=revision):
         return AutoTokenizer.from_pretrained(
             location(path), revision=revision or "main", trust_remote_code=False
         )
@@ -189,7 +189,9 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     quantised = loading_settings(source.path, source.quantization)
     config = read_architecture(source)
-    with told(f"model {source.path}", page=source.path, revision=source.revision):
+    with hub_errors_in_one_sentence(
+        f"model {source.path}", page=source.path, revision=source.revision
+    ):
         return AutoModelForCausalLM.from_pretrained(
             location(source.path),
             config=config,
@@ -213,7 +215,7 @@ def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any
     assert path is not None
     if local_dir(path) is None:
         _warn_unpinned("model", path, revision)
-    with told(f"model {path}", page=path, revision=revision, licence=licence):
+    with hub_errors_in_one_sentence(f"model {path}", page=path, revision=revision, licence=licence):
         config = AutoConfig.from_pretrained(
             location(path), revision=revision or "main", trust_remote_code=False
         )

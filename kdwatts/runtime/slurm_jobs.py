@@ -41,7 +41,7 @@ def queue(ids: Collection[str]) -> dict[str, str] | None:
         return {}
     # Of an array that wholly left the queue squeue knows no id, and says so as an error.
     asked = ",".join(sorted({_array_of(number) for number in ids}))
-    done = _ask("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={asked}")
+    done = _output_of("squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={asked}")
     if done is None:
         return None
     states = dict(line.split(maxsplit=1) for line in done.split("\n") if " " in line.strip())
@@ -72,7 +72,7 @@ def wait_for(ids: Collection[str]) -> None:
 
 def cancel(number: str) -> bool:
     """Take a job out of Slurm's hands; whether Slurm took that."""
-    return _ask("scancel", number) is not None
+    return _output_of("scancel", number) is not None
 
 
 def endings(ids: Collection[str]) -> dict[str, str]:
@@ -80,7 +80,7 @@ def endings(ids: Collection[str]) -> dict[str, str]:
     started_s, ended = time.monotonic(), {}
     while set(ids) - set(ended):
         asked = ",".join(sorted({_array_of(number) for number in ids}))
-        said = _ask(
+        said = _output_of(
             *("sacct", "--noheader", "--parsable2", "--allocations"),
             *("--format=JobID,State,ExitCode", f"--jobs={asked}"),
         )
@@ -118,7 +118,7 @@ def requeue(received: Collection[int]) -> None:
 
 def _own_state() -> str:
     """Slurm's word for the job that this process is in; empty if it says nothing."""
-    return (_ask("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()
+    return (_output_of("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()
 
 
 def is_submitted() -> bool:
@@ -130,7 +130,7 @@ def _array_of(number: str) -> str:
     return number.partition("_")[0]
 
 
-def _ask(*command: str) -> str | None:
+def _output_of(*command: str) -> str | None:
     """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
     try:
         done = subprocess.run(

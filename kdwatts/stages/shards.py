@@ -27,7 +27,7 @@ from kdwatts.data.shards import (
 )
 from kdwatts.data.subset import drawing
 from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
-from kdwatts.models.access import told
+from kdwatts.models.access import hub_errors_in_one_sentence
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.runtime import interrupt
 from kdwatts.stages.attempts import note_attempt
@@ -171,7 +171,9 @@ def _commit(source: TextSource) -> str | None:
     if local_files(source.path) is not None:
         return None
     page, revision = f"datasets/{source.path}", source.revision
-    with told(f"data {source.path}", page=page, revision=revision, fetching=True):
+    with hub_errors_in_one_sentence(
+        f"data {source.path}", page=page, revision=revision, fetching=True
+    ):
         commit = hub.commit_of(source)
     if not hub.is_pinned(source):
         log.warning(
