@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,20 +139,14 @@ def test_the_sweep_of_an_experiment_is_expanded_and_checked_like_one_on_the_comm
 
 
 def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_in_a_sentence(
-    tmp_path,
+    tmp_path: Path, kdwatts: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ):
-    def kdwatts(*overrides: str) -> subprocess.CompletedProcess[str]:
-        words = ["until=plan", "-m", "gpu=cpu", f"store_dir={tmp_path}", *overrides]
-        return subprocess.run(
-            [sys.executable, "-m", "kdwatts", *words], capture_output=True, text=True
-        )
-
-    done = kdwatts("training.seed=0,1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("stages:") == 2
-    done = kdwatts("paradigm.feature.weight=1")
-    assert done.returncode == 2
-    assert done.stderr.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")
+    words = ["until=plan", "-m", "gpu=cpu", f"store_dir={tmp_path}"]
+    assert kdwatts(*words, "training.seed=0,1") == 0
+    assert capsys.readouterr().out.count("stages:") == 2
+    assert kdwatts(*words, "paradigm.feature.weight=1") == 2
+    refusal = capsys.readouterr().err
+    assert refusal.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")
 
 
 def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_asked_to_lie_now(

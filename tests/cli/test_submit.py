@@ -60,7 +60,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
 @pytest.fixture
 def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Launches a sweep of these runs as Hydra would; returns its folder."""
-    for name, empty in (("entered", {}), ("told", {}), ("promised", [])):
+    for name, empty in (("sweep_dirs", {}), ("known_outcomes", {}), ("prerequisites", [])):
         monkeypatch.setattr(sweep, name, empty)
     monkeypatch.setattr(slurm_jobs, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
     setup_globals()

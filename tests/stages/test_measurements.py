@@ -22,6 +22,7 @@ from kdwatts.stages.graph import Node, plan
 
 ASKED = (
     *("training=smoke", "gpu=cpu", "paradigm=sft", "eval=tiny", "eval.tasks=[]"),
+    "training.target_tokens=1024",
     *("eval.inference.batch_sizes=[2,4]", "telemetry.idle_s=0"),
 )
 
