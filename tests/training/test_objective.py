@@ -19,9 +19,9 @@ from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.losses.relational import relational_loss
 from kdwatts.models.load import recompute_blocks
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.cache_parts import write_cache
 from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.signals import Signals, SparseLogits, signal_plan
+from tests.teacher.whole_cache import write_cache
 from tests.training.pair import (
     LENGTH,
     VOCABULARY,
