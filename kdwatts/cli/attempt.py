@@ -1,4 +1,4 @@
-"""One run as Hydra calls it: its ranks, its attempt in its folder, how that ended."""
+"""One attempt at a run, as Hydra starts it: meet the other ranks, execute, write how it ended."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _requeue(run_dir: Path, stop: Preempted) -> None:
 def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
     """The other ranks of this launch; None for a process that is alone.
 
-    Raises RuntimeError when they do not find each other, which the first rank's run is told.
+    Raises RuntimeError when they do not find each other; the first rank's status.json says so.
     """
     ranks = launched()
     if ranks.world == 1:

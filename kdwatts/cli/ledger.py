@@ -1,4 +1,4 @@
-"""A sweep's jobs.jsonl, which run was sent as which job, and what Slurm says became of them."""
+"""A sweep's jobs.jsonl: which run was sent as which job, and how Slurm says that each job ended."""
 
 from __future__ import annotations
 

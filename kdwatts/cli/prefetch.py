@@ -77,7 +77,7 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
 
 
 def _fetch(needs: Needs) -> Iterator[str]:
-    # The client warns of each of its five tries; what is wrong is told once, when they are over.
+    # The client warns of each of its five tries; one sentence follows the last.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for (path, revision), licence in needs.tokenizers.items():
         with hub_errors_in_one_sentence(

@@ -1,4 +1,4 @@
-"""What a command asks for, composed as Hydra will, before a log or a folder exists."""
+"""The configurations of a command, composed and checked before a log or a folder exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and the operating system, said in our one sentence."""
+"""Errors of Hydra, OmegaConf and the operating system as one sentence, and printing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run or of a sweep: nobody else's, before Hydra writes into it."""
+"""The folder of a run or a sweep: claimed before Hydra writes into it, with its first settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder_of(asked: DictConfig, *, is_sweep: bool) -> str:
 def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     """The override that names the folder, which is made where its name is of the time.
 
-    None where the command names it so already: a manifest tells what was typed.
+    Empty where the command names it so already: the manifest keeps what was typed.
 
     Of two that start in the same second one gets another folder, NAME-2. Raises RuntimeError when
     a process that lives is at work in the folder of a single run.

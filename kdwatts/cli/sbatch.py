@@ -1,4 +1,4 @@
-"""A call of sbatch: what it is asked, what of its answer is told, and that no job is lost by it.
+"""Call sbatch: its options, its errors in our words, and no job that is submitted and not noted.
 
 Submitit writes the script and runs the job. The call is ours: from the moment that sbatch has taken
 a job until it is noted nothing may end this process, and an error in between takes the job back.
@@ -110,7 +110,7 @@ def send(
 ) -> None:
     """Have Slurm call these, each a function and its arguments: one as a job, several as an array.
 
-    `note` is told their ids as soon as sbatch has said them. Raises RuntimeError, in which is
+    `note` gets their ids as soon as sbatch prints them. Raises RuntimeError, which names
     `what` was to be sent, where nothing is in the queue, or what is in it is not ours to wait for.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths

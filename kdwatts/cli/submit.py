@@ -1,4 +1,4 @@
-"""A sweep on Slurm: what is made first, one array of what is unfinished, and a wait for its end."""
+"""A sweep on Slurm: jobs for shared teachers, one array of the unfinished runs, a wait for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as its driver sees it: the runs it has, what became of them, the table at its end."""
+"""A sweep as its driver sees it: its runs, how each ended, the table that is printed last."""
 
 from __future__ import annotations
 

@@ -226,9 +226,9 @@ def _tried(
 def job_cpus(environment: Mapping[str, str] = os.environ, cgroup_root: Path = cgroup.ROOT) -> int:
     """CPUs that this job may use: those it may run on, no more than Slurm or a quota grants."""
     granted = [len(os.sched_getaffinity(0))]
-    told = environment.get("SLURM_CPUS_ON_NODE", "")
-    if told.isdigit():
-        granted.append(int(told))
+    on_node = environment.get("SLURM_CPUS_ON_NODE", "")
+    if on_node.isdigit():
+        granted.append(int(on_node))
     quota = cgroup.quota_cpus(cgroup_root)
     if quota is not None:
         granted.append(int(quota))

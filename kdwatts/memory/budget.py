@@ -1,6 +1,6 @@
-"""What a run weighs and costs, by arithmetic: memory at its fullest moment, operations.
+"""Estimate a run by arithmetic: memory at the fullest moment of a step, and operations.
 
-Nothing is loaded for it, so it can be asked before a GPU is at hand.
+Nothing is loaded for it, so it needs no GPU.
 """
 
 from __future__ import annotations

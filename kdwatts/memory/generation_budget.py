@@ -1,4 +1,4 @@
-"""What having a model write text takes, by arithmetic: prompts, tokens, operations, memory."""
+"""Estimate text generation by arithmetic: prompts, tokens, operations, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the terms of a paradigm hold on a GPU beside the student's blocks, in bytes."""
+"""Bytes that the terms of a loss hold on a GPU beside the student's blocks."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def logits_bytes_of(workload: Workload) -> tuple[float, float]:
 
 def live_teacher_bytes_of(workload: Workload) -> float:
     """What a teacher that runs beside the student takes for its own forward pass, or for the logits
-    that it is asked for after it."""
+    that are taken after it."""
     paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None or not paradigm.needs_signals or paradigm.teacher == "cached":
         return 0.0

@@ -126,7 +126,10 @@ def stated_configuration(architecture: Architecture) -> Any:
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
-    """The fast tokenizer at `path`. Raises as `access.told` does where it cannot be read."""
+    """The fast tokenizer at `path`.
+
+    Raises as `hub_errors_in_one_sentence` does where it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     if local_dir(path) is None:

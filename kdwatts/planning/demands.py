@@ -1,4 +1,4 @@
-"""What a run asks of one GPU's memory, stage by stage, and whether the GPU has it."""
+"""The memory that each part of a run needs on one GPU, and whether the GPU has it."""
 
 from __future__ import annotations
 

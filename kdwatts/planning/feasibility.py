@@ -1,4 +1,4 @@
-"""What can be known of a run before it is sent somewhere: that it is possible at all."""
+"""Whether a run is possible at all, checked before it is sent to another machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed reaches any terminal; a command ends quietly once nobody reads it any more."""
+"""What is printed: any terminal can show it, and a command ends quietly when its pipe is closed."""
 
 from __future__ import annotations
 

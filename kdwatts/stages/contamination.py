@@ -134,7 +134,7 @@ def write_report(
 ) -> None:
     """Write contamination.json: counts of each task, and which documents hold its texts.
 
-    A document is told by its number in the shards, or by its id where it was left out of them.
+    A document is named by its number in the shards, or by its id where it was left out of them.
     """
     wanted = config.data.decontaminate
     write_json(
