@@ -17,21 +17,20 @@ import torch
 import torch._dynamo.utils
 from omegaconf import DictConfig
 
-from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.attempt import run_in
-from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.pipeline import Run, execute
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages.graph import plan
+from tests import whole_runs
 
 SMOKE = ("training=smoke", "gpu=cpu")
 
 
 def tree_of(store: Path, *overrides: str) -> DictConfig:
-    return resolve_gpu(compose([f"store_dir={store}", *SMOKE, *overrides]), [])
+    return whole_runs.tree_of(f"store_dir={store}", *SMOKE, *overrides)
 
 
 def run(run_dir: Path, store: Path, *overrides: str) -> dict:

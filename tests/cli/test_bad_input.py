@@ -11,21 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.attempt import run_in
 from kdwatts.cli.command_line import EXPECTED
-from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.models.load import load_tokenizer
 from kdwatts.runtime.paths import TINY_DIR
+from tests import whole_runs
 
 
 def attempt(run_dir: Path, *overrides: str) -> str:
     """Run, expect a failure, and return its sentence after checking that status.json has it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tree = resolve_gpu(compose(["training=smoke", "gpu=cpu", "until=distill", *overrides]), [])
     with pytest.raises(EXPECTED) as caught:
-        run_in(run_dir, tree)
+        whole_runs.run(run_dir, "training=smoke", "gpu=cpu", "until=distill", *overrides)
     sentence = in_one_sentence(caught.value)
     status = json.loads((run_dir / "status.json").read_text())
     assert (status["state"], status["error"]) == ("failed", sentence)
@@ -88,8 +84,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path
 
 def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
     store = tmp_path / "store"
-    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
-    run_in(tmp_path, tree)
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
     (shard,) = store.glob("shards/*/tokens-00000.bin")
     with shard.open("r+b") as file:
         file.write(b"\xff")
@@ -99,8 +94,7 @@ def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
 
 def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
     store = tmp_path / "store"
-    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
-    run_in(tmp_path, tree)
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
     (record,) = store.glob("shards/*/artifact.json")
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
     assert "schema is 99" in attempt(tmp_path / "run", f"store_dir={store}")

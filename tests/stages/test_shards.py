@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.attempt import run_in
-from kdwatts.cli.preflight import compose
-from kdwatts.config.checks import to_config
 from kdwatts.config.data import TextSource
 from kdwatts.data import hub, overlap, workers
 from kdwatts.data.documents import Document
@@ -26,6 +22,7 @@ from kdwatts.records.files import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.stages import shards
 from kdwatts.stages.graph import plan
+from tests import whole_runs
 
 SHARD_TOKENS = 1024
 
@@ -54,10 +51,8 @@ def asked(tmp_path: Path) -> list[str]:
 
 def build(tmp_path: Path, name: str, asked: list[str], run: str | None = None) -> Path:
     """The shards' folder of a run; `name` is its store."""
-    run_dir = tmp_path / (run or name)
-    run_dir.mkdir(exist_ok=True)
     store = tmp_path / f"{name}-store"
-    run_in(run_dir, resolve_gpu(compose([*asked, f"store_dir={store}"]), []))
+    whole_runs.run(tmp_path / (run or name), *asked, f"store_dir={store}")
     (found,) = (store / "shards").glob("*/index.json")
     return found.parent
 
@@ -149,7 +144,7 @@ def test_a_harmed_shard_and_what_follows_it_are_written_again(
 
 
 def key(*overrides: str) -> str:
-    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
+    config = whole_runs.config_of("gpu=cpu", *overrides)
     return plan(config, [])[0].key
 
 
