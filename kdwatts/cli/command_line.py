@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import sweep
 from kdwatts.cli.attempt import run
-from kdwatts.cli.preflight import VERSION_BASE, look
+from kdwatts.cli.preflight import VERSION_BASE, Command, look
 from kdwatts.cli.refusal import print_error
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
@@ -105,26 +106,11 @@ def _main() -> None:
     num_runs, code, command = 0, None, None
     try:
         if not asks_only and not is_own:
-            try:
-                command = look(
-                    overrides,
-                    multirun=arguments.multirun,
-                    added_dir=arguments.config_dir,
-                    is_shown=bool(arguments.cfg),
-                )
-                configs, num_runs = command.configs, len(command.configs)
-                folder_of(command.tree, is_sweep=command.is_sweep)
-                if any(config.until == "plan" for config in configs) and not arguments.cfg:
-                    if leads:
-                        _print_plans(configs)
-                    return
-            except REFUSED as error:
-                if leads:
-                    print_error(error)
-                sys.exit(EXIT_REFUSED)
-            if any(config.until == "prefetch" for config in configs) and not arguments.cfg:
-                if leads:
-                    _prefetch(configs)
+            command = _checked(arguments, overrides, leads=leads)
+            num_runs = len(command.configs)
+            if not arguments.cfg and command.until & {"plan", "prefetch"}:
+                if leads and "plan" not in command.until:
+                    _prefetch(command.configs)
                 return
         with folder_of_hydra(leads, None if arguments.cfg else command):
             hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
@@ -147,3 +133,25 @@ def _main() -> None:
         code = sweep.exit_code(outcomes, num_untouched)
     if code:
         sys.exit(code)
+
+
+def _checked(arguments: Namespace, overrides: list[str], *, leads: bool) -> Command:
+    """What the command asks for, whose plan is printed where `until=plan` asks for it.
+
+    Exits with 2, after one sentence, where a run or a plan is impossible.
+    """
+    try:
+        command = look(
+            overrides,
+            multirun=arguments.multirun,
+            added_dir=arguments.config_dir,
+            is_shown=bool(arguments.cfg),
+        )
+        folder_of(command.tree, is_sweep=command.is_sweep)
+        if leads and not arguments.cfg and "plan" in command.until:
+            _print_plans(command.configs)
+    except REFUSED as error:
+        if leads:
+            print_error(error)
+        sys.exit(EXIT_REFUSED)
+    return command

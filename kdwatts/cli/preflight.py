@@ -45,6 +45,11 @@ class Command:
     tree: DictConfig
     """As composed without what it sweeps, with Hydra's own settings."""
 
+    @property
+    def until(self) -> set[str]:
+        """Stages at which the runs end; where one is plan or prefetch, all are."""
+        return {config.until for config in self.configs}
+
 
 @contextmanager
 def _composer(added_dir: str | None) -> Iterator[None]:
