@@ -17,7 +17,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 class KdwattsSlurmLauncher(SlurmLauncher):
     """Sends a sweep's unfinished runs as one array; in a job, this object is what is called."""
 
-    promised: Sequence[str] = ()
+    prerequisites: Sequence[str] = ()
     """Artifacts that jobs before the array made: an element of it builds none of them."""
 
     def launch(
@@ -31,7 +31,7 @@ class KdwattsSlurmLauncher(SlurmLauncher):
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         from kdwatts.cli import sweep
 
-        sweep.promised[:] = self.promised
+        sweep.prerequisites[:] = self.prerequisites
         return super().__call__(*args, **kwargs)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import copy
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -78,6 +80,33 @@ def tokenizer() -> Any:
     tokenizer = load_tokenizer("tiny:tokenizer")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@pytest.fixture
+def kdwatts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int | str | None]]:
+    """Exit code of `python -m kdwatts ARGUMENTS`, in this process."""
+    from kdwatts.cli import sweep
+    from kdwatts.cli.command_line import main
+
+    def run(*arguments: str) -> int | str | None:
+        sweep.sweep_dirs.clear()
+        sweep.known_outcomes.clear()
+        monkeypatch.setattr(sys, "argv", ["kdwatts", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield run
+    sweep.sweep_dirs.clear()
+    sweep.known_outcomes.clear()
+    for handler in set(root.handlers) - set(handlers):  # Of Hydra, which keeps its files open.
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

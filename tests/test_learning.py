@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 
 SEEDS = (0, 1, 2)

@@ -17,21 +17,20 @@ import torch
 import torch._dynamo.utils
 from omegaconf import DictConfig
 
-from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
+from kdwatts.cli.attempt import run_in
 from kdwatts.config.checks import to_config
 from kdwatts.pipeline import Run, execute
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages.graph import plan
+from tests import whole_runs
 
 SMOKE = ("training=smoke", "gpu=cpu")
 
 
 def tree_of(store: Path, *overrides: str) -> DictConfig:
-    return resolve_gpu(compose([f"store_dir={store}", *SMOKE, *overrides]), [])
+    return whole_runs.tree_of(f"store_dir={store}", *SMOKE, *overrides)
 
 
 def run(run_dir: Path, store: Path, *overrides: str) -> dict:
@@ -255,45 +254,6 @@ def test_another_seed_shares_the_teacher_cache(full: Path, store: Path, tmp_path
     run(tmp_path, store, "paradigm=response", "until=distill", "training.seed=1")
     assert outcomes(tmp_path)["run/teacher"] == "reused"
     assert outcomes(tmp_path)["run/distill"] == "done"
-
-
-@pytest.mark.parametrize(
-    "paradigm", ["sft", "feature", "relational", "relational_token", "attention", "combined"]
-)
-def test_every_paradigm_trains_and_reports_its_terms(paradigm: str, store: Path, tmp_path: Path):
-    run(tmp_path, store, f"paradigm={paradigm}", "until=distill")
-    steps = list(read_jsonl(tmp_path / "train.jsonl"))
-    terms = {
-        "sft": {"ce_nats"},
-        "feature": {"ce_nats", "feature"},
-        "relational": {"ce_nats", "relational"},
-        "relational_token": {"ce_nats", "relational"},
-        "attention": {"ce_nats", "attention_nats"},
-        "combined": {"ce_nats", "response_nats", "feature", "relational"},
-    }[paradigm]
-    named = {"ce_nats", "response_nats", "feature", "relational", "attention_nats"}
-    assert set(steps[-1]) & named == terms
-    assert steps[-1]["step"] == 8
-    assert steps[-1]["loss"] < steps[0]["loss"]
-
-
-@pytest.mark.parametrize(
-    "term",
-    [
-        "paradigm=response",
-        "paradigm=response paradigm.response.support=dense",
-        "paradigm=feature",
-        "paradigm=feature paradigm.feature.positions=16",
-        "paradigm=relational_token",
-    ],
-)
-def test_a_cached_teacher_says_what_an_online_one_says(term: str, store: Path, tmp_path: Path):
-    losses = []
-    for teacher in ("cached", "online"):
-        run_dir = tmp_path / teacher
-        run(run_dir, store, *term.split(), "until=distill", f"paradigm.teacher={teacher}")
-        losses.append([row["loss"] for row in read_jsonl(run_dir / "train.jsonl")])
-    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
 def test_accumulation_does_not_change_what_is_learned(store: Path, tmp_path: Path):

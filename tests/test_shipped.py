@@ -7,9 +7,7 @@ or stands in SET_ASIDE with its reason.
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts.cli import sweep
-from kdwatts.cli.command_line import main
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 
@@ -83,6 +80,17 @@ GIVEN = {
 }
 """What an option is given instead."""
 
+TERMS = {
+    "paradigm=sft": {"ce_nats"},
+    "paradigm=response": {"ce_nats", "response_nats"},
+    "paradigm=feature": {"ce_nats", "feature"},
+    "paradigm=relational": {"ce_nats", "relational"},
+    "paradigm=relational_token": {"ce_nats", "relational"},
+    "paradigm=attention": {"ce_nats", "attention_nats"},
+    "paradigm=combined": {"ce_nats", "response_nats", "feature", "relational"},
+}
+"""What the loss of a paradigm is made of, as train.jsonl has it."""
+
 
 def _options() -> list[str]:
     """Group and name of every option file."""
@@ -102,30 +110,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kdwatts(
-    store: Path, monkeypatch: pytest.MonkeyPatch, short_windows: Any
-) -> Iterator[Callable[..., int | str | None]]:
-    """Exit code of `python -m kdwatts ARGUMENTS` on the CPU, in this process."""
+def run(
+    store: Path, kdwatts: Callable[..., int | str | None], short_windows: Any
+) -> Callable[..., int | str | None]:
+    """Exit code of `python -m kdwatts ARGUMENTS` on the CPU."""
 
     def run(*arguments: str) -> int | str | None:
-        machine = ("gpu=cpu", "telemetry.idle_s=0", f"store_dir={store}")
-        monkeypatch.setattr(sys, "argv", ["kdwatts", *machine, *arguments])
-        try:
-            with short_windows(0.05):
-                main()
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        with short_windows(0.05):
+            return kdwatts("gpu=cpu", "telemetry.idle_s=0", f"store_dir={store}", *arguments)
 
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield run
-    sweep.entered.clear()
-    sweep.told.clear()
-    for handler in set(root.handlers) - set(handlers):  # Of Hydra, which keeps its files open.
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return run
 
 
 def check_whole(run_dir: Path) -> None:
@@ -163,10 +157,15 @@ def test_what_is_set_aside_ships():
 
 # Paradigms first: what others reuse is made by them.
 @pytest.mark.parametrize("option", sorted(SINGLE, key=lambda o: not o.startswith("paradigm=")))
-def test_an_option_runs_as_it_ships(option: str, kdwatts: Callable[..., int], tmp_path: Path):
+def test_an_option_runs_as_it_ships(option: str, run: Callable[..., int], tmp_path: Path):
     settings = [*GIVEN.get(option, FEW), option]
-    assert kdwatts(*settings, f"hydra.run.dir={tmp_path}") == 0
+    assert run(*settings, f"hydra.run.dir={tmp_path}") == 0
     check_whole(tmp_path)
+    if option in TERMS:
+        steps = [row for row in read_jsonl(tmp_path / "train.jsonl") if row["split"] == "train"]
+        assert steps[-1].keys() & set().union(*TERMS.values()) == TERMS[option]
+        assert steps[-1]["step"] == 22
+        assert steps[-1]["loss"] < steps[0]["loss"]
 
 
 def _command(experiment: str) -> list[str]:
@@ -180,22 +179,22 @@ def check_experiment(run: Callable[..., int], experiment: str, folder: Path, *se
     folders = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
     assert run(*_command(experiment), *few, *seeds, *folders) == 0
     found = [path.parent for path in folder.rglob("status.json")]
-    assert len(found) == max(1, len(sweep.entered))
+    assert len(found) == max(1, len(sweep.sweep_dirs))
     for run_dir in found:
         check_whole(run_dir)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_runs_as_it_ships_with_one_seed(
-    experiment: str, kdwatts: Callable[..., int], tmp_path: Path
+    experiment: str, run: Callable[..., int], tmp_path: Path
 ):
     seed = [] if "-m" not in _command(experiment) else ["training.seed=0"]
-    check_experiment(kdwatts, experiment, tmp_path, *seed)
+    check_experiment(run, experiment, tmp_path, *seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_runs_as_it_ships_with_all_its_seeds(
-    experiment: str, kdwatts: Callable[..., int], tmp_path: Path
+    experiment: str, run: Callable[..., int], tmp_path: Path
 ):
-    check_experiment(kdwatts, experiment, tmp_path)
+    check_experiment(run, experiment, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.records.files import read_jsonl
 

@@ -11,11 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
 from kdwatts.records.files import read_jsonl
 from kdwatts.stages.distill import settings
+from tests import whole_runs
 from tests.models.reduced import OTHER_ROWS as VOCABULARY
 from tests.models.reduced import other_tokenizer
 
@@ -68,21 +66,15 @@ def test_a_teacher_with_another_tokenizer_teaches_by_rank_and_nothing_else(
     teacher_dir: Path, tmp_path: Path
 ):
     given = overrides(teacher_dir, tmp_path / "store")
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
     chosen = ["paradigm=universal", "model.one_vocabulary=false"]
-    run_in(run_dir, resolve_gpu(compose([*given, *chosen]), []))
+    run_dir = whole_runs.run(tmp_path / "run", *given, *chosen)
     rows = list(read_jsonl(run_dir / "train.jsonl"))
     assert all(0 < row["response_nats"] < 2 for row in rows)
     assert json.loads((run_dir / "status.json").read_text())["state"] == "done"
 
-    refused_dir = tmp_path / "refused"
-    refused_dir.mkdir()
+    one_vocabulary = ["paradigm=response", "paradigm.teacher=online"]
     with pytest.raises(ValueError, match=r"vocabularies do not match: .*one_vocabulary=false"):
-        run_in(
-            refused_dir,
-            resolve_gpu(compose([*given, "paradigm=response", "paradigm.teacher=online"]), []),
-        )
+        whole_runs.run(tmp_path / "refused", *given, *one_vocabulary)
 
 
 def test_how_the_teacher_reads_is_part_of_the_students_key(configure: Callable[..., Any]):

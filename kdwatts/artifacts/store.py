@@ -199,7 +199,7 @@ def _acquire(target: Path, *, waits: bool) -> _Lease | None:
     announced, pause_s = False, POLL_EVERY_S
     while True:
         newest = _newest_lease(target)
-        if newest is None or not _is_alive(newest):
+        if newest is None or not is_alive(newest):
             lease = _create(target, newest)
             if lease and target.is_dir():  # Finished between the look and the lease.
                 lease.give_back()
@@ -228,7 +228,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     # Since the look, `newest` may have been given back and its number taken by one who lives.
-    if _newest_lease(target) == path and not (newest and _is_alive(newest)):
+    if _newest_lease(target) == path and not (newest and is_alive(newest)):
         return _Lease(target, path, text)
     path.unlink()
     return None
@@ -250,7 +250,7 @@ _first_seen: dict[tuple[Path, float], float] = {}
 """(lease, its time stamp) to when this process first saw it so, on this process's own clock."""
 
 
-def _is_alive(lease: Path) -> bool:
+def is_alive(lease: Path) -> bool:
     """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
     try:
         touched = lease.stat().st_mtime

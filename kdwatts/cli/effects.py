@@ -1,6 +1,6 @@
-"""Words of a command that no run of it would read: refused, lest two equal runs pass for different.
+"""Refuse settings on the command line that no run reads, so that equal runs do not look different.
 
-Only what is typed is asked about. An option's file may say what holds once it is read.
+Only typed words are checked. The file of an option may set what a run does not read.
 """
 
 from __future__ import annotations

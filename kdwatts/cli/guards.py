@@ -1,4 +1,4 @@
-"""What a job must not be: for two kinds of GPU, of other code than was sent, beside another run.
+"""Guards of a job: one kind of GPU a sweep, the code that was submitted, no second run beside it.
 
 A queued job reads conf/ and kdwatts/ when it starts, maybe days after it was submitted.
 """
@@ -59,10 +59,10 @@ def note_submission() -> None:
 
 def check_unchanged(environment: Mapping[str, str] = os.environ) -> None:
     """Raise ValueError when conf/ or kdwatts/ is not what it was when this job was submitted."""
-    told = environment.get(SUBMITTED)
-    if told is None:
+    submitted = environment.get(SUBMITTED)
+    if submitted is None:
         return
-    key, newest_ns = told.split()
+    key, newest_ns = submitted.split()
     if _sources()[0] == key:
         return
     changed = [path for path in _source_files() if path.stat().st_mtime_ns > int(newest_ns)]

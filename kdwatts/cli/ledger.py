@@ -1,4 +1,4 @@
-"""A sweep's jobs.jsonl, which run was sent as which job, and what Slurm says became of them."""
+"""A sweep's jobs.jsonl: which run was sent as which job, and how Slurm says that each job ended."""
 
 from __future__ import annotations
 
@@ -36,27 +36,31 @@ def holders(sweep_dir: Path) -> dict[str, str]:
     return {folder: job for folder, job in sent.items() if job in alive}
 
 
-def tell_queue(holders: Mapping[str, str]) -> None:
-    """Have the table say of unfinished runs how they stand with Slurm, where they cannot know."""
+def note_queue_states(holders: Mapping[str, str]) -> None:
+    """Note for the table how unfinished runs stand with Slurm, where they cannot know it."""
     queue = slurm_jobs.queue(holders.values())
     for run_dir, job in _unfinished(holders).items():
         status, slurm = read_status(run_dir), (queue or {}).get(job)
         began, last = status.get("job") == job, status.get("error") or CUT_OFF
         if queue is None:
             if not began:
-                sweep.tell(run_dir, "waiting", f"as job {job}")
+                sweep.note_outcome(run_dir, "waiting", f"as job {job}")
         elif slurm is None:
             if not began:
-                sweep.tell(run_dir, "failed", f"job {job} left the queue before it began the run")
+                sweep.note_outcome(
+                    run_dir, "failed", f"job {job} left the queue before it began the run"
+                )
             elif status["state"] == "running":
                 how = f"without a word at {status['stage']}"
-                sweep.tell(run_dir, "failed", f"job {job} left the queue {how}")
+                sweep.note_outcome(run_dir, "failed", f"job {job} left the queue {how}")
         elif not began:
-            sweep.tell(run_dir, "waiting", f"as job {job}")
+            sweep.note_outcome(run_dir, "waiting", f"as job {job}")
         elif slurm in slurm_jobs.WAITING:
-            sweep.tell(run_dir, "waiting", f"as job {job}, which Slurm brings back; {last}")
+            sweep.note_outcome(run_dir, "waiting", f"as job {job}, which Slurm brings back; {last}")
         elif status["state"] == "preempted":
-            sweep.tell(run_dir, "waiting", f"as job {job}, which ends or begins anew; {last}")
+            sweep.note_outcome(
+                run_dir, "waiting", f"as job {job}, which ends or begins anew; {last}"
+            )
 
 
 def settle(sweep_dir: Path, holders: Mapping[str, str]) -> None:
@@ -78,19 +82,19 @@ def settle(sweep_dir: Path, holders: Mapping[str, str]) -> None:
                 how = f"of which Slurm says {endings[first]}" if first in endings else FAILED
                 said = f"it needs job {first}, {folders[first].name}, {how}"
                 said += f"; its log is {log}" if (log := _log(sweep_dir, first)) else ""
-            sweep.tell(run_dir, "failed", f"job {job} did not come to begin it: {said}")
+            sweep.note_outcome(run_dir, "failed", f"job {job} did not come to begin it: {said}")
         elif status["state"] == "running":
             reason = f"job {job} ended without a word at {status['stage']}: {said}"
             amend_status(run_dir, state="failed", error=reason)
         elif status["state"] == "preempted":
-            sweep.tell(run_dir, "preempted", f"{status['error']} ({said})")
+            sweep.note_outcome(run_dir, "preempted", f"{status['error']} ({said})")
 
 
 def _unfinished(holders: Mapping[str, str]) -> dict[Path, str]:
     """Folder of each run of this sweep that a job was sent for and that is not done, to that."""
     return {
         run_dir: holders[str(run_dir)]
-        for run_dir in sweep.entered
+        for run_dir in sweep.sweep_dirs
         if str(run_dir) in holders and not sweep.is_done(run_dir)
     }
 

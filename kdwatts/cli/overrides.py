@@ -1,4 +1,4 @@
-"""The words of a command, as Hydra reads them, and what helps where it cannot."""
+"""The overrides of a command: parsed as Hydra does, and refused in a sentence where it cannot."""
 
 from __future__ import annotations
 

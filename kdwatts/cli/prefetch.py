@@ -19,7 +19,7 @@ from kdwatts.data import hub
 from kdwatts.data.local_rows import local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
-from kdwatts.models.access import told
+from kdwatts.models.access import hub_errors_in_one_sentence
 from kdwatts.models.load import check_readable, load_tokenizer, local_dir
 from kdwatts.stages.shards import parts_of
 
@@ -77,28 +77,32 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
 
 
 def _fetch(needs: Needs) -> Iterator[str]:
-    # The client warns of each of its five tries; what is wrong is told once, when they are over.
+    # The client warns of each of its five tries; one sentence follows the last.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for (path, revision), licence in needs.tokenizers.items():
-        with told(path, page=path, revision=revision, licence=licence, fetching=True):
+        with hub_errors_in_one_sentence(
+            path, page=path, revision=revision, licence=licence, fetching=True
+        ):
             directory, num_bytes = _snapshot(path, revision, TOKENIZER_FILES)
             # Asks for whatever a job will ask for: the cache keeps what the hub has not got, too.
             load_tokenizer(path, revision=revision)
         yield f"tokenizer {path}: {_size(num_bytes)} in {directory}"
     for path, source in needs.models.items():
         licence, revision = needs.licences[path], source.revision
-        with told(path, page=path, revision=revision, licence=licence, fetching=True):
+        with hub_errors_in_one_sentence(
+            path, page=path, revision=revision, licence=licence, fetching=True
+        ):
             directory, num_bytes = _snapshot(path, revision, MODEL_FILES)
             # Quantising takes a GPU, which who fetches need not have.
             check_readable(replace(source, quantization=None))
         yield f"model {path}: {_size(num_bytes)} in {directory}"
     for path, (source, limit) in needs.texts.items():
-        with told(source.path, page=f"datasets/{source.path}", fetching=True):
+        with hub_errors_in_one_sentence(source.path, page=f"datasets/{source.path}", fetching=True):
             kept, num_bytes = hub.fetch(source, limit)
         whole = "" if kept.is_whole else f", enough for {limit:,} rows"
         yield f"data {path}: {len(kept.files)} files, {_size(num_bytes)}{whole}"
     for name, task in needs.tasks.items():
-        with told(f"what {name} asks", page=None, fetching=True):
+        with hub_errors_in_one_sentence(f"what {name} asks", page=None, fetching=True):
             if task.harness == "lm_eval":
                 fetch_data(task, needs.tasks_dirs[name])
             else:

@@ -1,4 +1,4 @@
-"""What a command asks for, composed as Hydra will, before a log or a folder exists."""
+"""The configurations of a command, composed and checked before a log or a folder exists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from kdwatts.cli.refusal import names_a_null_part
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.data.local_rows import check_there
-from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -45,6 +44,11 @@ class Command:
     is_sweep: bool
     tree: DictConfig
     """As composed without what it sweeps, with Hydra's own settings."""
+
+    @property
+    def until(self) -> set[str]:
+        """Stages at which the runs end; where one is plan or prefetch, all are."""
+        return {config.until for config in self.configs}
 
 
 @contextmanager
@@ -155,6 +159,8 @@ def look(
     A teacher that has still to be made is no hindrance to a plan. A command that is only shown, by
     `--cfg`, may hold what a run would not read.
     """
+    from kdwatts.planning.feasibility import unmade_teacher
+
     check_words(overrides)
     _check_local(overrides, added_dir)
     gpus = list_gpus()

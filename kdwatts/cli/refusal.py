@@ -1,4 +1,4 @@
-"""Errors of Hydra, OmegaConf and the operating system, said in our one sentence."""
+"""Errors of Hydra, OmegaConf and the operating system as one sentence, and printing it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import errno
 import re
+import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 
 from kdwatts.cli.overrides import unread
 from kdwatts.config.experiment import Config
+from kdwatts.runtime.ranks import launched
 
 
 def in_one_sentence(error: BaseException) -> str:
@@ -55,6 +57,13 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def print_error(error: Exception) -> None:
+    """Print what went wrong to stderr, in one sentence, and on which of several ranks."""
+    ranks = launched()
+    place = f" rank {ranks.rank}:" if ranks.rank else ""
+    print(f"kdwatts:{place} {in_one_sentence(error)}", file=sys.stderr)
 
 
 def names_a_null_part(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
-"""The folder of a run or of a sweep: nobody else's, before Hydra writes into it."""
+"""The folder of a run or a sweep: claimed before Hydra writes into it, with its first settings."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
+from kdwatts.cli import sweep
 from kdwatts.cli.overrides import quoted
 from kdwatts.cli.preflight import Command
+from kdwatts.config.experiment import Config
 from kdwatts.runtime.paths import check_path, expanded
 
-ASKED_NAME = ".hydra"
+log = logging.getLogger(__name__)
+
+HYDRA_DIR_NAME = ".hydra"
 SWEEP_NAME = "multirun.yaml"
 """What Hydra writes into the folder of a sweep."""
 
@@ -40,7 +45,7 @@ def folder_of(asked: DictConfig, *, is_sweep: bool) -> str:
 def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     """The override that names the folder, which is made where its name is of the time.
 
-    None where the command names it so already: a manifest tells what was typed.
+    Empty where the command names it so already: the manifest keeps what was typed.
 
     Of two that start in the same second one gets another folder, NAME-2. Raises RuntimeError when
     a process that lives is at work in the folder of a single run.
@@ -104,16 +109,34 @@ def fresh_dir(path: Path) -> Path:
             return folder
 
 
-def keep_asked(run_dir: Path, tree: DictConfig, hydra: Any) -> None:
+def keep_first_command(run_dir: Path, tree: DictConfig, hydra: Any) -> None:
     """Write into .hydra what the first start in a folder was asked; a later one changes nothing.
 
     Hydra itself would write it before anybody looked whether the folder is free, and anew for each
     command, also for one whose settings are then refused.
     """
-    folder = run_dir / ASKED_NAME
+    folder = run_dir / HYDRA_DIR_NAME
     if (run_dir / CONFIG_NAME).is_file() and folder.is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"config": tree, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
     for name, part in parts.items():
         OmegaConf.save(part, folder / f"{name}.yaml")
+
+
+def settings_of_first_start(run_dir: Path, tree: DictConfig) -> DictConfig:
+    """The configuration of the folder's first attempt; this one's when it is the first.
+
+    Where its artifacts lie and how it is sent, which change no result, are as asked for now.
+    """
+    path = run_dir / CONFIG_NAME
+    if path.is_file():
+        first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        assert isinstance(first, DictConfig)
+        if sweep.differences(first, tree):
+            log.warning("%s is of an earlier start and wins over this command's settings", path)
+        for name in sweep.NOT_COMPARED:
+            first[name.rstrip(".")] = tree[name.rstrip(".")]
+        return first
+    OmegaConf.save(tree, path, resolve=True)
+    return tree

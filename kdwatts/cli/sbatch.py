@@ -1,4 +1,4 @@
-"""A call of sbatch: what it is asked, what of its answer is told, and that no job is lost by it.
+"""Call sbatch: its options, its errors in our words, and no job that is submitted and not noted.
 
 Submitit writes the script and runs the job. The call is ours: from the moment that sbatch has taken
 a job until it is noted nothing may end this process, and an error in between takes the job back.
@@ -110,7 +110,7 @@ def send(
 ) -> None:
     """Have Slurm call these, each a function and its arguments: one as a job, several as an array.
 
-    `note` is told their ids as soon as sbatch has said them. Raises RuntimeError, in which is
+    `note` gets their ids as soon as sbatch prints them. Raises RuntimeError, which names
     `what` was to be sent, where nothing is in the queue, or what is in it is not ours to wait for.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
@@ -179,12 +179,12 @@ def refusal(what: str, words: str, parameters: Mapping[str, Any]) -> str:
             f"sbatch could not ask Slurm to take {what} ({found}); whether it is in the queue is "
             "not known: look with `squeue --me`, and run the same command again"
         )
-    asked, remedy = _asked(found, parameters)
+    settings, remedy = _blamed_settings(found, parameters)
     said = f"sbatch refuses {what}, nothing of it is sent ({found}); {remedy}"
-    return f"{asked}: {said}" if asked else said
+    return f"{settings}: {said}" if settings else said
 
 
-def _asked(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
+def _blamed_settings(found: str, parameters: Mapping[str, Any]) -> tuple[str, str]:
     """The settings that words of sbatch may mean, with their values, and what to do about them."""
     extra = dict(parameters.get("additional_parameters") or {})
     ours = {"requeue", "dependency", "kill-on-invalid-dep"}

@@ -1,4 +1,4 @@
-"""A sweep on Slurm: what is made first, one array of what is unfinished, and a wait for its end."""
+"""A sweep on Slurm: jobs for shared teachers, one array of the unfinished runs, a wait for both."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     plans = [_plan(element, num_ranks, same) for element in todo]
     theirs = [run_dir for run_dir in map(Path, holders) if run_dir.parent == sweep_dir]
     for run_dir in [*(element.run_dir for element in elements), *theirs]:
-        sweep.entered[run_dir] = sweep_dir
+        sweep.sweep_dirs[run_dir] = sweep_dir
     try:
         if todo:
             _submit(launcher, sweep_dir, todo, plans, holders)
@@ -97,7 +97,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     except KeyboardInterrupt:
         _leave(sweep_dir, holders)
     except Exception:
-        ledger.tell_queue(holders)
+        ledger.note_queue_states(holders)
         raise
     # Each run's status.json says how it ended; table and exit code follow from them.
     return [JobReturn(status=JobStatus.COMPLETED) for _ in elements]
@@ -156,7 +156,7 @@ def _is_in_hand(element: Element, holders: dict[str, str]) -> bool:
     job = holders.get(str(element.run_dir))
     if job is None and sweep.is_done(element.run_dir):
         log.info("#%d: done before, not sent again: %s", element.index, element.run_dir)
-        sweep.tell(element.run_dir, "done", "before this command")
+        sweep.note_outcome(element.run_dir, "done", "before this command")
         return True
     if job:
         log.info("#%d: already job %s, not sent again: %s", element.index, job, element.run_dir)
@@ -174,7 +174,7 @@ def _submit(
     folders = [str(element.run_dir) for element in todo]
     try:
         builders = _submit_builds(launcher, sweep_dir, todo, plans, holders)
-        launcher.promised = sorted(builders)
+        launcher.prerequisites = sorted(builders)
         after = sorted(set(builders.values()))
 
         def note(ids: list[str]) -> None:
@@ -187,20 +187,20 @@ def _submit(
             note,
         )
     except Exception:
-        _tell_unsent(todo, holders)
+        _note_unsent(todo, holders)
         raise
     for element in todo:
         job = holders[str(element.run_dir)]
         log.info("#%d: sent as job %s: %s", element.index, job, _overrides(element))
 
 
-def _tell_unsent(todo: Sequence[Element], holders: dict[str, str]) -> None:
+def _note_unsent(todo: Sequence[Element], holders: dict[str, str]) -> None:
     """What stopped a submission is said once; the table is for what is in Slurm's hands or done."""
     for element in todo:
         if holders:
-            sweep.tell(element.run_dir, "failed", "not sent, see above")
+            sweep.note_outcome(element.run_dir, "failed", "not sent, see above")
         else:
-            del sweep.entered[element.run_dir]
+            del sweep.sweep_dirs[element.run_dir]
 
 
 def _submit_builds(
@@ -246,7 +246,7 @@ def _submit_builds(
             f"the job of {name}",
             note,
         )
-        sweep.entered[run_dir] = sweep_dir
+        sweep.sweep_dirs[run_dir] = sweep_dir
         builders |= {path: holders[path] for path in made[1:]}
         log.info("%s: first sent as job %s: %s", name, holders[str(run_dir)], run_dir)
     return builders
@@ -277,5 +277,5 @@ def _leave(sweep_dir: Path, holders: dict[str, str]) -> NoReturn:
         )
     else:
         log.warning("stopped; nothing was sent")
-    ledger.tell_queue(holders)
+    ledger.note_queue_states(holders)
     sys.exit(EXIT_INTERRUPTED)

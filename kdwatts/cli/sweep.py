@@ -1,4 +1,4 @@
-"""A sweep as its driver sees it: the runs it has, what became of them, the table at its end."""
+"""A sweep as its driver sees it: its runs, how each ended, the table that is printed last."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Outcome:
     reason: str
 
 
-entered: dict[Path, Path] = {}
+sweep_dirs: dict[Path, Path] = {}
 """Folder of each run of this process's sweep, in its order, to the sweep's; empty without one."""
-told: dict[Path, Outcome] = {}
+known_outcomes: dict[Path, Outcome] = {}
 """What the driver knows better than a run's own status.json."""
-promised: list[str] = []
+prerequisites: list[str] = []
 """In a job of an array: artifacts that were to be made before it began."""
 
 
-def tell(run_dir: Path, state: str, reason: str) -> None:
+def note_outcome(run_dir: Path, state: str, reason: str) -> None:
     """Have the table say this of a run."""
-    told[run_dir] = Outcome(run_dir, state, reason)
+    known_outcomes[run_dir] = Outcome(run_dir, state, reason)
 
 
 def is_done(run_dir: Path) -> bool:
@@ -93,12 +93,12 @@ def _flat(tree: Any) -> dict[str, Any]:
     return flat
 
 
-def check_promised() -> None:
+def check_prerequisites() -> None:
     """Raise RuntimeError when what jobs before this one were to make is not there.
 
     Were it made here, every other element of the array would wait for it with a GPU in hand.
     """
-    missing = [path for path in promised if not Path(path).is_dir()]
+    missing = [path for path in prerequisites if not Path(path).is_dir()]
     if missing:
         raise RuntimeError(
             f"{missing[0]} was made before this job began, and this node does not find it; let "
@@ -107,9 +107,9 @@ def check_promised() -> None:
 
 
 def outcome(run_dir: Path) -> Outcome:
-    """What became of a run: what the driver was told, or what status.json says."""
-    if run_dir in told:
-        return told[run_dir]
+    """What became of a run: what the driver knows of it, or what status.json says."""
+    if run_dir in known_outcomes:
+        return known_outcomes[run_dir]
     status = read_status(run_dir)
     if not status:
         return Outcome(run_dir, "preempted", "not started: the sweep was stopped before it")
@@ -140,7 +140,7 @@ def table(outcomes: Sequence[Outcome], num_untouched: int = 0) -> str:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     last = f"{len(states)} runs: {counts}"
     if set(states) != {"done"}:
-        sweep_dir = _shown(entered[outcomes[0].run_dir])
+        sweep_dir = _shown(sweep_dirs[outcomes[0].run_dir])
         last += f"; the same command with hydra.sweep.dir={sweep_dir} goes on with what is not done"
     return "\n".join([*lines, last])
 

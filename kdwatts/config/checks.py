@@ -1,4 +1,4 @@
-"""What must hold between the groups of an experiment: each check a sentence with the remedy."""
+"""Checks across the groups of an experiment; each error says what to change."""
 
 from __future__ import annotations
 

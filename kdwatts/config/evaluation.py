@@ -18,7 +18,7 @@ AXES = ("batch_sizes", "prompt_lengths", "new_lengths")
 class InferenceGrid:
     """What the energy-per-token benchmark serves: the same for teacher and student.
 
-    Every batch size with every prompt and new length; `point` is what metrics.json tells.
+    Every batch size with every prompt and new length; `point` is the one in metrics.json.
     """
 
     batch_sizes: list[int] = field(default_factory=lambda: [8])

@@ -1,4 +1,4 @@
-"""The whole experiment: the groups together, and what must hold between them."""
+"""The whole experiment: all groups of settings together."""
 
 from __future__ import annotations
 

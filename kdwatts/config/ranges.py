@@ -1,4 +1,4 @@
-"""Checks of one value, each a sentence with what was given and what would do."""
+"""Checks of single values; each error names the value and the valid range."""
 
 from __future__ import annotations
 

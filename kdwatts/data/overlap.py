@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdwatts.config.data import LEAST_NGRAM
+from kdwatts.data.documents import Document
+from kdwatts.data.shards import encode_documents
 
 MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20
@@ -254,3 +256,16 @@ def describe(tally: Tally, grams: Grams, unread: dict[str, str]) -> dict[str, An
     for task, reason in unread.items():
         report[task] = {**dict.fromkeys(counts), "examples": None, "reason": reason}
     return report
+
+
+def encode_screened(
+    documents: Sequence[Document], tokenizer: Any, grams: Grams | None
+) -> list[NDArray[np.uint32] | dict[int, str]]:
+    """Each document's tokens or, where evaluation texts stand in it, what `texts_in` finds.
+
+    Without grams nothing is looked for.
+    """
+    found = [texts_in(one.pieces, grams) if grams else {} for one in documents]
+    passed = [one for one, texts in zip(documents, found, strict=True) if not texts]
+    encoded = iter(encode_documents(passed, tokenizer))
+    return [texts or next(encoded) for texts in found]

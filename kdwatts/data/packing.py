@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.data.boundaries import attention_inputs, positions_in_documents
+from kdwatts.data.positions import attention_inputs, positions_in_documents
 from kdwatts.data.shards import NO_TARGET, TokenShards
 
 IGNORE = -100

@@ -124,7 +124,7 @@ class Workers:
             yield kept, self._results(items, future)
 
     def _submitted(self, items: list[Any]) -> Future[list[Any] | None] | None:
-        return self._threads.submit(self._ask, items) if items else None
+        return self._threads.submit(self._results_of_one, items) if items else None
 
     def _is_enough(self, num_waiting: int, share: float) -> bool:
         """Whether no more need be read ahead now."""
@@ -165,7 +165,7 @@ class Workers:
             process.stdin.write(self._set_up)
         self._idle.put(process)
 
-    def _ask(self, items: list[Any]) -> list[Any] | None:
+    def _results_of_one(self, items: list[Any]) -> list[Any] | None:
         """The results of one batch; None where the function failed in it."""
         process = self._idle.get()
         assert process.stdin and process.stdout
@@ -226,9 +226,9 @@ def _tried(
 def job_cpus(environment: Mapping[str, str] = os.environ, cgroup_root: Path = cgroup.ROOT) -> int:
     """CPUs that this job may use: those it may run on, no more than Slurm or a quota grants."""
     granted = [len(os.sched_getaffinity(0))]
-    told = environment.get("SLURM_CPUS_ON_NODE", "")
-    if told.isdigit():
-        granted.append(int(told))
+    on_node = environment.get("SLURM_CPUS_ON_NODE", "")
+    if on_node.isdigit():
+        granted.append(int(on_node))
     quota = cgroup.quota_cpus(cgroup_root)
     if quota is not None:
         granted.append(int(quota))

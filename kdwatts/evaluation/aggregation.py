@@ -1,4 +1,4 @@
-"""What makes a metric of a task's answers, kept from stopping the task's other metrics."""
+"""Guard the functions that aggregate a task's answers: an error in one metric costs no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and scores that are no numbers: of NaN a harness makes an ordinary score."""
+"""Refuse logits and scores that are not finite: a harness makes an ordinary score of NaN."""
 
 from __future__ import annotations
 

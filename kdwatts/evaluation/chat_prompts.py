@@ -1,4 +1,4 @@
-"""Whether student and teacher are asked in the same words."""
+"""Chat prompts of an evaluation, the same words for student and teacher."""
 
 from __future__ import annotations
 

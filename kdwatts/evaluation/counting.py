@@ -1,4 +1,4 @@
-"""Tokens that the harness has a model read and write, which it does not tell."""
+"""Count the tokens that a harness has a model read and write; it reports none itself."""
 
 from __future__ import annotations
 

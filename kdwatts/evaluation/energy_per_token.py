@@ -202,13 +202,13 @@ def _repeat(
         nets.append(row.total_net_energy_j)
         tokens.append(window.tokens)
         durations.append(row.duration_s)
-        if len(energies) >= MIN_REPEATS and _known_well(energies, tokens):
+        if len(energies) >= MIN_REPEATS and is_known_well(energies, tokens):
             break
-    mean_j, half_width_j = _per_token([energy.value for energy in energies], tokens)
+    mean_j, half_width_j = per_token([energy.value for energy in energies], tokens)
     return Phase(
         j_per_token=mean_j,
         interval_95_j=half_width_j,
-        net_j_per_token=_per_token(nets, tokens)[0],
+        net_j_per_token=per_token(nets, tokens)[0],
         quality=common_quality(energy.quality for energy in energies),
         tokens=sum(tokens),
         duration_s=sum(durations),
@@ -219,7 +219,7 @@ def _repeat(
     )
 
 
-def _per_token(
+def per_token(
     joules: Sequence[float | None], tokens: Sequence[int]
 ) -> tuple[float | None, float | None]:
     """Mean over windows of joules per token, and half its 95 % interval; None if one is missing."""
@@ -229,6 +229,6 @@ def _per_token(
     return mean_and_half_width(rates)
 
 
-def _known_well(energies: Sequence[Quantity], tokens: Sequence[int]) -> bool:
-    mean_j, half_width_j = _per_token([energy.value for energy in energies], tokens)
+def is_known_well(energies: Sequence[Quantity], tokens: Sequence[int]) -> bool:
+    mean_j, half_width_j = per_token([energy.value for energy in energies], tokens)
     return mean_j is None or (half_width_j or 0.0) <= RELATIVE_INTERVAL * mean_j

@@ -67,7 +67,7 @@ def installed_version(python: str | None) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(None),
+            env=child_environment(None),
         )
     except OSError as error:
         raise ValueError(
@@ -101,7 +101,7 @@ def evaluate(
     are put `into` a list as soon as their task ends.
     """
     scores = [] if into is None else into
-    with _child(served, settings, data_dir, subject) as ask:
+    with running_child(served, settings, data_dir, subject) as ask:
         with meter.window("load"):
             harness_version = ask({"do": "start"})["version"]
         for task, templated in tasks:
@@ -124,7 +124,7 @@ Ask = Any
 
 
 @contextmanager
-def _child(
+def running_child(
     served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
 ) -> Iterator[Ask]:
     """The process that runs lighteval; it ends with this context, and with this process."""
@@ -147,13 +147,13 @@ def _child(
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 encoding="utf-8",
-                env=_environment(served.device_index, cpu=served.device_index is None),
+                env=child_environment(served.device_index, cpu=served.device_index is None),
                 start_new_session=True,  # What is sent to our group is heeded between tasks.
             )
         assert process.stdin and process.stdout
         stdin, stdout = process.stdin, process.stdout
 
-        def ask(request: dict[str, Any]) -> dict[str, Any]:
+        def answer_to(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 stdin.write(json.dumps(request) + "\n")
                 stdin.flush()
@@ -171,7 +171,7 @@ def _child(
             return answer
 
         try:
-            yield ask
+            yield answer_to
             stdin.close()
             process.wait(timeout=30)
         finally:
@@ -188,7 +188,7 @@ def _last_words(path: Path) -> str:
     return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
 
 
-def _environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
+def child_environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
     """Ours, without what concerns this interpreter and this launch, and with one GPU or none."""
     environment = {
         name: value
@@ -212,7 +212,7 @@ def _scores(
     energy = row.energy
     by_task: dict[str, dict[str, Any]] = results["scores"]
     if len(by_task) > 1:
-        by_task = {task.display_name: _mean_of(by_task), **by_task}
+        by_task = {task.display_name: mean_over_tasks(by_task), **by_task}
     else:
         by_task = {task.display_name: next(iter(by_task.values()))}
     scores = [
@@ -248,7 +248,7 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
         )
 
 
-def _mean_of(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def mean_over_tasks(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Mean over tasks, each weighing the same, as lighteval has it; its error adds in squares.
 
     (lighteval itself gives the mean of the tasks' errors, which is not that of their mean.)

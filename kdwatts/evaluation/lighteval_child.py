@@ -80,7 +80,7 @@ class Session:
         self._check_known(name)
         lighteval_task: Any = import_module("lighteval.tasks.lighteval_task")
         lighteval_task.load_dataset = partial(
-            _load_dataset,
+            load_local_copy,
             import_module("datasets").load_dataset,
             self._setup,
             request["datasets"],
@@ -113,7 +113,7 @@ class Session:
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         pipeline, model = self._pipeline, self._model
         counts: list[int] = []
-        with _counted(model, counts), _finite(model.model, self._setup["subject"]):
+        with _counted(model, counts), refuse_not_finite(model.model, self._setup["subject"]):
             pipeline.evaluate()
         if self._setup["device_index"] is not None:
             import_module("torch").cuda.synchronize()
@@ -166,7 +166,7 @@ def _counted(model: Any, counts: list[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _finite(model: Any, subject: str) -> Iterator[None]:
+def refuse_not_finite(model: Any, subject: str) -> Iterator[None]:
     """Refuses a model whose logits are not finite, of which the likeliest choice is the first one.
 
     A text's last position has seen all before it, so it tells of each. The device is waited for
@@ -201,8 +201,8 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     found = logger.metric_aggregated[name]
     return {
         metric: {
-            "value": _number(value),
-            "stderr": _number(found.get(f"{metric}_stderr")),
+            "value": number_or_nan(value),
+            "stderr": number_or_nan(found.get(f"{metric}_stderr")),
             "higher_is_better": bool(better.get(metric, True)),
         }
         for metric, value in found.items()
@@ -210,7 +210,7 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float:
+def number_or_nan(value: Any) -> float:
     """NaN for what is none: one such metric may not cost the others."""
     try:
         return float(value)
@@ -218,7 +218,7 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def _load_dataset(
+def load_local_copy(
     load: Any,
     setup: dict[str, Any],
     datasets: list[str],

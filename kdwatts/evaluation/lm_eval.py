@@ -78,7 +78,7 @@ def evaluate(
                 except interrupt.Preempted:
                     raise
                 except Exception as error:
-                    raise RuntimeError(_told(task, subject, error)) from error
+                    raise RuntimeError(_in_one_sentence(task, subject, error)) from error
             assert window.row
             found = _scores(results, task, subject, window.row)
             scores.extend(found)
@@ -86,7 +86,7 @@ def evaluate(
     return scores
 
 
-def _told(task: EvalTask, subject: str, error: Exception) -> str:
+def _in_one_sentence(task: EvalTask, subject: str, error: Exception) -> str:
     """One sentence of what stopped a task, which is named: the harness's own words rarely do."""
     words = " ".join(str(error).split())
     if not isinstance(error, NotFinite):

@@ -71,7 +71,7 @@ def _definitions(
     try:
         definition = yaml.load(path.read_bytes(), Loader=_Loader)
     except (OSError, yaml.YAMLError):
-        return  # The harness passes over it, and asking for its task is told.
+        return  # The harness passes over it, and reports its task as unknown.
     if not isinstance(definition, dict):
         return
     yield place, definition

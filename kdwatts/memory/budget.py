@@ -1,13 +1,12 @@
-"""What a run weighs and costs, by arithmetic: memory at its fullest moment, operations.
+"""Estimate a run by arithmetic: memory at the fullest moment of a step, and operations.
 
-Nothing is loaded for it, so it can be asked before a GPU is at hand.
+Nothing is loaded for it, so it needs no GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.config.experiment import Config
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, norm_bytes
 from kdwatts.memory.shape import (
     adapter_parameters_of,
@@ -25,9 +24,8 @@ from kdwatts.memory.term_sizes import (
     num_pairs_of,
     projector_params_of,
     target_bytes_of,
-    tokens_of,
-    value_bytes_of,
 )
+from kdwatts.memory.workload import Workload
 from kdwatts.runtime.ranks import launched
 
 GIB = 1 << 30
@@ -85,15 +83,15 @@ class Budget:
         return self.moments_gib[self.fullest]
 
 
-def estimate(config: Config, *, ranks: int | None = None) -> Budget:
-    """The memory on each GPU and the operations of distilling this configuration.
+def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
+    """The memory on each GPU and the operations of distilling by these settings.
 
     `ranks` share the work, one a GPU; None is those of this launch. Under several what is kept in
     shards is divided by them.
     """
-    training, paradigm = config.training, config.paradigm
-    student, teacher = config.model.student.architecture, config.model.teacher
-    value_bytes = value_bytes_of(config)
+    training, paradigm = workload.training, workload.paradigm
+    student, teacher = workload.pair.student.architecture, workload.pair.teacher
+    value_bytes = workload.value_bytes
     num_ranks = launched().world if ranks is None else ranks
     student_shards = num_ranks if training.parallel == "fsdp" else 1
     teacher_shards = num_ranks if training.teacher_parallel == "fsdp" else 1
@@ -105,7 +103,7 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         frozen_bytes, passes = student_params * value_bytes, 2.0
     is_online = paradigm.needs_signals and paradigm.teacher == "online"
     teacher_bytes = weights_bytes_of(teacher, value_bytes) if teacher else 0.0
-    projector_params = projector_params_of(config)
+    projector_params = projector_params_of(workload)
     parts = _Parts(
         held=(trained_params * WEIGHT_AND_MOMENTS_BYTES + frozen_bytes) / student_shards
         + projector_params * WEIGHT_AND_MOMENTS_BYTES
@@ -114,9 +112,9 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         # All ranks share the forward passes of a step.
         keeps_gradients=training.accumulation > num_ranks,
         copies=2 * (copied + projector_params) if value_bytes == 2 else 0,
-        activations=_activation_bytes(config),
-        targets=target_bytes_of(config),
-        compared=compared_bytes_of(config),
+        activations=_activation_bytes(workload),
+        targets=target_bytes_of(workload),
+        compared=compared_bytes_of(workload),
         whole_bytes=4 if student_shards > 1 else 0,
     )
     student_forward = forward_flops_per_token(student, training.sequence_length)
@@ -141,11 +139,11 @@ def estimate(config: Config, *, ranks: int | None = None) -> Budget:
         teacher_gib=teacher_bytes / teacher_shards / GIB if is_online else 0.0,
         activations_gib=parts.activations / GIB,
         compared_gib=(parts.targets + parts.compared) / GIB,
-        chunk_gib=sum(logits_bytes_of(config)) / GIB,
-        moments_gib={name: size / GIB for name, size in _moments(config, parts).items()},
+        chunk_gib=sum(logits_bytes_of(workload)) / GIB,
+        moments_gib={name: size / GIB for name, size in _moments(workload, parts).items()},
         train_pflop=trained_flops * training.target_tokens / 1e15,
         teacher_pflop=teacher_forward * training.target_tokens / 1e15,
-        student_served_gib=weights_bytes_of(config.model.student, value_bytes) / GIB,
+        student_served_gib=weights_bytes_of(workload.pair.student, value_bytes) / GIB,
         gradients_gib=trained_params * 4 / GIB / student_shards,
         keeps_gradients=parts.keeps_gradients,
     )
@@ -168,7 +166,7 @@ class _Parts:
     """Of a weight that ranks put together for a moment; 0 where each has all."""
 
 
-def _moments(config: Config, parts: _Parts) -> dict[str, float]:
+def _moments(workload: Workload, parts: _Parts) -> dict[str, float]:
     """Bytes on one GPU at each moment of a step that may be its fullest.
 
     - teacher: a live teacher reads the text, before the student does.
@@ -178,11 +176,11 @@ def _moments(config: Config, parts: _Parts) -> dict[str, float]:
     - gradients: they are all there, and the table's, which where it is tied comes in two parts that
       are added up. The optimizer, which is fused, takes nothing beside them.
     """
-    training, student = config.training, config.model.student.architecture
-    tokens, value_bytes = tokens_of(config), value_bytes_of(config)
+    training, student = workload.training, workload.pair.student.architecture
+    tokens, value_bytes = workload.tokens, workload.value_bytes
     width, lora = student.hidden_size, training.lora
     table = student.vocab_size * width
-    buffers, block_of_logits = logits_bytes_of(config)
+    buffers, block_of_logits = logits_bytes_of(workload)
     # Final states, the rows that count among them, and their gradient.
     state_bytes = (value_bytes if lora else 4) * width * tokens
     head_gradient, product, cast = 0, 0, 0
@@ -204,12 +202,12 @@ def _moments(config: Config, parts: _Parts) -> dict[str, float]:
     if training.gradient_checkpointing:
         # The cast weights are gone, those of the block that is made again aside.
         remade = block_bytes(
-            student, value_bytes=value_bytes, lora=lora, masked_length=_mask(config)
+            student, value_bytes=value_bytes, lora=lora, masked_length=_mask(workload)
         )
         backward += tokens * remade + copies / student.num_layers
     else:
         backward += copies
-    pair_gradients = 4 * width * tokens * num_pairs_of(config) + 4 * projector_params_of(config)
+    pair_gradients = 4 * width * tokens * num_pairs_of(workload) + 4 * projector_params_of(workload)
     gathered_head = parts.whole_bytes * table
     gathered_block = 3 * parts.whole_bytes * block_weights_of(student)
     table_gradient = 0
@@ -217,27 +215,29 @@ def _moments(config: Config, parts: _Parts) -> dict[str, float]:
         table_gradient = 4 * table * (2 * student.tied_head + parts.keeps_gradients)
         table_gradient = max(table_gradient, 2 * parts.whole_bytes * table)
     return {
-        "teacher": held + live_teacher_bytes_of(config),
+        "teacher": held + live_teacher_bytes_of(workload),
         "loss": forward + 3 * state_bytes + cast + block_of_logits + gathered_head,
-        "terms": forward + 2 * state_bytes + parts.compared + compared_work_bytes_of(config),
+        "terms": forward + 2 * state_bytes + parts.compared + compared_work_bytes_of(workload),
         "backward": backward + pair_gradients + block_work + gathered_block,
         "gradients": held - waiting + parts.gradients + table_gradient + between,
     }
 
 
-def _activation_bytes(config: Config) -> float:
+def _activation_bytes(workload: Workload) -> float:
     """What the blocks and the last norm keep of one forward pass on one GPU."""
-    training, student = config.training, config.model.student.architecture
-    value_bytes, lora = value_bytes_of(config), training.lora
+    training, student = workload.training, workload.pair.student.architecture
+    value_bytes, lora = workload.value_bytes, training.lora
     if training.gradient_checkpointing:
         each = checkpoint_bytes(student, value_bytes=value_bytes, lora=lora)
     else:
-        each = block_bytes(student, value_bytes=value_bytes, lora=lora, masked_length=_mask(config))
+        each = block_bytes(
+            student, value_bytes=value_bytes, lora=lora, masked_length=_mask(workload)
+        )
     # A mask as it is given is a byte a position and token.
-    once = norm_bytes(student, lora=lora) + _mask(config)
-    return tokens_of(config) * (student.num_layers * each + once)
+    once = norm_bytes(student, lora=lora) + _mask(workload)
+    return workload.tokens * (student.num_layers * each + once)
 
 
-def _mask(config: Config) -> int:
+def _mask(workload: Workload) -> int:
     """Positions that a mask of attention has for each token; 0 without one."""
-    return config.training.sequence_length if config.training.respect_documents else 0
+    return workload.training.sequence_length if workload.training.respect_documents else 0

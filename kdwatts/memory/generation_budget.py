@@ -1,14 +1,16 @@
-"""What having a model write text takes, by arithmetic: prompts, tokens, operations, memory."""
+"""Estimate text generation by arithmetic: prompts, tokens, operations, memory."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from kdwatts.config.experiment import Config
+from kdwatts.config.paradigm import Paradigm
+from kdwatts.config.training import Training
 from kdwatts.memory.budget import GIB
 from kdwatts.memory.shape import forward_flops_per_token, weights_bytes_of
-from kdwatts.memory.term_sizes import forward_work_bytes, value_bytes_of
+from kdwatts.memory.term_sizes import forward_work_bytes
+from kdwatts.memory.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,12 @@ class WritingBudget:
         return self.num_prompts * self.new_tokens
 
 
-def asked_prompts(config: Config) -> int:
+def num_prompts_of(paradigm: Paradigm, training: Training) -> int:
     """Prompts to write to: as configured, or as many as the run's targets need at full length.
 
     Held-out loss needs some too. The corpus may have fewer, and texts may end early: training then
     reads the text more than once.
     """
-    paradigm, training = config.paradigm, config.training
     assert paradigm.generate, "Paradigm fills it in where a model writes"
     if paradigm.generate.num_prompts is not None:
         return paradigm.generate.num_prompts
@@ -45,25 +46,25 @@ def asked_prompts(config: Config) -> int:
     return math.ceil((training.target_tokens + heldout_tokens) / new_tokens)
 
 
-def estimate_writing(config: Config) -> WritingBudget | None:
+def estimate_writing(workload: Workload) -> WritingBudget | None:
     """What the paradigm has written; None where it takes the corpus as it is.
 
     Of a student's rows, all the corpus's tokens are taken as targets.
     """
-    paradigm, training = config.paradigm, config.training
+    paradigm, training = workload.paradigm, workload.training
     if not paradigm.generate:
         return None
     prompt_tokens, new_tokens = paradigm.generate.sizes(training.sequence_length)
     if paradigm.text == "teacher":
-        assert config.model.teacher
-        writer, num_prompts = config.model.teacher, asked_prompts(config)
+        assert workload.pair.teacher
+        writer, num_prompts = workload.pair.teacher, num_prompts_of(paradigm, training)
     else:
         assert paradigm.on_policy, "Paradigm fills it in where the student writes"
-        writer, fraction = config.model.student, paradigm.on_policy.fraction
+        writer, fraction = workload.pair.student, paradigm.on_policy.fraction
         per_row = (1 - fraction) * training.sequence_length + fraction * new_tokens
         num_prompts = math.ceil(fraction * training.target_tokens / per_row)
     length, shape = prompt_tokens + new_tokens, writer.architecture
-    value_bytes = value_bytes_of(config)
+    value_bytes = workload.value_bytes
     # Keys and values of every block and position.
     cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * length * value_bytes
     return WritingBudget(
@@ -77,16 +78,16 @@ def estimate_writing(config: Config) -> WritingBudget | None:
     )
 
 
-def writing_work_bytes_of(config: Config, writing: WritingBudget) -> float:
+def writing_work_bytes_of(workload: Workload, writing: WritingBudget) -> float:
     """What a batch takes beside weights, keys and values: its prompts' forward pass, or four copies
     of the next token's probabilities in float64."""
-    assert config.paradigm.generate
-    source = config.model.student if writing.writer == "student" else config.model.teacher
+    assert workload.paradigm.generate
+    source = workload.pair.student if writing.writer == "student" else workload.pair.teacher
     assert source
-    batch = min(writing.num_prompts, config.paradigm.generate.batch_size)
+    batch = min(writing.num_prompts, workload.paradigm.generate.batch_size)
     forward = forward_work_bytes(
         source.architecture,
         tokens=batch * writing.prompt_tokens,
-        value_bytes=value_bytes_of(config),
+        value_bytes=workload.value_bytes,
     )
     return max(forward, 4.0 * 8 * batch * source.architecture.vocab_size)

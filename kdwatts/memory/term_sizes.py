@@ -1,11 +1,11 @@
-"""What the terms of a paradigm hold on a GPU beside the student's blocks, in bytes."""
+"""Bytes that the terms of a loss hold on a GPU beside the student's blocks."""
 
 from __future__ import annotations
 
-from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture
 from kdwatts.losses.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
 from kdwatts.memory.activations import feature_bytes
+from kdwatts.memory.workload import Workload
 from kdwatts.models.align import shared_vocabulary
 
 SUPPORT_BYTES = 20
@@ -13,50 +13,40 @@ SUPPORT_BYTES = 20
 the loss takes them, 12."""
 
 
-def value_bytes_of(config: Config) -> int:
-    """Bytes of a value in the arithmetic of training, and of a weight that is only read."""
-    return 2 if config.training.precision == "bf16" else 4
-
-
-def tokens_of(config: Config) -> int:
-    """Positions of one forward pass."""
-    return config.training.micro_batch * config.training.sequence_length
-
-
-def num_pairs_of(config: Config) -> int:
+def num_pairs_of(workload: Workload) -> int:
     """Pairs of blocks whose states are compared."""
-    feature, teacher = config.paradigm.feature, config.model.teacher
+    feature, teacher = workload.paradigm.feature, workload.pair.teacher
     if feature is None or teacher is None:
         return 0
     if feature.layers == "last":
         return 1
-    depths = (config.model.student.architecture.num_layers, teacher.architecture.num_layers)
+    depths = (workload.pair.student.architecture.num_layers, teacher.architecture.num_layers)
     return len(feature.pairs) or feature.num_pairs or min(depths)
 
 
-def projector_params_of(config: Config) -> int:
+def projector_params_of(workload: Workload) -> int:
     """Parameters of the projectors of all pairs."""
-    feature, teacher = config.paradigm.feature, config.model.teacher
+    feature, teacher = workload.paradigm.feature, workload.pair.teacher
     if feature is None or teacher is None:
         return 0
-    mine, theirs = config.model.student.architecture.hidden_size, teacher.architecture.hidden_size
+    mine, theirs = workload.pair.student.architecture.hidden_size, teacher.architecture.hidden_size
     each = {
         "none": 0,
         "linear": mine * theirs,
         "mlp": (mine + 1) * theirs + (theirs + 1) * theirs,
     }[feature.projector]
     return each * (
-        min(num_pairs_of(config), 1) if feature.share_projector else num_pairs_of(config)
+        min(num_pairs_of(workload), 1) if feature.share_projector else num_pairs_of(workload)
     )
 
 
-def target_bytes_of(config: Config) -> float:
+def target_bytes_of(workload: Workload) -> float:
     """What the teacher said of one forward pass's positions, and its head where a cached teacher's
     states need it."""
-    paradigm, teacher = config.paradigm, config.model.teacher
+    paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None or not paradigm.needs_signals:
         return 0.0
-    value_bytes, theirs = value_bytes_of(config), teacher.architecture
+    value_bytes, theirs = workload.value_bytes, teacher.architecture
     per_token, head = 0.0, 0
     if response := paradigm.response:
         support = {"top_k": response.k, "sampled": response.num_samples}.get(response.support)
@@ -65,84 +55,88 @@ def target_bytes_of(config: Config) -> float:
         if not support and paradigm.teacher == "cached":
             head = value_bytes * theirs.vocab_size * theirs.hidden_size
     if paradigm.feature:
-        share = _share_compared(config)
-        per_token += num_pairs_of(config) * value_bytes * theirs.hidden_size * share
+        share = _share_compared(workload)
+        per_token += num_pairs_of(workload) * value_bytes * theirs.hidden_size * share
     if paradigm.relational and paradigm.relational.level == "attention":
         per_token += value_bytes * _projected(theirs)
-    return tokens_of(config) * per_token + head
+    return workload.tokens * per_token + head
 
 
-def compared_bytes_of(config: Config) -> float:
+def compared_bytes_of(workload: Workload) -> float:
     """What terms on states keep of one forward pass for the backward one."""
-    paradigm, teacher = config.paradigm, config.model.teacher
-    kept, mine = 0.0, config.model.student.architecture
+    paradigm, teacher = workload.paradigm, workload.pair.teacher
+    kept, mine = 0.0, workload.pair.student.architecture
     if paradigm.feature and teacher:
         each = feature_bytes(
             paradigm.feature,
             student_width=mine.hidden_size,
             teacher_width=teacher.architecture.hidden_size,
-            value_bytes=value_bytes_of(config),
+            value_bytes=workload.value_bytes,
         )
-        kept += num_pairs_of(config) * tokens_of(config) * _share_compared(config) * each
+        kept += num_pairs_of(workload) * workload.tokens * _share_compared(workload) * each
     if paradigm.relational and paradigm.relational.level == "attention":
         # The loss of relations is formed with its gradient.
-        kept += 4 * tokens_of(config) * _projected(mine)
+        kept += 4 * workload.tokens * _projected(mine)
     elif paradigm.relational:
         # Differences of pairs, half of them and both ways, directions, and two sets of cosines.
-        groups, size = _groups(config)
+        groups, size = _groups(workload)
         kept += 4 * groups * (2.5 * size**2 * mine.hidden_size + 2 * size**3)
     return kept
 
 
-def compared_work_bytes_of(config: Config) -> float:
+def compared_work_bytes_of(workload: Workload) -> float:
     """What comparing states takes and gives back, of the terms one after the other the most.
 
     - A pair of blocks: the teacher's states in their own type and in float32, and both normalised.
     - Groups: the teacher's differences and directions, and what is made of two sets of cosines.
     - Attention: projections of one kind as they are split, and five copies of a chunk of relations.
     """
-    paradigm, teacher = config.paradigm, config.model.teacher
+    paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None:
         return 0.0
-    mine, theirs = config.model.student.architecture, teacher.architecture
+    mine, theirs = workload.pair.student.architecture, teacher.architecture
     works = [0.0]
     if paradigm.feature:
-        per_token = (value_bytes_of(config) + 12) * theirs.hidden_size
-        works.append(tokens_of(config) * _share_compared(config) * per_token)
+        per_token = (workload.value_bytes + 12) * theirs.hidden_size
+        works.append(workload.tokens * _share_compared(workload) * per_token)
     if paradigm.relational and paradigm.relational.level == "attention":
         queries = 3 * mine.num_heads * mine.head_dim + 2 * theirs.num_heads * theirs.head_dim
-        works.append(4 * (tokens_of(config) * queries + 5 * RELATION_ELEMENTS[_device(config)]))
+        works.append(4 * (workload.tokens * queries + 5 * RELATION_ELEMENTS[workload.processor]))
     elif paradigm.relational:
-        groups, size = _groups(config)
+        groups, size = _groups(workload)
         works.append(4 * groups * (2 * size**2 * theirs.hidden_size + 2 * size**3))
     return max(works)
 
 
-def logits_bytes_of(config: Config) -> tuple[float, float]:
+def logits_bytes_of(workload: Workload) -> tuple[float, float]:
     """Bytes of a chunk's logits, which are kept from step to step, and of what losses make of a
     block of them: float32 copies, of which a dense teacher asks for more."""
-    training, response, teacher = config.training, config.paradigm.response, config.model.teacher
-    rows = min(training.chunk_rows, tokens_of(config))
-    columns = others = config.model.student.architecture.vocab_size
+    training, response, teacher = (
+        workload.training,
+        workload.paradigm.response,
+        workload.pair.teacher,
+    )
+    rows = min(training.chunk_rows, workload.tokens)
+    columns = others = workload.pair.student.architecture.vocab_size
     if teacher:
         others = teacher.architecture.vocab_size
-        if config.model.one_vocabulary:
+        if workload.pair.one_vocabulary:
             columns = others = shared_vocabulary(columns, others)
     # The softmax and its logarithm, and a gradient that does not fit into the logits' own type.
-    copies, both = 2 if value_bytes_of(config) == 4 else 3, columns
+    copies, both = 2 if workload.value_bytes == 4 else 3, columns
     if response and response.support == "dense":
         copies, both = 5 if response.divergence == "forward_kl" else 9, columns + others
-    block = min(rows * columns, LOGIT_ELEMENTS[_device(config)])
-    return float(value_bytes_of(config) * rows * both), 4.0 * copies * block
+    block = min(rows * columns, LOGIT_ELEMENTS[workload.processor])
+    return float(workload.value_bytes * rows * both), 4.0 * copies * block
 
 
-def live_teacher_bytes_of(config: Config) -> float:
+def live_teacher_bytes_of(workload: Workload) -> float:
     """What a teacher that runs beside the student takes for its own forward pass, or for the logits
-    that it is asked for after it."""
-    paradigm, teacher = config.paradigm, config.model.teacher
+    that are taken after it."""
+    paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None or not paradigm.needs_signals or paradigm.teacher == "cached":
         return 0.0
-    shape, tokens, value_bytes = teacher.architecture, tokens_of(config), value_bytes_of(config)
+    shape, tokens, value_bytes = teacher.architecture, workload.tokens, workload.value_bytes
     forward = forward_work_bytes(shape, tokens=tokens, value_bytes=value_bytes)
     if paradigm.response is None or paradigm.response.support == "dense":
         return forward
@@ -162,23 +156,21 @@ def sparse_work_bytes(shape: Architecture, *, tokens: int, value_bytes: int) -> 
     return float((value_bytes + 16) * min(SPARSE_ROWS, tokens) * shape.vocab_size)
 
 
-def _device(config: Config) -> str:
-    return "cpu" if config.gpu.device == "cpu" else "cuda"
-
-
-def _groups(config: Config) -> tuple[float, int]:
+def _groups(workload: Workload) -> tuple[float, int]:
     """Groups of one forward pass whose relations are compared, and embeddings of each."""
-    relational, training = config.paradigm.relational, config.training
+    relational, training = workload.paradigm.relational, workload.training
     assert relational
     if relational.level == "token":
         return training.micro_batch, relational.tokens
     return training.micro_batch / relational.group_size, relational.group_size
 
 
-def _share_compared(config: Config) -> float:
-    feature = config.paradigm.feature
+def _share_compared(workload: Workload) -> float:
+    feature = workload.paradigm.feature
     assert feature
-    return min(feature.positions / config.training.sequence_length, 1) if feature.positions else 1.0
+    return (
+        min(feature.positions / workload.training.sequence_length, 1) if feature.positions else 1.0
+    )
 
 
 def _projected(shape: Architecture) -> int:

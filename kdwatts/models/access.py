@@ -1,7 +1,7 @@
 """Whether models and tokenizers of a pair can be read, and what to do where they cannot.
 
-Libraries tell it in many lines and many types; here it is one sentence, said before
-anything is measured.
+Libraries raise many types of errors with many lines; here each becomes one sentence, raised
+before anything is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tok
 
 
 @contextlib.contextmanager
-def told(
+def hub_errors_in_one_sentence(
     what: str,
     *,
     page: str | None,
@@ -82,14 +82,15 @@ def check_weights(
     """Raise unless the weights at `path` are safetensors that can be read; none is read for it.
 
     `directory` is their folder; None for a hub id. Of a hub that answers, the list of files is
-    asked for, else its cache on this disk. Raises as `told` does.
+    asked for, else its cache on this disk. Raises as
+    `hub_errors_in_one_sentence` does.
     """
     what = f"model {path}"
     if directory is not None:
         if not list(directory.glob("*.safetensors")):
             raise ValueError(_no_safetensors(what))
         return
-    with told(what, page=path, revision=revision, licence=licence):
+    with hub_errors_in_one_sentence(what, page=path, revision=revision, licence=licence):
         names = _listed(path, revision)
         if names is None:
             missing = _missing_weights(path, revision)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.config.pair import Architecture, ModelSource, Pair
-from kdwatts.models.access import check_tokenizer, check_weights, told
+from kdwatts.models.access import check_tokenizer, check_weights, hub_errors_in_one_sentence
 from kdwatts.models.quantization import check_quantization, loading_settings
 from kdwatts.models.sharding import gathered
 from kdwatts.records.files import read_json
@@ -126,13 +126,16 @@ def stated_configuration(architecture: Architecture) -> Any:
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
-    """The fast tokenizer at `path`. Raises as `access.told` does where it cannot be read."""
+    """The fast tokenizer at `path`.
+
+    Raises as `hub_errors_in_one_sentence` does where it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     if local_dir(path) is None:
         _warn_unpinned("tokenizer", path, revision)
         check_tokenizer(path, revision=revision)
-    with told(f"tokenizer {path}", page=path, revision=revision):
+    with hub_errors_in_one_sentence(f"tokenizer {path}", page=path, revision=revision):
         return AutoTokenizer.from_pretrained(
             location(path), revision=revision or "main", trust_remote_code=False
         )
@@ -189,7 +192,9 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     quantised = loading_settings(source.path, source.quantization)
     config = read_architecture(source)
-    with told(f"model {source.path}", page=source.path, revision=source.revision):
+    with hub_errors_in_one_sentence(
+        f"model {source.path}", page=source.path, revision=source.revision
+    ):
         return AutoModelForCausalLM.from_pretrained(
             location(source.path),
             config=config,
@@ -213,7 +218,7 @@ def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any
     assert path is not None
     if local_dir(path) is None:
         _warn_unpinned("model", path, revision)
-    with told(f"model {path}", page=path, revision=revision, licence=licence):
+    with hub_errors_in_one_sentence(f"model {path}", page=path, revision=revision, licence=licence):
         config = AutoConfig.from_pretrained(
             location(path), revision=revision or "main", trust_remote_code=False
         )
@@ -257,6 +262,16 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
                 f"{source.architecture.family} are built and counted with {usual}; choose another "
                 "model"
             )
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Have a model of transformers keep its blocks' inputs alone while it trains.
+
+    What lies between is computed again in the backward pass: memory for time.
+    """
+    # Transformers 5.17 has the older name alone, which 5.23 warns of.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    getattr(model, next(name for name in names if hasattr(model, name)))()
 
 
 def head_weight(model: nn.Module) -> Tensor:

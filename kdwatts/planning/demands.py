@@ -1,4 +1,4 @@
-"""What a run asks of one GPU's memory, stage by stage, and whether the GPU has it."""
+"""The memory that each part of a run needs on one GPU, and whether the GPU has it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kdwatts.config.pair import Architecture
 from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import estimate_writing, writing_work_bytes_of
-from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes, value_bytes_of
+from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes
+from kdwatts.memory.workload import Workload
 from kdwatts.runtime.ranks import launched
 
 CONTEXT_GIB = 1.0
@@ -29,26 +30,31 @@ class Demand:
     """What takes it, in words."""
 
 
+def workload_of(config: Config) -> Workload:
+    """What of an experiment decides how much memory it takes."""
+    return Workload(config.paradigm, config.model, config.training, config.gpu)
+
+
 def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
     """What each part of a run takes of the GPU that it is on, `ranks` of them, in order.
 
     What builds a teacher's cache, text or scores has the whole teacher on one GPU, whatever
     training does in shards.
     """
-    budget = estimate(config, ranks=ranks)
-    found = []
+    workload, found = workload_of(config), []
+    budget = estimate(workload, ranks=ranks)
     paradigm, teacher = config.paradigm, config.model.teacher
     if teacher:
         whole_gib = budget.teacher_whole_gib
         if paradigm.needs_signals and paradigm.teacher == "cached":
-            work_gib = _reading_gib(config, teacher.architecture)
+            work_gib = _reading_gib(workload, teacher.architecture)
             what = f"the teacher {whole_gib:.0f}, a forward pass {work_gib:.0f}"
             found.append(Demand("teacher", whole_gib + work_gib, what))
         if config.eval.tasks or config.eval.inference:
             what = "the teacher whole, for its scores"
             found.append(Demand("evaluation", whole_gib, what))
-    if writing := estimate_writing(config):
-        beside_gib = writing_work_bytes_of(config, writing) / GIB
+    if writing := estimate_writing(workload):
+        beside_gib = writing_work_bytes_of(workload, writing) / GIB
         if writing.writer == "teacher":
             beside_gib += writing.weights_gib
         else:
@@ -88,11 +94,11 @@ def _between_steps_gib(budget: Budget) -> float:
     return state_gib + budget.copies_gib + budget.projectors_gib + budget.teacher_gib
 
 
-def _reading_gib(config: Config, shape: Architecture) -> float:
+def _reading_gib(workload: Workload, shape: Architecture) -> float:
     """What a teacher takes to read the rows of one forward pass for its cache."""
-    tokens, value_bytes = ROWS_PER_FORWARD * config.training.sequence_length, value_bytes_of(config)
+    tokens, value_bytes = ROWS_PER_FORWARD * workload.training.sequence_length, workload.value_bytes
     work = forward_work_bytes(shape, tokens=tokens, value_bytes=value_bytes)
-    response = config.paradigm.response
+    response = workload.paradigm.response
     if response and response.support != "dense":
         work = max(work, sparse_work_bytes(shape, tokens=tokens, value_bytes=value_bytes))
     return work / GIB

@@ -8,10 +8,11 @@ from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import estimate
+from kdwatts.planning.demands import workload_of
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.sizes import size_lines
-from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.nvml import Device
 
@@ -21,7 +22,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
 
     Keys need the bytes of a teacher: where one has still to be made, it says how instead.
     """
-    budget, missing = estimate(config), unmade_teacher(config.model)
+    budget, missing = estimate(workload_of(config)), unmade_teacher(config.model)
     lines = [
         f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
         f"gpu={config.gpu.name} seed={config.training.seed}",
@@ -43,11 +44,11 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
 def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
     lines = ["stages:"]
     for node in nodes:
-        found = [path for one in node.numbered() if (path := store.find(node.stage, one.key))]
-        if found and not is_missing(node, store):
-            state = f"reused, {read_artifact(found[0]).cost_in_words()}"
-        elif found:
-            state = f"measurement {len(found) + 1} of {node.measurements} would be built"
+        folders = list(node.folders(store).values())
+        if folders and not is_missing(node, store):
+            state = f"reused, {read_artifact(folders[0]).cost_in_words()}"
+        elif folders:
+            state = f"measurement {len(folders) + 1} of {node.measurements} would be built"
         elif known or "hardware" not in node.settings:
             state = "would be built"
         else:

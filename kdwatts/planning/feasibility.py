@@ -1,4 +1,4 @@
-"""What can be known of a run before it is sent somewhere: that it is possible at all."""
+"""Whether a run is possible at all, checked before it is sent to another machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import copy
 from kdwatts.artifacts.store import Store
 from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
-from kdwatts.pipeline import check_models
+from kdwatts.config.pair import Pair
 from kdwatts.planning.fits import check_memory
+from kdwatts.runtime.paths import resolve_dir
 from kdwatts.stages.graph import Node, is_missing, plan
+from kdwatts.stages.readable import check_models
 
 
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
@@ -32,6 +34,17 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     check_memory(config, ranks=ranks, parts=parts)
     check_models(_as_on_disk(config), missing)
     return nodes
+
+
+def unmade_teacher(pair: Pair) -> str | None:
+    """In which folder the pair's teacher is missing, and the command that makes it, in words.
+
+    None where it is there, or published.
+    """
+    path = pair.teacher.path if pair.teacher else None
+    if pair.made_by is None or path is None or resolve_dir(path).is_dir():
+        return None
+    return f"its teacher is in no folder {path} yet; `{pair.made_by}` makes it"
 
 
 def _as_on_disk(config: Config) -> Config:

@@ -9,7 +9,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.pair import QUANTIZATIONS
 from kdwatts.memory.budget import Budget
 from kdwatts.memory.generation_budget import estimate_writing
-from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed
+from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed, workload_of
 from kdwatts.planning.suggest import MOST_RANKS, suggest
 
 ANOTHER = "choose a larger GPU or a smaller pair"
@@ -73,7 +73,7 @@ def _smaller_batch(config: Config) -> str | None:
 
 def _shorter(config: Config, demand: Demand) -> str:
     """What helps where not even one text at a time fits: fewer tokens, if there is room for any."""
-    writing = estimate_writing(config)
+    writing = estimate_writing(workload_of(config))
     assert writing
     has_room = demand.gib - writing.cache_gib < available_gib(config)
     return "lower paradigm.generate.new_tokens" if has_room else ANOTHER

@@ -10,7 +10,8 @@ from kdwatts.config.experiment import Config, to_dict
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
 from kdwatts.memory.shape import forward_flops_per_token
-from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.planning.demands import workload_of
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node
@@ -81,7 +82,7 @@ def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
         return Cost((least, low, high), (least * kw, low * kw, high * kw))
 
     found: dict[str, Cost] = {}
-    writing = estimate_writing(config)
+    writing = estimate_writing(workload_of(config))
     writing_s = _writing_s(config, writing, peak_pflops, bandwidth) if writing else 0.0
     if paradigm.text == "teacher":
         found["generate"] = cost(writing_s, 0.0, 1)
@@ -125,7 +126,7 @@ def costs_left(
 
     Where keys are not known, for want of a teacher, all that the configuration needs is its own.
     """
-    costs = stage_costs(config, estimate(config))
+    costs = stage_costs(config, estimate(workload_of(config)))
     if not costs:
         return None
     if unmade_teacher(config.model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import Budget
 from kdwatts.memory.generation_budget import estimate_writing
+from kdwatts.planning.demands import workload_of
 from kdwatts.stages.work import plan_signals, teacher_source
 from kdwatts.teacher.cache_record import bytes_per_token
 
@@ -30,7 +31,7 @@ def size_lines(config: Config, budget: Budget) -> list[str]:
             f"held-out loss: {training.heldout_tokens:,} targets every {training.heldout_every} "
             "steps and at the end"
         )
-    if writing := estimate_writing(config):
+    if writing := estimate_writing(workload_of(config)):
         lines.append(
             f"text: the {writing.writer} writes at most {writing.num_tokens:,} tokens, "
             f"{writing.new_tokens:,} after each of {writing.num_prompts:,} prompts of "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import available_gib, is_allowed
+from kdwatts.planning.demands import available_gib, is_allowed, workload_of
 
 FILLED = 0.9
 """Share of a GPU's memory that a suggestion fills: the allocator needs the rest."""
@@ -50,7 +50,7 @@ def suggest(config: Config) -> Suggestion | None:
         return None
     for candidate, ranks, sharded in _candidates(config):
         training = candidate.training
-        total_gib = estimate(candidate, ranks=ranks).total_gib
+        total_gib = estimate(workload_of(candidate), ranks=ranks).total_gib
         if total_gib <= FILLED * available_gib(config) and is_allowed(candidate, ranks=ranks):
             return Suggestion(
                 ranks,

@@ -56,7 +56,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
 def place_on_node(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's number among those of its launch on its node, and how many they are.
 
-    (0, 1) as far as no launcher tells. mpirun's processes, which are no ranks of ours, count too.
+    (0, 1) where no launcher sets it. mpirun's processes, which are no ranks of ours, count too.
     """
     for names in (
         ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, and how a job of ours asks it for another turn."""
+"""The state of Slurm jobs by squeue and sacct, and requeueing a job of ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 log = logging.getLogger(__name__)
 
 FIRST_POLL_S, LAST_POLL_S = 1.0, 20.0
-"""Between two looks at the queue: a sweep of minutes is told at once, one of days asks seldom."""
+"""Between two looks at the queue: a short sweep is noticed at once, a long one looks seldom."""
 ACCOUNTING_LAG_S, NO_RECORD_S = 15.0, 5.0
 """How long after its end the accounting may still call a job running, and how long it may have no
 record of one that ran; 2 to 4 s are usual. One that is cancelled while it waits leaves none."""

@@ -1,4 +1,4 @@
-"""What is printed reaches any terminal, in columns; a command ends quietly once nobody reads it."""
+"""What is printed: in columns, on any terminal; a command ends quietly when its pipe is closed."""
 
 from __future__ import annotations
 

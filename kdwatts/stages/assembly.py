@@ -11,8 +11,7 @@ from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.models.initial import load_student
-from kdwatts.models.load import pair_tokenizer
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import pair_tokenizer, recompute_blocks
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.stages.pairing import PairedBlocks, paired_blocks
 from kdwatts.stages.reading import online_teacher, signal_source

@@ -134,7 +134,7 @@ def write_report(
 ) -> None:
     """Write contamination.json: counts of each task, and which documents hold its texts.
 
-    A document is told by its number in the shards, or by its id where it was left out of them.
+    A document is named by its number in the shards, or by its id where it was left out of them.
     """
     wanted = config.data.decontaminate
     write_json(
@@ -150,8 +150,8 @@ def write_report(
     )
 
 
-def tell(run_dir: Path, artifact_dir: Path) -> None:
-    """Copy an artifact's report, if it has one, to the run's folder and say what it says."""
+def copy_report(artifact_dir: Path, run_dir: Path) -> None:
+    """Copy an artifact's report, if it has one, to the run's folder and log what is in it."""
     path = artifact_dir / REPORT_NAME
     if not path.is_file():
         return

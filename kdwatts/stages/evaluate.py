@@ -211,7 +211,7 @@ def build(work: Work, subject: str) -> None:
             try:
                 run(work, subject, chosen, scores)
             except Exception:
-                _keep(work.run_dir, subject, _rows(scores, tasks))
+                keep_scores(work.run_dir, subject, _rows(scores, tasks))
                 raise
     order = [task.display_name for task in tasks]
     scores.sort(key=lambda score: order.index(score.benchmark or score.task))
@@ -227,7 +227,7 @@ def _rows(scores: list[Score], tasks: list[EvalTask]) -> list[dict[str, Any]]:
     return with_chance([asdict(score) for score in scores], primaries(tasks))
 
 
-def _keep(run_dir: Path, subject: str, scores: list[dict[str, Any]]) -> None:
+def keep_scores(run_dir: Path, subject: str, scores: list[dict[str, Any]]) -> None:
     """Put the scores of a subject whose evaluation failed beside those of others, in eval.json."""
     path = run_dir / SCORES_NAME
     rows = read_json(path) if path.is_file() else []

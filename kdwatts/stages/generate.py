@@ -13,7 +13,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
-from kdwatts.memory.generation_budget import asked_prompts
+from kdwatts.memory.generation_budget import num_prompts_of
 from kdwatts.models.load import load_model, pair_tokenizer, source_fingerprint
 from kdwatts.models.quantization import on_device
 from kdwatts.runtime import interrupt
@@ -39,7 +39,7 @@ def settings(config: Config) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "piece_tokens": config.training.sequence_length,
-        "num_prompts": asked_prompts(config),
+        "num_prompts": num_prompts_of(config.paradigm, config.training),
         "temperature": generate.temperature,
         "top_p": generate.top_p,
         "seed": generate.seed,

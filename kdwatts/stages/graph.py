@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdwatts.artifacts.hardware import joule_settings
@@ -46,6 +47,14 @@ class Node:
         numbers = range(2, (self.measurements or 1) + 1)
         return [self, *map(self._numbered, numbers)]
 
+    def folders(self, store: Store) -> dict[int, Path]:
+        """Number and folder of each of its measurements that is in the store, whoever made it."""
+        found = {
+            number: store.find(self.stage, one.key)
+            for number, one in enumerate(self.numbered(), start=1)
+        }
+        return {number: folder for number, folder in found.items() if folder}
+
     def _numbered(self, number: int) -> Node:
         settings = {**self.settings, "measurement": number}
         key = stage_key(self.stage, self.version, settings, list(self.parents.values()))
@@ -54,7 +63,7 @@ class Node:
 
 def is_missing(node: Node, store: Store) -> bool:
     """Whether something of the node is not in the store: itself, or one of its measurements."""
-    return any(not store.find(node.stage, one.key) for one in node.numbered())
+    return len(node.folders(store)) < (node.measurements or 1)
 
 
 def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
@@ -106,8 +115,8 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
 
     add("shards", shards, shards.settings(config), [], measured=False)
     if config.data.decontaminate.mode == "report" and config.eval.tasks:
-        asked = contamination.settings(config)
-        add("contamination", contamination, asked, ["shards"], measured=False)
+        settings = contamination.settings(config)
+        add("contamination", contamination, settings, ["shards"], measured=False)
     if config.paradigm.text == "teacher":
         add("generate", generate, generate.settings(config), ["shards"], measured=False)
     if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
@@ -119,12 +128,12 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
     add("distill", distill, distill.settings(config), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     # What a stage beyond `until` would need, a harness or a file, is not asked for.
-    for subject in subjects if config.eval.tasks and _is_asked("evaluate", config) else []:
+    for subject in subjects if config.eval.tasks and _is_reached("evaluate", config) else []:
         parents = ["distill"] if subject == "student" else []
         settings = evaluate.settings(config, subject)
         add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
     grid = config.eval.inference
-    for subject in subjects if grid and _is_asked("inference", config) else []:
+    for subject in subjects if grid and _is_reached("inference", config) else []:
         assert grid
         keyed, read = inference.stands_on(config, subject)
         add(
@@ -137,8 +146,9 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
             reads=read,
             measurements=grid.measurements,
         )
-    return [node for node in nodes.values() if _is_asked(node.stage, config)]
+    return [node for node in nodes.values() if _is_reached(node.stage, config)]
 
 
-def _is_asked(stage: str, config: Config) -> bool:
+def _is_reached(stage: str, config: Config) -> bool:
+    """Whether the stage is not beyond `until`; a plan has all."""
     return config.until == "plan" or STAGES.index(stage) <= STAGES.index(config.until)

@@ -43,7 +43,7 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     assert grid
     path = prompts_file(grid)
     asked = to_dict(grid) | {"prompts": sha256_file(path) if path else None}
-    # How often it is measured and which point is told change no measurement.
+    # How often it is measured and which point is reported change no measurement.
     del asked["measurements"], asked["loop_point"]
     if not _is_alike(config, subject):
         return {**subject_settings(config, subject), "grid": asked}

@@ -17,8 +17,7 @@ from kdwatts.data import hub
 from kdwatts.data.documents import Document, read_documents, source_files
 from kdwatts.data.local_rows import digests, kind_of, local_files
 from kdwatts.data.mix import PartSize, mixed
-from kdwatts.data.overlap import Grams, Tally
-from kdwatts.data.screening import encode_screened
+from kdwatts.data.overlap import Grams, Tally, encode_screened
 from kdwatts.data.shards import (
     blocks_of,
     keep_shard,
@@ -28,7 +27,7 @@ from kdwatts.data.shards import (
 )
 from kdwatts.data.subset import drawing
 from kdwatts.data.workers import BATCH_CHARACTERS, Batch, Workers
-from kdwatts.models.access import told
+from kdwatts.models.access import hub_errors_in_one_sentence
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.runtime import interrupt
 from kdwatts.stages.attempts import note_attempt
@@ -172,7 +171,9 @@ def _commit(source: TextSource) -> str | None:
     if local_files(source.path) is not None:
         return None
     page, revision = f"datasets/{source.path}", source.revision
-    with told(f"data {source.path}", page=page, revision=revision, fetching=True):
+    with hub_errors_in_one_sentence(
+        f"data {source.path}", page=page, revision=revision, fetching=True
+    ):
         commit = hub.commit_of(source)
     if not hub.is_pinned(source):
         log.warning(

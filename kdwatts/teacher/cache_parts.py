@@ -214,21 +214,6 @@ def finish(
     write_json(out_dir / INDEX_NAME, index)
 
 
-def write_cache(
-    out_dir: Path,
-    rows: NDArray[np.int64],
-    form: Form,
-    signals_of: SignalsOf,
-    *,
-    sources: dict[str, str] | None = None,
-) -> None:
-    """A whole cache in `out_dir`, made by this process alone."""
-    parts_dir = out_dir / "parts"
-    write_parts(parts_dir, rows, form, signals_of)
-    finish(parts_dir, out_dir, rows, form, sources=sources or {})
-    parts_dir.rmdir()
-
-
 def part_problem(directory: Path, part: dict[str, Any], *, content: bool) -> str | None:
     """What is wrong with a part on disk, in words; its content is hashed only if asked."""
     for name, size in part["bytes"].items():

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdwatts.config.paradigm import Paradigm
-from kdwatts.data.boundaries import attention_inputs
-from kdwatts.data.positions import sampled_positions
+from kdwatts.data.positions import attention_inputs, sampled_positions
 from kdwatts.losses.chunks import SPARSE_ROWS
 from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.rounding import wide

@@ -247,9 +247,9 @@ def test_a_host_name_shared_by_two_containers_does_not_let_one_declare_the_other
     other_host = store.node()
     monkeypatch.undo()
     lease.write_text(f'{{"host": "{store.node()}", "pid": {dead.pid}}}')
-    assert not store._is_alive(lease)
+    assert not store.is_alive(lease)
     lease.write_text(f'{{"host": "{other_host}", "pid": {dead.pid}}}')
-    assert store._is_alive(lease)
+    assert store.is_alive(lease)
 
 
 def test_a_stalled_builder_cannot_commit_after_another_took_over_and_finished(

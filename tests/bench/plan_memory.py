@@ -25,12 +25,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose, preflight
 from kdwatts.config.checks import to_config
 from kdwatts.memory.budget import GIB, estimate
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.planning.unmade import unmade_teacher
+from kdwatts.planning.demands import workload_of
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.stages import distill
 
 PARADIGMS = ("sft", "response", "feature", "relational", "combined")
@@ -97,7 +98,7 @@ def measure(overrides: Sequence[str], store_dir: Path) -> tuple[float, float]:
 
     with tempfile.TemporaryDirectory() as run_dir, mock.patch.object(distill, "train", counted):
         run_in(Path(run_dir), compose([*overrides, f"store_dir={store_dir}"]), overrides)
-    return estimate(config).total_gib, found[0] / GIB
+    return estimate(workload_of(config)).total_gib, found[0] / GIB
 
 
 def _stand_in(pair: str, folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ import json, os, sys
 from pathlib import Path
 path, out_dir, num_cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.preflight import compose
 from kdwatts.records.files import read_jsonl

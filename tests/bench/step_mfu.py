@@ -38,9 +38,9 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.shape import forward_flops_per_token
-from kdwatts.models.load import head_bias, head_weight, load_model
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import head_bias, head_weight, load_model, recompute_blocks
 from kdwatts.models.sharding import place
+from kdwatts.planning.demands import workload_of
 from kdwatts.records.schema import StageRow
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals
@@ -183,7 +183,7 @@ def figures(
         "uncertainty_j": row.uncertainty_j.get("gpu"),
         "method": row.method.get("gpu"),
         "j_per_token": energy_j / tokens / len(times_s) if energy_j else None,
-        "planned_gib": estimate(config).total_gib,
+        "planned_gib": estimate(workload_of(config)).total_gib,
     }
 
 

@@ -26,10 +26,10 @@ import torch
 from numpy.typing import NDArray
 
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.cache_parts import write_cache
 from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits, sparse_logits
+from tests.teacher.whole_cache import write_cache
 
 VOCABULARY, K, TEMPERATURES, SAMPLES = 128_256, 64, (1.0, 2.0, 4.0), 50
 DISTINCT_POSITIONS = 1024

@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import EXPECTED, run_in
-from kdwatts.cli.preflight import compose
+from kdwatts.cli.command_line import EXPECTED
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.models.load import load_tokenizer
 from kdwatts.runtime.paths import TINY_DIR
+from tests import whole_runs
 
 
 def attempt(run_dir: Path, *overrides: str) -> str:
     """Run, expect a failure, and return its sentence after checking that status.json has it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tree = resolve_gpu(compose(["training=smoke", "gpu=cpu", "until=distill", *overrides]), [])
     with pytest.raises(EXPECTED) as caught:
-        run_in(run_dir, tree)
+        whole_runs.run(run_dir, "training=smoke", "gpu=cpu", "until=distill", *overrides)
     sentence = in_one_sentence(caught.value)
     status = json.loads((run_dir / "status.json").read_text())
     assert (status["state"], status["error"]) == ("failed", sentence)
@@ -88,8 +84,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path
 
 def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
     store = tmp_path / "store"
-    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
-    run_in(tmp_path, tree)
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
     (shard,) = store.glob("shards/*/tokens-00000.bin")
     with shard.open("r+b") as file:
         file.write(b"\xff")
@@ -99,8 +94,7 @@ def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
 
 def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
     store = tmp_path / "store"
-    tree = resolve_gpu(compose(["until=shards", "gpu=cpu", f"store_dir={store}"]), [])
-    run_in(tmp_path, tree)
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
     (record,) = store.glob("shards/*/artifact.json")
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
     assert "schema is 99" in attempt(tmp_path / "run", f"store_dir={store}")
@@ -177,21 +171,3 @@ def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_pa
     assert sentence.endswith("lower training.learning_rate=1e+20")
     assert not (tmp_path / "run" / "train.jsonl").exists()
     assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
-
-
-def test_a_failed_run_of_a_sweep_exits_nonzero_and_the_others_finish(tmp_path: Path):
-    """The second element names a folder that is not there; the third runs all the same."""
-    command = [sys.executable, "-m", "kdwatts", "-m", "training=smoke", "gpu=cpu", "until=distill"]
-    sweep = [f"hydra.sweep.dir={tmp_path}/sweep", f"store_dir={tmp_path}/store"]
-    teachers = "model.teacher.path=tiny:teacher,/nowhere/model"
-    done = subprocess.run(
-        [*command, *sweep, teachers, "paradigm=response"], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "there is no folder /nowhere/model" in done.stderr
-    assert "Traceback" not in done.stderr
-    states = {
-        path.parent.name: json.loads(path.read_text())["state"]
-        for path in (tmp_path / "sweep").glob("*/status.json")
-    }
-    assert states == {"0-response-tiny": "done", "1-response-tiny": "failed"}

@@ -7,17 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.attempt import run_in
+from kdwatts.cli.command_line import main
 from kdwatts.cli.preflight import compose, expand, preflight
+from kdwatts.cli.run_folders import settings_of_first_start
 from kdwatts.runtime.paths import conf_dir
 
 PARADIGMS = ", ".join(sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml")))
 ASK = """
 import contextlib, io, json, sys
-from kdwatts.cli.command_line import _first_start_wins, main, run_in
+from kdwatts.cli.attempt import run_in
+from kdwatts.cli.command_line import main
 from kdwatts.cli.preflight import preflight
 answers = []
 for arguments in json.loads(sys.argv[1]):
@@ -135,29 +139,23 @@ def test_the_sweep_of_an_experiment_is_expanded_and_checked_like_one_on_the_comm
 
 
 def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_in_a_sentence(
-    tmp_path,
+    tmp_path: Path, kdwatts: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ):
-    def kdwatts(*overrides: str) -> subprocess.CompletedProcess[str]:
-        words = ["until=plan", "-m", "gpu=cpu", f"store_dir={tmp_path}", *overrides]
-        return subprocess.run(
-            [sys.executable, "-m", "kdwatts", *words], capture_output=True, text=True
-        )
-
-    done = kdwatts("training.seed=0,1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("stages:") == 2
-    done = kdwatts("paradigm.feature.weight=1")
-    assert done.returncode == 2
-    assert done.stderr.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")
+    words = ["until=plan", "-m", "gpu=cpu", f"store_dir={tmp_path}"]
+    assert kdwatts(*words, "training.seed=0,1") == 0
+    assert capsys.readouterr().out.count("stages:") == 2
+    assert kdwatts(*words, "paradigm.feature.weight=1") == 2
+    refusal = capsys.readouterr().err
+    assert refusal.startswith("kdwatts: paradigm.feature.weight=1 sets a key of paradigm")
 
 
 def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_asked_to_lie_now(
     tmp_path: Path,
 ):
     first = compose(["training.seed=1", "store_dir=/first", "cluster.partition=a"])
-    assert _first_start_wins(first, tmp_path).store_dir == "/first"
+    assert settings_of_first_start(tmp_path, first).store_dir == "/first"
     again = compose(["training.seed=1", "store_dir=/second", "cluster.partition=b"])
-    tree = _first_start_wins(again, tmp_path)
+    tree = settings_of_first_start(tmp_path, again)
     assert (tree.store_dir, tree.cluster.partition, tree.training.seed) == ("/second", "b", 1)
 
 

@@ -38,9 +38,9 @@ def no_word(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a copy of conf/ and of some of the package, which guards now look at."""
     shutil.copytree(paths.conf_dir(), tmp_path / "conf")
-    (tmp_path / "kdwatts").mkdir()
-    for name in ("cli.py", "store.py"):
-        shutil.copy2(paths.PACKAGE_DIR / name, tmp_path / "kdwatts")
+    (tmp_path / "kdwatts" / "artifacts").mkdir(parents=True)
+    for name in ("pipeline.py", "artifacts/store.py"):
+        shutil.copy2(paths.PACKAGE_DIR / name, tmp_path / "kdwatts" / name)
     monkeypatch.setattr(guards, "PACKAGE_DIR", tmp_path / "kdwatts")
     monkeypatch.setattr(guards, "conf_dir", lambda: tmp_path / "conf")
     return tmp_path
@@ -86,9 +86,9 @@ def test_sources_as_they_were_pass_and_a_process_that_nobody_sent_is_not_asked(
     told = submitted()
     guards.check_unchanged(told)
     # Read again, written again alike, or compiled: none of it changes what runs.
-    (sources / "kdwatts" / "store.py").touch()
+    (sources / "kdwatts" / "pipeline.py").touch()
     (sources / "kdwatts" / "__pycache__").mkdir()
-    (sources / "kdwatts" / "__pycache__" / "store.cpython-311.pyc").write_bytes(b"0")
+    (sources / "kdwatts" / "__pycache__" / "pipeline.cpython-311.pyc").write_bytes(b"0")
     guards.check_unchanged(told)
 
 

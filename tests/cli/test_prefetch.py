@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,12 +261,16 @@ def test_the_harness_s_questions_are_fetched_and_asked_without_a_network(hub: Hu
     assert asked == {("student", 4)}
 
 
-def test_a_pair_that_ships_needs_nothing_and_says_so_without_a_network(hub: Hub, tmp_path: Path):
-    ((code, out, _),) = Site(hub, tmp_path).ask(["until=prefetch", "gpu=cpu"], offline=True)
-    assert code == 0
-    assert out.splitlines()[-1] == "nothing is needed of a hub"
-    assert "tiny:teacher: local, nothing to fetch" in out
-    assert list(tmp_path.iterdir()) == []
+def test_a_pair_that_ships_needs_nothing_and_says_so_without_a_network(
+    kdwatts: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+):
+    home = Path(os.environ["HF_HOME"])
+    before = sorted(home.rglob("*"))
+    assert kdwatts("until=prefetch", "gpu=cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "nothing is needed of a hub"
+    assert "tiny:teacher: local, nothing to fetch" in lines
+    assert sorted(home.rglob("*")) == before
 
 
 @contextlib.contextmanager

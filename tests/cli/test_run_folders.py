@@ -16,7 +16,7 @@ from kdwatts.artifacts import manifest
 from kdwatts.cli import guards
 from kdwatts.cli.overrides import parsed
 from kdwatts.cli.preflight import compose
-from kdwatts.cli.run_folders import claimed, folder_of, fresh_dir, keep_asked
+from kdwatts.cli.run_folders import claimed, folder_of, fresh_dir, keep_first_command
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -130,7 +130,7 @@ def test_what_the_first_start_was_asked_stays_whatever_a_later_one_asks(tmp_path
         hydra: Any = HydraConfig.instance().cfg
         HydraConfig.instance().cfg = before
         tree = compose([f"training.seed={seed}"])
-        keep_asked(tmp_path, tree, hydra)
+        keep_first_command(tmp_path, tree, hydra)
         OmegaConf.save(tree, tmp_path / "config.yaml")
     told = {path.stem: OmegaConf.load(path) for path in (tmp_path / ".hydra").iterdir()}
     assert told["overrides"] == ["training.seed=1"]

@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 
 from kdwatts.artifacts.manifest import write_status
 from kdwatts.cli import submit, sweep
-from kdwatts.cli.command_line import run
+from kdwatts.cli.attempt import run
 from kdwatts.cli.preflight import VERSION_BASE
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime import slurm_jobs
@@ -60,7 +60,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
 @pytest.fixture
 def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Launches a sweep of these runs as Hydra would; returns its folder."""
-    for name, empty in (("entered", {}), ("told", {}), ("promised", [])):
+    for name, empty in (("sweep_dirs", {}), ("known_outcomes", {}), ("prerequisites", [])):
         monkeypatch.setattr(sweep, name, empty)
     monkeypatch.setattr(slurm_jobs, "NO_RECORD_S", 0.0)  # This accounting has its records at once.
     setup_globals()
@@ -95,7 +95,7 @@ def scripts(tmp_path: Path) -> list[list[str]]:
 
 def table() -> dict[str, tuple[str, str]]:
     """What the table says of each run, by its folder's name."""
-    outcomes = [sweep.outcome(run_dir) for run_dir in sweep.entered]
+    outcomes = [sweep.outcome(run_dir) for run_dir in sweep.sweep_dirs]
     return {one.run_dir.name: (one.state, one.reason) for one in outcomes}
 
 
@@ -109,7 +109,7 @@ def test_a_folder_in_which_slurm_reads_a_pattern_is_refused_before_sbatch(
     with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=.* which Slurm reads as a pattern"):
         send(SFT, folder=tmp_path / name)
     assert not (tmp_path / "sbatch.calls").exists()
-    assert sweep.entered == {}
+    assert sweep.sweep_dirs == {}
 
 
 def test_other_letters_of_a_folder_reach_sbatch_as_they_are(slurm: Put, send: Send, tmp_path: Path):
@@ -158,7 +158,7 @@ def test_a_sweep_with_one_impossible_run_sends_none(
     assert str(refusal.value).endswith(f" run #1 of the sweep, {bad}")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "sbatch.calls").exists()
-    assert not (tmp_path / "sweep").exists() and sweep.entered == {}
+    assert not (tmp_path / "sweep").exists() and sweep.sweep_dirs == {}
 
 
 def test_what_is_not_left_to_build_hinders_no_run(slurm: Put, send: Send, tmp_path: Path):
@@ -345,8 +345,8 @@ def test_a_job_of_an_earlier_driver_stands_in_the_table_of_the_next(
 ):
     # The first driver sees an empty queue at once, the next one its predecessor's jobs in it.
     send(f"{TAUGHT} training.seed=0")
-    sweep.entered.clear()
-    sweep.told.clear()
+    sweep.sweep_dirs.clear()
+    sweep.known_outcomes.clear()
     count = f"$(wc -l < '{tmp_path}/squeue.calls')"
     (tmp_path / "squeue.calls").unlink()
     slurm("squeue", f"[ {count} = 1 ] && printf '101 RUNNING\n102 PENDING\n'; exit 0")

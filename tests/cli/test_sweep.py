@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -25,8 +27,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders of a sweep's three runs."""
     monkeypatch.chdir(tmp_path)
     folders = [tmp_path / "multirun" / name for name in ("0-sft", "1-response", "2-feature")]
-    monkeypatch.setattr(sweep, "entered", dict.fromkeys(folders, tmp_path / "multirun"))
-    monkeypatch.setattr(sweep, "told", {})
+    monkeypatch.setattr(sweep, "sweep_dirs", dict.fromkeys(folders, tmp_path / "multirun"))
+    monkeypatch.setattr(sweep, "known_outcomes", {})
     return folders
 
 
@@ -60,7 +62,7 @@ def test_what_became_of_a_run_is_in_its_status_unless_the_driver_knows_better(ru
     for run in runs[:2]:
         run.mkdir(parents=True)
         write_status(run, state="failed", stage="distill", attempt=1, error="the disk is full")
-    sweep.tell(runs[1], "failed", "job 7 did not come to begin it")
+    sweep.note_outcome(runs[1], "failed", "job 7 did not come to begin it")
     assert [sweep.outcome(run) for run in runs] == [
         Outcome(runs[0], "failed", "the disk is full"),
         Outcome(runs[1], "failed", "job 7 did not come to begin it"),
@@ -84,43 +86,45 @@ def test_a_folder_is_gone_on_with_by_the_same_settings_alone(tmp_path: Path):
 def test_an_element_does_not_make_what_was_to_be_made_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sweep, "promised", [str(tmp_path), str(tmp_path / "teacher")])
+    monkeypatch.setattr(sweep, "prerequisites", [str(tmp_path), str(tmp_path / "teacher")])
     with pytest.raises(RuntimeError, match=rf"^{tmp_path}/teacher was made before this job began"):
-        sweep.check_promised()
+        sweep.check_prerequisites()
     (tmp_path / "teacher").mkdir()
-    sweep.check_promised()
+    sweep.check_prerequisites()
 
 
-def _command(folder: Path, *overrides: str) -> list[str]:
+def _arguments(folder: Path, *overrides: str) -> list[str]:
     folders = [f"hydra.sweep.dir={folder}/sweep", f"store_dir={folder}/store"]
     small = ["training=smoke", "gpu=cpu", "until=distill", "paradigm=sft"]
-    return [sys.executable, "-m", "kdwatts", "-m", *small, *folders, *overrides]
+    return ["-m", *small, *folders, *overrides]
 
 
 def test_a_sweep_here_ends_with_its_table_and_the_same_command_runs_what_failed_alone(
-    tmp_path: Path,
+    tmp_path: Path, kdwatts: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ):
-    command = _command(tmp_path, "training.learning_rate=1e-3,1e30")
-    first, again = (
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2)
-    )
-    for done, word in ((first, ""), (again, "before this command")):
-        assert done.returncode == 1, done.stderr
-        table = [line.split(maxsplit=2) for line in done.stdout.splitlines()[-3:]]
-        assert table[0][:2] == ["done", f"{tmp_path}/sweep/0-sft-tiny"]
-        assert table[0][2:] == ([word] if word else [])
-        reason = read_json(tmp_path / "sweep" / "1-sft-tiny" / "status.json")["error"]
-        assert table[1][0] == "failed" and table[1][2] == reason != ""
+    """The first run fails, and the second runs all the same."""
+    arguments = _arguments(tmp_path, "training.learning_rate=1e30,1e-3")
+    for word in ("", "before this command"):
+        assert kdwatts(*arguments) == 1
+        output, errors = capsys.readouterr()
+        assert "kdwatts: " in errors and "Traceback" not in errors
+        table = [line.split(maxsplit=2) for line in output.splitlines()[-3:]]
+        reason = read_json(tmp_path / "sweep" / "0-sft-tiny" / "status.json")["error"]
+        assert table[0][0] == "failed" and table[0][2] == reason != ""
+        assert table[1][:2] == ["done", f"{tmp_path}/sweep/1-sft-tiny"]
+        assert table[1][2:] == ([word] if word else [])
     attempts = [
         read_json(tmp_path / "sweep" / run / "status.json")["attempt"]
         for run in ("0-sft-tiny", "1-sft-tiny")
     ]
-    assert attempts == [1, 2]
+    assert attempts == [2, 1]
 
 
 def test_a_sweep_here_that_is_stopped_begins_no_further_run(tmp_path: Path):
-    command = _command(tmp_path, "training.seed=0,1", "training.target_tokens=4_000_000")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    arguments = _arguments(tmp_path, "training.seed=0,1", "training.target_tokens=4_000_000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdwatts", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     log = tmp_path / "sweep" / "0-sft-tiny" / "train.jsonl"
     deadline_s = time.monotonic() + 60
     while not log.is_file() and time.monotonic() < deadline_s:

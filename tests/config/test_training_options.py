@@ -13,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import ModelSource
 from kdwatts.models.load import load_model
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.training import loop
+from tests import whole_runs
 
 TEN_STEPS = (
     "training=smoke",
@@ -66,9 +65,7 @@ def store(stores: list[Path]) -> Path:
 
 def run(run_dir: Path, store: Path, *overrides: str) -> dict[str, Any]:
     """One run in this process; its metrics."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tree = compose([f"store_dir={store}", *TEN_STEPS, *overrides])
-    run_in(run_dir, resolve_gpu(tree, []))
+    whole_runs.run(run_dir, f"store_dir={store}", *TEN_STEPS, *overrides)
     path = run_dir / "metrics.json"
     return read_json(path) if path.is_file() else {}
 

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
 from kdwatts.config.data import Data, MixPart, TextSource
 from kdwatts.data.mix import PartSize, mixed
 from kdwatts.data.shards import NO_TARGET
 from kdwatts.models.load import load_tokenizer
+from tests import whole_runs
 from tests.conftest import CHAT_TEMPLATE
 
 
@@ -114,9 +112,7 @@ def mix(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             f"weight:1,licence:public{second}}}]"
         )
         asked = ["until=shards", "gpu=cpu", "data.source=null", "data.name=mix", sources]
-        run_dir = tmp_path / name
-        run_dir.mkdir()
-        run_in(run_dir, resolve_gpu(compose([*asked, f"store_dir={tmp_path}/{name}-store"]), []))
+        whole_runs.run(tmp_path / name, *asked, f"store_dir={tmp_path}/{name}-store")
         (found,) = (tmp_path / f"{name}-store" / "shards").glob("*/index.json")
         return json.loads(found.read_text())
 
@@ -165,8 +161,7 @@ def test_a_source_that_gives_no_document_is_refused_and_does_not_end_a_mix_at_it
         ValueError,
         match=r"data.sources: .*blank.jsonl gave no document to the mix \(3 read, 3 empty\); check",
     ):
-        config = resolve_gpu(compose([*asked, f"store_dir={tmp_path}/store"]), [])
-        run_in(tmp_path / "run", config)
+        whole_runs.run(tmp_path / "run", *asked, f"store_dir={tmp_path}/store")
 
 
 def test_the_index_says_of_each_source_what_was_read_and_left_out_and_why(
@@ -188,11 +183,10 @@ def test_a_corpus_of_one_source_is_drawn_and_described_likewise(tmp_path: Path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def index(name: str, *overrides: str) -> dict[str, Any]:
-        (tmp_path / name).mkdir()
         asked = ["until=shards", "gpu=cpu", f"data.source.path={path}", "model.tokenizer=" + chat]
         asked += ["data.source.text_field=null", "data.source.messages_field=messages", *overrides]
         store = tmp_path / f"{name}-store"
-        run_in(tmp_path / name, resolve_gpu(compose([*asked, f"store_dir={store}"]), []))
+        whole_runs.run(tmp_path / name, *asked, f"store_dir={store}")
         (found,) = (store / "shards").glob("*/index.json")
         return json.loads(found.read_text())
 

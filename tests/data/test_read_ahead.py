@@ -36,12 +36,12 @@ def test_the_next_is_read_while_this_one_is_used_so_that_nobody_waits():
     assert sum(waited_s[1:]) < 0.06
 
 
-def test_no_more_is_read_than_asked_for_in_advance():
+def test_no_more_than_the_next_one_is_read_in_advance():
     loaded = []
-    results = prefetched(range(100), loaded.append, ahead=2)
+    results = prefetched(range(100), loaded.append)
     next(results)
     time.sleep(0.05)
-    assert loaded == [0, 1, 2]
+    assert loaded == [0, 1]
     results.close()
 
 

@@ -18,13 +18,13 @@ import yaml
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.evaluation.aggregation import Guarded
 from kdwatts.evaluation.answers import NotFinite, finite_logits
-from kdwatts.evaluation.lighteval import _mean_of
-from kdwatts.evaluation.lighteval_child import Refusal, _finite, _number
+from kdwatts.evaluation.lighteval import mean_over_tasks
+from kdwatts.evaluation.lighteval_child import Refusal, number_or_nan, refuse_not_finite
 from kdwatts.evaluation.lm_eval import bits_per_byte_stderr, evaluate
 from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.records.files import read_json
 from kdwatts.records.schema import Score
-from kdwatts.stages.evaluate import _keep
+from kdwatts.stages.evaluate import keep_scores
 from kdwatts.telemetry.meter import Meter
 
 QUESTIONS = [
@@ -164,8 +164,8 @@ def test_what_the_harness_raises_is_told_by_task_and_costs_no_score_before_it(
         )
     assert [(score.task, score.metric) for score in scores] == [("good", "acc")]
     rows = [asdict(score) for score in scores]
-    _keep(tmp_path, "student", rows)
-    _keep(tmp_path, "teacher", rows)
+    keep_scores(tmp_path, "student", rows)
+    keep_scores(tmp_path, "teacher", rows)
     assert [row["value"] for row in read_json(tmp_path / "eval.json")] == [scores[0].value] * 2
 
 
@@ -183,7 +183,9 @@ def test_bits_of_texts_without_a_byte_have_no_error():
     assert bits_per_byte_stderr([{"bits_per_byte": (-1.0, 0)}] * 2) is None
 
 
-@pytest.mark.parametrize(("watch", "refusal"), [(finite_logits, NotFinite), (_finite, Refusal)])
+@pytest.mark.parametrize(
+    ("watch", "refusal"), [(finite_logits, NotFinite), (refuse_not_finite, Refusal)]
+)
 def test_tokens_written_of_nan_are_refused_here_and_in_the_process_of_lighteval(
     watch: Any, refusal: type[Exception], make_llama: Callable[..., Any]
 ):
@@ -199,16 +201,20 @@ def test_tokens_written_of_nan_are_refused_here_and_in_the_process_of_lighteval(
 
 
 def test_a_metric_of_lighteval_that_is_no_number_makes_its_groups_mean_none_alone():
-    assert math.isnan(_number(None)) and math.isnan(_number([1, 2])) and _number(2) == 2.0
+    assert (
+        math.isnan(number_or_nan(None))
+        and math.isnan(number_or_nan([1, 2]))
+        and number_or_nan(2) == 2.0
+    )
 
     def one(acc: float, other: float) -> dict[str, Any]:
         values = {"acc": acc, "other": other}
         metrics = {
-            name: {"value": value, "stderr": _number(None), "higher_is_better": True}
+            name: {"value": value, "stderr": number_or_nan(None), "higher_is_better": True}
             for name, value in values.items()
         }
         return {"metrics": metrics, "num_samples": 5}
 
-    means = _mean_of({"a": one(0.25, 1.0), "b": one(0.75, math.nan)})["metrics"]
+    means = mean_over_tasks({"a": one(0.25, 1.0), "b": one(0.75, math.nan)})["metrics"]
     assert means["acc"]["value"] == 0.5
     assert math.isnan(means["other"]["value"])

@@ -12,7 +12,7 @@ import torch
 
 from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.config.machine import Telemetry
-from kdwatts.evaluation.energy_per_token import _check_whole, _known_well, _per_token, serving_costs
+from kdwatts.evaluation.energy_per_token import is_known_well, per_token, serving_costs
 from kdwatts.metrics.quantity import MISSING_J, Quantity
 from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
@@ -23,21 +23,31 @@ def joules(*values: float) -> list[Quantity]:
 
 
 def test_equal_repeats_are_known_well_and_scattered_ones_are_not():
-    assert _known_well(joules(10, 10, 10), [10, 10, 10])
-    assert not _known_well(joules(10, 20, 30), [10, 10, 10])
+    assert is_known_well(joules(10, 10, 10), [10, 10, 10])
+    assert not is_known_well(joules(10, 20, 30), [10, 10, 10])
 
 
 def test_one_repeat_without_a_measurement_leaves_the_rate_missing():
-    assert _per_token([10.0, 20.0, None], [10, 10, 10]) == (None, None)
-    assert _known_well([*joules(10, 20), MISSING_J], [10, 10, 10])
+    assert per_token([10.0, 20.0, None], [10, 10, 10]) == (None, None)
+    assert is_known_well([*joules(10, 20), MISSING_J], [10, 10, 10])
 
 
-def test_a_model_that_is_partly_elsewhere_is_refused(make_llama: Callable[..., Any]):
+def test_a_model_that_is_partly_elsewhere_is_refused(
+    make_llama: Callable[..., Any], tmp_path: Path
+):
     model = make_llama(vocab_size=32, num_hidden_layers=1)
-    _check_whole(model)
     model.model.layers[0].to("meta")
-    with pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a GPU that holds it"):
-        _check_whole(model)
+    with (
+        Meter(tmp_path, Telemetry(interval_s=0.1), use_gpus=False) as meter,
+        pytest.raises(ValueError, match=r"weights lie on cpu and meta; .* a GPU that holds it"),
+    ):
+        serving_costs(
+            model,
+            lambda batch, length: torch.zeros(batch, length, dtype=torch.int64),
+            InferenceGrid(),
+            meter=meter,
+            synchronize=lambda: None,
+        )
 
 
 @pytest.mark.parametrize("layer", ["lm_head", "model.embed_tokens"])
@@ -65,16 +75,14 @@ def test_a_model_that_serves_nan_is_refused_before_a_joule_is_counted(
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[..., Any]):
-    """A grid of two new lengths: lengths of the cache in every call, and what each point cost.
-
-    Windows of 2 s are the shortest allowed.
-    """
+    """A grid of two new lengths: lengths of the cache in every call, and what each point cost."""
     model = make_llama(vocab_size=32, num_hidden_layers=1, max_position_embeddings=32)
     lengths: list[int] = []
     model.model.register_forward_hook(
         lambda module, inputs, output: lengths.append(output.past_key_values.get_seq_length())
     )
     grid = InferenceGrid(batch_sizes=[2], prompt_lengths=[8], new_lengths=[4, 2], max_repeats=3)
+    grid.min_window_s = 0.5  # The settings refuse less than 2 s, which real serving needs.
     settings = Telemetry(cpu_estimate="tdp", interval_s=0.1)
     directory = tmp_path_factory.mktemp("serving")
     with Meter(directory, settings, use_gpus=False) as meter:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval
-from kdwatts.evaluation.lighteval import _environment, _mean_of, installed_version
+from kdwatts.evaluation.lighteval import child_environment, installed_version, mean_over_tasks
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
@@ -89,12 +89,12 @@ def test_the_child_sees_one_gpu_of_those_that_this_job_has_and_no_other_ranks(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f0c,GPU-77aa")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    environment = _environment(1)
+    environment = child_environment(1)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-77aa"
     assert not {"WORLD_SIZE", "PYTHONPATH"} & set(environment)
-    assert _environment(None, cpu=True)["CUDA_VISIBLE_DEVICES"] == ""
+    assert child_environment(None, cpu=True)["CUDA_VISIBLE_DEVICES"] == ""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert _environment(3)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert child_environment(3)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_the_mean_of_two_tasks_has_half_the_root_of_their_squared_errors():
@@ -104,11 +104,12 @@ def test_the_mean_of_two_tasks_has_half_the_root_of_their_squared_errors():
         scored = {"value": value, "stderr": stderr, "higher_is_better": True}
         return {"metrics": {"acc": scored}, "num_samples": 10}
 
-    mean = _mean_of({"a": one(0.2, 0.03), "b": one(0.6, 0.04)})
+    mean = mean_over_tasks({"a": one(0.2, 0.03), "b": one(0.6, 0.04)})
     assert mean["num_samples"] == 20
     assert math.isclose(mean["metrics"]["acc"]["value"], 0.4)
     assert math.isclose(mean["metrics"]["acc"]["stderr"], 0.025)
-    assert _mean_of({"a": one(0.2, None), "b": one(0.6, 0.04)})["metrics"]["acc"]["stderr"] is None
+    unsure = mean_over_tasks({"a": one(0.2, None), "b": one(0.6, 0.04)})
+    assert unsure["metrics"]["acc"]["stderr"] is None
 
 
 def test_a_child_that_dies_is_told_with_its_last_words(tmp_path: Path):
@@ -116,7 +117,7 @@ def test_a_child_that_dies_is_told_with_its_last_words(tmp_path: Path):
     served = lighteval.Served(str(TINY_DIR / "teacher"), None, "t", "float32", 1, None)
     with (
         pytest.raises(RuntimeError, match=r"lighteval failed at start \(ModuleNotFoundError\): "),
-        lighteval._child(served, Lighteval(), None) as ask,
+        lighteval.running_child(served, Lighteval(), None) as ask,
     ):
         ask({"do": "start"})
 

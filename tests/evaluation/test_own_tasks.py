@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.evaluation.lighteval_child import Refusal, _load_dataset
+from kdwatts.evaluation.lighteval_child import Refusal, load_local_copy
 from kdwatts.evaluation.own_tasks import check_own_tasks, inside
 
 TASK = "task: own\ndataset_path: json\n"
@@ -92,6 +92,6 @@ def test_lighteval_reads_no_folder_that_is_not_part_of_the_key(folder: Path):
 
     setup = {"data_dir": None, "scratch_dir": str(folder)}
     with pytest.raises(Refusal, match=r"own reads the folder .*, which would not be part of the k"):
-        _load_dataset(load, setup, [str(folder)], "own", str(folder))
+        load_local_copy(load, setup, [str(folder)], "own", str(folder))
     setup["data_dir"] = str(folder.parent)
-    assert _load_dataset(load, setup, ["tasks"], "own", "tasks") == str(folder)
+    assert load_local_copy(load, setup, ["tasks"], "own", "tasks") == str(folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdwatts.losses.head import DenseTeacher, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 from kdwatts.training.autocast import autocast
 from tests.gpu.gpu import DEVICE, ON_GPU
 from tests.training.pair import gradients, llama, make_batch, make_objective, share

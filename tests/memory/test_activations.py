@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kdwatts.config.pair import Architecture
 from kdwatts.config.paradigm import Feature
 from kdwatts.config.training import Lora
-from kdwatts.data.boundaries import attention_inputs
+from kdwatts.data.positions import attention_inputs
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, feature_bytes, norm_bytes
 from kdwatts.models.load import architecture_settings

@@ -15,9 +15,10 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture
 from kdwatts.config.paradigm import Feature, Relational
 from kdwatts.config.training import Lora
-from kdwatts.memory.budget import estimate
+from kdwatts.memory.budget import Budget, estimate
 from kdwatts.memory.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.models.load import architecture_settings, num_parameters
+from kdwatts.planning.demands import workload_of
 from kdwatts.runtime.paths import conf_dir
 
 GIB = 2**30
@@ -98,6 +99,10 @@ def llama(configure: Callable[..., Any]) -> Config:
     return configure("model=llama31_8b_to_1b", "gpu=h100", "training.gradient_checkpointing=false")
 
 
+def budget_of(config: Config) -> Budget:
+    return estimate(workload_of(config))
+
+
 PARAMS, TABLE = 1_235_814_400, 128_256 * 2048
 """Of Llama 3.2 1B, which has one table for both ends."""
 LINEAR = 16 * 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
@@ -109,7 +114,7 @@ CHUNK = 2 * 256 * 128_256
 
 
 def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_none(llama: Config):
-    budget = estimate(llama)
+    budget = budget_of(llama)
     assert budget.student_params == PARAMS
     assert budget.student_state_gib == pytest.approx(PARAMS * 16 / GIB)
     assert budget.copies_gib == pytest.approx(2 * LINEAR / GIB)
@@ -120,7 +125,7 @@ def test_a_student_trains_in_sixteen_bytes_a_parameter_and_a_cached_teacher_in_n
 
 
 def test_the_loss_s_moment_worked_by_hand(llama: Config):
-    budget = estimate(llama)
+    budget = budget_of(llama)
     # Four forward passes a step: gradients wait for the last.
     held = 16 * PARAMS + 2 * LINEAR + KEPT + CHUNK + 3 * 4 * 2**23
     # The head's gradient in float32, the head cast and a product of its shape; final states, those
@@ -136,7 +141,9 @@ def test_the_loss_s_moment_worked_by_hand(llama: Config):
 def test_without_accumulation_gradients_are_not_there_when_activations_are_most(llama: Config):
     once = copy.deepcopy(llama)
     once.training.accumulation = 1
-    assert estimate(llama).total_gib - estimate(once).total_gib == pytest.approx(PARAMS * 4 / GIB)
+    assert budget_of(llama).total_gib - estimate(workload_of(once)).total_gib == pytest.approx(
+        PARAMS * 4 / GIB
+    )
 
 
 def test_with_few_activations_two_gradients_of_a_tied_table_and_their_sum_take_most(llama: Config):
@@ -147,20 +154,20 @@ def test_with_few_activations_two_gradients_of_a_tied_table_and_their_sum_take_m
     small.training.chunk_rows = 1
     # Beside the gradient that earlier passes left; one row of logits, and what lies between blocks.
     beside = 3 * 4 * TABLE + 4 * 128_256 + 128 * 8 * 2048
-    assert estimate(small).fullest == "gradients"
-    assert estimate(small).total_gib == pytest.approx((16 * PARAMS + beside) / GIB)
+    assert budget_of(small).fullest == "gradients"
+    assert budget_of(small).total_gib == pytest.approx((16 * PARAMS + beside) / GIB)
     small.model.student.architecture.tied_head = False
     # The head's own gradient is added to; the table's is made and added.
     beside = 4 * TABLE + 4 * 128_256 + 128 * 8 * 2048
-    assert estimate(small).moments_gib["gradients"] == pytest.approx(
+    assert budget_of(small).moments_gib["gradients"] == pytest.approx(
         (16 * (PARAMS + TABLE) + beside) / GIB
     )
 
 
 def test_a_feature_pair_keeps_its_target_and_both_states_of_the_teacher_s_width(llama: Config):
-    featured, plain = copy.deepcopy(llama), estimate(llama)
+    featured, plain = copy.deepcopy(llama), budget_of(llama)
     featured.paradigm.feature = Feature()
-    found = estimate(featured)
+    found = budget_of(featured)
     # Sixteen pairs: the target 4096 wide and the student's 2048 in two bytes; the projected states
     # and their difference in four, with one root mean square.
     pair = 2 * 4096 + 2 * 2048 + 8 * 4096 + 4
@@ -175,9 +182,9 @@ def test_a_dense_teacher_has_logits_of_its_own_and_more_is_made_of_a_block(llama
     dense = copy.deepcopy(llama)
     assert dense.paradigm.response
     dense.paradigm.response.support = "dense"
-    assert estimate(dense).chunk_gib == pytest.approx((2 * CHUNK + 5 * 4 * 2**23) / GIB)
+    assert budget_of(dense).chunk_gib == pytest.approx((2 * CHUNK + 5 * 4 * 2**23) / GIB)
     dense.paradigm.response.divergence = "jsd"
-    assert estimate(dense).chunk_gib == pytest.approx((2 * CHUNK + 9 * 4 * 2**23) / GIB)
+    assert budget_of(dense).chunk_gib == pytest.approx((2 * CHUNK + 9 * 4 * 2**23) / GIB)
 
 
 def test_tokens_in_groups_are_compared_by_their_differences_and_cosines(llama: Config):
@@ -185,7 +192,7 @@ def test_tokens_in_groups_are_compared_by_their_differences_and_cosines(llama: C
     grouped.paradigm.response, grouped.paradigm.relational = None, Relational(level="token")
     # Eight sequences of 32 tokens: 2.5 * 32^2 rows of the student's 2048, two sets of 32^3 cosines.
     kept = 8 * (2.5 * 32**2 * 2048 + 2 * 32**3)
-    assert estimate(grouped).compared_gib == pytest.approx(4 * kept / GIB)
+    assert budget_of(grouped).compared_gib == pytest.approx(4 * kept / GIB)
 
 
 def test_adapters_are_counted_by_hand():
@@ -197,7 +204,7 @@ def test_adapters_are_counted_by_hand():
 def test_adapters_alone_have_optimizer_state_and_the_weights_below_are_as_read(llama: Config):
     adapted = copy.deepcopy(llama)
     adapted.training.lora = Lora(rank=16)
-    budget, whole = estimate(adapted), estimate(llama)
+    budget, whole = budget_of(adapted), budget_of(llama)
     # 16 blocks of q and o 4096, k and v 2560, gate, up and down 10240.
     adapters = 16 * 16 * (2 * 4096 + 2 * 2560 + 3 * 10240)
     assert (budget.trained_params, whole.trained_params) == (adapters, 1_235_814_400)
@@ -210,7 +217,7 @@ def test_adapters_alone_have_optimizer_state_and_the_weights_below_are_as_read(l
 def test_the_mask_that_keeps_documents_apart_takes_its_room(llama: Config):
     apart = copy.deepcopy(llama)
     apart.training.respect_documents = True
-    added_gib = estimate(apart).activations_gib - estimate(llama).activations_gib
+    added_gib = budget_of(apart).activations_gib - budget_of(llama).activations_gib
     # A byte a position as given; in every block two, and keys and values for 24 heads more.
     each = 2048 + 16 * 2 * (2048 + 2 * 24 * 64)
     assert added_gib == pytest.approx(TOKENS * each / GIB)
@@ -219,22 +226,22 @@ def test_the_mask_that_keeps_documents_apart_takes_its_room(llama: Config):
 def test_an_online_teacher_is_on_the_gpu_in_the_run_s_precision(llama: Config):
     online = copy.deepcopy(llama)
     online.paradigm.teacher = "online"
-    assert estimate(online).teacher_gib == pytest.approx(8_030_261_248 * 2 / GIB)
+    assert budget_of(online).teacher_gib == pytest.approx(8_030_261_248 * 2 / GIB)
     online.training.precision = "fp32"
-    assert estimate(online).teacher_gib == pytest.approx(8_030_261_248 * 4 / GIB)
+    assert budget_of(online).teacher_gib == pytest.approx(8_030_261_248 * 4 / GIB)
 
 
 def test_a_run_without_a_teacher_pays_nothing_for_the_pair_s(llama: Config):
     alone = copy.deepcopy(llama)
     alone.paradigm.response = None
     alone.paradigm.teacher = "online"
-    budget = estimate(alone)
+    budget = budget_of(alone)
     assert (budget.teacher_gib, budget.teacher_pflop) == (0, 0)
     assert budget.teacher_params == 8_030_261_248
 
 
 def test_training_costs_three_forward_passes_of_the_student_and_one_of_the_teacher(llama: Config):
-    budget = estimate(llama)
+    budget = budget_of(llama)
     student, teacher = (
         forward_flops_per_token(SHAPES[name], 2048)
         for name in ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.1-8B-Instruct")
@@ -244,7 +251,7 @@ def test_training_costs_three_forward_passes_of_the_student_and_one_of_the_teach
     checkpointed = copy.deepcopy(llama)
     checkpointed.training.gradient_checkpointing = True
     # A fourth pass through the blocks, at two operations a weight of the head less.
-    assert estimate(checkpointed).train_pflop == pytest.approx(
+    assert budget_of(checkpointed).train_pflop == pytest.approx(
         (4 * student - 2 * TABLE) * 1e8 / 1e15
     )
 
@@ -253,8 +260,8 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(lla
     doubled, checkpointed = copy.deepcopy(llama), copy.deepcopy(llama)
     doubled.training.micro_batch *= 2
     checkpointed.training.gradient_checkpointing = True
-    plain, checkpointed_budget = estimate(llama), estimate(checkpointed)
-    assert estimate(doubled).activations_gib == pytest.approx(2 * plain.activations_gib)
+    plain, checkpointed_budget = budget_of(llama), budget_of(checkpointed)
+    assert budget_of(doubled).activations_gib == pytest.approx(2 * plain.activations_gib)
     # Sixteen block inputs and the last norm, in float32.
     assert checkpointed_budget.activations_gib == pytest.approx(
         TOKENS * 4 * (16 * 2048 + 2 * 2048 + 1) / GIB

@@ -10,8 +10,9 @@ import pytest
 from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.memory.budget import estimate
-from kdwatts.memory.generation_budget import asked_prompts, estimate_writing
+from kdwatts.memory.generation_budget import estimate_writing, num_prompts_of
 from kdwatts.memory.shape import forward_flops_per_token
+from kdwatts.planning.demands import workload_of
 from kdwatts.planning.fits import check_memory
 
 Configure = Callable[..., Config]
@@ -25,18 +26,22 @@ def test_prompt_text_and_closing_token_fill_one_sequence_unless_they_are_given()
     assert Generate().sizes(2) == (1, 0)
 
 
+def num_prompts(config: Config) -> int:
+    return num_prompts_of(config.paradigm, config.training)
+
+
 def test_a_teacher_writes_to_as_many_prompts_as_the_targets_need(configure: Configure):
     # 300,000 over 95 is 3,157.9, and 308,192 with those held out 3,244.1.
-    assert asked_prompts(configure("paradigm=sequence", "training.heldout_every=0")) == 3158
-    assert asked_prompts(configure("paradigm=sequence")) == 3245
+    assert num_prompts(configure("paradigm=sequence", "training.heldout_every=0")) == 3158
+    assert num_prompts(configure("paradigm=sequence")) == 3245
     held_out = ("training.heldout_every=5", "training.heldout_tokens=1000")
-    assert asked_prompts(configure("paradigm=sequence", *held_out)) == 3169
-    assert asked_prompts(configure("paradigm=sequence", "paradigm.generate.num_prompts=7")) == 7
+    assert num_prompts(configure("paradigm=sequence", *held_out)) == 3169
+    assert num_prompts(configure("paradigm=sequence", "paradigm.generate.num_prompts=7")) == 7
 
 
 def test_a_teacher_s_writing_worked_by_hand(configure: Configure):
     config = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=16")
-    writing = estimate_writing(config)
+    writing = estimate_writing(workload_of(config))
     assert writing and config.model.teacher
     # 2,048 tokens a row: 512 of prompt, 1,535 written.
     assert (writing.writer, writing.prompt_tokens, writing.new_tokens) == ("teacher", 512, 1535)
@@ -48,20 +53,22 @@ def test_a_teacher_s_writing_worked_by_hand(configure: Configure):
     each = forward_flops_per_token(config.model.teacher.architecture, 2047)
     assert writing.pflop == pytest.approx(each * 2047 * 65_147 / 1e15)
     # It scores nothing: no operations and no memory while the student trains.
-    budget = estimate(config)
+    budget = estimate(workload_of(config))
     assert (budget.teacher_pflop, budget.teacher_gib) == (0, 0)
     assert budget.teacher_weights_gib == pytest.approx(writing.weights_gib)
 
 
 def test_a_student_writes_its_share_of_the_rows(configure: Configure):
-    writing = estimate_writing(configure("paradigm=on_policy", "paradigm.on_policy.fraction=0.25"))
+    writing = estimate_writing(
+        workload_of(configure("paradigm=on_policy", "paradigm.on_policy.fraction=0.25"))
+    )
     assert writing and writing.writer == "student"
     # A row bears 0.75 * 128 + 0.25 * 95 targets: 2,505 rows, a quarter of them written.
     assert writing.num_prompts == 627
 
 
 def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
-    assert estimate_writing(configure("paradigm=response")) is None
+    assert estimate_writing(workload_of(configure("paradigm=response"))) is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,12 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that the corpus is prepared once."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
@@ -26,10 +32,10 @@ TINY = (
     ],
 )
 def test_training_takes_what_the_plan_names_within_fifteen_per_cent(
-    paradigm: str, change: str, precision: str, tmp_path: Path
+    paradigm: str, change: str, precision: str, store: Path
 ):
     others = torch.zeros(1 << 20)  # 4 MiB that are none of the training's, as in a whole suite
     asked = [*TINY, f"paradigm={paradigm}", change, f"training.precision={precision}"]
-    planned_gib, live_gib = measure(asked, tmp_path / "store")
+    planned_gib, live_gib = measure(asked, store)
     assert planned_gib == pytest.approx(live_gib, rel=0.15)
     del others

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.models import access, load

@@ -17,7 +17,7 @@ from kdwatts.models.layers import (
     layer_pairs,
     uniform_pairs,
 )
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 
 INPUT = torch.tensor([[5, 1, 8, 2, 9, 4]])
 

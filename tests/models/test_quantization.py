@@ -26,6 +26,7 @@ from kdwatts.models import quantization
 from kdwatts.models.initial import student_fingerprint
 from kdwatts.models.load import check_readable, load_model, source_fingerprint
 from kdwatts.models.quantization import bits_and_bytes, loading_settings, on_device
+from kdwatts.planning.demands import workload_of
 from kdwatts.planning.describe import describe
 from kdwatts.records.files import read_json
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
@@ -176,13 +177,15 @@ def test_the_plan_counts_a_quantised_teacher_s_bytes_and_names_its_bits(
     # 80 blocks of 8,192 x (2 x 8,192 + 2 x 1,024 + 3 x 28,672) weights, 1.5 bytes less each.
     spared_gib = 1.5 * 80 * 8192 * (2 * 8192 + 2 * 1024 + 3 * 28672) / 2**30
     for name in ("teacher_weights_gib", "teacher_gib"):
-        one, other = (getattr(estimate(config), name) for config in (whole, four))
+        one, other = (getattr(estimate(workload_of(config)), name) for config in (whole, four))
         assert one - other == pytest.approx(spared_gib)
     text = describe(four, [], Store(tmp_path), [])
     assert "; teacher: 70.6 B in int4\n" in text
     assert "int4" not in describe(whole, [], Store(tmp_path), [])
     written = [
-        estimate_writing(configure("gpu=h100", "model=tiny", "paradigm=sequence", quantised(bits)))
+        estimate_writing(
+            workload_of(configure("gpu=h100", "model=tiny", "paradigm=sequence", quantised(bits)))
+        )
         for bits in (None, "int8")
     ]
     assert written[0] and written[1] and written[0].weights_gib > written[1].weights_gib

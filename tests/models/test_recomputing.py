@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 
 INPUT = torch.tensor([[5, 1, 8, 2, 9, 4]])
 

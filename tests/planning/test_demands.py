@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed
+from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed, workload_of
 from kdwatts.planning.fits import check_memory, memory_lines
 from kdwatts.planning.suggest import suggest
 
@@ -45,7 +45,7 @@ def test_a_student_writes_beside_its_moments_and_a_live_teacher_without_activati
     configure: Configure,
 ):
     config = configure("model=llama31_8b_to_1b", "gpu=h100", "paradigm=on_policy")
-    budget = estimate(config)
+    budget = estimate(workload_of(config))
     # Weights and moments in twelve bytes, cast weights in two, the teacher; of 64 texts of 2,047
     # tokens 16 blocks' keys and values, 8 heads of 64; and reading 64 prompts of 512.
     kept = budget.student_params * 12 / GIB + budget.copies_gib + budget.teacher_gib
@@ -86,7 +86,7 @@ def test_fewer_tokens_are_no_remedy_where_there_is_no_room_for_any(configure: Co
 
 def test_small_memory_is_told_in_mib_and_what_takes_none_is_not(configure: Configure):
     config = configure("gpu=cpu", "paradigm=sft")
-    budget = estimate(config)
+    budget = estimate(workload_of(config))
     total, parts = memory_lines(config, budget)
     assert f"estimated: {1024 * budget.total_gib:.2f} MiB at its fullest moment" in total
     assert "student with optimizer 1.5" in parts  # 100 k parameters in sixteen bytes
@@ -107,8 +107,10 @@ def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configur
 
 def test_a_plan_says_which_part_of_a_run_the_gpu_has_no_room_for(configure: Configure):
     config = configure(*BIG, "paradigm=sft")
-    lines = memory_lines(config, estimate(config))
+    lines = memory_lines(config, estimate(workload_of(config)))
     assert "  evaluation: 131.4 GiB on one GPU (the teacher whole, for its scores)" in lines
     assert lines[-1] == "the GPU has no room for its evaluation, however steps are cut"
     alone = configure(*BIG, "paradigm=sft", "eval=none")
-    assert memory_lines(alone, estimate(alone))[-1].startswith("same steps on 4 GPUs at ")
+    assert memory_lines(alone, estimate(workload_of(alone)))[-1].startswith(
+        "same steps on 4 GPUs at "
+    )

@@ -18,11 +18,11 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import available_gib, is_allowed
+from kdwatts.planning.demands import available_gib, is_allowed, workload_of
 from kdwatts.planning.describe import describe
+from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import check_memory
 from kdwatts.planning.suggest import Suggestion, suggest
-from kdwatts.planning.unmade import unmade_teacher
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages.graph import plan
 
@@ -93,7 +93,7 @@ def test_a_pair_is_planned_on_every_gpu(pair: str, paradigm: str, tmp_path: Path
         gpu = config.gpu.name
         assert f"paradigm={paradigm} model={pair} " in text and f"gpu={gpu} " in text
         assert "kWh" in text and "steps/s" in text
-        budget = estimate(config)
+        budget = estimate(workload_of(config))
         assert budget.activations_gib > 0 and budget.student_state_gib > 0
         assert (budget.teacher_gib > 0) == (
             config.paradigm.needs_signals and config.paradigm.teacher == "online"

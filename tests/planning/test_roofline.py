@@ -11,6 +11,7 @@ import pytest
 from kdwatts.artifacts.store import Store
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.generation_budget import estimate_writing
+from kdwatts.planning.demands import workload_of
 from kdwatts.planning.roofline import Cost, costs_left, stage_costs, sweep_line, time_lines, total
 from kdwatts.stages.graph import plan
 
@@ -20,12 +21,12 @@ PARAMS = 1_235_814_400
 
 
 def costs(config: Any) -> dict[str, Cost]:
-    return stage_costs(config, estimate(config))
+    return stage_costs(config, estimate(workload_of(config)))
 
 
 def test_a_cache_and_a_training_worked_by_hand(configure: Configure):
     config = configure(*LLAMA, "paradigm=response")
-    budget, found = estimate(config), costs(config)
+    budget, found = estimate(workload_of(config)), costs(config)
     assert list(found) == ["teacher", "distill"]
     # 989.4 TFLOP/s, and all of 700 W.
     least_h = budget.teacher_pflop * 1e3 / 989.4 / 3600
@@ -55,7 +56,7 @@ def test_nothing_switches_tf32_on():
 
 def test_writing_reads_all_weights_for_every_token_of_a_batch(configure: Configure):
     config = configure(*LLAMA, "paradigm=sequence", "paradigm.generate.batch_size=1")
-    writing = estimate_writing(config)
+    writing = estimate_writing(workload_of(config))
     assert writing
     # One text at a time: 65,147 times 1,535 readings of 8.03 billion weights in two bytes, and of
     # 128 KiB for each of the 512 + 1,535 / 2 tokens there are on average.

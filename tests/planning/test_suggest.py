@@ -5,7 +5,7 @@ import pytest
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import available_gib, is_allowed
+from kdwatts.planning.demands import available_gib, is_allowed, workload_of
 from kdwatts.planning.suggest import FILLED, suggest
 from kdwatts.runtime.paths import conf_dir
 
@@ -31,7 +31,7 @@ def test_a_suggestion_composes_keeps_the_steps_and_fits(pair, gpu, paradigm):
         rows = one.training.micro_batch * one.training.accumulation
         assert rows == 32
     assert cut.training.accumulation % found.ranks == 0
-    assert estimate(cut, ranks=found.ranks).total_gib <= FILLED * available_gib(config)
+    assert estimate(workload_of(cut), ranks=found.ranks).total_gib <= FILLED * available_gib(config)
 
 
 def test_one_gpu_without_recomputation_comes_first():

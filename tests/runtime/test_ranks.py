@@ -12,6 +12,7 @@ import pytest
 from kdwatts.artifacts.hardware import check_gpus, joule_settings
 from kdwatts.cli.command_line import main
 from kdwatts.memory.budget import estimate
+from kdwatts.planning.demands import workload_of
 from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
 from kdwatts.telemetry.nvml import Device
 
@@ -186,10 +187,10 @@ def test_shards_divide_what_a_gpu_holds_of_student_and_teacher(
 ):
     pair = ("model=llama31_8b_to_1b", "paradigm=feature", "gpu=h100")
     sharded = configure(*pair, "training.parallel=fsdp", "training.teacher_parallel=fsdp")
-    alone = estimate(sharded)
+    alone = estimate(workload_of(sharded))
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    whole, shards = estimate(configure(*pair)), estimate(sharded)
+    whole, shards = estimate(workload_of(configure(*pair))), estimate(workload_of(sharded))
     # Four ranks share the step's four forward passes: gradients of one wait for no other.
     assert (alone.keeps_gradients, whole.keeps_gradients) == (True, False)
     waited_gib = alone.gradients_gib + alone.projectors_gib / 4

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 from transformers import AddedToken
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
-from kdwatts.config.checks import to_config
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.data.overlap import words_of
 from kdwatts.evaluation.lm_eval import task_texts
@@ -21,7 +17,7 @@ from kdwatts.evaluation.lm_tasks import TaskSources
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
 from kdwatts.records.files import read_json
-from kdwatts.stages.graph import plan
+from tests import whole_runs
 
 QUESTION = max(read_questions(), key=lambda question: len(question["question"].split()))
 NUMBER = read_questions().index(QUESTION)
@@ -40,15 +36,11 @@ def asked(tmp_path: Path) -> list[str]:
 
 
 def run(tmp_path: Path, name: str, *overrides: str) -> Path:
-    run_dir = tmp_path / name
-    run_dir.mkdir()
-    run_in(run_dir, resolve_gpu(compose([f"store_dir={tmp_path}/store", *overrides]), []))
-    return run_dir
+    return whole_runs.run(tmp_path / name, f"store_dir={tmp_path}/store", *overrides)
 
 
 def stages(*overrides: str) -> dict[str, str]:
-    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
-    return {node.name: node.key for node in plan(config, [])}
+    return whole_runs.keys_of("gpu=cpu", *overrides)
 
 
 def test_a_task_s_texts_are_all_strings_of_the_documents_that_it_scores():

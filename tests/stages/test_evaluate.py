@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.evaluation import lm_tasks
 from kdwatts.records.files import read_json

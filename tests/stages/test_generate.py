@@ -13,10 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.artifacts.artifact import record_energy
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
-from kdwatts.config.checks import to_config
+from kdwatts.cli.attempt import run_in
 from kdwatts.config.experiment import Config
 from kdwatts.data.prompts import corpus_prompts
 from kdwatts.data.shards import NO_TARGET, TokenShards
@@ -27,6 +24,8 @@ from kdwatts.stages import generate
 from kdwatts.stages.graph import plan
 from kdwatts.stages.work import end_tokens
 from kdwatts.training import checkpoint
+from tests import whole_runs
+from tests.whole_runs import artifact_of, config_of
 
 SMALL = (
     "training=smoke",
@@ -40,22 +39,9 @@ ON_POLICY = (*SMALL, "paradigm=on_policy", "training.log_every=1")
 SEQUENCE = (*SMALL, "paradigm=sequence", "paradigm.generate.batch_size=16")
 
 
-def config_of(store: Path, *overrides: str) -> tuple[Any, Config]:
-    tree = resolve_gpu(compose([f"store_dir={store}", *overrides]), [])
-    return tree, to_config(tree)
-
-
 def run(run_dir: Path, store: Path, *overrides: str) -> dict[str, Any]:
     """One run in this process; its metrics."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    run_in(run_dir, config_of(store, *overrides)[0])
-    return json.loads((run_dir / "metrics.json").read_text())
-
-
-def artifact_of(store: Path, stage: str, *overrides: str) -> Path:
-    nodes = plan(config_of(store, *overrides)[1], [])
-    (key,) = [node.key for node in nodes if node.name == stage]
-    return store / stage / key
+    return read_json(whole_runs.run(run_dir, f"store_dir={store}", *overrides) / "metrics.json")
 
 
 def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -89,7 +75,7 @@ def documents(shards: TokenShards) -> Iterator[np.ndarray]:
 def test_a_text_is_its_prompt_as_context_and_the_teacher_s_words_as_targets(
     text: TokenShards, store: Path
 ):
-    config = config_of(store, *SEQUENCE)[1]
+    config = config_of(f"store_dir={store}", *SEQUENCE)
     corpus = TokenShards(artifact_of(store, "shards", *SEQUENCE))
     # 2,000 targets at 64 - 16 - 1 = 47 a text are 43 texts.
     prompts = corpus_prompts(corpus, prompt_tokens=16, piece_tokens=64, num_prompts=43)
@@ -112,7 +98,7 @@ def test_the_words_are_those_that_the_teacher_gives_each_prompt_alone(
     """Greedy would be easier; sampled, the draws of a prompt must be its own as well."""
     from kdwatts.teacher.decoding import uniform_draws, write_text
 
-    config = config_of(store, *SEQUENCE)[1]
+    config = config_of(f"store_dir={store}", *SEQUENCE)
     assert config.model.teacher
     teacher = load_model(config.model.teacher, dtype=torch.float32)
     ends = end_tokens(load_tokenizer(config.model.tokenizer), teacher)
@@ -166,7 +152,7 @@ def test_another_training_seed_or_batch_size_reuses_the_text_and_another_draw_do
 
 def test_until_generate_stops_behind_the_text(tmp_path: Path, store: Path, sequence: Path):
     overrides = [item for item in SEQUENCE if item != "until=distill"]
-    tree, _ = config_of(store, *overrides, "until=generate")
+    tree = whole_runs.tree_of(f"store_dir={store}", *overrides, "until=generate")
     run_in(tmp_path, tree)
     assert [name for name in rows_of(tmp_path) if name.count("/") == 1] == [
         "run/shards",
@@ -185,7 +171,7 @@ def test_teacher_signals_are_taken_on_the_teacher_s_own_text_cached_as_online(
         assert rows["run/generate"]["outcome"] == "reused"
         losses.append([row["loss"] for row in read_jsonl(tmp_path / teacher / "train.jsonl")])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
-    nodes = plan(config_of(store, *overrides[:-1])[1], [])
+    nodes = plan(config_of(f"store_dir={store}", *overrides[:-1]), [])
     parents = {node.name: list(node.parents) for node in nodes}
     assert parents["teacher"] == ["generate"]
     assert parents["distill"] == ["shards", "generate", "teacher"]

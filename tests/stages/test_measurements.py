@@ -12,7 +12,7 @@ import pytest
 
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.metrics.student_t import mean_and_half_width
@@ -22,6 +22,7 @@ from kdwatts.stages.graph import Node, plan
 
 ASKED = (
     *("training=smoke", "gpu=cpu", "paradigm=sft", "eval=tiny", "eval.tasks=[]"),
+    "training.target_tokens=1024",
     *("eval.inference.batch_sizes=[2,4]", "telemetry.idle_s=0"),
 )
 

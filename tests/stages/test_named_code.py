@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdwatts.artifacts.artifact import ARTIFACT_NAME
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
+from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config import paradigm
 from kdwatts.config.checks import to_config

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
@@ -22,6 +21,7 @@ from kdwatts.models.load import load_model
 from kdwatts.records.files import read_jsonl
 from kdwatts.stages.pairing import _check_finite
 from kdwatts.stages.teacher import training_schedule
+from tests import whole_runs
 
 SMOKE = ("training=smoke", "gpu=cpu", "until=distill", "paradigm=feature")
 CKA = ("paradigm.feature.layers=cka", "paradigm.feature.projector=mlp")
@@ -29,8 +29,7 @@ CKA = ("paradigm.feature.layers=cka", "paradigm.feature.projector=mlp")
 
 def run(run_dir: Path, store: Path, *overrides: str) -> dict[str, Any]:
     """One run in this process; its manifest."""
-    run_dir.mkdir(parents=True)
-    run_in(run_dir, resolve_gpu(compose([f"store_dir={store}", *SMOKE, *overrides]), []))
+    whole_runs.run(run_dir, f"store_dir={store}", *SMOKE, *overrides)
     return json.loads((run_dir / "manifest.json").read_text())
 
 

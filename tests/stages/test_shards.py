@@ -12,12 +12,8 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
-from kdwatts.config.checks import to_config
 from kdwatts.config.data import TextSource
-from kdwatts.data import hub, screening, workers
+from kdwatts.data import hub, overlap, workers
 from kdwatts.data.documents import Document
 from kdwatts.data.shards import TokenShards
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
@@ -26,6 +22,7 @@ from kdwatts.records.files import read_json, read_jsonl, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.stages import shards
 from kdwatts.stages.graph import plan
+from tests import whole_runs
 
 SHARD_TOKENS = 1024
 
@@ -54,10 +51,8 @@ def asked(tmp_path: Path) -> list[str]:
 
 def build(tmp_path: Path, name: str, asked: list[str], run: str | None = None) -> Path:
     """The shards' folder of a run; `name` is its store."""
-    run_dir = tmp_path / (run or name)
-    run_dir.mkdir(exist_ok=True)
     store = tmp_path / f"{name}-store"
-    run_in(run_dir, resolve_gpu(compose([*asked, f"store_dir={store}"]), []))
+    whole_runs.run(tmp_path / (run or name), *asked, f"store_dir={store}")
     (found,) = (store / "shards").glob("*/index.json")
     return found.parent
 
@@ -70,7 +65,7 @@ def content(directory: Path) -> dict[str, bytes]:
 def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     """Have tokenizing fail once at the n-th document from now on; counts its calls, one by one."""
     calls: list[int] = []
-    encode = screening.encode_documents
+    encode = overlap.encode_documents
 
     def encode_or_fail(documents: Sequence[Document], tokenizer: Any) -> Any:
         for _ in documents:
@@ -82,7 +77,7 @@ def fail_at(document: int, patch: pytest.MonkeyPatch) -> list[int]:
     patch.setattr(shards, "BATCH_CHARACTERS", 1)
     # What fails in a batch is tried once more, alone; here a batch is alone.
     patch.setattr(workers, "_tried", lambda function, items, fixed: function(items, *fixed))
-    patch.setattr(screening, "encode_documents", encode_or_fail)
+    patch.setattr(overlap, "encode_documents", encode_or_fail)
     return calls
 
 
@@ -149,7 +144,7 @@ def test_a_harmed_shard_and_what_follows_it_are_written_again(
 
 
 def key(*overrides: str) -> str:
-    config = to_config(resolve_gpu(compose(["gpu=cpu", *overrides]), []))
+    config = whole_runs.config_of("gpu=cpu", *overrides)
     return plan(config, [])[0].key
 
 

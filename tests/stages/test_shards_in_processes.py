@@ -12,15 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
 from kdwatts.data import workers
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.models.load import load_tokenizer
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime import interrupt
 from kdwatts.stages import contamination, shards
+from tests import whole_runs
 from tests.conftest import CHAT_TEMPLATE
 
 
@@ -66,11 +64,8 @@ def asked(tmp_path: Path) -> list[str]:
 
 
 def build(tmp_path: Path, name: str, asked: list[str], run: str | None = None) -> Path:
-    run_dir = tmp_path / (run or name)
-    run_dir.mkdir()
     store = f"store_dir={tmp_path}/{name}-store"
-    run_in(run_dir, resolve_gpu(compose([*asked, store]), []))
-    return run_dir
+    return whole_runs.run(tmp_path / (run or name), *asked, store)
 
 
 def content(tmp_path: Path, name: str) -> dict[str, bytes]:

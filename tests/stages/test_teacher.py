@@ -13,17 +13,13 @@ import pytest
 import torch
 
 from kdwatts.artifacts.artifact import record_energy
-from kdwatts.artifacts.hardware import resolve_gpu
-from kdwatts.cli.command_line import run_in
-from kdwatts.cli.preflight import compose
-from kdwatts.config.checks import to_config
-from kdwatts.config.experiment import Config
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.stages import teacher
-from kdwatts.stages.graph import plan
 from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
+from tests import whole_runs
+from tests.whole_runs import artifact_of
 
 SMALL = (
     "training=smoke",
@@ -38,20 +34,8 @@ SMALL = (
 )
 
 
-def config_of(store: Path, *overrides: str) -> tuple[Any, Config]:
-    tree = resolve_gpu(compose([f"store_dir={store}", *overrides]), [])
-    return tree, to_config(tree)
-
-
 def run(run_dir: Path, store: Path, *overrides: str) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    run_in(run_dir, config_of(store, *overrides)[0])
-
-
-def artifact_of(store: Path, stage: str, *overrides: str) -> Path:
-    nodes = plan(config_of(store, *overrides)[1], [])
-    (key,) = [node.key for node in nodes if node.name == stage]
-    return store / stage / key
+    whole_runs.run(run_dir, f"store_dir={store}", *overrides)
 
 
 @pytest.fixture
@@ -103,16 +87,17 @@ import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from test_teacher import SMALL, config_of
+from test_teacher import SMALL
+from tests.whole_runs import config_of
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages import teacher
 from kdwatts.stages.work import Work
 from kdwatts.artifacts.store import Store
-from kdwatts.teacher import parts
+from kdwatts.teacher import cache_parts as parts
 from kdwatts.telemetry.meter import Meter
 parts.PART_POSITIONS, parts.ROWS_PER_FORWARD = 16 * 64, 8
 torch.set_num_threads(1)
-config = config_of(Path({store!r}), *SMALL)[1]
+config = config_of("store_dir=" + {store!r}, *SMALL)
 run_dir = Path({folder!r}) / f"rank{{launched().rank}}"
 run_dir.mkdir()
 made = []

@@ -18,9 +18,10 @@ from kdwatts.losses.sparse import sampled_forward_kl, top_k_forward_kl
 from kdwatts.records.files import read_json
 from kdwatts.teacher import cache_parts
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.cache_parts import HEAD_NAME, write_cache
+from kdwatts.teacher.cache_parts import HEAD_NAME
 from kdwatts.teacher.cache_record import Form, bytes_per_token
 from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits, compute_signals
+from tests.teacher.whole_cache import write_cache
 
 ROWS = np.array([2, 5, 11])
 PLAN = SignalPlan(

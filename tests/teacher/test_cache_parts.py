@@ -23,12 +23,12 @@ from kdwatts.teacher.cache_parts import (
     num_parts,
     part_dir,
     rows_per_part,
-    write_cache,
     write_part,
     write_parts,
 )
 from kdwatts.teacher.cache_record import Form
 from kdwatts.teacher.signals import SignalPlan, Signals
+from tests.teacher.whole_cache import write_cache
 
 FORM = Form(SignalPlan(pooled=True), sequence_length=4, width=2)
 ROWS = np.arange(20) * 3

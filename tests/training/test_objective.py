@@ -14,10 +14,10 @@ import torch
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
 from kdwatts.data.packing import IGNORE
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 from kdwatts.teacher.cache import SignalCache
-from kdwatts.teacher.cache_parts import write_cache
 from kdwatts.teacher.cache_record import Form
+from tests.teacher.whole_cache import write_cache
 from tests.training.pair import (
     LENGTH,
     assert_close,

@@ -17,8 +17,7 @@ from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational,
 from kdwatts.config.training import Lora
 from kdwatts.data.packing import Batch
 from kdwatts.models import load
-from kdwatts.models.load import head_weight
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import head_weight, recompute_blocks
 from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress

@@ -19,7 +19,7 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.config.paradigm import Feature, Paradigm, Response
 from kdwatts.data.packing import IGNORE, Batch, Schedule, load_batch, make_schedule
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
-from kdwatts.models.recomputing import recompute_blocks
+from kdwatts.models.load import recompute_blocks
 from kdwatts.records.files import read_jsonl
 from kdwatts.telemetry.meter import Meter
 from kdwatts.training import rollout

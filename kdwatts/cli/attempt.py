@@ -1,0 +1,226 @@
+"""One attempt at a run, as Hydra starts it: meet the other ranks, execute, write how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kdwatts.artifacts.hardware import check_gpus, resolve_gpu
+from kdwatts.artifacts.manifest import (
+    amend_status,
+    check_alone,
+    next_attempt,
+    write_manifest,
+    write_status,
+)
+from kdwatts.artifacts.store import Store
+from kdwatts.cli import guards, sweep
+from kdwatts.cli.effects import ASK_ONLY
+from kdwatts.cli.refusal import in_one_sentence, print_error
+from kdwatts.cli.run_folders import keep_first_command, settings_of_first_start
+from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
+from kdwatts.config.checks import to_config
+from kdwatts.runtime import interrupt, slurm_jobs
+from kdwatts.runtime.interrupt import Preempted, deferred
+from kdwatts.runtime.ranks import launched
+from kdwatts.telemetry.nvml import list_gpus
+
+if TYPE_CHECKING:
+    from kdwatts.training.parallel import Company
+
+log = logging.getLogger(__name__)
+
+PATIENCE_RATIO = 0.75
+"""Of the warning before a time limit: how long a stage without a step boundary is let go on."""
+
+TRACEBACK_NAME = "traceback.txt"
+
+
+def run(tree: DictConfig) -> None:
+    """One run: Hydra calls this with the composed configuration, once per element of a sweep.
+
+    Of several ranks the first runs it, in its folder, and the others help where it calls them.
+    """
+    settings = HydraConfig.get()
+    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
+    company = _meet(tree, run_dir)
+    if company and not company.ranks.leads:
+        _follow(company)
+        return
+    is_swept, state = not OmegaConf.is_missing(settings.job, "num"), "failed"
+    try:
+        if not (is_swept and _was_done(Path(settings.sweep.dir).absolute(), run_dir, tree)):
+            run_in(run_dir, tree, overrides, company, hydra_tree=HydraConfig.instance().cfg)
+        state = "done"
+    except Preempted as stop:
+        state = "preempted"
+        _requeue(run_dir, stop)
+        if is_swept and not slurm_jobs.is_submitted():
+            print_error(stop)
+            sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
+        raise
+    finally:
+        if company:
+            from kdwatts.stages.rank_messages import Ended
+
+            company.tell_last(Ended(state))
+
+
+def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
+    """Whether this run of a sweep was finished by an earlier command, which is said.
+
+    Raises ValueError when the folder holds another run. In a job the driver has looked before, and
+    what it sent goes on by the settings of its first start.
+    """
+    sweep.sweep_dirs[run_dir] = sweep_dir
+    if not slurm_jobs.is_submitted():
+        try:
+            sweep.check_same(run_dir, tree)
+        except ValueError as error:
+            sweep.note_outcome(run_dir, "failed", f"not touched: {in_one_sentence(error)}")
+            raise
+    if not sweep.is_done(run_dir):
+        return False
+    log.info("done before, not run again: %s", run_dir)
+    sweep.note_outcome(run_dir, "done", "before this command")
+    return True
+
+
+def _requeue(run_dir: Path, stop: Preempted) -> None:
+    """In a job of a sweep, see to its next turn, and say so where it gets none."""
+    try:
+        slurm_jobs.requeue(interrupt.received())
+    except Exception as error:
+        reason = f"{stop}; {in_one_sentence(error)}"
+        amend_status(run_dir, error=reason)
+        raise Preempted(reason) from error
+
+
+def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
+    """The other ranks of this launch; None for a process that is alone.
+
+    Raises RuntimeError when they do not find each other; the first rank's status.json says so.
+    """
+    ranks = launched()
+    if ranks.world == 1:
+        return None
+    from kdwatts.training.parallel import meet
+
+    try:
+        return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+    except Exception as error:
+        if ranks.leads:
+            attempt, text = next_attempt(run_dir), in_one_sentence(error)
+            write_status(run_dir, state="failed", stage="meet", attempt=attempt, error=text)
+        raise
+
+
+def _follow(company: Company) -> None:
+    """A run of a rank that helps; it ends as the first rank's does, which tells why."""
+    from kdwatts.stages.rank_messages import follow
+
+    try:
+        with deferred():
+            state = follow(company)
+    finally:
+        company.leave()
+    if state != "done":
+        sys.exit(EXIT_PREEMPTED if state == "preempted" else EXIT_FAILED)
+
+
+def run_in(
+    run_dir: Path,
+    tree: DictConfig,
+    overrides: Sequence[str] = (),
+    company: Company | None = None,
+    *,
+    hydra_tree: Any = None,
+) -> None:
+    """One attempt in `run_dir`, whose status.json says at every moment how far it is.
+
+    `company` are the ranks of this launch, of which this is the first; `hydra_tree` are Hydra's own
+    settings, for .hydra. Raises what stopped it, after the reason is in status.json.
+    """
+    with guards.sole_worker(run_dir):
+        check_alone(run_dir)
+        if hydra_tree is not None:
+            keep_first_command(run_dir, tree, hydra_tree)
+        _attempt(run_dir, tree, overrides, company)
+
+
+def _attempt(
+    run_dir: Path, tree: DictConfig, overrides: Sequence[str], company: Company | None
+) -> None:
+    """As `run_in`, in a folder in which nobody else is at work."""
+    attempt, stage = next_attempt(run_dir), "configure"
+    patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if slurm_jobs.is_submitted() else None
+
+    def notice(name: str) -> None:
+        nonlocal stage
+        stage = name
+        write_status(run_dir, state="running", stage=name, attempt=attempt)
+
+    def conclude(
+        state: str, error: BaseException | None = None, stopped_by: str | None = None
+    ) -> None:
+        interrupt.settle()
+        text = None if error is None else in_one_sentence(error)
+        write_status(
+            run_dir, state=state, stage=stage, attempt=attempt, error=text, stopped_by=stopped_by
+        )
+
+    with deferred(patience_s):
+        try:
+            notice(stage)
+            stopped_by = _execute(run_dir, tree, overrides, attempt, notice, company)
+        except Preempted as stop:
+            conclude("preempted", stop)
+            raise
+        except BaseException as error:
+            conclude("failed", error)
+            with contextlib.suppress(OSError):  # The disk may be what failed.
+                text = "".join(traceback.format_exception(error))
+                (run_dir / TRACEBACK_NAME).write_text(text, "utf-8", "backslashreplace")
+            raise
+        conclude("done", stopped_by=stopped_by)
+
+
+def _execute(
+    run_dir: Path,
+    tree: DictConfig,
+    overrides: Sequence[str],
+    attempt: int,
+    notice: Callable[[str], None],
+    company: Company | None,
+) -> str | None:
+    """Run every stage; what ended the student's training, None where there is none."""
+    from kdwatts.pipeline import Run, execute, stopped_by
+    from kdwatts.stages.graph import plan
+
+    guards.check_unchanged()
+    gpus = list_gpus()
+    tree = settings_of_first_start(run_dir, resolve_gpu(tree, gpus))
+    config = to_config(tree)
+    if config.until in ASK_ONLY:
+        raise ValueError(
+            f"until={config.until} makes no run, and --config-name and --config-path begin one; "
+            "leave them out (--config-dir adds options), or choose another until"
+        )
+    check_gpus(config, gpus)
+    gpus = gpus if config.gpu.device == "cuda" else []
+    store = Store(config.store_dir)
+    store.check_writable()
+    write_manifest(run_dir, config, gpus, attempt=attempt, overrides=overrides)
+    nodes = plan(config, gpus)
+    sweep.check_prerequisites()
+    run = Run(config, run_dir, store, attempt, gpus, notice, company)
+    with guards.sole_user(gpus, allowed=config.telemetry.allow_shared):
+        return stopped_by(execute(run, nodes))

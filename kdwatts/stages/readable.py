@@ -1,0 +1,23 @@
+"""Whether the models that stages load can be read, before anything is built."""
+
+from __future__ import annotations
+
+from kdwatts.config.experiment import Config
+
+
+def check_models(config: Config, stages: set[str]) -> None:
+    """Raise, in one sentence, unless the models that these stages load can be read.
+
+    A teacher that cannot be would else stop the run after its corpus, or its student, was paid for.
+    """
+    from kdwatts.models.load import check_readable
+
+    pair, paradigm = config.model, config.paradigm
+    if "distill" in stages:
+        check_readable(pair.student, licence=pair.licence)
+    is_online = paradigm.needs_signals and paradigm.teacher == "online"
+    reads_teacher = stages & {"generate", "teacher", "evaluate_teacher", "inference_teacher"}
+    if "distill" in stages and (is_online or pair.student.init_from_teacher):
+        reads_teacher.add("distill")
+    if pair.teacher and reads_teacher:
+        check_readable(pair.teacher, licence=pair.licence)
