@@ -58,11 +58,16 @@ def look_of(run: Row, known_looks: dict[str, Look]) -> Look:
     return known_looks.get(run.get("group") or "") or Look(paradigm, paradigm_color(paradigm))
 
 
+def look_by_group(runs: list[Row]) -> dict[str, Look]:
+    """The look of every setting of these runs, also of those that have none of their own."""
+    known_looks = looks(runs)
+    return {run["group"]: look_of(run, known_looks) for run in runs}
+
+
 def hue_of(runs: list[Row]) -> Callable[[str], str]:
     """The colour of a setting, by its group, among these runs."""
-    known_looks = looks(runs)
-    colors = {run["group"]: look_of(run, known_looks).color for run in runs}
-    return lambda group: colors[group]
+    found = look_by_group(runs)
+    return lambda group: found[group].color
 
 
 def _paradigm(run: Row) -> str:

@@ -7,14 +7,14 @@ from html import escape
 import pandas as pd
 
 from multirun_analysis.collect.collection import Collected
+from multirun_analysis.figures.accuracy_against_energy import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.figures.by_stage import energy_by_stage
-from multirun_analysis.figures.catalogue import devices_exhibit
-from multirun_analysis.figures.curves import loss_curves, loss_curves_table, loss_terms
+from multirun_analysis.figures.curves import loss_curves, loss_terms
+from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.idle import idle_words
 from multirun_analysis.figures.looks import hue_of
 from multirun_analysis.figures.palette import stage_words
-from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.narrative.caveats import caveat_parts
 from multirun_analysis.report.cells import numbers
 from multirun_analysis.report.html import facet, radio, row_head, section, select, slot, table
@@ -159,7 +159,7 @@ def stage_section(runs: pd.DataFrame, stages: pd.DataFrame, shown: Exhibits) -> 
     figures, choices = {"0": exhibit.figure}, {}
     if ours.any() and not ours.all():
         apart = {"Runs of ours": finished.loc[ours], "Imported runs": finished.loc[~ours]}
-        figures = {str(i): energy_by_stage(t, stages) for i, t in enumerate(apart.values())}
+        figures = {str(i): energy_by_stage(t, stages).figure for i, t in enumerate(apart.values())}
         choices = dict(zip(figures, apart, strict=True))
     return section(
         "Where the energy went",
@@ -198,7 +198,7 @@ def devices_section(runs: list[Row], collected: Collected) -> str:
         ]
         shown = [run for _, run in sorted(turns, key=lambda turn: turn[0])][:MAX_DEVICE_RUNS]
     drawn = [
-        devices_exhibit(collected.telemetry.of(run["run"]), collected.stages, run=run["run"])
+        devices_over_time(collected.telemetry.of(run["run"]), collected.stages, run=run["run"])
         for run in shown
     ]
     labels = [r["label"] + ("" if r["finished"] else f" ({r['state']}, {r['run']})") for r in shown]
@@ -216,14 +216,15 @@ def loss_section(runs: pd.DataFrame, train: pd.DataFrame, shown: Exhibits) -> st
     terms = loss_terms(train)
     if not terms or not distinct_students(runs) or "loss_curves" not in shown:
         return ""
-    figures = {str(i): loss_curves(train, runs, term=term) for i, term in enumerate(terms)}
+    drawn = [loss_curves(train, runs, term=term) for term in terms]
+    figures = {str(i): exhibit.figure for i, exhibit in enumerate(drawn)}
     names = {str(i): stage_words(term.removesuffix("_nats")) for i, term in enumerate(terms)}
     return section(
         "Training loss",
         escape(shown["loss_curves"].note),
         radio("term", names)
         + slot("Loss over training", figures)
-        + numbers(loss_curves_table(train, runs, term=terms[0]), name="loss_curves"),
+        + numbers(drawn[0].table, name="loss_curves"),
     )
 
 

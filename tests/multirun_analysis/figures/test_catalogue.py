@@ -5,7 +5,8 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.device_summaries import SUMMARIES
-from multirun_analysis.figures.catalogue import devices_exhibit, exhibits
+from multirun_analysis.figures.catalogue import exhibits
+from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
 
 
@@ -26,6 +27,16 @@ def test_every_exhibit_has_marks_numbers_a_title_and_a_note(found):
         assert exhibit.figure.data and len(exhibit.table), name
         assert exhibit.title and exhibit.note.endswith("."), name
     assert "energy_per_token_by_length" not in found
+
+
+@pytest.mark.parametrize(
+    "name", ["co2e_by_site", "energy_by_stage", "accuracy_kept_against_own_energy_j"]
+)
+def test_a_figure_draws_the_rows_of_its_table_and_no_other(found, name):
+    exhibit = found[name]
+    one = exhibit.draw(exhibit.table.head(1))
+    drawn = [trace for trace in one.data if "front" not in (trace.meta or {})]
+    assert sum(len(trace.x) for trace in drawn) == 1 < len(exhibit.table)
 
 
 def test_every_mark_can_be_told_by_its_run_or_its_group(found, collected):
@@ -118,8 +129,8 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
 def test_the_devices_of_one_run_are_an_exhibit_too(collected):
     run = "0-sft-tiny"
     ticks = collected.telemetry.of(run)
-    exhibit = devices_exhibit(ticks, collected.stages, run=run)
+    exhibit = devices_over_time(ticks, collected.stages, run=run)
     assert len(exhibit.table) == len(ticks)
     assert "estimated" not in exhibit.note
-    modelled = devices_exhibit(ticks.assign(method="tdp_model"), collected.stages, run=run)
+    modelled = devices_over_time(ticks.assign(method="tdp_model"), collected.stages, run=run)
     assert "A dotted curve is estimated" in modelled.note
