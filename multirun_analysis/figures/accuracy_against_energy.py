@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -13,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
-from multirun_analysis.figures.looks import look_of, looks
+from multirun_analysis.figures.looks import Look, look_of, looks
 from multirun_analysis.figures.marks import (
     EDGE,
     error_bars,
@@ -138,7 +137,10 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame, energy: str, quality: Quality
     """A circle is a run, with its 95 % interval over samples; a diamond the mean of two or more
     seeds, with its own. Open marks are not measured, squares are imported.
     """
-    marks = to_rows(table.rename(columns={energy: "energy_j", quality.column: "quality"}))
+    drawn: Any = table.rename(columns={energy: "energy_j", quality.column: "quality"})
+    for arm, end in (("up", "quality_high"), ("down", "quality_low")):
+        drawn[arm] = (drawn[end].astype("float64") - drawn["quality"]).abs()
+    marks = to_rows(drawn)
     of_runs = [mark for mark in marks if mark["mark"] == "run"]
     joules = [mark["energy_j"] for mark in of_runs]
     factor, prefix = units.prefix(max(joules, default=1.0))
@@ -148,36 +150,13 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame, energy: str, quality: Quality
     by_run, own = {run["run"]: run for run in rows}, looks(rows)
     for look, alike in grouped(marks, lambda mark: look_of(mark, own)).items():
         kinds = grouped(alike, "mark")
-        name, singles, means = escape(look.name), kinds["run"], kinds.get("mean", [])
-        _add_marks(
-            fig,
-            singles,
-            factor,
-            bars={"color": faded(look.color, 0.4), "thickness": 1},
-            of="run",
-            text=lambda mark: _run_text(by_run[mark["run"]], mark["on_front"]),
-            name=name,
-            legendgroup=name,
-            marker={
-                "color": look.color,
-                "size": 8,
-                "symbol": [_symbol(by_run[mark["run"]], mark["energy_class"]) for mark in singles],
-            },
-        )
-        if means:
-            _, draws = draws_words([by_run[mark["run"]] for mark in singles])
-            _add_marks(
-                fig,
-                means,
-                factor,
-                bars={"color": look.color, "thickness": 2},
-                of="group",
-                text=partial(_mean_text, quality=quality, draws=draws),
-                showlegend=False,
-                legendgroup=name,
-                marker=_diamonds(means, look.color),
-            )
-    teachers = _add_teachers(fig, [run for run in rows if run["run"] in set(table["run"])], quality)
+        members = {mark["run"]: by_run[mark["run"]] for mark in kinds["run"]}
+        _add_runs(fig, kinds["run"], members, look, factor)
+        if "mean" in kinds:
+            draws = draws_words(list(members.values()))[1]
+            _add_means(fig, kinds["mean"], draws, look, factor, quality)
+    drawn_runs = {mark["run"] for mark in of_runs}
+    teachers = _add_teachers(fig, [run for run in rows if run["run"] in drawn_runs], quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
     keys = ("quality", "quality_low", "quality_high")
     ends = [mark[key] for mark in of_runs for key in keys if mark[key] is not None]
@@ -188,22 +167,6 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame, energy: str, quality: Quality
     fig.update_xaxes(range=[0.0, span[1]] if from_zero else span)
     height = 420 + max(0, legend_px(fig, letters=48) - 28)
     return styled(fig, height=height, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
-
-
-def _symbol(run: Row, kind: str) -> str:
-    return symbol("square" if run["origin"] else "circle", kind)
-
-
-def _diamonds(means: list[Row], color: str) -> dict[str, Any]:
-    edges = [
-        EDGE if m["energy_class"] == "measured" else {"width": 2, "color": color} for m in means
-    ]
-    return {
-        "color": color,
-        "size": 12,
-        "symbol": [symbol("diamond", mean["energy_class"]) for mean in means],
-        "line": {key: [edge[key] for edge in edges] for key in ("width", "color")},
-    }
 
 
 def _add_fronts(fig: go.Figure, marks: list[Row], factor: float) -> None:
@@ -223,28 +186,50 @@ def _add_fronts(fig: go.Figure, marks: list[Row], factor: float) -> None:
         )
 
 
-def _add_marks(
-    fig: go.Figure,
-    marks: list[Row],
-    factor: float,
-    *,
-    bars: dict[str, Any],
-    of: str,
-    text: Callable[[Row], str],
-    **look: Any,
+def _add_runs(
+    fig: go.Figure, marks: list[Row], members: dict[str, Row], look: Look, factor: float
 ) -> None:
-    """Adds marks with both errors; intervals of quality need not be symmetric."""
-    ups, downs = (
-        [None if m["quality_low"] is None else abs(m[end] - m["quality"]) for m in marks]
-        for end in ("quality_high", "quality_low")
-    )
+    shapes = ["square" if members[mark["run"]]["origin"] else "circle" for mark in marks]
+    kinds = [mark["energy_class"] for mark in marks]
+    bars = {"color": faded(look.color, 0.4), "thickness": 1}
     fig.add_scatter(
-        **points(marks, x="energy_j", y="quality", x_factor=factor, of=of, text=text),
+        **points(
+            marks, x="energy_j", y="quality", x_factor=factor, of="run",
+            text=lambda mark: _run_text(members[mark["run"]], mark["on_front"]),
+        ),
         mode="markers",
-        error_x=error_bars([mark["energy_error_j"] for mark in marks], factor, **bars),
-        error_y=error_bars(ups, downs=downs, **bars),
-        **look,
-    )
+        error_x=error_bars(marks, "energy_error_j", factor=factor, **bars),
+        error_y=error_bars(marks, "up", "down", **bars),
+        name=escape(look.name),
+        legendgroup=escape(look.name),
+        marker={"color": look.color, "size": 8, "symbol": list(map(symbol, shapes, kinds))},
+    )  # fmt: skip
+
+
+def _add_means(
+    fig: go.Figure, means: list[Row], draws: str, look: Look, factor: float, quality: Quality
+) -> None:
+    """Adds a diamond for each setting of one look that has two or more of the runs drawn."""
+    bars = {"color": look.color, "thickness": 2}
+    open_edge = {"width": 2, "color": look.color}
+    edges = [EDGE if mean["energy_class"] == "measured" else open_edge for mean in means]
+    fig.add_scatter(
+        **points(
+            means, x="energy_j", y="quality", x_factor=factor, of="group",
+            text=lambda mean: _mean_text(mean, quality, draws),
+        ),
+        mode="markers",
+        error_x=error_bars(means, "energy_error_j", factor=factor, **bars),
+        error_y=error_bars(means, "up", "down", **bars),
+        showlegend=False,
+        legendgroup=escape(look.name),
+        marker={
+            "color": look.color,
+            "size": 12,
+            "symbol": [symbol("diamond", mean["energy_class"]) for mean in means],
+            "line": {key: [edge[key] for edge in edges] for key in ("width", "color")},
+        },
+    )  # fmt: skip
 
 
 def _mean_text(mean: Row, quality: Quality, draws: str) -> str:

@@ -227,8 +227,8 @@ def _draw_students(
     The dashed line of the same colour is fine-tuning to the same held-out quality; the mark where
     they cross is N*, with its interval. Where there is none the legend says why.
     """
-    most = max((rows[0]["value"] for rows in _settings(curves)), default=1.0)
-    factor, prefix = units.prefix(most)
+    plain = _settings(curves)
+    factor, prefix = units.prefix(max((rows[0]["value"] for rows in plain), default=1.0))
     joules = ["value", "low", "high", "level"]
     fig, lines = go.Figure(), _settings(curves.assign(**curves[joules].astype(float) / factor))
     for rows in lines:
@@ -248,10 +248,10 @@ def _draw_students(
             _add_answer(fig, first, look, "students")
     say_left_out(fig, left_out, "settings")
     if lines:
-        levels = [row["value"] for rows in lines for row in (rows[0], rows[-1])]
-        levels += [rows[0]["level"] for rows in lines if rows[0]["level"]]
+        ends_j = [row["value"] for rows in plain for row in (rows[0], rows[-1])]
+        ends_j += [rows[0]["level"] for rows in plain if rows[0]["level"]]
         fig.update_xaxes(**log_axis(1, lines[0][-1]["place"]))
-        fig.update_yaxes(**log_axis(0.8 * min(levels), max(levels)))
+        fig.update_yaxes(**log_axis(0.8 * min(ends_j) / factor, max(ends_j) / factor))
     y = f"Energy of one student, {prefix}J"
     return styled(fig, height=430, x="Students that share one teacher's work", y=y)
 
@@ -317,19 +317,13 @@ def _add_answer(fig: go.Figure, row: Row, look: Look, what: str) -> None:
         f"<b>{escape(row['setting'])}</b><br>repaid after {count_words(count)} {what}"
         f"<br>95 %: {count_words(row['answer_low'])} to {count_words(row['answer_high'])}"
     )
+    # Only what costs less than its own error may be repaid at once; 0 has no place on the axis.
+    arms = {"up": (row["answer_high"] or 0) - count, "down": count - (row["answer_low"] or count)}
     fig.add_scatter(
         **points([row], x="answer", y="level", of="group", text=lambda _: text),
         mode="markers",
         showlegend=False,
         marker={"color": look.color, "size": 11, "symbol": "diamond", "line": EDGE},
-        error_x=error_bars(
-            [(row["answer_high"] or 0) - count],
-            # Only what costs less than its own error may be repaid at once; 0 has no place on the
-            # axis.
-            downs=[count - (row["answer_low"] or count)],
-            color=look.color,
-            thickness=1.5,
-            width=4,
-        ),
+        error_x=error_bars([arms], "up", "down", color=look.color, thickness=1.5, width=4),
         **_of(row),
     )

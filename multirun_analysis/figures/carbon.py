@@ -165,9 +165,7 @@ def _marks(marks: list[Row], factor: float, color: str) -> go.Scatter:
                 "color": color,
             },
         },
-        error_x=error_bars(
-            [row["half_width_kg"] for row in marks], factor, color=color, thickness=1.3
-        ),
+        error_x=error_bars(marks, "half_width_kg", factor=factor, color=color, thickness=1.3),
         meta={"site": site},
     )
 

@@ -20,13 +20,13 @@ from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.carbon import co2e_by_site
 from multirun_analysis.figures.curves import loss_curves, quality_against_joules
 from multirun_analysis.figures.differences import differences
-from multirun_analysis.figures.energy_per_token import energy_per_token
-from multirun_analysis.figures.energy_per_token_by_length import energy_per_token_by_length
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.idle import idle_and_wait
 from multirun_analysis.figures.looks import file_part
 from multirun_analysis.figures.marks import MAX_LINES
 from multirun_analysis.figures.quality_kept import accuracy_kept, eff_overall
+from multirun_analysis.figures.serving_by_architecture import energy_per_token
+from multirun_analysis.figures.serving_by_length import energy_per_token_by_length
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import distinct_students

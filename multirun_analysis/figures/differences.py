@@ -67,7 +67,7 @@ def _draw(table: pd.DataFrame, words: dict[tuple[str, str], str], runs: pd.DataF
                     "symbol": symbol("circle", is_sure),
                     "line": {"width": 2, "color": color},
                 },
-                error_x=error_bars([row["effect_half_width_pct"]], color=color, thickness=2),
+                error_x=error_bars([row], "effect_half_width_pct", color=color, thickness=2),
                 meta={"group": row["group"]},
                 row=1,
                 col=place,

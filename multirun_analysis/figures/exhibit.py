@@ -26,7 +26,7 @@ class Exhibit:
     """One row for each mark of the figure, columns with units; empty where nothing is known."""
     draw: Callable[[pd.DataFrame], go.Figure]
     curves: pd.DataFrame | None = None
-    """What is drawn in the table's place: the same columns at more points than a reader wants."""
+    """What is drawn in the table's place, where its rows are too few for a smooth line."""
 
     @cached_property
     def figure(self) -> go.Figure:

@@ -133,9 +133,7 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
             name=words,
             showlegend=True,
             marker={"color": color, "opacity": [mark["opacity"] for mark in marks]},
-            error_x=error_bars(
-                [mark["half_width"] for mark in marks], color=INK, thickness=1.3, width=3
-            ),
+            error_x=error_bars(marks, "half_width", color=INK, thickness=1.3, width=3),
             text=[f"{units.significant(mark['mean'], 2)} %" for mark in marks],
             textposition="outside",
             cliponaxis=False,

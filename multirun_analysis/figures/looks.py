@@ -16,7 +16,7 @@ from multirun_analysis.figures.palette import paradigm_color
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
-_SCALE = ("#3b1f6b", "#2f5fa8", "#1b8f8a", "#62a32e", "#d6a100")
+SCALE = ("#3b1f6b", "#2f5fa8", "#1b8f8a", "#62a32e", "#d6a100")
 """From dark to light, each lighter than the one before also in grey."""
 
 MAX_LOOKS = 40
@@ -43,7 +43,7 @@ def looks(runs: list[Row]) -> dict[str, Look]:
         if len(firsts) == 1:
             colors = [paradigm_color(paradigm)]
         elif len(paradigms) == 1:
-            colors = between(_SCALE, len(firsts))
+            colors = between(SCALE, len(firsts))
         else:
             colors = shades(paradigm_color(paradigm), len(firsts))
         for first, color in zip(firsts, colors, strict=True):

@@ -20,7 +20,7 @@ from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import Interval, over_seeds
 from multirun_analysis.values import units
 from multirun_analysis.values.order import settings_of
-from multirun_analysis.values.rows import Row, grouped
+from multirun_analysis.values.rows import Row, grouped, known
 
 MAX_LINES = 60
 """Lines of one figure; more can be told apart by nobody."""
@@ -63,25 +63,27 @@ def left_out_words(fig: go.Figure) -> str:
 
 
 def error_bars(
-    errors: Sequence[float | None],
-    factor: float = 1.0,
+    marks: Sequence[Row],
+    up: str,
+    down: str | None = None,
     *,
     color: str,
     thickness: float,
-    downs: Sequence[float | None] | None = None,
+    factor: float = 1.0,
     width: float = 0,
 ) -> dict[str, Any] | None:
-    """Error bars, both arms alike where there are no `downs`; None where no point has one."""
-    if all(error is None for error in errors):
+    """Error bars from the columns of their arms, one for both where no `down` is given.
+
+    None where no mark has one: of no error at all plotly would draw a stub.
+    """
+    if not known(marks, up):
         return None
-    bars = {"type": "data", "array": _scaled(errors, factor)}
-    if downs is not None:
-        bars |= {"symmetric": False, "arrayminus": _scaled(downs, factor)}
-    return bars | {"color": color, "thickness": thickness, "width": width}
-
-
-def _scaled(errors: Sequence[float | None], factor: float) -> list[float]:
-    return [(error or 0.0) / factor for error in errors]
+    bars: dict[str, Any] = {"type": "data", "color": color, "thickness": thickness, "width": width}
+    bars["array"] = [(mark[up] or 0.0) / factor for mark in marks]
+    if down is not None:
+        bars["symmetric"] = False
+        bars["arrayminus"] = [(mark[down] or 0.0) / factor for mark in marks]
+    return bars
 
 
 def points(

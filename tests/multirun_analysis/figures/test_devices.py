@@ -103,3 +103,27 @@ def test_a_run_without_ticks_is_an_empty_figure(make, tmp_path):
     make.run(tmp_path / "0", metrics=None)
     found = collect([tmp_path])
     assert not devices_over_time(found.telemetry.of("0"), found.stages, run="0").figure.data
+
+
+def test_power_of_a_long_run_is_thinned_without_changing_its_energy(sweep_dir):
+    collected = collect([sweep_dir])
+    ticks = collected.telemetry.of("2-response-tiny")
+    fig = devices_over_time(ticks, collected.stages, run="2-response-tiny").figure
+    curve = next(trace for trace in fig.data if trace.name == "gpu 0" and trace.yaxis == "y")
+    assert len(curve.y) <= 1200
+    assert sum(curve.y) / len(curve.y) == pytest.approx(ticks["power_w"].mean(), rel=0.02)
+
+
+def test_attempts_follow_one_another_without_the_wait_between_them(make, tmp_path):
+    folder = make.run(tmp_path / "0")
+    make.append(
+        folder / "stages.jsonl",
+        [
+            make.stage("distill", start_s=1000, duration_s=50, outcome="preempted"),
+            make.stage("distill", start_s=90, duration_s=30, attempt=2),
+        ],
+    )
+    collected = collect([tmp_path])
+    fig = devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").figure
+    assert list(fig.data[0].base) == [0, 50]
+    assert list(fig.data[0].x) == [50, 30]

@@ -18,7 +18,7 @@ from multirun_analysis.figures.break_even_curves import (
 from multirun_analysis.figures.catalogue import curves_by_setting
 from multirun_analysis.figures.curves import loss_curves, quality_against_joules
 from multirun_analysis.figures.differences import differences
-from multirun_analysis.figures.looks import between, file_part, looks, shades
+from multirun_analysis.figures.looks import SCALE, between, file_part, looks, shades
 from multirun_analysis.figures.palette import paradigm_color
 from multirun_analysis.figures.quality_kept import accuracy_kept, eff_overall
 from multirun_analysis.report.page import report_html
@@ -197,13 +197,11 @@ def luminance(color):
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_colours_of_values_grow_lighter_so_that_no_hue_needs_to_be_seen(count):
-    from multirun_analysis.figures.looks import _SCALE
-
-    for colors in (between(_SCALE, count), shades("#0072b2", count)):
+    for colors in (between(SCALE, count), shades("#0072b2", count)):
         steps = [luminance(b) - luminance(a) for a, b in pairwise(colors)]
         assert min(steps) > 0.02
     # Against white, on which they are drawn.
-    assert 1.05 / (luminance(between(_SCALE, count)[-1]) + 0.05) > 2
+    assert 1.05 / (luminance(between(SCALE, count)[-1]) + 0.05) > 2
 
 
 def test_the_terminals_table_has_a_column_for_each_option_that_varies(rates):

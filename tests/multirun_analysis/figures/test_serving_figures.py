@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.figures.energy_per_token import energy_per_token
-from multirun_analysis.figures.energy_per_token_by_length import energy_per_token_by_length
+from multirun_analysis.figures.serving_by_architecture import energy_per_token
+from multirun_analysis.figures.serving_by_length import energy_per_token_by_length
 from multirun_analysis.narrative.caveats import caveats
 
 

@@ -12,7 +12,10 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.pooling import pool, relative_spread
 from kdwatts.metrics.quantity import half_width
-from multirun_analysis.figures.energy_per_token import (
+from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
+from multirun_analysis.figures.marks import dash, log_axis, points, symbol
+from multirun_analysis.figures.palette import INK, faded, styled
+from multirun_analysis.figures.serving_by_architecture import (
     PAIR,
     PAIR_COLORS,
     PLACE,
@@ -25,9 +28,6 @@ from multirun_analysis.figures.energy_per_token import (
     served_model,
     served_words,
 )
-from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
-from multirun_analysis.figures.marks import dash, log_axis, points, symbol
-from multirun_analysis.figures.palette import INK, faded, styled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.pooled_serving import PHASES, alike
 from multirun_analysis.values import units
@@ -49,30 +49,30 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> E
     return Exhibit(
         "Joules per token served, by length and batch",
         f"A single measurement has the spread of others on its machine, or none. {NOT_MEASURED}",
-        _length_table(inference, runs),
-        _draw_lengths,
+        _table(inference, runs),
+        _draw,
     )
 
 
-def _length_table(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def _table(inference: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     places = (*PAIR, "subject", "quantization", "phase", *PLACE, "energy_class")
-    points = []
-    for alike_rows in grouped(_readings(inference, runs), "alike").values():
-        first, measured = alike_rows[0], grouped(alike_rows, "measurement")
-        groups = sorted({row["group"] for row in alike_rows})
-        points.append(
+    marks = []
+    for same in grouped(_readings(inference, runs), "alike").values():
+        first, measured = same[0], grouped(same, "measurement")
+        groups = sorted({row["group"] for row in same})
+        marks.append(
             {name: first[name] for name in places}
             | {"values": [rows[0]["j_per_token"] for rows in measured.values()]}
             | {"num_measurements": len(measured), "groups": ", ".join(groups)}
         )
-    machines = grouped(points, _machine_of)
-    for point in points:
-        spread = relative_spread([other["values"] for other in machines[_machine_of(point)]])
-        mean = pool(point["values"], borrowed=spread)
-        point["j_per_token"] = mean.value
-        point["half_width_j_per_token"] = half_width(mean, same_meter=True)
+    machines = grouped(marks, _machine_of)
+    for mark in marks:
+        spread = relative_spread([other["values"] for other in machines[_machine_of(mark)]])
+        mean = pool(mark["values"], borrowed=spread)
+        mark["j_per_token"] = mean.value
+        mark["half_width_j_per_token"] = half_width(mean, same_meter=True)
     columns = [*places, "j_per_token", "half_width_j_per_token", "num_measurements", "groups"]
-    return pd.DataFrame(points, columns=columns).sort_values(list(places[:-1]), ignore_index=True)
+    return pd.DataFrame(marks, columns=columns).sort_values(list(places[:-1]), ignore_index=True)
 
 
 def _readings(inference: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Row]:
@@ -81,7 +81,9 @@ def _readings(inference: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Row]:
     about = about_of(runs)
     for row in to_rows(inference):
         run = by_run.get(row["run"])
-        for phase in PHASES if run else ():
+        if run is None:
+            continue
+        for phase in PHASES:
             found, subject = _phase(row, phase), row["subject"]
             if found.get("j_per_token") is None:
                 continue
@@ -115,7 +117,7 @@ def _phase(row: Row, phase: str) -> Row:
     return {key[len(phase) + 1 :]: value for key, value in row.items() if key.startswith(starts)}
 
 
-def _draw_lengths(table: pd.DataFrame) -> go.Figure:
+def _draw(table: pd.DataFrame) -> go.Figure:
     """A line over the prompt's length for each subject, batch and written length.
 
     Filled marks are students, rings their teachers; a dotted line is estimated. Both axes are
@@ -128,30 +130,30 @@ def _draw_lengths(table: pd.DataFrame) -> go.Figure:
     fig = make_subplots(2, 1, vertical_spacing=0.16)
     names: set[str] = set()
     for row, phase in enumerate(PHASES, start=1):
-        points = [point for point in every if point["phase"] == phase]
-        values = [point["j_per_token"] for point in points]
+        marks = [mark for mark in every if mark["phase"] == phase]
+        values = [mark["j_per_token"] for mark in marks]
         factor, prefix = units.prefix(max(values, default=1.0), lowest=1e-6)
-        lines = grouped(points, lambda point: tuple(point[key] for key in _LINE))
+        lines = grouped(marks, lambda mark: tuple(mark[key] for key in _LINE))
         for key, line in lines.items():
-            trace = _length_trace(line, factor, batches, pairs, machine, several=len(pairs) > 1)
+            trace = _trace(line, factor, batches, pairs, machine, several=len(pairs) > 1)
             trace |= {"showlegend": trace["name"] not in names, "xaxis": f"x{row}"}
             names.add(trace["name"])
             fig.add_scatter(**trace, yaxis=f"y{row}", meta={"model": key[0], "gpu": key[1]})
         title = f"{phase.capitalize()}, {prefix}J/token"
         # An interval that reaches zero has no place on a logarithmic axis, and may leave it.
-        arms = [min(p["half_width_j_per_token"] or 0.0, 0.7 * p["j_per_token"]) for p in points]
+        arms = [min(p["half_width_j_per_token"] or 0.0, 0.7 * p["j_per_token"]) for p in marks]
         ends = [(v + sign * arm) / factor for v, arm in zip(values, arms, strict=True)
                 for sign in (-1, 1)]  # fmt: skip
         axis = log_axis(min(ends), max(ends)) if ends else {}
         fig.update_yaxes(title_text=title, row=row, col=1, **axis)
-        lengths = sorted({point["prompt_tokens"] for point in points})
+        lengths = sorted({mark["prompt_tokens"] for mark in marks})
         shown = [str(length) for length in lengths]
         fig.update_xaxes(type="log", tickvals=lengths, ticktext=shown, row=row, col=1)
     fig.update_xaxes(title_text="Tokens of the prompt", row=2, col=1)
     return styled(fig, height=560)
 
 
-def _length_trace(
+def _trace(
     line: list[Row],
     factor: float,
     batches: list[int],

@@ -66,11 +66,11 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> Exhibit:
         "device. Students of one architecture serve alike, so all settings have one point. "
         "Bars are 95 % intervals over measurements, which may leave the figure.",
         pd.DataFrame(found, columns=[*columns, "energy_class", "groups"]),
-        _draw_architectures,
+        _draw,
     )
 
 
-def _draw_architectures(table: pd.DataFrame) -> go.Figure:
+def _draw(table: pd.DataFrame) -> go.Figure:
     """Student (filled) against its teacher (ring): prefill and decode.
 
     A row for each architecture: its students serve alike, whatever taught them.
@@ -87,7 +87,7 @@ def _draw_architectures(table: pd.DataFrame) -> go.Figure:
         factor, prefix = units.prefix(most, lowest=1e-6)
         marks = grouped(means, "name")
         for label in reversed([label for label in shown if label in marks]):
-            trace = _architecture_trace(marks[label], factor, pairs)
+            trace = _trace(marks[label], factor, pairs)
             fig.add_scatter(**trace, xaxis=f"x{place}", yaxis=f"y{place}")
         title = f"{phase.capitalize()}, {prefix}J/token"
         # Intervals over two measurements would dwarf the marks: they may leave the figure.
@@ -97,7 +97,7 @@ def _draw_architectures(table: pd.DataFrame) -> go.Figure:
     return in_rows(fig, shown, left_out=left_out, what="architectures", height=height)
 
 
-def _architecture_trace(marks: list[Row], factor: float, pairs: list[tuple]) -> dict[str, Any]:
+def _trace(marks: list[Row], factor: float, pairs: list[tuple]) -> dict[str, Any]:
     first = marks[0]
     color = PAIR_COLORS[pairs.index(pair_of(first)) % len(PAIR_COLORS)]
     return {
@@ -121,8 +121,8 @@ def _mean_text(mean: Row) -> str:
 
 
 def served_bars(marks: list[Row], factor: float, color: str) -> dict[str, Any] | None:
-    errors = [mean["half_width_j_per_token"] for mean in marks]
-    return error_bars(errors, factor, color=color, thickness=1.5)
+    error = "half_width_j_per_token"
+    return error_bars(marks, error, factor=factor, color=color, thickness=1.5)
 
 
 def served_words(mean: Row, of: str = "") -> str:
