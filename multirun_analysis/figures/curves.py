@@ -16,6 +16,7 @@ from multirun_analysis.figures.marks import (
     dash,
     first_of_each,
     in_template,
+    legend_once,
     legend_px,
     say_left_out,
     symbol,
@@ -76,7 +77,7 @@ def _draw_loss(table: pd.DataFrame, runs: pd.DataFrame, term: str) -> go.Figure:
     factor, prefix = units.prefix(_most(lines, "tokens"))
     count = {"": "number", "k": "thousand", "M": "million", "G": "billion"}[prefix]
     fig = go.Figure()
-    own, named = look_by_group(to_rows(runs)), set()
+    own = look_by_group(to_rows(runs))
     for run, line in lines:
         for split, part in line.groupby("split", sort=False):
             is_held_out = split == "heldout"
@@ -86,7 +87,7 @@ def _draw_loss(table: pd.DataFrame, runs: pd.DataFrame, term: str) -> go.Figure:
                 x=coordinates(points["tokens"] / factor),
                 y=coordinates(points[term]),
                 mode="lines+markers" if is_held_out else "lines",
-                **_legend(run, own, named, more=where),
+                **_legend(run, own, more=where),
                 line=_stroke(own[run["group"]], "dot" if is_held_out else "solid"),
                 hovertemplate=f"<b>{in_template(run['label'])}</b>{where}<br>"
                 f"%{{y:.4g}} at %{{x:.4g}} {count}<extra></extra>",
@@ -126,14 +127,14 @@ def _draw_quality(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
     lines, left_out = _lines(table)
     factor, prefix = units.prefix(_most(lines, "energy_j"))
     fig = go.Figure()
-    own, named = look_by_group(to_rows(runs)), set()
+    own = look_by_group(to_rows(runs))
     for run, line in lines:
         points, kind = _thinned(line, len(lines)), run["energy_class"]
         fig.add_scatter(
             x=coordinates(points["energy_j"] / factor),
             y=coordinates(points["bits_per_byte"]),
             mode="lines+markers",
-            **_legend(run, own, named),
+            **_legend(run, own),
             marker={"size": 6, "symbol": symbol("circle", kind)},
             line=_stroke(own[run["group"]], dash(kind)),
             hovertemplate=f"<b>{in_template(run['label'])}</b><br>%{{y:.4g}} bits per byte at "
@@ -162,13 +163,10 @@ def _most(lines: list[tuple[Row, Any]], column: str) -> float:
     return max((float(line[column].max()) for _, line in lines), default=1.0)
 
 
-def _legend(run: Row, own: dict[str, Look], named: set[str], *, more: str = "") -> dict[str, Any]:
+def _legend(run: Row, own: dict[str, Look], *, more: str = "") -> dict[str, Any]:
     """Name and group of a line in the legend, where each setting stands once."""
     name = escape(own[run["group"]].name)
-    is_first = name not in named
-    named.add(name)
-    meta = {"run": run["run"]}
-    return {"name": name + more, "legendgroup": name, "showlegend": is_first, "meta": meta}
+    return {"name": name + more, "legendgroup": name, "meta": {"run": run["run"]}}
 
 
 def _stroke(look: Look, dashes: str) -> dict[str, Any]:
@@ -176,7 +174,7 @@ def _stroke(look: Look, dashes: str) -> dict[str, Any]:
 
 
 def _finished(fig: go.Figure, left_out: int, *, x: str, y: str) -> go.Figure:
-    say_left_out(fig, left_out, "runs")
+    say_left_out(legend_once(fig), left_out, "runs")
     return styled(fig, height=400 + legend_px(fig, letters=LEGEND_LETTERS), x=x, y=y)
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.figures.marks import coordinates, dash, points, thin
+from multirun_analysis.figures.marks import coordinates, dash, legend_once, points, thin
 from multirun_analysis.figures.palette import INK, MUTED, faded, stage_color, stage_words, styled
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from multirun_analysis.statistics.seeds import top_windows
@@ -94,22 +94,19 @@ def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:
         len(panels) + 1, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[*heights, 0.1]
     )
     _add_stages(fig, spans, factor, num_panels=len(panels))
-    named: set[str] = set()
     most_j = float(table["energy_j"].max()) if table["energy_j"].notna().any() else 1.0
     joules, prefix = units.prefix(most_j)
     for place, column in enumerate(panels, start=1):
         devices = [(key, rows) for key, rows in _by_device(table) if rows[column].notna().any()]
         for (kind, index), rows in devices:
             scale = joules if column == "energy_j" else 1.0
-            points = max(150, MAX_POINTS // len(devices))
-            curve = _thinned(rows["active_s"], rows[column], points, whole=column == "energy_j")
+            num_points = max(150, MAX_POINTS // len(devices))
+            curve = _thinned(rows["active_s"], rows[column], num_points, whole=column == "energy_j")
             trace = _device_trace(kind, index, rows, curve, unit, factor=factor, scale=scale)
-            trace |= {"showlegend": trace["name"] not in named, "meta": {"run": run}}
-            named.add(trace["name"])
-            fig.add_scatter(**trace, row=place, col=1)
+            fig.add_scatter(**trace, meta={"run": run}, row=place, col=1)
         title = _PANELS[column].format(prefix)
         fig.update_yaxes(title_text=title, rangemode="tozero", row=place, col=1)
-    styled(fig, height=170 + round(150 * sum(heights)))
+    styled(legend_once(fig), height=170 + round(150 * sum(heights)))
     fig.update_layout(barmode="overlay", bargap=0, hovermode="closest")
     fig.update_xaxes(ticks="", showticklabels=False)
     last: Any = {"row": len(panels) + 1, "col": 1}

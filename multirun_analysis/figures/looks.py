@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from plotly.colors import hex_to_rgb
+
 from multirun_analysis.figures.palette import paradigm_color
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
@@ -101,9 +103,5 @@ def shades(color: str, count: int) -> list[str]:
 
 def _mixed(one: str, other: str, share: float) -> str:
     """A colour with a share of another."""
-    pairs = zip(_rgb(one), _rgb(other), strict=True)
+    pairs = zip(hex_to_rgb(one), hex_to_rgb(other), strict=True)
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
-
-
-def _rgb(color: str) -> tuple[int, ...]:
-    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))

@@ -38,6 +38,17 @@ def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
     return [run for run in runs if run["run"] in chosen]
 
 
+def legend_once(fig: go.Figure) -> go.Figure:
+    """The figure with the first trace alone of each group of its legend in it."""
+    traces: Any = fig.data
+    groups: set[str] = set()
+    for trace in traces:
+        if trace.legendgroup is not None:
+            trace.showlegend = trace.legendgroup not in groups
+            groups.add(trace.legendgroup)
+    return fig
+
+
 def legend_px(fig: go.Figure, *, letters: int) -> int:
     """Pixels that a legend takes beyond its first row, so that the plot below keeps its own.
 

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from kdwatts.metrics.pooling import pool, relative_spread
 from kdwatts.metrics.quantity import half_width
 from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
-from multirun_analysis.figures.marks import dash, log_axis, points, symbol
+from multirun_analysis.figures.marks import dash, legend_once, log_axis, points, symbol
 from multirun_analysis.figures.palette import INK, faded, styled
 from multirun_analysis.figures.serving_by_architecture import (
     PAIR,
@@ -128,7 +128,6 @@ def _draw(table: pd.DataFrame) -> go.Figure:
     pairs = list(dict.fromkeys(map(pair_of, every)))
     machine = machine_words(every)
     fig = make_subplots(2, 1, vertical_spacing=0.16)
-    names: set[str] = set()
     for row, phase in enumerate(PHASES, start=1):
         marks = [mark for mark in every if mark["phase"] == phase]
         values = [mark["j_per_token"] for mark in marks]
@@ -136,9 +135,8 @@ def _draw(table: pd.DataFrame) -> go.Figure:
         lines = grouped(marks, lambda mark: tuple(mark[key] for key in _LINE))
         for key, line in lines.items():
             trace = _trace(line, factor, batches, pairs, machine, several=len(pairs) > 1)
-            trace |= {"showlegend": trace["name"] not in names, "xaxis": f"x{row}"}
-            names.add(trace["name"])
-            fig.add_scatter(**trace, yaxis=f"y{row}", meta={"model": key[0], "gpu": key[1]})
+            about = {"model": key[0], "gpu": key[1]}
+            fig.add_scatter(**trace, xaxis=f"x{row}", yaxis=f"y{row}", meta=about)
         title = f"{phase.capitalize()}, {prefix}J/token"
         # An interval that reaches zero has no place on a logarithmic axis, and may leave it.
         arms = [min(p["half_width_j_per_token"] or 0.0, 0.7 * p["j_per_token"]) for p in marks]
@@ -150,7 +148,7 @@ def _draw(table: pd.DataFrame) -> go.Figure:
         shown = [str(length) for length in lengths]
         fig.update_xaxes(type="log", tickvals=lengths, ticktext=shown, row=row, col=1)
     fig.update_xaxes(title_text="Tokens of the prompt", row=2, col=1)
-    return styled(fig, height=560)
+    return styled(legend_once(fig), height=560)
 
 
 def _trace(
