@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,18 +12,20 @@ from plotly.subplots import make_subplots
 
 from kdwatts.metrics.footprint import co2e_kg
 from kdwatts.metrics.grid_facts import GRID_FACTS
+from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import (
-    MAX_ROWS,
     Setting,
     error_bars,
     facets,
+    first_rows,
+    in_rows,
     log_axis,
-    named_rows,
-    say_left_out,
+    points,
     setting_mean,
     settings_by_kind,
+    symbol,
 )
-from multirun_analysis.figures.palette import styled
+from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.statistics.site import GRID, Site, all_sites, counts_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -35,9 +38,26 @@ _AXIS_PX = 85
 WITH_SHARE, ALONE = "building, with its share of inherited work", "building alone"
 
 
-def co2e_by_site_table(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> pd.DataFrame:
-    """Kilograms of CO2e of each setting at each of `sites`, with half of a 95 % interval; None is
-    every site of conf/site.
+def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> Exhibit:
+    """Kilograms of CO2e of each setting at each of `sites`; None is every site of conf/site."""
+    draws = draws_of(distinct_students(runs))
+    apart = (
+        " Sites whose grid factors count unlike things, or do not state what they count, have a "
+        "panel of their own: compare within a panel alone."
+    )
+    several = sites is None or len(sites) > 1
+    return Exhibit(
+        "CO2e by site",
+        "Of building one student with its share of inherited work; a triangle leaves out what was "
+        "inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
+        f"intervals over {draws}, of the joules alone.{apart if several else ''}",
+        _table(runs, all_sites() if sites is None else sites),
+        _draw,
+    )
+
+
+def _table(runs: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame:
+    """A row for each setting and site, with half of a 95 % interval.
 
     Of building the student and its share of inherited work; `what` says so where what was
     inherited is unknown and the building is alone. The interval is over seeds and is of the joules
@@ -45,7 +65,7 @@ def co2e_by_site_table(runs: pd.DataFrame, sites: Sequence[Site] | None = None) 
     or ranked.
     """
     found = []
-    classes = _classes(all_sites() if sites is None else sites)
+    classes = _classes(sites)
     for setting, column, what in _settings(runs):
         mean = setting_mean(setting.rows, column)
         assert mean is not None, "its rows are those that have it"
@@ -99,16 +119,13 @@ def _settings(runs: pd.DataFrame) -> list[tuple[Setting, str, str]]:
     ]
 
 
-def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> go.Figure:
-    """CO2e of each setting, a mark for each of `sites` (None: all of conf/site), on logarithmic
-    axes: a panel for the sites whose grid factors count alike.
+def _draw(table: pd.DataFrame) -> go.Figure:
+    """A mark for each setting and site, on logarithmic axes: a panel for the sites whose grid
+    factors count alike.
 
     Open marks are not measured. A triangle leaves out what was inherited, which is unknown.
     """
-    table = to_rows(co2e_by_site_table(runs, sites))
-    labels = list(dict.fromkeys(row["setting"] for row in table))
-    shown = labels[:MAX_ROWS]
-    rows = [row for row in table if row["setting"] in shown]
+    shown, rows, left_out = first_rows(to_rows(table), "setting")
     factor, prefix = _mass(max((row["co2e_kg"] for row in rows), default=1.0))
     names = {row["site"] for row in rows}
     # Plotly draws no legend of one trace.
@@ -116,61 +133,52 @@ def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> go.
     panels = grouped(rows, "counts")
     num_panels, panel_px = max(1, len(panels)), 40 * max(1, len(shown)) + _AXIS_PX
     fig = make_subplots(num_panels, 1, vertical_spacing=_AXIS_PX / (num_panels * panel_px))
-    color = iter(_SITE_COLORS * (1 + len(rows) // len(_SITE_COLORS)))
+    color = cycle(_SITE_COLORS)
     for place, (counts, same) in enumerate(panels.items(), start=1):
         # Least first, so that the legend reads as the marks lie.
         by_site = grouped(sorted(same, key=lambda r: r["pue"] * r["grid_gco2e_per_kwh"]), "site")
-        for site, marks in by_site.items():
-            fig.add_trace(_marks(site, marks, factor, next(color)), row=place, col=1)
+        for marks in by_site.values():
+            fig.add_trace(_marks(marks, factor, next(color)), row=place, col=1)
         title = f"CO2e of building one student{only}, {prefix}<br>{escape(counts)}"
         values = [row["co2e_kg"] / factor for row in same if row["co2e_kg"]]
         axis = log_axis(min(values), max(values)) if values else {}
         fig.update_xaxes(title_text=title, **axis, row=place, col=1)
-    say_left_out(fig, len(labels) - len(shown), "settings")
-    styled(fig, height=65 + num_panels * panel_px)
-    named_rows(fig, shown[::-1])
+    height = 65 + num_panels * panel_px
+    in_rows(fig, shown, left_out=left_out, what="settings", height=height)
     return fig.update_yaxes(showgrid=True)
 
 
-def _marks(site: str, marks: list[Row], factor: float, color: str) -> go.Scatter:
+def _marks(marks: list[Row], factor: float, color: str) -> go.Scatter:
     """One site's, a mark for each setting."""
+    site = marks[0]["site"]
+    shapes = {WITH_SHARE: "circle", ALONE: "triangle-up"}
     return go.Scatter(
-        x=[row["co2e_kg"] / factor for row in marks],
-        y=[row["setting"] for row in marks],
+        **points(marks, x="co2e_kg", x_factor=factor, y="setting", of="group", text=_mark_text),
         mode="markers",
         name=escape(site),
         marker={
             "color": color,
             "size": 10,
-            "symbol": [_symbol(row["what"], row["energy_class"]) for row in marks],
+            "symbol": [symbol(shapes[row["what"]], row["energy_class"]) for row in marks],
             "line": {
                 "width": [0 if r["energy_class"] == "measured" else 2 for r in marks],
                 "color": color,
             },
         },
-        error_x=error_bars([row["half_width_kg"] for row in marks], factor, color, 1.3),
-        hovertext=[
-            f"<b>{escape(row['setting'])}</b><br>{escape(site)}: "
-            f"{units.quantity(1000 * row['co2e_kg'], 'g', error=_grams(row['half_width_kg']))}"
-            f" CO2e ({row['energy_class']})<br>{row['what']}<br>"
-            f"{units.significant(row['grid_gco2e_per_kwh'])} g/kWh, PUE {row['pue']:g}<br>"
-            f"{escape(row['counts'])}"
-            for row in marks
-        ],
-        hoverinfo="text",
-        customdata=[row["group"] for row in marks],
+        error_x=error_bars(marks, "half_width_kg", factor=factor, color=color, thickness=1.3),
         meta={"site": site},
     )
 
 
-def _symbol(what: str, kind: str) -> str:
-    return ("circle" if what == WITH_SHARE else "triangle-up") + (
-        "" if kind == "measured" else "-open"
+def _mark_text(row: Row) -> str:
+    error_g = None if row["half_width_kg"] is None else 1000 * row["half_width_kg"]
+    return (
+        f"<b>{escape(row['setting'])}</b><br>{escape(row['site'])}: "
+        f"{units.quantity(1000 * row['co2e_kg'], 'g', error=error_g)}"
+        f" CO2e ({row['energy_class']})<br>{row['what']}<br>"
+        f"{units.significant(row['grid_gco2e_per_kwh'])} g/kWh, PUE {row['pue']:g}<br>"
+        f"{escape(row['counts'])}"
     )
-
-
-def _grams(mass_kg: float | None) -> float | None:
-    return None if mass_kg is None else 1000 * mass_kg
 
 
 def _mass(most_kg: float) -> tuple[float, str]:

@@ -1,20 +1,25 @@
-"""Curves over time: the power of a run in its stages, and the training loss."""
+"""What students learn: the training loss over tokens, and held-out text over joules."""
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from kdwatts.metrics.quantity import MEASURED
-from multirun_analysis.figures.looks import Look, look_of, looks
+from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
+from multirun_analysis.figures.looks import Look, look_by_group
 from multirun_analysis.figures.marks import (
     coordinates,
+    dash,
     first_of_each,
+    in_template,
+    legend_once,
     legend_px,
     say_left_out,
+    symbol,
     thin,
 )
 from multirun_analysis.figures.palette import MUTED, faded, stage_words, styled
@@ -31,175 +36,146 @@ LEGEND_LETTERS = 110
 """Letters of a row of a legend, its lines and gaps included, on a page of usual width."""
 
 
-def loss_curves_table(
-    train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss"
-) -> pd.DataFrame:
+def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") -> Exhibit:
     """One term of the loss of each distinct student, by split, step and target tokens."""
+    return Exhibit(
+        "Loss over training",
+        "One line for each student. Losses of different paradigms sum different terms: compare "
+        "a term, not the whole.",
+        _loss_table(train, runs, term),
+        partial(_draw_loss, runs=runs, term=term),
+    )
+
+
+def _loss_table(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> pd.DataFrame:
     columns = ["run", "label", "group", "split", "step", "tokens", term]
-    every = _term_rows(train, runs, term)
-    if not every:
+    students = _in_order(sorted(distinct_students(runs), key=lambda run: run["run"]))
+    about = pd.DataFrame(students, columns=["run", "label", "group"])
+    about["order"] = range(len(about))
+    if term not in train or "run" not in train:
         return pd.DataFrame(columns=columns)
-    table: Any = pd.concat([rows for _, rows in every], ignore_index=True)
-    names = {run["run"]: run for run, _ in every}
+    table: Any = train.loc[train[term].notna()].merge(about, on="run")
+    # Rows of older runs do not say, and were all read on training data.
     table["split"] = table["split"].fillna("train") if "split" in table else "train"
-    for column in ("label", "group"):
-        table[column] = table["run"].map({name: run[column] for name, run in names.items()})
-    # As `_splits` does it for one run: the last word on a step counts.
+    # A resumed attempt repeats the steps since its checkpoint: the last word counts.
     table = table.drop_duplicates(["run", "split", "step"], keep="last")
-    table["order"] = table["run"].map({name: place for place, name in enumerate(names)})
     table = table.sort_values(["order", "split", "step"], ascending=[True, False, True])
     return table[columns].reset_index(drop=True)
 
 
-def _term_rows(train: pd.DataFrame, runs: pd.DataFrame, term: str) -> list[tuple[Row, Any]]:
-    """Students that have the term, in the palette's order, with their rows of it."""
-    students = {run["run"]: run for run in distinct_students(runs)}
-    if term not in train:
-        return []
-    table: Any = train.loc[train["run"].isin(list(students)) & train[term].notna()]
-    found = dict(list(table.groupby("run")))
-    ordered = by_paradigm([students[name] for name in found])
-    return [(run, found[run["run"]]) for _, rows in ordered for run in rows]
+def _in_order(students: list[Row]) -> list[Row]:
+    return [run for _, rows in by_paradigm(students) for run in rows]
 
 
-def _legend(run: Row, look: Look, named: set[str], *, held_out: bool = False) -> dict[str, Any]:
-    """Name and group of a line in the legend, where each setting stands once."""
-    name = escape(look.name)
-    is_first = name not in named
-    named.add(name)
-    more = ", held out" if held_out else ""
-    meta = {"run": run["run"]}
-    return {"name": name + more, "legendgroup": name, "showlegend": is_first, "meta": meta}
-
-
-def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") -> go.Figure:
-    """One term of the training loss over target tokens, a line for each distinct student.
+def _draw_loss(table: pd.DataFrame, runs: pd.DataFrame, term: str) -> go.Figure:
+    """A line over target tokens for each student.
 
     Colour and legend tell settings apart. Where the run read it on held-out rows too, those
-    readings are a dotted line with marks. Of more than MAX_LINES students one of each setting is
-    drawn before further seeds.
+    readings are a dotted line with marks.
     """
-    every = _term_rows(train, runs, term)
-    names = {run["run"] for run in first_of_each([run for run, _ in every])}
-    drawn = [(run, rows) for run, rows in every if run["run"] in names]
-    most = max((float(rows["tokens"].max()) for _, rows in drawn), default=1.0)
-    factor, prefix = units.prefix(most)
+    lines, left_out = _lines(table)
+    factor, prefix = units.prefix(_most(lines, "tokens"))
     count = {"": "number", "k": "thousand", "M": "million", "G": "billion"}[prefix]
     fig = go.Figure()
-    named: set[str] = set()
-    known_looks = looks(to_rows(runs))
-    for run, rows in drawn:
-        label = escape(run["label"]).replace("{", "(").replace("}", ")")
-        look = look_of(run, known_looks)
-        for split, curve in _splits(rows):
-            held_out = split == "heldout"
-            where = ", held out" if held_out else ""
-            # Many lines need fewer points each: the page has a limit, and the screen too.
-            curve = curve.iloc[thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
+    own = look_by_group(to_rows(runs))
+    for run, line in lines:
+        for split, part in line.groupby("split", sort=False):
+            is_held_out = split == "heldout"
+            where = ", held out" if is_held_out else ""
+            points = _thinned(part, len(lines))
             fig.add_scatter(
-                x=coordinates(curve["tokens"] / factor),
-                y=coordinates(curve[term]),
-                mode="lines+markers" if held_out else "lines",
-                **_legend(run, look, named, held_out=held_out),
-                line={
-                    "color": faded(look.color, 0.85),
-                    "width": 1.4,
-                    "dash": "dot" if held_out else "solid",
-                },
-                hovertemplate=f"<b>{label}</b>{where}<br>%{{y:.4g}} at %{{x:.4g}} {count}"
-                "<extra></extra>",
+                x=coordinates(points["tokens"] / factor),
+                y=coordinates(points[term]),
+                mode="lines+markers" if is_held_out else "lines",
+                **_legend(run, own, more=where),
+                line=_stroke(own[run["group"]], "dot" if is_held_out else "solid"),
+                hovertemplate=f"<b>{in_template(run['label'])}</b>{where}<br>"
+                f"%{{y:.4g}} at %{{x:.4g}} {count}<extra></extra>",
             )
     traces: Any = fig.data
     if any(trace.name.endswith(", held out") for trace in traces) and len(traces) > 2:
-        line = {"color": MUTED, "width": 1.4, "dash": "dot"}
-        fig.add_scatter(x=[None], y=[None], mode="lines+markers", name="held out", line=line)
+        stroke = {"color": MUTED, "width": 1.4, "dash": "dot"}
+        fig.add_scatter(x=[None], y=[None], mode="lines+markers", name="held out", line=stroke)
     unit = "nats per target token" if term.endswith("_nats") else "in the term's own unit"
     unit = "weighted sum of its terms" if term == "loss" else unit
     title = f"{escape(stage_words(term.removesuffix('_nats')).capitalize())}, {unit}"
-    say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(
-        fig,
-        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
-        x=f"Target tokens, {count}",
-        y=title,
-    )
+    return _finished(fig, left_out, x=f"Target tokens, {count}", y=title)
 
 
-def quality_against_joules_table(train: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> Exhibit:
     """Held-out bits per byte of each distinct student by the joules drawn so far."""
+    curves = held_out_curves(train)
     rows = [
         {key: run[key] for key in ("run", "label", "group")}
         | {"energy_j": joules, "bits_per_byte": value}
         | {"energy_class": energy_class(run["own_energy_quality"])}
-        for run, curve in _held_out(train, runs)
-        for joules, value in curve
+        for run in _in_order(distinct_students(runs))
+        for joules, value in curves.get(run["run"], [])
     ]
     columns = ["run", "label", "group", "energy_j", "bits_per_byte", "energy_class"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _held_out(
-    train: pd.DataFrame, runs: pd.DataFrame
-) -> list[tuple[Row, list[tuple[float, float]]]]:
-    curves = held_out_curves(train)
-    students = [run for run in distinct_students(runs) if run["run"] in curves]
-    return [(run, curves[run["run"]]) for _, rows in by_paradigm(students) for run in rows]
-
-
-def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
-    """Held-out bits per byte over the joules drawn so far, a line for each distinct student.
-
-    Of more than MAX_LINES students one of each setting is drawn before further seeds.
-    """
-    every = _held_out(train, runs)
-    names = {run["run"] for run in first_of_each([run for run, _ in every])}
-    drawn = [(run, curve) for run, curve in every if run["run"] in names]
-    factor, prefix = units.prefix(max((joules for _, c in drawn for joules, _ in c), default=1.0))
-    fig = go.Figure()
-    named: set[str] = set()
-    known_looks = looks(to_rows(runs))
-    for run, curve in drawn:
-        label = escape(run["label"]).replace("{", "(").replace("}", ")")
-        look = look_of(run, known_looks)
-        modelled = run["own_energy_quality"] not in MEASURED
-        points = [curve[i] for i in thin(len(curve), max(50, MAX_POINTS // len(drawn)))]
-        fig.add_scatter(
-            x=coordinates([joules / factor for joules, _ in points]),
-            y=coordinates([value for _, value in points]),
-            mode="lines+markers",
-            **_legend(run, look, named),
-            marker={"size": 6, "symbol": "circle-open" if modelled else "circle"},
-            line={
-                "color": faded(look.color, 0.85),
-                "width": 1.4,
-                "dash": "dot" if modelled else "solid",
-            },
-            hovertemplate=f"<b>{label}</b><br>%{{y:.4g}} bits per byte at %{{x:.4g}} {prefix}J"
-            "<extra></extra>",
-        )
-    x = f"Energy drawn so far, loading included, {prefix}J"
-    say_left_out(fig, len(every) - len(drawn), "runs")
-    return styled(
-        fig,
-        height=400 + legend_px(fig, letters=LEGEND_LETTERS),
-        x=x,
-        y="Held-out text, bits per byte",
+    return Exhibit(
+        "Held-out text against energy while training",
+        "What each student had learned by the time it had drawn so many joules, on rows that "
+        f"are never trained on. Inherited work is not in it. {NOT_MEASURED}",
+        pd.DataFrame(rows, columns=columns),
+        partial(_draw_quality, runs=runs),
     )
 
 
-def _splits(rows: Any) -> list[tuple[str, Any]]:
-    """The rows of one run read on training data, then those on held-out rows, each in order.
+def _draw_quality(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """A line over the joules drawn so far for each student."""
+    lines, left_out = _lines(table)
+    factor, prefix = units.prefix(_most(lines, "energy_j"))
+    fig = go.Figure()
+    own = look_by_group(to_rows(runs))
+    for run, line in lines:
+        points, kind = _thinned(line, len(lines)), run["energy_class"]
+        fig.add_scatter(
+            x=coordinates(points["energy_j"] / factor),
+            y=coordinates(points["bits_per_byte"]),
+            mode="lines+markers",
+            **_legend(run, own),
+            marker={"size": 6, "symbol": symbol("circle", kind)},
+            line=_stroke(own[run["group"]], dash(kind)),
+            hovertemplate=f"<b>{in_template(run['label'])}</b><br>%{{y:.4g}} bits per byte at "
+            f"%{{x:.4g}} {prefix}J<extra></extra>",
+        )
+    x = f"Energy drawn so far, loading included, {prefix}J"
+    return _finished(fig, left_out, x=x, y="Held-out text, bits per byte")
 
-    Rows of older runs do not say, and were all read on training data.
+
+def _lines(table: pd.DataFrame) -> tuple[list[tuple[Row, Any]], int]:
+    """The first row and all rows of each run that is drawn, and how many runs are left out.
+
+    Of more than MAX_LINES one of each setting is drawn before further seeds.
     """
-    split = rows["split"].fillna("train") if "split" in rows else pd.Series("train", rows.index)
-    curves = []
-    for name in ("train", "heldout"):
-        # A resumed attempt repeats the steps since its checkpoint: the last word counts.
-        curve = rows[split == name].drop_duplicates("step", keep="last").sort_values("step")
-        if len(curve):
-            curves.append((name, curve))
-    return curves
+    firsts = to_rows(table.drop_duplicates("run"))
+    drawn, rows = first_of_each(firsts), dict(list(table.groupby("run")))
+    return [(run, rows[run["run"]]) for run in drawn], len(firsts) - len(drawn)
+
+
+def _thinned(line: Any, num_lines: int) -> Any:
+    """Many lines need fewer points each: the page has a limit, and the screen too."""
+    return line.iloc[thin(len(line), max(50, MAX_POINTS // num_lines))]
+
+
+def _most(lines: list[tuple[Row, Any]], column: str) -> float:
+    return max((float(line[column].max()) for _, line in lines), default=1.0)
+
+
+def _legend(run: Row, own: dict[str, Look], *, more: str = "") -> dict[str, Any]:
+    """Name and group of a line in the legend, where each setting stands once."""
+    name = escape(own[run["group"]].name)
+    return {"name": name + more, "legendgroup": name, "meta": {"run": run["run"]}}
+
+
+def _stroke(look: Look, dashes: str) -> dict[str, Any]:
+    return {"color": faded(look.color, 0.85), "width": 1.4, "dash": dashes}
+
+
+def _finished(fig: go.Figure, left_out: int, *, x: str, y: str) -> go.Figure:
+    say_left_out(legend_once(fig), left_out, "runs")
+    return styled(fig, height=400 + legend_px(fig, letters=LEGEND_LETTERS), x=x, y=y)
 
 
 def loss_terms(train: pd.DataFrame) -> list[str]:

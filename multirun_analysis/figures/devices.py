@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,7 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from multirun_analysis.figures.marks import coordinates, thin
+from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.marks import coordinates, dash, legend_once, points, thin
 from multirun_analysis.figures.palette import INK, MUTED, faded, stage_color, stage_words, styled
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from multirun_analysis.statistics.seeds import top_windows
@@ -31,20 +33,38 @@ _PANELS = {
 """Column to the title of its panel, from above."""
 
 
-def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> pd.DataFrame:
-    """Each tick of one run with the seconds it was active and the joules of its device by then.
+def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> Exhibit:
+    """What the devices of one run did; `ticks` are its own.
 
-    Attempts follow one another without the wait between them. Energies of `method` tdp_model are
-    estimated. Power is the instant one, or the average where a GPU has that alone.
+    Each tick with the seconds the run was active and the joules of its device by then. Attempts
+    follow one another without the wait between them. Energies of `method` tdp_model are estimated.
+    Power is the instant one, or the average where a GPU has that alone.
     """
     windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
-    starts, _ = _attempt_starts(ticks, windows)
+    starts_s = _attempt_starts(ticks, windows)
+    spans = [
+        window | {"active_s": window["start_s"] - starts_s[window["attempt"]], "strip": "stage"}
+        for window in windows
+    ]
+    table = _table(ticks, starts_s)
+    is_modelled = bool((table["method"] == "tdp_model").any())
+    estimated = "A dotted curve is estimated, not measured. " if is_modelled else ""
+    return Exhibit(
+        "Devices over time",
+        f"Each device of one run, and the stage it was in. {estimated}Joules are those of the "
+        "energy counter where there is one. Long runs are averaged over equal spans.",
+        table,
+        partial(_draw, spans=spans, run=run),
+    )
+
+
+def _table(ticks: pd.DataFrame, starts_s: dict[int, float]) -> pd.DataFrame:
     columns = ["attempt", "window", "device_kind", "device_index", "method", "util_pct"]
     # The ticks of a run that has none have no columns either.
     table = ticks.reindex(columns=[*columns, "temperature_c"])
     if not len(ticks):
         return table.assign(active_s=[], power_w=[], energy_j=[])
-    start_s = [starts[int(attempt)] for attempt in ticks["attempt"]]
+    start_s = [starts_s[int(attempt)] for attempt in ticks["attempt"]]
     elapsed_s: Any = ticks["monotonic_s"] - np.asarray(start_s)
     table.insert(0, "active_s", elapsed_s.astype("float64"))
     table["power_w"] = ticks["power_w"].fillna(ticks["power_average_w"])
@@ -56,53 +76,44 @@ def devices_over_time_table(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: s
 
 
 def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, Any]]:
-    if not len(ticks):
-        return []
-    return list(ticks.groupby(["device_kind", "device_index"], dropna=False))
+    return list(ticks.groupby(["device_kind", "device_index"], dropna=False)) if len(ticks) else []
 
 
-def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> go.Figure:
-    """Power, utilisation, temperature and joules so far of each device of one run, and its stages.
+def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:
+    """Power, utilisation, temperature and joules so far of each device, above the stages.
 
-    `ticks` are of that run alone. A device is in a panel if it has the column, and there is no
-    panel that no device is in. A dotted curve is estimated from a TDP model.
+    A device is in a panel if it has the column, and there is no panel that no device is in. A
+    dotted curve is estimated from a TDP model.
     """
-    windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
-    starts, active_s = _attempt_starts(ticks, windows)
-    factor, unit = units.time_scale(active_s)
-    table: Any = devices_over_time_table(ticks, stages, run=run)
+    ends_s = [table["active_s"].max()] if len(table) else []
+    ends_s += [span["active_s"] + span["duration_s"] for span in spans]
+    factor, unit = units.time_scale(max(ends_s, default=0.0))
     panels = [column for column in _PANELS if table[column].notna().any()] or ["power_w"]
     heights = [1.0 if column in ("power_w", "energy_j") else 0.7 for column in panels]
-    spacing = 0.03
     fig = make_subplots(
-        len(panels) + 1, 1, shared_xaxes=True, vertical_spacing=spacing,
-        row_heights=[*heights, 0.1],
-    )  # fmt: skip
-    _add_stages(fig, windows, starts, factor, num_panels=len(panels))
-    named: set[str] = set()
+        len(panels) + 1, 1, shared_xaxes=True, vertical_spacing=0.03, row_heights=[*heights, 0.1]
+    )
+    _add_stages(fig, spans, factor, num_panels=len(panels))
     most_j = float(table["energy_j"].max()) if table["energy_j"].notna().any() else 1.0
     joules, prefix = units.prefix(most_j)
     for place, column in enumerate(panels, start=1):
         devices = [(key, rows) for key, rows in _by_device(table) if rows[column].notna().any()]
         for (kind, index), rows in devices:
             scale = joules if column == "energy_j" else 1.0
-            points = max(150, MAX_POINTS // len(devices))
-            curve = _thinned(rows["active_s"], rows[column], points, whole=column == "energy_j")
+            num_points = max(150, MAX_POINTS // len(devices))
+            curve = _thinned(rows["active_s"], rows[column], num_points, whole=column == "energy_j")
             trace = _device_trace(kind, index, rows, curve, unit, factor=factor, scale=scale)
-            trace |= {"showlegend": trace["name"] not in named, "meta": {"run": run}}
-            named.add(trace["name"])
-            fig.add_scatter(**trace, row=place, col=1)
+            fig.add_scatter(**trace, meta={"run": run}, row=place, col=1)
         title = _PANELS[column].format(prefix)
         fig.update_yaxes(title_text=title, rangemode="tozero", row=place, col=1)
-    styled(fig, height=170 + round(150 * sum(heights)))
+    styled(legend_once(fig), height=170 + round(150 * sum(heights)))
     fig.update_layout(barmode="overlay", bargap=0, hovermode="closest")
     fig.update_xaxes(ticks="", showticklabels=False)
     last: Any = {"row": len(panels) + 1, "col": 1}
-    fig.update_xaxes(ticks="outside", showticklabels=True, **last)
-    fig.update_xaxes(title_text=f"Time the run was active, {unit}", **last)
+    title = f"Time the run was active, {unit}"
+    fig.update_xaxes(ticks="outside", showticklabels=True, title_text=title, **last)
     fig.update_yaxes(nticks=5)
-    fig.update_yaxes(visible=False, fixedrange=True, **last)
-    return fig
+    return fig.update_yaxes(visible=False, fixedrange=True, **last)
 
 
 def _device_trace(
@@ -122,47 +133,30 @@ def _device_trace(
         "line": {
             "color": faded(color, max(0.4, 1 - 0.15 * place)),
             "width": 1.4,
-            "dash": "dot" if modelled else "solid",
+            "dash": dash("estimated" if modelled else "measured"),
         },
         "hovertemplate": f"{name}: %{{y:.4g}} at %{{x:.4g}} {unit}<extra></extra>",
     }
 
 
-def _add_stages(
-    fig: go.Figure,
-    windows: list[Row],
-    starts: dict[int, float],
-    factor: float,
-    *,
-    num_panels: int,
-) -> None:
+def _add_stages(fig: go.Figure, spans: list[Row], factor: float, *, num_panels: int) -> None:
     """Adds bands behind the curves, and a strip below them that explains itself on hover."""
     strip = num_panels + 1
-    for stage, rows in grouped(windows, "stage").items():
-        left = [(row["start_s"] - starts[row["attempt"]]) / factor for row in rows]
-        width = [row["duration_s"] / factor for row in rows]
+    for stage, rows in grouped(spans, "stage").items():
         color = stage_color(stage)
         fig.add_bar(
-            base=left,
-            x=width,
-            y=["stage"] * len(rows),
+            **points(rows, x="duration_s", x_factor=factor, y="strip", of="run", text=_stage_text),
+            base=[row["active_s"] / factor for row in rows],
             orientation="h",
             width=1,
             name=escape(stage_words(stage)),
             marker={"color": color, "line": {"color": "#fff", "width": 0.5}},
-            hovertext=[
-                f"<b>{escape(stage_words(stage))}</b>: {escape(row['outcome'])}, "
-                f"attempt {row['attempt']}<br>{units.duration(row['duration_s'])}, "
-                f"{units.energy(row['energy_j'])} ({escape(row['energy_quality'])})"
-                for row in rows
-            ],
-            hoverinfo="text",
-            customdata=[row["run"] for row in rows],
             row=strip,
             col=1,
         )
-        for x0, span in zip(left, width, strict=True):
-            band: Any = {"fillcolor": color, "opacity": 0.15, "line_width": 0, "layer": "below"}
+        band: Any = {"fillcolor": color, "opacity": 0.15, "line_width": 0, "layer": "below"}
+        for row in rows:
+            x0, span = row["active_s"] / factor, row["duration_s"] / factor
             for panel in range(1, strip):
                 number = "" if panel == 1 else str(panel)
                 fig.add_shape(
@@ -171,8 +165,16 @@ def _add_stages(
                 )  # fmt: skip
 
 
-def _attempt_starts(ticks: Any, windows: list[Row]) -> tuple[dict[int, float], float]:
-    """Monotonic second at which the active time of each attempt is 0, and the whole active time.
+def _stage_text(row: Row) -> str:
+    return (
+        f"<b>{escape(stage_words(row['stage']))}</b>: {escape(row['outcome'])}, "
+        f"attempt {row['attempt']}<br>{units.duration(row['duration_s'])}, "
+        f"{units.energy(row['energy_j'])} ({escape(row['energy_quality'])})"
+    )
+
+
+def _attempt_starts(ticks: Any, windows: list[Row]) -> dict[int, float]:
+    """Monotonic second at which the active time of each attempt is 0.
 
     Monotonic clocks of two attempts have nothing in common, so attempts are laid end to end.
     """
@@ -186,7 +188,7 @@ def _attempt_starts(ticks: Any, windows: list[Row]) -> tuple[dict[int, float], f
     for attempt, found in sorted(moments.items()):
         starts[attempt] = min(found) - active_s
         active_s += max(found) - min(found)
-    return starts, active_s
+    return starts
 
 
 def _thinned(elapsed_s: Any, values: Any, num_points: int, *, whole: bool) -> Any:

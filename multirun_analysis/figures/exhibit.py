@@ -1,24 +1,42 @@
-"""What a reader is shown: a figure, the numbers drawn in it, and how to read both."""
+"""What a reader is shown: numbers, the figure that draws them, and how to read both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from multirun_analysis.figures.marks import left_out_words
+
+NOT_MEASURED = "What is open or dotted is not measured."
+
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One subject, drawn and as numbers."""
+    """One subject, as numbers and drawn."""
 
     title: str
     """Plain text, ours: nothing in it comes from a run folder."""
-    note: str
-    """How to read it, and what is not in it; plain text, to be escaped like any other."""
-    figure: go.Figure
+    how_to_read: str
+    """Also what is not in it; plain text, to be escaped like any other."""
     table: pd.DataFrame
     """One row for each mark of the figure, columns with units; empty where nothing is known."""
+    draw: Callable[[pd.DataFrame], go.Figure]
+    curves: pd.DataFrame | None = None
+    """What is drawn in the table's place, where its rows are too few for a smooth line."""
+
+    @cached_property
+    def figure(self) -> go.Figure:
+        """The table, drawn."""
+        return self.draw(self.table if self.curves is None else self.curves)
+
+    @property
+    def note(self) -> str:
+        """How to read it, and how much is in the table alone."""
+        return f"{self.how_to_read} {left_out_words(self.figure)}".strip()
 
     @property
     def is_empty(self) -> bool:

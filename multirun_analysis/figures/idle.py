@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
+from operator import itemgetter
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from kdwatts.metrics.quantity import mean_of
-from multirun_analysis.figures.marks import MAX_ROWS, facets, named_rows, say_left_out
-from multirun_analysis.figures.palette import INK, styled
-from multirun_analysis.statistics.seeds import draws_words, top_windows
+from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.marks import MAX_ROWS, error_bars, in_rows, points
+from multirun_analysis.figures.palette import INK
+from multirun_analysis.statistics.seeds import draws_of, draws_words, top_windows
 from multirun_analysis.values import units
-from multirun_analysis.values.order import in_order, settings_of
+from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 STAGE = "distill"
 """The stage that the figure is about: building the student."""
+
+BEFORE = "measured before the run"
 
 _SHARES = {
     "idle_pct": ("idle power, share of the energy", "#8d7f6c"),
@@ -26,9 +31,7 @@ _SHARES = {
 }
 
 
-def idle_and_wait_table(
-    runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame
-) -> pd.DataFrame:
+def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame) -> Exhibit:
     """Per run and stage that it built: idle share, data wait share and mean GPU utilisation, in %.
 
     `summaries` has a row for each run and stage (`Collected.summaries`); it may be empty.
@@ -36,6 +39,19 @@ def idle_and_wait_table(
     GPUs drew at 0 % utilisation in its own trace, of their own energy alone. A share of which
     nothing is known is missing.
     """
+    return Exhibit(
+        "Idle power, waiting and utilisation",
+        f"While building the student, means over {draws_of(distinct_students(runs))} with 95 % "
+        "intervals. Idle share is what idle devices would have drawn in the same time, of all that "
+        "was drawn. A paler bar is not from idle power measured before the run, but from the least "
+        "that its GPUs drew at 0 % utilisation, and counts their energy alone. Utilisation is the "
+        "share of time in which some kernel ran, not how much of the GPU it used.",
+        _table(runs, stages, summaries),
+        partial(_draw, runs=runs),
+    )
+
+
+def _table(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame) -> pd.DataFrame:
     by_stage = {(row["run"], row["stage"]): row for row in to_rows(summaries)}
     built = [w for w in top_windows(to_rows(stages)) if w["outcome"] != "reused"]
     windows_of = grouped(built, "run")
@@ -66,7 +82,7 @@ def _idle(run: Row, stage: str, windows: list[Row], summary: Row) -> Row:
     if net_j is None and stage == STAGE:
         gross_j, net_j = run["own_energy_j"], run["own_net_energy_j"]
     if gross_j and net_j is not None:
-        return {"idle_pct": 100 * (1 - net_j / gross_j), "idle_source": "measured before the run"}
+        return {"idle_pct": 100 * (1 - net_j / gross_j), "idle_source": BEFORE}
     floor_w, gpu_j = summary.get("gpu_floor_w"), _sum(windows, "gpu_energy_j")
     if floor_w is not None and gpu_j:
         # A window may hold time that no energy covers; there its share would be too high.
@@ -89,64 +105,68 @@ def _wait_pct(run: Row, stage: str, windows: list[Row]) -> float | None:
     return 100 * wait_s / whole_s if wait_s is not None and whole_s else None
 
 
-def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame) -> go.Figure:
-    """Idle share, data wait share and GPU utilisation while building the student, by setting.
+def _draw(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Shares while building the student, by setting: means over seeds, with 95 % intervals.
 
-    Bars are means over seeds, with 95 % intervals. A paler idle bar is read off a run's trace.
+    A paler idle bar is read off a run's trace.
     """
-    table = to_rows(idle_and_wait_table(runs, stages, summaries))
-    rows = {row["run"]: row for row in table if row["stage"] == STAGE}
-    for row in rows.values():
-        if row["gpu_util_pct"] is not None:
-            row["host_util_pct"] = None
-    rows = {name: row for name, row in rows.items() if _has_share(row)}
-    settings = settings_of([run for run in distinct_students(runs) if run["run"] in rows])
-    shown = settings[:MAX_ROWS]
+    rows = [row for row in to_rows(table) if row["stage"] == STAGE]
+    for row in rows:
+        # That of a host with GPUs says little, and would stand beside theirs.
+        row["host_util_pct"] = row["host_util_pct"] if row["gpu_util_pct"] is None else None
+    rows = [row for row in rows if any(row[column] is not None for column in _SHARES)]
+    settings = grouped(rows, "group")
+    shown = list(settings.values())[:MAX_ROWS]
+    by_run = {run["run"]: run for run in to_rows(runs)}
     fig = go.Figure()
     for column, (words, color) in reversed(_SHARES.items()):
-        marks = []
-        for setting in shown:
-            found = known([rows[run["run"]] for run in setting], column)
-            if found:
-                marks.append((setting, found, mean_of([row[column] for row in found])))
+        marks = [
+            _mark(part, column, words, [by_run[row["run"]] for row in setting])
+            for setting in shown
+            if (part := known(setting, column))
+        ]
         if not marks:
             continue
-        traced = [column == "idle_pct" and any(r["idle_source"] != "measured before the run"
-                  for r in found) for _, found, _ in marks]  # fmt: skip
         fig.add_bar(
-            x=[mean.number for _, _, mean in marks],
-            y=[setting[0]["group_label"] for setting, _, _ in marks],
+            **points(marks, x="mean", y="setting", of="group", text=itemgetter("words")),
             orientation="h",
             name=words,
             showlegend=True,
-            marker={"color": color, "opacity": [0.5 if pale else 1.0 for pale in traced]},
-            error_x={
-                "type": "data",
-                "array": [mean.half_width or 0.0 for _, _, mean in marks],
-                "color": INK,
-                "thickness": 1.3,
-                "width": 3,
-            },
-            text=[f"{units.significant(mean.number, 2)} %" for _, _, mean in marks],
+            marker={"color": color, "opacity": [mark["opacity"] for mark in marks]},
+            error_x=error_bars(marks, "half_width", color=INK, thickness=1.3, width=3),
+            text=[f"{units.significant(mark['mean'], 2)} %" for mark in marks],
             textposition="outside",
             cliponaxis=False,
-            hovertext=[
-                f"<b>{escape(setting[0]['group_label'])}</b><br>{words}: "
-                f"{units.with_error(mean.number, mean.half_width, '%')}<br>"
-                f"{len(found)} {draws_words(setting)[len(found) > 1]}"
-                + (f"<br>idle power: {found[0]['idle_source']}" if column == "idle_pct" else "")
-                for setting, found, mean in marks
-            ],
-            hoverinfo="text",
-            customdata=[facets(setting)["group"] for setting, _, _ in marks],
             meta={"column": column},
         )
-    labels = [setting[0]["group_label"] for setting in shown]
-    say_left_out(fig, len(settings) - len(shown), "settings")
     fig.update_layout(barmode="group", bargroupgap=0.08, legend_traceorder="reversed")
-    styled(fig, height=120 + 66 * max(1, len(labels)), x="Share while building the student, %")
-    fig.update_xaxes(range=[0, 109], tickvals=[0, 25, 50, 75, 100])
-    return named_rows(fig, labels[::-1])
+    in_rows(
+        fig,
+        [setting[0]["setting"] for setting in shown],
+        left_out=len(settings) - len(shown),
+        what="settings",
+        height=120 + 66 * max(1, len(shown)),
+        x="Share while building the student, %",
+    )
+    return fig.update_xaxes(range=[0, 109], tickvals=[0, 25, 50, 75, 100])
+
+
+def _mark(rows: list[Row], column: str, words: str, members: list[Row]) -> Row:
+    """The mean of a share over the seeds of one setting that have it."""
+    mean, first = mean_of([row[column] for row in rows]), rows[0]
+    is_idle = column == "idle_pct"
+    draws = draws_words(members)[len(rows) > 1]
+    source = f"<br>idle power: {first['idle_source']}" if is_idle else ""
+    is_traced = is_idle and any(row["idle_source"] != BEFORE for row in rows)
+    return {
+        "setting": first["setting"],
+        "group": first["group"],
+        "mean": mean.number,
+        "half_width": mean.half_width or 0.0,
+        "opacity": 0.5 if is_traced else 1.0,
+        "words": f"<b>{escape(first['setting'])}</b><br>{words}: "
+        f"{units.with_error(mean.number, mean.half_width, '%')}<br>{len(rows)} {draws}{source}",
+    }
 
 
 LOW_UTIL_PCT = 50.0
@@ -155,7 +175,7 @@ HIGH_WAIT_PCT = 10.0
 
 def idle_words(table: pd.DataFrame) -> list[str]:
     """A sentence for each setting whose GPUs ran less than half the time, or whose training waited
-    for data more than a tenth of it; of rows of `idle_and_wait_table`."""
+    for data more than a tenth of it; of rows of `idle_and_wait`."""
     found = []
     for rows in grouped([r for r in to_rows(table) if r["stage"] == STAGE], "group").values():
         util, wait, idle = (
@@ -177,8 +197,3 @@ def idle_words(table: pd.DataFrame) -> list[str]:
         if parts:
             found.append(f"{rows[0]['setting']}: {', and '.join(parts)}.")
     return found
-
-
-def _has_share(row: Row) -> bool:
-    """Whether a row of the table tells any share."""
-    return any(row[column] is not None for column in _SHARES)

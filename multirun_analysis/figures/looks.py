@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from plotly.colors import hex_to_rgb
+
 from multirun_analysis.figures.palette import paradigm_color
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
-_SCALE = ("#3b1f6b", "#2f5fa8", "#1b8f8a", "#62a32e", "#d6a100")
+SCALE = ("#3b1f6b", "#2f5fa8", "#1b8f8a", "#62a32e", "#d6a100")
 """From dark to light, each lighter than the one before also in grey."""
 
 MAX_LOOKS = 40
@@ -43,7 +45,7 @@ def looks(runs: list[Row]) -> dict[str, Look]:
         if len(firsts) == 1:
             colors = [paradigm_color(paradigm)]
         elif len(paradigms) == 1:
-            colors = between(_SCALE, len(firsts))
+            colors = between(SCALE, len(firsts))
         else:
             colors = shades(paradigm_color(paradigm), len(firsts))
         for first, color in zip(firsts, colors, strict=True):
@@ -58,11 +60,16 @@ def look_of(run: Row, known_looks: dict[str, Look]) -> Look:
     return known_looks.get(run.get("group") or "") or Look(paradigm, paradigm_color(paradigm))
 
 
+def look_by_group(runs: list[Row]) -> dict[str, Look]:
+    """The look of every setting of these runs, also of those that have none of their own."""
+    known_looks = looks(runs)
+    return {run["group"]: look_of(run, known_looks) for run in runs}
+
+
 def hue_of(runs: list[Row]) -> Callable[[str], str]:
     """The colour of a setting, by its group, among these runs."""
-    known_looks = looks(runs)
-    colors = {run["group"]: look_of(run, known_looks).color for run in runs}
-    return lambda group: colors[group]
+    found = look_by_group(runs)
+    return lambda group: found[group].color
 
 
 def _paradigm(run: Row) -> str:
@@ -96,9 +103,5 @@ def shades(color: str, count: int) -> list[str]:
 
 def _mixed(one: str, other: str, share: float) -> str:
     """A colour with a share of another."""
-    pairs = zip(_rgb(one), _rgb(other), strict=True)
+    pairs = zip(hex_to_rgb(one), hex_to_rgb(other), strict=True)
     return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
-
-
-def _rgb(color: str) -> tuple[int, ...]:
-    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))

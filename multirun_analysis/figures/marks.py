@@ -1,4 +1,4 @@
-"""What figures share: order of runs, error bars, names of rows, and limits that keep them small.
+"""What figures share: points, lines and error bars, axes, rows, and limits that keep them small.
 
 Every point carries `customdata`: the name of its run, or for a mean over seeds its group. A trace
 that is a whole run's or group's carries it in `meta`. So a page can hide points by what they are.
@@ -7,7 +7,7 @@ that is a whole run's or group's carries it in `meta`. So a page can hide points
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -16,12 +16,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.figures.palette import MUTED
+from multirun_analysis.figures.palette import MUTED, styled
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import over_seeds
 from multirun_analysis.values import units
 from multirun_analysis.values.order import settings_of
-from multirun_analysis.values.rows import Row, grouped
+from multirun_analysis.values.rows import Row, grouped, known
 
 MAX_LINES = 60
 """Lines of one figure; more can be told apart by nobody."""
@@ -37,6 +37,17 @@ def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
     turns = [(i, run) for rows in grouped(runs, "group").values() for i, run in enumerate(rows)]
     chosen = {run["run"] for _, run in sorted(turns, key=lambda turn: turn[0])[:most]}
     return [run for run in runs if run["run"] in chosen]
+
+
+def legend_once(fig: go.Figure) -> go.Figure:
+    """The figure with the first trace alone of each group of its legend in it."""
+    traces: Any = fig.data
+    groups: set[str] = set()
+    for trace in traces:
+        if trace.legendgroup is not None:
+            trace.showlegend = trace.legendgroup not in groups
+            groups.add(trace.legendgroup)
+    return fig
 
 
 def legend_px(fig: go.Figure, *, letters: int) -> int:
@@ -64,13 +75,70 @@ def left_out_words(fig: go.Figure) -> str:
 
 
 def error_bars(
-    errors: Sequence[float | None], factor: float, color: str, thickness: float
+    marks: Sequence[Row],
+    up: str,
+    down: str | None = None,
+    *,
+    color: str,
+    thickness: float,
+    factor: float = 1.0,
+    width: float = 0,
 ) -> dict[str, Any] | None:
-    """Error bars; None where no point has one."""
-    if all(error is None for error in errors):
+    """Error bars from the columns of their arms, one for both where no `down` is given.
+
+    None where no mark has one: of no error at all plotly would draw a stub.
+    """
+    if not known(marks, up):
         return None
-    array = [(error or 0.0) / factor for error in errors]
-    return {"type": "data", "array": array, "color": color, "thickness": thickness, "width": 0}
+    bars: dict[str, Any] = {"type": "data", "color": color, "thickness": thickness, "width": width}
+    bars["array"] = [(mark[up] or 0.0) / factor for mark in marks]
+    if down is not None:
+        bars["symmetric"] = False
+        bars["arrayminus"] = [(mark[down] or 0.0) / factor for mark in marks]
+    return bars
+
+
+def points(
+    marks: Sequence[Row],
+    *,
+    x: str,
+    y: str,
+    of: str,
+    text: Callable[[Row], str],
+    x_factor: float = 1.0,
+    y_factor: float = 1.0,
+) -> dict[str, Any]:
+    """Where marks stand, what each says when it is pointed at, and whose it is.
+
+    `x`, `y` and `of` are columns; the last names the run or group.
+    """
+    return {
+        "x": [mark[x] if x_factor == 1 else mark[x] / x_factor for mark in marks],
+        "y": [mark[y] if y_factor == 1 else mark[y] / y_factor for mark in marks],
+        "hovertext": [text(mark) for mark in marks],
+        "hoverinfo": "text",
+        "customdata": [mark[of] for mark in marks],
+    }
+
+
+def symbol(shape: str, kind: str | bool | None) -> str:
+    """A shape, open for what is not measured; `kind` may also say at once whether it is filled."""
+    return shape if kind in ("measured", True) else f"{shape}-open"
+
+
+def dash(kind: str) -> str:
+    """How a line is drawn: dotted where it is not measured."""
+    return "solid" if kind == "measured" else "dot"
+
+
+def braceless(text: str) -> str:
+    """Text for a hover template, in which braces are variables."""
+    return text.replace("{", "(").replace("}", ")")
+
+
+def in_template(text: str) -> str:
+    """Text from a run folder for a hover template."""
+    return braceless(escape(text))
 
 
 def setting_mean(rows: list[Row], column: str) -> Quantity | None:
@@ -86,14 +154,6 @@ class Setting:
     kind: str
     """measured, mixed, estimated or missing; empty where no joules are in the figure."""
     rows: list[Row]
-
-    @property
-    def paradigm(self) -> str:
-        return str(self.rows[0]["paradigm"] or "unknown")
-
-    @property
-    def group(self) -> str:
-        return self.rows[0]["group"]
 
 
 def settings_by_kind(runs: list[Row], quality: str | None) -> list[Setting]:
@@ -184,8 +244,20 @@ def short_name(label: str) -> str:
     return escape(first if len(first) <= 26 else f"{first[:25]}…") + second
 
 
-def named_rows(fig: go.Figure, labels: list[str]) -> go.Figure:
-    """The figure with its rows in this order, from below, and names short enough for a phone."""
+def first_rows(table: list[Row], column: str) -> tuple[list[str], list[Row], int]:
+    """The first MAX_ROWS names in a column, the marks that have them, and how many names are left
+    out."""
+    names = list(dict.fromkeys(row[column] for row in table))
+    shown = names[:MAX_ROWS]
+    return shown, [row for row in table if row[column] in set(shown)], len(names) - len(shown)
+
+
+def in_rows(
+    fig: go.Figure, shown: Sequence[str], *, left_out: int, what: str, height: int, x: str = ""
+) -> go.Figure:
+    """The finished figure: a row for each name, the first on top, short enough for a phone."""
+    labels = list(reversed(shown))
+    say_left_out(styled(fig, height=height, x=x), left_out, what)
     fig.update_yaxes(
         type="category",
         categoryorder="array",

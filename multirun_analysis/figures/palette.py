@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from multirun_analysis.values.order import PARADIGMS
 
@@ -46,7 +47,7 @@ def stage_words(stage: object) -> str:
 
 def faded(color: str, alpha: float) -> str:
     """A hex colour with an opacity, as CSS."""
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = hex_to_rgb(color)
     return f"rgba({red},{green},{blue},{alpha})"
 
 

@@ -8,7 +8,7 @@ from statistics import fmean, median
 import pandas as pd
 
 from kdwatts.metrics.quantity import Quantity, ratio
-from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE, Quality
+from multirun_analysis.figures.accuracy_against_energy import ACCURACY_KEPT, BITS_PER_BYTE, Quality
 from multirun_analysis.statistics.accuracy_words import (
     AT_CHANCE,
     KEPT,

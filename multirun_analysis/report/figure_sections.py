@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from multirun_analysis.figures.accuracy_against_energy import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.figures.by_stage import energy_by_stage
-from multirun_analysis.figures.catalogue import devices_exhibit
-from multirun_analysis.figures.curves import loss_curves, loss_curves_table, loss_terms
+from multirun_analysis.figures.curves import loss_curves, loss_terms
+from multirun_analysis.figures.devices import devices_over_time
 from multirun_analysis.figures.idle import idle_words
 from multirun_analysis.figures.palette import stage_words
-from multirun_analysis.figures.plots import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
 from multirun_analysis.statistics.accuracy_words import KEPT, missing_reasons
@@ -78,7 +78,7 @@ def stages(study: Study) -> Values | None:
     if ours.any() and not ours.all():
         apart = {"Runs of ours": finished.loc[ours], "Imported runs": finished.loc[~ours]}
         origins = {str(i): origin for i, origin in enumerate(apart)}
-        figures = {i: energy_by_stage(apart[origins[i]], all_stages) for i in origins}
+        figures = {i: energy_by_stage(apart[origins[i]], all_stages).figure for i in origins}
     return {"exhibit": exhibit, "figures": figures, "origins": origins, "absent": sorted(absent)}
 
 
@@ -101,7 +101,7 @@ def devices(study: Study) -> Values | None:
         turns = [turn for rows in grouped(shown, "group").values() for turn in enumerate(rows)]
         shown = [run for _, run in sorted(turns, key=lambda turn: turn[0])][:MAX_DEVICE_RUNS]
     drawn = [
-        devices_exhibit(telemetry.of(run["run"]), study.collected.stages, run=run["run"])
+        devices_over_time(telemetry.of(run["run"]), study.collected.stages, run=run["run"])
         for run in shown
     ]
     return {
@@ -118,9 +118,10 @@ def loss(study: Study) -> Values | None:
     terms = loss_terms(train)
     if not terms or not study.students or exhibit is None:
         return None
+    drawn = [loss_curves(train, runs, term=term) for term in terms]
     return {
         "note": exhibit.note,
         "terms": {str(i): stage_words(term.removesuffix("_nats")) for i, term in enumerate(terms)},
-        "figures": {str(i): loss_curves(train, runs, term=term) for i, term in enumerate(terms)},
-        "table": loss_curves_table(train, runs, term=terms[0]),
+        "figures": {str(i): one.figure for i, one in enumerate(drawn)},
+        "table": drawn[0].table,
     }

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from multirun_analysis.collect.collection import Collected
+from multirun_analysis.figures.accuracy_against_energy import BITS_PER_BYTE
 from multirun_analysis.figures.catalogue import with_comparisons
-from multirun_analysis.figures.plots import BITS_PER_BYTE
 from multirun_analysis.narrative.answer import answer, energy_column
 from multirun_analysis.narrative.caveats import caveat_passages, short_commit
 from multirun_analysis.narrative.findings import (

@@ -5,8 +5,13 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.device_summaries import SUMMARIES
-from multirun_analysis.figures.catalogue import devices_exhibit, exhibits
-from multirun_analysis.figures.marks import MAX_LINES, MAX_ROWS, first_of_each, log_axis, thin
+from multirun_analysis.figures.accuracy_against_energy import BITS_PER_BYTE, quality_against_energy
+from multirun_analysis.figures.by_stage import energy_by_stage
+from multirun_analysis.figures.catalogue import exhibits
+from multirun_analysis.figures.curves import loss_curves
+from multirun_analysis.figures.devices import devices_over_time
+from multirun_analysis.figures.marks import MAX_LINES, MAX_ROWS
+from multirun_analysis.figures.serving_by_architecture import energy_per_token
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,16 @@ def test_every_exhibit_has_marks_numbers_a_title_and_a_note(found):
         assert exhibit.figure.data and len(exhibit.table), name
         assert exhibit.title and exhibit.note.endswith("."), name
     assert "energy_per_token_by_length" not in found
+
+
+@pytest.mark.parametrize(
+    "name", ["co2e_by_site", "energy_by_stage", "accuracy_kept_against_own_energy_j"]
+)
+def test_a_figure_draws_the_rows_of_its_table_and_no_other(found, name):
+    exhibit = found[name]
+    one = exhibit.draw(exhibit.table.head(1))
+    drawn = [trace for trace in one.data if "front" not in (trace.meta or {})]
+    assert sum(len(trace.x) for trace in drawn) == 1 < len(exhibit.table)
 
 
 def test_every_mark_can_be_told_by_its_run_or_its_group(found, collected):
@@ -99,27 +114,55 @@ def test_figures_of_many_settings_stay_small_and_say_what_they_leave_out(collect
     assert every["accuracy_kept"].table["group"].nunique() == 100
 
 
-def test_one_of_each_setting_is_drawn_before_further_seeds():
-    runs = [{"run": f"{group}{seed}", "group": group} for group in "ab" for seed in range(3)]
-    assert [run["run"] for run in first_of_each(runs, 3)] == ["a0", "a1", "b0"]
-
-
-def test_thinning_keeps_both_ends():
-    assert thin(3, 5) == [0, 1, 2]
-    assert thin(101, 5) == [0, 25, 50, 75, 100]
-
-
-def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
-    assert log_axis(1, 100)["ticktext"] == ["1", "2", "5", "10", "20", "50", "100"]
-    assert log_axis(1e3, 1e7, prefixed=True)["ticktext"] == ["1 k", "10 k", "100 k", "1 M", "10 M"]
-    assert log_axis(60, 60)["ticktext"] == ["60"]
-
-
 def test_the_devices_of_one_run_are_an_exhibit_too(collected):
     run = "0-sft-tiny"
     ticks = collected.telemetry.of(run)
-    exhibit = devices_exhibit(ticks, collected.stages, run=run)
+    exhibit = devices_over_time(ticks, collected.stages, run=run)
     assert len(exhibit.table) == len(ticks)
     assert "estimated" not in exhibit.note
-    modelled = devices_exhibit(ticks.assign(method="tdp_model"), collected.stages, run=run)
+    modelled = devices_over_time(ticks.assign(method="tdp_model"), collected.stages, run=run)
     assert "A dotted curve is estimated" in modelled.note
+
+
+def titles(fig):
+    layout = json.loads(fig.to_json())["layout"]
+    return [
+        layout[key]["title"].get("text", "")
+        for key in layout
+        if key[1:5] == "axis" and "title" in layout[key]
+    ]
+
+
+def test_every_numeric_axis_names_its_unit(collected):
+    figures = {
+        "kJ": quality_against_energy(collected.runs).figure,
+        "bits per byte": quality_against_energy(collected.runs, quality=BITS_PER_BYTE).figure,
+        "Energy, kJ": energy_by_stage(collected.runs, collected.stages).figure,
+        "Power, W": devices_over_time(
+            collected.telemetry.of("0-sft-tiny"), collected.stages, run="0-sft-tiny"
+        ).figure,
+        "mJ/token": energy_per_token(collected.runs, collected.inference).figure,
+        "nats per target token": loss_curves(
+            collected.train, collected.runs, term="ce_nats"
+        ).figure,
+    }
+    for unit, fig in figures.items():
+        assert any(unit in title for title in titles(fig)), unit
+
+
+def test_a_paradigm_has_one_colour_in_all_figures(collected):
+    scatter = quality_against_energy(collected.runs).figure
+    curves = loss_curves(collected.train, collected.runs).figure
+    marker = next(trace for trace in scatter.data if trace.name == "response").marker.color
+    line = next(trace for trace in curves.data if trace.name == "response").line.color
+    red, green, blue = (int(marker[i : i + 2], 16) for i in (1, 3, 5))
+    assert line.startswith(f"rgba({red},{green},{blue},")
+
+
+def test_figures_of_nothing_are_empty_not_errors(make, tmp_path):
+    make.run(tmp_path / "0", metrics=None)
+    collected = collect([tmp_path])
+    assert not quality_against_energy(collected.runs).figure.data
+    assert not energy_by_stage(collected.runs, collected.stages).figure.data
+    assert not energy_per_token(collected.runs, collected.inference).figure.data
+    assert not devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").figure.data

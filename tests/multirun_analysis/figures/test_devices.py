@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.figures.devices import MAX_POINTS, devices_over_time, devices_over_time_table
+from multirun_analysis.figures.devices import MAX_POINTS, devices_over_time
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,9 @@ def panels(fig):
 
 
 def test_devices_share_the_time_axis_and_are_in_the_panels_they_have_columns_for(imported):
-    fig = devices_over_time(ticks_of(imported, "feature_1"), imported.stages, run="feature_1")
+    fig = devices_over_time(
+        ticks_of(imported, "feature_1"), imported.stages, run="feature_1"
+    ).figure
     gpus = [f"gpu {i}" for i in range(4)]
     assert panels(fig) == {
         "Power, W": gpus,
@@ -42,17 +44,17 @@ def test_joules_so_far_end_at_the_energy_of_the_run(imported):
     runs = imported.runs.set_index("run")
     for name in runs.index:
         ticks = ticks_of(imported, name)
-        table = devices_over_time_table(ticks, imported.stages, run=name)
+        table = devices_over_time(ticks, imported.stages, run=name).table
         last = table.dropna(subset=["energy_j"]).groupby("device_index")["energy_j"].last()
         assert last.sum() == pytest.approx(runs.loc[name, "own_energy_j"])
-        fig = devices_over_time(ticks, imported.stages, run=name)
+        fig = devices_over_time(ticks, imported.stages, run=name).figure
         drawn = [t.y[-1] for t in fig.data if t.yaxis == "y4"]
         assert sum(drawn) * 1000 == pytest.approx(last.sum(), rel=1e-6)
 
 
 def test_a_panel_has_no_more_points_than_its_limit_and_joules_never_fall(imported):
     ticks = ticks_of(imported, "feature_1")
-    fig = devices_over_time(ticks, imported.stages, run="feature_1")
+    fig = devices_over_time(ticks, imported.stages, run="feature_1").figure
     energies = [t for t in fig.data if t.yaxis == "y4"]
     assert sum(len(t.y) for t in energies) <= MAX_POINTS < len(ticks)
     assert all((np.diff(t.y) >= 0).all() for t in energies)
@@ -68,7 +70,7 @@ def test_attempts_follow_one_another_in_time_and_in_joules(make, tmp_path):
             for a, s, j in ticks]  # fmt: skip
     make.append(folder / "telemetry.jsonl", rows)
     found = collect([tmp_path])
-    table = devices_over_time_table(found.telemetry.of("0"), found.stages, run="0")
+    table = devices_over_time(found.telemetry.of("0"), found.stages, run="0").table
     assert list(table["active_s"]) == [0, 1, 1, 2]
     assert list(table["energy_j"]) == [0, 100, 100, 150]
 
@@ -79,7 +81,7 @@ def test_an_estimated_device_is_dotted_and_says_so(make, tmp_path):
     row |= {"time_utc": "", "attempt": 1, "method": "tdp_model", "power_w": 15.0}
     make.append(folder / "telemetry.jsonl", [row | {"monotonic_s": float(s)} for s in range(3)])
     found = collect([tmp_path])
-    fig = devices_over_time(found.telemetry.of("0"), found.stages, run="0")
+    fig = devices_over_time(found.telemetry.of("0"), found.stages, run="0").figure
     assert panels(fig) == {
         "Power, W": ["cpu (estimated from TDP)"],
         "Energy, J": ["cpu (estimated from TDP)"],
@@ -89,7 +91,9 @@ def test_an_estimated_device_is_dotted_and_says_so(make, tmp_path):
 
 
 def test_stages_are_bands_behind_every_panel(imported):
-    fig = devices_over_time(ticks_of(imported, "feature_1"), imported.stages, run="feature_1")
+    fig = devices_over_time(
+        ticks_of(imported, "feature_1"), imported.stages, run="feature_1"
+    ).figure
     assert len(fig.layout.shapes) == 4
     (strip,) = [t for t in fig.data if t.type == "bar"]
     assert list(strip.customdata) == ["feature_1"]
@@ -98,4 +102,28 @@ def test_stages_are_bands_behind_every_panel(imported):
 def test_a_run_without_ticks_is_an_empty_figure(make, tmp_path):
     make.run(tmp_path / "0", metrics=None)
     found = collect([tmp_path])
-    assert not devices_over_time(found.telemetry.of("0"), found.stages, run="0").data
+    assert not devices_over_time(found.telemetry.of("0"), found.stages, run="0").figure.data
+
+
+def test_power_of_a_long_run_is_thinned_without_changing_its_energy(sweep_dir):
+    collected = collect([sweep_dir])
+    ticks = collected.telemetry.of("2-response-tiny")
+    fig = devices_over_time(ticks, collected.stages, run="2-response-tiny").figure
+    curve = next(trace for trace in fig.data if trace.name == "gpu 0" and trace.yaxis == "y")
+    assert len(curve.y) <= 1200
+    assert sum(curve.y) / len(curve.y) == pytest.approx(ticks["power_w"].mean(), rel=0.02)
+
+
+def test_attempts_follow_one_another_without_the_wait_between_them(make, tmp_path):
+    folder = make.run(tmp_path / "0")
+    make.append(
+        folder / "stages.jsonl",
+        [
+            make.stage("distill", start_s=1000, duration_s=50, outcome="preempted"),
+            make.stage("distill", start_s=90, duration_s=30, attempt=2),
+        ],
+    )
+    collected = collect([tmp_path])
+    fig = devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").figure
+    assert list(fig.data[0].base) == [0, 50]
+    assert list(fig.data[0].x) == [50, 30]

@@ -11,19 +11,17 @@ import pytest
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.commands.report_command import table
+from multirun_analysis.figures.accuracy_against_energy import quality_against_energy
+from multirun_analysis.figures.break_even_curves import (
+    break_even_over_students,
+    break_even_over_tokens,
+)
 from multirun_analysis.figures.catalogue import curves_by_setting
 from multirun_analysis.figures.curves import loss_curves, quality_against_joules
-from multirun_analysis.figures.decisions import (
-    break_even_over_students,
-    break_even_over_students_table,
-    break_even_over_tokens,
-    break_even_over_tokens_table,
-)
 from multirun_analysis.figures.differences import differences
-from multirun_analysis.figures.looks import between, file_part, looks, shades
+from multirun_analysis.figures.looks import SCALE, between, file_part, looks, shades
 from multirun_analysis.figures.palette import paradigm_color
-from multirun_analysis.figures.plots import quality_against_energy
-from multirun_analysis.figures.quality_kept import accuracy_kept_bars, eff_overall_bars
+from multirun_analysis.figures.quality_kept import accuracy_kept, eff_overall
 from multirun_analysis.report.page import report_html
 from multirun_analysis.statistics.comparisons import against_baseline, comparisons_table
 from multirun_analysis.values.rows import to_rows
@@ -69,12 +67,12 @@ def legend(fig):
 def test_a_sweep_over_the_learning_rate_has_a_name_and_a_colour_a_value_in_their_order(rates):
     names = [f"learning_rate={rate}" for rate in ("3e-05", "0.0001", "0.0003", "0.001")]
     for fig in (
-        quality_against_joules(rates.train, rates.runs),
-        quality_against_energy(rates.runs),
+        quality_against_joules(rates.train, rates.runs).figure,
+        quality_against_energy(rates.runs).figure,
     ):
         assert list(legend(fig)) == names
         assert len(set(legend(fig).values())) == 4
-    losses = loss_curves(rates.train, rates.runs)
+    losses = loss_curves(rates.train, rates.runs).figure
     # What is dotted is held out: said once, not beside each value.
     assert list(legend(losses)) == [*names, "held out"]
     drawn = [trace for trace in losses.data if trace.name != "held out"]
@@ -108,14 +106,14 @@ def without_answer(name):
 def test_lines_of_break_even_have_the_colours_of_the_settings_in_the_order_of_values(
     rates, beside_sft
 ):
-    fig = break_even_over_tokens(rates.runs)
+    fig = break_even_over_tokens(rates.runs).figure
     lines = {without_answer(t.name): t.line.color for t in fig.data if t.name}
     assert list(lines) == IN_ORDER
     own = {look.name: look.color for look in looks(to_rows(rates.runs)).values()}
     assert lines == own
     marks = [t.marker.color for t in fig.data if t.mode == "markers"]
     assert marks == [own[name] for name in IN_ORDER][: len(marks)]
-    fig = break_even_over_students(beside_sft.runs, beside_sft.train)
+    fig = break_even_over_students(beside_sft.runs, beside_sft.train).figure
     lines = {without_answer(t.name): t.line.color for t in fig.data if t.name}
     own = {look.name: look.color for look in looks(to_rows(beside_sft.runs)).values()}
     assert list(lines) == [f"response · {name}" for name in IN_ORDER]
@@ -127,16 +125,16 @@ def test_lines_of_break_even_have_the_colours_of_the_settings_in_the_order_of_va
 def test_tables_and_bars_of_settings_are_in_the_order_of_values(rates, beside_sft):
     labels = [f"response · {name}" for name in IN_ORDER]
     own = looks(to_rows(rates.runs))
-    for bar in (accuracy_kept_bars(rates.runs).data[0], eff_overall_bars(rates.runs).data[0]):
+    for bar in (accuracy_kept(rates.runs).figure.data[0], eff_overall(rates.runs).figure.data[0]):
         assert list(bar.y) == labels
         assert list(bar.marker.line.color) == [own[group].color for group in bar.customdata]
     compared = comparisons_table(against_baseline(beside_sft.runs))
-    tables = [break_even_over_tokens_table(rates.runs), compared]
-    tables += [break_even_over_students_table(beside_sft.runs, beside_sft.train)]
+    tables = [break_even_over_tokens(rates.runs).table, compared]
+    tables += [break_even_over_students(beside_sft.runs, beside_sft.train).table]
     for table_ in tables:
         names = table_["setting" if "setting" in table_ else "label"]
         assert list(dict.fromkeys(names)) == labels
-    rows = [trace.y[0] for trace in differences(beside_sft.runs).data]
+    rows = [trace.y[0] for trace in differences(beside_sft.runs).figure.data]
     assert list(dict.fromkeys(rows)) == labels
 
 
@@ -167,7 +165,7 @@ def test_two_options_within_one_paradigm_are_both_in_the_legend(make, tmp_path):
         for rate, rank in product(("0.001", "0.0001"), (64, 8))
     ]
     found = sweep(make, tmp_path, *settings)
-    assert list(legend(quality_against_joules(found.train, found.runs))) == [
+    assert list(legend(quality_against_joules(found.train, found.runs).figure)) == [
         f"learning_rate={rate} · rank={rank}"
         for rate, rank in product(("0.0001", "0.001"), (8, 64))
     ]
@@ -200,13 +198,11 @@ def luminance(color):
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_colours_of_values_grow_lighter_so_that_no_hue_needs_to_be_seen(count):
-    from multirun_analysis.figures.looks import _SCALE
-
-    for colors in (between(_SCALE, count), shades("#0072b2", count)):
+    for colors in (between(SCALE, count), shades("#0072b2", count)):
         steps = [luminance(b) - luminance(a) for a, b in pairwise(colors)]
         assert min(steps) > 0.02
     # Against white, on which they are drawn.
-    assert 1.05 / (luminance(between(_SCALE, count)[-1]) + 0.05) > 2
+    assert 1.05 / (luminance(between(SCALE, count)[-1]) + 0.05) > 2
 
 
 def test_the_terminals_table_has_a_column_for_each_option_that_varies(rates):
@@ -219,7 +215,7 @@ def test_files_of_curves_carry_the_value_in_a_name_that_is_safe(rates, tmp_path)
     every = curves_by_setting(rates.train, rates.runs)
     named = set(every)
     alone = every["quality_against_joules-response-learning_rate-0.0003"].figure
-    among = legend(quality_against_joules(rates.train, rates.runs))
+    among = legend(quality_against_joules(rates.train, rates.runs).figure)
     name = "learning_rate=0.0003"
     assert legend(alone) == {name: among[name]}
     assert "loss_curves-response-learning_rate-3e-05" in named

@@ -3,10 +3,8 @@ import pytest
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.quality_kept import (
     ABOVE_TEACHER,
-    accuracy_kept_bars,
-    accuracy_kept_table,
-    eff_overall_bars,
-    eff_overall_table,
+    accuracy_kept,
+    eff_overall,
 )
 
 
@@ -28,12 +26,12 @@ def trace(fig, column, kind="bar"):
 
 def test_a_bar_is_the_mean_over_seeds_with_its_95_percent_interval(runs_of):
     runs = runs_of({"accuracy_kept": 0.8}, {"accuracy_kept": 0.9}, {"accuracy_kept": 1.0})
-    first = accuracy_kept_table(runs).iloc[0]
+    first = accuracy_kept(runs).table.iloc[0]
     # s = 0.1, 4.303 / sqrt(3) of it.
     assert (first["value"], first["high"]) == pytest.approx(
         (0.9, 0.9 + 0.1 * 4.3027 / 3**0.5), rel=1e-5
     )
-    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
+    bars = trace(accuracy_kept(runs).figure, "accuracy_kept")
     assert list(bars.x) == [pytest.approx(0.9)]
     assert bars.error_x.array[0] == pytest.approx(bars.error_x.arrayminus[0])
     assert list(bars.customdata) == [runs["group"].iloc[0]]
@@ -41,7 +39,7 @@ def test_a_bar_is_the_mean_over_seeds_with_its_95_percent_interval(runs_of):
 
 def test_one_seed_has_the_interval_of_its_benchmarks_samples_which_is_not_symmetric(runs_of):
     runs = runs_of({"accuracy_kept": 0.9, "accuracy_kept_low": 0.85, "accuracy_kept_high": 0.93})
-    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
+    bars = trace(accuracy_kept(runs).figure, "accuracy_kept")
     assert list(bars.error_x.array) == [pytest.approx(0.03)]
     assert list(bars.error_x.arrayminus) == [pytest.approx(0.05)]
     assert "over benchmark samples" in bars.hovertext[0]
@@ -49,8 +47,8 @@ def test_one_seed_has_the_interval_of_its_benchmarks_samples_which_is_not_symmet
 
 def test_accuracy_kept_comes_first_and_the_plain_ratio_is_the_paler_bar_beside_it(runs_of):
     runs = runs_of({"om_perf": 0.9, "accuracy_kept": 0.7})
-    assert list(accuracy_kept_table(runs)["form"]) == ["accuracy_kept", "om_perf"]
-    fig = accuracy_kept_bars(runs)
+    assert list(accuracy_kept(runs).table["form"]) == ["accuracy_kept", "om_perf"]
+    fig = accuracy_kept(runs).figure
     first, beside = trace(fig, "accuracy_kept"), trace(fig, "om_perf")
     assert (list(first.x), list(beside.x)) == ([0.7], [0.9])
     alphas = [float(bars.marker.color[0].split(",")[-1].rstrip(")")) for bars in (first, beside)]
@@ -62,20 +60,20 @@ def test_what_cannot_be_told_of_accuracy_has_no_bar_be_its_plain_ratio_ever_so_h
         {"om_perf": 0.985, "accuracy_kept": None, "eff_overall": 9.0, "paradigm": "sft"},
         {"om_perf": 0.9, "eff_overall": 5.0},
     )
-    assert set(accuracy_kept_table(runs)["setting"]) == {"response"}
-    assert set(eff_overall_table(runs)["setting"]) == {"response"}
+    assert set(accuracy_kept(runs).table["setting"]) == {"response"}
+    assert set(eff_overall(runs).table["setting"]) == {"response"}
 
 
 def test_a_student_at_chance_is_marked_in_the_hover_text(runs_of):
     at_chance = {"accuracy_kept": 0.01, "student_at_chance": ["mmlu"]}
     runs = runs_of(at_chance, at_chance, {"paradigm": "sft"})
-    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
+    bars = trace(accuracy_kept(runs).figure, "accuracy_kept")
     hovers = dict(zip(bars.y, bars.hovertext, strict=True))
     assert "at chance on mmlu" in hovers["response"] and "at chance" not in hovers["sft"]
 
 
 def test_a_bar_below_chance_is_in_the_figure(runs_of):
-    fig = accuracy_kept_bars(runs_of({"accuracy_kept": -0.2, "om_perf": 0.8}))
+    fig = accuracy_kept(runs_of({"accuracy_kept": -0.2, "om_perf": 0.8})).figure
     assert fig.layout.xaxis.range[0] < -0.2
 
 
@@ -84,22 +82,22 @@ def test_a_share_above_1_is_hatched_and_says_what_that_may_mean(runs_of):
         {"accuracy_kept": 1.02, "om_perf": 0.99},
         {"accuracy_kept": 0.98, "om_perf": 0.98, "paradigm": "sft"},
     )
-    bars = trace(accuracy_kept_bars(runs), "accuracy_kept")
+    bars = trace(accuracy_kept(runs).figure, "accuracy_kept")
     shown = zip(bars.marker.pattern.shape, bars.hovertext, strict=True)
     marks = dict(zip(bars.y, shown, strict=True))
     assert marks["response"][0] == "/" and ABOVE_TEACHER in marks["response"][1]
     assert marks["sft"][0] == "" and ABOVE_TEACHER not in marks["sft"][1]
-    assert set(trace(accuracy_kept_bars(runs), "om_perf").marker.pattern.shape) == {""}
+    assert set(trace(accuracy_kept(runs).figure, "om_perf").marker.pattern.shape) == {""}
 
 
 def test_the_teacher_is_a_line_at_1(runs_of):
-    (line,) = accuracy_kept_bars(runs_of({})).layout.shapes
+    (line,) = accuracy_kept(runs_of({})).figure.layout.shapes
     assert (line.x0, line.x1) == (1, 1)
 
 
 def test_dots_are_the_runs_of_settings_with_several_seeds(runs_of):
     runs = runs_of({"om_perf": 0.8}, {"om_perf": 0.9}, {"om_perf": 0.7, "paradigm": "sft"})
-    dots = trace(accuracy_kept_bars(runs), "accuracy_kept", "scatter")
+    dots = trace(accuracy_kept(runs).figure, "accuracy_kept", "scatter")
     assert list(zip(dots.x, dots.customdata, strict=True)) == [(0.8, "0"), (0.9, "1")]
 
 
@@ -110,15 +108,15 @@ def test_efficiency_of_measured_and_of_estimated_seeds_has_no_mean_in_common(run
     runs = runs_of(
         served | {"om_perf": 1.4}, served | {"om_perf": 1.6}, served | estimated | {"om_perf": 1.0}
     )
-    table = eff_overall_table(runs).set_index("setting")["value"]
+    table = eff_overall(runs).table.set_index("setting")["value"]
     assert dict(table) == pytest.approx({"response · measured": 4.5, "response · estimated": 9.0})
-    bars = trace(eff_overall_bars(runs), "eff_overall")
+    bars = trace(eff_overall(runs).figure, "eff_overall")
     assert list(bars.marker.line.width) == [0, 1.5]
 
 
 def test_text_from_run_folders_is_escaped(runs_of):
     runs = runs_of({"paradigm": "<a href='//x'>y</a>"})
-    for fig in (accuracy_kept_bars(runs), eff_overall_bars(runs)):
+    for fig in (accuracy_kept(runs).figure, eff_overall(runs).figure):
         hovers = " ".join(text for t in fig.data for text in t.hovertext or ())
         assert "&lt;a href" in hovers and "<a href" not in hovers
         assert "<a href" not in fig.layout.yaxis.ticktext[0]
@@ -126,10 +124,10 @@ def test_text_from_run_folders_is_escaped(runs_of):
 
 def test_runs_without_scores_make_empty_figures(runs_of):
     runs = runs_of({"om_perf": None, "eff_overall": None})
-    assert not accuracy_kept_bars(runs).data and accuracy_kept_table(runs).empty
-    assert not eff_overall_bars(runs).data and eff_overall_table(runs).empty
+    assert not accuracy_kept(runs).figure.data and accuracy_kept(runs).table.empty
+    assert not eff_overall(runs).figure.data and eff_overall(runs).table.empty
 
 
 def test_without_any_interval_no_stub_of_one_is_drawn(runs_of):
     runs = runs_of({"eff_overall": 4.0})
-    assert trace(eff_overall_bars(runs), "eff_overall").error_x.visible is False
+    assert trace(eff_overall(runs).figure, "eff_overall").error_x.visible is False

@@ -6,9 +6,9 @@ import pytest
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.commands.report_command import table
+from multirun_analysis.figures.accuracy_against_energy import quality_against_energy
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.devices import devices_over_time
-from multirun_analysis.figures.plots import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.report.page import report_html
@@ -107,7 +107,7 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     serving = found.highlights[-1]
     assert serving.figure == "2.00 J/token"
     assert serving.detail == "prompt and answer together, as reported, without a trace"
-    fig = quality_against_energy(collected.runs)
+    fig = quality_against_energy(collected.runs).figure
     points = {t.name: t for t in fig.data if t.mode == "markers"}
     assert [t.marker.symbol for t in points.values()] == [("circle",), ("square",)]
     imported = next(name for name in points if name.startswith("response · imported"))
@@ -156,13 +156,13 @@ def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
 def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
     page = own_html(report_html(mixed))
     assert "<span>Runs of ours</span>" in page and "<span>Imported runs</span>" in page
-    fig = energy_by_stage(mixed.runs[mixed.runs["origin"].notna()], mixed.stages)
+    fig = energy_by_stage(mixed.runs[mixed.runs["origin"].notna()], mixed.stages).figure
     assert {round(float(x), 1) for trace in fig.data for x in trace.x} == {513.3, 416.3, 305.9}
 
 
 def test_power_of_four_gpus_for_20_minutes_is_thinned_and_keeps_its_mean(alone):
     ticks = alone.telemetry.of("feature_1")
-    fig = devices_over_time(ticks, alone.stages, run="feature_1")
+    fig = devices_over_time(ticks, alone.stages, run="feature_1").figure
     curves = [trace for trace in fig.data if trace.type == "scatter" and trace.yaxis == "y"]
     assert [curve.name for curve in curves] == ["gpu 0", "gpu 1", "gpu 2", "gpu 3"]
     for index, curve in enumerate(curves):

@@ -18,7 +18,7 @@ from multirun_analysis.values.atomic import write_files
 
 def exhibit(**columns):
     figure = go.Figure(go.Bar(x=[1, 2])).update_layout(height=300)
-    return Exhibit("Energy by stage", "A note.", figure, pd.DataFrame(columns))
+    return Exhibit("Energy by stage", "A note.", pd.DataFrame(columns), lambda _: figure)
 
 
 def texts_of(found, tmp_path):
@@ -84,7 +84,7 @@ def test_equal_figures_are_equal_svg_files_as_wide_as_asked(tmp_path):
     if problem := why_not("svg"):
         pytest.skip(problem)
     hatched = go.Bar(x=[1, 2], marker_pattern_shape="/", showlegend=True)
-    found = Exhibit("a", "b", go.Figure([hatched]), pd.DataFrame({"x": [1]}))
+    found = Exhibit("a", "b", pd.DataFrame({"x": [1]}), lambda _: go.Figure([hatched]))
     drawn = [
         write_figures({"a": found}, tmp_path / str(i), "svg", width_px=500)[0].read_bytes()
         for i in range(2)

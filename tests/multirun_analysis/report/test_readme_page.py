@@ -91,7 +91,7 @@ def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, tex
 
 
 def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
-    marks = {trace.xaxis: trace for trace in differences(collected.runs).data}
+    marks = {trace.xaxis: trace for trace in differences(collected.runs).figure.data}
     accuracy, bits, energy = (marks[axis] for axis in ("x", "x2", "x3"))
     # 0.65 against 0.6, nothing of 2.1 bits, and 100 J of 110 J.
     assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([5, 0, 90.91], abs=1e-3)

@@ -10,7 +10,7 @@ import pytest
 from kdwatts.records.files import read_json
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.commands.report_command import table
-from multirun_analysis.figures.plots import quality_against_energy
+from multirun_analysis.figures.accuracy_against_energy import quality_against_energy
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.narrative.findings import result_rows
@@ -160,7 +160,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
     shown = exhibits_of(collected)
     assert not [name for name in shown if "accuracy" in name or name == "eff_overall"]
     assert "student_bits_per_byte_against_own_energy_j" in shown
-    assert not quality_against_energy(collected.runs).data
+    assert not quality_against_energy(collected.runs).figure.data
     told = comparable_columns(collected.runs)
     assert "om_perf" not in told and "student_bits_per_byte" in told
     assert against_baseline(collected.runs, ["accuracy_kept"]) == []

@@ -207,12 +207,12 @@ def test_runs_that_served_nothing_and_read_nothing_are_in_no_table(make: Any, tm
     collected = collect([tmp_path])
     assert repayments(collected.runs, collected.train) == []
     assert section_of(collected, "repayment") == ""
-    assert not quality_against_joules(collected.train, collected.runs).data
+    assert not quality_against_joules(collected.train, collected.runs).figure.data
 
 
 def test_quality_is_drawn_over_the_joules_of_its_readings(make: Any, tmp_path: Path):
     collected, _ = pair(make, tmp_path, [(150.0, 3.5), (250.0, 3.1)])
-    fig = quality_against_joules(collected.train, collected.runs)
+    fig = quality_against_joules(collected.train, collected.runs).figure
     lines = {trace.name: (list(trace.x), list(trace.y)) for trace in fig.data}
     assert lines == {"response": ([25, 50], [4, 3]), "sft": ([150, 250], [3.5, 3.1])}
 

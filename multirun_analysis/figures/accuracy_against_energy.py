@@ -1,24 +1,32 @@
-"""Figures, one function each: tables of `collect` in, a plotly figure out, for page or notebook.
-
-Text from run folders is escaped, since plotly reads a little HTML in labels.
-"""
+"""Accuracy kept, or held-out text, against the energy of building: the students and their front."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from kdwatts.metrics.quantity import mean_of
+from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
 from multirun_analysis.figures.looks import Look, look_of, looks
-from multirun_analysis.figures.marks import EDGE, error_bars, facets, legend_px, padded
+from multirun_analysis.figures.marks import (
+    EDGE,
+    error_bars,
+    facets,
+    legend_px,
+    padded,
+    points,
+    symbol,
+)
 from multirun_analysis.figures.palette import INK, MUTED, faded, styled
 from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
-from multirun_analysis.statistics.pareto import energy_class, front_by_class, quality_of
-from multirun_analysis.statistics.seeds import draws_words
+from multirun_analysis.statistics.pareto import CLASSES, energy_class, front_by_class, quality_of
+from multirun_analysis.statistics.seeds import draws_of, draws_words
 from multirun_analysis.values import units
 from multirun_analysis.values.order import by_paradigm
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -48,9 +56,24 @@ ENERGY_TITLES = {
 }
 
 
-def quality_against_energy_table(
+def quality_against_energy(
     runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
-) -> pd.DataFrame:
+) -> Exhibit:
+    """Students by energy and quality, with the Pareto front of each class of energy."""
+    draws = draws_of(distinct_students(runs))
+    better = "higher is better" if quality.higher_is_better else "lower is better"
+    return Exhibit(
+        f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
+        f"Circles are runs, diamonds means over {draws}, which may leave the figure. Intervals of "
+        "quality are 95 %: of a run over the benchmarks' samples, of a mean the wider of those "
+        f"over {draws} and over samples. The dotted line joins the students that no other beats on "
+        f"both counts. {NOT_MEASURED} Squares are imported.",
+        _table(runs, energy, quality),
+        partial(_draw, runs=runs, energy=energy, quality=quality),
+    )
+
+
+def _table(runs: pd.DataFrame, energy: str, quality: Quality) -> pd.DataFrame:
     """Runs, then means over two or more seeds, with energy in J, quality, and their errors.
 
     `mark` says which: the energy's error of a run is one standard deviation, that of a mean half of
@@ -59,14 +82,19 @@ def quality_against_energy_table(
     their own.
     """
     students = known(distinct_students(runs), energy, quality.column)
-    on_front = _names_on_front(students, energy, quality)
+    better = quality.higher_is_better
+    fronts = front_by_class(
+        students, energy=energy, quality=quality.column, higher_is_better=better
+    )
+    on_front = {name for names in fronts.values() for name in names}
     kept = ("run", "group", "label", "paradigm", "model", "gpu", "seed")
     found = [
         {key: run[key] for key in kept}
         | {
             "mark": "run",
             energy: run[energy],
-            "energy_error_j": run.get(_error_of(energy)),
+            # The uncertainty of what was inherited is not recorded.
+            "energy_error_j": run["own_energy_uncertainty_j"] if energy == "own_energy_j" else None,
             "energy_class": energy_class(run[quality_of(energy)]),
             quality.column: run[quality.column],
             "quality_low": run.get(f"{quality.column}_low"),
@@ -105,80 +133,33 @@ def quality_against_energy_table(
     return table.astype({"seed": "Int64", "num_seeds": "Int64"})
 
 
-def _error_of(energy: str) -> str:
-    """Column of one standard deviation; the uncertainty of inherited energy is not recorded."""
-    return "own_energy_uncertainty_j" if energy == "own_energy_j" else ""
-
-
-def _names_on_front(students: list[Row], energy: str, quality: Quality) -> set[str]:
-    return {name for names in _fronts(students, energy, quality).values() for name in names}
-
-
-def _fronts(students: list[Row], energy: str, quality: Quality) -> dict[str, list[str]]:
-    return front_by_class(
-        students,
-        energy=energy,
-        quality=quality.column,
-        higher_is_better=quality.higher_is_better,
-    )
-
-
-def quality_against_energy(
-    runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
-) -> go.Figure:
-    """Students by energy and quality, with the Pareto front of each class of energy.
-
-    A circle is a run, with its 95 % interval over samples; a diamond the mean of two or more seeds,
-    with its own. Open marks are not measured, squares are imported.
+def _draw(table: pd.DataFrame, runs: pd.DataFrame, energy: str, quality: Quality) -> go.Figure:
+    """A circle is a run, with its 95 % interval over samples; a diamond the mean of two or more
+    seeds, with its own. Open marks are not measured, squares are imported.
     """
-    students = known(distinct_students(runs), energy, quality.column)
-    table = to_rows(quality_against_energy_table(runs, energy=energy, quality=quality))
-    joules = [run[energy] for run in students]
+    drawn: Any = table.rename(columns={energy: "energy_j", quality.column: "quality"})
+    for arm, end in (("up", "quality_high"), ("down", "quality_low")):
+        drawn[arm] = (drawn[end].astype("float64") - drawn["quality"]).abs()
+    marks = to_rows(drawn)
+    of_runs = [mark for mark in marks if mark["mark"] == "run"]
+    joules = [mark["energy_j"] for mark in of_runs]
     factor, prefix = units.prefix(max(joules, default=1.0))
-    by_run = {run["run"]: run for run in students}
     fig = go.Figure()
-    for kind, names in _fronts(students, energy, quality).items():
-        points = sorted((by_run[n][energy], by_run[n][quality.column], n) for n in names)
-        fig.add_scatter(
-            x=[energy_j / factor for energy_j, _, _ in points],
-            y=[value for _, value, _ in points],
-            mode="lines",
-            line={"color": INK, "width": 1.2, "dash": "dot", "shape": "hv"},
-            name=f"Pareto front, {kind}",
-            hoverinfo="skip",
-            customdata=[name for _, _, name in points],
-            meta={"front": kind},
-        )
-    known_looks = looks(to_rows(runs))
-    by_look = grouped(table, lambda row: look_of(row, known_looks))
-    for look, marks in by_look.items():
-        rows = [mark for mark in marks if mark["mark"] == "run"]
-        means = [mark for mark in marks if mark["mark"] == "mean"]
-        color = look.color
-        fig.add_scatter(
-            x=[row[energy] / factor for row in rows],
-            y=[row[quality.column] for row in rows],
-            mode="markers",
-            name=escape(look.name),
-            legendgroup=escape(look.name),
-            marker={
-                "color": color,
-                "size": 8,
-                "symbol": [_symbol(by_run[row["run"]], row["energy_class"]) for row in rows],
-            },
-            error_x=error_bars([r["energy_error_j"] for r in rows], factor, faded(color, 0.4), 1),
-            error_y=_quality_bars(rows, quality, faded(color, 0.4), 1),
-            hovertext=[_run_text(by_run[row["run"]], row["on_front"]) for row in rows],
-            hoverinfo="text",
-            customdata=[row["run"] for row in rows],
-        )
-        if means:
-            members = [by_run[row["run"]] for row in rows]
-            _add_means(fig, means, energy, quality, factor, look=look, drawn=members)
-    teachers = _add_teachers(fig, students, quality)
+    _add_fronts(fig, of_runs, factor)
+    rows = to_rows(runs)
+    by_run, own = {run["run"]: run for run in rows}, looks(rows)
+    for look, alike in grouped(marks, lambda mark: look_of(mark, own)).items():
+        kinds = grouped(alike, "mark")
+        members = {mark["run"]: by_run[mark["run"]] for mark in kinds["run"]}
+        _add_runs(fig, kinds["run"], members, look, factor)
+        if "mean" in kinds:
+            draws = draws_words(list(members.values()))[1]
+            _add_means(fig, kinds["mean"], draws, look, factor, quality)
+    drawn_runs = {mark["run"] for mark in of_runs}
+    teachers = _add_teachers(fig, [run for run in rows if run["run"] in drawn_runs], quality)
     # Ranges hold the runs with their errors; intervals over two seeds would dwarf them and run off.
-    keys = (quality.column, f"{quality.column}_low", f"{quality.column}_high")
-    ends = [run[key] for run in students for key in keys if run.get(key) is not None]
+    keys = ("quality", "quality_low", "quality_high")
+    ends = [mark[key] for mark in of_runs for key in keys if mark[key] is not None]
     fig.update_yaxes(range=padded([*ends, *teachers]))
     # From zero where that leaves room to see differences.
     from_zero = bool(joules) and min(joules) < 0.6 * max(joules)
@@ -188,65 +169,71 @@ def quality_against_energy(
     return styled(fig, height=height, x=f"{ENERGY_TITLES[energy]}, {prefix}J", y=quality.title)
 
 
-def _quality_bars(
-    marks: list[Row], quality: Quality, color: str, thickness: float
-) -> dict[str, Any] | None:
-    """Bars to both ends of the intervals, which need not be symmetric; None where none is known."""
-    if not known(marks, "quality_low", "quality_high"):
-        return None
-    ups, downs = (
-        [
-            0.0 if mark["quality_low"] is None else abs(mark[end] - mark[quality.column])
-            for mark in marks
-        ]
-        for end in ("quality_high", "quality_low")
-    )
-    bars = {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs}
-    return bars | {"color": color, "thickness": thickness, "width": 0}
+def _add_fronts(fig: go.Figure, marks: list[Row], factor: float) -> None:
+    """Adds a line for each class of energy: measured never meets estimated."""
+    fronts = grouped((mark for mark in marks if mark["on_front"]), "energy_class")
+    for kind in sorted(fronts, key=CLASSES.index):
+        ends = sorted(fronts[kind], key=itemgetter("energy_j", "quality", "run"))
+        fig.add_scatter(
+            x=[end["energy_j"] / factor for end in ends],
+            y=[end["quality"] for end in ends],
+            mode="lines",
+            line={"color": INK, "width": 1.2, "dash": "dot", "shape": "hv"},
+            name=f"Pareto front, {kind}",
+            hoverinfo="skip",
+            customdata=[end["run"] for end in ends],
+            meta={"front": kind},
+        )
 
 
-def _symbol(run: Row, kind: str) -> str:
-    return ("square" if run["origin"] else "circle") + ("" if kind == "measured" else "-open")
+def _add_runs(
+    fig: go.Figure, marks: list[Row], members: dict[str, Row], look: Look, factor: float
+) -> None:
+    shapes = ["square" if members[mark["run"]]["origin"] else "circle" for mark in marks]
+    kinds = [mark["energy_class"] for mark in marks]
+    bars = {"color": faded(look.color, 0.4), "thickness": 1}
+    fig.add_scatter(
+        **points(
+            marks, x="energy_j", y="quality", x_factor=factor, of="run",
+            text=lambda mark: _run_text(members[mark["run"]], mark["on_front"]),
+        ),
+        mode="markers",
+        error_x=error_bars(marks, "energy_error_j", factor=factor, **bars),
+        error_y=error_bars(marks, "up", "down", **bars),
+        name=escape(look.name),
+        legendgroup=escape(look.name),
+        marker={"color": look.color, "size": 8, "symbol": list(map(symbol, shapes, kinds))},
+    )  # fmt: skip
 
 
 def _add_means(
-    fig: go.Figure,
-    means: list[Row],
-    energy: str,
-    quality: Quality,
-    factor: float,
-    *,
-    look: Look,
-    drawn: list[Row],
+    fig: go.Figure, means: list[Row], draws: str, look: Look, factor: float, quality: Quality
 ) -> None:
     """Adds a diamond for each setting of one look that has two or more of the runs drawn."""
-    color, (_, draws) = look.color, draws_words(drawn)
-    is_measured = [mean["energy_class"] == "measured" for mean in means]
+    bars = {"color": look.color, "thickness": 2}
+    open_edge = {"width": 2, "color": look.color}
+    edges = [EDGE if mean["energy_class"] == "measured" else open_edge for mean in means]
     fig.add_scatter(
-        x=[mean[energy] / factor for mean in means],
-        y=[mean[quality.column] for mean in means],
+        **points(
+            means, x="energy_j", y="quality", x_factor=factor, of="group",
+            text=lambda mean: _mean_text(mean, quality, draws),
+        ),
         mode="markers",
+        error_x=error_bars(means, "energy_error_j", factor=factor, **bars),
+        error_y=error_bars(means, "up", "down", **bars),
         showlegend=False,
         legendgroup=escape(look.name),
         marker={
-            "color": color,
+            "color": look.color,
             "size": 12,
-            "symbol": ["diamond" if measured else "diamond-open" for measured in is_measured],
-            "line": {
-                "width": [EDGE["width"] if measured else 2 for measured in is_measured],
-                "color": [EDGE["color"] if measured else color for measured in is_measured],
-            },
+            "symbol": [symbol("diamond", mean["energy_class"]) for mean in means],
+            "line": {key: [edge[key] for edge in edges] for key in ("width", "color")},
         },
-        error_x=error_bars([mean["energy_error_j"] for mean in means], factor, color, 2),
-        error_y=_quality_bars(means, quality, color, 2),
-        hovertext=[_mean_text(mean, energy, quality, draws) for mean in means],
-        hoverinfo="text",
-        customdata=[mean["group"] for mean in means],
-    )
+    )  # fmt: skip
 
 
-def _mean_text(mean: Row, energy: str, quality: Quality, draws: str) -> str:
-    joules = units.energy(mean[energy], error_j=mean["energy_error_j"])
+def _mean_text(mean: Row, quality: Quality, draws: str) -> str:
+    joules = units.energy(mean["energy_j"], error_j=mean["energy_error_j"])
     ends = ""
     if mean["quality_low"] is not None:
         low, high = (units.significant(mean[end]) for end in ("quality_low", "quality_high"))
@@ -254,7 +241,7 @@ def _mean_text(mean: Row, energy: str, quality: Quality, draws: str) -> str:
     return (
         f"<b>{escape(mean['label'])}</b><br>mean of {mean['num_seeds']} {draws}"
         f"<br>{joules} (95 % interval, {mean['energy_class']})"
-        f"<br>{escape(quality.title)}: {units.significant(mean[quality.column])}{ends}"
+        f"<br>{escape(quality.title)}: {units.significant(mean['quality'])}{ends}"
     )
 
 
