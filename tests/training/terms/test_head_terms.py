@@ -33,12 +33,13 @@ from tests.training.pair import (
 CE = CrossEntropy(0.3)
 SAMPLED = Response(0.7, support="sampled", num_samples=8, temperature=2.0)
 DENSE = Response(0.7, support="dense", temperature=2.0)
+JSD = Response(0.7, "jsd", support="dense", temperature=2.0, beta=0.3)
 TOP_K = Response(0.7, temperature=2.0, k=5)
 PARADIGMS = {
     "sft": Paradigm("sft", ce=CE),
     "top_k": Paradigm("top_k", ce=CE, response=TOP_K),
     "dense": Paradigm("dense", ce=CE, response=DENSE),
-    "jsd": Paradigm("jsd", ce=CE, response=Response(0.7, "jsd", support="dense", beta=0.3)),
+    "jsd": Paradigm("jsd", ce=CE, response=JSD),
 }
 
 
