@@ -46,7 +46,7 @@ def cuda_device(monkeypatch, tmp_path) -> Any:
 
 
 def gpu(uuid: str = "GPU-a", *, is_sliced: bool = False) -> Any:
-    return SimpleNamespace(gpu=SimpleNamespace(uuid=uuid, is_sliced=is_sliced))
+    return SimpleNamespace(device=SimpleNamespace(uuid=uuid, is_sliced=is_sliced))
 
 
 def test_a_gpu_that_only_this_job_uses_leaves_no_remark(on_gpu):
