@@ -207,15 +207,10 @@ def _build(
         node.build(work)
     assert window.row
     record = make_record(
-        stage=node.stage,
-        key=node.key,
-        settings=node.settings,
-        parents=list(node.parents.values()),
-        reads=list(node.reads.values()),
+        node.identity,
         attempts=[*before, asdict(window.row)],
         run=run.run_dir.name,
         gpus=[gpu.name for gpu in run.gpus],
-        code=node.code,
     )
     write_json(claim.work_dir / ARTIFACT_NAME, record)
     if node.stage == "distill":

@@ -53,30 +53,15 @@ def in_words(energy: Quantity) -> str:
 
 
 def make_record(
-    *,
-    stage: str,
-    key: str,
-    settings: dict[str, Any],
-    parents: list[str],
-    reads: list[str],
-    attempts: list[dict[str, Any]],
-    run: str,
-    gpus: list[str],
-    code: dict[str, str | None],
+    identity: dict[str, Any], *, attempts: list[dict[str, Any]], run: str, gpus: list[str]
 ) -> dict[str, Any]:
-    """The content of artifact.json; `attempts` are window records, the last one the finisher.
+    """The content of artifact.json: `Node.identity`, and how it was built.
 
-    `reads` are the keys of artifacts that it was built from and that its own key does not hold.
-    `code` are the keys of the code that options name, which `settings` hold by its name alone.
+    `attempts` are window records, the last one the finisher's.
     """
     return {
         "schema": SCHEMA,
-        "stage": stage,
-        "key": key,
-        "parents": parents,
-        "reads": reads,
-        "settings": settings,
-        "code": code,
+        **identity,
         "attempts": attempts,
         "run": run,
         "host": socket.gethostname(),

@@ -39,6 +39,22 @@ class Node:
     measurements: int | None = None
     """How many independent ones the store keeps of what this key names; None: it is built once."""
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What artifact.json says of it.
+
+        `reads` are the keys of artifacts that it is built from and that its own key does not hold.
+        `code` are the keys of the code that options name, which `settings` hold by its name alone.
+        """
+        return {
+            "stage": self.stage,
+            "key": self.key,
+            "parents": list(self.parents.values()),
+            "reads": list(self.reads.values()),
+            "settings": self.settings,
+            "code": self.code,
+        }
+
     def numbered(self) -> list[Node]:
         """The measurements of this node, each with a key of its own; itself where it has none.
 

@@ -26,16 +26,16 @@ def _attempt(gpu_j: float | None, cpu_j: float | None) -> dict[str, Any]:
 
 
 def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
+    identity = {
+        "stage": "distill",
+        "key": "k1",
+        "parents": ["k0"],
+        "reads": [],
+        "settings": {"seed": 0},
+        "code": {"paradigm.response.divergence=own": "1a2b", "paradigm.ce": None},
+    }
     return make_record(
-        stage="distill",
-        key="k1",
-        settings={"seed": 0},
-        parents=["k0"],
-        reads=[],
-        attempts=list(attempts),
-        run="run-1",
-        gpus=["NVIDIA H100 80GB HBM3"],
-        code={"paradigm.response.divergence=own": "1a2b", "paradigm.ce": None},
+        identity, attempts=list(attempts), run="run-1", gpus=["NVIDIA H100 80GB HBM3"]
     )
 
 
