@@ -17,6 +17,9 @@ from kdwatts.models.load import load_tokenizer
 from kdwatts.runtime.paths import TINY_DIR
 from tests import whole_runs
 
+FEW = "data.num_documents=12"
+"""For runs that end before the text matters."""
+
 
 def attempt(run_dir: Path, *overrides: str) -> str:
     """Run, expect a failure, and return its sentence after checking that status.json has it."""
@@ -84,20 +87,20 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path
 
 def test_a_corrupt_shard_is_refused_by_checksum(tmp_path: Path):
     store = tmp_path / "store"
-    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", FEW, f"store_dir={store}")
     (shard,) = store.glob("shards/*/tokens-00000.bin")
     with shard.open("r+b") as file:
         file.write(b"\xff")
-    sentence = attempt(tmp_path / "run", f"store_dir={store}")
+    sentence = attempt(tmp_path / "run", FEW, f"store_dir={store}")
     assert f"{shard} has sha256" in sentence and "delete" in sentence
 
 
 def test_an_artifact_of_a_newer_schema_is_refused(tmp_path: Path):
     store = tmp_path / "store"
-    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", f"store_dir={store}")
+    whole_runs.run(tmp_path, "until=shards", "gpu=cpu", FEW, f"store_dir={store}")
     (record,) = store.glob("shards/*/artifact.json")
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 99'))
-    assert "schema is 99" in attempt(tmp_path / "run", f"store_dir={store}")
+    assert "schema is 99" in attempt(tmp_path / "run", FEW, f"store_dir={store}")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,7 @@ def test_a_teacher_that_says_nan_is_told_before_a_cache_of_it_is_kept(
         tmp_path / "run",
         f"store_dir={tmp_path}/store",
         f"model.teacher.path={damaged_teacher}",
+        FEW,
         *("paradigm=response", f"paradigm.response.support={support}"),
     )
     told = f"teacher: what the teacher {damaged_teacher} says is not finite (NaN or infinite); its"
@@ -165,7 +169,7 @@ def test_training_that_diverges_is_told_by_its_step_and_leaves_no_student(tmp_pa
     sentence = attempt(
         tmp_path / "run",
         f"store_dir={tmp_path}/store",
-        *("paradigm=sft", "training.learning_rate=1e20"),
+        *("paradigm=sft", "training.learning_rate=1e20", FEW),
     )
     assert "the gradient's norm is not finite (NaN or infinite) at step 2: " in sentence
     assert sentence.endswith("lower training.learning_rate=1e+20")
