@@ -54,11 +54,11 @@ def ticks(run: str, path: Path, problems: list[str]) -> Iterator[pa.Table]:
     value is not of its column's type: then no row of the file counts.
     """
     for block in read_blocks(path, _OPTIONS, problems, block_bytes=BLOCK_BYTES):
-        if isinstance(block, pa.Table):
+        if isinstance(block, list):
+            yield _table_by_line(run, block)
+        else:
             table = block.drop_columns("schema")
             yield table.add_column(0, TELEMETRY[0], pa.repeat(pa.scalar(run), table.num_rows))
-        else:
-            yield _table_by_line(run, block)
 
 
 def _table_by_line(run: str, records: Records) -> pa.Table:

@@ -18,7 +18,7 @@ from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.trace import Trace
 from multirun_analysis.values.folders import FOREIGN
 
-_UNKNOWN = dict.fromkeys(
+_UNKNOWN: dict[str, Any] = dict.fromkeys(
     field.name
     for field in fields(Metrics)
     if field.default is MISSING and field.default_factory is MISSING
