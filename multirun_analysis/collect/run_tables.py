@@ -90,9 +90,9 @@ def _read_train(run: str, path: Path, _part: str) -> Reading:
     blocks = list(read_blocks(path, _TRAIN_OPTIONS, problems, block_bytes=-1))
     try:
         parts = [
-            block
-            if isinstance(block, pa.Table)
-            else columns.to_table(run, _numbers(block), columns.TRAIN).drop_columns("run")
+            columns.to_table(run, _numbers(block), columns.TRAIN).drop_columns("run")
+            if isinstance(block, list)
+            else block
             for block in blocks
         ]
     except (TypeError, ValueError, OverflowError) as error:
