@@ -141,7 +141,7 @@ def test_a_divergence_of_an_installed_package_is_one_like_any_other(
     source = (
         "def gap(student_nV, teacher_nV):\n    return (student_nV - teacher_nV).abs().sum(-1)\n"
     )
-    install(tmp_path, "gaps", {GROUP: {"gap": "gaps:gap"}}, {"gaps": source})
+    install(tmp_path, "row-gaps", {GROUP: {"gap": "row_gaps:gap"}}, {"row_gaps": source})
     monkeypatch.syspath_prepend(tmp_path)
     found = row_loss(dense_term("gap", temperature=2.0), logits(0), logits(1))
     torch.testing.assert_close(found, 2 * (logits(0) - logits(1)).abs().sum(-1))
