@@ -25,7 +25,7 @@ from kdwatts.records.files import read_json, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node, is_missing
-from kdwatts.stages.readable import check_models
+from kdwatts.stages.readable_models import check_models
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import Device
 

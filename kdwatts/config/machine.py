@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from kdwatts.config.ranges import above_zero, at_least, between, choice
 from kdwatts.config.sbatch_options import check_extra
-from kdwatts.metrics.grid_facts import GRID_FACTS, UNSTATED
+from kdwatts.metrics.footprint import GRID_FACTS, UNSTATED
 from kdwatts.runtime.paths import check_path
 
 

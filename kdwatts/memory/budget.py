@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, norm_bytes
-from kdwatts.memory.shape import (
+from kdwatts.memory.model_shape import (
     adapter_parameters_of,
     block_weights_of,
     forward_flops_per_token,

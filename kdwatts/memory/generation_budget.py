@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.config.training import Training
 from kdwatts.memory.budget import GIB
-from kdwatts.memory.shape import forward_flops_per_token, weights_bytes_of
+from kdwatts.memory.model_shape import forward_flops_per_token, weights_bytes_of
 from kdwatts.memory.term_sizes import forward_work_bytes
 from kdwatts.memory.workload import Workload
 

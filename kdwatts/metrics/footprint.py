@@ -1,8 +1,23 @@
-"""What joules mean at a site: CO2e, money, water."""
+"""What joules mean at a site: CO2e, money, water; and what a grid factor counts."""
 
 from __future__ import annotations
 
 J_PER_KWH = 3.6e6
+
+UNSTATED = "unstated"
+
+# Two factors compare only where these facts are stated and equal.
+GRID_FACTS = {
+    "grid_boundary": ("combustion", "lifecycle"),
+    "grid_basis": ("generation", "consumption"),
+    "grid_kind": ("average", "marginal"),
+    "grid_gases": ("co2", "co2e"),
+}
+"""Setting of a site to what it may state: emissions of burning alone or of plants and fuel too,
+electricity made or used in the region, the mean of all plants or the last one that answers demand,
+carbon dioxide alone or all gases by their warming."""
+GRID_PROVENANCE = ("grid_year", "grid_release", "grid_licence")
+"""Year that the factor is of, publication it was read from, and terms of use."""
 
 
 def co2e_kg(energy_j: float | None, *, pue: float, grid_gco2e_per_kwh: float) -> float | None:

@@ -11,7 +11,7 @@ from kdwatts.config.pair import Pair
 from kdwatts.planning.fits import check_memory
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.stages.graph import Node, is_missing, plan
-from kdwatts.stages.readable import check_models
+from kdwatts.stages.readable_models import check_models
 
 
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:

@@ -9,7 +9,7 @@ from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
-from kdwatts.memory.shape import forward_flops_per_token
+from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint

@@ -14,7 +14,7 @@ from kdwatts.models.initial import load_student
 from kdwatts.models.load import pair_tokenizer, recompute_blocks
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.stages.pairing import PairedBlocks, paired_blocks
-from kdwatts.stages.reading import online_teacher, signal_source
+from kdwatts.stages.signal_readers import online_teacher, signal_source
 from kdwatts.stages.teacher import training_schedule
 from kdwatts.stages.work import (
     Work,
@@ -24,7 +24,7 @@ from kdwatts.stages.work import (
     plan_signals,
     text_shards,
 )
-from kdwatts.training.heldout import HeldOut, held_out_of
+from kdwatts.training.held_out_loss import HeldOut, held_out_of
 from kdwatts.training.learner import Learner
 from kdwatts.training.lora import add_adapters
 from kdwatts.training.objective import PairSizes, objective_of

@@ -11,7 +11,7 @@ from typing import Any
 from kdwatts.artifacts.artifact import Artifact, component_energy_j, net_energy_j
 from kdwatts.artifacts.manifest import add_to_manifest
 from kdwatts.config.experiment import Config
-from kdwatts.memory.shape import parameters_of
+from kdwatts.memory.model_shape import parameters_of
 from kdwatts.metrics.accuracy_kept import accuracy_kept, om_perf
 from kdwatts.metrics.break_even import tokens_to_break_even
 from kdwatts.metrics.efficiency import eff_overall, j_per_token

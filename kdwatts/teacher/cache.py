@@ -32,9 +32,9 @@ from kdwatts.teacher.cache_record import (
     SparseDecoder,
     decode_states,
 )
-from kdwatts.teacher.coding import Array, decode_samples, packed_entries
 from kdwatts.teacher.sampling import SampledLogits
 from kdwatts.teacher.signals import SignalPlan, Signals
+from kdwatts.teacher.sparse_coding import Array, decode_samples, packed_entries
 
 Part = dict[str, Array]
 """The files of a part, memory-mapped: records, and entries of samples."""

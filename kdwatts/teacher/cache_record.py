@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.teacher.coding import (
+from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits
+from kdwatts.teacher.sparse_coding import (
     BLOCK_POSITIONS,
     Array,
     IdCode,
@@ -30,7 +31,6 @@ from kdwatts.teacher.coding import (
     entry_bytes,
     id_code,
 )
-from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits
 
 USUAL_DISTINCT = 12
 """Distinct tokens at a position, about, among 50 samples of a language model; for estimates."""

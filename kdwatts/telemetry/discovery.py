@@ -12,9 +12,9 @@ from kdwatts.config.machine import Telemetry
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import host, nvml, rapl
+from kdwatts.telemetry.node_share import Allocation, AttributedCounter
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading
-from kdwatts.telemetry.share import Allocation, AttributedCounter
 
 _BY_THE_FIRST = "the whole node is told by the first process of this launch on it (local id 0)"
 

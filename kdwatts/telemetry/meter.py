@@ -23,14 +23,14 @@ from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.discovery import find_probes
-from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.energy import Tally, span
 from kdwatts.telemetry.journal import Journal
+from kdwatts.telemetry.node_share import find_allocation
 from kdwatts.telemetry.openmetrics import Exposition, run_labels
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.sampler import Sampler
-from kdwatts.telemetry.share import find_allocation
 from kdwatts.telemetry.strangers import Watch
+from kdwatts.telemetry.window_edges import find_edge
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 import pynvml
 from pynvml import NVMLError
 
-from kdwatts.telemetry.fields import FIELDS, FieldQuery
-from kdwatts.telemetry.handles import Handles
+from kdwatts.telemetry.nvml_fields import FIELDS, FieldQuery
+from kdwatts.telemetry.nvml_handles import Handles
 from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 
 log = logging.getLogger(__name__)

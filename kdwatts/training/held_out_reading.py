@@ -8,7 +8,7 @@ import math
 from kdwatts.records.files import append_jsonl
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.finite import not_finite
-from kdwatts.training.heldout import held_out_losses
+from kdwatts.training.held_out_loss import held_out_losses
 from kdwatts.training.parallel import rank
 from kdwatts.training.train_log import row_head
 from kdwatts.training.training_run import TrainingRun

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdwatts.config.training import Training
 from kdwatts.metrics.quantity import Quantity
 from kdwatts.telemetry.meter import Meter, OpenWindow
-from kdwatts.training.heldout import HeldOut
+from kdwatts.training.held_out_loss import HeldOut
 from kdwatts.training.learner import Learner
 from kdwatts.training.rollout import Rollouts
 from kdwatts.training.text_rows import TextRows

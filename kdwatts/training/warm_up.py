@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kdwatts.data.packing import Batch
-from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.held_out_loss import HeldOut, held_out_losses
 from kdwatts.training.learner import Learner, share_of
 
 

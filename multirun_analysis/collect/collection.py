@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from kdwatts.records.schema import Metrics
-from multirun_analysis.collect import index
+from multirun_analysis.collect import collection_index
 from multirun_analysis.collect.columns import kind_of
 from multirun_analysis.collect.incremental import RunsRead, read_all, read_changed
 from multirun_analysis.collect.labels import label_runs, mark_duplicates
@@ -79,13 +79,13 @@ def collect(
     folders = dict(zip(_names(paths), paths, strict=True))
     if out_dir is None:
         return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
-    with index.locked(out_dir):
+    with collection_index.locked(out_dir):
         found = read_changed(folders, out_dir, num_workers=num_workers)
         collected = _compared(found)
         if found.is_changed:
             written = write_files(_frames(collected), out_dir)
-            tables = {path.name: index.stat_of(path) for path in written}
-            index.write_kept(out_dir, index.Kept(found.runs, tables))
+            tables = {path.name: collection_index.stat_of(path) for path in written}
+            collection_index.write_kept(out_dir, collection_index.Kept(found.runs, tables))
     return replace(collected, left_out=left_out)
 
 

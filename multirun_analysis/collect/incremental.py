@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multirun_analysis.collect import index
+from multirun_analysis.collect import collection_index
+from multirun_analysis.collect.collection_index import Kept, KeptRun, Signature
 from multirun_analysis.collect.columns import concatenated
-from multirun_analysis.collect.index import Kept, KeptRun, Signature
 from multirun_analysis.collect.process_pool import read_runs
 from multirun_analysis.collect.run_folder import Job, Reading
 from multirun_analysis.collect.run_tables import TABLES
@@ -63,9 +63,9 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     """
     # Before anything is read, so that what changes from now on shows.
     seen = _signatures(folders)
-    lasting = {name: None if index.is_young(one) else one for name, one in seen.items()}
+    lasting = {name: None if collection_index.is_young(one) else one for name, one in seen.items()}
     parts_dir = out_dir / PARTS
-    before = index.read_kept(out_dir)
+    before = collection_index.read_kept(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
         return _runs_read(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
@@ -103,7 +103,7 @@ def _settled(
     }
     settle_parts(parts_dir, {part: part_paths[name] for name, part in names.items()})
     return {
-        name: replace(run, part=part, part_stat=index.stat_of(parts_dir / part))
+        name: replace(run, part=part, part_stat=collection_index.stat_of(parts_dir / part))
         if (part := names.get(name))
         else replace(run, part=None, part_stat=None)
         for name, run in runs.items()
@@ -122,7 +122,7 @@ def _kept_readings(names: Collection[str], out_dir: Path) -> dict[str, Reading]:
 
 
 def _signatures(folders: Folders) -> dict[str, Signature]:
-    return dict(zip(folders, index.signatures(list(folders.values())), strict=True))
+    return dict(zip(folders, collection_index.signatures(list(folders.values())), strict=True))
 
 
 def _unchanged(
@@ -134,7 +134,7 @@ def _unchanged(
         run = before.runs.get(name) if before else None
         if run is None or (run.folder, run.signature) != (str(folder), seen[name]):
             continue
-        if run.part is None or index.stat_of(parts_dir / run.part) == run.part_stat:
+        if run.part is None or collection_index.stat_of(parts_dir / run.part) == run.part_stat:
             found[name] = run
     return found
 

@@ -10,8 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kdwatts.metrics.footprint import co2e_kg
-from kdwatts.metrics.grid_facts import GRID_FACTS
+from kdwatts.metrics.footprint import GRID_FACTS, co2e_kg
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import (
     Setting,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdwatts.metrics.grid_facts import UNSTATED
+from kdwatts.metrics.footprint import UNSTATED
 from multirun_analysis.collect.siting import RECORDED
 from multirun_analysis.statistics.site import Site, common_site, counts_words, stated_sites
 from multirun_analysis.values.rows import Row, distinct_students, known

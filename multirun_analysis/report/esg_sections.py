@@ -11,8 +11,7 @@ import pandas as pd
 
 from kdwatts.metrics.break_even import apart_from_serving
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.footprint import J_PER_KWH, co2e_kg, water_l
-from kdwatts.metrics.grid_facts import UNSTATED
+from kdwatts.metrics.footprint import J_PER_KWH, UNSTATED, co2e_kg, water_l
 from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.narrative.site_words import provenance_words, several_words, site_words
 from multirun_analysis.report.cells import Cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multirun_analysis.figures.accuracy_against_energy import ACCURACY_KEPT, BITS_PER_BYTE
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.curves import loss_curves, loss_terms
-from multirun_analysis.figures.devices import devices_over_time
+from multirun_analysis.figures.devices_over_time import devices_over_time
 from multirun_analysis.figures.idle import idle_words
 from multirun_analysis.figures.palette import stage_words
 from multirun_analysis.report.render import Values

@@ -14,8 +14,8 @@ from kdwatts.metrics.break_even import (
     students_to_break_even,
     tokens_to_break_even,
 )
+from kdwatts.metrics.efficiency import product
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
 from multirun_analysis.statistics import built
 from multirun_analysis.statistics.accuracy_words import KEPT, spread_of

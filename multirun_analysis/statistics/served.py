@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdwatts.metrics.efficiency import eff_overall
+from kdwatts.metrics.efficiency import eff_overall, product
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.product import product
 from kdwatts.metrics.quantity import Quantity, ratio
 from multirun_analysis.statistics.pooled_serving import SUBJECTS, UNIT, serving_pools
 from multirun_analysis.values.rows import Row, grouped
@@ -28,7 +27,7 @@ def pool_served(runs: list[Row], inference: Iterable[Row]) -> None:
     """Sets SERVED of both subjects, and `eff_overall` of these figures with its 95 % interval.
 
     `eff_overall_low` and `eff_overall_high` join the interval of OM_perf over the benchmarks'
-    samples with Fieller's of teacher over student joules; see `kdwatts.metrics.product`. The
+    samples with Fieller's of teacher over student joules; see `kdwatts.metrics.efficiency`. The
     Eff_overall of an imported run stays as its import judged it.
     """
     by_name = {run["run"]: run for run in runs}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kdwatts.metrics.grid_facts import GRID_FACTS, GRID_PROVENANCE, UNSTATED
+from kdwatts.metrics.footprint import GRID_FACTS, GRID_PROVENANCE, UNSTATED
 from kdwatts.runtime.paths import conf_dir
 from multirun_analysis.values.rows import Row, known
 from multirun_analysis.values.yaml_files import read_settings, value_at

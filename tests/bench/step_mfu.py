@@ -37,7 +37,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Telemetry
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.memory.budget import estimate
-from kdwatts.memory.shape import forward_flops_per_token
+from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.models.load import head_bias, head_weight, load_model, recompute_blocks
 from kdwatts.models.sharding import place
 from kdwatts.planning.demands import workload_of

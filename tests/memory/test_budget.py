@@ -16,7 +16,7 @@ from kdwatts.config.pair import Architecture
 from kdwatts.config.paradigm import Feature, Relational
 from kdwatts.config.training import Lora
 from kdwatts.memory.budget import Budget, estimate
-from kdwatts.memory.shape import adapter_parameters_of, forward_flops_per_token, parameters_of
+from kdwatts.memory.model_shape import adapter_parameters_of, forward_flops_per_token, parameters_of
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.planning.demands import workload_of
 from kdwatts.runtime.paths import conf_dir

@@ -11,7 +11,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.generation_budget import estimate_writing, num_prompts_of
-from kdwatts.memory.shape import forward_flops_per_token
+from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.fits import check_memory
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdwatts.config.pair import Architecture, ModelSource, Pair
-from kdwatts.memory.shape import parameters_of
+from kdwatts.memory.model_shape import parameters_of
 from kdwatts.models.load import (
     head_weight,
     load_model,

@@ -19,7 +19,7 @@ from kdwatts.models.initial import load_student
 from kdwatts.models.load import load_model, load_tokenizer
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import conf_dir
-from kdwatts.stages import generate, reading, teacher
+from kdwatts.stages import generate, signal_readers, teacher
 from kdwatts.telemetry.meter import Meter
 from tests.models.reduced import Bench, reduced_pair, with_pair
 
@@ -106,7 +106,7 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ModelSource, Any]]:
         loaded.append((source, load_model(source, **options)))
         return loaded[-1][1]
 
-    for stage in (generate, reading, teacher):
+    for stage in (generate, signal_readers, teacher):
         monkeypatch.setattr(stage, "load_model", load)
     return loaded
 

@@ -21,7 +21,7 @@ from kdwatts.cli import prefetch
 from kdwatts.config.pair import ModelSource
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.generation_budget import estimate_writing
-from kdwatts.memory.shape import linear_weights_of, parameters_of, weights_bytes_of
+from kdwatts.memory.model_shape import linear_weights_of, parameters_of, weights_bytes_of
 from kdwatts.models import quantization
 from kdwatts.models.initial import student_fingerprint
 from kdwatts.models.load import check_readable, load_model, source_fingerprint

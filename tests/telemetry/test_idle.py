@@ -8,9 +8,9 @@ from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry import meter as meter_module
 from kdwatts.telemetry.energy import Span, Tally, advance, span
 from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.node_share import Allocation
 from kdwatts.telemetry.parts import component
 from kdwatts.telemetry.readings import Reading, Sensor
-from kdwatts.telemetry.share import Allocation
 
 
 @pytest.fixture(autouse=True)

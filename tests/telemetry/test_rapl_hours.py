@@ -8,8 +8,8 @@ import pytest
 from kdwatts.config.machine import Telemetry
 from kdwatts.telemetry import discovery
 from kdwatts.telemetry.energy import span
+from kdwatts.telemetry.node_share import Allocation
 from kdwatts.telemetry.parts import Part, component
-from kdwatts.telemetry.share import Allocation
 
 RANGE_J = 262_143.328850
 """Of the packages of most servers; at 400 W it is passed every 11 minutes."""

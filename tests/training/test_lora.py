@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.config.training import Lora
-from kdwatts.memory.shape import adapter_parameters_of
+from kdwatts.memory.model_shape import adapter_parameters_of
 from kdwatts.models.layers import captured_blocks, captured_projections
 from kdwatts.models.load import head_weight, load_model, num_parameters
 from kdwatts.training.lora import add_adapters, merge_adapters

@@ -22,7 +22,7 @@ from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.forward_backward import forward_backward
-from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.held_out_loss import HeldOut, held_out_losses
 from kdwatts.training.learner import share_of
 from kdwatts.training.lora import add_adapters
 from kdwatts.training.micro_batch import MicroBatch

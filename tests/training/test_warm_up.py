@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from kdwatts.config.paradigm import CrossEntropy, Paradigm
 from kdwatts.data.packing import load_batch
 from kdwatts.data.shards import TokenShards, write_shards
-from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.held_out_loss import HeldOut, held_out_losses
 from kdwatts.training.warm_up import warm_up
 from tests.training.pair import llama, loss_on, make_learner, make_objective
 

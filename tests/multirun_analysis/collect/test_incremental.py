@@ -12,7 +12,7 @@ import pytest
 
 import kdwatts.metrics
 from kdwatts.records.schema import SCHEMA, TelemetryRow
-from multirun_analysis.collect import incremental, index, tick_blocks
+from multirun_analysis.collect import collection_index, incremental, tick_blocks
 from multirun_analysis.collect.collection import collect, table_paths
 from tests.bench.many_runs import write_runs
 
@@ -99,7 +99,7 @@ def test_a_run_that_is_new_or_gone_moves_the_others_and_reads_none_of_them(
 
 def test_tables_of_other_code_are_not_trusted(runs_dir, tmp_path, read_again, monkeypatch):
     collect([runs_dir], tmp_path / "out")
-    monkeypatch.setattr(index, "code_version", lambda: "other")
+    monkeypatch.setattr(collection_index, "code_version", lambda: "other")
     collect([runs_dir], tmp_path / "out")
     assert [len(jobs) for jobs in read_again] == [6, 6]
 
@@ -110,9 +110,9 @@ def test_every_file_of_the_formulas_is_part_of_the_code_that_tables_are_trusted_
     room = tmp_path / "metrics"
     shutil.copytree(Path(str(kdwatts.metrics.__file__)).parent, room)
     monkeypatch.setattr(kdwatts.metrics, "__file__", str(room / "__init__.py"))
-    before = index.code_version.__wrapped__()
+    before = collection_index.code_version.__wrapped__()
     (room / "accuracy_kept.py").write_text("# Another formula.")
-    assert index.code_version.__wrapped__() != before
+    assert collection_index.code_version.__wrapped__() != before
 
 
 @pytest.mark.parametrize("name", ["stages.parquet", "runs.csv", ".collected.json"])

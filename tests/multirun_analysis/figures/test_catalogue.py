@@ -9,7 +9,7 @@ from multirun_analysis.figures.accuracy_against_energy import BITS_PER_BYTE, qua
 from multirun_analysis.figures.by_stage import energy_by_stage
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.curves import loss_curves
-from multirun_analysis.figures.devices import devices_over_time
+from multirun_analysis.figures.devices_over_time import devices_over_time
 from multirun_analysis.figures.marks import MAX_LINES, MAX_ROWS
 from multirun_analysis.figures.serving_by_architecture import energy_per_token
 

@@ -8,7 +8,7 @@ from multirun_analysis.collect.collection import collect
 from multirun_analysis.commands.report_command import table
 from multirun_analysis.figures.accuracy_against_energy import quality_against_energy
 from multirun_analysis.figures.by_stage import energy_by_stage
-from multirun_analysis.figures.devices import devices_over_time
+from multirun_analysis.figures.devices_over_time import devices_over_time
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveats
 from multirun_analysis.report.page import report_html

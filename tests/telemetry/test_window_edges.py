@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from pynvml import NVML_ERROR_TIMEOUT, NVMLError
 
-from kdwatts.telemetry.edges import find_edge
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading, Sensor
+from kdwatts.telemetry.window_edges import find_edge
 
 GPU = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.06, max_gap_s=1)
 PACKAGE = Sensor("cpu", "package-0", "rapl", limit_w=500, delta_s=0.001, max_gap_s=1)

@@ -14,16 +14,16 @@ from kdwatts.records.schema import StageRow
 from kdwatts.telemetry.host import Clocks, CpuTimes, busy_s
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
-from kdwatts.telemetry.probe import Probe
-from kdwatts.telemetry.readings import Reading, Sensor
-from kdwatts.telemetry.recover import recover_components
-from kdwatts.telemetry.sampler import Sampler
-from kdwatts.telemetry.share import (
+from kdwatts.telemetry.node_share import (
     Allocation,
     AttributedCounter,
     attributed_j,
     find_allocation,
 )
+from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading, Sensor
+from kdwatts.telemetry.recover import recover_components
+from kdwatts.telemetry.sampler import Sampler
 
 REPOSITORY = Path(__file__).parents[2]
 

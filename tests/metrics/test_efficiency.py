@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from kdwatts.metrics.efficiency import product
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.product import product
 
 
 def test_with_one_exact_number_the_interval_is_the_others_scaled():

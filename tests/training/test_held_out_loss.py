@@ -18,7 +18,7 @@ from kdwatts.config.training import Lora
 from kdwatts.data.packing import IGNORE
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.losses import head
-from kdwatts.training.heldout import HeldOut, held_out_losses
+from kdwatts.training.held_out_loss import HeldOut, held_out_losses
 from kdwatts.training.lora import add_adapters
 from tests.training.pair import make_batch, make_learner, make_objective, part_of, share
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdwatts.teacher.coding import (
+from kdwatts.teacher.sparse_coding import (
     IdDecoder,
     decode_log_p,
     decode_offsets,

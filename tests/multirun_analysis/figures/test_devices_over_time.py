@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.figures.devices import MAX_POINTS, devices_over_time
+from multirun_analysis.figures.devices_over_time import MAX_POINTS, devices_over_time
 
 
 @pytest.fixture(scope="module")
