@@ -6,10 +6,8 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -94,6 +92,13 @@ def _imports(path: Path, *, at_top_only: bool = False) -> Iterator[tuple[int, st
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
+def _imports_of(paths: Iterable[Path], *, at_top_only: bool = False) -> Iterator[tuple[str, str]]:
+    """Where each import of the files stands, as `file:line`, and what it names."""
+    for path in paths:
+        for line, name in _imports(path, at_top_only=at_top_only):
+            yield f"{_name(path)}:{line}", name
+
+
 def _rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
     """Line and room of every import of the file's own package; `__version__` is no room."""
     for line, name in _imports(path):
@@ -111,20 +116,22 @@ def _floor(package: str, room: str) -> int:
     return next(number for number, rooms in enumerate(floors) if room in rooms)
 
 
-@pytest.mark.parametrize("package", FLOORS)
-def test_every_room_of_a_package_is_on_a_floor(package: str):
-    rooms = {_room(path) for path in BOTH if _package(path) == package} - {"__init__"}
-    assert rooms == {room for rooms in FLOORS[package] for room in rooms}
+def test_every_room_of_a_package_is_on_a_floor():
+    rooms = {(_package(path), _room(path)) for path in BOTH if _room(path) != "__init__"}
+    assert rooms == {
+        (package, room) for package, floors in FLOORS.items() for rooms in floors for room in rooms
+    }
 
 
-@pytest.mark.parametrize("path", BOTH, ids=_name)
-def test_a_file_imports_only_its_own_room_and_rooms_below(path: Path):
-    package, room = _package(path), _room(path)
-    for line, imported in _rooms_imported(path):
-        if imported != room:
-            here, there = _floor(package, room), _floor(package, imported)
-            where = f"{_name(path)}:{line} imports {package}.{imported}"
-            assert there < here, f"{where} from floor {here}, that is floor {there}"
+def test_a_file_imports_only_its_own_room_and_rooms_below():
+    upward = [
+        f"{_name(path)}:{line} imports {imported}"
+        for path in BOTH
+        for line, imported in _rooms_imported(path)
+        if imported != _room(path)
+        and _floor(_package(path), imported) >= _floor(_package(path), _room(path))
+    ]
+    assert upward == []
 
 
 def test_only_the_pipeline_and_the_beginning_lie_loose():
@@ -142,21 +149,22 @@ def test_the_name_of_a_file_says_what_is_in_it_without_its_folder():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if _room(path) in BELOW_STAGES], ids=_name)
-def test_nothing_below_the_stages_takes_the_whole_experiment(path: Path):
-    for line, name in _imports(path):
-        whole = name.startswith(("kdwatts.config.experiment", "kdwatts.config.checks"))
-        assert not whole, f"{_name(path)}:{line} imports {name}"
+def test_nothing_below_the_stages_takes_the_whole_experiment():
+    whole = ("kdwatts.config.experiment", "kdwatts.config.checks")
+    below = [path for path in FILES if _room(path) in BELOW_STAGES]
+    found = [f"{where} {name}" for where, name in _imports_of(below) if name.startswith(whole)]
+    assert found == []
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if _room(path) in ("runtime", "records")], ids=_name
-)
-def test_the_ground_floor_stands_on_the_standard_library_alone(path: Path):
-    for line, name in _imports(path):
-        package = name.partition(".")[0]
-        known = package in sys.stdlib_module_names or package == "kdwatts"
-        assert known, f"{_name(path)}:{line} imports {name}, which is not the standard library's"
+def test_the_ground_floor_stands_on_the_standard_library_alone():
+    ground = [path for path in FILES if _room(path) in ("runtime", "records")]
+    known = {*sys.stdlib_module_names, "kdwatts"}
+    found = [
+        f"{where} {name}"
+        for where, name in _imports_of(ground)
+        if name.partition(".")[0] not in known
+    ]
+    assert found == []
 
 
 def test_fewer_than_40_arrows_join_the_rooms_of_the_analysis():
@@ -164,27 +172,31 @@ def test_fewer_than_40_arrows_join_the_rooms_of_the_analysis():
     assert len({(here, there) for here, there in arrows if here != there}) < 40
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if _room(path) not in MAY_LOAD_TORCH], ids=_name
-)
-def test_no_file_outside_the_model_rooms_imports_torch_when_it_is_imported(path: Path):
-    for line, name in _imports(path, at_top_only=True):
-        assert not _is_heavy(name), f"{_name(path)}:{line} imports {name} at its top"
+def test_no_file_outside_the_model_rooms_imports_torch_when_it_is_imported():
+    light = [path for path in FILES if _room(path) not in MAY_LOAD_TORCH]
+    imports = _imports_of(light, at_top_only=True)
+    assert [f"{where} {name}" for where, name in imports if _is_heavy(name)] == []
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if _room(p) == "telemetry"], ids=_name)
-def test_telemetry_never_imports_torch_not_even_inside_a_function(path: Path):
-    for line, name in _imports(path):
-        assert not _is_heavy(name), f"{_name(path)}:{line} imports {name}"
+def test_telemetry_never_imports_torch_not_even_inside_a_function():
+    telemetry = [path for path in FILES if _room(path) == "telemetry"]
+    found = [f"{where} {name}" for where, name in _imports_of(telemetry) if _is_heavy(name)]
+    assert found == []
 
 
-@pytest.mark.parametrize("path", ANALYSIS, ids=_name)
-def test_the_analysis_imports_of_kdwatts_only_records_and_formulas_and_no_torch(path: Path):
-    for line, name in _imports(path):
-        where = f"{_name(path)}:{line} imports {name}"
-        assert not _is_heavy(name), where
-        if name.startswith("kdwatts"):
-            assert f"{name}.".startswith(tuple(f"kdwatts.{room}." for room in OPEN_ROOMS)), where
+def test_the_analysis_imports_no_torch():
+    found = [f"{where} {name}" for where, name in _imports_of(ANALYSIS) if _is_heavy(name)]
+    assert found == []
+
+
+def test_the_analysis_imports_of_kdwatts_only_records_and_formulas():
+    is_open = tuple(f"kdwatts.{room}." for room in OPEN_ROOMS)
+    found = [
+        f"{where} {name}"
+        for where, name in _imports_of(ANALYSIS)
+        if name.startswith("kdwatts") and not f"{name}.".startswith(is_open)
+    ]
+    assert found == []
 
 
 def test_the_formulas_that_the_analysis_imports_load_no_driver_and_no_probe():
@@ -215,6 +227,6 @@ def test_importing_the_package_imports_nothing_else():
     assert printed.stdout.strip() == "{'kdwatts'}"
 
 
-@pytest.mark.parametrize("path", BOTH, ids=_name)
-def test_no_file_is_much_longer_than_350_lines(path: Path):
-    assert len(path.read_text("utf-8").splitlines()) <= 400
+def test_no_file_is_much_longer_than_350_lines():
+    lengths = {_name(path): len(path.read_text("utf-8").splitlines()) for path in BOTH}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

@@ -22,6 +22,16 @@ class Interval:
     def is_bounded(self) -> bool:
         return self.low is not None and self.high is not None
 
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval, which need not be symmetric."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def times(self, factor: float) -> Interval:
+        """The same in another unit; the factor is above 0 and exact."""
+        ends = (self.value, self.low, self.high)
+        return Interval(*(None if end is None else factor * end for end in ends))
+
 
 def ratio_interval(
     numerator: float, numerator_half: float, denominator: float, denominator_half: float

@@ -89,7 +89,7 @@ class Objective:
             if torch.is_grad_enabled() and term.name not in self.checked:
                 check_gradient_reaches(list(states.values()), part, name=term.name)
                 self.checked.add(term.name)
-            loss = loss + term.weight * part
+            loss = loss + term.settings.weight * part
             parts[term.name] = part
         return loss, {name: part.detach() for name, part in parts.items()}
 

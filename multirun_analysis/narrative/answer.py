@@ -144,7 +144,7 @@ def _ranked_settings(
     sign = -1 if quality.higher_is_better else 1
     by_accuracy = quality is ACCURACY_KEPT
     settings.sort(
-        key=lambda s: (by_accuracy and is_at_chance(s.students), sign * s.value.value),
+        key=lambda s: (by_accuracy and is_at_chance(s.students), sign * (s.value.value or 0.0)),
     )
     if len(settings) < 2:
         return settings

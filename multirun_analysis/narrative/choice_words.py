@@ -7,7 +7,6 @@ from kdwatts.metrics.footprint import co2e_kg
 from multirun_analysis.statistics.candidates import (
     Candidate,
     Point,
-    Share,
     building_j,
     teacher_j,
     whole_j,
@@ -81,7 +80,7 @@ def _short(candidate: Candidate, gate: Gate) -> str:
     return "; ".join([*shares, *_at_chance(candidate)])
 
 
-def _span(share: Share) -> str:
+def _span(share: Interval) -> str:
     if share.low is None or share.high is None:
         return units.number(share.value)
     return f"{units.number(share.value)}, {units.number(share.low)} to {units.number(share.high)}"
@@ -141,7 +140,7 @@ def _kept(best: Candidate, gate: Gate) -> list[str]:
         sure = "of unknown spread"
         if share.low is not None and share.high is not None:
             low, high = units.significant(share.low), units.significant(share.high)
-            sure = f"{low} to {high}, {share.over}"
+            sure = f"{low} to {high}, {share.words}"
         if least is not None and (share.low is None or share.low < least):
             sure += f", so that {least:g} is not certain"
         lines.append(f"It keeps {units.significant(share.value)} of {what} ({sure}).")
@@ -191,7 +190,7 @@ def _saved(best: Candidate, saved: Saving) -> list[str]:
 
 def _carbon(best: Candidate, saved: Saving, site: Site) -> str:
     kg = carbon_kg(absolute_interval(whole_j(best)), site)
-    grams, less = (_times(one, 1000) for one in (kg, carbon_kg(saved.joules, site)))
+    grams, less = (one.times(1000) for one in (kg, carbon_kg(saved.joules, site)))
     compared = f"what is saved is {UNRESOLVED}"
     if saved.is_resolved and saved.joules.value is not None:
         word = "less" if saved.joules.value >= 0 else "more"
@@ -222,8 +221,3 @@ def _ends(found: Interval, unit: str) -> str:
         return "of unknown spread"
     low, high = units.quantity(found.low, unit), units.quantity(found.high, unit)
     return f"95 % interval {low} to {high}"
-
-
-def _times(found: Interval, factor: float) -> Interval:
-    ends = (found.value, found.low, found.high)
-    return Interval(*(None if end is None else factor * end for end in ends))

@@ -13,7 +13,7 @@ from multirun_analysis.narrative.choice_words import UNRESOLVED, point_words
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
-from multirun_analysis.statistics.accuracy_words import percent_words
+from multirun_analysis.statistics.accuracy_words import share_words
 from multirun_analysis.statistics.candidates import (
     Candidate,
     building_j,
@@ -93,7 +93,7 @@ def _kept(c: Candidate) -> Cell:
         if not c.teacher_at_chance:
             return Cell(units.MISSING)
         return Cell("cannot be told", f"teacher at chance on {', '.join(c.teacher_at_chance)}")
-    words = percent_words(c.accuracy.value, c.accuracy.low, c.accuracy.high)
+    words = share_words(c.accuracy)
     value, _, ends = words.partition(" (")
     notes = [ends.rstrip(")")]
     if c.student_at_chance:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import interval_95, mean_of
 from multirun_analysis.statistics.seeds import draws_words
 from multirun_analysis.values import units
@@ -23,21 +24,12 @@ MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(Interval):
     """A mean over the seeds of a setting, and the 95 % interval that it is told with."""
 
-    value: float
-    low: float | None
-    """None where nothing tells the interval."""
-    high: float | None
-    words: str
+    words: str = ""
     """What the interval is over."""
-    num_seeds: int
-
-    @property
-    def half_width(self) -> float | None:
-        """Half of the interval, which need not be symmetric."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+    num_seeds: int = 0
 
 
 def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
@@ -72,19 +64,17 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
     return Spread(mean.number, None, None, f"none: {one}", count)
 
 
-def share_words(spread: Spread | None) -> str:
+def share_words(share: Interval) -> str:
     """Such as `40 % (25 to 55 %)`: a share with the ends of its interval, no finer than these."""
-    return percent_words(spread.value, spread.low, spread.high) if spread else units.MISSING
-
-
-def percent_words(value: float, low: float | None, high: float | None) -> str:
-    """As `share_words` has it, of a share and the ends of its interval."""
+    if share.value is None:
+        return units.MISSING
+    low, high = share.low, share.high
     if low is None or high is None or low == high:
-        return f"{units.significant(100 * value)} % (interval unknown)"
+        return f"{units.significant(100 * share.value)} % (interval unknown)"
     error_pct = 50 * (high - low)
     leading = math.floor(math.log10(error_pct))
     decimals = max(0, -leading if error_pct / 10**leading >= 3 else 1 - leading)
-    middle, least, most = (f"{100 * share:,.{decimals}f}" for share in (value, low, high))
+    middle, least, most = (f"{100 * one:,.{decimals}f}" for one in (share.value, low, high))
     return f"{middle} % ({least} to {most} %)"
 
 

@@ -12,21 +12,10 @@ from typing import Any
 
 from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.statistics import built
-from multirun_analysis.statistics.accuracy_words import names_of, spread_of
+from multirun_analysis.statistics.accuracy_words import Spread, names_of, spread_of
 from multirun_analysis.statistics.pareto import worst_class
 from multirun_analysis.statistics.served import by_machine, served
 from multirun_analysis.values.rows import Row, grouped, known
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of the teacher's accuracy, and its 95 % interval."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    over: str = ""
-    """What the interval is over, in words."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +37,9 @@ class Candidate:
     tokens: float
     energy_quality: str
     """measured, mixed, estimated or missing: the weaker one of building and serving."""
-    accuracy: Share
+    accuracy: Spread
     """Accuracy kept, chance taken off; without a value where it cannot be told."""
-    om_perf: Share
+    om_perf: Spread
     teacher_at_chance: tuple[str, ...]
     """Benchmarks of most of its seeds; also of the student's."""
     student_at_chance: tuple[str, ...]
@@ -137,10 +126,10 @@ def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
     )
 
 
-def _share(rows: list[Row], column: str) -> Share:
+def _share(rows: list[Row], column: str) -> Spread:
     """Mean over seeds with its interval; without a value where a seed has none."""
     spread = spread_of(rows, column) if _all(rows, column) else None
-    return Share(spread.value, spread.low, spread.high, spread.words) if spread else Share(None)
+    return spread or Spread(None)
 
 
 def _all(rows: list[Row], column: str) -> list[float]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kdwatts.metrics.fieller import Interval
 from multirun_analysis.statistics.accuracy_words import names_of
 from multirun_analysis.statistics.candidates import (
     Candidate,
-    Share,
     building_j,
     candidates,
     whole_j,
@@ -50,7 +50,7 @@ class Gate:
     """Of accuracy kept, chance taken off."""
     min_om_perf: float | None = None
 
-    def bars(self, candidate: Candidate) -> list[tuple[Share, float]]:
+    def bars(self, candidate: Candidate) -> list[tuple[Interval, float]]:
         asked = ((candidate.accuracy, self.min_kept), (candidate.om_perf, self.min_om_perf))
         return [(share, least) for share, least in asked if least is not None]
 

@@ -127,7 +127,7 @@ def _repayment(
         built=built_j,
         teacher=teacher,
         student=student,
-        kept=Interval(spread.value, spread.low, spread.high) if spread else Interval(None),
+        kept=spread or Interval(None),
         inherited=inherited,
         own=own,
         baseline=baseline or Quantity(None),

@@ -15,7 +15,6 @@ from kdwatts.metrics.quantity import Quantity, add, difference, interval_95, rat
 from kdwatts.metrics.student_t import to_half_width
 from multirun_analysis.statistics.candidates import (
     Candidate,
-    Share,
     building_j,
     serving_j,
     teacher_j,
@@ -137,7 +136,7 @@ def differ_in_accuracy(one: Candidate, other: Candidate) -> bool:
     return _shares_differ(one.accuracy, other.accuracy)
 
 
-def _shares_differ(one: Share, other: Share) -> bool:
+def _shares_differ(one: Interval, other: Interval) -> bool:
     """By square-and-add, which keeps intervals that are lopsided (Newcombe 1998, Zou 2008)."""
     ends = (one.value, one.low, one.high, other.value, other.low, other.high)
     if None in ends:

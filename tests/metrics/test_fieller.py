@@ -55,3 +55,9 @@ def test_nothing_but_a_least_ratio_is_left_where_the_denominator_may_be_nothing(
     found = ratio_interval(4.0, 0.0, denominator, 1.0)
     assert found.high is None
     assert found.low == pytest.approx(4.0 / (denominator + 1.0))
+
+
+def test_an_interval_in_another_unit_keeps_an_end_that_is_open():
+    assert Interval(2.0, 1.5, None).times(1000) == Interval(2000.0, 1500.0, None)
+    assert Interval(2.0, 1.5, None).half_width is None
+    assert Interval(2.0, 1.5, 3.5).half_width == 1.0

@@ -24,12 +24,8 @@ from kdwatts.training.terms.state_term import States
 class AttentionTerm:
     """Relations of queries, of keys and of values."""
 
-    relational: Relational
+    settings: Relational
     name: ClassVar[str] = "attention_nats"
-
-    @property
-    def weight(self) -> float:
-        return self.relational.weight
 
     def captured(self, student: nn.Module) -> AbstractContextManager[States]:
         """Queries, keys and values of the last block."""
@@ -47,6 +43,6 @@ class AttentionTerm:
             signals.attention,
             batch.text_BT,
             position_BT=batch.position_BT,
-            relation_heads=self.relational.relation_heads,
+            relation_heads=self.settings.relation_heads,
         )
         return total / max(1, count)

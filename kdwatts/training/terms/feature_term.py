@@ -29,14 +29,10 @@ from kdwatts.training.terms.state_term import States
 class FeatureTerm:
     """How blocks are compared, and which."""
 
-    feature: Feature
+    settings: Feature
     pairs: LayerPairs
     projectors: nn.ModuleList
     name: ClassVar[str] = "feature"
-
-    @property
-    def weight(self) -> float:
-        return self.feature.weight
 
     def captured(self, student: nn.Module) -> AbstractContextManager[States]:
         """Block to its output."""
@@ -56,12 +52,12 @@ class FeatureTerm:
             state_ND = self._compared(batch, states[student_block]).flatten(0, 1)
             goal = signals.blocks[teacher_block]
             # Sampled positions are all that a teacher gives of its blocks.
-            goal = goal if self.feature.positions else self._compared(batch, goal)
+            goal = goal if self.settings.positions else self._compared(batch, goal)
             state_ND = project(self.projectors, place, state_ND)
-            distance_N = distance_of(self.feature.distance)(state_ND, goal.flatten(0, 1))
+            distance_N = distance_of(self.settings.distance)(state_ND, goal.flatten(0, 1))
             if distance_N.shape != state_ND.shape[:1]:
                 raise ValueError(
-                    f"feature.distance={self.feature.distance} is {tuple(distance_N.shape)} for "
+                    f"feature.distance={self.settings.distance} is {tuple(distance_N.shape)} for "
                     f"{len(state_ND)} positions; have its function return one number a position"
                 )
             if text_N is not None:
@@ -74,12 +70,12 @@ class FeatureTerm:
 
         Sampled positions, or all but the first, which is a sink of attention.
         """
-        count = self.feature.positions
+        count = self.settings.positions
         if count:
             return at_positions(state, sampled_index(batch.rows, state, count=count))
-        return state[:, 1:] if self.feature.skip_first_position else state
+        return state[:, 1:] if self.settings.skip_first_position else state
 
     def _is_text(self, batch: Batch) -> Tensor:
         """Where what is compared is text, and no first token unless those count."""
-        skips = self.feature.skip_first_position
+        skips = self.settings.skip_first_position
         return self._compared(batch, batch.beyond_first_BT if skips else batch.text_BT)

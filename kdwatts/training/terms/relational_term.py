@@ -8,11 +8,10 @@ teacher it needs `Signals.pooled_BD` or `tokens_BMD`.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdwatts.config.paradigm import Relational
 from kdwatts.data.packing import Batch
@@ -20,29 +19,23 @@ from kdwatts.losses.relational import group_loss, mean_pool, num_groups, relatio
 from kdwatts.teacher.signals import at_positions, sampled_index
 from kdwatts.training.micro_batch import MicroBatch
 from kdwatts.training.parallel import gather_with_gradient, num_ranks
-from kdwatts.training.terms.state_term import FINAL, States
+from kdwatts.training.terms.state_term import FINAL, States, captures_nothing
 
 
 @dataclass(frozen=True)
 class SequenceTerm:
     """Relations among sequences, each the mean of its final states."""
 
-    relational: Relational
+    settings: Relational
     name: ClassVar[str] = "relational"
-
-    @property
-    def weight(self) -> float:
-        return self.relational.weight
-
-    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
-        return nullcontext({})
+    captured = staticmethod(captures_nothing)
 
     def count(self, batch: Batch) -> int:
         """Sequences."""
         return len(batch.rows)
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        signals, group_size = micro_batch.signals, self.relational.group_size
+        signals, group_size = micro_batch.signals, self.settings.group_size
         assert signals and signals.pooled_BD is not None
         student_BD, teacher_BD = (
             mean_pool(states[FINAL], micro_batch.batch.text_BT),
@@ -55,7 +48,7 @@ class SequenceTerm:
             student_BD, teacher_BD = map(gather_with_gradient, (student_BD, teacher_BD))
             ranks = num_ranks()
         total = relational_loss(
-            student_BD, teacher_BD, group_size=group_size, **_weights(self.relational)
+            student_BD, teacher_BD, group_size=group_size, **_weights(self.settings)
         )
         return total / ranks / (count / group_size)
 
@@ -64,15 +57,9 @@ class SequenceTerm:
 class TokenTerm:
     """Relations among sampled tokens of a sequence, by their final states."""
 
-    relational: Relational
+    settings: Relational
     name: ClassVar[str] = "relational"
-
-    @property
-    def weight(self) -> float:
-        return self.relational.weight
-
-    def captured(self, student: nn.Module) -> AbstractContextManager[States]:
-        return nullcontext({})
+    captured = staticmethod(captures_nothing)
 
     def count(self, batch: Batch) -> int:
         """Sequences with enough tokens for relations among them."""
@@ -85,13 +72,13 @@ class TokenTerm:
             self._sampled(batch, states[FINAL]),
             signals.tokens_BMD,
             self._sampled(batch, batch.beyond_first_BT),
-            **_weights(self.relational),
+            **_weights(self.settings),
         )
         return total / max(1, count)
 
     def _sampled(self, batch: Batch, state: Tensor) -> Tensor:
         """What a state, or a mask, has at the sampled positions, [B, M, ...]."""
-        index_BM = sampled_index(batch.rows, state, count=self.relational.tokens)
+        index_BM = sampled_index(batch.rows, state, count=self.settings.tokens)
         return at_positions(state, index_BM)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from kdwatts.config.paradigm import Feature, Relational
 from kdwatts.data.packing import Batch
 from kdwatts.training.micro_batch import MicroBatch
 
@@ -19,13 +20,15 @@ States = Mapping[Any, Tensor]
 
 
 class StateTerm(Protocol):
-    """A term: frozen settings and three functions."""
+    """A term: its settings and three functions."""
 
     name: ClassVar[str]
     """What the loss is called in train.jsonl."""
 
     @property
-    def weight(self) -> float: ...
+    def settings(self) -> Feature | Relational:
+        """Its group of the paradigm, with the weight of its loss."""
+        ...
 
     def captured(self, student: nn.Module) -> AbstractContextManager[States]:
         """What fills with the states to compare as the student runs."""
@@ -38,6 +41,11 @@ class StateTerm(Protocol):
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
         """The micro-batch's share of the step's loss, without its weight."""
         ...
+
+
+def captures_nothing(student: nn.Module) -> AbstractContextManager[States]:
+    """`captured` of a term that compares the state after the final norm."""
+    return nullcontext({})
 
 
 def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str) -> None:
