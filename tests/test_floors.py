@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -147,6 +148,13 @@ def test_the_name_of_a_file_says_what_is_in_it_without_its_folder():
     outside = [path for path in BOTH if _room(path) != "stages" and not path.stem.startswith("__")]
     names = Counter(path.stem for path in outside)
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_design_names_only_files_that_exist():
+    named = re.findall(r"`([\w/]+\.py)`", (REPOSITORY / "docs" / "design.md").read_text("utf-8"))
+    files = [f"/{_name(path)}" for path in (*BOTH, *REPOSITORY.glob("*/*.py"))]
+    assert len(named) > 20
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
 
 
 def test_nothing_below_the_stages_takes_the_whole_experiment():

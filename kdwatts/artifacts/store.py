@@ -116,7 +116,7 @@ class Store:
     def artifact_dir(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 
-    def find(self, stage: str, key: str) -> Path | None:
+    def finished_dir(self, stage: str, key: str) -> Path | None:
         """The folder of a finished artifact, or None."""
         path = self.artifact_dir(stage, key)
         return path if path.is_dir() else None

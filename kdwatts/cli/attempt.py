@@ -23,7 +23,7 @@ from kdwatts.artifacts.manifest import (
 )
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import guards, sweep
-from kdwatts.cli.effects import ASK_ONLY
+from kdwatts.cli.effects import WITHOUT_RUN
 from kdwatts.cli.refusal import in_one_sentence, print_error
 from kdwatts.cli.run_folders import keep_first_command, settings_of_first_start
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
@@ -209,7 +209,7 @@ def _execute(
     gpus = list_gpus()
     tree = settings_of_first_start(run_dir, resolve_gpu(tree, gpus))
     config = to_config(tree)
-    if config.until in ASK_ONLY:
+    if config.until in WITHOUT_RUN:
         raise ValueError(
             f"until={config.until} makes no run, and --config-name and --config-path begin one; "
             "leave them out (--config-dir adds options), or choose another until"

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import sweep
 from kdwatts.cli.attempt import run
-from kdwatts.cli.preflight import VERSION_BASE, Command, look
+from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
 from kdwatts.cli.refusal import print_error
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
@@ -141,7 +141,7 @@ def _checked(arguments: Namespace, overrides: list[str], *, leads: bool) -> Comm
     Exits with 2, after one sentence, where a run or a plan is impossible.
     """
     try:
-        command = look(
+        command = command_of(
             overrides,
             multirun=arguments.multirun,
             added_dir=arguments.config_dir,

@@ -15,16 +15,16 @@ from kdwatts.runtime.paths import resolve_dir
 
 Reads = Callable[[Config], bool]
 
-ASK_ONLY = ("prefetch", "plan")
+WITHOUT_RUN = ("prefetch", "plan")
 """Values of `until` that are answered before any run."""
 
 
 def check_effects(words: Sequence[str], configs: Sequence[Config]) -> None:
     """Raise ValueError for a setting that is read by none of the runs, and for a mixed `until`."""
     until = list(dict.fromkeys(config.until for config in configs))
-    if len(until) > 1 and set(until) & set(ASK_ONLY):
+    if len(until) > 1 and set(until) & set(WITHOUT_RUN):
         raise ValueError(
-            f"until is swept over {', '.join(until)}: {' and '.join(ASK_ONLY)} are answered at "
+            f"until is swept over {', '.join(until)}: {' and '.join(WITHOUT_RUN)} are answered at "
             "once and begin no run; give them a command of their own"
         )
     for word, item in zip(words, parsed(words), strict=True):

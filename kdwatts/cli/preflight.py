@@ -147,7 +147,7 @@ def _check_local(overrides: Sequence[str], added_dir: str | None) -> None:
                 )
 
 
-def look(
+def command_of(
     overrides: Sequence[str],
     *,
     multirun: bool,
@@ -187,4 +187,4 @@ def look(
 
 def preflight(overrides: Sequence[str], *, multirun: bool) -> list[Config]:
     """The configuration of every run a command asks for; raises for the first impossible one."""
-    return look(overrides, multirun=multirun).configs
+    return command_of(overrides, multirun=multirun).configs

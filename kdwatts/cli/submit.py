@@ -221,12 +221,12 @@ def _submit_builds(
         store = Store(Path(element.config.store_dir))
         nodes = [node for node in planned if node.stage in BEFORE_THE_STUDENT]
         last = nodes[-1]
-        if last.stage == "shards" or store.find(last.stage, last.key):
+        if last.stage == "shards" or store.finished_dir(last.stage, last.key):
             continue
         missing = [
             str(store.artifact_dir(node.stage, node.key))
             for node in nodes
-            if not store.find(node.stage, node.key)
+            if not store.finished_dir(node.stage, node.key)
         ]
         builders |= {path: holders[path] for path in missing if path in holders}
         if missing[-1] in builders:

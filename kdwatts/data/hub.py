@@ -26,7 +26,7 @@ _HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<nam
 
 
 @dataclass(frozen=True)
-class Kept:
+class FetchedText:
     """The files of a source that are on this disk, in the order in which a stream reads them."""
 
     repo: str
@@ -53,7 +53,7 @@ def home_dir() -> Path:
     return Path(constants.HF_HOME)
 
 
-def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
+def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
     """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
 
     Only of parquet is it known how many rows a file has: other files are fetched all. As
@@ -85,7 +85,7 @@ def fetch(source: TextSource, limit: int | None) -> tuple[Kept, int]:
         num_bytes += file.stat().st_size
         num_rows += _num_rows(file)
         names.append(name)
-    kept = Kept(repo, commit, str(builder.name), names, len(names) == len(found))
+    kept = FetchedText(repo, commit, str(builder.name), names, len(names) == len(found))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(kept))
     return kept, num_bytes
@@ -144,7 +144,7 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
         )
 
 
-def _kept(source: TextSource) -> Kept:
+def _kept(source: TextSource) -> FetchedText:
     """The list of files of a source that was fetched; RuntimeError where it was not."""
     path = _list_path(source)
     if not path.is_file():
@@ -152,7 +152,7 @@ def _kept(source: TextSource) -> Kept:
             f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
             f"forbids to fetch it; {_AGAIN}"
         )
-    return Kept(**read_json(path))
+    return FetchedText(**read_json(path))
 
 
 def _list_path(source: TextSource) -> Path:

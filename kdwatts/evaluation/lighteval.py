@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,14 +119,14 @@ def evaluate(
     return scores
 
 
-Ask = Any
+AnswerTo = Callable[[dict[str, Any]], dict[str, Any]]
 """Sends the child a request and waits for its answer."""
 
 
 @contextmanager
 def running_child(
     served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
-) -> Iterator[Ask]:
+) -> Iterator[AnswerTo]:
     """The process that runs lighteval; it ends with this context, and with this process."""
     interpreter = expanded(settings.python) if settings.python else sys.executable
     own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))

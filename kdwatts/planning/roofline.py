@@ -135,7 +135,7 @@ def costs_left(
     return {
         (node.stage, node.key): costs[node.stage]
         for node in nodes
-        if node.stage in costs and not store.find(node.stage, node.key)
+        if node.stage in costs and not store.finished_dir(node.stage, node.key)
     }
 
 

@@ -50,7 +50,7 @@ def check_path(key: str, path: str | None) -> None:
         raise ValueError(f"{key}={path} {problem}")
 
 
-def given(path: str) -> Path:
+def argument_path(path: str) -> Path:
     """A path of a command line, for argparse: read as those of a configuration are."""
     try:
         return Path(expanded(path))

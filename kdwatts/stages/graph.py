@@ -66,7 +66,7 @@ class Node:
     def folders(self, store: Store) -> dict[int, Path]:
         """Number and folder of each of its measurements that is in the store, whoever made it."""
         found = {
-            number: store.find(self.stage, one.key)
+            number: store.finished_dir(self.stage, one.key)
             for number, one in enumerate(self.numbered(), start=1)
         }
         return {number: folder for number, folder in found.items() if folder}

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import print_anywhere, until_unread
 
 EXIT_REFUSED = 2
@@ -41,7 +41,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--interval", type=float, default=0.1, metavar="S", help="seconds between samples (0.1)")
-    add("--out", type=given, metavar="DIR", help="folder of the records (runs/telemetry/DATE/TIME)")
+    add(
+        "--out",
+        type=argument_path,
+        metavar="DIR",
+        help="folder of the records (runs/telemetry/DATE/TIME)",
+    )
     add("--idle", type=float, default=0.0, metavar="S", help="measure idle power this long before")
     add("--allow-shared", action="store_true", help="measure GPUs that others use, and say so")
     add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")

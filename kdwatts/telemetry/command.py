@@ -65,26 +65,26 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     path = shutil.which(command[0]) if command else None
     if command and path is None:
         sentence, exit_code = _not_startable(command[0])
-        _tell(sentence)
+        _print(sentence)
         return exit_code
     try:
         if command is None:
-            say_unmeasurable(settings)
+            warn_unmeasurable(settings)
         folder = _fresh_dir() if out_dir is None else out_dir
         attempt = _open_folder(folder)
     except (OSError, ValueError, NVMLError) as error:
-        _tell(_sentence(error))
+        _print(_sentence(error))
         return EXIT_REFUSED
     again = "" if attempt == 1 else f", attempt {attempt} beside the earlier rows"
-    _tell(f"records go to {folder}{again}")
+    _print(f"records go to {folder}{again}")
     child = supervisor.start(path, command) if command and path else None
     try:
         return _measure(command, child, settings, folder, attempt)
     except _Stopped as stop:
-        _tell(str(stop))
+        _print(str(stop))
         exit_code = stop.exit_code
     except (ValueError, RuntimeError, OSError, NVMLError) as error:
-        _tell(_sentence(error).replace("set telemetry.allow_shared=true", "give --allow-shared"))
+        _print(_sentence(error).replace("set telemetry.allow_shared=true", "give --allow-shared"))
         exit_code = EXIT_REFUSED
     if child:
         child.dismiss()
@@ -94,11 +94,11 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     return exit_code
 
 
-def say_unmeasurable(settings: Telemetry) -> None:
+def warn_unmeasurable(settings: Telemetry) -> None:
     """Say before hours of it that no joule is measured here, of a meter that has no command."""
     zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     if not zones and not nvml.list_gpus():
-        _tell(
+        _print(
             f"no energy is measured here: this job has no GPU, {', '.join(absent.values())}; run "
             "it where one of them is, or give a command and --cpu-estimate-tdp"
         )
@@ -259,7 +259,7 @@ def _report(
         log.warning("cannot write %s (%s)", folder / SUMMARY_NAME, error.strerror)
     what = f"exit code {exit_code}: {shlex.join(command)}" if command else "no command"
     with contextlib.suppress(OSError):  # Nobody reads stderr any more.
-        _tell(f"{row.duration_s:,.2f} s, {what}")
+        _print(f"{row.duration_s:,.2f} s, {what}")
         print(_table(row), file=sys.stderr, flush=True)
 
 
@@ -326,5 +326,5 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _tell(sentence: str) -> None:
+def _print(sentence: str) -> None:
     print(f"kdwatts: {sentence}", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import orjson
 
 log = logging.getLogger(__name__)
 
-_MAX_PENDING = 2000
+MAX_PENDING = 2000
 """Lines kept in memory while the disk takes none: a megabyte, or minutes of one GPU's trace."""
 
 
@@ -52,7 +52,7 @@ class Journal:
                     "cannot write %s (%s); the run goes on and tries again", self.path, error
                 )
                 self._warned = True
-            while len(self._pending) > _MAX_PENDING:
+            while len(self._pending) > MAX_PENDING:
                 self._pending.popleft()
                 self.num_lost += 1
 

@@ -237,7 +237,7 @@ def read(gpu: OpenDevice) -> Reading:
     """Counter and power of a GPU. Raises NVMLError when it does not answer."""
     asked_s = time.monotonic()
     try:
-        counter_mj, power_mw, average_mw = _ask(gpu)
+        counter_mj, power_mw, average_mw = _counter_and_power(gpu)
     except NVMLError as error:
         gpu.handles.failed(gpu.device.uuid, error)
         raise
@@ -250,10 +250,10 @@ def read(gpu: OpenDevice) -> Reading:
     )
 
 
-def _ask(gpu: OpenDevice) -> tuple[int | None, int | None, int | None]:
+def _counter_and_power(gpu: OpenDevice) -> tuple[int | None, int | None, int | None]:
     """Counter in mJ, instant and average power in mW."""
     if gpu.has_fields:
-        return gpu.fields.ask(gpu.handle)
+        return gpu.fields.read(gpu.handle)
     counter_mj = None
     if gpu.device.has_energy_counter:
         counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)

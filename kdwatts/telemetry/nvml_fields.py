@@ -31,7 +31,7 @@ class FieldQuery:
         self._energy_value = self._energy.value
         self._average_value, self._instant_value = self._average.value, self._instant.value
 
-    def ask(self, handle: Any) -> tuple[int, int, int | None]:
+    def read(self, handle: Any) -> tuple[int, int, int | None]:
         """Counter in mJ, instant and average power in mW. Raises NVMLError."""
         library: Any = pynvml.nvmlLib
         code = library.nvmlDeviceGetFieldValues(handle, len(FIELDS), self._values)

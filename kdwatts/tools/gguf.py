@@ -22,7 +22,7 @@ from typing import Any
 from kdwatts.artifacts.store import as_readable_as
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import print_anywhere
 
 PROVENANCE = "provenance.json"
@@ -115,8 +115,8 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
     print_anywhere()
     parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.gguf", description=__doc__)
-    parser.add_argument("file", type=given, help="a .gguf, or a wheel that holds one")
-    parser.add_argument("out_dir", type=given)
+    parser.add_argument("file", type=argument_path, help="a .gguf, or a wheel that holds one")
+    parser.add_argument("out_dir", type=argument_path)
     options = parser.parse_args(arguments)
     try:
         record = convert(options.file, options.out_dir)

@@ -85,7 +85,9 @@ def collect(
         if found.is_changed:
             written = write_files(_frames(collected), out_dir)
             tables = {path.name: collection_index.stat_of(path) for path in written}
-            collection_index.write_kept(out_dir, collection_index.Kept(found.runs, tables))
+            collection_index.write_index(
+                out_dir, collection_index.CollectionIndex(found.runs, tables)
+            )
     return replace(collected, left_out=left_out)
 
 

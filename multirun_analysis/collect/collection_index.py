@@ -42,7 +42,7 @@ Stat = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class IndexedRun:
     """One run as it was read."""
 
     folder: str
@@ -55,10 +55,10 @@ class KeptRun:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CollectionIndex:
     """A finished collection."""
 
-    runs: Mapping[str, KeptRun]
+    runs: Mapping[str, IndexedRun]
     """By name, in order."""
     tables: Mapping[str, Stat | None]
     """Bytes and time of change of each table, by file name."""
@@ -109,14 +109,14 @@ def is_young(signature: Signature, *, now_s: float | None = None) -> bool:
     return any(changed_ns > since_ns for _, _, changed_ns in signature)
 
 
-def read_kept(out_dir: Path) -> Kept | None:
+def read_index(out_dir: Path) -> CollectionIndex | None:
     """What the last collection kept; None where it cannot be trusted."""
     try:
         record = json.loads((out_dir / INDEX).read_text("utf-8"))
         if record["code"] != code_version():
             return None
         runs = {
-            name: KeptRun(
+            name: IndexedRun(
                 **kept
                 | {
                     "signature": kept["signature"] and [tuple(file) for file in kept["signature"]],
@@ -130,13 +130,13 @@ def read_kept(out_dir: Path) -> Kept | None:
         return None  # None yet, or a half: whatever it is, reading the runs again is right.
     if any(stat_of(out_dir / name) != stat for name, stat in tables.items()):
         return None
-    return Kept(runs, tables)
+    return CollectionIndex(runs, tables)
 
 
-def write_kept(out_dir: Path, kept: Kept) -> None:
+def write_index(out_dir: Path, index: CollectionIndex) -> None:
     """Replace the index as a whole; on one line, since indenting a thousand rows takes seconds."""
-    runs = {name: vars(run) for name, run in kept.runs.items()}
-    record = {"code": code_version(), "runs": runs, "tables": dict(kept.tables)}
+    runs = {name: vars(run) for name, run in index.runs.items()}
+    record = {"code": code_version(), "runs": runs, "tables": dict(index.tables)}
     replace_whole(out_dir / INDEX, lambda path: path.write_text(json.dumps(record), "utf-8"))
 
 

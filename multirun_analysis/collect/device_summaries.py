@@ -54,7 +54,7 @@ class _Stage:
     memory_used_gib: float = math.nan
     temperature_c: float = math.nan
     num_throttled: int = 0
-    num_told: int = 0
+    num_known: int = 0
 
 
 def summarise_part(run: str, part_path: Path) -> pa.Table:
@@ -89,7 +89,7 @@ def summarise(run: str, ticks: pa.Table) -> pa.Table:
             stage.util_pct += util_pct
             stage.power_w += _mean(numbers["power_w"][rows], weight_s)
             told = bits[rows][bits[rows] >= 0]
-            stage.num_told += len(told)
+            stage.num_known += len(told)
             stage.num_throttled += int(np.count_nonzero(told & ~_SOFT_REASONS))
             for name in ("memory_used_gib", "temperature_c"):
                 most = np.fmax.reduce(numbers[name][rows])
@@ -110,7 +110,7 @@ def _shares(stage: _Stage) -> dict[str, float | None]:
         "gpu_power_w_mean": math.fsum(stage.power_w) if stage.power_w else None,
         "gpu_memory_used_gib_max": _known(stage.memory_used_gib),
         "gpu_temperature_c_max": _known(stage.temperature_c),
-        "gpu_throttled_share": stage.num_throttled / stage.num_told if stage.num_told else None,
+        "gpu_throttled_share": stage.num_throttled / stage.num_known if stage.num_known else None,
         "host_util_pct_mean": _known_mean(stage.host_util_pct),
     }
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multirun_analysis.collect import collection_index
-from multirun_analysis.collect.collection_index import Kept, KeptRun, Signature
+from multirun_analysis.collect.collection_index import CollectionIndex, IndexedRun, Signature
 from multirun_analysis.collect.columns import concatenated
 from multirun_analysis.collect.process_pool import read_runs
 from multirun_analysis.collect.run_folder import Job, Reading
@@ -33,7 +33,7 @@ Folders = Mapping[str, Path]
 class RunsRead:
     """What the folders hold, in their order."""
 
-    runs: Mapping[str, KeptRun]
+    runs: Mapping[str, IndexedRun]
     tables: Mapping[str, pa.Table]
     """Each of TABLES but the summaries, which belong to the telemetry."""
     telemetry: Telemetry
@@ -46,7 +46,7 @@ def read_all(folders: Folders, *, num_workers: int | None) -> RunsRead:
     seen = _signatures(folders)
     readings = _read([Job(name, folder) for name, folder in folders.items()], seen, num_workers)
     runs = {
-        name: KeptRun(str(folders[name]), seen[name], reading.row, None, None)
+        name: IndexedRun(str(folders[name]), seen[name], reading.row, None, None)
         for name, reading in readings.items()
     }
     parts = {name: None for name, reading in readings.items() if reading.has_ticks}
@@ -65,7 +65,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     seen = _signatures(folders)
     lasting = {name: None if collection_index.is_young(one) else one for name, one in seen.items()}
     parts_dir = out_dir / PARTS
-    before = collection_index.read_kept(out_dir)
+    before = collection_index.read_index(out_dir)
     same = _unchanged(before, folders, seen, parts_dir)
     if before and list(same) == list(folders) == list(before.runs):
         return _runs_read(same, _kept_tables(out_dir), folders, parts_dir, is_changed=False)
@@ -85,7 +85,7 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
     part_paths = {name: parts_dir / run.part for name, run in same.items() if run.part}
     for job in jobs:
         reading = readings[job.run]
-        runs[job.run] = KeptRun(str(job.folder), lasting[job.run], reading.row, None, None)
+        runs[job.run] = IndexedRun(str(job.folder), lasting[job.run], reading.row, None, None)
         if reading.has_ticks and job.part_path:
             part_paths[job.run] = job.part_path
     settled = _settled({name: runs[name] for name in folders}, part_paths, parts_dir)
@@ -95,8 +95,8 @@ def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) ->
 
 
 def _settled(
-    runs: Mapping[str, KeptRun], part_paths: Mapping[str, Path], parts_dir: Path
-) -> dict[str, KeptRun]:
+    runs: Mapping[str, IndexedRun], part_paths: Mapping[str, Path], parts_dir: Path
+) -> dict[str, IndexedRun]:
     """The runs with the names of their parts, which are moved there from where they are now."""
     names = {
         name: part_name(position, name) for position, name in enumerate(runs) if name in part_paths
@@ -126,8 +126,8 @@ def _signatures(folders: Folders) -> dict[str, Signature]:
 
 
 def _unchanged(
-    before: Kept | None, folders: Folders, seen: Mapping[str, Signature], parts_dir: Path
-) -> dict[str, KeptRun]:
+    before: CollectionIndex | None, folders: Folders, seen: Mapping[str, Signature], parts_dir: Path
+) -> dict[str, IndexedRun]:
     """The kept runs that are as they were, parts included, in the order of folders."""
     found = {}
     for name, folder in folders.items() if before else ():
@@ -177,7 +177,7 @@ def _by_run(table: pa.Table) -> dict[str, pa.Table]:
 
 
 def _runs_read(
-    runs: Mapping[str, KeptRun],
+    runs: Mapping[str, IndexedRun],
     tables: dict[str, pa.Table],
     folders: Folders,
     parts_dir: Path,

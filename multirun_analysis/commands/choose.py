@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kdwatts.metrics.fieller import Interval
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from multirun_analysis.collect.collection import Collected, collect
 from multirun_analysis.narrative.choice_words import carbon_kg, choice_words
 from multirun_analysis.statistics.candidates import Candidate, building_j, teacher_j, whole_j
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _refuse_senseless(options)
         collected = collect(options.directories)
-        return answer(collected, options)
+        return print_choice(collected, options)
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2
@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
+    found.add_argument(
+        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+    )
     found.add_argument("--tokens-per-day", type=float, required=True, metavar="N")
     found.add_argument(
         "--min-kept",
@@ -88,7 +90,7 @@ def _refuse_senseless(options: argparse.Namespace) -> None:
             raise ValueError(f"{option} {least:g}: give a number such as {example:g}")
 
 
-def answer(collected: Collected, options: argparse.Namespace) -> int:
+def print_choice(collected: Collected, options: argparse.Namespace) -> int:
     """Prints which of the collected students to serve; the exit code."""
     students = distinct_students(collected.runs)
     site = common_site(students) if options.site is None else site_of(options.site)
@@ -142,7 +144,7 @@ def _record(choice: Choice, site: Site | None, asked: dict[str, Any]) -> dict[st
         "others": [_candidate_record(c) for c in choice.enough[1:]],
         "too_little": [_candidate_record(c) for c in choice.too_little],
         "teacher_at_chance": [
-            {**_named(c), "benchmarks": c.teacher_at_chance} for c in choice.untold
+            {**_named(c), "benchmarks": c.teacher_at_chance} for c in choice.teacher_at_chance
         ],
         "apart": choice.apart,
     }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from multirun_analysis.importer.imported_run import import_run
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern
 from multirun_analysis.importer.search import FILES, Search, find_foreign_runs
@@ -52,14 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         "our own.",
     )
     parser.add_argument(
-        "directory", type=given, metavar="DIR", help="holds a folder per run, at any depth"
+        "directory", type=argument_path, metavar="DIR", help="holds a folder per run, at any depth"
     )
     parser.add_argument(
-        "--out", type=given, metavar="DIR", required=True, help="where the run folders go"
+        "--out", type=argument_path, metavar="DIR", required=True, help="where the run folders go"
     )
     parser.add_argument(
         "--teacher",
-        type=given,
+        type=argument_path,
         metavar="NAME",
         help="folder in DIR with the results of the teacher of all these runs; default: "
         f"the folder {DEFAULT_TEACHER} nearest to each run",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import aligned
 from multirun_analysis.collect.collection import collect, table_paths
 from multirun_analysis.collect.labels import run_name
@@ -86,9 +86,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
     parser.add_argument(
-        "--out", type=given, metavar="DIR", help="default: DIR/analysis of a single DIR"
+        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+    )
+    parser.add_argument(
+        "--out", type=argument_path, metavar="DIR", help="default: DIR/analysis of a single DIR"
     )
     parser.add_argument(
         "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
@@ -101,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         "--static", choices=KINDS, help="figures as files too, where a browser is installed"
     )
     parser.add_argument(
-        "--readme", type=given, metavar="DIR", help="also a page in Markdown, with figures as SVG"
+        "--readme",
+        type=argument_path,
+        metavar="DIR",
+        help="also a page in Markdown, with figures as SVG",
     )
     return parser
 

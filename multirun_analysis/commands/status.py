@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from kdwatts.runtime.paths import given
+from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import aligned
 from multirun_analysis.commands.run_states import STATES, RunState, run_states
 
@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
     )
-    parser.add_argument("directories", nargs="+", type=given, metavar="DIR", help="folder of runs")
+    parser.add_argument(
+        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+    )
     parser.add_argument("--json", action="store_true", help="records in place of a table")
     options = parser.parse_args(arguments)
     try:

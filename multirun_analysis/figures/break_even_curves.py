@@ -27,7 +27,7 @@ from multirun_analysis.figures.marks import (
     in_template,
     log_axis,
     points,
-    say_left_out,
+    with_left_out,
 )
 from multirun_analysis.figures.palette import MUTED, faded, styled
 from multirun_analysis.statistics.repayment import (
@@ -215,7 +215,7 @@ def _draw_tokens(curves: pd.DataFrame, looks: Callable[[Row], Look], *, left_out
         highest = max([1.0, *(row["high"] for rows in lines for row in known(rows, "high"))])
         fig.update_xaxes(**log_axis(lines[0][0]["place"], lines[0][-1]["place"], prefixed=True))
         fig.update_yaxes(**log_axis(0.1, min(highest, 1e4)))
-    say_left_out(fig, left_out, "settings")
+    with_left_out(fig, left_out, "settings")
     return styled(fig, height=430, x="Tokens served", y="Teacher's joules / student's, all in")
 
 
@@ -246,7 +246,7 @@ def _draw_students(
                 **_of(first),
             )
             _add_answer(fig, first, look, "students")
-    say_left_out(fig, left_out, "settings")
+    with_left_out(fig, left_out, "settings")
     if lines:
         ends_j = [row["value"] for rows in plain for row in (rows[0], rows[-1])]
         ends_j += [rows[0]["level"] for rows in plain if rows[0]["level"]]

@@ -18,9 +18,9 @@ from multirun_analysis.figures.marks import (
     in_template,
     legend_once,
     legend_px,
-    say_left_out,
     symbol,
     thin,
+    with_left_out,
 )
 from multirun_analysis.figures.palette import MUTED, faded, stage_words, styled
 from multirun_analysis.statistics.pareto import energy_class
@@ -174,7 +174,7 @@ def _stroke(look: Look, dashes: str) -> dict[str, Any]:
 
 
 def _finished(fig: go.Figure, left_out: int, *, x: str, y: str) -> go.Figure:
-    say_left_out(legend_once(fig), left_out, "runs")
+    with_left_out(legend_once(fig), left_out, "runs")
     return styled(fig, height=400 + legend_px(fig, letters=LEGEND_LETTERS), x=x, y=y)
 
 

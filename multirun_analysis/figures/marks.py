@@ -61,7 +61,7 @@ def legend_px(fig: go.Figure, *, letters: int) -> int:
     return 28 * max(0, rows - 1)
 
 
-def say_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
+def with_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
     """The figure, which remembers how many it does not draw; `left_out_words` tells."""
     return fig.update_layout(meta={"left_out": left_out, "what": what})
 
@@ -257,7 +257,7 @@ def in_rows(
 ) -> go.Figure:
     """The finished figure: a row for each name, the first on top, short enough for a phone."""
     labels = list(reversed(shown))
-    say_left_out(styled(fig, height=height, x=x), left_out, what)
+    with_left_out(styled(fig, height=height, x=x), left_out, what)
     fig.update_yaxes(
         type="category",
         categoryorder="array",

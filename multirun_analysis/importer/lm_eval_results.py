@@ -79,7 +79,7 @@ def read_evaluation(source: Source, *, subject: str) -> Evaluation:
 TEACHER_SCORES_0 = "the teacher scores 0 on a benchmark"
 
 
-def kept_of(
+def om_perf_and_kept(
     student: Evaluation | None, teacher: Evaluation | None
 ) -> tuple[OmPerf, Kept, str | None]:
     """OM_perf and accuracy kept, or nothing and the reason why the two cannot be compared.

@@ -56,7 +56,7 @@ def find_foreign_runs(directory: Path, out_dir: Path) -> Search:
             others.append((path, bool(files) or not folders))
     found.left_out += [(str(path), f"left out, it has no {FILES}") for path in _silent(
         found, [path for path, may_be_run in others if may_be_run])]  # fmt: skip
-    _say_links(found, links)
+    _note_links(found, links)
     return found
 
 
@@ -86,7 +86,7 @@ def _hidden_records(folder: Path) -> list[Path]:
     return [Path(path) for path, _, files in os.walk(folder) if holds_foreign(files)]
 
 
-def _say_links(found: Search, links: list[Path]) -> None:
+def _note_links(found: Search, links: list[Path]) -> None:
     """Says which links lead nowhere, and which to records that are read where they lie."""
     read = {os.path.realpath(path): path for path in found.runs.values()}
     for link in links:

@@ -12,7 +12,7 @@ from kdwatts.records.schema import Metrics, StageRow
 from multirun_analysis.importer.ept import Served, read_served, reservation
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of
-from multirun_analysis.importer.lm_eval_results import Evaluation, kept_of, read_evaluation
+from multirun_analysis.importer.lm_eval_results import Evaluation, om_perf_and_kept, read_evaluation
 from multirun_analysis.importer.repeats import Repeat
 from multirun_analysis.importer.trace import Trace
 from multirun_analysis.values.folders import FOREIGN
@@ -61,7 +61,7 @@ def summarize(
     """Metrics, and the reasons for what is missing or doubtful in them."""
     own = row.energy
     teacher = teacher or Model({}, None, None)
-    plain, kept, om_perf_reason = kept_of(student.evaluation, teacher.evaluation)
+    plain, kept, om_perf_reason = om_perf_and_kept(student.evaluation, teacher.evaluation)
     at_chance = {
         subject: benchmarks_at_chance(
             [asdict(score) for score in model.evaluation.scores], PRIMARIES, subject=subject

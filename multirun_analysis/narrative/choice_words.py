@@ -26,7 +26,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
         lines += _reasons(choice, site, gate, days)
     elif choice.too_little:
         lines.append(_closest(choice.too_little, gate))
-    elif choice.untold:
+    elif choice.teacher_at_chance:
         lines.append("Cannot be told: no teacher is above chance.")
     else:
         lines.append(
@@ -37,7 +37,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     lines += [
         f"What {c.label} keeps cannot be told: its teacher is at chance on "
         f"{', '.join(c.teacher_at_chance)}."
-        for c in choice.untold
+        for c in choice.teacher_at_chance
     ]
     if choice.apart:
         lines.append(

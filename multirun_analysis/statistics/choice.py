@@ -65,7 +65,7 @@ class Choice:
 
     enough: list[Candidate]
     too_little: list[Candidate]
-    untold: list[Candidate]
+    teacher_at_chance: list[Candidate]
     """Their teacher is at chance on every benchmark: what they keep cannot be told."""
     apart: int
     """Students that cannot be ranked: unscored, unserved, or of another quality of energy."""
@@ -99,7 +99,7 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
     ranked.sort(key=lambda c: whole_j(c).value or 0.0)
     enough = [c for c in ranked if _keeps_enough(c, gate)]
     too_little = [c for c in ranked if c not in enough]
-    untold = candidates(at_chance, tokens)
+    teacher_at_chance = candidates(at_chance, tokens)
     verdict, reasons, ties, as_accurate = "cannot be told", [], [], []
     if enough:
         winner = _preferred(enough)
@@ -111,9 +111,9 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
         verdict = "not settled" if reasons else "settled"
     elif too_little:
         verdict = "none keeps enough"
-    placed = sum(len(c.runs) for c in (*ranked, *untold))
+    placed = sum(len(c.runs) for c in (*ranked, *teacher_at_chance))
     apart = len(students) - placed
-    return Choice(enough, too_little, untold, apart, verdict, reasons, ties, as_accurate)
+    return Choice(enough, too_little, teacher_at_chance, apart, verdict, reasons, ties, as_accurate)
 
 
 def _keeps_enough(candidate: Candidate, gate: Gate) -> bool:

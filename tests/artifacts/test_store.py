@@ -158,9 +158,9 @@ def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):
         assert not claim.exists
         claim.scratch_dir.mkdir()
         (claim.work_dir / "a.txt").write_text("a")
-        assert Store(root).find("distill", "k1") is None
+        assert Store(root).finished_dir("distill", "k1") is None
         claim.commit()
-    found = Store(root).find("distill", "k1")
+    found = Store(root).finished_dir("distill", "k1")
     assert found and found == root / "distill" / "k1"
     assert (found / "a.txt").read_text() == "a"
     assert _names(root) == ["k1"]
@@ -204,7 +204,7 @@ def test_a_builder_that_fails_leaves_its_scratch_and_no_artifact(root: Path):
 
 def test_a_builder_killed_on_this_host_is_replaced_at_once_and_its_scratch_survives(root: Path):
     _end(_start_building(root, host="", seconds=60))
-    assert Store(root).find("distill", "k1") is None
+    assert Store(root).finished_dir("distill", "k1") is None
     started_s = time.monotonic()
     with Store(root).claim("distill", "k1") as claim:
         assert time.monotonic() - started_s < 5  # LEASE_TIMEOUT_S is 60.

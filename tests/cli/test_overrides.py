@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdwatts.cli.overrides import parsed, quoted, unread
-from kdwatts.cli.preflight import compose, expand, look, preflight
+from kdwatts.cli.preflight import command_of, compose, expand, preflight
 from kdwatts.cli.refusal import in_one_sentence
 
 
@@ -81,11 +81,11 @@ def test_what_this_kind_of_command_would_not_read_is_refused(
 
 
 def test_what_this_kind_of_command_reads_is_let_pass():
-    assert look(["hydra.run.dir=x", "hydra/launcher=basic"], multirun=False).is_sweep is False
+    assert command_of(["hydra.run.dir=x", "hydra/launcher=basic"], multirun=False).is_sweep is False
     both = ["hydra.run.dir=x", "hydra.sweep.dir=y"]
-    assert look(both, multirun=True).is_sweep
-    assert look(["hydra/launcher=slurm", "cluster.partition=x"], multirun=True).is_sweep
-    assert not look(both, multirun=False).is_sweep
+    assert command_of(both, multirun=True).is_sweep
+    assert command_of(["hydra/launcher=slurm", "cluster.partition=x"], multirun=True).is_sweep
+    assert not command_of(both, multirun=False).is_sweep
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_options_of_a_folder_of_one_s_own_are_composed_and_checked_like_the_ship
     smoke = OmegaConf.create({"defaults": ["smoke", "_self_"], "seed": 7})
     OmegaConf.save(smoke, tmp_path / "training" / "mine.yaml")
     asked = ["training=mine", "gpu=cpu"]
-    (config,) = look(asked, multirun=False, added_dir=str(tmp_path)).configs
+    (config,) = command_of(asked, multirun=False, added_dir=str(tmp_path)).configs
     assert (config.training.seed, config.training.target_tokens) == (7, 8192)
     with pytest.raises(ValueError, match=r"^--config-dir /nope: there is no such folder"):
-        look(asked, multirun=False, added_dir="/nope")
+        command_of(asked, multirun=False, added_dir="/nope")
     with pytest.raises(ValueError, match=r"^training\.micro_batch=0 is out of range"):
-        look([*asked, "training.micro_batch=0"], multirun=False, added_dir=str(tmp_path))
+        command_of([*asked, "training.micro_batch=0"], multirun=False, added_dir=str(tmp_path))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers.utils.hub
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage]
@@ -25,7 +25,7 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.pair import Architecture, ModelSource
-from kdwatts.models import access, load
+from kdwatts.models import access
 from kdwatts.models.load import check_readable, load_model, load_tokenizer, read_architecture
 
 SHAPE = Architecture("llama", 2, 16, 32, 4, 2, 4, 40, True, 64)
@@ -153,7 +153,9 @@ def test_a_repository_that_lists_no_safetensors_is_refused(
 ):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     cache(tmp_path / "hub", {"config.json": (tmp_path / "config.json").read_text()})
-    monkeypatch.setattr(access, "_listed", lambda *where: ["config.json", "pytorch_model.bin"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    names = ["config.json", "pytorch_model.bin"]
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *where, **options: names)
     with pytest.raises(ValueError, match=r"^model org/model has no weights as safetensors, and"):
         check_readable(SOURCE)
 
@@ -175,16 +177,16 @@ def test_code_of_a_model_s_own_is_neither_run_nor_asked_about(saved: ModelSource
 
 def test_what_a_hub_may_change_is_warned_of_once(hub_raises: Any, caplog: pytest.LogCaptureFixture):
     hub_raises(ERRORS["not here"][0])
-    load._warn_unpinned.cache_clear()
+    path = "org/said-once"
     with caplog.at_level(logging.WARNING, logger="kdwatts.models.load"):
         for _ in range(2):
             for revision in (None, COMMIT):
                 with pytest.raises(RuntimeError):
-                    read_architecture(ModelSource("org/model", revision, SHAPE))
+                    read_architecture(ModelSource(path, revision, SHAPE))
                 with pytest.raises(RuntimeError):
-                    load_tokenizer("org/model", revision=revision)
+                    load_tokenizer(path, revision=revision)
     assert caplog.messages == [
-        f"{kind} org/model has no revision: the hub may serve other bytes tomorrow under the same "
+        f"{kind} {path} has no revision: the hub may serve other bytes tomorrow under the same "
         "key; give the commit in the pair's file"
         for kind in ("model", "tokenizer")
     ]

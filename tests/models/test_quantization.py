@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -201,14 +202,14 @@ def test_the_manifest_says_in_how_many_bits_the_teacher_was(
 
 
 def test_who_fetches_a_model_to_be_quantised_needs_no_gpu(
-    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[ModelSource] = []
     monkeypatch.setattr(prefetch, "check_readable", asked.append)
     monkeypatch.setattr(prefetch, "load_tokenizer", lambda *where, **options: None)
-    monkeypatch.setattr(prefetch, "_snapshot", lambda *where, **options: (Path("there"), 0))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *where, **options: tmp_path)
     monkeypatch.setattr(prefetch.hub, "is_offline", lambda: False)
     pair = ["model=qwen25_7b_to_0b5", "data=tiny", "eval=none", quantised("int4")]
     lines = list(prefetch.prefetch([configure("gpu=h100", *pair)]))
-    assert "model Qwen/Qwen2.5-7B-Instruct: 0.0 MB in there" in lines
+    assert f"model Qwen/Qwen2.5-7B-Instruct: 0.0 MB in {tmp_path}" in lines
     assert [source.quantization for source in asked] == [None, None]

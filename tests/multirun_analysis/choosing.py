@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multirun_analysis.collect.collection import Collected, collect
-from multirun_analysis.commands.choose import answer, parser
+from multirun_analysis.commands.choose import parser, print_choice
 from multirun_analysis.statistics.choice import Gate
 
 PLAIN = Gate(None, 0.95)
@@ -62,7 +62,7 @@ def choose_options(*options: str, tokens: str = "1e6") -> Any:
 
 def record(found: Collected, capsys: Any, *options: str, tokens: str = "1e6") -> dict[str, Any]:
     capsys.readouterr()
-    answer(found, choose_options("--json", *options, tokens=tokens))
+    print_choice(found, choose_options("--json", *options, tokens=tokens))
     return json.loads(capsys.readouterr().out)
 
 

@@ -53,7 +53,7 @@ def test_a_path_that_names_nothing_is_refused(
     with pytest.raises(ValueError, match=re.escape(said)):
         paths.resolve_dir(path)
     with pytest.raises(ArgumentTypeError, match=re.escape(said)):
-        paths.given(path)
+        paths.argument_path(path)
     with pytest.raises(ValueError, match=f"^store_dir={re.escape(path)} "):
         paths.check_path("store_dir", path)
 

@@ -304,7 +304,7 @@ def test_what_was_fetched_anew_while_it_was_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     source = TextSource("org/name")
-    kept = hub.Kept("org/name", "b" * 40, "parquet", [], is_whole=True)
+    kept = hub.FetchedText("org/name", "b" * 40, "parquet", [], is_whole=True)
     write_json(tmp_path / "list.json", asdict(kept))
     monkeypatch.setattr(hub, "_list_path", lambda source: tmp_path / "list.json")
     assert hub.commit_of(source) == "b" * 40

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,7 +155,7 @@ def test_two_ranks_write_one_cache_that_is_the_one_of_a_single_process(
     assert "part 0" in first
 
     together = SignalCache(tmp_path / "shared" / "teacher" / "key", verify=True)
-    rows = alone._rows
+    rows = np.load(alone.directory / cache_parts.ROWS_NAME)
     found, expected = together.read(rows).sparse, alone.read(rows).sparse
     assert found and expected
     assert torch.equal(found.ids_NK, expected.ids_NK)

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.telemetry.__main__ import main
-from kdwatts.telemetry.command import say_unmeasurable
+from kdwatts.telemetry.command import warn_unmeasurable
 from kdwatts.telemetry.integration import integrate_power_j
 from kdwatts.telemetry.recover import recover_components
 from tests.telemetry.conftest import REPOSITORY
@@ -491,7 +491,7 @@ def test_where_no_energy_is_measured_that_is_said_before_it_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    say_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
+    warn_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
     assert capsys.readouterr().err == (
         "kdwatts: no energy is measured here: this job has no GPU, no RAPL package zone under "
         f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where one of them is, or give a "

@@ -82,7 +82,7 @@ def test_a_disk_that_stays_full_is_told_once_and_the_lost_lines_are_in_the_log(t
 
 
 def test_the_oldest_lines_are_given_up_when_too_many_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "_MAX_PENDING", 3)
+    monkeypatch.setattr(journal_module, "MAX_PENDING", 3)
     path = tmp_path / "rows.jsonl"
     journal = Journal(path)
     journal.write([line(0)])

@@ -1,6 +1,5 @@
 """Whatever a library raises or says, sampling goes on; and what ends it is a reason in windows."""
 
-import json
 import logging
 import math
 import time
@@ -11,7 +10,7 @@ import pytest
 
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
-from kdwatts.telemetry import host, sampler
+from kdwatts.telemetry import host
 from kdwatts.telemetry.host import Clocks
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.meter import Meter
@@ -97,28 +96,39 @@ def test_a_device_that_raises_what_nobody_foresaw_is_rows_with_that_error(error,
     assert len(rows) > 5
 
 
-def test_a_tick_that_fails_as_a_whole_is_a_row_and_the_next_one_follows(tmp_path, caplog):
-    fails = iter([None, ZeroDivisionError("look"), ZeroDivisionError("look")])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ZeroDivisionError("look"), "ZeroDivisionError: look"),
+        (KeyError("power"), "KeyError: 'power'"),
+        (MemoryError(), "MemoryError"),
+        (OSError(2, "gone"), "FileNotFoundError: [Errno 2] gone"),
+    ],
+)
+def test_a_tick_that_fails_as_a_whole_is_a_row_and_the_next_one_follows(
+    error, words, tmp_path, caplog
+):
+    fails = iter([None, error, error])
 
     def look() -> None:
-        if error := next(fails, None):
-            raise error
+        if fault := next(fails, None):
+            raise fault
 
-    # Asked anew at each slow tick: its cost is none.
     probe = a_probe(lambda: Reading(time.monotonic(), None, 60.0))
     journal = Journal(tmp_path / "telemetry.jsonl")
-    thread = Sampler([probe], Clocks(), journal, attempt=1, interval_s=0.02, slow_interval_s=0.02)
-    thread._look = look  # pyright: ignore[reportAttributeAccessIssue]
+    # It costs nothing, so it is called at each slow tick.
+    often = {"interval_s": 0.02, "slow_interval_s": 0.02}
+    thread = Sampler([probe], Clocks(), journal, attempt=1, look=look, **often)
     thread.start()
     time.sleep(0.3)
     thread.stop()
     journal.close()
     rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
     errors = [row["error"] for row in rows if row["error"]]
-    assert errors == ["ZeroDivisionError: look"] * 2
+    assert errors == [words] * 2
     assert sum(row["device_kind"] == "gpu" for row in rows) > 5
     assert [r.message for r in caplog.records if "a tick failed" in r.message] == [
-        "telemetry: a tick failed (ZeroDivisionError: look); sampling goes on"
+        f"telemetry: a tick failed ({words}); sampling goes on"
     ]
 
 
@@ -159,11 +169,3 @@ def test_a_reading_of_a_kind_that_json_lacks_costs_no_row(tmp_path):
     rows = [row for row in sampled(tmp_path, probe) if row["device_kind"] == "gpu"]
     assert {row["uuid"] for row in rows} == {"GPU-?"}
     assert len(rows) > 5
-
-
-def test_the_words_of_an_error_name_its_kind():
-    assert sampler._in_words(KeyError("power")) == "KeyError: 'power'"
-    assert sampler._in_words(MemoryError()) == "MemoryError"
-    assert (
-        json.dumps(sampler._in_words(OSError(2, "gone"))) == '"FileNotFoundError: [Errno 2] gone"'
-    )

@@ -11,7 +11,7 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import Collected
-from multirun_analysis.commands.choose import answer, parser
+from multirun_analysis.commands.choose import parser, print_choice
 from multirun_analysis.statistics.choice import VERDICTS
 from multirun_analysis.statistics.site import site_of
 from tests.multirun_analysis.choosing import (
@@ -45,7 +45,7 @@ def test_what_the_pooled_figure_saves_stands_with_its_fieller_interval(four: Col
     assert said["saved_share"] == pytest.approx(0.5389, abs=1e-4)
     assert said["interval"] == pytest.approx([1 - 0.6511, 1 - 0.2732], abs=1e-3)
     assert said["recommended"]["serve_measurements"] == 4
-    answer(four, choose_options(tokens="365e9"))
+    print_choice(four, choose_options(tokens="365e9"))
     text = capsys.readouterr().out
     assert text.startswith(
         "sft: 3\nSettled.\nIt keeps 0.800 of its teacher's accuracy above chance"
@@ -60,7 +60,7 @@ def test_a_single_measurement_saves_an_unresolved_amount(four: Collected, capsys
     assert said["verdict"] == "not settled" and said["reasons"] == ["what it saves is unresolved"]
     assert (said["interval"], said["saved_share"], said["co2e_interval_kg"]) == (None, None, None)
     assert said["recommended"]["label"] == "sft"
-    answer(four, choose_options("--site", "france"))
+    print_choice(four, choose_options("--site", "france"))
     text = capsys.readouterr().out
     assert " % less" not in text
     assert "Its teacher would take 411 J: what is saved is unresolved." in text
@@ -71,7 +71,7 @@ def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys
     """1e6 tokens of the feature student: 15 kJ; with PUE 1.35 and 44 g a kWh 248 mg. Building is
     told from serving to 1 %, so the saving of 95 kJ is known to 98 J, 0.09 % of 110 kJ."""
     found = gathered(runs, **SURE)
-    assert answer(found, choose_options("--site", "france", "--min-om-perf", "0.95")) == 0
+    assert print_choice(found, choose_options("--site", "france", "--min-om-perf", "0.95")) == 0
     said = capsys.readouterr().out
     assert said.startswith("feature: 2\nNot settled: that it keeps 0.95 is not certain; sft may ")
     assert "It keeps 0.970 of its teacher's scores as they are, OM_perf (of unknown spread" in said
@@ -89,7 +89,7 @@ def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys
 
 def test_an_interval_that_reaches_below_what_is_asked_is_said(runs: Path, capsys: Any):
     wide = SURE | {"run2": SURE["run2"] | {"accuracy_kept_low": 0.45}}
-    answer(gathered(runs, **wide), choose_options())
+    print_choice(gathered(runs, **wide), choose_options())
     text = capsys.readouterr().out
     assert (
         "0.450 to 0.920, 95 % over benchmark samples, one seed, so that 0.5 is not certain" in text
@@ -104,17 +104,17 @@ def test_a_setting_whose_teacher_is_at_chance_everywhere_is_listed_apart(runs: P
     assert said["teacher_at_chance"] == [
         {"label": "feature", "runs": ["2"], "benchmarks": ["mmlu", "arc"]}
     ]
-    answer(found, choose_options())
+    print_choice(found, choose_options())
     sentence = "What feature keeps cannot be told: its teacher is at chance on mmlu, arc.\n"
     assert sentence in capsys.readouterr().out
 
 
 def test_where_no_teacher_is_above_chance_nothing_can_be_told(runs: Path, capsys: Any):
     found = gathered(runs, every=NOTHING)
-    assert answer(found, choose_options()) == 1
+    assert print_choice(found, choose_options()) == 1
     assert capsys.readouterr().out.startswith("Cannot be told: no teacher is above chance.\n")
     assert record(found, capsys)["verdict"] == "cannot be told"
-    assert answer(found, choose_options("--strict")) == 3
+    assert print_choice(found, choose_options("--strict")) == 3
     said = record(found, capsys, "--min-om-perf", "0.95")
     assert said["recommended"]["label"] == "feature"
     assert "what it keeps above chance cannot be told" in said["reasons"]
@@ -124,7 +124,7 @@ def test_a_student_at_chance_is_marked(runs: Path, capsys: Any):
     lucky = {"student_at_chance": '["mmlu"]'}
     found = gathered(runs, **SURE | {"run0": SURE["run0"] | lucky, "run2": SURE["run2"] | lucky})
     assert record(found, capsys)["recommended"]["student_at_chance"] == ["mmlu"]
-    answer(found, choose_options())
+    print_choice(found, choose_options())
     said = capsys.readouterr().out
     assert "It is at chance on mmlu." in said
     assert "They keep too little: sft (0.400, 0.350 to 0.450; at chance on mmlu)." in said
@@ -134,7 +134,7 @@ def test_the_point_that_answers_and_the_range_over_the_grid_are_named(runs: Path
     point = {"serving_batch_size": 8, "serving_prompt_tokens": 64, "serving_new_tokens": 32}
     grid = {"student_total_j_per_token_least": 0.004, "student_total_j_per_token_most": 0.03}
     found = gathered(runs, every=point | grid, **SURE)
-    answer(found, choose_options())
+    print_choice(found, choose_options())
     assert (
         "Served at batch size 8, 64 prompt and 32 new tokens; from 3 independent measurements; "
         "4.00 mJ/token to 30.0 mJ/token over all points that were measured." in
@@ -166,23 +166,23 @@ def test_programs_are_given_a_record(runs: Path, capsys: Any):
 
 def test_no_setting_that_keeps_enough_is_an_answer_with_its_own_exit_code(runs: Path, capsys: Any):
     found = gathered(runs, **SURE)
-    assert answer(found, choose_options("--min-om-perf", "0.99")) == 1
+    assert print_choice(found, choose_options("--min-om-perf", "0.99")) == 1
     assert (
         "None keeps enough: no setting keeps 0.99 of its teacher's accuracy; feature comes closest "
         "with 0.970, which may be enough." in capsys.readouterr().out
     )
-    assert answer(found, choose_options("--min-kept", "0.95", "--strict")) == 1
+    assert print_choice(found, choose_options("--min-kept", "0.95", "--strict")) == 1
     assert record(found, capsys, "--min-kept", "0.95")["verdict"] == "none keeps enough"
 
 
 def test_strictly_what_is_not_settled_exits_with_3(runs: Path):
     settled = gathered(runs, **SURE)
-    assert answer(settled, choose_options()) == 0
-    assert answer(settled, choose_options("--strict")) == 0
+    assert print_choice(settled, choose_options()) == 0
+    assert print_choice(settled, choose_options("--strict")) == 0
     settled.runs["student_served_random_sd_j"] = None
-    assert answer(settled, choose_options()) == 0
-    assert answer(settled, choose_options("--strict")) == 3
-    assert answer(settled, choose_options("--strict", "--json")) == 3
+    assert print_choice(settled, choose_options()) == 0
+    assert print_choice(settled, choose_options("--strict")) == 3
+    assert print_choice(settled, choose_options("--strict", "--json")) == 3
 
 
 @pytest.mark.parametrize(

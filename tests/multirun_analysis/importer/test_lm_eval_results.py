@@ -5,7 +5,11 @@ import pytest
 
 from kdwatts.records.files import read_json
 from multirun_analysis.importer.foreign import Source, load
-from multirun_analysis.importer.lm_eval_results import differences, kept_of, read_evaluation
+from multirun_analysis.importer.lm_eval_results import (
+    differences,
+    om_perf_and_kept,
+    read_evaluation,
+)
 
 
 def evaluation(content, subject="student"):
@@ -51,7 +55,7 @@ def test_an_uncomputed_standard_error_is_missing(foreign):
 
 @pytest.mark.parametrize("run", ["feature_1", "relation_1", "response_1"])
 def test_real_students_and_their_teacher_were_not_asked_alike(foreign, run):
-    plain, kept, reason = kept_of(real(foreign, run), real(foreign, "teacher"))
+    plain, kept, reason = om_perf_and_kept(real(foreign, run), real(foreign, "teacher"))
     assert (plain.ratio, plain.corrected, kept.value) == (None, None, None)
     assert reason == (
         "student and teacher were evaluated differently: fewshot_as_multiturn is true for the "
@@ -61,7 +65,7 @@ def test_real_students_and_their_teacher_were_not_asked_alike(foreign, run):
 
 def test_asked_alike_each_benchmark_weighs_the_same(foreign):
     student = real(foreign, "relation_1", fewshot_as_multiturn=False)
-    plain, kept, reason = kept_of(student, real(foreign, "teacher"))
+    plain, kept, reason = om_perf_and_kept(student, real(foreign, "teacher"))
     # MMLU, ARC, HellaSwag and BBH, rounded to six places by hand.
     ratios = [0.646988 / 0.806011, 0.529010 / 0.633959, 0.743477 / 0.788190, 0.656735 / 0.358317]
     assert plain.ratio == pytest.approx(sum(ratios) / 4, abs=1e-5)
@@ -103,14 +107,14 @@ def test_names_of_models_are_no_difference(foreign):
 
 def test_a_missing_or_foreign_partner_gives_no_ratio_but_a_reason(foreign):
     student = evaluation(foreign.results())
-    assert kept_of(None, student)[2] == "there is no eval.json of the student"
-    assert kept_of(student, None)[2] == "there is no eval.json of the teacher"
+    assert om_perf_and_kept(None, student)[2] == "there is no eval.json of the student"
+    assert om_perf_and_kept(student, None)[2] == "there is no eval.json of the teacher"
     other = foreign.results()
     del other["results"]["mmlu"]
-    plain, kept, reason = kept_of(student, evaluation(other))
+    plain, kept, reason = om_perf_and_kept(student, evaluation(other))
     assert plain.ratio is kept.value is None and "share no benchmark" in reason
     zero = evaluation(foreign.results(value=0.0))
-    assert kept_of(student, zero)[2] == "the teacher scores 0 on a benchmark"
+    assert om_perf_and_kept(student, zero)[2] == "the teacher scores 0 on a benchmark"
 
 
 def changed(foreign, *path, value=None):
