@@ -24,7 +24,12 @@ from multirun_analysis.figures.marks import (
     symbol,
 )
 from multirun_analysis.figures.palette import INK, MUTED, faded, styled
-from multirun_analysis.statistics.accuracy_words import KEPT, at_chance_words, kept_words, spread_of
+from multirun_analysis.statistics.accuracy_words import (
+    KEPT,
+    at_chance_words,
+    kept_words,
+    mean_interval_of,
+)
 from multirun_analysis.statistics.pareto import CLASSES, energy_class, front_by_class, quality_of
 from multirun_analysis.statistics.seeds import draws_of, draws_words
 from multirun_analysis.values import units
@@ -110,7 +115,7 @@ def _table(runs: pd.DataFrame, energy: str, quality: Quality) -> pd.DataFrame:
         if len(rows) > 1:
             joules = mean_of([row[energy] for row in rows])
             members = [by_run[row["run"]] for row in rows]
-            value = spread_of(members, quality.column)
+            value = mean_interval_of(members, quality.column)
             assert value is not None, "its rows are those that have it"
             about = facets(members)
             found.append(

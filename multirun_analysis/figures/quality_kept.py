@@ -21,7 +21,12 @@ from multirun_analysis.figures.marks import (
     settings_by_kind,
 )
 from multirun_analysis.figures.palette import INK, MUTED, faded
-from multirun_analysis.statistics.accuracy_words import KEPT, Spread, at_chance_words, spread_of
+from multirun_analysis.statistics.accuracy_words import (
+    KEPT,
+    MeanInterval,
+    at_chance_words,
+    mean_interval_of,
+)
 from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -49,7 +54,7 @@ def accuracy_kept(runs: pd.DataFrame) -> Exhibit:
     found = []
     for setting in _settings(runs, KEPT):
         for form in _FORMS:
-            if spread := spread_of(setting.rows, form):
+            if spread := mean_interval_of(setting.rows, form):
                 marks = at_chance_words(setting.rows) if form == KEPT else ""
                 found.append(_row(setting, spread) | {"form": form, "at_chance": marks or None})
     return Exhibit(
@@ -71,7 +76,7 @@ def eff_overall(runs: pd.DataFrame) -> Exhibit:
     found = [
         _row(setting, spread)
         for setting in _settings(runs, "eff_overall")
-        if (spread := spread_of(setting.rows, "eff_overall"))
+        if (spread := mean_interval_of(setting.rows, "eff_overall"))
     ]
     return Exhibit(
         "Eff_overall by setting",
@@ -100,7 +105,7 @@ def _settings(runs: pd.DataFrame, column: str) -> list[Setting]:
     return settings_by_kind(known(distinct_students(runs), column, KEPT), quality)
 
 
-def _row(setting: Setting, spread: Spread) -> Row:
+def _row(setting: Setting, spread: MeanInterval) -> Row:
     return facets(setting.rows) | {
         "setting": setting.label,
         "value": spread.value,

@@ -13,13 +13,13 @@ from multirun_analysis.statistics.accuracy_words import (
     AT_CHANCE,
     KEPT,
     NOT_TOLD,
-    Spread,
+    MeanInterval,
     at_chance_words,
     is_at_chance,
+    mean_interval_of,
     missing_reasons,
     names_of,
     share_words,
-    spread_of,
 )
 from multirun_analysis.statistics.comparisons import Comparison, every_pair
 from multirun_analysis.statistics.pareto import CLASSES, energy_class, quality_of
@@ -75,7 +75,7 @@ class _Setting:
 
     label: str
     students: list[Row]
-    value: Spread
+    value: MeanInterval
     energy: Quantity | None
     is_apart: bool | None = None
     """Whether the best is better beyond noise; None where the seeds are too few to tell."""
@@ -139,7 +139,7 @@ def _ranked_settings(
     settings = [
         _Setting(rows[0]["group_label"], rows, spread, energies.get(group))
         for group, rows in groups.items()
-        if (spread := spread_of(rows, quality.column))
+        if (spread := mean_interval_of(rows, quality.column))
     ]
     sign = -1 if quality.higher_is_better else 1
     by_accuracy = quality is ACCURACY_KEPT
@@ -269,7 +269,7 @@ def _least_energy(students: list[Row], energy: str) -> Highlight | None:
         return None
     group = min(means, key=lambda group: means[group].number)
     same = grouped(students, "group")[group]
-    value = spread_of(same, energy)
+    value = mean_interval_of(same, energy)
     assert value is not None, "a setting with a mean has the number"
     setting = _Setting(same[0]["group_label"], same, value, means[group])
     detail = _and_chance("its accuracy is not compared", setting)
@@ -292,7 +292,7 @@ def _cost(setting: _Setting) -> str:
     return f"{joules} ({units.watt_hours(setting.energy.number)})"
 
 
-def _score(value: Spread, quality: Quality) -> str:
+def _score(value: MeanInterval, quality: Quality) -> str:
     if quality is ACCURACY_KEPT:
         return share_words(value)
     return f"{units.with_error(value.value, value.half_width)} bits/byte"

@@ -24,7 +24,7 @@ MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
-class Spread(Interval):
+class MeanInterval(Interval):
     """A mean over the seeds of a setting, and the 95 % interval that it is told with."""
 
     words: str = ""
@@ -32,7 +32,7 @@ class Spread(Interval):
     num_seeds: int = 0
 
 
-def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
+def mean_interval_of(rows: Sequence[Row], column: str) -> MeanInterval | None:
     """Mean of a column over seeds with the wider of two intervals; None where no seed has it.
 
     Over two or more seeds there is Student's. Over the benchmarks' samples there is that of
@@ -56,12 +56,12 @@ def spread_of(rows: Sequence[Row], column: str) -> Spread | None:
         words = f"95 % over {count} {draws}, wider than over benchmark samples"
         if not is_wider:
             words = f"95 % over benchmark samples, wider than over {count} {draws}"
-        return Spread(mean.number, *(seeds if is_wider else samples), words, count)
+        return MeanInterval(mean.number, *(seeds if is_wider else samples), words, count)
     if seeds:
-        return Spread(mean.number, *seeds, f"95 % over {count} {draws}", count)
+        return MeanInterval(mean.number, *seeds, f"95 % over {count} {draws}", count)
     if samples:
-        return Spread(mean.number, *samples, f"95 % over benchmark samples, {one}", count)
-    return Spread(mean.number, None, None, f"none: {one}", count)
+        return MeanInterval(mean.number, *samples, f"95 % over benchmark samples, {one}", count)
+    return MeanInterval(mean.number, None, None, f"none: {one}", count)
 
 
 def share_words(share: Interval) -> str:
@@ -80,7 +80,7 @@ def share_words(share: Interval) -> str:
 
 def kept_words(rows: Sequence[Row]) -> str:
     """Accuracy kept by one setting or run, or why there is none in three words."""
-    if spread := spread_of(rows, KEPT):
+    if spread := mean_interval_of(rows, KEPT):
         return share_words(spread)
     return NOT_TOLD if known(rows, f"{KEPT}_reason") else units.MISSING
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdwatts.metrics.quantity import Quantity, add, scaled
 from multirun_analysis.statistics import built
-from multirun_analysis.statistics.accuracy_words import Spread, names_of, spread_of
+from multirun_analysis.statistics.accuracy_words import MeanInterval, mean_interval_of, names_of
 from multirun_analysis.statistics.pareto import worst_class
 from multirun_analysis.statistics.served import by_machine, served
 from multirun_analysis.values.rows import Row, grouped, known
@@ -37,9 +37,9 @@ class Candidate:
     tokens: float
     energy_quality: str
     """measured, mixed, estimated or missing: the weaker one of building and serving."""
-    accuracy: Spread
+    accuracy: MeanInterval
     """Accuracy kept, chance taken off; without a value where it cannot be told."""
-    om_perf: Spread
+    om_perf: MeanInterval
     teacher_at_chance: tuple[str, ...]
     """Benchmarks of most of its seeds; also of the student's."""
     student_at_chance: tuple[str, ...]
@@ -126,10 +126,10 @@ def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
     )
 
 
-def _share(rows: list[Row], column: str) -> Spread:
+def _share(rows: list[Row], column: str) -> MeanInterval:
     """Mean over seeds with its interval; without a value where a seed has none."""
-    spread = spread_of(rows, column) if _all(rows, column) else None
-    return spread or Spread(None)
+    spread = mean_interval_of(rows, column) if _all(rows, column) else None
+    return spread or MeanInterval(None)
 
 
 def _all(rows: list[Row], column: str) -> list[float]:

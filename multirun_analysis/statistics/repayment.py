@@ -18,7 +18,7 @@ from kdwatts.metrics.efficiency import product
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import Quantity, add, ratio, scaled
 from multirun_analysis.statistics import built
-from multirun_analysis.statistics.accuracy_words import KEPT, spread_of
+from multirun_analysis.statistics.accuracy_words import KEPT, mean_interval_of
 from multirun_analysis.statistics.pareto import energy_class, worst_class
 from multirun_analysis.statistics.served import KEYS, by_machine, served
 from multirun_analysis.values import units
@@ -109,7 +109,7 @@ def _repayment(
     built_j = built.built(rows)
     teacher, student = (_served(rows, subject) for subject in ("teacher", "student"))
     told = _all(rows, "om_perf") and _all(rows, KEPT)
-    spread = spread_of(rows, "om_perf") if told else None
+    spread = mean_interval_of(rows, "om_perf") if told else None
     inherited, own = (built.over_seeds(rows, of) for of in (built.inherited, built.own))
     baseline, plain = _baseline(rows, students, curves)
     shared = BreakEven("unknown")

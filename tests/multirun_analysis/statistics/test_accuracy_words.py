@@ -19,8 +19,8 @@ from multirun_analysis.statistics.accuracy_words import (
     at_chance_words,
     is_at_chance,
     kept_words,
+    mean_interval_of,
     share_words,
-    spread_of,
 )
 from multirun_analysis.statistics.comparisons import against_baseline, comparable_columns
 from multirun_analysis.values.rows import to_rows
@@ -107,14 +107,14 @@ def test_of_two_intervals_the_wider_is_told_and_named():
         return {"accuracy_kept": value} | ends
 
     # Over 0.5 and 0.52 Student's is 12.706 * 0.01 wide on each side.
-    over_seeds = spread_of([run(0.5, 0.1), run(0.52, 0.1)], "accuracy_kept")
+    over_seeds = mean_interval_of([run(0.5, 0.1), run(0.52, 0.1)], "accuracy_kept")
     assert over_seeds.half_width == pytest.approx(0.12706, rel=1e-4)
     assert over_seeds.words == "95 % over 2 seeds, wider than over benchmark samples"
-    over_samples = spread_of([run(0.5, 0.1), run(0.502, 0.2)], "accuracy_kept")
+    over_samples = mean_interval_of([run(0.5, 0.1), run(0.502, 0.2)], "accuracy_kept")
     assert (over_samples.low, over_samples.high) == pytest.approx((0.351, 0.651))
     assert over_samples.words == "95 % over benchmark samples, wider than over 2 seeds"
-    assert spread_of([run(0.5, 0.1)], "accuracy_kept").words.endswith("samples, one seed")
-    assert spread_of([{"accuracy_kept": 0.5}], "accuracy_kept").low is None
+    assert mean_interval_of([run(0.5, 0.1)], "accuracy_kept").words.endswith("samples, one seed")
+    assert mean_interval_of([{"accuracy_kept": 0.5}], "accuracy_kept").low is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_of_two_intervals_the_wider_is_told_and_named():
 )
 def test_a_share_is_told_with_its_interval_and_no_finer(value, half, words):
     ends = {"accuracy_kept_low": value - half, "accuracy_kept_high": value + half}
-    spread = spread_of([{"accuracy_kept": value} | ends], "accuracy_kept")
+    spread = mean_interval_of([{"accuracy_kept": value} | ends], "accuracy_kept")
     assert share_words(spread) == words
 
 

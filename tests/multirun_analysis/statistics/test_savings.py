@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kdwatts.metrics.quantity import Quantity
-from multirun_analysis.statistics.accuracy_words import Spread
+from multirun_analysis.statistics.accuracy_words import MeanInterval
 from multirun_analysis.statistics.candidates import Candidate
 from multirun_analysis.statistics.savings import (
     absolute_interval,
@@ -80,7 +80,7 @@ def built_at(own_j: float, quality: str, inherited_j: float = 0.0) -> Candidate:
     one = Quantity(own_j, 0.0, 0.5 * own_j, "J", quality)
     nothing = Quantity(None)
     return Candidate(
-        "a", "a", ("run",), 1e9, quality, Spread(None), Spread(None), (), (), one,
+        "a", "a", ("run",), 1e9, quality, MeanInterval(None), MeanInterval(None), (), (), one,
         replace(one, value=inherited_j, shared_sd=0.5 * inherited_j),
         frozenset({str(inherited_j)}), nothing, "alike", 3, nothing, None, None,
         frozenset({("host", "cpu", None, 0)}),
