@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from kdwatts.config.paradigm import Feature, Paradigm
 from kdwatts.data.packing import Batch
 from kdwatts.data.positions import sampled_positions
+from kdwatts.losses.feature import DISTANCES
 from tests.training.pair import (
     LENGTH,
     assert_close,
@@ -72,6 +73,17 @@ def test_a_feature_loss_of_every_position_equal_to_the_teacher_is_zero(teacher: 
     objective = make_objective(paradigm_of(Feature(projector="none")), pairs=[(0, 0), (2, 2)])
     loss, _ = share(objective, teacher, teacher, make_batch())
     assert loss.item() == pytest.approx(0, abs=1e-10) and not objective.projectors
+
+
+def test_a_distance_that_returns_nothing_is_refused(
+    student: Any, teacher: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(DISTANCES, "mse", lambda student_ND, teacher_ND: None)
+    objective, batch = make_objective(paradigm_of(Feature(distance="mse"))), make_batch()
+    with pytest.raises(
+        ValueError, match=r"^feature\.distance=mse is a NoneType for \d+ positions;"
+    ):
+        share(objective, student, teacher, batch)
 
 
 @pytest.mark.parametrize("distance", ["mse", "normalized_mse"])
