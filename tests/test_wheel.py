@@ -70,4 +70,4 @@ def test_it_carries_the_launcher_for_slurm_and_no_site_s_own_values(unpacked: Pa
 
 def test_its_console_script_is_the_command_line(unpacked: Path):
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "kdwatts = kdwatts.cli.command_line:main" in entry_points.read_text()
+    assert "kdwatts = kdwatts.cli:main" in entry_points.read_text()

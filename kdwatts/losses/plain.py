@@ -55,7 +55,8 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 )
             gradients = []
             if loss_n.requires_grad:
-                gradients = torch.autograd.grad(loss_n.sum(), student_nV)
+                reached = torch.autograd.grad(loss_n.sum(), student_nV, allow_unused=True)
+                gradients = [grad_nV for grad_nV in reached if grad_nV is not None]
         if not _is_finite(loss_n, *gradients) and _is_finite(student_nV, teacher_nV):
             raise ValueError(
                 f"the divergence {name} has a value or a gradient that is not finite (NaN or "

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from numbers import Integral
+from typing import TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
@@ -65,14 +66,19 @@ def layer_pairs(
             f"{num_student_layers} and {num_teacher_layers} blocks; have its function return a "
             "list of (student block, teacher block), counted from 0"
         )
-    return [(student, teacher) for student, teacher in pairs]
+    return [(int(student), int(teacher)) for student, teacher in pairs]
 
 
 def _is_pair(pair: object, depths: tuple[int, int]) -> bool:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return False
     sides = zip(pair, depths, strict=True)
-    return all(isinstance(block, int) and 0 <= block < depth for block, depth in sides)
+    return all(_is_number(block) and 0 <= block < depth for block, depth in sides)
+
+
+def _is_number(block: object) -> TypeGuard[int]:
+    """Whether it counts a block: numpy's whole numbers do, True and False do not."""
+    return isinstance(block, Integral) and not isinstance(block, bool)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
@@ -30,7 +30,8 @@ def packages(group: str, name: str) -> list[str]:
 def load(group: str, name: str) -> Callable[..., Any]:
     """The function that an installed package offers by that name.
 
-    Raises ValueError, one sentence, unless exactly one does and it can be imported and called.
+    Raises ValueError, one sentence, unless exactly one does and it can be imported and called, and
+    where the function fails: an error of a package says little without its name.
     """
     offers = _offers(group, name)
     if len(offers) != 1:
@@ -53,7 +54,18 @@ def load(group: str, name: str) -> Callable[..., Any]:
             f"{offered} is of type {type(function).__name__} and no function; have its entry point "
             "name one"
         )
-    return function
+
+    @wraps(function)
+    def named(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except Exception as error:
+            raise ValueError(
+                f"{offered} fails ({type(error).__name__}: {error}); correct the function or "
+                "choose another name"
+            ) from error
+
+    return named
 
 
 def _offers(group: str, name: str) -> list[EntryPoint]:

@@ -6,6 +6,7 @@ A key of a stage holds settings, and with them the name of a divergence, not wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import unwrap
 from typing import Any
 
 from kdwatts.config.experiment import Config
@@ -111,7 +112,9 @@ def _from(
     if name in functions:
         return {f"{option}={name}": (functions[name], *more)}
     if name in plugins.names(group):
-        return {f"{option}={name}": (OFFERED[group](name), *more)}
+        own = OFFERED[group](name)
+        # By itself too: of an object that is called, a closure of ours shows nothing of its class.
+        return {f"{option}={name}": (own, unwrap(own), *more)}
     raise ValueError(
         f"{option}={name} is in the schema and names no function; add one to the dictionary "
         f"that has {', '.join(functions)}"

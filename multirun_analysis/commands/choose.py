@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_senseless(options)
         collected = collect(options.directories)
         return print_choice(collected, options)
+    except BrokenPipeError:
+        raise  # `until_unread` ends quietly where nobody reads the answer any more.
     except (ValueError, OSError) as error:
         print(f"multirun_analysis: {error}", file=sys.stderr)
         return 2

@@ -155,6 +155,14 @@ def test_a_plain_function_that_loses_the_student_is_refused():
         of_head({"own": plain(detached)})
 
 
+def test_a_plain_function_whose_gradient_starts_behind_the_student_is_refused():
+    def restarted(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+        return squared_gap(student_nV.detach(), teacher_nV, temperature=1.0).requires_grad_()
+
+    with pytest.raises(ValueError, match="own gives no gradient"):
+        of_head({"own": plain(restarted)})
+
+
 @pytest.mark.parametrize("reduce", [torch.sum, torch.mean])
 def test_a_term_that_is_not_one_number_a_row_is_refused(reduce: Callable[[Tensor], Tensor]):
     def total(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:

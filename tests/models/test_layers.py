@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ def test_last_pairs_the_last_blocks_and_explicit_takes_what_it_is_given():
         ([(-1, 8)], r"pairs blocks as \[\(-1, 8\)\], the models"),
         ([(0, 1, 2)], r"pairs blocks as \[\(0, 1, 2\)\], the models"),
         ([3], r"pairs blocks as \[3\], the models"),
+        ([(True, False)], r"pairs blocks as \[\(True, False\)\], the models"),
         (None, "pairs blocks as None, the models"),
     ],
 )
@@ -85,6 +87,12 @@ def test_a_map_of_anything_but_pairs_of_blocks_that_there_are_is_refused(
     monkeypatch.setitem(LAYER_MAPS, "own", lambda student, teacher: pairs)
     with pytest.raises(ValueError, match=rf"^paradigm\.feature\.layers=own {said}"):
         layer_pairs("own", [], 4, 9)
+
+
+def test_a_map_may_count_blocks_in_whole_numbers_of_numpy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(LAYER_MAPS, "own", lambda *depths: [tuple(np.array(depths) - 1)])
+    ((student, teacher),) = layer_pairs("own", [], 4, 9)
+    assert (student, teacher) == (3, 8) and type(student) is type(teacher) is int
 
 
 @torch.no_grad()

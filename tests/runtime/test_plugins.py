@@ -98,6 +98,25 @@ def test_what_cannot_be_loaded_is_refused_with_its_package(value: str, said: str
         plugins.load(plugins.DIVERGENCES, "gap")
 
 
+@pytest.mark.parametrize(
+    ("logits", "said"),
+    [
+        ((1.0,), "TypeError: gap() missing 1 required positional argument: 'teacher_nV'"),
+        ((1.0, 2.0), "AttributeError: 'float' object has no attribute 'square'"),
+    ],
+)
+def test_an_error_inside_a_function_is_one_sentence_with_its_name(
+    logits: tuple[float, ...], said: str, site: Path
+):
+    offer(site, "gap", "own_losses:gap")
+    with pytest.raises(ValueError) as refusal:
+        plugins.load(plugins.DIVERGENCES, "gap")(*logits)
+    assert str(refusal.value) == (
+        f"kdwatts.divergences: gap of package own-losses, own_losses:gap, fails ({said}); correct "
+        "the function or choose another name"
+    )
+
+
 def test_a_name_of_nobody_is_refused():
     with pytest.raises(ValueError, match=r"^kdwatts.distances: gap is offered by no installed pac"):
         plugins.load(plugins.DISTANCES, "gap")

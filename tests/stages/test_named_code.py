@@ -182,6 +182,30 @@ def test_the_code_of_a_packages_functions_is_told_of_as_ours_is_down_to_what_it_
     assert same_key == warn_key and other_key != strict_key
 
 
+def test_the_class_of_an_object_that_is_called_as_a_function_is_part_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = ("paradigm.response.divergence=gap", "paradigm.feature.distance=gap")
+    found = []
+    for power in (2, 2, 4):
+        monkeypatch.delitem(sys.modules, "gap_object", raising=False)
+        site = tmp_path / str(len(found))
+        site.mkdir()
+        source = (
+            "class Gap:\n    def __call__(self, student, teacher):\n"
+            f"        return (student - teacher).pow({power}).mean(-1)\n\n\ngap = Gap()\n"
+        )
+        groups = {plugins.DIVERGENCES: {"gap": "gap_object:gap"}}
+        groups[plugins.DISTANCES] = groups[plugins.DIVERGENCES]
+        install(site, "gap-object", groups, {"gap_object": source})
+        monkeypatch.syspath_prepend(site)
+        node = nodes_of("paradigm=combined", "paradigm.response.support=dense", *asked)["distill"]
+        found.append([node.code[option] for option in asked])
+    first, again, changed = found
+    assert again == first
+    assert all(one and one != other for one, other in zip(first, changed, strict=True))
+
+
 def test_blocks_that_a_packages_map_pairs_are_in_the_key_and_refused_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -55,15 +55,21 @@ class FeatureTerm:
             goal = goal if self.settings.positions else self._compared(batch, goal)
             state_ND = project(self.projectors, place, state_ND)
             distance_N = distance_of(self.settings.distance)(state_ND, goal.flatten(0, 1))
-            if distance_N.shape != state_ND.shape[:1]:
-                raise ValueError(
-                    f"feature.distance={self.settings.distance} is {tuple(distance_N.shape)} for "
-                    f"{len(state_ND)} positions; have its function return one number a position"
-                )
+            self._check_is_one_a_position(distance_N, len(state_ND))
             if text_N is not None:
                 distance_N = torch.where(text_N, distance_N, 0.0)
             distances.append(distance_N.sum())
         return torch.stack(distances).sum() / (max(1, count) * len(self.pairs))
+
+    def _check_is_one_a_position(self, distance_N: object, num_positions: int) -> None:
+        """Raise ValueError for what is not: the function may be a package's."""
+        is_tensor = isinstance(distance_N, Tensor)
+        if not is_tensor or distance_N.shape != (num_positions,):
+            found = tuple(distance_N.shape) if is_tensor else f"a {type(distance_N).__name__}"
+            raise ValueError(
+                f"feature.distance={self.settings.distance} is {found} for {num_positions} "
+                "positions; have its function return one number a position"
+            )
 
     def _compared(self, batch: Batch, state: Tensor) -> Tensor:
         """What is compared of a state, or of a mask, over all positions [B, T, ...].

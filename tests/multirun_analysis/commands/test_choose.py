@@ -219,3 +219,12 @@ def test_the_readme_has_the_verdicts_of_the_program_and_a_command_that_it_unders
 
 def test_a_sites_figures_are_those_of_conf():
     assert (site_of("france").grid_gco2e_per_kwh, site_of("france").pue) == (44, 1.35)
+
+
+def test_an_answer_whose_reader_left_is_no_refusal(runs: Path, monkeypatch: pytest.MonkeyPatch):
+    def nobody_reads(*words: object, **options: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        main(["choose", str(runs), "--tokens-per-day", "1e9"])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from kdwatts.config.paradigm import Feature, Paradigm
 from kdwatts.data.packing import Batch
 from kdwatts.data.positions import sampled_positions
+from kdwatts.losses.feature import DISTANCES
 from tests.training.pair import (
     LENGTH,
     assert_close,
@@ -74,6 +75,17 @@ def test_a_feature_loss_of_every_position_equal_to_the_teacher_is_zero(teacher: 
     assert loss.item() == pytest.approx(0, abs=1e-10) and not objective.projectors
 
 
+def test_a_distance_that_returns_nothing_is_refused(
+    student: Any, teacher: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(DISTANCES, "mse", lambda student_ND, teacher_ND: None)
+    objective, batch = make_objective(paradigm_of(Feature(distance="mse"))), make_batch()
+    with pytest.raises(
+        ValueError, match=r"^feature\.distance=mse is a NoneType for \d+ positions;"
+    ):
+        share(objective, student, teacher, batch)
+
+
 @pytest.mark.parametrize("distance", ["mse", "normalized_mse"])
 def test_a_sink_at_the_first_position_is_all_of_raw_mse_unless_it_is_dropped(
     distance: str, student: Any, teacher: Any
@@ -132,7 +144,7 @@ def test_a_shared_projector_learns_from_every_pair(kind: str, student: Any, teac
         return gradients(loss, objective.projectors)
 
     parts = zip(*(gradient_of([pair]) for pair in PAIRS), strict=True)
-    assert_close(gradient_of(PAIRS), [sum(part) / len(PAIRS) for part in parts])
+    assert_close(gradient_of(PAIRS), [torch.stack(part).mean(0) for part in parts])
 
 
 def test_no_projector_is_part_of_the_student(student: Any, teacher: Any):
