@@ -6,8 +6,8 @@
   says what a reading is and what is believed of it.
 - tallies: `integration` is where a watt becomes a joule, from one reading to the next; `energy`
   folds these steps into what a device used since the meter started.
-- windows: `window_edges` finds the moment and the tallies at both ends of one, `energy.span` takes the
-  difference, `recover` does it from the trace of a killed attempt.
+- windows: `window_edges` finds the moment and the tallies at both ends of one, `energy.span` takes
+  the difference, `recover` does it from the trace of a killed attempt.
 - joules: `parts` makes a component of the devices of one kind, with the `uncertainty`, the quality
   and what is wrong with it. `kdwatts.metrics.window_energy` adds the components.
 
