@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     positions, width, vocabulary = SMALL if given.small else (NUM_POSITIONS, WIDTH, VOCABULARY)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     record: dict[str, Any] = {
-        **{"card": name, "positions": positions, "width": width, "vocabulary": vocabulary},
+        **{"gpu": name, "positions": positions, "width": width, "vocabulary": vocabulary},
         "heads": {},
     }
     print(f"{name}: {positions} positions, H={width}, V={vocabulary}")

@@ -225,12 +225,12 @@ def main() -> None:
         peak_gib = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
         record = figures(config, device, times_s, tokens, window.row)
     record |= {"made_s": made_s, "warm_up_s": warm_s, "peak_gib": peak_gib}
-    record["card"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    record["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     if given.out:
         (given.out / f"step-{given.name}.json").write_text(json.dumps(record, indent=1))
     print(f"{record['pair']}, {record['precision']}, {tokens:,} tokens a step, {given.steps} steps")
     for key in (
-        *("card", "signals", "compile", "tokens_per_s", "tflop_per_s", "product_tflop_per_s"),
+        *("gpu", "signals", "compile", "tokens_per_s", "tflop_per_s", "product_tflop_per_s"),
         *("fraction_of_limit", "mfu", "j_per_token", "peak_gib", "planned_gib"),
         *("made_s", "warm_up_s"),
     ):

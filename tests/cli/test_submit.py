@@ -399,8 +399,8 @@ def test_ctrl_c_tells_of_each_run_what_it_is_in_slurm_s_queue(
     monkeypatch.setenv("SLURM_JOB_ID", job)
     error = {"preempted": "stopped by SIGUSR2", "failed": "the disk is full"}.get(state)
     write_status(run_dir, state=state, stage="distill", attempt=1, error=error)
-    # Ctrl-C comes at the first look at the queue; the table is made of the second. squeue itself has
-    # ended by then: one that the signal leaves running is a warning of whoever collects garbage.
+    # Ctrl-C comes at the first look at the queue; the table is made of the second. squeue itself
+    # has ended by then: Python warns of a child that the signal leaves running.
     count = f"$(wc -l < '{tmp_path}/squeue.calls')"
     slurm("squeue", f"[ {count} = 1 ] && (sleep 0.2; kill -INT $PPID) & echo '{queue}'")
     with pytest.raises(SystemExit, match="130"):

@@ -157,7 +157,7 @@ def main() -> None:
     ):
         # Entered before the GPU is used.
         record["idle_power_w"] = meter.idle_power_w["gpu"]
-        record["cards"] = [vars(gpu) | {"uuid": None} for gpu in meter.gpus]
+        record["gpus"] = [vars(gpu) | {"uuid": None} for gpu in meter.gpus]
         products = Products(size, device)
         products.work(3 * given.scale)
         record["renewals"] = renewals(products, 4 * given.scale)

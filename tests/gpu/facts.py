@@ -76,7 +76,7 @@ def versions() -> dict[str, str | None]:
 
 def main() -> None:
     facts = {
-        "card": smi(),
+        "gpu": smi(),
         "processes": processes(),
         "versions": versions(),
         "cpu": cpu_name(),

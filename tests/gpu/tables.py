@@ -23,7 +23,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def facts_lines(record: dict[str, Any]) -> str:
-    gpu, versions = record["card"], record["versions"]
+    gpu, versions = record["gpu"], record["versions"]
     named = ", ".join(f"{name} {value}" for name, value in versions.items() if value)
     if not isinstance(gpu, dict):
         return f"No GPU ({gpu}); {record['cpu']}, {record['cpus']} CPUs; {named}."

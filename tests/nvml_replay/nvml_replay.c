@@ -19,11 +19,11 @@
  *                                  GPUs, nvmlInit and the queries of the node do
  *   NVML_REPLAY_RELOAD             `from:to:code`: the driver is away; what was initialised before
  *                                  answers with the code for good, the counter restarts at 0 at `to`
- *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the card lacks
+ *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the GPU lacks
  *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 mistakes units
  *   NVML_REPLAY_NAME               product name
  *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU
- *   NVML_REPLAY_MIG                1: the cards are sliced
+ *   NVML_REPLAY_MIG                1: the GPUs are sliced
  */
 #define _GNU_SOURCE
 #include <unistd.h>
@@ -128,7 +128,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
   return (int)index < num_gpus ? give_handle((int)index, handle) : INVALID_ARGUMENT;
 }
 
-/* Slices are named after their card: MIG-GPU-5f0c0000-... */
+/* Slices are named after their GPU: MIG-GPU-5f0c0000-... */
 int nvmlDeviceGetHandleByUUID(const char *wanted, void **handle) {
   for (int gpu = 0; gpu < num_gpus; gpu++) {
     char uuid[96];

@@ -1,4 +1,4 @@
-/* The trace that nvml_replay.c replays, its settings, and what the meters of a card make of it. */
+/* The trace that nvml_replay.c replays, its settings, and what the meters of a GPU make of it. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -74,11 +74,11 @@ def commands() -> dict[str, tuple[str, ...]]:
             asked[f"cfg {group}={name}"] = (*shown, f"{group}={name}", *more)
     asked["cfg slurm"] = (*kdwatts, "--cfg", "all", "-m", "hydra/launcher=slurm", "gpu=h100")
     pairs = ",".join(name for name in options("model") if name != "tiny_teacher")
-    cards = ",".join(name for name in options("gpu") if name not in ("auto", "cpu"))
+    gpus = ",".join(name for name in options("gpu") if name not in ("auto", "cpu"))
     plan = (*kdwatts, "-m", "until=plan")
     asked["plan pairs"] = (*plan, "gpu=h200", "paradigm=sft", f"model={pairs}")
     asked["plan paradigms"] = (*plan, "gpu=cpu", f"paradigm={','.join(options('paradigm'))}")
-    asked["plan cards"] = (*plan, "model=qwen25_7b_to_0b5", "paradigm=combined", f"gpu={cards}")
+    asked["plan GPUs"] = (*plan, "model=qwen25_7b_to_0b5", "paradigm=combined", f"gpu={gpus}")
     for words in REFUSED:
         asked[f"refused {' '.join(words)}"] = (*kdwatts, *words)
     for words in TOLD_BY_OTHERS:

@@ -19,11 +19,11 @@ from kdwatts.telemetry.recover import recover_components
 from tests.bench.baselines.places import fresh, masked, write_table
 from tests.telemetry.cases import LENGTH_S, TRACES, Result, build_library, measure, truth_j
 
-CARD = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.02, max_gap_s=0.3)
+GPU = Sensor("gpu", "GPU-0", "nvml_counter", limit_w=700, delta_s=0.02, max_gap_s=0.3)
 SLOW = Sensor("gpu", "GPU-1", "nvml_counter", limit_w=700, delta_s=0.1, max_gap_s=0.3)
 SAMPLED = Sensor("gpu", "GPU-2", "nvml_samples", limit_w=700, delta_s=0.1, max_gap_s=0.3)
 PACKAGE = Sensor("cpu", "package-0", "rapl", 500, delta_s=0.001, max_gap_s=3, range_j=4000)
-SENSORS = (CARD, SLOW, SAMPLED, PACKAGE)
+SENSORS = (GPU, SLOW, SAMPLED, PACKAGE)
 
 INTERVAL_S = 0.1
 WINDOWS = ((3.0, 23.0), (3.0, 4.5), (5.9, 8.9), (9.5, 13.5))
@@ -109,7 +109,7 @@ def _tally(sensor: Sensor, readings: Sequence[Reading], until_s: float) -> Tally
 def _recovered(work_dir: Path) -> list[dict[str, Any]]:
     """Rows of killed attempts, from the file that a run leaves."""
     rows = []
-    for sensor in (CARD, SAMPLED, PACKAGE):
+    for sensor in (GPU, SAMPLED, PACKAGE):
         for trace in TRACES:
             for silence, silence_s in SILENCES.items():
                 readings = _readings(trace, sensor, silence_s=silence_s, reset_s=None)
@@ -148,7 +148,7 @@ def _told(one: Result) -> dict[str, Any]:
     """What is the same whenever the window began."""
     row, is_exact = one.row, abs(one.error_pct) < 0.1
     return {
-        "of": f"{one.case.name}, {len(one.case.ours)} of {len(one.case.traces)} cards",
+        "of": f"{one.case.name}, {len(one.case.ours)} of {len(one.case.traces)} GPUs",
         "columns": list(row),
         **{name: row[name] for name in ("window", "parent", "outcome", "method", "quality")},
         "coverage": row["coverage"],
