@@ -36,6 +36,12 @@ FIXED = {
 LEFT_OUT = ("SLURM_", "KDWATTS_", "HYDRA_", "CUDA_", "NVML_", "HF_", "OMP_", "TORCHELASTIC_")
 """Beginnings of variables that would change what a command does."""
 
+BROWSERS_NOISE = re.compile(
+    r"^JSONError decoding message\. Ignoring\nTraceback .*?^choreographer\S*JSONError\n\n?",
+    re.M | re.S,
+)
+"""What the library that drives a browser for figures as SVG writes now and then, and ignores."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -71,7 +77,8 @@ def ask(words: Sequence[str], place: Path, **more: str) -> Answer:
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    out, err = (without_places(text, place) for text in (done.stdout, done.stderr))
+    err = BROWSERS_NOISE.sub("", done.stderr)
+    out, err = (without_places(text, place) for text in (done.stdout, err))
     return Answer(tuple(words), done.returncode, out, err)
 
 
