@@ -19,25 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdwatts.runtime.paths import TINY_DIR
+from tests.cli.commands_in_one_process import ASK
 from tests.hub_server import COMMIT, Hub, serving
 
 REPOSITORY = Path(__file__).parents[2]
-
-ASK = """
-import contextlib, io, json, sys
-from kdwatts.cli.command_line import main
-answers = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["kdwatts", *arguments]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-    answers.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(answers))
-"""
 
 READ = """
 import json, sys
