@@ -8,7 +8,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY := passive
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo study test test-all test-oldest lint tiny tiny-teacher smollm2 clean
+.PHONY: demo study docs test test-all test-oldest lint tiny tiny-teacher smollm2 clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m kdwatts -m paradigm=sft,response,feature,relational hydra.sweep.dir=$(SWEEP)
@@ -18,6 +18,10 @@ demo: $(VENV)/installed
 study: $(VENV)/installed-static
 	$(BIN)/python -m kdwatts -m experiment=paradigm_grid hydra.sweep.dir=multirun/study
 	$(BIN)/python -m multirun_analysis multirun/study --readme docs/study
+
+# The site, in site/: a broken link or any other warning is an error.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # A file is one worker's, and the dearest come first: see tests/conftest.py.
 test: $(VENV)/installed-test lint

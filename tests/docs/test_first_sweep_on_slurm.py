@@ -1,4 +1,4 @@
-"""docs/slurm.md shows commands that compose, keys that exist, and a link from the README."""
+"""The page of the first sweep on Slurm shows commands that compose, and keys that exist."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kdwatts.cli.preflight import preflight
 from kdwatts.config.machine import Cluster
 from kdwatts.planning.fits import check_memory
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "slurm.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/tutorials/first_sweep_on_slurm.md").read_text()
 COMMANDS = re.findall(r"^python -m kdwatts (.*)$", PAGE, re.MULTILINE)
 
 
@@ -53,4 +53,4 @@ def test_the_page_names_every_key_of_the_section_cluster_and_only_those():
 
 
 def test_the_readme_leads_to_the_page():
-    assert "(docs/slurm.md)" in (ROOT / "README.md").read_text()
+    assert "(docs/tutorials/first_sweep_on_slurm.md)" in (ROOT / "README.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 
 from multirun_analysis.report.page import PROFILES, report_name
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""What docs/adding_a_divergence.md shows, run as shown: its package, its functions, its command."""
+"""What docs/tutorials/add_a_divergence.md shows works as shown: package, functions, command."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from kdwatts.records.files import read_jsonl
 from tests.plugin_package import install
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "adding_a_divergence.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/tutorials/add_a_divergence.md").read_text("utf-8")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
