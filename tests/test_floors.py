@@ -150,8 +150,12 @@ def test_the_name_of_a_file_says_what_is_in_it_without_its_folder():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_the_design_names_only_files_that_exist():
-    named = re.findall(r"`([\w/]+\.py)`", (REPOSITORY / "docs" / "design.md").read_text("utf-8"))
+def test_the_pages_about_the_code_name_only_files_that_exist():
+    docs = REPOSITORY / "docs"
+    pages = [docs / "architecture.md", *docs.glob("explanation/*.md")]
+    named = [
+        name for page in pages for name in re.findall(r"`([\w/]+\.py)`", page.read_text("utf-8"))
+    ]
     files = [f"/{_name(path)}" for path in (*BOTH, *REPOSITORY.glob("*/*.py"))]
     assert len(named) > 20
     assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
