@@ -10,7 +10,7 @@ import pytest
 from tests.installed import ROOT, build, environment, install, only, run
 
 PAGE = (ROOT / "docs" / "how_to" / "install.md").read_text("utf-8")
-(NAMED,) = re.findall(r"pip install --no-deps \S+ && pip install (.+)", PAGE)
+(NAMED,) = re.findall(r"pip install (.+) && pip install --no-deps kdwatts", PAGE)
 
 
 @pytest.fixture(scope="module")
