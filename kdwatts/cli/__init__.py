@@ -1,5 +1,12 @@
 """What a command line asks for, refuses, sends to Slurm and fetches."""
 
-from kdwatts.cli.command_line import main
+from __future__ import annotations
 
-__all__ = ["main"]
+from kdwatts.runtime.whole_install import needs_the_whole_install
+
+
+def main() -> None:
+    """Entry of `python -m kdwatts` and of the console script."""
+    with needs_the_whole_install("kdwatts"):
+        from kdwatts.cli import command_line
+    command_line.main()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import print_anywhere, until_unread
+from kdwatts.runtime.whole_install import needs_the_whole_install
 
 EXIT_REFUSED = 2
 
@@ -87,8 +88,9 @@ def main(words: Sequence[str]) -> int:
         parser().error("--cpu-estimate-tdp estimates a command's processor time; give a command")
 
     # Late: --help needs none of it.
-    from kdwatts.config.machine import Telemetry
-    from kdwatts.telemetry.command import measure
+    with needs_the_whole_install("python -m kdwatts.telemetry"):
+        from kdwatts.config.machine import Telemetry
+        from kdwatts.telemetry.command import measure
 
     estimate = {}
     if options.cpu_estimate_tdp is not None:
