@@ -11,12 +11,12 @@ from mkdocs.structure.files import File, Files
 # MkDocs loads this file by its path, wherever it is started.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from docs.generate import groups, options
+from docs.generate import groups, options, records
 
 PAGES = {
     "reference/groups.md": groups.page,
     "reference/options.md": options.page,
-    "reference/records.md": lambda: "# Records\n",
+    "reference/records.md": records.page,
 }
 
 

@@ -17,22 +17,9 @@ from omegaconf import MISSING
 
 from docs.generate.class_fields import REPOSITORY, SourceClass, classes_in
 from docs.generate.option_files import CONF, content_of
-from docs.generate.units_of_names import unit_of
+from docs.generate.value_kinds import cell, kind_in_words
 from docs.generate.value_ranges import ranges_of
 from kdwatts.config.experiment import Config
-
-KINDS = {
-    "str": "text",
-    "int": "whole number",
-    "float": "number",
-    "bool": "`true` or `false`",
-    "dict[str, Any]": "mapping",
-    "list[str]": "list of texts",
-    "list[int]": "list of whole numbers",
-    "list[float]": "list of numbers",
-    "list[list[int]]": "list of pairs of whole numbers",
-}
-"""Types of values in words."""
 
 INTRODUCTION = """\
 # Options
@@ -87,7 +74,8 @@ def options_of(section: Section) -> list[Option]:
         where = f"Section [{key}](#{key})." if is_dataclass(inner) else ""
         words = [said.words or "", *ranges.get(field.name, []), where]
         meaning = " ".join(word for word in words if word)
-        found.append(Option(key, _kind(said.kind, field.name, inner), _default(key, field), meaning))
+        kind = _kind(said.kind, field.name, inner)
+        found.append(Option(key, kind, _default(key, field), meaning))
     return found
 
 
@@ -111,7 +99,7 @@ def _table(options: list[Option]) -> str:
         # A name may break after a dot, and can be linked to.
         name = re.sub(r"\.", ".<wbr>", option.key)
         cells = (f'<code id="{option.key}">{name}</code>', option.kind, option.default)
-        lines.append(f"| {' | '.join(cells)} | {option.meaning.replace('|', chr(92) + '|')} |")
+        lines.append(f"| {' | '.join(cells)} | {cell(option.meaning)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -140,14 +128,10 @@ def _taken_apart(hint: Any) -> tuple[Any, bool, bool]:
 
 
 def _kind(annotation: str, name: str, inner: Any) -> str:
-    plain = annotation.removesuffix(" | None")
-    words = KINDS.get(plain)
-    if is_dataclass(inner):
-        words = "list of sections" if plain.startswith("list") else "section"
-    assert words, f"{annotation} has no words in docs/generate/options.py"
-    unit = unit_of(name, plain)
-    words = f"{words}, {unit}" if unit else words
-    return words if plain == annotation else f"{words}, or null"
+    if not is_dataclass(inner):
+        return kind_in_words(annotation, name)
+    words = "list of sections" if annotation.startswith("list") else "section"
+    return f"{words}, or null" if annotation.endswith(" | None") else words
 
 
 def _default(key: str, field: Field) -> str:
@@ -208,4 +192,3 @@ def _value(value: Any) -> str:
 def _source(settings: type) -> SourceClass:
     path = Path(inspect.getfile(settings)).relative_to(REPOSITORY)
     return classes_in(str(path))[settings.__name__]
-
