@@ -11,9 +11,10 @@ from mkdocs.structure.files import File, Files
 # MkDocs loads this file by its path, wherever it is started.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from docs.generate import groups, options, records
+from docs.generate import command_lines, groups, options, records
 
 PAGES = {
+    "reference/command_lines.md": command_lines.page,
     "reference/groups.md": groups.page,
     "reference/options.md": options.page,
     "reference/records.md": records.page,
