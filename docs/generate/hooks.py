@@ -11,13 +11,14 @@ from mkdocs.structure.files import File, Files
 # MkDocs loads this file by its path, wherever it is started.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from docs.generate import command_lines, groups, options, records
+from docs.generate import command_lines, groups, options, records, tables
 
 PAGES = {
     "reference/command_lines.md": command_lines.page,
     "reference/groups.md": groups.page,
     "reference/options.md": options.page,
     "reference/records.md": records.page,
+    "reference/tables.md": tables.page,
 }
 
 
