@@ -129,19 +129,19 @@ EXHIBITS = {
     "student_bits_per_byte_against_total_energy_j": "The same, with inherited energy, not divided.",
     "student_bits_per_byte_against_total_amortised_energy_j": "The same, with the share of "
     "inherited energy.",
-    "accuracy_kept": "Accuracy kept of each setting, and OM_perf.",
-    "eff_overall": "OM_perf times teacher over student joules per token served.",
+    "accuracy_kept": "Accuracy kept of each setting.",
+    "eff_overall": "Of each setting, OM_perf times teacher over student joules per token.",
     "energy_per_token": "Joules per token served, of each architecture.",
     "energy_per_token_by_length": "The same by batch size, prompt length and new length.",
     "break_even_over_tokens": "Tokens to be served until building is repaid.",
     "break_even_over_students": "Students of one teacher until distilling costs less than "
     "fine-tuning to the same quality.",
-    "co2e_by_site": "CO2e of building the students at the site.",
+    "co2e_by_site": "CO2e of building a student, at each site.",
     "energy_by_stage": "Energy of each stage.",
-    "idle_and_wait": "Idle energy, and the time spent waiting for data.",
-    "quality_against_joules": "Held-out loss against the joules drawn by then.",
+    "idle_and_wait": "Share of idle power, of waiting for data, and of utilisation, by stage.",
+    "quality_against_joules": "Held-out bits per byte against the joules drawn by then.",
     "loss_curves": "The loss over the tokens trained on.",
-    "comparisons": "Differences between settings, with intervals and corrected p-values.",
+    "comparisons": "Differences from fine-tuning seed by seed, with intervals and p-values.",
 }
 """Tables of figures, by file name. A figure without data has no file."""
 
