@@ -56,7 +56,7 @@ each combination.
 | 2 | the command was refused, and nothing was started |
 | 75 | a run was stopped by a signal or has still to go on; give the same command again |
 | 130 | you ended the driver of a sweep on Slurm by Ctrl-C; its jobs go on |
-| 141 | the reader of the output went away, as in `python -m kdwatts ... \\| head` |
+| 141 | nobody reads the output any more, as when it goes to `head` |
 
 Under `torchrun` the exit code is 1 in place of 75.
 """

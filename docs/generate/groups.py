@@ -53,7 +53,12 @@ def groups() -> dict[str, list[str]]:
     folders = sorted({path.parent for path in CONF.glob("*/**/*.yaml")})
     names = {folder.relative_to(CONF).as_posix(): folder for folder in folders}
     return {
-        name: sorted(path.stem for path in names[name].glob("*.yaml"))
+        name: sorted(
+            path.stem
+            for path in names[name].glob("*.yaml")
+            # The others are a site's own.
+            if name != "local" or path.stem == "example"
+        )
         for name in sorted(names, key=list(WORDS).index)
     }
 

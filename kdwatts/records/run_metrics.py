@@ -39,7 +39,7 @@ class Metrics:
     own_energy_j: float | None
     """Building this student: all attempts, whether built now or reused."""
     own_energy_quality: str
-    """See above; also the other names that end so."""
+    """measured, attributed, estimated, missing or mixed; so too in other fields of this ending."""
     own_energy_uncertainty_j: float | None
     """One standard deviation."""
     own_net_energy_j: float | None
@@ -48,7 +48,7 @@ class Metrics:
     """Its ancestors, not divided among students: shards, text and signals of the teacher, and
     training the teacher if that is recorded."""
     inherited_energy_quality: str
-    """As own_energy_quality."""
+    """As `own_energy_quality`."""
     inherited_energy_by_artifact_j: dict[str, float | None] | None
     """Key of each ancestor to its energy, so that it can be divided among its students."""
     evaluation_energy_j: float | None
