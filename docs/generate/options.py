@@ -79,13 +79,18 @@ def options_of(section: Section) -> list[Option]:
     return found
 
 
+def anchor_of(key: str) -> str:
+    """What an option or a section is linked to by: its dotted name, without marks of lists."""
+    return key.replace("[]", "")
+
+
 def page() -> str:
     """The page in Markdown."""
     parts = [INTRODUCTION]
     for section in sections():
         title = section.key or "The run as a whole"
         level = "##" if section.key.count(".") == 0 else "###"
-        anchor = section.key or "run"
+        anchor = anchor_of(section.key) or "run"
         parts.append(f"{level} {title} {{#{anchor}}}\n\n{_source(section.settings).words}\n")
         options = options_of(section)
         if options:
@@ -96,9 +101,10 @@ def page() -> str:
 def _table(options: list[Option]) -> str:
     lines = ["| option | type | default | what it sets |", "| --- | --- | --- | --- |"]
     for option in options:
-        # A name may break after a dot, and can be linked to.
+        # A name may break after a dot. Of a section the heading is what is linked to.
         name = re.sub(r"\.", ".<wbr>", option.key)
-        cells = (f'<code id="{option.key}">{name}</code>', option.kind, option.default)
+        anchor = "" if "section" in option.kind else f' id="{anchor_of(option.key)}"'
+        cells = (f"<code{anchor}>{name}</code>", option.kind, option.default)
         lines.append(f"| {' | '.join(cells)} | {cell(option.meaning)} |")
     return "\n".join(lines) + "\n"
 
@@ -108,7 +114,7 @@ def _below(key: str, settings: type) -> Iterator[Section]:
     hints = typing.get_type_hints(settings)
     for field in fields(settings):
         inner, _, is_list = _taken_apart(hints[field.name])
-        if is_dataclass(inner):
+        if isinstance(inner, type) and is_dataclass(inner):
             name = _joined(key, field.name) + ("[]" if is_list else "")
             yield from _below(name, inner)
 
@@ -137,7 +143,7 @@ def _kind(annotation: str, name: str, inner: Any) -> str:
 def _default(key: str, field: Field) -> str:
     own = _of_dataclass(field)
     file, value = _of_default_option(key)
-    if field.name == "name" and own is MISSING:
+    if own is MISSING and key.count(".") == 1 and field.name == "name":
         return "the option's name"
     if file is None or value == own:
         return "set by each option" if own is MISSING else _value(own)

@@ -38,7 +38,8 @@ def ranges_of(settings: type) -> dict[str, list[str]]:
     module = vars(sys.modules[settings.__module__])
     found: dict[str, list[str]] = {}
     for key, sentence in _checks(tree.body[0].body, module):  # pyright: ignore
-        field = re.split(r"[. ]+", key)[-1]
+        # Of a sum of two fields neither has the range.
+        field = "" if "+" in key else re.split(r"[. ]+", key)[-1]
         if field in settings.__dataclass_fields__ and sentence not in found.get(field, []):
             found.setdefault(field, []).append(sentence)
     return found

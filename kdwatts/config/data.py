@@ -125,7 +125,7 @@ class Data:
     """Draw so many documents of `source`. null takes all. In a mix each source has its own
     number."""
     fraction: float = 1.0
-    """Share of the documents that is drawn, of each source of a mix: above 0, up to 1."""
+    """Share of the documents that is drawn, of each source of a mix. 1 draws all."""
     sample_seed: int = 0
     """Another number draws other documents. The draw depends on this seed and on each document's id
     alone: the column `id`, else a hash of the content. A smaller part lies in every larger one. In

@@ -29,7 +29,7 @@ class Generate:
     each time."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that hold this share of the probability together (nucleus
-    sampling): above 0, up to 1. 1 draws from all."""
+    sampling). 1 draws from all."""
     seed: int = 0
     """Seed of what the teacher writes (text=teacher). All training seeds share one text."""
 
@@ -57,7 +57,7 @@ class OnPolicy:
 
     fraction: float = 0.5
     """Share of the rows that the student writes; the others come from the corpus. It is lambda of
-    GKD: above 0, up to 1."""
+    GKD."""
     rollout_every: int = 20
     """Steps whose rows are written at once, with the weights of the first of these steps. The text
     is at most so many steps old. A shorter energy window could not be measured."""

@@ -160,7 +160,7 @@ class ModelSource:
     null begins with random weights."""
     quantization: str | None = None
     """Keep the linear layers of a teacher in 8 bits (int8) or 4 bits (int4), on an NVIDIA GPU. null
-    keeps them as published."""
+    keeps them as published. It is null for a student."""
 
     def __post_init__(self) -> None:
         if self.quantization is not None:

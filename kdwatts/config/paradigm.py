@@ -44,7 +44,9 @@ class Response:
     weight: float = 1.0
     """Weight of this term in the loss."""
     divergence: str = "forward_kl"
-    """How the two distributions are compared. See [Losses](../explanation/losses.md)."""
+    """How the two distributions are compared: KL divergences (forward_kl, reverse_kl), divergences
+    from a mixture of both (jsd, skew_kl, skew_reverse_kl), total_variation, or probabilities by
+    rank, for two tokenizers (universal)."""
     temperature: float = 1.0
     """Both models' logits are divided by T before they are compared; the loss is multiplied by T
     squared (Hinton et al. 2015, section 2)."""
@@ -167,10 +169,10 @@ class Relational:
     """What lies to each other. sequence: mean states of whole rows. token: states inside a row.
     attention: queries, keys and values (MiniLMv2, arXiv 2012.15828)."""
     distance_weight: float = 1.0
-    """Weight of the distances between pairs (Park et al. 2019, arXiv 1904.05068, section 3.2).
-    Levels sequence and token."""
+    """Weight of the distances between pairs (Park et al. 2019, arXiv 1904.05068, section 3.2), for
+    levels sequence and token. One of the two weights is above 0."""
     angle_weight: float = 2.0
-    """Weight of the angles of triplets (Park et al. 2019, section 3.2). Levels sequence and
+    """Weight of the angles of triplets (Park et al. 2019, section 3.2), for levels sequence and
     token."""
     group_size: int = 8
     """For level=sequence: rows that are compared with each other."""

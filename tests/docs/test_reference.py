@@ -67,7 +67,7 @@ def test_every_option_says_in_a_sentence_what_it_sets():
 def test_every_section_says_in_a_sentence_what_it_is():
     page = options.page()
     for section in options.sections():
-        heading = f"{{#{section.key or 'run'}}}\n\n"
+        heading = f"{{#{options.anchor_of(section.key) or 'run'}}}\n\n"
         assert page.split(heading)[1].split("\n")[0].endswith("."), section.key
 
 
@@ -85,9 +85,11 @@ def test_every_key_that_a_file_of_conf_sets_is_an_option_of_the_page():
 
 
 def test_every_option_can_be_linked_to_and_none_twice():
-    anchors = re.findall(r'<code id="([^"]+)">', options.page())
-    assert anchors == [one.key for one in ALL_OPTIONS]
+    page = options.page()
+    anchors = [*re.findall(r'<code id="([^"]+)">', page), *re.findall(r"\{#([^}]+)\}", page)]
     assert len(set(anchors)) == len(anchors)
+    assert {options.anchor_of(one.key) for one in ALL_OPTIONS} <= set(anchors)
+    assert set(re.findall(r"\(#([^)]+)\)", page)) <= set(anchors)
 
 
 @pytest.mark.parametrize(
