@@ -267,3 +267,13 @@ def test_a_run_leaves_the_files_that_the_page_lists_and_records_have_the_fields_
     assert contamination.keys() == plain_records.CONTAMINATION.keys()
     (energy,) = (tmp_path / "store").glob("distill/*/student/energy.json")
     assert json.loads(energy.read_text("utf-8")).keys() == plain_records.ENERGY.keys()
+
+
+def test_every_generated_page_is_in_the_contents_and_in_no_file():
+    # As text: the hooks themselves need MkDocs, which only `make docs` installs.
+    hooks = (REPOSITORY / "docs/generate/hooks.py").read_text("utf-8")
+    paths = re.findall(r'"(reference/\w+\.md)"', hooks)
+    contents = (REPOSITORY / "mkdocs.yml").read_text("utf-8")
+    assert len(paths) == 5
+    assert [path for path in paths if f": {path}\n" not in contents] == []
+    assert [path for path in paths if (REPOSITORY / "docs" / path).exists()] == []
