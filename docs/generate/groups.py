@@ -105,17 +105,15 @@ def _anchor(group: str, option: str) -> str:
 def _choosers(group: str, default: str | None) -> str:
     """Who chooses an option of the group where the command line names none."""
     said = []
-    if default:
+    if default in groups()[group]:
         said.append(f"Default: `{group}={default}`.")
+    choosers: dict[str, list[str]] = {}
     for other in ("model", "experiment"):
-        choosing = [
-            f"`{other}={path.stem}` (`{chosen}`)"
-            for path in sorted((CONF / other).glob("*.yaml"))
-            if (chosen := _override(content_of(f"{other}/{path.name}"), group))
-        ]
-        if choosing:
-            said.append(f"Chosen by {', '.join(choosing)}.")
-    return " ".join(said)
+        for path in sorted((CONF / other).glob("*.yaml")):
+            if chosen := _override(content_of(f"{other}/{path.name}"), group):
+                choosers.setdefault(chosen, []).append(f"`{other}={path.stem}`")
+    said += [f"`{option}` is chosen by {', '.join(by)}." for option, by in choosers.items()]
+    return "\n\n".join(said)
 
 
 def _override(content: dict[str, Any], group: str) -> str | None:

@@ -141,8 +141,8 @@ def test_every_file_of_conf_is_on_the_page_with_its_first_sentence_and_all_that_
 
 def test_a_group_says_which_pairs_and_experiments_choose_its_options():
     page = groups.page()
-    assert "Default: `training=default`. Chosen by `model=smollm2_135m_to_81m` (`laptop`)" in page
-    assert "`experiment=tiny_teacher` (`sft`)" in page
+    assert "Default: `training=default`.\n\n`laptop` is chosen by `model=smollm2_135m_to" in page
+    assert "`sft` is chosen by `experiment=tiny_teacher`." in page
 
 
 # Records and tables.
