@@ -12,26 +12,34 @@ from kdwatts.runtime.paths import check_path
 
 @dataclass
 class TextSource:
+    """Where text comes from and which columns are read: a data set of a hub, or local files."""
+
     path: str = MISSING
-    """Hub id, or `tiny:NAME`, a local file, a folder or a pattern such as `texts/*.jsonl`: text,
-    JSONL or JSON, each also as .xz, or parquet."""
+    """A data set of the hub by its id, `tiny:NAME`, a local file, a folder, or a pattern such as
+    `texts/*.jsonl`. Local files are text, JSONL, JSON (each also as .xz) or parquet."""
     name: str | None = None
-    """Configuration of a hub data set."""
+    """Which configuration of a hub's data set is read. null takes the data set's own default."""
     split: str | None = None
-    """Of a hub data set; None reads train."""
+    """Which split of a hub's data set is read. null reads train."""
     revision: str | None = None
+    """Commit, tag or branch of a hub's data set. null reads the newest commit, which may change."""
     text_field: str | None = "text"
+    """Column that holds plain text. Exactly one of text_field, messages_field and prompt_field is
+    set, the others are null."""
     messages_field: str | None = None
-    """Field with a list of {role, content}; rendered by the tokenizer's chat template."""
+    """Column that holds a conversation: a list of {role, content}. The tokenizer's chat template
+    renders it. null where the rows are no conversations."""
     prompt_field: str | None = None
+    """Column that holds a question. It is the first turn of a conversation of two turns. null where
+    the rows have no such column."""
     response_field: str | None = None
-    """With `prompt_field`: two fields that become a conversation of two turns."""
+    """Column that holds the answer to prompt_field. It is set if and only if prompt_field is."""
     context_field: str | None = None
-    """Beside them, a passage that the prompt asks about: it follows the prompt after a blank line.
-    Rows where it is empty or null have none."""
+    """Column that holds a passage which the question is about. It follows the question after a
+    blank line. An empty passage is left out. null reads no such column."""
     num_rows: int | None = None
-    """Read no further than these first rows, as of a set too large to look at all; None reads on.
-    What is drawn of a source is drawn of them."""
+    """Read only so many first rows: for a data set that is too large to read as a whole. Documents
+    are drawn from these rows. null reads all rows."""
 
     def __post_init__(self) -> None:
         check_path("data.source.path", self.path)
@@ -62,14 +70,18 @@ class TextSource:
 
 @dataclass
 class MixPart:
+    """One source of a mix, and its share."""
+
     source: TextSource = MISSING
+    """Where this part's text comes from."""
     weight: float = MISSING
-    """Its share of the mix's tokens, prompts included, over the sum of all weights."""
+    """Share of the mix's tokens, prompts included. The weights of a mix need not add up to 1."""
     licence: str = MISSING
+    """Terms of use of the text, as its publisher states them. index.json repeats them."""
     num_documents: int | None = None
-    """Draw so many documents of this source; None takes all."""
+    """Draw so many documents of this source. null takes all."""
     max_epochs: int = 1
-    """How often it may be read from its beginning before the mix ends for want of it."""
+    """How often this source may be read from its beginning. Then the mix ends."""
 
     def __post_init__(self) -> None:
         above_zero("data.sources.weight", self.weight)
@@ -85,13 +97,14 @@ LEAST_NGRAM = 8
 
 @dataclass
 class Decontaminate:
-    """What becomes of documents in which a text of the evaluation's tasks stands."""
+    """What becomes of documents that hold a text of the evaluation's tasks."""
 
     mode: str = "off"
-    """report counts them in contamination.json, drop leaves them out too."""
+    """off looks for nothing. report counts such documents in contamination.json. drop also leaves
+    them out of the corpus."""
     ngram: int = 13
-    """Words in common that make a hit, as Brown et al. 2020 have it, or twice as many ideographs;
-    shorter texts as wholes."""
+    """Words in a row that must be equal to count as found, 13 as in Brown et al. 2020 (GPT-3). In
+    scripts of ideographs twice as many are needed. A shorter text must be found whole."""
 
     def __post_init__(self) -> None:
         choice("data.decontaminate.mode", self.mode, DECONTAMINATE)
@@ -100,22 +113,30 @@ class Decontaminate:
 
 @dataclass
 class Data:
+    """The corpus: one source of text, or a mix of several."""
+
     name: str = MISSING
+    """Name of the corpus in records, tables and folder names."""
     source: TextSource | None = None
+    """Where the text comes from. null where the corpus is a mix (`sources`)."""
     licence: str = MISSING
+    """Terms of use of the text, as its publisher states them. index.json repeats them."""
     num_documents: int | None = None
-    """Draw so many documents of `source`; None takes all. Of a mix each source has a number of its
-    own."""
+    """Draw so many documents of `source`. null takes all. In a mix each source has its own
+    number."""
     fraction: float = 1.0
-    """Draw this share of the documents, of each source of a mix."""
+    """Share of the documents that is drawn, of each source of a mix. 1 draws all."""
     sample_seed: int = 0
-    """Another one draws other documents. What is drawn depends on it and on their ids alone (the
-    field `id` of a row, else a hash of its content; of rows that share an id, of both from the
-    second on): a smaller part lies in every larger one."""
+    """Another number draws other documents. The draw depends on this seed and on each document's id
+    alone: the column `id`, else a hash of the content. A smaller part lies in every larger one. In
+    rows that share an id, the second and later ones are told apart by their content."""
     decontaminate: Decontaminate = field(default_factory=Decontaminate)
+    """What becomes of documents that hold a text of the evaluation's tasks."""
     shard_tokens: int = 16_777_216
+    """Tokens of one file of the tokenized corpus."""
     sources: list[MixPart] = field(default_factory=list)
-    """In place of `source`: a mix, which ends when one of them has no more to give its share."""
+    """The parts of a mix, in place of `source`. The mix ends when one part has no more text for its
+    share. Empty for a corpus of one source."""
 
     def __post_init__(self) -> None:
         if bool(self.source) == bool(self.sources):

@@ -16,28 +16,32 @@ AXES = ("batch_sizes", "prompt_lengths", "new_lengths")
 
 @dataclass
 class InferenceGrid:
-    """What the energy-per-token benchmark serves: the same for teacher and student.
+    """The serving benchmark: the same work for teacher and student.
 
-    Every batch size with every prompt and new length; `point` is the one in metrics.json.
+    Each batch size is measured with each prompt length and each new length.
     """
 
     batch_sizes: list[int] = field(default_factory=lambda: [8])
+    """Sequences that are served at once: one or more numbers."""
     prompt_lengths: list[int] = field(default_factory=lambda: [64])
-    """Tokens of each prompt."""
+    """Tokens of each prompt: one or more numbers."""
     new_lengths: list[int] = field(default_factory=lambda: [32])
-    """Tokens written after it, greedily; the end token ends nothing."""
+    """Tokens written after each prompt: one or more numbers. The likeliest token is taken each
+    time, and an end token ends nothing."""
     prompts: str | None = None
-    """A text file, or JSONL with `text`; null takes the corpus from its end."""
+    """Text that prompts are cut from: a text file, or JSONL with the column `text`. null takes the
+    end of the corpus."""
     min_window_s: float = 2.0
-    """A window repeats the work at least this long; shorter ones cannot be measured."""
+    """Least duration of one energy window. The work is repeated until the window is so long."""
     max_repeats: int = 10
-    """Windows repeat, three times at least, until the 95 % interval is within 5 % of the mean."""
+    """Most windows of one point. Windows are repeated, at least three times, until the 95 %
+    interval of their mean is within 5 % of it."""
     measurements: int = 3
-    """Independent ones that the store keeps of what serves alike; a run makes one that is missing,
-    and waits for none."""
+    """Independent measurements of one model that the store keeps. A run makes the next one that is
+    missing. It waits for no other run."""
     loop_point: list[int] | None = None
-    """Batch, prompt and new length, of this grid, that metrics.json tells; null takes the largest
-    batch and the middle lengths, of two middle ones the larger."""
+    """The point that metrics.json states: [batch size, prompt length, new length] of this grid.
+    null takes the largest batch size and the middle lengths; of two middle ones the larger."""
 
     def __post_init__(self) -> None:
         for name in AXES:
@@ -84,20 +88,30 @@ def _middle(lengths: list[int]) -> int:
 
 @dataclass
 class EvalTask:
+    """One benchmark."""
+
     name: str = MISSING
-    """Task or group of the harness or of `eval.tasks_dir`; `tiny:NAME` ships with the package."""
+    """Task or group of tasks, as the harness or `eval.tasks_dir` names it. `tiny:NAME` ships with
+    the package."""
     primary_metric: str = MISSING
+    """The metric that counts: it enters accuracy kept and OM_perf. Other metrics are recorded
+    beside it."""
     harness: str = "lm_eval"
-    """lm_eval or lighteval, whose tasks have names and metrics of their own."""
+    """Which software asks: lm-evaluation-harness or lighteval. Each has its own names of tasks and
+    metrics."""
     chance: float | None = None
-    """Score of guessing, for the chance-corrected ratio; None where it has no meaning."""
+    """Score of guessing, 0 to 1. Accuracy kept is counted from it. null where guessing has no
+    score; the task is then left out of accuracy kept."""
     num_fewshot: int = 0
+    """Solved examples that stand before each question."""
     limit: int | None = None
-    """First documents only, for smoke runs; of each child of a group."""
+    """Ask only so many first questions, of each child of a group: for short runs. null asks all."""
     datasets: list[str] = field(default_factory=list)
-    """What it reads, by names on the hub; with eval.data_dir, folders of these names there."""
+    """Data sets that the task reads, by their names on the hub. With eval.data_dir they are folders
+    of these names there."""
     apply_chat_template: bool | None = None
-    """For this task alone; None does as eval.apply_chat_template."""
+    """Whether this task's prompts are written as conversations. null does as
+    eval.apply_chat_template says."""
 
     def __post_init__(self) -> None:
         choice("eval.tasks.harness", self.harness, HARNESSES)
@@ -115,12 +129,12 @@ class EvalTask:
 
 @dataclass
 class Lighteval:
-    """How tasks of lighteval are run: in a process of their own, on a saved model."""
+    """How lighteval is run: in a process of its own, on a saved model."""
 
     python: str | None = None
-    """Interpreter that has lighteval; None is the one that runs kdwatts."""
+    """Python interpreter of an environment with lighteval. null takes the one that runs kdwatts."""
     tasks_file: str | None = None
-    """Python file with a TASKS_TABLE of one's own tasks."""
+    """Python file with your own tasks in a TASKS_TABLE. null adds none."""
 
     def __post_init__(self) -> None:
         check_path("eval.lighteval.python", self.python)
@@ -129,17 +143,25 @@ class Lighteval:
 
 @dataclass
 class Eval:
+    """What student and teacher are scored on, and how serving is measured."""
+
     name: str = MISSING
+    """Name of this evaluation."""
     tasks: list[EvalTask] = field(default_factory=list)
+    """The benchmarks. An empty list scores nothing."""
     batch_size: int = 16
+    """Questions that are asked at once."""
     apply_chat_template: bool = False
-    """Whether prompts are rendered as conversations; the same for teacher and student."""
+    """Whether prompts are written as conversations, by the chat template. It is the same for
+    teacher and student."""
     data_dir: str | None = None
-    """Folder of local copies of datasets, such as DATA_DIR/cais/mmlu; None reads the hub."""
+    """Folder with local copies of the data sets, such as DATA_DIR/cais/mmlu. null reads the hub."""
     tasks_dir: str | None = None
-    """Folder of lm-evaluation-harness tasks of one's own, as YAML files."""
+    """Folder with your own tasks of lm-evaluation-harness, as YAML files. null adds none."""
     lighteval: Lighteval = field(default_factory=Lighteval)
+    """How tasks of lighteval are run."""
     inference: InferenceGrid | None = None
+    """The serving benchmark. null measures no serving."""
 
     def __post_init__(self) -> None:
         at_least("eval.batch_size", self.batch_size, 1)

@@ -24,19 +24,36 @@ STAGES = (
 
 @dataclass
 class Config:
+    """Everything that one run is asked for."""
+
     paradigm: Paradigm = MISSING
+    """What the student is taught by."""
     model: Pair = MISSING
+    """The pair: teacher, student and tokenizer."""
     data: Data = MISSING
+    """The corpus."""
     gpu: Gpu = MISSING
+    """The GPU that the run expects to find."""
     training: Training = MISSING
+    """How the student is trained."""
     eval: Eval = MISSING
+    """What student and teacher are scored on, and how serving is measured."""
     telemetry: Telemetry = MISSING
+    """How energy is measured."""
     site: Site = MISSING
+    """Where the electricity comes from."""
     cluster: Cluster = field(default_factory=Cluster)
+    """What a job asks Slurm for."""
     launch: Launch = field(default_factory=Launch)
+    """How the runs of a sweep are sent out."""
     store: StoreRules = field(default_factory=StoreRules)
+    """When the store's artifacts may be reused."""
     until: str = "inference"
+    """Stop after this stage. plan prints what the run would take and starts nothing; prefetch
+    fetches what the run needs from hubs."""
     store_dir: str = MISSING
+    """Folder of the store, which runs share. It is taken from the variable KDWATTS_STORE, or is
+    runs/store."""
 
     def __post_init__(self) -> None:
         choice("until", self.until, STAGES)

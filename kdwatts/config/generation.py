@@ -11,22 +11,27 @@ TEXTS = ("corpus", "teacher", "student")
 
 @dataclass
 class Generate:
-    """How the writer is prompted and drawn from: the teacher, or the student on its own policy."""
+    """How a model writes text: its prompts, and how its next tokens are drawn."""
 
     prompt_tokens: int | None = None
-    """Tokens of plain text that a prompt takes; of a conversation it takes all before the first
-    answer, and one longer than this is left out. None is a quarter of training.sequence_length."""
+    """Tokens of plain text that a prompt takes. null takes a quarter of training.sequence_length.
+    In a conversation the prompt is everything before the first answer; a longer one is left out."""
     new_tokens: int | None = None
-    """Most tokens written after a prompt; None leaves room for the prompt and one closing token."""
+    """Most tokens that are written after a prompt. null leaves room for the prompt and one closing
+    token."""
     num_prompts: int | None = None
-    """For text=teacher; None takes as many as training.target_tokens needs at full length."""
+    """Prompts that the teacher continues (text=teacher). null takes as many as
+    training.target_tokens needs if each text has full length."""
     batch_size: int = 64
-    """Prompts written to at once; what is written does not depend on it."""
+    """Prompts that are continued at once. What is written does not depend on it."""
     temperature: float = 1.0
-    """0 takes the likeliest token each time."""
+    """Sampling temperature. 1 draws from the model's own distribution. 0 takes the likeliest token
+    each time."""
     top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this share of the probability together (nucleus
+    sampling). 1 draws from all."""
     seed: int = 0
-    """For text=teacher, whose text all training seeds share."""
+    """Seed of what the teacher writes (text=teacher). All training seeds share one text."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "num_prompts"):
@@ -48,13 +53,14 @@ class Generate:
 
 @dataclass
 class OnPolicy:
-    """How often the student writes what it is scored on."""
+    """How often the student writes text for the teacher to score (GKD, Agarwal et al. 2024)."""
 
     fraction: float = 0.5
-    """Share of rows that the student writes, the rest is the corpus's: lambda of GKD."""
+    """Share of the rows that the student writes; the others come from the corpus. It is lambda of
+    GKD."""
     rollout_every: int = 20
-    """Steps whose rows are written at once, by the weights of the first of them: the text is up to
-    so many steps old, and a window of its energy is long enough to be measured."""
+    """Steps whose rows are written at once, with the weights of the first of these steps. The text
+    is at most so many steps old. A shorter energy window could not be measured."""
 
     def __post_init__(self) -> None:
         above_zero("paradigm.on_policy.fraction", self.fraction)

@@ -26,23 +26,39 @@ ROPE_TYPES = {
 
 @dataclass
 class Architecture:
-    """The shape of a decoder of the Llama or Qwen2 family."""
+    """The shape of a decoder of the Llama or Qwen2 family, as its config.json states it.
+
+    It is compared with the real configuration when the model is loaded.
+    """
 
     family: str = "llama"
+    """Which kind of decoder it is."""
     num_layers: int = MISSING
+    """Blocks of the decoder (num_hidden_layers)."""
     hidden_size: int = MISSING
+    """Width of the hidden states."""
     intermediate_size: int = MISSING
+    """Width inside the feed-forward layers."""
     num_heads: int = MISSING
+    """Heads of attention (num_attention_heads)."""
     num_kv_heads: int = MISSING
+    """Heads of keys and values (num_key_value_heads). It divides num_heads."""
     head_dim: int = MISSING
+    """Width of one head: an even number."""
     vocab_size: int = MISSING
     """Rows of the embedding, padding rows included."""
     tied_head: bool = MISSING
+    """Whether the head is the embedding itself (tie_word_embeddings)."""
     max_positions: int = MISSING
+    """Longest text in tokens (max_position_embeddings)."""
     rope_theta: float = 10000.0
+    """Base of the rotary positions."""
     rope_scaling: dict[str, Any] | None = None
+    """How rotary positions are scaled, with the keys that transformers names. null scales
+    nothing."""
     norm_epsilon: float = 1e-6
-    """Added to the mean square in RMSNorm; Llama 3 and SmolLM2 are published with 1e-5."""
+    """Added to the mean square in RMSNorm (rms_norm_eps). Llama 3 and SmolLM2 are published with
+    1e-5."""
 
     def __post_init__(self) -> None:
         choice("model architecture family", self.family, ("llama", "qwen2"))
@@ -111,11 +127,13 @@ SAME_SHAPE = (
 
 @dataclass
 class TeacherBlocks:
-    """Which blocks of its teacher a student begins as."""
+    """Which blocks of its teacher a student begins with."""
 
     layers: str = "uniform"
+    """uniform takes blocks at equal distances, the last one included. explicit takes `blocks`."""
     blocks: list[int] = field(default_factory=list)
-    """For layers=explicit: the teacher block of each student block, counted from 0."""
+    """The teacher's block for each block of the student, counted from 0. Only for
+    layers=explicit."""
 
     def __post_init__(self) -> None:
         choice("model.student.init_from_teacher.layers", self.layers, ("uniform", "explicit"))
@@ -128,14 +146,21 @@ class TeacherBlocks:
 
 @dataclass
 class ModelSource:
+    """Where a model comes from."""
+
     path: str | None = None
-    """Hub id, local folder, or `tiny:NAME`; None starts from random weights of `architecture`."""
+    """Id on the hub, local folder, or `tiny:NAME`. null begins with random weights, or with the
+    teacher's (`init_from_teacher`)."""
     revision: str | None = None
+    """Commit, tag or branch on the hub. null reads the newest commit, which may change."""
     architecture: Architecture = MISSING
+    """The model's shape."""
     init_from_teacher: TeacherBlocks | None = None
-    """For a student without a path: begin with blocks, tables and norm of the pair's teacher."""
+    """For a student without a path: begin with blocks, embedding, head and norm of the teacher.
+    null begins with random weights."""
     quantization: str | None = None
-    """int8 or int4 keeps the linear layers of a teacher in so many bits, on a CUDA device."""
+    """Keep the linear layers of a teacher in 8 bits (int8) or 4 bits (int4), on an NVIDIA GPU. null
+    keeps them as published. It is null for a student."""
 
     def __post_init__(self) -> None:
         if self.quantization is not None:
@@ -154,18 +179,26 @@ class ModelSource:
 
 @dataclass
 class Pair:
+    """A student and its teacher."""
+
     name: str = MISSING
+    """Name of the pair in records, tables and folder names."""
     tokenizer: str = MISSING
-    """Hub id, local folder or `tiny:NAME` of the student's tokenizer."""
+    """The student's tokenizer: id on the hub, local folder, or `tiny:NAME`."""
     student: ModelSource = MISSING
+    """The model that is trained."""
     teacher: ModelSource | None = None
+    """The model that teaches. null is a pair without a teacher, for paradigm=sft."""
     one_vocabulary: bool = True
-    """Whether a token id means the same to both; if not, the teacher reads the text in its own."""
+    """Whether a token id means the same to both models. If false, the teacher reads the text in
+    tokens of its own."""
     licence: str = MISSING
+    """Terms of use of both models, as their publishers state them."""
     made_by: str | None = None
-    """The command that makes the folder of the teacher's path; None where it is published."""
+    """Command that makes the folder of the teacher's path. null where the teacher is published."""
     tokenizer_revision: str | None = None
-    """Of a tokenizer on a hub; None takes that of the student or teacher with the same hub id."""
+    """Revision of a tokenizer on the hub. null takes the revision of the student or teacher with
+    the same id."""
 
     def __post_init__(self) -> None:
         check_path("model.tokenizer", self.tokenizer)

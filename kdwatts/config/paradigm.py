@@ -28,7 +28,10 @@ LEVELS = ("sequence", "token", "attention")
 
 @dataclass
 class CrossEntropy:
+    """Cross entropy: the student learns the text's own next tokens."""
+
     weight: float = 1.0
+    """Weight of this term in the loss."""
 
     def __post_init__(self) -> None:
         above_zero("paradigm.ce.weight", self.weight)
@@ -36,22 +39,36 @@ class CrossEntropy:
 
 @dataclass
 class Response:
+    """Response distillation: the student learns the teacher's next-token distribution."""
+
     weight: float = 1.0
+    """Weight of this term in the loss."""
     divergence: str = "forward_kl"
+    """How the two distributions are compared: KL divergences (forward_kl, reverse_kl), divergences
+    from a mixture of both (jsd, skew_kl, skew_reverse_kl), total_variation, or probabilities by
+    rank, for two tokenizers (universal)."""
     temperature: float = 1.0
+    """Both models' logits are divided by T before they are compared; the loss is multiplied by T
+    squared (Hinton et al. 2015, section 2)."""
     support: str = "top_k"
+    """Which tokens are compared. top_k: the teacher's k likeliest, and all others as one. sampled:
+    tokens drawn from the teacher. dense: all. Divergences other than forward_kl need dense."""
     k: int = 64
+    """For support=top_k: how many tokens of each position."""
     num_samples: int = 50
-    """For support=sampled: tokens drawn at each position; about a quarter of them are distinct."""
+    """For support=sampled: tokens drawn at each position. About a quarter of them are distinct."""
     beta: float = 0.5
-    """Weight of the teacher in the mixture of jsd; others that ship ignore it."""
+    """For divergence=jsd: weight of the teacher in the mixture (GKD, arXiv 2306.13649, equation 1),
+    between 0 and 1."""
     skew: float = 0.1
-    """Weight of the first distribution in the mixture of skew_kl and skew_reverse_kl."""
+    """For divergence=skew_kl and skew_reverse_kl: weight of the first distribution in the mixture
+    (DistiLLM, arXiv 2402.03898, section 3.1), between 0 and 1."""
     teacher_temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
-    """Temperatures whose log Z the top-k cache keeps: a sweep over them shares one cache."""
+    """For support=top_k: temperatures that one cache serves. A sweep over them makes the cache
+    once."""
     cache_precision: str = "u8"
-    """How the top-k cache keeps log-probabilities: u8 changes a loss by under a thousandth, f16 by
-    under a ten-thousandth at a third more bytes."""
+    """For support=top_k: how the cache keeps log-probabilities. u8 changes a loss by less than 0.1
+    %. f16 changes it by less than 0.01 % and needs a third more bytes."""
 
     def __post_init__(self) -> None:
         above_zero("paradigm.response.weight", self.weight)
@@ -80,20 +97,33 @@ class Response:
 
 @dataclass
 class Feature:
+    """Feature distillation: the student's hidden states come close to the teacher's."""
+
     weight: float = 1.0
+    """Weight of this term in the loss."""
     layers: str = "uniform"
+    """Which blocks are paired. uniform: each block of the student with the teacher's at the same
+    relative depth. last: the last two. explicit: `pairs`. cka: the blocks that are most alike,
+    measured before training."""
     pairs: list[list[int]] = field(default_factory=list)
-    """For layers=explicit: [student block, teacher block] pairs, counted from 0."""
+    """For layers=explicit: [student block, teacher block], counted from 0."""
     num_pairs: int = 0
-    """For layers=cka: how many pairs to choose; 0 takes as many as the shallower model allows."""
+    """For layers=cka: how many pairs to choose. 0 takes as many as the shallower model has
+    blocks."""
     projector: str = "linear"
+    """What brings the student's states to the teacher's width: one matrix (linear), two layers
+    (mlp), or nothing (none). Projectors are trained beside the student and are no part of it."""
     share_projector: bool = False
-    """One projector for all pairs in place of one each."""
+    """One projector for all pairs. false gives each pair its own."""
     distance: str = "normalized_mse"
+    """How two states are compared. normalized_mse divides each by its root mean square first. mse
+    compares them as they are (FitNets, arXiv 1412.6550, section 2.2). cosine compares
+    directions."""
     positions: int = 0
-    """Sampled positions of each row that are compared, the first never among them; 0 takes all."""
+    """How many positions of each row are compared, drawn at random. 0 compares all."""
     skip_first_position: bool = True
-    """First positions are attention sinks whose norm dwarfs the rest."""
+    """Leave out the first position of a row. Its state is far larger than the others (an attention
+    sink)."""
 
     def __post_init__(self) -> None:
         above_zero("paradigm.feature.weight", self.weight)
@@ -131,18 +161,28 @@ class Feature:
 
 @dataclass
 class Relational:
+    """Relational distillation: the student copies how the teacher's states lie to each other."""
+
     weight: float = 1.0
+    """Weight of this term in the loss."""
     level: str = "sequence"
+    """What lies to each other. sequence: mean states of whole rows. token: states inside a row.
+    attention: queries, keys and values (MiniLMv2, arXiv 2012.15828)."""
     distance_weight: float = 1.0
+    """Weight of the distances between pairs (Park et al. 2019, arXiv 1904.05068, section 3.2), for
+    levels sequence and token. One of the two weights is above 0."""
     angle_weight: float = 2.0
+    """Weight of the angles of triplets (Park et al. 2019, section 3.2), for levels sequence and
+    token."""
     group_size: int = 8
-    """For level=sequence: sequences among which distances and angles are taken."""
+    """For level=sequence: rows that are compared with each other."""
     tokens: int = 32
-    """For level=token: sampled positions of a sequence among which they are taken."""
+    """For level=token: positions of a row that are compared with each other, drawn at random."""
     relation_heads: int = 8
-    """For level=attention: parts that queries, keys and values are split into, in both models."""
+    """For level=attention: parts into which queries, keys and values are split, in both models."""
     teacher_block: int = -1
-    """For level=attention: the block that the student's last block copies, from 0; -1 the last."""
+    """For level=attention: the teacher's block that the student's last block copies, counted from
+    0. -1 is the last."""
 
     def __post_init__(self) -> None:
         above_zero("paradigm.relational.weight", self.weight)
@@ -162,16 +202,32 @@ class Relational:
 
 @dataclass
 class Paradigm:
+    """What the student is taught by: whose text, and which terms the loss has.
+
+    A term that is null is not part of the loss.
+    """
+
     name: str = MISSING
+    """Name of the paradigm in records, tables and folder names."""
     text: str = "corpus"
-    """Whose words the student is taught on: the corpus's, or what one of the two models writes."""
+    """Whose text the student learns: the corpus's, or text that the teacher or the student
+    writes."""
     teacher: str = "cached"
+    """When the teacher is asked. cached: once, and the store keeps its signals. online: at each
+    step, beside the student."""
     generate: Generate | None = None
+    """How text is written. null if text=corpus; else null takes the defaults below."""
     on_policy: OnPolicy | None = None
+    """How often the student writes. null if the student writes nothing; else null takes the
+    defaults below."""
     ce: CrossEntropy | None = None
+    """Cross entropy on the text's own next tokens."""
     response: Response | None = None
+    """The teacher's distribution over the next token."""
     feature: Feature | None = None
+    """The teacher's hidden states."""
     relational: Relational | None = None
+    """How the teacher's states lie to each other."""
 
     def __post_init__(self) -> None:
         choice("paradigm.text", self.text, TEXTS)

@@ -15,10 +15,15 @@ PARALLELS = ("ddp", "fsdp")
 
 @dataclass
 class Lora:
+    """Low-rank adapters (LoRA, Hu et al. 2021): small trained matrices beside fixed weights."""
+
     rank: int = 16
+    """Inner width of each adapter: r in the paper."""
     alpha: float = 32.0
-    """What adapters add is multiplied by alpha / rank."""
+    """What an adapter adds is multiplied by alpha / rank."""
     dropout: float = 0.0
+    """Share of an adapter's inputs that is set to 0 at random while it is trained: from 0 to below
+    1."""
     targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
     """Linear layers of every block that get an adapter."""
 
@@ -40,42 +45,66 @@ class Lora:
 
 @dataclass
 class Training:
+    """How the student is trained: how much text, in which steps, with which optimizer (AdamW)."""
+
     seed: int = 0
+    """Decides the order of the rows, random weights (student, adapters, projectors) and dropout.
+    Runs that differ in the seed alone are repeats of one setting."""
     target_tokens: int = MISSING
-    """Loss-bearing tokens to train on, rounded up to whole optimizer steps."""
+    """Tokens to train on. A token counts where the loss reads it; prompts do not count. The number
+    is rounded up to whole steps."""
     sequence_length: int = MISSING
+    """Tokens of a row: the length of text that the student reads at once."""
     micro_batch: int = MISSING
-    """Sequences per forward pass."""
+    """Rows of one forward pass on one GPU. It decides how much memory a step needs."""
     accumulation: int = 1
-    """Forward passes per optimizer step, of all ranks together."""
+    """Forward passes of one step of the optimizer, of all ranks together. A step reads micro_batch
+    times accumulation rows."""
     learning_rate: float = MISSING
+    """Highest learning rate. It rises to this value, then falls along half a cosine."""
     min_learning_rate_ratio: float = 0.1
+    """The last step's learning rate over the highest one."""
     warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.1
+    """Weight decay of AdamW for matrices. Norms and biases have none."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """The two decay rates of AdamW's moments, beta1 and beta2: each from 0 to below 1."""
     clip_norm: float = 1.0
+    """Largest norm of the gradient over all weights. A longer gradient is scaled down to it."""
     precision: str = "bf16"
+    """Arithmetic of student and teacher. With bf16 the weights that are trained stay in float32
+    (autocast)."""
     gradient_checkpointing: bool = False
+    """Keep less for the backward pass and compute it again: less memory, about a third more
+    work."""
     compile: bool = False
+    """Compile the student with torch.compile. Compiling is metered in a window of its own."""
     respect_documents: bool = False
-    """Whether attention ends and positions restart where a document begins inside a row."""
+    """Whether a token sees its own document alone. If so, positions restart where a document begins
+    in a row."""
     heldout_every: int = 0
-    """Steps between readings of the loss on rows that are never trained on; 0 takes none."""
+    """Steps between two readings of the held-out loss. Held-out rows are never trained on. 0 reads
+    it never."""
     heldout_tokens: int = 65_536
-    """Targets of those rows, rounded up to whole micro-batches."""
+    """Target tokens of the held-out rows, rounded up to whole micro-batches."""
     budget_kj: float | None = None
-    """Stop at the step at which building the student has drawn so many kJ, all attempts; None
-    trains on `target_tokens`, which also end a run that has joules left."""
+    """Stop at the step at which building the student has drawn so much energy, earlier attempts
+    included. null trains on all of target_tokens. With a budget training still ends after
+    target_tokens."""
     lora: Lora | None = None
-    """Train low-rank adapters in place of all weights."""
+    """Train low-rank adapters and keep the other weights. null trains all weights."""
     parallel: str = "ddp"
-    """How the ranks of a launch share the student: ddp gives each the whole, fsdp a shard."""
+    """How the ranks of a launch share the student: ddp gives each rank all of it, fsdp gives each a
+    shard."""
     teacher_parallel: str = "ddp"
-    """How they share a teacher that runs beside it."""
+    """How the ranks share a teacher that runs beside the student: as parallel."""
     chunk_rows: int = 256
-    """Rows of logits held at once by the response loss."""
+    """Positions whose logits are held at once by the terms on the head. Fewer need less memory."""
     checkpoint_every_s: float = 900.0
+    """Least time between two checkpoints of the training."""
     log_every: int = 10
+    """Steps between two rows of train.jsonl and two lines of the log."""
 
     def __post_init__(self) -> None:
         for name in ("target_tokens", "micro_batch", "accumulation", "chunk_rows", "log_every"):

@@ -25,22 +25,28 @@ RELATIVE_INTERVAL = 0.05
 
 @dataclass(frozen=True)
 class Phase:
-    """Prefill or decode, repeated: joules per token with what the repeats say of its spread."""
+    """Prefill (reading prompts) or decode (writing), repeated until its mean is known."""
 
     j_per_token: float | None
+    """Mean over the repeats: per prompt token in prefill, per token written in decode."""
     interval_95_j: float | None
     """Half width of the 95 % interval of the mean, from the spread between repeats alone."""
     net_j_per_token: float | None
     """Less what idle devices would have drawn; None where idle power was not measured."""
     quality: str
+    """measured, attributed, estimated or missing."""
     tokens: int
+    """Tokens of all repeats."""
     duration_s: float
+    """Time of all repeats."""
     repeats: int
+    """Energy windows."""
     tokens_per_s: float
+    """Speed of the whole batch."""
     latency_p50_s: float
-    """Median seconds of a prefill, which end with a first token; of a decode, each step's share."""
+    """Median time of a prefill, which ends with a first token; in decode, of a step."""
     latency_p95_s: float
-    """Their 95th percentile over calls."""
+    """The 95th percentile of the same over calls."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,23 @@ class ServingCost:
     """What one model needs to read and to write, at one batch size and length."""
 
     batch_size: int
+    """Sequences that were served at once."""
     prompt_tokens: int
+    """Tokens of each prompt."""
     new_tokens: int
+    """Tokens written after each prompt."""
     prefill: Phase
+    """Reading the prompts."""
     decode: Phase
+    """Writing after them."""
     total_j_per_token: float | None
-    """Joules of a whole batch over its prompt and generated tokens."""
+    """Joules of a whole batch over its prompt and new tokens together."""
     total_interval_95_j: float | None
+    """Half width of its 95 % interval, as in Phase."""
     net_total_j_per_token: float | None
+    """Less what idle devices would have drawn; None where idle power was not measured."""
     quality: str
+    """measured, attributed, estimated or missing."""
 
 
 @torch.no_grad()

@@ -20,7 +20,8 @@ from kdwatts.metrics.quantity import Quantity, add, common_quality
 from kdwatts.metrics.scores import benchmark_scores, benchmarks_at_chance, with_chance
 from kdwatts.metrics.student_t import to_sd
 from kdwatts.records.files import read_json, write_json
-from kdwatts.records.schema import Metrics, StageRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import StageRow
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
 from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME

@@ -48,7 +48,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the records (runs/telemetry/DATE/TIME)",
     )
-    add("--idle", type=float, default=0.0, metavar="S", help="measure idle power this long before")
+    add(
+        "--idle",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="measure idle power so many seconds before the command",
+    )
     add("--allow-shared", action="store_true", help="measure GPUs that others use, and say so")
     add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")
     add(
@@ -63,8 +69,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="hardware threads that have the rated power together (all of this host)",
     )
-    add("--rapl-root", default="/sys/class/powercap", metavar="DIR", help="tree of RAPL's counters")
-    add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="tree of CPU quotas")
+    add(
+        "--rapl-root",
+        default="/sys/class/powercap",
+        metavar="DIR",
+        help="folder of RAPL's counters",
+    )
+    add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="folder of CPU quotas")
     return parser
 
 

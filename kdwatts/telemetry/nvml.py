@@ -31,14 +31,19 @@ class Device:
     """One GPU of this job, as NVML describes it."""
 
     index: int
-    """NVML's, which counts by PCI bus."""
+    """NVML's number, which counts by PCI bus."""
     uuid: str
+    """NVML's name of this one GPU."""
     name: str
+    """NVML's name of the product."""
     memory_gib: float | None
+    """All of its memory; None where NVML does not say."""
     power_limit_w: float | None
-    """Enforced limit when the meter started."""
+    """Enforced limit when the meter started; None where NVML does not say."""
     driver: str
+    """Version of the driver."""
     has_energy_counter: bool
+    """Whether it counts energy; if not, power samples are integrated."""
     is_sliced: bool
     """MIG is on: a job has a slice, only the whole GPU has a meter."""
 

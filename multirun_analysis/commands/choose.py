@@ -60,19 +60,27 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
     )
-    found.add_argument("--tokens-per-day", type=float, required=True, metavar="N")
+    found.add_argument(
+        "--tokens-per-day", type=float, required=True, metavar="N", help="tokens served in a day"
+    )
     found.add_argument(
         "--min-kept",
         type=float,
         metavar="SHARE",
-        help=f"of the teacher's accuracy above chance (default {MIN_KEPT:g} if nothing is asked)",
+        help="least share of the teacher's accuracy above chance "
+        f"(default {MIN_KEPT:g}, without --min-om-perf)",
     )
     found.add_argument(
-        "--min-om-perf", type=float, metavar="SHARE", help="of the teacher's scores as they are"
+        "--min-om-perf",
+        type=float,
+        metavar="SHARE",
+        help="least share of the teacher's plain scores",
     )
-    found.add_argument("--days", type=float, default=365.0, help="of service (default 365)")
-    found.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
-    found.add_argument("--json", action="store_true", help="a record in place of words")
+    found.add_argument("--days", type=float, default=365.0, help="days of service (default 365)")
+    found.add_argument(
+        "--site", metavar="NAME", help="site of CO2e and price (default: the runs' own)"
+    )
+    found.add_argument("--json", action="store_true", help="a JSON record in place of words")
     found.add_argument(
         "--strict", action="store_true", help="exit with 3 unless the verdict is `settled`"
     )

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Each such folder is named on stderr.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         found = find_foreign_runs(options.directory, options.out)
         teachers = _teachers(options.directory, options.teacher, found)
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     return 2 if refused else int(bool(found.left_out))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the options of `import`."""
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis import",
         description="Read foreign records below DIR into run folders that are analysed beside "

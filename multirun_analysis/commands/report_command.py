@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     A sentence on stderr says what and why.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
@@ -84,29 +84,39 @@ def main(arguments: Sequence[str]) -> int:
     return int(bool(missing))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the options of a report."""
     parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
     parser.add_argument(
         "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
     )
     parser.add_argument(
-        "--out", type=argument_path, metavar="DIR", help="default: DIR/analysis of a single DIR"
+        "--out",
+        type=argument_path,
+        metavar="DIR",
+        help="where tables and page go (default: DIR/analysis of one DIR)",
     )
     parser.add_argument(
-        "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
-    )
-    parser.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
-    parser.add_argument(
-        "--tokens-per-day", type=float, default=1e9, metavar="N", help="served (default 1e9)"
+        "--profile", choices=PROFILES, default="research", help="the reader that the page is for"
     )
     parser.add_argument(
-        "--static", choices=KINDS, help="figures as files too, where a browser is installed"
+        "--site", metavar="NAME", help="site of CO2e, water and price (default: the runs' own)"
+    )
+    parser.add_argument(
+        "--tokens-per-day",
+        type=float,
+        default=1e9,
+        metavar="N",
+        help="tokens served in a day (default 1e9)",
+    )
+    parser.add_argument(
+        "--static", choices=KINDS, help="figures as files too; needs a Chrome or Chromium"
     )
     parser.add_argument(
         "--readme",
         type=argument_path,
         metavar="DIR",
-        help="also a page in Markdown, with figures as SVG",
+        help="folder of a page in Markdown, with figures as SVG",
     )
     return parser
 

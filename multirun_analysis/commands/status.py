@@ -16,14 +16,7 @@ from multirun_analysis.commands.run_states import STATES, RunState, run_states
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 when a run failed, 2 after a sentence about what cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
-    )
-    parser.add_argument(
-        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
-    )
-    parser.add_argument("--json", action="store_true", help="records in place of a table")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         runs = [one for directory in options.directories for one in run_states(directory)]
     except (ValueError, OSError) as error:
@@ -34,6 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(table(runs))
     return int(any(one.state == "failed" for one in runs))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the options of `status`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
+    )
+    parser.add_argument(
+        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON records in place of a table")
+    return parser
 
 
 def table(runs: Sequence[RunState]) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records.files import read_json, to_json, write_json
-from kdwatts.records.schema import SCHEMA, Metrics
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import SCHEMA
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.importer.repeats import Repeat, repeat_of
 from multirun_analysis.importer.summary import Model, read_model, summarize

@@ -8,7 +8,8 @@ from typing import Any
 
 from kdwatts.metrics.efficiency import eff_overall
 from kdwatts.metrics.scores import benchmarks_at_chance
-from kdwatts.records.schema import Metrics, StageRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import StageRow
 from multirun_analysis.importer.ept import Served, read_served, reservation
 from multirun_analysis.importer.foreign import Source, load
 from multirun_analysis.importer.known import GPUS, PAIRS, PRIMARIES, paradigm_of, seed_of

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from kdwatts.records.files import write_json
-from kdwatts.records.schema import SCHEMA, Metrics, Score, TelemetryRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import SCHEMA, Score, TelemetryRow
 from tests.multirun_analysis.written_runs import METRICS, stage_row, status, write_run
 
 PARADIGMS = ("sft", "response", "feature", "relational", "combined")

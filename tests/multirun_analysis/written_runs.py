@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.records.files import append_jsonl, read_json, write_json
-from kdwatts.records.schema import SCHEMA, Metrics, Score, StageRow, TelemetryRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import SCHEMA, Score, StageRow, TelemetryRow
 from multirun_analysis.importer.known import PRIMARIES
 
 SHARDS_KEY, TEACHER_KEY = "shards-1", "teacher-1"

@@ -23,7 +23,8 @@ from kdwatts.records.files import (
     to_json,
     write_json,
 )
-from kdwatts.records.schema import Metrics, Score, StageRow, TelemetryRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import Score, StageRow, TelemetryRow
 
 REPOSITORY = Path(__file__).parents[2]
 

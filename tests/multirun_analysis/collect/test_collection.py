@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from kdwatts.records.schema import SCHEMA, Metrics, TelemetryRow
+from kdwatts.records.run_metrics import Metrics
+from kdwatts.records.schema import SCHEMA, TelemetryRow
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from kdwatts.records.files import read_json
-from kdwatts.records.schema import Metrics
+from kdwatts.records.run_metrics import Metrics
 from kdwatts.telemetry.recover import recover_components
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect

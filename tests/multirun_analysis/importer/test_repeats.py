@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdwatts.records.files import read_json
-from kdwatts.records.schema import Metrics
+from kdwatts.records.run_metrics import Metrics
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.importer.repeats import Repeat, repeat_of, repeats_by_pattern

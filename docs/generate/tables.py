@@ -1,0 +1,250 @@
+"""reference/tables.md: the tables that the analysis writes, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from docs.generate import plain_records, records
+from docs.generate.class_fields import classes_in
+from docs.generate.units_of_names import unit_of
+from docs.generate.value_kinds import cell
+from multirun_analysis.collect import columns
+from multirun_analysis.collect.device_summaries import SUMMARIES
+
+INTRODUCTION = """\
+# Tables
+
+`python -m multirun_analysis DIR` writes these tables to `DIR/analysis`, or to `--out`. Each is a
+parquet file, such as `scores.parquet`; `runs` and `stages` are CSV files too. All tables share the
+column `run`, so you can join them.
+
+- Units end the names: `_j` is joules, `_w` watts, `_s` seconds.
+- A missing number is null in parquet and an empty cell in CSV. It is never 0.
+- Energies are gross unless the name says `net`.
+
+In a notebook, `multirun_analysis.collect.collection.collect` gives the same tables as pandas
+frames.
+"""
+
+RUN_COLUMNS: plain_records.Fields = {
+    "run": ("str", "Name of the run's folder; with folders above it where two are named alike."),
+    "folder": ("str", "Path of the run's folder."),
+    "state": ("str", "done, failed, preempted, unfinished, unreadable or unknown."),
+    "reason": ("str | None", "Why the run is in no figure; null where it is in them."),
+    "finished": ("bool", "Whether the run is in the figures."),
+    "stage": ("str | None", "The stage that status.json names."),
+    "attempt": ("int | None", "The attempt that status.json names."),
+    "updated_utc": ("str | None", "When status.json was written."),
+    "notes": ("str | None", "What is wrong with the run's files, and which run it repeats."),
+    "duplicate_of": (
+        "str | None",
+        "The run that is the same student and counts in its place; null where this one counts.",
+    ),
+    "label": ("str", "Name of the run for readers: paradigm, what differs, seed."),
+    "group": ("str", "Runs of one setting have one group: all but the seed is equal."),
+    "group_label": ("str", "Name of the setting for readers."),
+    "setting": ("str | None", "What the command line set, beside the groups and the seed."),
+    "host": ("str | None", "Machine that the run was made on."),
+    "cpu": ("str | None", "Its processor."),
+    "cpu_threads": ("int | None", "Its hardware threads."),
+    "cards": ("str | None", "Its GPUs, counted by name."),
+    "driver": ("str | None", "Version of NVIDIA's driver."),
+    "cpu_estimate": ("str | None", "Source of the CPU's rated power, where it is estimated."),
+    "precision": ("str | None", "training.precision."),
+    "serving_prompts": ("str | None", "eval.inference.prompts."),
+    "command": ("str | None", "The command line."),
+    "git_commit": ("str | None", "Commit of kdwatts."),
+    "versions": ("str | None", "Versions of packages, as JSON."),
+    "sampling_mean_s": ("float | None", "Of an imported run: mean time between two samples."),
+    "sampling_longest_s": ("float | None", "Of an imported run: longest time between two samples."),
+    "om_perf_reason": ("str | None", "Of an imported run: why om_perf is missing."),
+    "inference_reason": ("str | None", "Of an imported run: why its serving figures are missing."),
+    "accuracy_kept_reason": ("str | None", "Why accuracy_kept is missing."),
+    "imported_as": ("str | None", "Folder of an imported run below the folder it came from."),
+    "options": ("str | None", "The options that vary between the runs, as JSON."),
+    "inherited_amortised_energy_j": (
+        "float | None",
+        "Inherited energy, each artifact's divided by the students found that share it.",
+    ),
+    "total_energy_j": ("float | None", "Own and inherited energy, not divided."),
+    "total_amortised_energy_j": ("float | None", "Own energy and the share of inherited energy."),
+    "total_energy_quality": ("str | None", "Quality of total_amortised_energy_j."),
+    "student_served_j_per_token": (
+        "float | None",
+        "Serving the student: mean over all measurements of what serves alike.",
+    ),
+    "student_served_random_sd_j": (
+        "float | None",
+        "Its standard error from measurement to measurement; null of a single one.",
+    ),
+    "student_served_shared_sd_j": ("float | None", "Its error from the meter's calibration."),
+    "student_served_degrees": ("float | None", "Degrees of freedom of the standard error."),
+    "student_served_measurements": ("int | None", "Measurements in the mean."),
+    "student_served_key": ("str | None", "Equal keys have one figure."),
+    "teacher_served_j_per_token": ("float | None", "The same of the teacher; also below."),
+    "teacher_served_random_sd_j": ("float | None", "As for the student."),
+    "teacher_served_shared_sd_j": ("float | None", "As for the student."),
+    "teacher_served_degrees": ("float | None", "As for the student."),
+    "teacher_served_measurements": ("int | None", "As for the student."),
+    "teacher_served_key": ("str | None", "As for the student."),
+    "eff_overall_low": ("float | None", "Lower end of the 95 % interval of eff_overall."),
+    "eff_overall_high": ("float | None", "Upper end of the same interval."),
+}
+"""Columns of `runs` that metrics.json does not have."""
+
+COMPONENT = {
+    "energy_j": "Energy of the component, gross.",
+    "quality": "measured, attributed, estimated or missing.",
+    "method": "How it was obtained.",
+    "coverage": "Share of the window's time that measurements span, 0 to 1.",
+    "reason": "Why it is missing or doubtful.",
+}
+WINDOW = {
+    "energy_j": "Sum of the measured components; of the estimated ones where none is measured.",
+    "uncertainty_j": "One standard deviation of that sum.",
+    "energy_quality": "Quality of that sum.",
+    "net_energy_j": "That sum less idle power times duration; null where idle is not known.",
+}
+SUMMARY_COLUMNS = {
+    "stage": "Name of the stage.",
+    "num_ticks": "Samples of all devices in it.",
+    "gpu_util_pct_mean": "Mean utilisation, over time and GPUs.",
+    "gpu_power_w_mean": "Mean power of all GPUs together.",
+    "gpu_memory_used_gib_max": "Most memory in use on one GPU.",
+    "gpu_temperature_c_max": "Highest temperature of a GPU.",
+    "gpu_throttled_share": "Share of samples in which a GPU was slowed down, 0 to 1.",
+    "host_util_pct_mean": "Mean utilisation of the host's CPUs.",
+    "gpu_floor_w": "Least power of all GPUs together while they report 0 %, in the whole run.",
+}
+
+EXHIBITS = {
+    "accuracy_kept_against_own_energy_j": "Accuracy kept, and the energy of building the student.",
+    "accuracy_kept_against_total_energy_j": "The same, with inherited energy, not divided.",
+    "accuracy_kept_against_total_amortised_energy_j": "The same, with the share of inherited "
+    "energy.",
+    "student_bits_per_byte_against_own_energy_j": "Bits per byte of held-out text, and the energy "
+    "of building the student.",
+    "student_bits_per_byte_against_total_energy_j": "The same, with inherited energy, not divided.",
+    "student_bits_per_byte_against_total_amortised_energy_j": "The same, with the share of "
+    "inherited energy.",
+    "accuracy_kept": "Accuracy kept of each setting.",
+    "eff_overall": "Of each setting, OM_perf times teacher over student joules per token.",
+    "energy_per_token": "Joules per token served, of each architecture.",
+    "energy_per_token_by_length": "The same by batch size, prompt length and new length.",
+    "break_even_over_tokens": "Tokens to be served until building is repaid.",
+    "break_even_over_students": "Students of one teacher until distilling costs less than "
+    "fine-tuning to the same quality.",
+    "co2e_by_site": "CO2e of building a student, at each site.",
+    "energy_by_stage": "Energy of each stage.",
+    "idle_and_wait": "Share of idle power, of waiting for data, and of utilisation, by stage.",
+    "quality_against_joules": "Held-out bits per byte against the joules drawn by then.",
+    "loss_curves": "The loss over the tokens trained on.",
+    "comparisons": "Differences from fine-tuning seed by seed, with intervals and p-values.",
+}
+"""Tables of figures, by file name. A figure without data has no file."""
+
+_KINDS = {
+    pa.string(): "text",
+    pa.int64(): "whole number",
+    pa.float64(): "number",
+    pa.bool_(): "`true` or `false`",
+}
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+def tables() -> dict[str, list[tuple[str, pa.DataType, str]]]:
+    """Each table of fixed columns to its columns: name, type, meaning."""
+    stages = _recorded("stages.jsonl") | WINDOW
+    stages |= {
+        f"{part}_{name}": f"{part}: {words}"
+        for part in columns.COMPONENTS
+        for name, words in COMPONENT.items()
+    }
+    serving = _recorded("inference.json")
+    phase = _recorded("A phase in inference.json")
+    serving |= {
+        f"{name}_{field}": f"{name}: {words}"
+        for name in ("prefill", "decode")
+        for field, words in phase.items()
+    }
+    train = [
+        (name, _TYPES[kind.removesuffix(" | None")], words)
+        for name, (kind, words) in plain_records.TRAIN.items()
+        if name not in ("schema", "energy_quality")
+    ]
+    return {
+        "stages": _columns(columns.STAGES, stages),
+        "train": [("run", pa.string(), "Name of the run."), *train],
+        "scores": _columns(columns.SCORES, _recorded("eval.json")),
+        "inference": _columns(columns.INFERENCE, serving),
+        "summaries": _columns(SUMMARIES, SUMMARY_COLUMNS),
+        "telemetry": _columns(columns.TELEMETRY, _recorded("telemetry.jsonl")),
+    }
+
+
+ABOUT = {
+    "stages": "`stages.parquet` and `stages.csv`: one row for each window and attempt. The columns "
+    "`energy_j` to `net_energy_j` add up the components.",
+    "train": "`train.parquet`: one row for each row of train.jsonl. It has the terms that the runs "
+    "have.",
+    "scores": "`scores.parquet`: one row for each metric, task and model.",
+    "inference": "`inference.parquet`: one row for each measurement of a model at a batch size, "
+    "prompt length and new length.",
+    "summaries": "`summaries.parquet`: one row for each run and stage: how busy and how hot its "
+    "devices were.",
+    "telemetry": "`telemetry.parquet/`: a folder with a file for each run, sorted by attempt and "
+    "time. pandas and pyarrow read it as one table. One row for each device and sample.",
+}
+"""What each table is."""
+
+
+def page() -> str:
+    """The page in Markdown."""
+    metrics = classes_in("kdwatts/records/run_metrics.py")["Metrics"].fields
+    own = [
+        (name, _TYPES[kind.removesuffix(" | None")], words)
+        for name, (kind, words) in RUN_COLUMNS.items()
+    ]
+    parts = [
+        INTRODUCTION,
+        "## runs {#runs}\n\n`runs.parquet` and `runs.csv`: one row for each run, finished or not. "
+        f"It has all {len(metrics) - 1} fields of [metrics.json](records.md#metrics), without "
+        "`schema`, and these:\n",
+        *_rows("runs", own),
+    ]
+    for name, rows in tables().items():
+        parts += [f"\n## {name} {{#{name}}}\n\n{ABOUT[name]}\n", *_rows(name, rows)]
+    parts += [
+        "\n## tables/ {#tables}\n\nThe numbers of each figure, as CSV with all digits, and as "
+        "Markdown and LaTeX with four digits. The figure shows a setting by its paradigm and what "
+        "differs; the table has the columns to tell it apart.\n\nIf an option varies beside the "
+        "paradigm, the curves of each setting also have files of their own, such as "
+        "`loss_curves-response-learning_rate-0.0001.csv`.\n",
+        "| file | what it has |\n| --- | --- |",
+        *(f"| `{name}` | {words} |" for name, words in EXHIBITS.items()),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _recorded(title: str) -> dict[str, str]:
+    """The fields of a record to their words."""
+    (record,) = [one for one in records.records() if one.title == title]
+    return {field.name: records.words_of(record, field) for field in record.fields}
+
+
+def _columns(schema: pa.Schema, words: dict[str, str]) -> list[tuple[str, pa.DataType, str]]:
+    known = {"run": "Name of the run."} | words
+    return [(field.name, field.type, known[field.name]) for field in schema]
+
+
+def _rows(table: str, found: Iterable[tuple[str, pa.DataType, str]]) -> list[str]:
+    lines = ["| column | type | meaning |", "| --- | --- | --- |"]
+    for name, kind, words in found:
+        unit = unit_of(name, "int" if kind == pa.int64() else "float")
+        typed = _KINDS[kind] if unit is None or kind == pa.string() else f"{_KINDS[kind]}, {unit}"
+        shown = name.replace("_", "_<wbr>")
+        lines.append(f'| <code id="{table}.{name}">{shown}</code> | {typed} | {cell(words)} |')
+    return lines
