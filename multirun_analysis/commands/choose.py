@@ -71,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
         "--min-om-perf", type=float, metavar="SHARE", help="of the teacher's scores as they are"
     )
     found.add_argument("--days", type=float, default=365.0, help="of service (default 365)")
-    found.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
+    found.add_argument(
+        "--site", metavar="NAME", help="or a YAML file (default: the site that the runs state)"
+    )
     found.add_argument("--json", action="store_true", help="a record in place of words")
     found.add_argument(
         "--strict", action="store_true", help="exit with 3 unless the verdict is `settled`"

@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", choices=PROFILES, default="research", help="whom the page is ordered for"
     )
-    parser.add_argument("--site", metavar="NAME", help="default: the site that the runs state")
+    parser.add_argument(
+        "--site", metavar="NAME", help="or a YAML file (default: the site that the runs state)"
+    )
     parser.add_argument(
         "--tokens-per-day", type=float, default=1e9, metavar="N", help="served (default 1e9)"
     )
