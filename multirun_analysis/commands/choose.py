@@ -30,7 +30,7 @@ MIN_KEPT = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: see `--help`."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
         _refuse_senseless(options)
         collected = collect(options.directories)

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     A sentence on stderr says what and why.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")

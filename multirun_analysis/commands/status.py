@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
     )
     parser.add_argument("--json", action="store_true", help="records in place of a table")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         runs = [one for directory in options.directories for one in run_states(directory)]
     except (ValueError, OSError) as error:
