@@ -15,6 +15,9 @@ import yaml
 _HARNESS = "lm_eval"
 """Its files are what its version, which is part of the key, says."""
 
+READERS = ("arrow", "csv", "json", "parquet", "text", "xml")
+"""Names in the place of a data set by which the library `datasets` reads files."""
+
 
 class _Loader(yaml.SafeLoader):
     """Reads `!function module.name` as what is written and imports nothing."""
@@ -59,6 +62,34 @@ def inside(folder: Path, files: Any, place: Path | str) -> Any:
     path = _normal(folder / Path(files).expanduser())
     _check_inside(folder, path, place, files)
     return str(path)
+
+
+def check_data_files(folder: Path, task: str, definition: dict[str, Any]) -> None:
+    """Raise ValueError for a data file that a task of the folder names and that is not there.
+
+    `definition` is what its YAML file says, with what that includes. Patterns, addresses of a
+    network and files of a data set on a hub are left to the harness.
+    """
+    kwargs = definition.get("dataset_kwargs")
+    if definition.get("dataset_path") not in READERS or not isinstance(kwargs, dict):
+        return
+    for name in _names(kwargs.get("data_files")):
+        if "://" in name or any(sign in name for sign in "*?["):
+            continue
+        path = inside(folder, name, task)
+        if not Path(path).is_file():
+            raise ValueError(
+                f"eval.tasks_dir={folder}: {task} names the data file {name}, and there is no "
+                f"{path}; a name begins in eval.tasks_dir"
+            )
+
+
+def _names(files: Any) -> Iterator[str]:
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, dict | list):
+        for part in files.values() if isinstance(files, dict) else files:
+            yield from _names(part)
 
 
 def _definitions(

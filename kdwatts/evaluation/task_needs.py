@@ -19,6 +19,7 @@ from kdwatts.evaluation.lm_tasks import (
     manager_with,
     task_files,
 )
+from kdwatts.evaluation.own_tasks import check_data_files
 
 IFEVAL_PACKAGES = ("langdetect", "immutabledict", "nltk")
 
@@ -33,7 +34,11 @@ def check_known(tasks: list[EvalTask], sources: TaskSources) -> None:
         manager = manager_with(task, sources)
         if "ifeval" in task.name:
             _check_ifeval(task, sources)
-        _check_primary(task, _definition(task, manager))
+        definition = _definition(task, manager)
+        _check_primary(task, definition)
+        place, folder = manager.task_index[task.name].yaml_path, sources.tasks_dir
+        if folder and place and Path(place).resolve().is_relative_to(folder.resolve()):
+            check_data_files(folder, task.name, definition)
 
 
 def _definition(task: EvalTask, manager: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MIN_KEPT = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: see `--help`."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
         _refuse_senseless(options)
         collected = collect(options.directories)
@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--days", type=float, default=365.0, help="days of service (default 365)")
     found.add_argument(
-        "--site", metavar="NAME", help="site of CO2e and price (default: the runs' own)"
+        "--site",
+        metavar="NAME",
+        help="site of CO2e and price, or its YAML file (default: the runs' own)",
     )
     found.add_argument("--json", action="store_true", help="a JSON record in place of words")
     found.add_argument(

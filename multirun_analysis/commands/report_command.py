@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     A sentence on stderr says what and why.
     """
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
         if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
@@ -100,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--profile", choices=PROFILES, default="research", help="the reader that the page is for"
     )
     parser.add_argument(
-        "--site", metavar="NAME", help="site of CO2e, water and price (default: the runs' own)"
+        "--site",
+        metavar="NAME",
+        help="site of CO2e, water and price, or its YAML file (default: the runs' own)",
     )
     parser.add_argument(
         "--tokens-per-day",

@@ -16,7 +16,7 @@ from multirun_analysis.commands.run_states import STATES, RunState, run_states
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 when a run failed, 2 after a sentence about what cannot be read."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
         runs = [one for directory in options.directories for one in run_states(directory)]
     except (ValueError, OSError) as error:

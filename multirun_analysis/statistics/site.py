@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdwatts.metrics.footprint import GRID_FACTS, GRID_PROVENANCE, UNSTATED
-from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.paths import conf_dir, expanded
 from multirun_analysis.values.rows import Row, known
 from multirun_analysis.values.yaml_files import read_settings, value_at
 
@@ -74,19 +74,25 @@ def counts_words(site: Site) -> str:
 
 
 def site_of(name: str) -> Site:
-    """The site of that name; ValueError lists those there are."""
+    """The site of that name, or of a file of one's own, which ends with .yaml.
+
+    Raises ValueError for a name or a file that is not there, and for a figure that is no number.
+    """
     folder = conf_dir() / "site"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in names:
-        raise ValueError(f"--site {name}: there is no such site; choose one of {', '.join(names)}")
-    path = folder / f"{name}.yaml"
+    path = Path(expanded(name)) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    if name not in names and not (name.endswith(".yaml") and path.is_file()):
+        raise ValueError(
+            f"--site {name}: there is no such site; choose one of {', '.join(names)}, or name a "
+            "file of your own, such as my_site.yaml"
+        )
     entries = read_settings(path)
     for key in ("grid_gco2e_per_kwh", "pue"):
         if not isinstance(value_at(entries, key), int | float):
             raise ValueError(f"{path}: {key} is no number; give one, as conf/site/world.yaml does")
     price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
     return Site(
-        name,
+        path.stem,
         float(entries["grid_gco2e_per_kwh"]),
         float(entries["pue"]),
         price_usd_per_kwh=None if price is None else float(price),

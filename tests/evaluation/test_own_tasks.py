@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdwatts.evaluation.lighteval_child import Refusal, load_local_copy
-from kdwatts.evaluation.own_tasks import check_own_tasks, inside
+from kdwatts.evaluation.own_tasks import check_data_files, check_own_tasks, inside
 
 TASK = "task: own\ndataset_path: json\n"
 
@@ -72,6 +72,33 @@ def test_names_are_looked_for_in_the_folder_and_not_in_the_working_directory(
 ):
     monkeypatch.chdir(folder.parent)
     assert inside(folder, {"test": ["rows.jsonl"]}, "own") == {"test": [str(folder / "rows.jsonl")]}
+
+
+def test_a_data_file_that_is_not_there_is_refused_with_the_place_where_it_was_looked_for(
+    folder: Path,
+):
+    missing = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "tasks/r.jsonl"}}}
+    with pytest.raises(
+        ValueError, match=r"own names the data file tasks/r\.jsonl, and there is no"
+    ):
+        check_data_files(folder, "own", missing)
+
+
+@pytest.mark.parametrize(
+    ("reader", "files"),
+    [
+        ("json", {"test": ["rows.jsonl", "part/rows.jsonl"]}),
+        ("json", "part/*.none"),
+        ("json", "https://example.org/r.jsonl"),
+        ("someone/set", "r.jsonl"),
+        ("json", None),
+    ],
+)
+def test_data_files_that_are_there_or_somebody_else_s_are_no_fault(
+    reader: str, files: object, folder: Path
+):
+    kwargs = {"data_files": files}
+    check_data_files(folder, "own", {"dataset_path": reader, "dataset_kwargs": kwargs})
 
 
 def test_two_files_that_include_each_other_come_to_an_end(folder: Path):

@@ -40,3 +40,13 @@ def test_what_names_nothing_is_refused_and_nothing_is_written(
     assert capsys.readouterr().err
     assert list(elsewhere.iterdir()) == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_folders_may_stand_before_and_after_options(run_in, tmp_path, capsys):
+    run_in("one/0"), run_in("two/0")
+    one, two, out = (str(tmp_path / name) for name in ("one", "two", "out"))
+    assert main([one, "--out", out, two]) == 0
+    assert main(["status", one, "--json", two]) == 0
+    main(["choose", one, "--tokens-per-day", "1e9", two])
+    said = capsys.readouterr()
+    assert "unrecognized" not in said.err and said.out.count('"folder"') == 2

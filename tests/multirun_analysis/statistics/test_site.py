@@ -37,6 +37,16 @@ def test_an_unknown_site_lists_those_there_are():
         site_of("mars")
 
 
+def test_a_file_of_one_s_own_is_a_site_that_has_the_file_s_name(tmp_path):
+    path = tmp_path / "our_room.yaml"
+    path.write_text("grid_gco2e_per_kwh: 120\npue: 1.4\nprice_usd_per_kwh: 0.2\n")
+    assert site_of(str(path)) == Site("our_room", 120.0, 1.4, price_usd_per_kwh=0.2)
+    with pytest.raises(
+        ValueError, match=r"none\.yaml: there is no such site; choose one of .*file"
+    ):
+        site_of(str(tmp_path / "none.yaml"))
+
+
 def test_a_site_of_one_s_own_is_read_as_yaml_and_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("multirun_analysis.statistics.site.conf_dir", lambda: tmp_path)
     (tmp_path / "site").mkdir()
