@@ -1,4 +1,4 @@
-"""How much is taken at a time where all at once has no room: one figure for computing and plans."""
+"""How many elements are computed at a time. The loss and the memory plan read the same figures."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Losses on the output head's logits without ever holding them all.
+"""Losses on the logits of the output head, without ever holding all logits at once.
 
-Only rows that count are taken, in chunks. A chunk's logits are one matrix product into memory that
-is kept from step to step; the losses turn them in place into their gradient, a few rows at a time,
-which then gives the gradients of hidden states and head by two more products. All of it happens in
-the forward pass. Peak memory grows with the chunk, not with tokens times vocabulary.
+Only the rows that count are computed, in chunks. The logits of a chunk are one matrix product, in
+memory that is kept from step to step. The losses replace these logits by their gradient, a few rows
+at a time. Two more products then give the gradients of the hidden states and of the head. All of
+this happens in the forward pass. So peak memory grows with the chunk, not with the number of tokens
+times the vocabulary.
 """
 
 # N positions kept by the loss mask, n those of one chunk, D student width, E teacher width,
@@ -27,7 +28,7 @@ from kdwatts.losses.rounding import floored
 
 @dataclass(frozen=True)
 class DenseTeacher:
-    """Final hidden states of the teacher at the rows that count, and its head."""
+    """The teacher's final hidden states [N, E] at the rows that count, and its head [W, E]."""
 
     hidden_NE: Tensor
     weight_WE: Tensor
@@ -45,13 +46,15 @@ def head_loss(
     chunk_rows: int = 256,
     buffers: Buffers | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of row terms over all N rows, and each term's own sum without gradient.
+    """Weighted sum of the terms over all N rows, and the sum of each term without a gradient.
 
-    `hidden_ND` are the student's final hidden states at the rows that count, `weight_VD` and
-    `bias_V` its head cut to the shared vocabulary, `teacher` what dense terms are compared with,
-    which gets no gradient. Sums, not means: put the number of tokens of the whole step into the
-    weights, so that the gradient, which is exact and ready when this returns, need not be scaled in
-    backward. `buffers` keeps memory from call to call.
+    `hidden_ND` [N, D] are the student's final hidden states at the rows that count. `weight_VD` [V,
+    D] and `bias_V` [V] are its output head, cut to the shared vocabulary. `teacher` is what dense
+    terms compare with; it gets no gradient. The unit is that of the terms, for divergences nats.
+
+    These are sums and no means: divide the weights by the number of tokens in the whole step. The
+    gradient is exact, and it is ready when this function returns. Pass the same `buffers` to each
+    call, and memory is kept from call to call.
     """
     if not torch.is_grad_enabled():
         # Inside the function gradients would be formed all the same, at the head's size in memory.
@@ -231,17 +234,17 @@ def _even_slices(length: int, most: int) -> list[slice]:
 
 
 class Buffers:
-    """Memory for one chunk's logits, kept between calls.
+    """Memory for the logits of one chunk, kept between calls.
 
-    Fresh memory costs a page fault for every 4 KiB: on a CPU a quarter of the time of the product
-    that fills it.
+    Fresh memory costs a page fault for every 4 KiB. On a CPU that is a quarter of the time of the
+    product that fills it.
     """
 
     def __init__(self) -> None:
         self._held: dict[tuple[object, ...], Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised [rows, columns] of the dtype and device of `like`."""
+        """Uninitialised memory [rows, columns], with the dtype and the device of `like`."""
         key = (name, like.dtype, like.device)
         held = self._held.get(key)
         if held is None or held.numel() < rows * columns:

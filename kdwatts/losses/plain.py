@@ -1,7 +1,7 @@
-"""Divergences as one writes them down: plain functions of logits, which autograd differentiates.
+"""Divergences as plain functions of logits, which autograd differentiates.
 
-No closed form of the gradient is needed. Autograd forms it a block of rows at a time, so that what
-it keeps for that is kept of one block only.
+You need no closed form of the gradient. Autograd forms the gradient one block of rows at a time, so
+its memory is that of one block.
 """
 
 # n positions of one block, V vocabulary.
@@ -22,15 +22,16 @@ OPTIONS = ("temperature", "beta", "skew")
 
 
 def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A divergence of a differentiable function of student's and teacher's logits [n, V] to [n].
+    """A divergence made from a plain function of two logits [n, V] to one value per row [n].
 
-    The function sees both logits in float32 (float64 stays float64) and may overwrite neither. Its
-    logits are divided by the temperature and its value is multiplied by the temperature squared,
-    unless it names a `temperature`: then it is given that, and logits as they are. Of the other
-    OPTIONS it is given what it names.
+    `function(student_nV, teacher_nV)` must be differentiable. It gets both logits in float32
+    (float64 stays float64) and must overwrite neither. Its logits are already divided by the
+    temperature, and its value is multiplied by the temperature squared. A function with a parameter
+    `temperature` gets the temperature and the logits as they are. A function with a parameter
+    `beta` or `skew` gets that option.
 
-    Raises ValueError where it needs anything else, and when its value or its gradient is not finite
-    though the logits are.
+    Raises ValueError when the function needs any other argument, and when its value or its gradient
+    is not finite though the logits are.
     """
     name = getattr(function, "__name__", str(function))
     takes_temperature = "temperature" in named_options(function)
@@ -71,7 +72,10 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def named_options(divergence: Callable[..., object]) -> list[str]:
-    """Which of OPTIONS a divergence names. Raises ValueError where it needs anything else."""
+    """Those of `OPTIONS` that the divergence has as parameters.
+
+    Raises ValueError when it needs any other argument.
+    """
     parameters = list(inspect.signature(divergence).parameters.values())
     needed = [
         each.name

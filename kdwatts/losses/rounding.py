@@ -1,4 +1,4 @@
-"""The precision that losses are computed in, and what its rounding must not decide."""
+"""The precision in which losses are computed, and which differences count as rounding."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ own rounding is some epsilons of what may be tens."""
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32; float64 stays float64, so that a reference can be computed."""
+    """The tensor in float32. float64 stays float64, so that a reference can be computed."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def floored(logits: Tensor) -> Tensor:
-    """Logits with the least logit in the place of minus infinity.
+    """Logits with minus infinity replaced by `LEAST_LOGIT`, which has the probability 0 too.
 
-    Whoever forms logits by a head floors its bias alone, as nothing else of it can say that.
+    Code that forms logits by an output head applies this to the bias alone: nothing else of a head
+    can be minus infinity.
     """
     return logits.clamp(min=LEAST_LOGIT)
 
 
 def tied(distance: Tensor, probability: Tensor) -> Tensor:
-    """Where a probability is no further from another than their rounding."""
+    """True where two probabilities differ by no more than their rounding."""
     return distance <= probability * (TIED_EPSILONS * torch.finfo(probability.dtype).eps)

@@ -1,4 +1,4 @@
-"""Records of scores as what accuracy kept is formed from, and which of them are at chance."""
+"""Score records as input of accuracy kept, and which of them are at chance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Primaries = Mapping[str, tuple[str, float | None]]
 
 
 def with_chance(scores: Iterable[Record], primaries: Primaries) -> list[dict[str, Any]]:
-    """The records with `chance` where the metric is the one that counts, and None elsewhere."""
+    """The records with `chance` filled in for the metric that counts, and None for all others."""
     return [
         {**score, "chance": primaries[score["task"]][1] if _is_primary(score, primaries) else None}
         for score in scores
@@ -42,7 +42,7 @@ def benchmark_scores(scores: Sequence[Record], primaries: Primaries) -> list[Ben
 def benchmarks_at_chance(
     scores: Sequence[Record], primaries: Primaries, *, subject: str
 ) -> list[str]:
-    """Benchmarks on which a model is less than two standard errors above chance."""
+    """The benchmarks on which a model is less than two standard errors above chance."""
     return [
         task
         for task, score in _by_task(scores, primaries, subject).items()
