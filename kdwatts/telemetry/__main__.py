@@ -30,7 +30,7 @@ such as Ctrl-C, is not sent twice. What the command leaves in the background is 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, without the command after `--`."""
+    """The parser of the options before `--`. The command after `--` is not in it."""
     parser = argparse.ArgumentParser(
         prog="python -m kdwatts.telemetry",
         usage="%(prog)s [options] [-- COMMAND ...]",

@@ -1,4 +1,4 @@
-"""A command under the meter, or the meter alone beside a job: `python -m kdwatts.telemetry`."""
+"""A command under the meter, or the meter beside a job: `python -m kdwatts.telemetry`."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class _Failed(Exception):
 
 
 def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | None) -> int:
-    """The exit code after measuring the command; without one, after measuring until a signal.
+    """The exit code after a command was measured. Without a command, it measures until a signal.
 
-    Once the command has started, the exit code is the command's whatever befalls the meter.
+    Once the command has started, the exit code is the command's, even if the meter fails.
     """
     logging.basicConfig(level=logging.WARNING, format="kdwatts: %(message)s", stream=sys.stderr)
     path = shutil.which(command[0]) if command else None
@@ -95,7 +95,7 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
 
 
 def warn_unmeasurable(settings: Telemetry) -> None:
-    """Say before hours of it that no joule is measured here, of a meter that has no command."""
+    """Warn at the start when nothing here can measure energy and no command is given."""
     zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     if not zones and not nvml.list_gpus():
         _print(

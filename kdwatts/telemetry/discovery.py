@@ -1,4 +1,4 @@
-"""Which meters this host offers for this job, and why others are absent."""
+"""Which meters this host offers to this job, and why others are missing."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def find_probes(
     allocation: Allocation,
     peers: Sequence[int] = (),
 ) -> Probes:
-    """The probes of GPUs, CPU packages and their memory, as far as they can be read.
+    """The probes of GPUs, CPU packages and their memory, where these can be read.
 
-    `peers` are processes whose CPU time is this job's too, though no child of this one.
+    `peers` are processes whose CPU time belongs to this job, though this process did not start
+    them.
     """
     clocks = host.Clocks(peers)
     deltas_s = nvml.counter_periods_s(gpus)

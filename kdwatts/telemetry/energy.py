@@ -1,7 +1,7 @@
-"""Joules of a device: readings folded into tallies, and what lies between two of these.
+"""Joules of a device: readings added up in tallies, and the difference of two tallies.
 
-A `Tally` holds what a device used since the meter started. The energy of a window is the
-difference of two tallies, so nested and adjacent windows add up by construction. Pure functions.
+A `Tally` holds what a device used since the meter started. The energy of a window is the difference
+of two tallies. So the energies of nested and of adjacent windows add up. All functions are pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kdwatts.telemetry.readings import Reading, Sensor, may_be_power
 
 
 class Moved(NamedTuple):
-    """When a counter last moved, and what samples had added up to by then."""
+    """The moment when a counter last moved, and the sums of the samples up to then."""
 
     time_s: float
     sampled_j: float
@@ -59,10 +59,11 @@ class Tally(NamedTuple):
 def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
     """The tally after one more reading.
 
-    A valid counter on both sides of lost or refused readings fills their time exactly. A refused
-    difference may be a reset, which the next reading tells: its time is filled by the samples on
-    both sides where they are close, else it stays uncovered. So is the time of a counter that
-    stands still. A power sample beyond all bounds is as good as none.
+    A valid counter before and after lost readings fills the time between them exactly. A counter
+    difference that is not believed may be a reset, which the next reading shows. Its time is then
+    filled by the power samples on both sides where these are close, and stays uncovered otherwise.
+    The same holds for the time in which a counter stands still. A power sample beyond all bounds is
+    ignored.
     """
     num_refused = 0
     if reading.power_w is not None and not may_be_power(reading.power_w, sensor.limit_w):
@@ -176,7 +177,7 @@ class Span:
 
 
 def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
-    """The difference of two tallies of one device; nothing covered without a start."""
+    """The difference of two tallies of one device. Without a start, nothing is covered."""
     start = end if start is None else start
     sampled_j = end.sampled_j - start.sampled_j
     sampled_s = end.sampled_s - start.sampled_s

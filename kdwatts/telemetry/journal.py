@@ -20,10 +20,10 @@ MAX_PENDING = 2000
 
 
 class Journal:
-    """An append-only JSONL file. A line reaches the kernel as a whole or not at all.
+    """An append-only JSONL file. A line reaches the kernel whole or not at all.
 
-    A line that cannot be written is kept and goes out before the next one that can; the oldest
-    are given up when too many wait. The lines hold what `records.to_json` would write.
+    A line that cannot be written is kept and goes out before the next line that can be written.
+    When too many lines wait, the oldest are dropped. The lines hold what `records.to_json` writes.
     """
 
     def __init__(self, path: Path, *, tell_lost: bool = False) -> None:
@@ -57,7 +57,7 @@ class Journal:
                 self.num_lost += 1
 
     def close(self) -> None:
-        """Close the file; the log says what is missing from it, with `tell_lost` line by line."""
+        """Close the file. The log says what is missing from it, line by line with `tell_lost`."""
         self.write([])
         for line in self._pending if self._tell_lost else ():
             log.warning("%s lacks this line: %s", self.path, line.decode().rstrip())

@@ -20,7 +20,7 @@ _MIN_MEAN_S = 0.005
 
 @dataclass(eq=False)
 class Probe:
-    """One device: how to read it and all it used since the meter started."""
+    """One device: how to read it, and all it used since the meter started."""
 
     sensor: Sensor
     index: int | None
@@ -43,7 +43,7 @@ class Probe:
 
     @property
     def tally(self) -> Tally:
-        """All it used since the meter started."""
+        """All that the device used since the meter started."""
         with self._folding:
             while self._pending:
                 self._tally = advance(self._tally, self._pending.popleft(), self.sensor)
@@ -52,7 +52,7 @@ class Probe:
     def take(self, read: Callable[[], Reading]) -> Reading | None:
         """One more reading, or None with `error` set when the device fails.
 
-        It is folded into the tally when somebody asks for that: a tick must cost little.
+        The reading is added to the tally only when somebody asks for that: a tick must cost little.
         """
         try:
             reading = read()
@@ -71,11 +71,14 @@ class Probe:
         return reading
 
     def update(self, *, edge: bool = False) -> Reading | None:
-        """One more reading, with the pains worth taking at the edge of a window."""
+        """One more reading. With `edge`, more effort is made, as at the edge of a window."""
         return self.take(self.read_edge if edge else self.read)
 
     def fail(self, error: BaseException) -> str:
-        """Note a failed reading and name it; the log says so once until the device answers."""
+        """Note a failed reading and give its name.
+
+        The log says so once, until the device answers again.
+        """
         if self.error is None:
             log.warning(
                 "telemetry: %s cannot be read (%s); the gap is stated in its windows",
@@ -87,7 +90,7 @@ class Probe:
         return self.error
 
     def mean_power_w(self) -> float | None:
-        """Counter power since this was last asked, for devices that tell no power themselves."""
+        """Mean counter power in W since the last call, for devices that have no power sensor."""
         since, self._powered = self._powered, self.tally
         counted_s = self._powered.counted_s - since.counted_s
         if counted_s < _MIN_MEAN_S:

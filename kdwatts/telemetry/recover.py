@@ -64,17 +64,18 @@ def recover_components(
     note: str = "recovered from the trace of a killed attempt",
     lost_end_s: float = 0.0,
 ) -> StageRow | None:
-    """What the attempt drew inside the window and those below it; None when no row is of them.
+    """A StageRow with the joules of one attempt inside a window, read from its trace.
 
-    Adds counter differences per device, else the trapezoid of its powers, as the meter does. Rows
-    outside the window end a stretch and what lies between is not counted. A device that is read
-    more seldom than others has its mean power from the stretch's first row on and up to its last,
-    with all of that energy in doubt. Lost are the ends before the first and after the
-    last row: up to one sampling interval each, of which `lost_end_s`, half of one, is added at
-    either to err by no more than that. The outcome is `failed`. Windows of the same path that
-    closed are inside the sum: take a window that never closed.
+    Per device it adds counter differences, or else the area under its power samples, as the meter
+    does. Windows below the given one count too. Rows outside of the window end a stretch, and the
+    time between two stretches is not counted. A device that is read less often than others gets its
+    mean power up to the stretch's ends, and all of that energy is in doubt. The ends before the
+    first row and after the last row are lost: up to one sampling interval each. `lost_end_s`, half
+    of one interval, is added at both ends, so that the error is no larger than that. The outcome is
+    `failed`. Closed windows of the same path are inside the sum: name a window that never closed.
 
-    Raises ValueError for a trace that is broken anywhere but in its last line.
+    None when no row belongs to the window. Raises ValueError for a trace that is broken anywhere
+    but in its last line.
     """
     devices: dict[tuple[str, str], _Device] = {}
     first: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Who else uses the GPUs of this job: refused, or marked in every figure that they spoil."""
+"""Other users of this job's GPUs: refused at the start, or stated in every figure they spoil."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class _Sighting:
 class Watch:
     """Looks for other processes on the GPUs of this job.
 
-    Raises RuntimeError when it begins and one is there, or a GPU is sliced, unless `allowed`:
-    then figures are of the whole GPU and say so. One that comes later never stops the run: its
-    figures are marked. `peers` are the other ranks of this run.
+    Raises RuntimeError when another process is there at the start, or when a GPU is sliced. With
+    `allowed` it does not raise: then the figures are those of the whole GPU and say so. A process
+    that comes later never stops the run, but its figures are marked. `peers` are the other ranks of
+    this run.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class Watch:
             )
 
     def look(self) -> None:
-        """One more look; in a container those that were there at first stand for all."""
+        """Look once more. In a container, the processes that were there at first stand for all."""
         if self._knows_own:
             self._look(first=False)
 
     def remark(self, since_s: float) -> str | None:
-        """What to say of a GPU figure of a window since `since_s`; None if the GPUs are ours."""
+        """What to say about a GPU figure of a window since `since_s`.
+
+        None if the GPUs are ours alone.
+        """
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
         # Looks are seldom: who was there at the latest one is taken to be there still.
         since_s = min(since_s, self._latest_look_s)

@@ -33,10 +33,10 @@ class _Update:
 
 
 def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> tuple[float, dict[Probe, Tally]]:
-    """The moment of an edge and a fresh tally of every device that answers.
+    """The moment of an edge, and a fresh tally of every device that answers.
 
-    GPU counters are steps: their next update is waited for, and the edge is halfway between the
-    looks before and after it. RAPL and CPU time are read right then.
+    GPU counters are steps. So the next update is waited for, and the edge is halfway between the
+    looks before and after it. RAPL and CPU time are read at that moment.
     """
     gpus = [probe for probe in probes if probe.sensor.method == "nvml_counter"]
     _wait_for_answers(gpus, lock)
