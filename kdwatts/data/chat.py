@@ -1,4 +1,4 @@
-"""Conversations as their tokenizer's chat template renders them, on a day that never changes."""
+"""Conversations as the tokenizer's chat template renders them, on a day that never changes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ OTHER = "choose an instruct model's tokenizer or a source of plain text"
 
 
 def template_arguments(tokenizer: Any) -> dict[str, str]:
-    """What `apply_chat_template` is called with, so that a template prints the same on every day.
+    """The arguments of `apply_chat_template` with which a template prints the same on every day.
 
-    Raises ValueError for a template that draws by chance.
+    Raises ValueError for a template that uses random numbers.
     """
     return dict(_arguments(tokenizer.get_chat_template() if tokenizer.chat_template else ""))
 
@@ -54,7 +54,7 @@ def _arguments(template: str) -> dict[str, str]:
 def render(
     turns: list[Turn], tokenizer: Any, place: str, *, add_generation_prompt: bool = False
 ) -> str:
-    """The text of a conversation. Raises ValueError where the template gives none."""
+    """The text of a conversation. Raises ValueError where the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -74,10 +74,11 @@ def render(
 def encode_conversation(
     turns: list[Turn], tokenizer: Any, place: str
 ) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Tokens of the whole rendering, and which are targets: those that begin inside an answer.
+    """Tokens [L] of a whole conversation, and a mask [L] of the targets.
 
-    Turns are told apart by characters: tokens of a part need not be a part of the tokens. Control
-    tokens are the template's alone: one that a turn quotes is spelt in words, as in plain text.
+    Targets are the tokens that begin inside an answer. Turns are found by characters, since the
+    tokens of a part need not be a part of the tokens. Control tokens come from the template alone:
+    a control token that a turn quotes is encoded as ordinary words.
     """
     if not turns:
         return np.empty(0, dtype=np.uint32), np.empty(0, dtype=bool)

@@ -32,25 +32,26 @@ class Document:
 
     @property
     def id(self) -> str:
-        """What it is known by wherever it stands: its own id, else the hash of its content."""
+        """The document's name wherever it stands: its own id, or else the hash of its content."""
         return self.own_id or self.content_hash
 
     @property
     def content_hash(self) -> str:
+        """The hash of the document's content."""
         return hashlib.sha256(json.dumps(self.content, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def pieces(self) -> list[str]:
-        """Its words, without a chat template's: a text, or each turn of a conversation."""
+        """The document's words without those of a chat template: one text, or each turn."""
         if isinstance(self.content, str):
             return [self.content]
         return [turn["content"] for turn in self.content]
 
     @property
     def unfit(self) -> str | None:
-        """Why it is no document to learn from, as the index counts it; None where it is one.
+        """Why a student cannot learn from this document, in the index's words. None where it can.
 
-        An answer without words would teach to say nothing.
+        An answer without words would teach the student to say nothing.
         """
         if not any(piece.strip() for piece in self.pieces):
             return "empty"
@@ -60,14 +61,14 @@ class Document:
 
     @property
     def is_blank(self) -> bool:
-        """Whether it is no document to learn from."""
+        """Whether a student cannot learn from this document."""
         return self.unfit is not None
 
 
 def source_files(source: TextSource) -> list[Path] | None:
-    """The local files of a source; None for one of a hub.
+    """The local files of a source. None for a source of a hub.
 
-    Raises ValueError for what is said of local files and means something of a hub alone.
+    Raises ValueError for a local source with settings that only a hub's source has.
     """
     files = local_files(source.path)
     if files is not None:
@@ -82,10 +83,11 @@ def source_files(source: TextSource) -> list[Path] | None:
 
 
 def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
-    """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
+    """The documents of a source in its order, up to `num_rows` rows if the source has this limit.
 
-    One of a hub is read at `commit`; local files have none. Raises ValueError, with file and row,
-    for a row that is not what the source's fields say.
+    A source of a hub is read at `commit`. Local files have no commit.
+
+    Raises ValueError, with file and row, for a row without the fields that the source names.
     """
     files = source_files(source)
     rows = read_rows(files) if files else _hub_rows(source, commit)

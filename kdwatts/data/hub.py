@@ -1,7 +1,7 @@
-"""Text of a hub as files on this disk, for nodes that reach no hub: fetched once, then read alike.
+"""Text of a hub as files on this disk, for nodes without a network: fetched once, then only read.
 
-Which files a data set of so many rows is made of is known to the hub alone, so the list of them is
-kept beside the cache.
+Only the hub knows which files hold the first rows of a data set. So the list of files is kept
+beside the cache.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ class FetchedText:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE, or its like, forbids to ask a hub."""
+    """Whether HF_HUB_OFFLINE, or a variable like it, forbids to ask a hub."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
 def home_dir() -> Path:
-    """HF_HOME, where models, tokenizers and data of a hub are kept."""
+    """The folder HF_HOME, where models, tokenizers and data of a hub are kept."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME)
 
 
 def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
-    """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
+    """The files with the first `limit` rows of a source, now on this disk, and their size in bytes.
 
-    Only of parquet is it known how many rows a file has: other files are fetched all. As
-    many are fetched as an earlier request listed, of which another run may need the last.
+    Only parquet files state how many rows they have: other files are all fetched. Files that an
+    earlier request listed are fetched too, since another run may need the last of them.
     """
     from datasets import load_dataset_builder
     from huggingface_hub import hf_hub_download
@@ -92,7 +92,7 @@ def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
 
 
 def commit_of(source: TextSource) -> str:
-    """The commit at which a source is read now: of its revision, as the hub or the disk has it."""
+    """The commit at which a source is read now, as the hub or the disk states it."""
     if is_pinned(source):
         assert source.revision
         return source.revision
@@ -106,14 +106,15 @@ def commit_of(source: TextSource) -> str:
 
 
 def is_pinned(source: TextSource) -> bool:
-    """Whether its revision is a commit, which always holds the same."""
+    """Whether the source's revision is a commit, which always holds the same bytes."""
     return _COMMIT.fullmatch(source.revision or "") is not None
 
 
 def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
-    """The rows of a source at a commit, in the hub's order: a stream, or offline what was fetched.
+    """The rows of a source at a commit, in the hub's order. Offline, they come from fetched files.
 
-    Raises RuntimeError offline when it was not, or when more rows are asked for than were fetched.
+    Raises RuntimeError offline when the source was not fetched, or when more rows are asked for
+    than were fetched.
     """
     from datasets import load_dataset
 

@@ -1,4 +1,4 @@
-"""Rows of local files: of one file, of those in a folder, or of those that a pattern matches."""
+"""Rows of local files: of one file, of the files in a folder, or of those that match a pattern."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _GIVE = f"give one of {', '.join(LOCAL_SUFFIXES)}"
 
 
 def check_there(path: str) -> None:
-    """Raise ValueError for what looks local and is not there; what a pattern finds is not asked."""
+    """Raise ValueError for a path that looks local and does not exist.
+
+    Patterns are not searched.
+    """
     place = resolve_dir(path)
     if place.exists() or glob.has_magic(str(place)):
         return
@@ -36,11 +39,13 @@ def check_there(path: str) -> None:
 
 
 def local_files(path: str) -> list[Path] | None:
-    """The files that `data.source.path` names, in the order of their names; None for a hub id.
+    """The files that `data.source.path` names, ordered by name. None for a hub id.
 
-    Of a folder they are those of a known kind at any depth, hidden ones left out and links to
-    folders not followed, which is said once. Raises ValueError for what looks local and is not
-    there, and for files of an unknown kind or of several.
+    For a folder they are the files of a known kind at any depth. Hidden files and linked folders
+    are left out, which is logged once.
+
+    Raises ValueError for a path that looks local and does not exist, and for files of an unknown
+    kind or of several kinds.
     """
     place = resolve_dir(path)
     if place.is_file():
@@ -134,14 +139,14 @@ def kind_of(file: Path) -> str:
 
 
 def digests(files: Iterable[Path]) -> list[str]:
-    """The SHA-256 of each file's bytes, which plans ask for again and again."""
+    """The SHA-256 of each file's bytes. Plans ask for it again and again."""
     return [known_sha256(file) for file in files]
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[Row]:
     """The rows of files, one file after the other.
 
-    Raises ValueError, with file and row, for what is not of the kind that the name says.
+    Raises ValueError, with file and row, for content that does not match the file's name.
     """
     for file in files:
         is_empty = True

@@ -1,8 +1,8 @@
-"""Token shards: flat files of token ids with an index, written once and memory-mapped ever after.
+"""Token shards: flat files of token ids with an index, written once and then memory-mapped.
 
-A token is four bytes, little endian: the id in the low 31 bits (Qwen2.5 ids exceed 2^17), and
-NO_TARGET where a token is context only, such as a prompt. Beside each shard lie the places in it at
-which documents begin: an end token cannot tell, for a conversation holds many.
+A token is four bytes, little endian. The low 31 bits are its id (ids of Qwen2.5 exceed 2^17). The
+bit NO_TARGET marks a token that is context only, such as a prompt. Beside each shard are the places
+where documents begin. An end token could not tell them, since a conversation holds many.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ TEXTS_AT_ONCE = 64
 def encode_document(
     document: str | list[Turn], tokenizer: Any, *, place: str = "data"
 ) -> NDArray[np.uint32]:
-    """A document's tokens, those that are no targets marked.
+    """The tokens of a document, uint32 [L]. Those that are no targets are marked.
 
-    Text is all target and closed by the end token, its only control token: one that it quotes is
-    spelt in words, so that a page about chat templates has one end.
-    Of a conversation, rendered by the tokenizer's chat template, only the assistant's words and
-    what closes them are targets; a control token that a turn quotes is spelt in words, too. Raises
-    ValueError, which begins with `place`, when the tokenizer cannot render it.
+    In a text every token is a target. The end token closes it and is its only control token: a
+    control token that the text quotes is encoded as ordinary words. So a page about chat templates
+    has one end. In a conversation, which the chat template renders, only the assistant's words and
+    the tokens that close them are targets.
+
+    Raises ValueError, which begins with `place`, when the tokenizer cannot render a conversation.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -59,9 +60,11 @@ def encode_document(
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDArray[np.uint32]]:
-    """As `encode_document` does each; texts are given to the tokenizer together, which is faster.
+    """The tokens of each document, as `encode_document` gives them.
 
-    Raises ValueError as it does, of the first document that cannot be rendered.
+    Texts are encoded together: faster.
+
+    Raises ValueError for the first document that cannot be rendered.
     """
     texts = [one.content for one in documents if isinstance(one.content, str)]
     if len(texts) < len(documents) or not _is_plain(tokenizer):
@@ -97,7 +100,7 @@ def write_shards(
     shard_tokens: int,
     source: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write documents as shards of about `shard_tokens` and the index that describes them.
+    """The index of documents that are written as shards of about `shard_tokens` tokens.
 
     `source` is copied into the index. Raises ValueError when there is no target token at all.
     """
@@ -109,7 +112,7 @@ def write_shards(
 def write_shard(
     directory: Path, number: int, block: Sequence[NDArray[np.uint32]]
 ) -> dict[str, Any]:
-    """Write one shard; returns its entry in the index."""
+    """The entry in the index of one shard, which is written here."""
     path = directory / f"tokens-{number:05d}.bin"
     digest = hashlib.sha256()
     starts: list[int] = []
@@ -144,7 +147,7 @@ def write_shard(
 def write_index(
     out_dir: Path, shards: list[dict[str, Any]], *, source: dict[str, Any], **facts: Any
 ) -> dict[str, Any]:
-    """Write the index of shards that lie in `out_dir`, with `facts` besides; returns it.
+    """The index of shards that lie in `out_dir`, which is written here with `facts`.
 
     Raises ValueError when there is no target token at all.
     """
@@ -174,9 +177,9 @@ def write_index(
 def keep_shard(
     kept_dir: Path, number: int, block: Sequence[NDArray[np.uint32]], progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write one shard where it outlives a kill, with `progress`; returns its entry in the index.
+    """The entry in the index of one shard that survives a kill. It is written with `progress`.
 
-    It is filled in a private folder that is renamed: a shard that is there is whole.
+    The shard is filled in a private folder and then renamed: a shard that exists is whole.
     """
     target = kept_dir / f"{SHARD_PREFIX}{number:05d}"
     work_dir = target.with_name(f"{target.name}.writing-{uuid.uuid4().hex[:8]}")
@@ -188,9 +191,9 @@ def keep_shard(
 
 
 def kept_shards(kept_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Entries of the first shards that are kept and unharmed; the progress after the last of them.
+    """Entries of the first kept shards without damage, and the progress after the last of them.
 
-    What follows a missing or a harmed one is removed, as it will be written again.
+    Shards after a missing or damaged one are removed: they will be written again.
     """
     shards: list[dict[str, Any]] = []
     progress = None
@@ -218,7 +221,10 @@ def move_shards(kept_dir: Path, out_dir: Path, shards: Iterable[dict[str, Any]])
 def blocks_of(
     documents: Iterable[NDArray[np.uint32]], shard_tokens: int
 ) -> Iterator[list[NDArray[np.uint32]]]:
-    """Documents in groups of about `shard_tokens`; no document is taken before its group is due."""
+    """Documents in groups of about `shard_tokens` tokens.
+
+    Each is read only when its group is due.
+    """
     block: list[NDArray[np.uint32]] = []
     size = 0
     for document in documents:
@@ -251,24 +257,26 @@ class TokenShards:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens."""
         return int(self._starts[-1])
 
     @property
     def num_targets(self) -> int:
+        """Number of tokens that are targets."""
         return int(self.index["num_targets"])
 
     @property
     def num_first_targets(self) -> int:
-        """Targets that are first tokens of documents, which nothing before them foretells."""
+        """Number of targets that are first tokens of documents, with nothing before them."""
         return int(self.index["num_first_targets"])
 
     def starts_between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The tokens from `start` to before `stop` at which documents begin, ascending."""
+        """Places from `start` to before `stop` where documents begin, ascending, int64."""
         low, high = np.searchsorted(self._documents, [start, stop])
         return self._documents[low:high]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint32]:
-        """Tokens `start` to `stop` as stored, NO_TARGET bits included."""
+        """Tokens from `start` to before `stop` as stored, with their NO_TARGET bits, uint32."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [

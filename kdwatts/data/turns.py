@@ -1,4 +1,4 @@
-"""Turns of a conversation: who speaks and what, whatever form a row gives them."""
+"""Turns of a conversation: who speaks and what they say, in the form in which a row gives them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ _INSTRUCTIONS = ("system", "system_prompt", "chat_template_kwargs")
 
 
 def read_turns(turns: Any, field: str, place: str, path: str) -> list[Turn]:
-    """The turns in the field of a row. Raises ValueError, which begins with `place`, for others.
+    """The turns in the field of a row.
 
-    `path` is the source's, for what is said once of all its rows.
+    `path` is the source's, for what is logged once about all its rows. Raises ValueError, which
+    begins with `place`, for anything that is no list of turns.
     """
     if not isinstance(turns, list):
         raise ValueError(
@@ -93,7 +94,10 @@ def _turn(turn: Any, what: str, place: str, path: str) -> Turn:
 
 
 def checked_text(value: Any, what: str, place: str) -> str:
-    """`value`, which is text that a tokenizer can read."""
+    """`value`, which is text that a tokenizer can read.
+
+    Raises ValueError, which begins with `place`, for anything else.
+    """
     if not isinstance(value, str):
         raise ValueError(
             f"{place}: {what} holds {value!r:.40}, not text; "
@@ -116,10 +120,10 @@ def check_beside(
     *,
     named: Collection[str | None],
 ) -> None:
-    """Raise ValueError for tools that a row offers to its conversation; say once what is not read.
+    """Raise ValueError for tools that a row offers to its conversation. Log once what is not read.
 
-    An instruction in a column of its own is taken to stand in the conversation if one does, or if
-    the source names the column.
+    An instruction in a column of its own counts as part of the conversation if the conversation has
+    one, or if the source names the column.
     """
     for name in _TOOLS:
         if fields.get(name) not in _EMPTY:

@@ -1,8 +1,9 @@
-"""Processes that apply one function to batches: results in order, few batches at hand at a time.
+"""Processes that apply one function to batches: results in order, few batches in memory at a time.
 
-They are started where there is work enough to repay it, each when the work has grown by as much
-again, and hold what the function needs all along. They import no torch, so a function of theirs
-lies in a module that imports none. A process of its own, and no fork: this one has threads.
+A process is started only where there is enough work for it, and the next one when the work has
+grown by as much again. Each holds what the function needs. The processes import no torch, so their
+function must be in a module that imports none. They are started anew and not forked, since this
+process has threads.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ _ENVIRONMENT = {
 
 
 class Workers:
-    """Results of `function(items, *fixed)`, a list with one for each item, of batches in order.
+    """The results of `function(items, *fixed)`, a list with one for each item, of batches in order.
 
-    With one core, or little work, there is no process and the function is called here. Leave the
-    context to end the processes; they also end with this one, however it ends.
+    With one core, or little work, there are no processes and the function is called here. Leave the
+    context to end the processes. They also end with this process, however it ends.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class Workers:
     ) -> Iterator[tuple[Kept, Iterator[Any]]]:
         """What stays here of each batch, and the results of its items, in the order of `batches`.
 
-        `share` is the part that these batches have of all work, by which they are read ahead.
-        What the function raises for an item is raised in the place of its result.
+        `share` is the part of all work that these batches are. It decides how far they are read
+        ahead. An exception of the function for an item is raised in the place of that item's
+        result.
         """
         remaining = iter(batches)
         waiting: deque[tuple[Kept, list[Any], Future[list[Any] | None] | None]] = deque()
@@ -198,7 +200,7 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """A worker's life: read what it needs once, then answer batches until there are no more."""
+    """Run as a worker: read once what it needs, then answer batches until there are no more."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none outlives its parent.
     # What a library prints is no answer.
     answers = os.fdopen(os.dup(1), "wb")
@@ -224,7 +226,7 @@ def _tried(
 
 
 def job_cpus(environment: Mapping[str, str] = os.environ, cgroup_root: Path = cgroup.ROOT) -> int:
-    """CPUs that this job may use: those it may run on, no more than Slurm or a quota grants."""
+    """Number of CPUs that this job may use, limited by Slurm and by quotas."""
     granted = [len(os.sched_getaffinity(0))]
     on_node = environment.get("SLURM_CPUS_ON_NODE", "")
     if on_node.isdigit():

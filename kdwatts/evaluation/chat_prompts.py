@@ -1,4 +1,4 @@
-"""Chat prompts of an evaluation, the same words for student and teacher."""
+"""Chat prompts of an evaluation: the same words for student and teacher."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def check_same_prompts(
 ) -> None:
     """Raise ValueError unless both tokenizers' chat templates render a conversation alike.
 
-    Compared is what they print, at a fixed date, and not the templates' text. A teacher without a
-    tokenizer of its own is asked through the student's.
+    What they print on a fixed date is compared, not the text of the templates. A teacher without
+    its own tokenizer is asked through the student's.
     """
     advice = (
         "set apply_chat_template to false for it, give model.tokenizer the teacher's, or choose a "

@@ -1,4 +1,4 @@
-"""Energy per token served: prefill and decode apart, the same work for every model."""
+"""Energy per token served: prefill and decode apart, with the same work for every model."""
 
 # B sequences, T prompt positions.
 
@@ -25,27 +25,30 @@ RELATIVE_INTERVAL = 0.05
 
 @dataclass(frozen=True)
 class Phase:
-    """Prefill or decode, repeated: joules per token with what the repeats say of its spread."""
+    """Prefill or decode, repeated: joules per token, and how far the repeats differ."""
 
     j_per_token: float | None
     interval_95_j: float | None
-    """Half width of the 95 % interval of the mean, from the spread between repeats alone."""
+    """Half of the 95 % interval of the mean, in J/token, from the spread between repeats alone."""
     net_j_per_token: float | None
-    """Less what idle devices would have drawn; None where idle power was not measured."""
+    """J/token less what idle devices would have drawn. None where idle power was not measured."""
     quality: str
     tokens: int
     duration_s: float
     repeats: int
     tokens_per_s: float
     latency_p50_s: float
-    """Median seconds of a prefill, which end with a first token; of a decode, each step's share."""
+    """Median seconds of a prefill, which ends with a first token.
+
+    Of a decode, those of one step.
+    """
     latency_p95_s: float
-    """Their 95th percentile over calls."""
+    """The 95th percentile of these seconds over calls."""
 
 
 @dataclass(frozen=True)
 class ServingCost:
-    """What one model needs to read and to write, at one batch size and length."""
+    """Joules per token of one model at one batch size and one length."""
 
     batch_size: int
     prompt_tokens: int
@@ -53,7 +56,7 @@ class ServingCost:
     prefill: Phase
     decode: Phase
     total_j_per_token: float | None
-    """Joules of a whole batch over its prompt and generated tokens."""
+    """Joules of a whole batch over its prompt and generated tokens together."""
     total_interval_95_j: float | None
     net_total_j_per_token: float | None
     quality: str
@@ -69,11 +72,13 @@ def serving_costs(
     synchronize: Callable[[], None],
     subject: str = "model",
 ) -> list[ServingCost]:
-    """Measure every point of the grid, each after a warm-up that is not counted.
+    """What serving costs at each point of the grid, in joules per token, after a warm-up.
 
-    `prompts` gives B prompts of T tokens [B, T] on the model's device. Raises ValueError for a
-    model that is not whole on one kind of device, RuntimeError, which names the `subject`, for one
-    whose logits are not finite.
+    `prompts(B, T)` returns B prompts of T tokens, [B, T], on the model's device. `synchronize`
+    waits for the device.
+
+    Raises ValueError for a model that is spread over several kinds of device. Raises RuntimeError,
+    which names the `subject`, for a model whose logits are not finite.
     """
     _check_whole(model)
     costs = []
@@ -222,7 +227,10 @@ def _repeat(
 def per_token(
     joules: Sequence[float | None], tokens: Sequence[int]
 ) -> tuple[float | None, float | None]:
-    """Mean over windows of joules per token, and half its 95 % interval; None if one is missing."""
+    """Mean J/token over windows, and half of its 95 % interval.
+
+    None if one window has no joules.
+    """
     rates = [j / n for j, n in zip(joules, tokens, strict=True) if j is not None]
     if len(rates) < len(joules):
         return None, None
@@ -230,5 +238,6 @@ def per_token(
 
 
 def is_known_well(energies: Sequence[Quantity], tokens: Sequence[int]) -> bool:
+    """Whether the spread between windows is small enough to stop repeating."""
     mean_j, half_width_j = per_token([energy.value for energy in energies], tokens)
     return mean_j is None or (half_width_j or 0.0) <= RELATIVE_INTERVAL * mean_j

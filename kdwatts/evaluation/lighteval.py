@@ -41,7 +41,7 @@ _OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 @dataclass(frozen=True)
 class Served:
-    """The model to measure, as a folder or hub id that `from_pretrained` takes."""
+    """The model to measure, as a folder or hub id for `from_pretrained`."""
 
     model: str
     revision: str | None
@@ -55,7 +55,7 @@ class Served:
 
 
 def installed_version(python: str | None) -> str:
-    """The version of lighteval that an interpreter has, without importing it (a moment).
+    """The version of lighteval that an interpreter has. It is not imported, so this is quick.
 
     Raises ValueError where there is no such interpreter, or no lighteval in it.
     """
@@ -92,13 +92,14 @@ def evaluate(
     meter: Meter,
     into: list[Score] | None = None,
 ) -> list[Score]:
-    """Every metric of every task for one model; each task is a metered window of its own.
+    """Every metric of every task for one model. Each task is a metered window of its own.
 
-    The child says when it has loaded a task and when it has run it, so that a task's window holds
-    neither imports nor loading, which are windows apart. With each task stands whether its prompts
-    are rendered by the chat template. Raises ValueError for a task that lighteval does not have or
-    cannot read, and for a model whose logits are not finite, RuntimeError where it fails. Scores
-    are put `into` a list as soon as their task ends.
+    The child process says when it has loaded a task and when it has run it. So imports and loading
+    are in windows of their own. Each task comes with a flag: whether its prompts are rendered by
+    the chat template. Scores are added to `into` as soon as their task ends.
+
+    Raises ValueError for a task that lighteval does not have or cannot read, and for a model whose
+    logits are not finite. Raises RuntimeError where lighteval fails.
     """
     scores = [] if into is None else into
     with running_child(served, settings, data_dir, subject) as ask:
@@ -127,7 +128,7 @@ AnswerTo = Callable[[dict[str, Any]], dict[str, Any]]
 def running_child(
     served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
 ) -> Iterator[AnswerTo]:
-    """The process that runs lighteval; it ends with this context, and with this process."""
+    """The process that runs lighteval. It ends with this context, and with this process."""
     interpreter = expanded(settings.python) if settings.python else sys.executable
     own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))
     # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
@@ -189,7 +190,10 @@ def _last_words(path: Path) -> str:
 
 
 def child_environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
-    """Ours, without what concerns this interpreter and this launch, and with one GPU or none."""
+    """Our environment with one GPU or none, and without what concerns this process alone.
+
+    What concerns it alone are its interpreter and its launch.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -249,9 +253,9 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
 
 
 def mean_over_tasks(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over tasks, each weighing the same, as lighteval has it; its error adds in squares.
+    """Mean over tasks with equal weights, as lighteval has it. Its standard errors add in squares.
 
-    (lighteval itself gives the mean of the tasks' errors, which is not that of their mean.)
+    (lighteval itself gives the mean of the tasks' errors, which is not the error of their mean.)
     """
     tasks = list(by_task.values())
     shared = set.intersection(*(set(found["metrics"]) for found in tasks))

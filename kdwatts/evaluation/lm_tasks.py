@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: found by name, read from local copies, run once."""
+"""Tasks of lm-evaluation-harness: found by name, read from local copies, and run once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TaskSources:
 
 
 def harness(module: str) -> Any:
-    """A module of the harness or below it: seconds to import, and decorators hide its types.
+    """A module of the harness. It takes seconds to import, and its decorators hide its types.
 
     Raises ValueError where the harness is not installed.
     """
@@ -69,7 +69,7 @@ def harness_version() -> str:
 
 
 def task_files(task: str) -> list[Path]:
-    """The files that define a task of the tiny world; none for any other."""
+    """The files that define a task of the tiny world. None of any other task."""
     if not task.startswith(TINY_PREFIX):
         return []
     stem = TINY_DIR / "tasks" / task.removeprefix(TINY_PREFIX)
@@ -81,12 +81,15 @@ def task_files(task: str) -> list[Path]:
 
 
 def is_shipped(task: str) -> bool:
-    """Whether its questions come with the package or the harness, so that nothing is fetched."""
+    """Whether the task's questions come with the package or the harness: nothing is fetched."""
     return task.startswith(TINY_PREFIX) or (OWN_TASKS_DIR / f"{task}.yaml").is_file()
 
 
 def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
-    """The local copy of a dataset. Raises ValueError, saying how to get one, without it."""
+    """The folder of a dataset's local copy.
+
+    Without one it raises ValueError, which says how to get it.
+    """
     directory = data_dir / dataset
     if not directory.is_dir():
         raise ValueError(
@@ -99,7 +102,7 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """One benchmark, its data read."""
+    """One benchmark, with its data."""
 
     parts: list[Any]
     """What `simple_evaluate` takes: a task or a group, or all tasks of a tag."""
@@ -110,11 +113,13 @@ class LoadedTask:
 
 
 def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
-    """The task, the group, or the tasks of the tag of that name.
+    """The task with this name, or the tasks of the group or tag with this name.
 
-    With `sources.data_dir`, every dataset that it or a child reads is the local copy. Where nothing
-    is sampled, `repeats` is 1: the same answer again is joules for nothing. Raises ValueError for a
-    task that is unknown, lacks data or packages, or is run with another number of examples.
+    With `sources.data_dir`, the task and its children read their datasets from the local copies.
+    Where nothing is sampled, `repeats` is 1: the same answer again would cost joules for nothing.
+
+    Raises ValueError for a task that is unknown, lacks data or packages, or runs with another
+    number of examples.
     """
     files = task_files(task.name)
     if files:
@@ -142,7 +147,7 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
 
 
 def lacks_package(task: EvalTask, name: str | None) -> str:
-    """One sentence that a task needs a package which is not here."""
+    """One sentence that a task needs a package which is not installed."""
     return (
         f"eval.tasks: {task.name} needs the Python package {name}; install it or leave the task out"
     )
@@ -162,7 +167,7 @@ def _manager(include_defaults: bool, tasks_dir: Path | None, content: str | None
 
 
 def manager_with(task: EvalTask, sources: TaskSources) -> Any:
-    """The smallest index that has the task."""
+    """The smallest index of tasks that has this task."""
     content = fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None
     for include_defaults in (False, True):
         manager = _manager(include_defaults, sources.tasks_dir, content)

@@ -1,6 +1,6 @@
-"""Tasks of one's own: that all which their files name lies in the folder whose bytes are the key.
+"""Your own tasks: every file they name must be in the folder whose bytes are the key.
 
-What a Python function of a task opens by itself is not seen here.
+A file that a task's Python function opens by itself is not seen here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Function(str):
 def check_own_tasks(folder: Path) -> None:
     """Raise ValueError for a task whose data, include or function lies outside of the folder.
 
-    Scores of such a task would be reused after that file had changed.
+    Otherwise its scores would be reused after that file had changed.
     """
     for path in sorted(folder.rglob("*.yaml")):
         for place, definition in _definitions(path, folder, path):
@@ -46,7 +46,7 @@ def check_own_tasks(folder: Path) -> None:
 
 
 def inside(folder: Path, files: Any, place: Path | str) -> Any:
-    """Data files of a task of the folder as paths below it; addresses of a network as they are.
+    """Data files of a task as paths below its folder. Addresses of a network stay as they are.
 
     Raises ValueError, with the `place` that names it, for a file that is not part of the key.
     """

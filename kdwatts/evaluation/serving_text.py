@@ -1,4 +1,4 @@
-"""What the energy-per-token benchmark reads: a text of one's own, or the end of the corpus."""
+"""What the energy-per-token benchmark reads: your own text, or the end of the corpus."""
 
 # B prompts, T tokens of each.
 
@@ -23,9 +23,9 @@ Prompts = Callable[[int, int], Tensor]
 
 
 def prompts_file(grid: InferenceGrid) -> Path | None:
-    """The file that prompts are taken from; None for the corpus.
+    """The file that prompts are taken from. None for the corpus.
 
-    Raises ValueError when it is not there.
+    Raises ValueError when the file does not exist.
     """
     if grid.prompts is None:
         return None
@@ -41,8 +41,8 @@ def prompts_file(grid: InferenceGrid) -> Path | None:
 def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
     """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines.
 
-    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for one
-    that cannot be read so.
+    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for a
+    file that cannot be read so.
     """
     text = _text_of_lines(path) if path.suffix == ".jsonl" else _plain_text(path)
     ids = _words(text, tokenizer)
@@ -72,9 +72,9 @@ def _plain_text(path: Path) -> str:
 def prompts_of_corpus(
     shards: TokenShards, *, read_by: Any = None, written_by: Any = None
 ) -> Prompts:
-    """Prompts cut from the corpus's last tokens, whichever of them a training takes.
+    """Prompts cut from the corpus's last tokens, whether or not a training uses them.
 
-    A model of another vocabulary than the corpus's is given the same text in tokens of its own:
+    A model with another vocabulary than the corpus's gets the same text in its own tokens:
     `written_by` is the corpus's tokenizer, `read_by` the model's.
     """
 

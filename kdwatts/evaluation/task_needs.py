@@ -1,4 +1,4 @@
-"""What a task needs beside a model, looked at before a student is trained for it."""
+"""What a task needs besides a model, checked before a student is trained for it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
 def check_cache(tasks: list[EvalTask], data_dir: Path | None) -> None:
     """Raise ValueError where tasks are read through a cache of data sets that cannot be written.
 
-    What ships is read without it, and lighteval's process keeps local copies in a cache of its own.
+    Data that comes with the package is read without this cache. lighteval's process keeps local
+    copies in a cache of its own.
     """
     read = [
         task.name

@@ -1,7 +1,7 @@
 """Whether models and tokenizers of a pair can be read, and what to do where they cannot.
 
-Libraries raise many types of errors with many lines; here each becomes one sentence, raised
-before anything is measured.
+Libraries raise many types of errors, with many lines. Here each becomes one sentence, which is
+raised before anything is measured.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ def hub_errors_in_one_sentence(
     licence: str | None = None,
     fetching: bool = False,
 ) -> Iterator[None]:
-    """Raise one sentence for what libraries raise when something of a hub is not read.
+    """A context that turns a library's error about a hub into one sentence.
 
-    RuntimeError where account, network or disk are to blame, ValueError where the repository is:
-    without safetensors, or with code of its own. `page` is that of the repository on the hub; None
-    where several may be meant. `fetching` is said by who may use the network.
+    It raises RuntimeError where the account, the network or the disk is the reason. It raises
+    ValueError where the repository is: it has no safetensors, or needs code of its own. `page` is
+    the repository's page on the hub, and None where several may be meant. Set `fetching` where the
+    network may be used.
     """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub_errors
@@ -79,11 +80,13 @@ def hub_errors_in_one_sentence(
 def check_weights(
     path: str, *, directory: Path | None, revision: str | None, licence: str | None
 ) -> None:
-    """Raise unless the weights at `path` are safetensors that can be read; none is read for it.
+    """Raise unless the weights at `path` are safetensors that can be read.
 
-    `directory` is their folder; None for a hub id. Of a hub that answers, the list of files is
-    asked for, else its cache on this disk. Raises as
-    `hub_errors_in_one_sentence` does.
+    None of them is read here.
+
+    `directory` is their folder, and None for a hub id. A hub that answers is asked for its list of
+    files. Else the hub's cache on this disk is searched. It raises what
+    `hub_errors_in_one_sentence` raises.
     """
     what = f"model {path}"
     if directory is not None:
@@ -101,7 +104,7 @@ def check_weights(
 
 
 def check_tokenizer(path: str, *, revision: str | None) -> None:
-    """Raise RuntimeError where no hub may be asked and the cache has no tokenizer of this id."""
+    """Raise RuntimeError when no hub may be asked and the cache has no tokenizer with this id."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE and not any(

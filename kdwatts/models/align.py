@@ -6,17 +6,20 @@ from typing import Any
 
 
 def shared_vocabulary(student_rows: int, teacher_rows: int) -> int:
-    """Number of leading rows both heads have; rows beyond it are padding of one of them.
+    """Number of leading vocabulary rows that both heads have.
 
-    Qwen2.5 has 152,064 rows at 7B and above and 151,936 below, over the same token ids.
+    Rows beyond it are padding of one head.
+
+    Qwen2.5 has 152,064 rows in models of 7B and more and 151,936 in smaller ones, for the same
+    token ids.
     """
     return min(student_rows, teacher_rows)
 
 
 def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
-    """Raise ValueError unless both tokenizers give every id below `rows` the same token.
+    """Raise ValueError unless both tokenizers have the same token at every id below `rows`.
 
-    Tokens that only one tokenizer has are allowed where their id is beyond the other's rows.
+    A token that only one tokenizer has is allowed where its id is beyond the other's rows.
     """
     student_ids, teacher_ids = student.get_vocab(), teacher.get_vocab()
     for token in sorted(student_ids.keys() | teacher_ids.keys()):
@@ -30,7 +33,7 @@ def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
 
 
 def check_tokenizer(tokenizer: Any, *, path: str, renders: bool) -> None:
-    """Raise ValueError for what a tokenizer lacks: an end token, or what conversations need.
+    """Raise ValueError for a tokenizer without an end token or without what conversations need.
 
     `renders` says whether texts are rendered by its chat template.
     """
@@ -54,8 +57,8 @@ def check_tokenizer(tokenizer: Any, *, path: str, renders: bool) -> None:
 def check_rows(tokenizer: Any, *, path: str, subject: str, rows: int, renders: bool) -> None:
     """Raise ValueError for a token that texts may hold and for which `subject` has no row.
 
-    Of special tokens plain text holds the end token alone. What is rendered may hold all of them
-    but one for padding, which some models were published without a row for.
+    Plain text holds no special token but the end token. A rendered text may hold all of them,
+    except for one for padding: some models were published without a row for it.
     """
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
     if not beyond:

@@ -44,7 +44,7 @@ Entries = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Form:
-    """How the rows of one cache look."""
+    """The layout of the rows of one cache."""
 
     plan: SignalPlan
     sequence_length: int
@@ -53,11 +53,12 @@ class Form:
 
     @cached_property
     def id_code(self) -> IdCode:
+        """The layout of the token ids."""
         return id_code(self.plan.vocabulary, self.plan.top_k)
 
     @cached_property
     def records(self) -> dict[str, np.dtype[Any]]:
-        """The record of one row in each file that the plan calls for; there may be both."""
+        """The record of one row in each file that the plan needs. There may be two files."""
         fields = {TOP_K_NAME: self._top_k_fields(), STATES_NAME: self._state_fields()}
         return {
             # Wide items first: then nothing needs padding but the end, and all are read aligned.
@@ -100,7 +101,7 @@ class Form:
 
     @property
     def row_bytes(self) -> float:
-        """Bytes of one row, its samples at their usual number."""
+        """Bytes of one row, with the usual number of samples."""
         plan, samples = self.plan, 0
         if plan.samples:
             distinct = min(plan.samples, USUAL_DISTINCT)
@@ -114,16 +115,17 @@ class Form:
 
     @property
     def rows_per_block(self) -> int:
+        """Number of rows in such a slice."""
         return max(1, BLOCK_POSITIONS // self.sequence_length)
 
 
 def bytes_per_token(plan: SignalPlan, sequence_length: int, width: int) -> float:
-    """Size of a cache over its tokens, in bytes; that of samples is the usual one."""
+    """Size of a cache over its tokens, in bytes. The number of samples is the usual one."""
     return Form(plan, sequence_length, width).row_bytes / sequence_length
 
 
 def encode_rows(signals: Signals, num_rows: int, form: Form) -> tuple[dict[str, Records], Entries]:
-    """Records of a batch's rows by file, and the entries of their samples [E, bytes].
+    """Records of a batch's rows by file, and the entries [E, bytes] of their samples.
 
     `sample_start` counts from the batch's first entry.
     """
@@ -182,7 +184,7 @@ Gather = Callable[[slice, Records | None], Records]
 
 
 class SparseDecoder:
-    """Reads the top-k signal block by block in buffers of its own, for one thread at a time."""
+    """Reads the top-k signal block by block, in buffers of its own, for one thread at a time."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
@@ -190,7 +192,10 @@ class SparseDecoder:
         self._block = np.empty(form.rows_per_block, dtype=form.records[TOP_K_NAME])
 
     def decode(self, gather: Gather, num_rows: int) -> SparseLogits:
-        """The signal of a batch, position by position; log p is over the likeliest token's."""
+        """The signal of a batch, position by position.
+
+        log p is in nats, relative to the likeliest token's.
+        """
         plan, length = self._form.plan, self._form.sequence_length
         shape, num_positions = self._block["offset"].shape, num_rows * length
         ids_NK = np.empty((num_positions, plan.top_k), dtype=np.int64)
@@ -210,7 +215,7 @@ class SparseDecoder:
 
 
 def decode_states(states: Records, plan: SignalPlan) -> dict[str, Any]:
-    """Keyword arguments of `Signals` for hidden states, pooled ones and those of tokens."""
+    """Keyword arguments of `Signals` for hidden states: pooled ones, and those of tokens."""
     found: dict[str, Any] = {}
     if plan.final_hidden:
         found["final_ND"] = _bfloat16(_flat(states["final_hidden"]))

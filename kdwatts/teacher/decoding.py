@@ -1,7 +1,8 @@
 """Text that a model writes: prompts of any lengths in one batch, padded on the left, KV cached.
 
-The loop is ours because transformers' `generate` draws for a whole batch from one generator: what a
-prompt gets would depend on its neighbours. Here every prompt brings its own draws.
+The loop is our own because transformers' `generate` draws for a whole batch from one generator. The
+text after a prompt would then depend on the other prompts. Here every prompt brings its own random
+numbers.
 """
 
 # B prompts still written to, P positions so far, V shared vocabulary.
@@ -19,9 +20,10 @@ from transformers import DynamicCache
 
 
 def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) that depend on `key` alone; a longer series begins with a shorter.
+    """`count` random numbers in [0, 1), float64, that depend on `key` alone.
 
-    A key names a prompt: the seed and its place, not its place in a batch.
+    A longer series begins with the shorter one. A key names a prompt: the seed and the prompt's own
+    place, not its place in a batch.
     """
     return np.random.default_rng(list(key)).random(count)
 
@@ -29,12 +31,13 @@ def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
 def choose_tokens(
     logits_BV: Tensor, draw_B: Tensor, *, temperature: float, top_p: float = 1.0
 ) -> Tensor:
-    """The next token of each row, int64 [B]: where its draw falls in the cumulated probabilities.
+    """The next token of each row, int64 [B], for logits [B, V] and one random number per row [B].
 
-    Temperature 0 takes the likeliest. `top_p` below 1 keeps the smallest set of likeliest tokens
-    that holds at least so much probability (nucleus sampling, Holtzman et al. 2020, arXiv
-    1904.09751, section 3.1). Tokens are cumulated in order of id, not of likelihood: two tokens
-    nearly alike would swap places by rounding, and with them what is drawn.
+    The token is where the number falls in the cumulated probabilities. Temperature 0 takes the
+    likeliest token. `top_p` below 1 keeps the smallest set of likeliest tokens with at least this
+    probability (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751, section 3.1). Tokens are
+    cumulated in the order of their ids. In the order of likelihood, rounding could swap two tokens
+    of nearly equal likelihood, and the drawn token with them.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -63,14 +66,16 @@ def write_text(
     top_p: float = 1.0,
     writer: str = "model",
 ) -> list[NDArray[np.int64]]:
-    """What the model writes after each prompt, without prompt and pads: at least one token each.
+    """What the model writes after each prompt, int64 [L]: at least one token, without the prompt.
 
-    A text ends with the first of `end_ids` that is written, which is part of it, or after as many
-    tokens as its prompt has draws. Only ids below `vocabulary` are written. A text does not depend
-    on the other prompts, up to rounding of logits; a prompt whose text has ended leaves the batch.
-    The caller chooses device and autocast; the model is to be in evaluation mode, for gradient
-    checkpointing keeps no cache. Raises ValueError for a prompt without a token, RuntimeError,
-    which names the `writer`, for logits that are not finite: of NaN ordinary tokens are drawn.
+    A text ends with the first of `end_ids` that is written, which belongs to it, or after as many
+    tokens as its prompt has random numbers. Only ids below `vocabulary` are written. A text does
+    not depend on the other prompts, up to rounding of logits. A prompt whose text has ended leaves
+    the batch. The caller chooses device and autocast, and sets the model to evaluation mode: with
+    gradient checkpointing it would keep no cache.
+
+    Raises ValueError for a prompt without a token. Raises RuntimeError, which names the `writer`,
+    for logits that are not finite: ordinary tokens would be drawn from NaN.
     """
     lengths = [len(prompt) for prompt in prompts]
     if not all(lengths):
@@ -141,7 +146,7 @@ def _left_padded(prompts: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
 
 
 def keep_texts(path: Path, texts: Mapping[tuple[int, ...], NDArray[np.int64]]) -> None:
-    """Write texts under keys of one length: a file that is complete as soon as it has its name."""
+    """Write texts under keys of one length. The file is complete as soon as it has its name."""
     aside = path.with_suffix(".part")
     with aside.open("wb") as file:
         np.savez(
@@ -154,7 +159,7 @@ def keep_texts(path: Path, texts: Mapping[tuple[int, ...], NDArray[np.int64]]) -
 
 
 def read_texts(path: Path) -> dict[tuple[int, ...], NDArray[np.int64]]:
-    """The texts of a file of `keep_texts`."""
+    """The texts of a file that `keep_texts` wrote."""
     with np.load(path) as kept:
         stops = kept["lengths"].cumsum()
         texts = np.split(kept["tokens"], stops)[: len(stops)]

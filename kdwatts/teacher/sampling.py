@@ -1,4 +1,4 @@
-"""Tokens drawn from the teacher, the same ones for a row of data whoever draws them."""
+"""Tokens drawn from the teacher: the same ones for a row of data, on every rank and device."""
 
 # B rows of a batch, T positions, N = B T, V shared vocabulary, S draws at a position, K = S kept.
 
@@ -16,7 +16,7 @@ _STREAM = 0x6B65
 
 @dataclass(frozen=True)
 class SampledLogits:
-    """Tokens drawn from the teacher at one temperature, and how often each was."""
+    """Tokens drawn from the teacher at one temperature, and how often each was drawn."""
 
     ids_NK: Tensor
     counts_NK: Tensor
@@ -31,7 +31,7 @@ class SampledLogits:
 def uniforms(
     rows: NDArray[np.int64], *, sequence_length: int, num_samples: int
 ) -> NDArray[np.float64]:
-    """S numbers in [0, 1) for each position of each row, ascending, [B, T, S].
+    """S random numbers in [0, 1) for each position of each row, ascending, float64 [B, T, S].
 
     They depend on the row's number alone: not on batch, order, seed, rank or device.
     """
@@ -43,12 +43,12 @@ def uniforms(
 def sampled_logits(
     logits_NV: Tensor, uniform_NS: Tensor, *, temperature: float = 1.0
 ) -> SampledLogits:
-    """S tokens of softmax(logits / T) at each position, drawn with replacement, ids ascending.
+    """S tokens of softmax(logits / T) for logits [N, V], drawn with replacement, ids ascending.
 
-    The token of a number u is where the cumulated distribution first exceeds it (inversion), in
-    float64: in float32 tokens below 6e-8 would be lost, in float16 most of a vocabulary. So
-    count / S has the mean p, which keeps gradients unbiased (Sparse Logit Sampling, arXiv
-    2503.16870, section 3). `uniform_NS` ascend along S.
+    `uniform_NS` [N, S] ascend along S. The token of a number u is where the cumulated distribution
+    first exceeds u (inversion), in float64. In float32, tokens below 6e-8 would be lost, in float16
+    most of a vocabulary. count / S has the mean p, so gradients are unbiased (Sparse Logit
+    Sampling, arXiv 2503.16870, section 3).
     """
     cumulated_NV = (logits_NV.double() / temperature).softmax(-1).cumsum(-1)
     # The last sum is 1 but for rounding; a number beyond it would find no token.

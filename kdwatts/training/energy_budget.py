@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class JouleBudget:
-    """What is used up of `budget_kj`, counted from the energy at which training began.
+    """The share of `budget_kj` that is used, counted from the energy at which training began.
 
-    What loading drew is part of the limit and no progress of training: the learning rate follows
-    the share of what was left then, so that it warms up and decays whole.
+    The joules of loading are part of the limit but no progress of training. The learning rate
+    follows the share of what was left then, so it warms up and decays completely.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class JouleBudget:
             )
 
     def used(self) -> float:
-        """Share of the training's joules that is gone: 0 at the start, 1 or more at the end.
+        """Share of training's joules that is used: 0 at the start, 1 or more at the end.
 
-        It never falls. When the energy is no longer known, because a device fell silent, it stays
-        where it was and the token budget decides.
+        It never falls. When a device falls silent and the energy is no longer known, it stays where
+        it was. The token budget then decides.
         """
         drawn_j = self._own_energy().value
         if drawn_j is not None:

@@ -17,7 +17,7 @@ from kdwatts.training.parallel import num_ranks, rank, summed
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows, as micro-batches on the CPU, and how much text their targets are."""
+    """The held-out rows, as micro-batches on the CPU, and the bytes of text of their targets."""
 
     batches: Sequence[Batch]
     num_bytes: int | None
@@ -25,7 +25,7 @@ class HeldOut:
 
 
 def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None) -> HeldOut:
-    """Micro-batches with the bytes of their targets, where those of every token are known."""
+    """Micro-batches with the bytes of their targets, where the bytes of each token are known."""
     if token_bytes is None:
         return HeldOut(batches, None)
     targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]
@@ -34,11 +34,11 @@ def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None)
 
 @torch.no_grad()
 def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
-    """The loss and each of its terms over all held-out rows as if they were one step of all ranks.
+    """The loss and each of its terms over all held-out rows, as if they were one step of all ranks.
 
-    `ce_nats` is there even where cross entropy is no term of the loss, and `bits_per_byte` where
-    bytes are known; the bits of end tokens, which have no byte, count. Dropout is off; no random
-    number is drawn and nothing of the student changes.
+    `ce_nats` is there even where cross entropy is no term of the loss. `bits_per_byte` is there
+    where bytes are known. It includes the bits of end tokens, which have no bytes. Dropout is off,
+    no random number is drawn, and the student does not change.
     """
     is_taught_ce = learner.objective.head_terms.ce is not None
     reader = replace(learner, objective=learner.objective.with_cross_entropy())

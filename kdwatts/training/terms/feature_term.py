@@ -1,7 +1,7 @@
-"""The feature term: outputs of paired blocks, the student's after its projector.
+"""The feature term: outputs of paired blocks. The student's go through its projector.
 
-A mean over pairs and over the positions that are compared in the whole step. Of the teacher it
-needs `Signals.blocks`.
+It is a mean over pairs and over the compared positions of the whole step. From the teacher it needs
+`Signals.blocks`.
 """
 
 # B sequences, T positions, N positions compared, D the teacher's width.
@@ -39,10 +39,11 @@ class FeatureTerm:
         return captured_blocks(student, [block for block, _ in self.pairs])
 
     def count(self, batch: Batch) -> int:
-        """Positions whose states are compared."""
+        """Number of positions whose states are compared."""
         return int(self._is_text(batch).sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, without its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.blocks
         whole = batch.valid_BT is None and batch.position_BT is None

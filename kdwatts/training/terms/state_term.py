@@ -1,4 +1,4 @@
-"""What a term on the student's hidden states is, and that its gradient reaches the student."""
+"""What a term on hidden states is, and a check that its gradient reaches the student."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class StateTerm(Protocol):
 
     @property
     def settings(self) -> Feature | Relational:
-        """Its group of the paradigm, with the weight of its loss."""
+        """The term's group of the paradigm, with the weight of its loss."""
         ...
 
     def captured(self, student: nn.Module) -> AbstractContextManager[States]:
-        """What fills with the states to compare as the student runs."""
+        """A context whose dictionary gets the states to compare while the student runs."""
         ...
 
     def count(self, batch: Batch) -> int:
-        """What this batch adds to the count over a whole step by which losses are divided."""
+        """What this batch adds to the count of the whole step, by which the loss is divided."""
         ...
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
@@ -51,7 +51,7 @@ def captures_nothing(student: nn.Module) -> AbstractContextManager[States]:
 def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str) -> None:
     """Raise ValueError unless a gradient of the term's loss reaches each state that it compares.
 
-    Else the student would be trained on the rest while the loss tells of this term.
+    Otherwise the student would learn from the other terms alone, while the log shows this one.
     """
     trained = [state for state in states if state.requires_grad]
     num_reached = _num_reached(trained, loss)
