@@ -1,4 +1,4 @@
-"""The machine a run is on: which GPU option fits it, and what of it changes joules."""
+"""The machine of a run: which GPU option fits it, and what about it changes joules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kdwatts.telemetry.nvml import Device
 
 
 def resolve_gpu(tree: DictConfig, gpus: Sequence[Device]) -> DictConfig:
-    """The tree with `gpu=auto` replaced by the option that names the first GPU, or by `cpu`.
+    """The settings with `gpu=auto` replaced by the option that names the first GPU, or by `cpu`.
 
-    A GPU that no option names gets one made of what its driver reports.
+    A GPU without an option gets one that is made from what its driver reports.
     """
     if tree.gpu.name != "auto":
         return tree
@@ -79,7 +79,7 @@ def check_gpus(config: Config, gpus: Sequence[Device]) -> None:
 
 
 def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
-    """What of machine and meter changes the joules of a measured stage, for its key."""
+    """What about machine and meter changes the joules of a measured stage, for its key."""
     telemetry, num_ranks = config.telemetry, launched().world
     estimate = [telemetry.cpu_tdp_w, telemetry.cpu_tdp_threads]
     return {
@@ -93,7 +93,7 @@ def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model name as the kernel gives it, else the machine type."""
+    """The processor's model name as the kernel states it, or else the type of machine."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n"):
             if line.startswith("model name"):

