@@ -64,7 +64,7 @@ ENERGY_TITLES = {
 def quality_against_energy(
     runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
 ) -> Exhibit:
-    """Students by energy and quality, with the Pareto front of each class of energy."""
+    """Students by energy in J and by quality, with the Pareto front of each class of energy."""
     draws = draws_of(distinct_students(runs))
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return Exhibit(

@@ -1,6 +1,6 @@
-"""What is known of each setting that may be served: accuracy kept, building, serving, its teacher.
+"""What is known about each setting that may be served: accuracy kept, joules, its teacher.
 
-A setting is those of its seeds whose joules were obtained alike.
+A setting's seeds are grouped by how their joules were obtained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multirun_analysis.values.rows import Row, grouped, known
 
 @dataclass(frozen=True)
 class Point:
-    """Where a model was served: what its joules per token are of."""
+    """Where a model was served: batch size and lengths."""
 
     batch_size: int
     prompt_tokens: int
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting, over its seeds, and the tokens that it is to serve."""
+    """One setting, over its seeds, and the number of tokens that it will serve."""
 
     label: str
     group: str
@@ -61,12 +61,12 @@ class Candidate:
 
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:
-    """One for each setting and class of joules, in the order in which they appear."""
+    """One candidate for each setting and class of joules, in the order in which they appear."""
     return [_candidate(rows, tokens) for rows in _kinds(students)]
 
 
 def candidates_by_machine(students: Sequence[Row], tokens: float) -> list[Candidate]:
-    """The same, with one for each machine where seeds of a setting were served on several."""
+    """The same, with one candidate for each machine where seeds were served on several."""
     return [
         _candidate(part, tokens, apart)
         for rows in _kinds(students)
@@ -79,7 +79,7 @@ def _kinds(students: Sequence[Row]) -> list[list[Row]]:
 
 
 def building_j(candidate: Candidate) -> Quantity:
-    """Joules of building the student, its share of inherited work included."""
+    """Joules of building the student, with its share of inherited work."""
     return add([candidate.own, candidate.inherited])
 
 
