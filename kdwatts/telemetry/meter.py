@@ -99,9 +99,7 @@ class Meter:
         self.row: StageRow | None = None
         """The record of the root window `run`, once left."""
         self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
-        """Power in W of this job's idle devices before the first window, by component.
-
-        On a shared node it is the job's share."""
+        """W of this job's idle devices before the first window; on a shared node, its share."""
         self._out_dir = out_dir
         self._settings = settings
         self._attempt = attempt
