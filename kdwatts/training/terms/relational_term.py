@@ -35,7 +35,7 @@ class SequenceTerm:
         return len(batch.rows)
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar without unit, before its weight."""
         signals, group_size = micro_batch.signals, self.settings.group_size
         assert signals and signals.pooled_BD is not None
         student_BD, teacher_BD = (
@@ -67,7 +67,7 @@ class TokenTerm:
         return num_groups(self._sampled(batch, batch.beyond_first_BT))
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar without unit, before its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.tokens_BMD is not None
         total = group_loss(
