@@ -79,8 +79,8 @@ def read_artifact(directory: Path) -> Artifact:
     path = directory / ARTIFACT_NAME
     if not path.is_file():
         raise ValueError(
-            f"store: {directory} has no {ARTIFACT_NAME}, so nothing says what it is; "
-            "delete it and rerun"
+            f"store: {directory} has no {ARTIFACT_NAME}, so it is not known what it holds; delete "
+            "the folder and run again"
         )
     return Artifact(directory, read_json(path), reused=True)
 

@@ -60,21 +60,21 @@ def check_gpus(config: Config, gpus: Sequence[Device]) -> None:
     expected = " or ".join(repr(name) for name in config.gpu.nvml_names)
     if not gpus:
         raise ValueError(
-            f"gpu={config.gpu.name} expects NVML name {expected}, this job has no GPU; "
-            "choose gpu=cpu or run where the GPU is"
+            f"gpu={config.gpu.name} expects a GPU that NVML calls {expected}, but this job has no "
+            "GPU; choose gpu=cpu, or run where the GPU is"
         )
     for gpu in gpus:
         if gpu.name not in config.gpu.nvml_names:
             raise ValueError(
-                f"gpu={config.gpu.name} expects NVML name {expected}, device {gpu.index} is "
-                f"{gpu.name!r}; choose the matching gpu= option"
+                f"gpu={config.gpu.name} expects a GPU that NVML calls {expected}, but device "
+                f"{gpu.index} is {gpu.name!r}; choose the gpu= option that matches"
             )
     num_ranks = launched().world
     if len(gpus) < num_ranks:
         raise ValueError(
-            f"{num_ranks} ranks were launched, the meter sees {len(gpus)} GPUs and would miss the "
-            "energy of others; launch one rank a GPU, and let every rank see all of the job's GPUs "
-            "(no --gpus-per-task, no --gpu-bind)"
+            f"{num_ranks} ranks were launched, but the meter sees {len(gpus)} GPUs and would miss "
+            "the energy of the others; launch one rank per GPU, and let every rank see all GPUs of "
+            "the job (no --gpus-per-task, no --gpu-bind)"
         )
 
 

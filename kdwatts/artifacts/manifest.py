@@ -58,8 +58,8 @@ def check_alone(run_dir: Path) -> None:
         found = f"job {job}" if job not in (None, own_id()) and alive([job]) else None
     if found:
         raise RuntimeError(
-            f"{run_dir} is being worked on by {found}; wait for it, or end it and run the same "
-            "command again"
+            f"{run_dir} is in use by {found}; wait until that run ends, or end it, and run the "
+            "same command again"
         )
 
 

@@ -100,8 +100,9 @@ class Claim:
             held = self.artifact_dir.is_dir() and self.artifact_dir.stat().st_ino == built
         if not held:
             raise RuntimeError(
-                f"store: another process took over {self.artifact_dir} after {LEASE_TIMEOUT_S:g} s "
-                "without a sign of life from this one; rerun to use what it built"
+                f"store: another process took over {self.artifact_dir}, since this one gave no "
+                f"sign of life for {LEASE_TIMEOUT_S:g} s; run again to use what the other process "
+                "built"
             )
         shutil.rmtree(self.scratch_dir, ignore_errors=True)
         self.exists = True
@@ -133,7 +134,7 @@ class Store:
         except OSError as error:
             raise ValueError(
                 f"store_dir={self.root} cannot be written ({error.strerror}); set store_dir or "
-                "KDWATTS_STORE to a folder that can"
+                "KDWATTS_STORE to a folder that you can write to"
             ) from None
 
     @contextmanager
@@ -182,7 +183,7 @@ class Store:
             try:
                 lease.give_back()
             except OSError as error:  # What is built is built, and what stopped it is what to tell.
-                log.warning("store: cannot give back %s (%s)", lease.path, error)
+                log.warning("store: cannot release the lease %s (%s)", lease.path, error)
 
 
 def _leases(target: Path) -> list[Path]:
@@ -212,7 +213,7 @@ def _acquire(target: Path, *, waits: bool) -> _Lease | None:
         if target.is_dir() or not waits:
             return None
         if not announced:
-            log.info("store: waiting for %s, which another process builds", target)
+            log.info("store: waiting for %s, which another process is building", target)
             announced = True
         interrupt.stop_if_requested("what it waited for is built by another process")
         time.sleep(pause_s)
@@ -243,10 +244,14 @@ def _renew(lease: _Lease, stop: threading.Event) -> None:
             if lease.is_held():
                 os.utime(lease.path)
                 continue
-            log.warning("store: %s was taken over by another process", lease.target)
+            log.warning("store: another process took over %s", lease.target)
             return
         except OSError as error:
-            log.warning("store: cannot renew %s (%s); another may take over", lease.path, error)
+            log.warning(
+                "store: cannot renew the lease %s (%s); another process may take over",
+                lease.path,
+                error,
+            )
 
 
 _first_seen: dict[tuple[Path, float], float] = {}

@@ -29,7 +29,7 @@ _RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
 """What Jinja draws by chance."""
 
 _KNOWN_WORDS = "What no template says"
-OTHER = "choose an instruct model's tokenizer or a source of plain text"
+OTHER = "choose the tokenizer of an instruct model, or a source of plain text"
 
 
 def template_arguments(tokenizer: Any) -> dict[str, str]:
@@ -44,8 +44,8 @@ def template_arguments(tokenizer: Any) -> dict[str, str]:
 def _arguments(template: str) -> dict[str, str]:
     if found := _RANDOM.search(template):
         raise ValueError(
-            f"the tokenizer's chat template draws by chance ({found[0]}), so that no two "
-            f"renderings are alike; {OTHER}"
+            f"the tokenizer's chat template uses random numbers ({found[0]}), so it prints a "
+            f"conversation differently each time; {OTHER}"
         )
     clock = {"chat_template": CLOCK + template} if "strftime_now" in template else {}
     return {"date_string": DATE_STRING, **clock}
@@ -66,8 +66,8 @@ def render(
         )
     except TemplateError as error:
         raise ValueError(
-            f"{place}: the tokenizer's chat template refuses it ({error}); leave such rows out or "
-            f"{OTHER}"
+            f"{place}: the tokenizer's chat template refuses this conversation ({error}); leave "
+            f"such rows out, or {OTHER}"
         ) from error
 
 
@@ -79,6 +79,9 @@ def encode_conversation(
     Targets are the tokens that begin inside an answer. Turns are found by characters, since the
     tokens of a part need not be a part of the tokens. Control tokens come from the template alone:
     a control token that a turn quotes is encoded as ordinary words.
+
+    Raises ValueError, which begins with `place`, for a conversation whose answers cannot be found
+    in the template's text.
     """
     if not turns:
         return np.empty(0, dtype=np.uint32), np.empty(0, dtype=bool)
@@ -93,8 +96,8 @@ def encode_conversation(
         after = text if is_last else render(turns[: index + 1], tokenizer, place)
         if not (after.startswith(before) and text.startswith(after)):
             raise ValueError(
-                f"{place}: the tokenizer's chat template renders turn {index + 1} of a "
-                "conversation otherwise when more follows, so its tokens cannot be told apart; "
+                f"{place}: the tokenizer's chat template prints turn {index + 1} of a conversation "
+                "differently when more turns follow, so the tokens of the answers cannot be found; "
                 f"{OTHER}"
             )
         is_target |= (begins >= len(before)) & (begins < len(after))
@@ -114,8 +117,8 @@ def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
     opening = render(question, tokenizer, place, add_generation_prompt=True).removeprefix(asked)
     if not (found and header.endswith(opening)):
         raise ValueError(
-            f"{place}: the tokenizer's chat template has no header {opening!r} for an assistant "
-            f"that speaks first; leave such rows out or {OTHER}"
+            f"{place}: the conversation begins with the assistant, but the tokenizer's chat "
+            f"template has no header {opening!r} for it; leave such rows out, or {OTHER}"
         )
     return header
 
@@ -162,8 +165,8 @@ def _quoted(turns: list[Turn], text: str, tokenizer: Any, place: str) -> list[Sp
             plain += piece
     if plain != text or not all(marks.fullmatch(plain[begin:end]) for begin, end in spans):
         raise ValueError(
-            f"{place}: a turn quotes a control token of the tokenizer's, which its chat template "
-            f"renders otherwise than words; leave such rows out or {OTHER}"
+            f"{place}: a turn quotes a control token of the tokenizer, and the chat template does "
+            f"not print it as ordinary words; leave such rows out, or {OTHER}"
         )
     return spans
 
@@ -186,8 +189,8 @@ def _tokens(
         real = [(n, span) for n, span in zip(ids, spans, strict=True) if n in special]
         if [number for number, _ in _between(hidden, real, tokenizer)] != ids:
             raise ValueError(
-                f"{place}: a turn quotes a control token, and the tokenizer reads words behind one "
-                "otherwise than alone, so that it cannot be spelt in words; leave such rows out or "
+                f"{place}: a turn quotes a control token, and the tokenizer cannot encode it as "
+                "ordinary words without changing the words beside it; leave such rows out, or "
                 f"{OTHER}"
             )
         ids, spans = zip(*_between(text, real, tokenizer), strict=True)

@@ -75,9 +75,9 @@ def source_files(source: TextSource) -> list[Path] | None:
         for name in ("name", "split", "revision"):
             if (value := getattr(source, name)) is not None:
                 raise ValueError(
-                    f"data.source.{name}={value} is of a data set on a hub, and data.source.path="
-                    f"{source.path} is local; set data.source.{name}=null, and let the path name "
-                    "the files that are to be read"
+                    f"data.source.{name}={value} is for a data set on a hub, but "
+                    f"data.source.path={source.path} is local; set data.source.{name}=null, and "
+                    "let the path name the files to read"
                 )
     return files
 
@@ -136,10 +136,12 @@ def _field(row: Row, source: TextSource, setting: str) -> Any:
     place, fields = row
     name = getattr(source, setting)
     if name not in fields:
-        talks = ", or to null for conversations and name their messages_field or prompt_field"
+        talks = (
+            ", or set it to null for conversations and give their messages_field or prompt_field"
+        )
         raise ValueError(
-            f"{place} has no field {name!r}, its rows have {', '.join(sorted(fields))}; "
-            f"set data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
+            f"{place} has no field {name!r}; its fields are {', '.join(sorted(fields))}; set "
+            f"data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
         )
     return fields[name]
 

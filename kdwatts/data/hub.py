@@ -19,7 +19,7 @@ from kdwatts.runtime.fingerprint import fingerprint
 
 LISTS_NAME = "kdwatts"
 """Folder of the lists below HF_HOME."""
-_AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
+_AGAIN = "run the command with until=prefetch where there is a network, with the same HF_HOME"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<name>.+)")
@@ -66,7 +66,7 @@ def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
     by_split: Any = builder.config.data_files or {}
     if source.split_read not in by_split:
         raise ValueError(
-            f"data.source.split={source.split_read} is unknown, {source.path} has "
+            f"data.source.split={source.split_read} does not exist; {source.path} has "
             f"{', '.join(map(str, by_split))}; choose one of them"
         )
     found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split_read]]
@@ -128,8 +128,8 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
     kept = _kept(source)
     if kept.commit != commit:
         raise RuntimeError(
-            f"data.source.path={source.path} is read at {commit}, and HF_HOME={home_dir()} holds "
-            f"{kept.commit}, fetched meanwhile; run the command again"
+            f"data.source.path={source.path} is read at commit {commit}, but HF_HOME={home_dir()} "
+            f"now holds commit {kept.commit}, which another run has fetched; run the command again"
         )
     files = [
         hf_hub_download(
@@ -140,8 +140,8 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
     yield from load_dataset(kept.builder, data_files=files, split="train", streaming=True)
     if not kept.is_whole:
         raise RuntimeError(
-            f"data.source.path={source.path}: HF_HOME={home_dir()} holds its first "
-            f"{len(kept.files)} files, more rows are asked for; {_AGAIN}"
+            f"data.source.path={source.path}: HF_HOME={home_dir()} holds only its first "
+            f"{len(kept.files)} files, but more rows are needed; {_AGAIN}"
         )
 
 
@@ -150,7 +150,7 @@ def _kept(source: TextSource) -> FetchedText:
     path = _list_path(source)
     if not path.is_file():
         raise RuntimeError(
-            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
+            f"data.source.path={source.path} is not in HF_HOME={home_dir()}, and HF_HUB_OFFLINE "
             f"forbids to fetch it; {_AGAIN}"
         )
     return FetchedText(**read_json(path))

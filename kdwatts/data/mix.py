@@ -37,7 +37,7 @@ def mixed(
     weights: Sequence[float],
     sizes: Sequence[PartSize],
 ) -> Iterator[NDArray[np.uint32]]:
-    """The documents of all streams. Each next one comes from the stream furthest behind its share.
+    """The documents of all streams, uint32 [L], each from the stream furthest behind its share.
 
     Shares are shares of tokens, prompts included. The next stream is the one with the fewest tokens
     over its weight, and the earlier one of two that are equal. So the order depends on documents

@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def model_inputs(self) -> dict[str, Tensor]:
-        """The arguments for the body of a decoder."""
+        """The arguments for a decoder's body: tokens [B, T], and what `attention_inputs` gives."""
         return {"input_ids": self.input_BT, **attention_inputs(self.position_BT)}
 
     def to(self, device: torch.device) -> Batch:
@@ -96,11 +96,11 @@ class Schedule:
 
     @property
     def taught_rows(self) -> NDArray[np.int64]:
-        """Every row that the teacher is asked about, in ascending order."""
+        """Numbers of all rows that the teacher is asked about, int64 [R], ascending."""
         return np.union1d(self.rows, self.heldout)
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
-        """Row numbers of optimizer step `step`, counted from 0.
+        """Row numbers, int64 [R], of optimizer step `step`, counted from 0.
 
         Every pass over the data is reshuffled.
         """
@@ -139,22 +139,22 @@ def make_schedule(
     num_rows = (shards.num_tokens - 1) // sequence_length
     if num_rows < 1:
         raise ValueError(
-            f"training.sequence_length={sequence_length} is longer than the corpus of "
-            f"{shards.num_tokens} tokens in {shards.directory}; shorten it or add text"
+            f"training.sequence_length={sequence_length} is longer than the corpus, which has "
+            f"{shards.num_tokens} tokens in {shards.directory}; give a shorter length, or add text"
         )
     num_targets = shards.num_targets - (shards.num_first_targets if respect_documents else 0)
     targets_per_row = sequence_length * num_targets / shards.num_tokens
     if not targets_per_row:
         raise ValueError(
-            f"training.respect_documents=true: no document in {shards.directory} has a target "
-            "after its first token, so nothing is left to train on; set it to false or add text"
+            "training.respect_documents=true leaves nothing to train on: no document in "
+            f"{shards.directory} has a target after its first token; set it to false, or add text"
         )
     num_heldout = math.ceil(heldout_tokens / targets_per_row / heldout_multiple) * heldout_multiple
     if 2 * num_heldout > num_rows:
         raise ValueError(
             f"training.heldout_tokens={heldout_tokens} would hold out {num_heldout} of the "
-            f"corpus's {num_rows} rows, more than half; lower it, shorten training.sequence_length "
-            "or add text"
+            f"corpus's {num_rows} rows, which is more than half; lower it, lower "
+            "training.sequence_length, or add text"
         )
     num_steps = math.ceil(target_tokens / targets_per_row / rows_per_step)
     order = np.random.default_rng(0).permutation(num_rows)

@@ -25,8 +25,8 @@ def sampled_positions(
     """
     if not 0 < count < sequence_length:
         raise ValueError(
-            f"sampled_positions: {count} positions of a sequence of {sequence_length}; "
-            f"give 1 to {sequence_length - 1}"
+            f"sampled_positions: cannot draw {count} positions from a sequence of "
+            f"{sequence_length}; give 1 to {sequence_length - 1}"
         )
     drawn = [
         np.random.default_rng([_STREAM, int(row)]).choice(sequence_length - 1, count, replace=False)

@@ -49,8 +49,8 @@ def corpus_prompts(
     if not prompts:
         raise ValueError(
             f"paradigm.generate.prompt_tokens={prompt_tokens}: no text in {shards.directory} has a "
-            "prompt of so many tokens and a word after it; "
-            f"{'raise' if talks.any() else 'lower'} it or choose other data"
+            f"prompt of this length with a token after it; {'raise' if talks.any() else 'lower'} "
+            "it, or choose other data"
         )
     return dict(sorted(prompts.items()))
 

@@ -52,7 +52,7 @@ def encode_document(
         return np.asarray([*ids, tokenizer.eos_token_id], dtype=np.uint32)
     if not tokenizer.chat_template:
         raise ValueError(
-            f"{place}: the source holds conversations and the tokenizer has no chat template; "
+            f"{place}: the source holds conversations, but the tokenizer has no chat template; "
             f"{OTHER}"
         )
     ids, is_target = encode_conversation(document, tokenizer, place)
@@ -60,11 +60,10 @@ def encode_document(
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDArray[np.uint32]]:
-    """The tokens of each document, as `encode_document` gives them.
+    """The tokens of each document, uint32 [L], as `encode_document` gives them.
 
-    Texts are encoded together: faster.
-
-    Raises ValueError for the first document that cannot be rendered.
+    Texts are encoded together, which is faster. Raises ValueError for the first document that
+    cannot be rendered.
     """
     texts = [one.content for one in documents if isinstance(one.content, str)]
     if len(texts) < len(documents) or not _is_plain(tokenizer):
@@ -100,9 +99,10 @@ def write_shards(
     shard_tokens: int,
     source: dict[str, Any],
 ) -> dict[str, Any]:
-    """The index of documents that are written as shards of about `shard_tokens` tokens.
+    """The index of documents, uint32 [L] each, which are written here as shards.
 
-    `source` is copied into the index. Raises ValueError when there is no target token at all.
+    A shard has about `shard_tokens` tokens. `source` is copied into the index. Raises ValueError
+    when there is no target token at all.
     """
     blocks = blocks_of(documents, shard_tokens)
     shards = [write_shard(out_dir, number, block) for number, block in enumerate(blocks)]
@@ -157,8 +157,9 @@ def write_index(
 
     if total("targets") == 0:
         raise ValueError(
-            f"data.source.path={source.get('path')}: no text to train on in {total('documents')} "
-            "documents; check the file, the field names and data.num_documents"
+            f"data.source.path={source.get('path')}: there is no text to train on in "
+            f"{total('documents')} documents; check the file, the names of its fields, and "
+            "data.num_documents"
         )
     index = {
         "schema": SCHEMA,
@@ -271,12 +272,12 @@ class TokenShards:
         return int(self.index["num_first_targets"])
 
     def starts_between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Places from `start` to before `stop` where documents begin, ascending, int64."""
+        """Places, int64 [P], from `start` to before `stop` where documents begin, ascending."""
         low, high = np.searchsorted(self._documents, [start, stop])
         return self._documents[low:high]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint32]:
-        """Tokens from `start` to before `stop` as stored, with their NO_TARGET bits, uint32."""
+        """Tokens, uint32 [L], from `start` to before `stop`, with the NO_TARGET bits."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [
@@ -289,7 +290,7 @@ class TokenShards:
 def _verified(directory: Path, shard: dict[str, Any]) -> tuple[Path, Path]:
     """The files of a shard whose checksums are the index's; ValueError names one that is harmed."""
     if harm := _harm(directory, shard):
-        raise ValueError(f"shards: {harm}; delete {directory} and rerun")
+        raise ValueError(f"shards: {harm}; delete {directory} and run again")
     return directory / shard["file"], directory / shard["documents_file"]
 
 
@@ -299,5 +300,5 @@ def _harm(directory: Path, shard: dict[str, Any]) -> str | None:
         path = directory / shard[name]
         found = sha256_file(path) if path.is_file() else "no file"
         if found != shard[expected]:
-            return f"{path} has sha256 {found[:12]}, the index says {shard[expected][:12]}"
+            return f"{path} has sha256 {found[:12]}, but the index says {shard[expected][:12]}"
     return None

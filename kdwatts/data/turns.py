@@ -46,8 +46,8 @@ def read_turns(turns: Any, field: str, place: str, path: str) -> list[Turn]:
     """
     if not isinstance(turns, list):
         raise ValueError(
-            f"{place}: field {field!r} holds {turns!r:.40}, not a list of turns; "
-            "name another field or leave such rows out"
+            f"{place}: field {field!r} holds {turns!r:.40}, which is no list of turns; name "
+            "another field, or leave such rows out"
         )
     return [
         _turn(turn, f"turn {number} of {field!r}", place, path)
@@ -65,14 +65,14 @@ def _turn(turn: Any, what: str, place: str, path: str) -> Turn:
     role, content = ("from", "value") if is_shared or "role" not in found else ("role", "content")
     if not {role, content} <= found.keys():
         raise ValueError(
-            f"{place}: {what} is {turn!r:.60}, without role and content (or from and value); "
-            "mend the row or leave it out"
+            f"{place}: {what} is {turn!r:.60}, but a turn needs role and content (or from and "
+            "value); repair the row, or leave it out"
         )
     known = ROLES.get(found[role]) if isinstance(found[role], str) else None
     if known is None:
         raise ValueError(
-            f"{place}: {what} has the role {found[role]!r:.40}, known are {', '.join(ROLES)}; "
-            "mend the row or leave it out"
+            f"{place}: {what} has the role {found[role]!r:.40}; a role is one of "
+            f"{', '.join(ROLES)}; repair the row, or leave it out"
         )
     for key, value in found.items():
         if key in (role, content) or value in _EMPTY:
@@ -86,9 +86,9 @@ def _turn(turn: Any, what: str, place: str, path: str) -> Turn:
             continue
         if is_meant:
             raise ValueError(
-                f"{place}: {what} has {key}={value!r:.40}, which says what else it means or "
-                "whether it is learned, and is not supported; leave out such rows, or the key "
-                "where the words alone are to be learned"
+                f"{place}: {what} has {key}={value!r:.40}, which changes its meaning or whether it "
+                "is learned, and which is not supported; leave such rows out, or remove this key "
+                "if only the words are to be learned"
             )
     return {"role": known, "content": checked_text(found[content], what, place)}
 
@@ -100,14 +100,14 @@ def checked_text(value: Any, what: str, place: str) -> str:
     """
     if not isinstance(value, str):
         raise ValueError(
-            f"{place}: {what} holds {value!r:.40}, not text; "
-            "name another field or leave such rows out"
+            f"{place}: {what} holds {value!r:.40}, which is not text; name another field, or leave "
+            "such rows out"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{place}: {what} holds half a character, {value[error.start]!r}; mend the row"
+            f"{place}: {what} holds half a character, {value[error.start]!r}; repair the row"
         ) from None
     return value
 
@@ -128,8 +128,8 @@ def check_beside(
     for name in _TOOLS:
         if fields.get(name) not in _EMPTY:
             raise ValueError(
-                f"{place}: field {name!r} offers tools, without which the answers mean something "
-                "else, and they are not supported; leave such rows out"
+                f"{place}: field {name!r} offers tools; the answers rely on them, and tools are "
+                "not supported; leave such rows out"
             )
     for name in _INSTRUCTIONS:
         is_said = name in named or any(turn["role"] == "system" for turn in turns)

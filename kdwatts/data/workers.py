@@ -152,7 +152,7 @@ class Workers:
             return
         if not self._processes:
             self._set_up = pickle.dumps(sys.path) + pickle.dumps((self._function, self._fixed))
-            log.info("%s: works in up to %d processes", self._stage, self._limit)
+            log.info("%s: uses up to %d processes", self._stage, self._limit)
         while len(self._processes) < num_due:
             process = _started()
             self._processes.append(process)
@@ -177,9 +177,9 @@ class Workers:
             return pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise RuntimeError(
-                f"{self._stage}: a process that worked on the text ended with "
-                f"{process.wait()}, as one does that is killed for want of memory; ask for more "
-                "memory or fewer CPUs and run the same command to go on"
+                f"{self._stage}: a process that works on the text ended with exit code "
+                f"{process.wait()}, as it does when it is killed for lack of memory; ask for more "
+                "memory or fewer CPUs, and run the same command to continue"
             ) from None
         finally:
             self._idle.put(process)

@@ -59,8 +59,8 @@ def finite_logits(model: nn.Module, subject: str) -> Iterator[None]:
 
 def _refusal(subject: str) -> str:
     return (
-        f"the {subject}'s logits are not finite (NaN or infinite), so it has no score; its weights "
-        f"may be damaged: check the {subject}'s files"
+        f"the {subject}'s logits are not finite (NaN or infinite), so it cannot be scored; its "
+        f"weights may be damaged: check the {subject}'s files"
     )
 
 
@@ -69,7 +69,7 @@ def finite_or_none(value: float, *, subject: str, task: str, metric: str) -> flo
     if math.isfinite(value):
         return float(value)
     log.warning(
-        "evaluate: %s of %s is %s for the %s, which is no score; it is left empty",
+        "evaluate: %s of %s is %s for the %s, which is not a score; it is left empty",
         metric,
         task,
         value,

@@ -110,8 +110,9 @@ def _check_whole(model: nn.Module) -> None:
     kinds = sorted({parameter.device.type for parameter in model.parameters()})
     if len(kinds) > 1 or "meta" in kinds:
         raise ValueError(
-            f"inference: the model's weights lie on {' and '.join(kinds)}; energy per token of an "
-            "offloaded model is that of moving it: use a GPU that holds it, or more of them"
+            f"inference: the model's weights lie on {' and '.join(kinds)}, so energy per token "
+            "would be the energy of moving weights; use a GPU that holds the whole model, or more "
+            "GPUs"
         )
 
 

@@ -77,7 +77,8 @@ def installed_version(python: str | None) -> str:
     if done.returncode:
         raise ValueError(
             f"eval.lighteval.python={python}: {interpreter} has no lighteval; make a virtual "
-            "environment with pip install 'lighteval==0.13.0' 'xxhash<4' and give its bin/python"
+            "environment with pip install 'lighteval==0.13.0' 'xxhash<4' and give the path of its "
+            "bin/python"
         )
     return done.stdout.strip()
 
@@ -186,7 +187,9 @@ def running_child(
 def _last_words(path: Path) -> str:
     text = path.read_text("utf-8", "replace")
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
+    return (
+        lines[-1][:400] if lines else "it printed nothing; start its interpreter by hand to see why"
+    )
 
 
 def child_environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
@@ -247,8 +250,9 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
     metrics = {score.metric for score in scores if score.task == task.display_name}
     if task.primary_metric not in metrics:
         raise ValueError(
-            f"eval.tasks: {task.name} of lighteval gives {', '.join(sorted(metrics))}, not the "
-            f"primary metric {task.primary_metric!r}; correct primary_metric in conf/eval"
+            f"eval.tasks: {task.name} of lighteval has the metrics {', '.join(sorted(metrics))}, "
+            f"but not the primary metric {task.primary_metric!r}; correct primary_metric in "
+            "conf/eval"
         )
 
 

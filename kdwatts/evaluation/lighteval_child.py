@@ -108,8 +108,9 @@ class Session:
         )
         if name not in known and not any(task.startswith(f"{name}:") for task in known):
             raise Refusal(
-                f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; see "
-                "`lighteval tasks list`, or name a file of your own by eval.lighteval.tasks_file"
+                f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; `lighteval "
+                "tasks list` names its tasks, and eval.lighteval.tasks_file names a file of your "
+                "own"
             )
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -187,8 +188,8 @@ def refuse_not_finite(model: Any, subject: str) -> Iterator[None]:
         hook.remove()
     if not all(bool(one) for one in finite):
         raise Refusal(
-            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it has no "
-            f"score; its weights may be damaged: check the {subject}'s files"
+            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it cannot be "
+            f"scored; its weights may be damaged: check the {subject}'s files"
         )
 
 
@@ -238,15 +239,16 @@ def load_local_copy(
     data_dir = setup["data_dir"]
     if os.path.isdir(path) and not (data_dir and path in datasets):
         raise Refusal(
-            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, which would not be part "
-            "of the key; put it below eval.data_dir, with its name among the task's `datasets`"
+            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, but a change in it "
+            "would not change the key; put it below eval.data_dir, and add its name to the task's "
+            "`datasets`"
         )
     if data_dir is None:
         return load(path, name, revision=revision, **options)
     if path not in datasets:
         raise Refusal(
-            f"eval.tasks: {task} reads the dataset {path}, which its `datasets` do not name, so "
-            f"that eval.data_dir would not be part of the key; add {path} to them"
+            f"eval.tasks: {task} reads the dataset {path}, but its `datasets` do not name it, so a "
+            f"change in eval.data_dir would not change the key; add {path} to them"
         )
     directory = Path(data_dir) / path
     if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
@@ -256,7 +258,7 @@ def load_local_copy(
     except ValueError as error:
         raise Refusal(
             f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for {task} "
-            f"({' '.join(str(error).split())}); copy {path} anew"
+            f"({' '.join(str(error).split())}); copy {path} again"
         ) from error
 
 

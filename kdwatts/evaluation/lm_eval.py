@@ -93,7 +93,7 @@ def _in_one_sentence(task: EvalTask, subject: str, error: Exception) -> str:
     words = " ".join(str(error).split())
     if not isinstance(error, NotFinite):
         words = f"lm-eval raised {type(error).__name__}{f' ({words})' if words else ''}"
-    return f"evaluate: {task.name} of the {subject}: {words}"
+    return f"evaluate: {task.name} for the {subject}: {words}"
 
 
 def fetch_data(task: EvalTask, tasks_dir: str | None = None) -> None:
@@ -184,7 +184,7 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
     if not any(s.task == task.display_name and s.metric == task.primary_metric for s in scores):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
-            f"eval.tasks: {task.name} gives {found}, not the primary metric "
+            f"eval.tasks: {task.name} has the metrics {found}, but not the primary metric "
             f"{task.primary_metric!r}; correct primary_metric in conf/eval"
         )
 

@@ -32,8 +32,8 @@ FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "x
 
 
 _NO_HARNESS = (
-    "eval.tasks are asked by lm-eval, which is not installed here; install it with pip install "
-    "'lm-eval>=0.4.13', choose eval=none, or stop at until=distill"
+    "eval.tasks need lm-eval, which is not installed; install it with pip install "
+    "'lm-eval>=0.4.13', choose eval=none, or stop earlier with until=distill"
 )
 
 
@@ -76,7 +76,7 @@ def task_files(task: str) -> list[Path]:
     files = [stem.with_suffix(".yaml"), stem.with_suffix(".jsonl")]
     if not all(path.is_file() for path in files):
         shipped = ", ".join(sorted(f"tiny:{p.stem}" for p in (TINY_DIR / "tasks").glob("*.yaml")))
-        raise ValueError(f"eval.tasks: there is no {task}; the package ships {shipped}")
+        raise ValueError(f"eval.tasks: {task} does not exist; the package has {shipped}")
     return files
 
 
@@ -93,7 +93,7 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
     directory = data_dir / dataset
     if not directory.is_dir():
         raise ValueError(
-            f"eval.data_dir={data_dir}: task {task} reads {dataset} and there is no folder "
+            f"eval.data_dir={data_dir}: task {task} reads {dataset}, but there is no folder "
             f"{directory}; fetch it with `hf download {dataset} --repo-type dataset --local-dir "
             f"{directory}`, or set eval.data_dir=null"
         )
@@ -149,7 +149,8 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
 def lacks_package(task: EvalTask, name: str | None) -> str:
     """One sentence that a task needs a package which is not installed."""
     return (
-        f"eval.tasks: {task.name} needs the Python package {name}; install it or leave the task out"
+        f"eval.tasks: {task.name} needs the Python package {name}, which is not installed; install "
+        "it, or leave the task out"
     )
 
 
@@ -175,8 +176,8 @@ def manager_with(task: EvalTask, sources: TaskSources) -> Any:
             return manager
     place = f" and {sources.tasks_dir} none" if sources.tasks_dir else ""
     raise ValueError(
-        f"eval.tasks: lm-eval {harness_version()} has no task {task.name!r}{place}; see "
-        "`lm-eval ls tasks` for its names"
+        f"eval.tasks: lm-eval {harness_version()} has no task {task.name!r}{place}; `lm-eval ls "
+        "tasks` lists the names"
     )
 
 
@@ -212,16 +213,16 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
             return load_cached(inside(own, path, task.name), name, own, **options)
         if not is_copied and Path(path).is_dir():
             raise ValueError(
-                f"eval.tasks: {task.name} reads the folder {Path(path).absolute()}, which would "
-                "not be part of the key; put it into eval.tasks_dir, or below eval.data_dir with "
-                "its name among the task's `datasets`"
+                f"eval.tasks: {task.name} reads the folder {Path(path).absolute()}, but a change "
+                "in it would not change the key; put it into eval.tasks_dir, or put it below "
+                "eval.data_dir and add its name to the task's `datasets`"
             )
         if sources.data_dir is None:
             return load(path, name, **options)
         if path not in task.datasets:
             raise ValueError(
-                f"eval.tasks: {task.name} reads the dataset {path}, which its `datasets` do not "
-                f"name, so that eval.data_dir would not be part of the key; add {path} to them"
+                f"eval.tasks: {task.name} reads the dataset {path}, but its `datasets` do not name "
+                f"it, so a change in eval.data_dir would not change the key; add {path} to them"
             )
         directory = dataset_dir(sources.data_dir, path, task.name)
         whole = directory
@@ -232,7 +233,7 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
         except ValueError as error:
             raise ValueError(
                 f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for "
-                f"{task.name} ({' '.join(str(error).split())}); copy {path} anew"
+                f"{task.name} ({' '.join(str(error).split())}); copy {path} again"
             ) from error
 
     datasets.load_dataset = load_local
@@ -257,7 +258,7 @@ def _run_once(leaf: Any) -> None:
     samples = (leaf.config.generation_kwargs or {}).get("do_sample", False)
     if leaf.config.repeats > 1 and not samples:
         log.warning(
-            "evaluate: %s asks for %d repeats and samples nothing; it is run once",
+            "evaluate: %s asks for %d repeats but draws nothing at random, so it is run once",
             leaf.config.task,
             leaf.config.repeats,
         )
@@ -268,6 +269,6 @@ def _check_fewshot(leaf: Any, task: EvalTask) -> None:
     """Raise ValueError where the harness would silently keep to no examples."""
     if leaf.config.num_fewshot == 0 and task.num_fewshot:
         raise ValueError(
-            f"eval.tasks: {task.name} has num_fewshot={task.num_fewshot} and the harness runs "
-            f"{leaf.config.task} with none, whatever it is asked; set it to 0"
+            f"eval.tasks: {task.name} has num_fewshot={task.num_fewshot}, but the harness always "
+            f"runs {leaf.config.task} without examples; set it to 0"
         )

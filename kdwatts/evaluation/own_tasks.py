@@ -103,7 +103,8 @@ def _check_function(folder: Path, place: Path, function: str) -> None:
     if not path.is_file():
         raise ValueError(
             f"eval.tasks_dir={folder}: {place} names the function {function} of a module that is "
-            "not beside it, so that its code would not be part of the key; put the module there"
+            "not beside it, so a change in its code would not change the key; put the module "
+            "beside it"
         )
     _check_inside(folder, path, place, function)
 
@@ -114,8 +115,7 @@ def _check_inside(folder: Path, path: Path, place: Path | str, name: str) -> Non
     if any(part.startswith((".", "__pycache__")) for part in parts):
         raise ValueError(
             f"eval.tasks_dir={folder}: {place} names {name}, which lies outside of that folder or "
-            "is hidden in it, so that its bytes would not be part of the key; put it into the "
-            "folder"
+            "is hidden in it, so a change in it would not change the key; put it into the folder"
         )
 
 

@@ -32,8 +32,8 @@ def prompts_file(grid: InferenceGrid) -> Path | None:
     path = resolve_dir(grid.prompts)
     if not path.is_file():
         raise ValueError(
-            f"eval.inference.prompts={grid.prompts}: there is no such file; give a text or JSONL "
-            "file, or null for the corpus"
+            f"eval.inference.prompts={grid.prompts}: this file does not exist; give a text or "
+            "JSONL file, or null for the corpus"
         )
     return path
 
@@ -54,8 +54,8 @@ def _text_of_lines(path: Path) -> str:
         return "\n\n".join(row["text"] for _, row in read_rows([path]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"eval.inference.prompts={path}: a line is no JSON object with `text` "
-            f"({type(error).__name__}: {error}); correct it or give a plain text"
+            f"eval.inference.prompts={path}: a line is not a JSON object with `text` "
+            f"({type(error).__name__}: {error}); correct it, or give a plain text"
         ) from None
 
 
@@ -64,7 +64,7 @@ def _plain_text(path: Path) -> str:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"eval.inference.prompts={path}: the file is no UTF-8 ({error}); save it as UTF-8"
+            f"eval.inference.prompts={path} is not UTF-8 ({error}); save it as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -100,7 +100,7 @@ def _words(text: str, tokenizer: Any) -> NDArray[np.int64]:
 def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:
     if len(ids) < batch * length:
         raise ValueError(
-            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, "
-            f"{source} has {len(ids)}; shorten them or give a longer text"
+            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, but "
+            f"{source} has {len(ids)}; ask for fewer or shorter prompts, or give a longer text"
         )
     return torch.from_numpy(ids[: batch * length].reshape(batch, length))

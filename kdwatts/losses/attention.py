@@ -78,8 +78,9 @@ def _split(projected_BTW: Tensor, relation_heads: int) -> Tensor:
     width = projected_BTW.shape[-1]
     if width % relation_heads:
         raise ValueError(
-            f"attention: a projection of width {width} does not split into {relation_heads} "
-            "relation heads; set paradigm.relational.relation_heads to a common divisor"
+            f"attention: a projection of width {width} cannot be split into {relation_heads} "
+            "relation heads; set paradigm.relational.relation_heads to a number that divides both "
+            "models' widths"
         )
     split_BTAE = wide(projected_BTW).unflatten(-1, (relation_heads, -1))
     return split_BTAE.transpose(1, 2) * (width // relation_heads) ** -0.25

@@ -79,6 +79,6 @@ def distance_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 def _check_shapes(student_ND: Tensor, teacher_ND: Tensor) -> None:
     if student_ND.shape != teacher_ND.shape:
         raise ValueError(
-            f"feature: student states are {tuple(student_ND.shape)}, teacher states are "
+            f"feature: student states are {tuple(student_ND.shape)}, but teacher states are "
             f"{tuple(teacher_ND.shape)}; project the student to the teacher's width first"
         )

@@ -244,7 +244,7 @@ class Buffers:
         self._held: dict[tuple[object, ...], Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised memory [rows, columns], with the dtype and the device of `like`."""
+        """Uninitialised memory [R, C] for `rows` and `columns`, with dtype and device of `like`."""
         key = (name, like.dtype, like.device)
         held = self._held.get(key)
         if held is None or held.numel() < rows * columns:

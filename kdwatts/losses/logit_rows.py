@@ -177,13 +177,13 @@ def term_loss(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
     loss_n = term(block, weight)
     if block.needs_grad and block.num_gradients == before:
         raise ValueError(
-            f"{name} gives no gradient, so the student learns nothing of it; have its function "
-            "detach nothing of the student, or call block.add_gradient where it is given a block"
+            f"{name} has no gradient, so the student learns nothing from it; do not detach the "
+            "student's logits in its function, or call block.add_gradient if it takes a block"
         )
     if loss_n.shape != (block.num_rows,):
         raise ValueError(
-            f"{name} is {tuple(loss_n.shape)} for {block.num_rows} rows; have its function return "
-            "one number a row"
+            f"{name} has the shape {tuple(loss_n.shape)} for {block.num_rows} rows; return one "
+            "number per row from its function"
         )
     return loss_n
 

@@ -51,8 +51,8 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 loss_n = function(*scaled, **options) * temperature**2
             if not isinstance(loss_n, Tensor):
                 raise ValueError(
-                    f"the divergence {name} gives a {type(loss_n).__name__}; have it return a "
-                    "tensor, one number a row"
+                    f"the divergence {name} returns a {type(loss_n).__name__}; return a tensor "
+                    "with one number per row"
                 )
             gradients = []
             if loss_n.requires_grad:
@@ -61,8 +61,8 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not _is_finite(loss_n, *gradients) and _is_finite(student_nV, teacher_nV):
             raise ValueError(
                 f"the divergence {name} has a value or a gradient that is not finite (NaN or "
-                "infinite) where the logits are; have it take log_softmax of them, which no "
-                "probability of 0 makes infinite"
+                "infinite), though the logits are finite; use log_softmax in it, which stays "
+                "finite where a probability is 0"
             )
         for grad_nV in gradients:
             block.add_gradient(grad_nV, weight)
@@ -85,8 +85,8 @@ def named_options(divergence: Callable[..., object]) -> list[str]:
     if unknown := [name for name in needed if name not in OPTIONS]:
         raise ValueError(
             f"the divergence {getattr(divergence, '__name__', divergence)} needs "
-            f"{', '.join(unknown)}, and is given the logits of student and teacher, and "
-            f"{', '.join(OPTIONS)} where it names them; give the rest defaults"
+            f"{', '.join(unknown)}, but it is only given the logits of student and teacher, and "
+            f"{', '.join(OPTIONS)} if it has such parameters; give the other parameters defaults"
         )
     return [each.name for each in parameters if each.name in OPTIONS]
 

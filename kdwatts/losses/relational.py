@@ -182,8 +182,9 @@ def relational_loss(
     """
     if len(student_BD) % group_size or len(student_BD) != len(teacher_BD):
         raise ValueError(
-            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings do "
-            f"not form groups of {group_size}; make training.micro_batch a multiple of group_size"
+            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings "
+            f"cannot be cut into groups of {group_size}; make training.micro_batch a multiple of "
+            "group_size"
         )
     return group_loss(
         student_BD.unflatten(0, (-1, group_size)),

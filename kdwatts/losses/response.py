@@ -184,7 +184,7 @@ REVISIONS = {"total_variation": 2, "universal": 2}
 
 
 def divergence_of(name: str) -> Callable[..., Tensor]:
-    """The divergence with this name, ours or an installed package's, of a block, in nats."""
+    """The divergence with this name, ours or an installed package's: of a block to nats [n]."""
     return DIVERGENCES.get(name) or plain(plugins.load(plugins.DIVERGENCES, name))
 
 
@@ -233,7 +233,7 @@ def _pair(name: str, block: Block, temperature: float) -> tuple[Softmax, Softmax
     q, p = block.student(temperature), block.teacher(temperature)
     if q.exp_nV.shape != p.exp_nV.shape:
         raise ValueError(
-            f"{name}: student logits are {tuple(q.exp_nV.shape)}, teacher logits are "
+            f"{name}: student logits are {tuple(q.exp_nV.shape)}, but teacher logits are "
             f"{tuple(p.exp_nV.shape)}; cut both to models.align.shared_vocabulary first"
         )
     return q, p

@@ -35,8 +35,8 @@ def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
     """
     if k >= teacher_NV.shape[-1]:
         raise ValueError(
-            f"top_k_of: k={k} is not below the vocabulary of {teacher_NV.shape[-1]}; "
-            "use support=dense"
+            f"top_k_of: k={k} is not smaller than the vocabulary of {teacher_NV.shape[-1]}; use "
+            "support=dense"
         )
     log_p_NV = (wide(teacher_NV) / temperature).log_softmax(-1)
     log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
+AGAIN = "run the command with until=prefetch where there is a network, with the same HF_HOME"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
@@ -45,26 +45,26 @@ def hub_errors_in_one_sentence(
         if page and ("GatedRepoError" in names or "is a gated dataset" in text):
             named = f" ({licence})" if licence else ""
             raise RuntimeError(
-                f"{what} is gated: accept its licence{named} at {constants.ENDPOINT}/{page} and "
-                "give the account's token (HF_TOKEN, or `hf auth login`), then run this again; a "
-                "node without a network needs until=prefetch first"
+                f"{what} is gated: accept its licence{named} at {constants.ENDPOINT}/{page}, give "
+                "your account's token (HF_TOKEN, or `hf auth login`), and run this again; for a "
+                "node without a network, run until=prefetch first"
             ) from error
         if "RevisionNotFoundError" in names:
             raise RuntimeError(
-                f"{what} has no revision {revision} at {constants.ENDPOINT}; correct it in the "
-                "pair's file in conf/model"
+                f"{what} has no revision {revision} at {constants.ENDPOINT}; correct the revision "
+                "in the pair's file in conf/model"
             ) from error
         if page and any(n in names for n in ("RepositoryNotFoundError", "DatasetNotFoundError")):
             raise RuntimeError(
-                f"{what} is not at {constants.ENDPOINT}, or not for this account; check its name, "
-                "or give a token that may read it (HF_TOKEN, or `hf auth login`)"
+                f"{what} is not at {constants.ENDPOINT}, or this account may not read it; check "
+                "its name, or give the token of an account that may (HF_TOKEN, or `hf auth login`)"
             ) from error
         if not fetching and ("LocalEntryNotFoundError" in names or "OfflineModeIsEnabled" in names):
             raise RuntimeError(_not_here(what)) from error
         if "trust_remote_code" in text:
             raise ValueError(
-                f"{what} brings code of its own (trust_remote_code), which is never run here; "
-                "choose a model that transformers has the code of"
+                f"{what} needs code of its own (trust_remote_code), which is never run here; "
+                "choose a model whose code is in transformers"
             ) from error
         if isinstance(error, OSError) and "file named" in text and "safetensors" in text:
             raise ValueError(_no_safetensors(what)) from error
@@ -152,13 +152,13 @@ def _not_here(what: str) -> str:
     why = f"{constants.ENDPOINT} does not answer"
     if constants.HF_HUB_OFFLINE:
         why = "HF_HUB_OFFLINE forbids to fetch it"
-    return f"{what} is not in HF_HOME={constants.HF_HOME} and {why}; {AGAIN}"
+    return f"{what} is not in HF_HOME={constants.HF_HOME}, and {why}; {AGAIN}"
 
 
 def _no_safetensors(what: str) -> str:
     return (
-        f"{what} has no weights as safetensors, and pickled ones are refused, for reading them "
-        "runs code; save the model as safetensors, or choose one that is"
+        f"{what} has no weights as safetensors, and pickled weights are refused, since reading "
+        "them runs code; save the model as safetensors, or choose another one"
     )
 
 

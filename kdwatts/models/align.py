@@ -26,7 +26,7 @@ def check_same_tokens(student: Any, teacher: Any, *, rows: int) -> None:
         mine, theirs = student_ids.get(token), teacher_ids.get(token)
         if mine != theirs and any(index is not None and index < rows for index in (mine, theirs)):
             raise ValueError(
-                f"the vocabularies do not match: token {token!r} is id {mine} for the student and "
+                f"the vocabularies do not match: token {token!r} has id {mine} for the student and "
                 f"{theirs} for the teacher; choose a pair of one family, or compare texts with "
                 "model.one_vocabulary=false and paradigm.response.divergence=universal"
             )
@@ -39,18 +39,18 @@ def check_tokenizer(tokenizer: Any, *, path: str, renders: bool) -> None:
     """
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"model.tokenizer={path} has no end token, by which documents are told apart and "
-            "models end their texts; set eos_token in its tokenizer_config.json"
+            f"model.tokenizer={path} has no end token, which marks the end of documents and of "
+            "texts that models write; set eos_token in its tokenizer_config.json"
         )
     if renders and not tokenizer.chat_template:
         raise ValueError(
-            f"model.tokenizer={path} has no chat template, and the corpus holds conversations; "
-            "choose an instruct model's tokenizer or a source of plain text"
+            f"model.tokenizer={path} has no chat template, but the corpus holds conversations; "
+            "choose the tokenizer of an instruct model, or a source of plain text"
         )
     if renders and not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"model.tokenizer={path} does not tell where in a text its tokens stand, so answers "
-            "cannot be told from prompts; save it as a fast one (tokenizer.json)"
+            f"model.tokenizer={path} does not say where in a text its tokens are, so answers "
+            "cannot be told from prompts; save it as a fast tokenizer (tokenizer.json)"
         )
 
 
@@ -73,7 +73,7 @@ def check_rows(tokenizer: Any, *, path: str, subject: str, rows: int, renders: b
             is_held |= number != tokenizer.pad_token_id or token in template
         if is_held:
             raise ValueError(
-                f"the tokenizer {path} has the token {token!r} of id {number}, {subject} has "
+                f"the tokenizer {path} has the token {token!r} with id {number}, but {subject} has "
                 f"{rows} rows, for ids up to {rows - 1}; choose the tokenizer that belongs to it, "
                 "or a model with a row for every token"
             )

@@ -36,8 +36,8 @@ def unbiased_gram(state_ND: Tensor) -> Tensor:
     num = len(state_ND)
     if num < MIN_POSITIONS:
         raise ValueError(
-            f"cka: {num} positions are too few to compare blocks, {MIN_POSITIONS} are the least; "
-            "lengthen training.sequence_length or add text"
+            f"cka: {num} positions are too few to compare blocks, which takes at least "
+            f"{MIN_POSITIONS}; raise training.sequence_length, or add text"
         )
     # The mean drops out below; without it, large common offsets would cost digits.
     centred_ND = state_ND.double() - state_ND.double().mean(0)
@@ -74,7 +74,7 @@ def best_pairs(table_ST: Tensor, num_pairs: int) -> LayerPairs:
     most = min(num_student, num_teacher)
     if num_pairs > most:
         raise ValueError(
-            f"paradigm.feature.num_pairs={num_pairs}, the models have {num_student} and "
+            f"paradigm.feature.num_pairs={num_pairs} is too many for models of {num_student} and "
             f"{num_teacher} blocks; give at most {most}"
         )
     num_pairs = num_pairs or most

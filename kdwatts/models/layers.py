@@ -63,9 +63,9 @@ def layer_pairs(
     is_list = isinstance(pairs, list | tuple)
     if not is_list or not pairs or not all(_is_pair(pair, depths) for pair in pairs):
         raise ValueError(
-            f"paradigm.feature.layers={layers} pairs blocks as {pairs}, the models have "
-            f"{num_student_layers} and {num_teacher_layers} blocks; have its function return a "
-            "list of (student block, teacher block), counted from 0"
+            f"paradigm.feature.layers={layers} returns the pairs {pairs} for models of "
+            f"{num_student_layers} and {num_teacher_layers} blocks; return a list of (student "
+            "block, teacher block) from its function, counted from 0"
         )
     return [(int(student), int(teacher)) for student, teacher in pairs]
 

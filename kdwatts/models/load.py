@@ -44,7 +44,9 @@ def local_dir(path: str) -> Path | None:
     if directory.is_dir():
         return directory
     if path.startswith(("tiny:", "/", ".", "~", "$")) or path.count("/") != 1:
-        raise ValueError(f"model: there is no folder {directory}; check the path or give a hub id")
+        raise ValueError(
+            f"model: the folder {directory} does not exist; check the path, or give a hub id"
+        )
     return None
 
 
@@ -73,9 +75,9 @@ def weights_fingerprint(source: ModelSource) -> str:
     if directory:
         if (directory / ADAPTERS_NAME).is_file():
             raise ValueError(
-                f"model {source.path}: {ADAPTERS_NAME} makes it adapters over a model that lies "
-                "elsewhere, whose weights would not be part of the key; merge them into a model "
-                "of their own"
+                f"model {source.path} holds adapters ({ADAPTERS_NAME}) for a model in another "
+                "place, whose weights would not be part of the key; merge them into a model of "
+                "their own"
             )
         return fingerprint_dir(directory, "*.[js]*")
     return fingerprint({"hub": source.path, "revision": source.revision})
@@ -233,7 +235,7 @@ def _warn_unpinned(kind: str, path: str, revision: str | None) -> None:
     """Say once that what is read of a hub may be another tomorrow."""
     if revision is None:
         log.warning(
-            "%s %s has no revision: the hub may serve other bytes tomorrow under the same key; "
+            "%s %s has no revision, so the hub may serve other bytes tomorrow under the same key; "
             "give the commit in the pair's file",
             kind,
             path,
@@ -253,16 +255,16 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
             found = {key: found.get(key) for key in stated}
         if found != stated:
             raise ValueError(
-                f"model {source.path}: its configuration has {name}={found}, the pair's file says "
-                f"{stated}; correct the file in conf/model"
+                f"model {source.path} has {name}={found} in its configuration, but the pair's file "
+                f"says {stated}; correct the file in conf/model"
             )
     for name, usual in FIXED[source.architecture.family].items():
         found = getattr(config, name)
         if found != usual:
             raise ValueError(
-                f"model {source.path}: its configuration has {name}={found}, models of the family "
-                f"{source.architecture.family} are built and counted with {usual}; choose another "
-                "model"
+                f"model {source.path} has {name}={found} in its configuration, but models of the "
+                f"family {source.architecture.family} are built and counted with {usual}; choose "
+                "another model"
             )
 
 

@@ -20,12 +20,12 @@ def check_quantization(path: str, quantization: str) -> None:
     asked = f"model {path} with quantization={quantization}"
     if find_spec(LIBRARY) is None:
         raise RuntimeError(
-            f"{asked} needs {LIBRARY}, which is not installed; `pip install kdwatts[quantized]`, "
-            "or set model.teacher.quantization=null"
+            f"{asked} needs {LIBRARY}, which is not installed; install it with `pip install "
+            "kdwatts[quantized]`, or set model.teacher.quantization=null"
         )
     if not torch.cuda.is_available():
         raise RuntimeError(
-            f"{asked} needs a CUDA device and there is none; run it on a GPU, or set "
+            f"{asked} needs a CUDA device, but there is none; run it on a GPU, or set "
             "model.teacher.quantization=null"
         )
 

@@ -53,8 +53,8 @@ def check_schema(record: Mapping[str, Any], where: str) -> None:
     schema = record.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or not 1 <= schema <= SCHEMA:
         raise ValueError(
-            f"{where}: schema is {schema!r}, this kdwatts reads 1 to {SCHEMA}; "
-            "read it with the version that wrote it, or import it if it is not ours"
+            f"{where}: schema is {schema!r}, but this kdwatts reads 1 to {SCHEMA}; read it with "
+            "the version that wrote it, or import it if kdwatts did not write it"
         )
 
 
@@ -66,11 +66,11 @@ def read_json(path: Path) -> Any:
     try:
         value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); delete it and rerun") from None
+        raise ValueError(f"{path}: not JSON ({error}); delete it and run again") from None
     for record in value if isinstance(value, list) else [value]:
         if not isinstance(record, dict):
             raise ValueError(
-                f"{path}: holds {type(record).__name__}, not a record; delete it and rerun"
+                f"{path}: holds {type(record).__name__}, not a record; delete it and run again"
             )
         check_schema(record, str(path))
     return value
@@ -97,7 +97,7 @@ def read_line(line: bytes, where: str) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError as error:
         raise ValueError(
-            f"{where}: not JSON ({error}); only a torn last line is tolerated"
+            f"{where}: not JSON ({error}); only the last line of a file may be torn"
         ) from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: holds {type(record).__name__}, not a record")

@@ -72,7 +72,7 @@ class SignalCache:
         return load_file(self.directory / HEAD_NAME)
 
     def read(self, rows: NDArray[np.int64], device: torch.device | None = None) -> Signals:
-        """The signals of these rows of the data, in the CPU's memory or on `device`.
+        """The signals of the rows [B] of the data, in the CPU's memory or on `device`.
 
         Raises ValueError for a row that was never cached, and for a part that was changed on disk.
         """
@@ -80,8 +80,8 @@ class SignalCache:
         if not np.array_equal(self._rows[places.clip(max=len(self._rows) - 1)], rows):
             missing = np.setdiff1d(rows, self._rows).tolist()
             raise ValueError(
-                f"teacher: {self.directory} holds {len(self._rows)} rows and not rows {missing}; "
-                "it was built for another schedule: delete it and rerun"
+                f"teacher: {self.directory} holds {len(self._rows)} rows, but not rows {missing}; "
+                "it was built for another schedule: delete it and run again"
             )
         part_of, local = np.divmod(places, self.index["rows_per_part"])
 
@@ -158,7 +158,7 @@ class SignalCache:
 
     def _refuse(self, problem: str | None) -> None:
         if problem:
-            raise ValueError(f"teacher: {problem}; delete {self.directory} and rerun")
+            raise ValueError(f"teacher: {problem}; delete {self.directory} and run again")
 
 
 def _ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:

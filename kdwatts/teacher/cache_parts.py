@@ -227,7 +227,7 @@ def part_problem(directory: Path, part: dict[str, Any], *, content: bool) -> str
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != size:
-            return f"{path} has {path.stat().st_size} bytes, the index says {size}"
+            return f"{path} has {path.stat().st_size} bytes, but the index says {size}"
         if content and (found := sha256_file(path)) != part["sha256"][name]:
-            return f"{path} has sha256 {found[:12]}, the index says {part['sha256'][name][:12]}"
+            return f"{path} has sha256 {found[:12]}, but the index says {part['sha256'][name][:12]}"
     return None

@@ -45,8 +45,8 @@ def spelling(tokenizer: Any, *, subject: str) -> Spelling:
     kinds = {decoder.get("type"), *(part["type"] for part in decoder.get("decoders", []))}
     if "ByteLevel" not in kinds:
         raise ValueError(
-            f"the {subject}'s tokenizer decodes by {', '.join(sorted(map(str, kinds)))}, not by "
-            "bytes, so its tokens have no place in the text; choose a pair of byte-level "
+            f"the {subject}'s tokenizer decodes by {', '.join(sorted(map(str, kinds)))} and not by "
+            "bytes, so the place of its tokens in a text is not known; choose a pair of byte-level "
             "tokenizers, such as those of Llama 3 and Qwen2.5"
         )
     byte_of = _byte_of_character()

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 
 def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
-    """`count` random numbers in [0, 1), float64, that depend on `key` alone.
+    """`count` random numbers in [0, 1), float64 [L], that depend on `key` alone.
 
     A longer series begins with the shorter one. A key names a prompt: the seed and the prompt's own
     place, not its place in a batch.
@@ -79,7 +79,7 @@ def write_text(
     """
     lengths = [len(prompt) for prompt in prompts]
     if not all(lengths):
-        raise ValueError("generate: a prompt has no token; give each at least one")
+        raise ValueError("generate: a prompt has no tokens; give each prompt at least one")
     if not prompts:
         return []
     assert all(len(draw) for draw in draws), "a prompt without draws is to be left out"
@@ -116,7 +116,7 @@ def write_text(
         ended_B, finite_B = torch.stack([torch.isin(next_B, ends), finite_B]).cpu().numpy()
         if not finite_B.all():
             raise RuntimeError(
-                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its words "
+                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its text "
                 f"would mean nothing; its weights may be damaged: check the {writer}'s files"
             )
         done = ended_B | (limit_B[open_B.cpu().numpy()] == place + 1)

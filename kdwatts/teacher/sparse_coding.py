@@ -189,9 +189,9 @@ def encode_samples(
     ids_E, counts_E = ids_NK[drawn_NK], counts_NK[drawn_NK]
     if num_samples >= 1 << 14 or ids_E.max(initial=0) >= MAX_SAMPLED_VOCABULARY:
         raise ValueError(
-            f"teacher: samples keep ids below {MAX_SAMPLED_VOCABULARY:,} and fewer than "
-            f"{1 << 14:,} draws, found id {ids_E.max(initial=0):,} and {num_samples:,} draws; "
-            "use paradigm.response.support=top_k"
+            f"teacher: samples can store ids below {MAX_SAMPLED_VOCABULARY:,} and fewer than "
+            f"{1 << 14:,} draws, but there is id {ids_E.max(initial=0):,} with {num_samples:,} "
+            "draws; use paradigm.response.support=top_k"
         )
     packed = (ids_E | counts_E << 18).astype("<u4")
     entries = packed.view(np.uint8).reshape(-1, 4)[:, : entry_bytes(num_samples)]

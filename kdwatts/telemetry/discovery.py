@@ -16,7 +16,7 @@ from kdwatts.telemetry.node_share import Allocation, AttributedCounter
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading
 
-_BY_THE_FIRST = "the whole node is told by the first process of this launch on it (local id 0)"
+_BY_THE_FIRST = "the first process of this launch on this node (local id 0) reports the whole node"
 
 
 @dataclass(frozen=True)

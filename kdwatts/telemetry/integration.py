@@ -27,15 +27,15 @@ def integrate_power_j(
     """
     if len(times_s) != len(powers_w):
         raise ValueError(
-            f"integrate_power_j: {len(times_s)} times and {len(powers_w)} powers; "
-            "give one power per time"
+            f"integrate_power_j: there are {len(times_s)} times but {len(powers_w)} powers; give "
+            "one power per time"
         )
     energy_j = 0.0
     for index in range(1, len(times_s)):
         step_s = times_s[index] - times_s[index - 1]
         if step_s < 0:
             raise ValueError(
-                f"integrate_power_j: time {times_s[index]} s follows {times_s[index - 1]} s; "
+                f"integrate_power_j: time {times_s[index]} s comes after {times_s[index - 1]} s; "
                 "sort the samples by time"
             )
         if max_gap_s is None or step_s <= max_gap_s:

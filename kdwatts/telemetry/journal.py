@@ -49,7 +49,7 @@ class Journal:
         except OSError as error:
             if not self._warned:
                 log.warning(
-                    "cannot write %s (%s); the run goes on and tries again", self.path, error
+                    "cannot write %s (%s); the run goes on and will try again", self.path, error
                 )
                 self._warned = True
             while len(self._pending) > MAX_PENDING:
@@ -60,10 +60,12 @@ class Journal:
         """Close the file. The log says what is missing from it, line by line with `tell_lost`."""
         self.write([])
         for line in self._pending if self._tell_lost else ():
-            log.warning("%s lacks this line: %s", self.path, line.decode().rstrip())
+            log.warning("%s is missing this line: %s", self.path, line.decode().rstrip())
         self.num_lost += len(self._pending)
         if self.num_lost:
-            log.warning("%s lacks %d lines that could not be written", self.path, self.num_lost)
+            log.warning(
+                "%s is missing %d lines that could not be written", self.path, self.num_lost
+            )
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -86,7 +88,7 @@ class Journal:
         os.ftruncate(self._descriptor, end - (written - whole))
         for _ in range(data.count(b"\n", 0, whole)):
             self._pending.popleft()
-        raise OSError(f"only {whole} of {len(data)} bytes fit")
+        raise OSError(f"only {whole} of {len(data)} bytes could be written")
 
 
 def _plain(value: Any) -> Any:
@@ -120,5 +122,5 @@ def _drop_torn_line(path: Path) -> None:
                 break
             keep = start
         if keep < size:
-            log.warning("%s: dropped a torn last line of %d bytes", path, size - keep)
+            log.warning("%s: removed a torn last line of %d bytes", path, size - keep)
             file.truncate(keep)

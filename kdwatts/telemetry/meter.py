@@ -264,7 +264,7 @@ class Meter:
             if kind == "gpu":
                 others = f"the meters of {launch} may count these GPUs, too"
             elif method == "rapl":
-                others = f"the whole node, also for {launch} on it"
+                others = f"the whole node, shared with {launch} on it"
         return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
@@ -326,8 +326,8 @@ class Meter:
             self.idle_power_w["gpu"] = power_w["gpu"]
         if load_pct > MAX_IDLE_LOAD_PCT:
             log.warning(
-                "telemetry: the node was %.0f %% busy when its idle power was to be measured; "
-                "there are no net figures of cpu and dram",
+                "telemetry: the node was %.0f %% busy while its idle power was measured, so there "
+                "are no net figures for cpu and dram",
                 load_pct,
             )
             power_w = {}

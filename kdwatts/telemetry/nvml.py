@@ -107,7 +107,7 @@ def close() -> None:
     try:
         pynvml.nvmlShutdown()
     except NVMLError as error:
-        log.warning("NVML does not shut down (%s); nothing depends on it", error)
+        log.warning("NVML did not shut down (%s); this changes no figure", error)
 
 
 def list_gpus(environment: Mapping[str, str] = os.environ) -> list[Device]:
@@ -164,8 +164,8 @@ def _find(gpus: Sequence[OpenDevice], entry: str, environment: Mapping[str, str]
         return matches[0]
     known = ", ".join(f"{gpu.device.index} {gpu.device.uuid}" for gpu in gpus)
     raise ValueError(
-        f"{_where(environment)} names GPU {entry!r}, NVML lists {known or 'none'}; "
-        "name one of these by index, UUID or a prefix that fits one only"
+        f"{_where(environment)} names GPU {entry!r}, but NVML lists {known or 'none'}; name one of "
+        "these by its index, its UUID, or a prefix that fits only one"
     )
 
 
@@ -182,7 +182,7 @@ def _warn_of_order(
     by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if by_index and not by_bus and len({gpu.device.name for gpu in gpus}) > 1:
         log.warning(
-            "the node mixes GPU models: CUDA counts the fastest first, NVML by bus; "
+            "the node has several GPU models: CUDA counts the fastest first, NVML counts by bus; "
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or the wrong GPU may be measured"
         )
 
@@ -192,7 +192,9 @@ def _gpu(index: int, driver: str, handles: Handles) -> OpenDevice | None:
     try:
         return _insist(_described, index, driver, handles)
     except NVMLError as error:
-        log.warning("telemetry: GPU %d of the node does not answer (%s); left out", index, error)
+        log.warning(
+            "telemetry: GPU %d of the node does not answer (%s), so it is left out", index, error
+        )
         return None
 
 

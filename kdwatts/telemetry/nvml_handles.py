@@ -84,7 +84,9 @@ class Handles:
             failure = _initialise_anew()
             if failure is None:
                 if outage.wait_s == _MIN_WAIT_S:
-                    log.warning("telemetry: NVML is initialised anew: %s said %r", uuid, str(error))
+                    log.warning(
+                        "telemetry: initialising NVML again, since %s reported %r", uuid, str(error)
+                    )
                 outage.wait_s = min(2 * outage.wait_s, _MAX_WAIT_S)
             self._due_s = time.monotonic() + _MIN_WAIT_S
             outage.due_s = time.monotonic() + outage.wait_s

@@ -190,7 +190,7 @@ class Exposition:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             log.warning(
-                "telemetry.openmetrics: cannot write %s (%s); the run goes on without it",
+                "telemetry.openmetrics: cannot write %s (%s); the run goes on without this file",
                 self.path,
                 error.strerror or error,
             )
@@ -214,6 +214,8 @@ def _remove_files_of_the_dead(folder: Path) -> None:
             continue
         try:
             path.unlink(missing_ok=True)
-            log.info("telemetry.openmetrics: removed %s of a process that is gone", path)
+            log.info("telemetry.openmetrics: removed %s, whose process has ended", path)
         except OSError as error:
-            log.warning("telemetry.openmetrics: %s is stale and stays (%s)", path, error)
+            log.warning(
+                "telemetry.openmetrics: %s is out of date and cannot be removed (%s)", path, error
+            )

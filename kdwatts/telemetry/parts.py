@@ -107,7 +107,10 @@ def component(
         return missing(joined(uncovered, *doubts))
     believed, flag = cross_check(spans, duration_s) if is_nvml else (True, None)
     if not believed:
-        _error_once("telemetry: units of %s are wrong, there is no energy of it", _labels(spans))
+        _error_once(
+            "telemetry: the counter of %s has the wrong unit, so its energy is not used",
+            _labels(spans),
+        )
         return missing(flag or "")
     remarks = [note, flag]
     if is_nvml and duration_s < SHORT_NVML_WINDOW_S:
@@ -151,12 +154,12 @@ def _doubts(spans: Sequence[Span]) -> list[str]:
     """What sensors said that is not believed."""
     doubts = [
         f"{one.num_refused} power sample{'s' * (one.num_refused > 1)} of {one.sensor.label} "
-        f"refused: not above 0 W and up to {most_w(one.sensor.limit_w):.4g} W"
+        f"refused: not between 0 and {most_w(one.sensor.limit_w):.4g} W"
         for one in spans
         if one.num_refused
     ]
     doubts += [
-        f"counter of {one.sensor.label} stood still for {one.still_s:.1f} s, which is not in it"
+        f"counter of {one.sensor.label} stood still for {one.still_s:.1f} s, which is not counted"
         for one in spans
         if one.still_s > 0
     ]

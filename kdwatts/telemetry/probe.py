@@ -81,7 +81,7 @@ class Probe:
         """
         if self.error is None:
             log.warning(
-                "telemetry: %s cannot be read (%s); the gap is stated in its windows",
+                "telemetry: %s cannot be read (%s); its windows state the gap",
                 self.sensor.label,
                 error,
             )

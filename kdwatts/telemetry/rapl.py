@@ -94,9 +94,11 @@ class Counter:
             raw_j = int(text) * 1e-6
         except ValueError:
             found = text.decode(errors="replace").strip()
-            raise OSError(f"{self._path} holds {found!r}, not a number") from None
+            raise OSError(f"{self._path} holds {found!r}, which is not a number") from None
         if not 0 <= raw_j <= self._range_j:
-            raise OSError(f"{self._path} holds {raw_j:.6g} J, its range is {self._range_j:.6g} J")
+            raise OSError(
+                f"{self._path} holds {raw_j:.6g} J, but its range is {self._range_j:.6g} J"
+            )
         if self._last_j is not None:
             step_j = raw_j - self._last_j
             self._drawn_j += step_j if step_j >= 0 else step_j + self._range_j
@@ -156,7 +158,7 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> int:
     text = _text(path)
     if not text.isdecimal() or int(text) == 0:
-        raise OSError(f"{path} holds {text!r}, not a number above 0")
+        raise OSError(f"{path} holds {text!r}, which is not a number above 0")
     return int(text)
 
 

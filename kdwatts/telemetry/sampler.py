@@ -103,7 +103,7 @@ class Sampler:
             self._sample()
         except BaseException as error:
             self.ended = time.monotonic(), f"sampling ended: {_in_words(error)}"
-            log.error("telemetry: %s; windows from now on say so", self.ended[1])
+            log.error("telemetry: %s; the windows from now on state it", self.ended[1])
             log.debug("telemetry: where sampling ended", exc_info=error)
 
     def _sample(self) -> None:
@@ -154,7 +154,7 @@ class Sampler:
         """Write a tick that failed as a row with its error; the log says each kind once."""
         said = _in_words(error)
         if said != self._failed:
-            log.warning("telemetry: a tick failed (%s); sampling goes on", said)
+            log.warning("telemetry: one reading failed (%s); sampling goes on", said)
             log.debug("telemetry: where the tick failed", exc_info=error)
         self._failed = said
         row = {**self._host_blank, "time_utc": datetime.now(UTC), "window": self.window}

@@ -53,8 +53,8 @@ class Watch:
         self._knows_own = not gpus or _namespace() == _FIRST_NAMESPACE
         if self._sliced and not allowed:
             raise RuntimeError(
-                f"telemetry: {self._sliced[0]} is sliced by MIG, its meter is for all slices; use "
-                "a whole GPU or set telemetry.allow_shared=true to report all of it"
+                f"telemetry: {self._sliced[0]} is sliced by MIG, but its meter measures all slices "
+                "together; use a whole GPU, or set telemetry.allow_shared=true to report all of it"
             )
         self._latest_look_s = 0.0
         self._look(first=True)
@@ -62,8 +62,8 @@ class Watch:
             uuid = next(iter(self._seen.values())).uuid
             named = ", ".join(s.name for s in self._seen.values() if s.uuid == uuid)
             raise RuntimeError(
-                f"telemetry: {uuid} is also used by {named}; energy would be misattributed; run "
-                "alone or set telemetry.allow_shared=true"
+                f"telemetry: {uuid} is also used by {named}, so its energy would not be this run's "
+                "alone; run alone, or set telemetry.allow_shared=true"
             )
 
     def look(self) -> None:
@@ -102,7 +102,9 @@ class Watch:
             name = f"pid {pid} ({host.process_name(pid)})"
             self._seen[uuid, pid] = _Sighting(uuid, name, last_s)
             if not first:
-                log.warning("telemetry: %s is now also used by %s; figures say so", uuid, name)
+                log.warning(
+                    "telemetry: %s is now also used by %s; its figures state this", uuid, name
+                )
 
 
 def _own_by_count(unknown: set[int], peers: Sequence[int]) -> set[int]:

@@ -39,8 +39,8 @@ def convert(path: Path, out_dir: Path) -> dict[str, Any]:
         raise ValueError(f"{out_dir} exists; remove it to convert {path.name} again")
     if find_spec("gguf") is None:
         raise ValueError(
-            f"{path.name}: GGUF is read by the package gguf, which is not installed; pip install "
-            "'kdwatts[gguf]'"
+            f"{path.name}: reading GGUF needs the package gguf, which is not installed; install it "
+            "with pip install 'kdwatts[gguf]'"
         )
     with _file_of(path) as gguf_path:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,16 @@ def convert(path: Path, out_dir: Path) -> dict[str, Any]:
 def _file_of(path: Path) -> Iterator[Path]:
     """The GGUF file at `path`, or the one in the archive there, unpacked for a while."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give a .gguf or a wheel that holds one")
+        raise ValueError(f"{path} does not exist; give a .gguf file, or a wheel that holds one")
     if not zipfile.is_zipfile(path):
         yield path
         return
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as unpacked:
         names = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
-            raise ValueError(f"{path.name} holds {len(names)} GGUF files; give one with one")
+            raise ValueError(
+                f"{path.name} holds {len(names)} GGUF files; give a file that holds exactly one"
+            )
         target = Path(unpacked) / Path(names[0]).name
         with archive.open(names[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)

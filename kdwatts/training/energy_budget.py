@@ -29,15 +29,15 @@ class JouleBudget:
         drawn_j = own_energy().value
         if drawn_j is None:
             raise RuntimeError(
-                f"training.budget_kj={budget_kj}: nothing here measures or estimates the energy of "
-                "every attempt at this student; set telemetry.cpu_estimate=tdp, or budget_kj=null "
-                "and training.target_tokens"
+                f"training.budget_kj={budget_kj} needs the energy of every attempt at this "
+                "student, but nothing here measures or estimates it; set "
+                "telemetry.cpu_estimate=tdp, or set budget_kj=null and training.target_tokens"
             )
         self.start_j = drawn_j if start_j is None else start_j
         if self.start_j >= self._limit_j:
             raise ValueError(
-                f"training.budget_kj={budget_kj} is spent before the first step: loading drew "
-                f"{self.start_j / 1000:.3g} kJ; raise it"
+                f"training.budget_kj={budget_kj} is used up before the first step, since loading "
+                f"drew {self.start_j / 1000:.3g} kJ; raise it"
             )
 
     def used(self) -> float:
@@ -52,5 +52,7 @@ class JouleBudget:
             self._share = max(self._share, share)
         elif not self._warned:
             self._warned = True
-            log.warning("distill: energy is no longer known; training.target_tokens ends the run")
+            log.warning(
+                "distill: the energy is no longer known, so training ends by training.target_tokens"
+            )
         return self._share

@@ -66,7 +66,10 @@ def not_finite(name: str, step: int, settings: Training, *, has_moved: bool) -> 
     if name == TEACHER:
         cause = "its weights may be damaged; check the files of model.teacher"
     elif not has_moved:
-        cause = "nothing was learned before it; check the student's weights and the terms'"
+        cause = (
+            "nothing was learned before this step; check the weights of the student and of the "
+            "terms"
+        )
     else:
         cause = f"the training diverged; lower training.learning_rate={settings.learning_rate:g}"
     precise = "" if settings.precision == "fp32" else " or use training.precision=fp32"

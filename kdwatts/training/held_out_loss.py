@@ -25,7 +25,10 @@ class HeldOut:
 
 
 def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None) -> HeldOut:
-    """Micro-batches with the bytes of their targets, where the bytes of each token are known."""
+    """Micro-batches with the bytes of their targets. `token_bytes` [V] are those of each token.
+
+    Without `token_bytes` the bytes are not known.
+    """
     if token_bytes is None:
         return HeldOut(batches, None)
     targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]

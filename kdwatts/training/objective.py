@@ -82,7 +82,8 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the step's loss, and each term's share without its weight.
 
-        Terms on logits and on attention are in nats. Other terms on states have no unit.
+        All are scalars. Terms on logits and on attention are in nats. Other terms on states have no
+        unit.
         """
         with ExitStack() as stack:
             captured = [stack.enter_context(term.captured(student)) for term in self.state_terms]

@@ -129,9 +129,9 @@ def meet(ranks: Ranks, device_type: str) -> Company | None:
         found = collected((node(), os.getpid()))
         if len(nodes := {place for place, _ in found}) > 1:
             raise RuntimeError(
-                f"{ranks.world} ranks were launched on {len(nodes)} nodes, whose energy one meter "
-                "does not see; launch all ranks of a run on one node, outside of containers of "
-                "their own"
+                f"{ranks.world} ranks were launched on {len(nodes)} nodes, but one meter sees the "
+                "energy of one node only; launch all ranks of a run on one node, and not in "
+                "containers of their own"
             )
         peers = [pid for _, pid in found if pid != os.getpid()]
         _met.append(Company(ranks, PrefixStore("company", store), peers))
@@ -150,8 +150,8 @@ def device_of(ranks: Ranks, device_type: str) -> torch.device:
     index = 0 if num_gpus == 1 else ranks.local_rank
     if index >= num_gpus:
         raise RuntimeError(
-            f"rank {ranks.rank} is number {index + 1} on its node, which shows it {num_gpus} GPUs; "
-            "start one rank a GPU"
+            f"rank {ranks.rank} is process {index + 1} on its node, but it sees only {num_gpus} "
+            "GPUs; start one rank per GPU"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

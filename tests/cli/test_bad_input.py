@@ -42,7 +42,10 @@ def test_a_missing_model_folder_is_named(tmp_path: Path):
     sentence = attempt(
         tmp_path / "run", f"store_dir={tmp_path}/store", "model.teacher.path=/nowhere/model"
     )
-    assert sentence == "model: there is no folder /nowhere/model; check the path or give a hub id"
+    assert (
+        sentence
+        == "model: the folder /nowhere/model does not exist; check the path, or give a hub id"
+    )
 
 
 def test_an_empty_corpus_is_refused_and_leaves_no_shards(tmp_path: Path):

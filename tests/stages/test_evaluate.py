@@ -119,7 +119,7 @@ def test_a_stage_before_the_evaluation_asks_for_no_harness(
     monkeypatch.setattr(lm_tasks, "version", missing)
     names = [node.name for node in plan(configure("until=distill", "gpu=cpu"), [])]
     assert names[-1] == "distill"
-    with pytest.raises(ValueError, match=r"by lm-eval, which is not installed here; .*eval=none"):
+    with pytest.raises(ValueError, match=r"need lm-eval, which is not installed; .*eval=none"):
         plan(configure("until=evaluate", "gpu=cpu"), [])
 
 

@@ -68,13 +68,13 @@ def test_a_templated_benchmark_needs_rows_for_the_template_s_marks(
 def test_what_a_tokenizer_lacks_is_told_before_any_stage(
     configure: Configure, tokenizer: Any, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match=r"tiny:tokenizer has no chat template, and the corpus ho"):
+    with pytest.raises(ValueError, match=r"tiny:tokenizer has no chat template, but the corpus ho"):
         check(configure(*TALKS), {"shards"})
     tokenizer.eos_token = tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     for paradigm in ("sft", "response"):
         config = configure(f"model.tokenizer={tmp_path}", f"paradigm={paradigm}")
-        with pytest.raises(ValueError, match=r"has no end token, by which documents are told apar"):
+        with pytest.raises(ValueError, match=r"has no end token, which marks the end of documents"):
             check(config, {"shards"})
         check(config, set())  # All is in the store.
 

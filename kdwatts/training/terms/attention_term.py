@@ -36,7 +36,7 @@ class AttentionTerm:
         return int(batch.text_BT.sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss in nats, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar in nats, before its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.attention
         total = attention_loss(

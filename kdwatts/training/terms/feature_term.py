@@ -43,7 +43,10 @@ class FeatureTerm:
         return int(self._is_text(batch).sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar without a unit, before its weight.
+
+        Raises ValueError for a distance that does not give one number per position [N].
+        """
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.blocks
         whole = batch.valid_BT is None and batch.position_BT is None
@@ -68,8 +71,8 @@ class FeatureTerm:
         if not is_tensor or distance_N.shape != (num_positions,):
             found = tuple(distance_N.shape) if is_tensor else f"a {type(distance_N).__name__}"
             raise ValueError(
-                f"feature.distance={self.settings.distance} is {found} for {num_positions} "
-                "positions; have its function return one number a position"
+                f"feature.distance={self.settings.distance} returns {found} for {num_positions} "
+                "positions; return one number per position from its function"
             )
 
     def _compared(self, batch: Batch, state: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class HeadTerms:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the step's loss, and each term's share without its weight.
 
-        Both are in nats. `num_targets` is the number of targets of the whole step.
+        They are scalars in nats. `final_BTD` [B, T, D] are the student's final states.
+        `num_targets` is the number of targets of the whole step.
         """
         target_N = micro_batch.batch.target_BT.flatten()
         keep_N = target_N != IGNORE

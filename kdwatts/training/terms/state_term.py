@@ -39,7 +39,7 @@ class StateTerm(Protocol):
         ...
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar, without the term's weight."""
         ...
 
 
@@ -49,7 +49,7 @@ def captures_nothing(student: nn.Module) -> AbstractContextManager[States]:
 
 
 def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str) -> None:
-    """Raise ValueError unless a gradient of the term's loss reaches each state that it compares.
+    """Raise ValueError unless a gradient of the loss, a scalar, reaches each state it compares.
 
     Otherwise the student would learn from the other terms alone, while the log shows this one.
     """
@@ -57,9 +57,9 @@ def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str)
     num_reached = _num_reached(trained, loss)
     if not trained or num_reached < len(trained):
         raise ValueError(
-            f"{name} gives a gradient to {num_reached} of the {len(states)} states of the "
-            "student that it compares, which would not learn what it tells; have its functions "
-            "detach nothing of the student"
+            f"{name} gives a gradient to {num_reached} of the {len(states)} states of the student "
+            "that it compares, so the others would learn nothing from it; do not detach the "
+            "student's states in its functions"
         )
 
 
