@@ -31,12 +31,14 @@ log = logging.getLogger(__name__)
 
 LEASE_TIMEOUT_S = 60.0
 ABANDONED_S = 600.0
-"""A lease that the file server has seen still for so long is dead at the first look: who waits for
-none has no second one."""
+"""A lease that the file server has seen untouched for this long is dead at the first look.
+
+A process that does not wait has no second look.
+"""
 RENEW_EVERY_S = 10.0
 POLL_EVERY_S = 0.2
 LONGEST_POLL_S = 2.0
-"""Of a long wait: an array of jobs that look five times a second is a burden to a file server."""
+"""Seconds between looks in a long wait: many jobs that look five times a second burden a server."""
 
 
 @dataclass(frozen=True)

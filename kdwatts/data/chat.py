@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdwatts.data.turns import Turn
 
 FIXED_TIME = datetime(2024, 7, 26)
-"""For chat templates, some of which write today's date: what Llama 3.1's has written into it."""
+"""The date for chat templates that print today's. It is the one that Llama 3.1's template has."""
 DATE_STRING = f"{FIXED_TIME:%d %b %Y}"
 """The variable by which Llama 3.2's template takes a date."""
 
@@ -23,10 +23,12 @@ CLOCK = (
     f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED}|replace('%%', '%') }}}}"
     "{% endmacro %}\n"
 )
-"""Written before a template, it takes the place of the clock that transformers gives to templates:
-what else is given to one may be no function. Jinja drops the line end behind it."""
+"""Jinja code before a template that replaces the clock which transformers gives to templates.
+
+Other values given to a template cannot be functions. Jinja drops the line end after it.
+"""
 _RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
-"""What Jinja draws by chance."""
+"""The random functions of Jinja."""
 
 _KNOWN_WORDS = "What no template says"
 OTHER = "choose the tokenizer of an instruct model, or a source of plain text"
@@ -124,7 +126,7 @@ def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
 
 
 Span = tuple[int, int]
-"""First character of a part of a text, and the one behind its last."""
+"""First character of a part of a text, and the one after its last."""
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from kdwatts.data.local_rows import Row, local_files, read_rows
 from kdwatts.data.turns import Turn, check_beside, checked_text, read_turns
 
 ID_FIELD = "id"
-"""Field by which a row's document is known, where it has one."""
+"""The field with the id of a row's document, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Document:
     content: str | list[Turn]
     """A string, or the turns of a conversation."""
     own_id: str | None
-    """The id that its row has, in characters."""
+    """The id that its row has, as text."""
     place: str = "data"
     """Where its row stands, for errors: `file:row`."""
 

@@ -32,10 +32,10 @@ class FetchedText:
     repo: str
     commit: str
     builder: str
-    """What reads them: parquet, json, csv or text."""
+    """The reader of these files: parquet, json, csv or text."""
     files: list[str]
     is_whole: bool
-    """Whether these are all files of the split; else the first of them."""
+    """Whether these are all files of the split. Else they are the first ones."""
     schema: int = SCHEMA
 
 

@@ -19,13 +19,15 @@ class PartSize:
     num_tokens: int = 0
     num_targets: int = 0
     num_seen: int = 0
-    """Documents read of it, each epoch's."""
+    """Documents read from it, in all epochs."""
     num_dropped: dict[str, int] = field(default_factory=dict)
-    """Reason to the number of documents read and left out: not_drawn, contaminated, empty of any
-    word, or blank_answer."""
+    """Reason to the number of documents that were left out.
+
+    The reasons are not_drawn, contaminated, empty (of any word) and blank_answer.
+    """
 
     is_exhausted: bool = False
-    """Whether it had no more when its turn came, which ended the corpus."""
+    """Whether it had no more documents when its turn came, which ended the corpus."""
 
     def drop(self, reason: str) -> None:
         """Count one document that was left out, by its reason."""

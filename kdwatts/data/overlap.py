@@ -33,12 +33,12 @@ from kdwatts.data.shards import encode_documents
 
 MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20
-"""Of a task, how many documents a report names."""
+"""How many documents a report names per task."""
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_", re.ASCII)
 _ALONE = re.compile(r"[々〆〇぀-ゟ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
 _UNBROKEN = re.compile(r"[\u0e00-\u109f\u1780-\u17ff]")
-"""A letter of a script in which neither blanks nor Unicode's rule tell words apart."""
+"""A letter of a script in which neither blanks nor Unicode's rule separate words."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _UNKNOWN = 0x2545F4914F6CDD1D
 """Stands for every word that no evaluation text has."""
@@ -58,18 +58,18 @@ class Grams:
     """Runs of words of evaluation texts, to be looked up in documents."""
 
     tasks: list[str]
-    """Of each text, its task."""
+    """The task of each text."""
     is_short: list[bool]
-    """Of each text, whether it has no string of MIN_WORDS words, so that it is never found."""
+    """Whether each text has no string of MIN_WORDS words, so that it is never found."""
     is_unbroken: list[bool]
-    """Of each text, whether that is since its words are not told apart."""
+    """Whether each text is short because its words cannot be separated."""
     words: dict[str, int]
     hashes: dict[int, NDArray[np.uint64]]
     """Number of words to the hashes of such runs, ascending."""
     texts: dict[int, NDArray[np.int64]]
-    """Beside each hash, the text that it is of."""
+    """The text that each hash is of."""
     is_possible: NDArray[np.bool_]
-    """Whether any hash begins with these bits: few runs of a document need be looked up."""
+    """Whether any hash begins with these bits. So few runs of a document need a look-up."""
 
 
 @cache

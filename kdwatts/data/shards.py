@@ -28,11 +28,11 @@ from kdwatts.runtime.fingerprint import sha256_file
 NO_TARGET = np.uint32(1 << 31)
 INDEX_NAME = "index.json"
 PROGRESS_NAME = "shard.json"
-"""Of a kept shard: its entry in the index, and how far the sources were read when it was full."""
+"""The entry of a kept shard in the index, and how far the sources were read when it was full."""
 SHARD_PREFIX = "shard-"
 
 TEXTS_AT_ONCE = 64
-"""To the tokenizer, whose notes on each token take some 100 bytes until it is done."""
+"""Texts given to the tokenizer at once. It takes some 100 bytes per token until it is done."""
 
 
 def encode_document(

@@ -15,7 +15,7 @@ from heapq import nsmallest
 from kdwatts.data.documents import Document
 
 Draw = Callable[[Document], bool]
-"""Whether a document is in the part; asked of every document of one reading, in its order."""
+"""Whether a document is in the part. It is called for every document of one reading, in order."""
 
 
 def place(sample_seed: int, document_id: str) -> int:

@@ -19,18 +19,20 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""Names that data give to who speaks, to those that chat templates know."""
+"""The names that data gives to speakers, to those that chat templates know."""
 
 _WEIGHTS = ("weight", "train", "training", "trainable", "loss")
-"""Whether an answer is learned, as OpenAI, axolotl and ms-swift write it: it is, by 1 or true. What
-others say is never learned, so 0 or false there says nothing new."""
+"""Keys by which OpenAI, axolotl and ms-swift say whether an answer is learned: 1 or true says yes.
+
+What others say is never learned, so 0 or false says nothing new there.
+"""
 _MEANT = (
     *("tool_calls", "function_call", "tool_call_id", "tools", "functions", "name", "refusal"),
     *("reasoning_content", "reasoning", "thinking", "prefix", "masked", "mask", "loss_mask"),
     *("loss_weight", "train_detail"),
     *("image", "images", "audio", "audios", "video", "videos", "file", "files", "attachments"),
 )
-"""What a turn says besides its words, or how these are to be learned; none of it is supported."""
+"""Keys that change what a turn means, or how it is learned. None of them is supported."""
 _EMPTY = (None, "", "[]", "{}", [], {})
 
 _TOOLS = ("tools", "functions")

@@ -34,10 +34,10 @@ Batch = tuple[Kept, list[Any], int]
 """What stays here, the items to work on, and their size in characters."""
 
 CHARACTERS_PER_WORKER = 8_000_000
-"""Some 3 s of tokenizing; a process is started in 0.7 s."""
+"""About 3 s of tokenizing. Starting a process takes 0.7 s."""
 BATCH_CHARACTERS = 500_000
 BATCHES_PER_WORKER = 2
-"""At a time: one in work, and one at hand when it is done."""
+"""Two at a time: one in work, and one that is ready when it is done."""
 
 _SCRIPT = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "

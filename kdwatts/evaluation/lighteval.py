@@ -35,7 +35,7 @@ _OF_A_LAUNCH = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-"""What torchrun says to this process and would make the child wait for other ranks."""
+"""Variables of torchrun that would make the child wait for other ranks."""
 _OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 
@@ -49,9 +49,9 @@ class Served:
     dtype: str
     batch_size: int
     device_index: int | None
-    """Among the visible GPUs; None for the CPU."""
+    """Index among the visible GPUs. None for the CPU."""
     template_arguments: dict[str, str] = field(default_factory=dict)
-    """What the chat template is called with, where a task's prompts are rendered by it."""
+    """Arguments of the chat template, where a task's prompts are rendered by it."""
 
 
 def installed_version(python: str | None) -> str:

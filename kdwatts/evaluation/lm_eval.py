@@ -34,7 +34,7 @@ from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"
 BOOTSTRAP_ITERATIONS = 1000
-"""For metrics without a closed form; with 0 the harness gives no standard error at all."""
+"""For metrics without a closed form. With 0 the harness gives no standard error at all."""
 
 
 def evaluate(

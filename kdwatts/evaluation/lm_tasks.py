@@ -28,7 +28,7 @@ OWN_TASKS_DIR = Path(__file__).parent / "tasks"
 """Tasks that ship with the package, on data that ships with the harness."""
 
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
-"""What `dataset_path` may be besides a dataset: a format of files that the task names."""
+"""Values of `dataset_path` that name a format of files instead of a dataset."""
 
 
 _NO_HARNESS = (
@@ -42,9 +42,9 @@ class TaskSources:
     """Where tasks and their data are looked for."""
 
     data_dir: Path | None = None
-    """Holds a folder OWNER/NAME for every dataset; None reads from the hub."""
+    """Holds a folder OWNER/NAME for every dataset. None reads from the hub."""
     tasks_dir: Path | None = None
-    """YAML tasks of one's own, which win over the harness's of the same name."""
+    """Your own YAML tasks. They come before the harness's tasks of the same name."""
 
 
 def harness(module: str) -> Any:
@@ -105,11 +105,11 @@ class LoadedTask:
     """One benchmark, with its data."""
 
     parts: list[Any]
-    """What `simple_evaluate` takes: a task or a group, or all tasks of a tag."""
+    """The argument of `simple_evaluate`: a task, a group, or all tasks of a tag."""
     leaves: list[Any]
-    """The tasks alone, those of groups too."""
+    """The tasks alone, also those of groups."""
     manager: Any
-    """The index they are from; `simple_evaluate` would make one of its own, in seconds."""
+    """The index they are from. `simple_evaluate` would take seconds to make its own."""
 
 
 def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 _HARNESS = "lm_eval"
-"""Its files are what its version, which is part of the key, says."""
+"""Its files follow from its version, which is part of the key."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -24,7 +24,7 @@ from kdwatts.losses.rounding import wide
 
 PROJECTIONS = ("q", "k", "v")
 UNSEEN = -1e30
-"""Logit of what a query does not see: no mass, and no NaN in 0 times the difference of two logs."""
+"""Logit of a key that a query does not see. Its probability is 0, and no NaN arises from it."""
 
 
 def attention_loss(

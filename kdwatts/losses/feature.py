@@ -16,7 +16,7 @@ from kdwatts.runtime import plugins
 NORM_EPSILON = 1e-6
 """Added to the mean square before its root, as the models' own norms do."""
 LEAST_NORM = 1e-8
-"""Of a row that has a direction; torch's own default."""
+"""Rows of a smaller norm have no direction. It is torch's own default."""
 
 
 def rms_normalized(hidden_ND: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Block:
 
 
 RowTerm = Callable[[Block, float], Tensor]
-"""A loss of each row of a block, [n] in float64; adds that many times its gradient to the block."""
+"""A loss of each row of a block, [n] in float64. It adds its gradient, times the given weight."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class Softmax:
     shifted_nV: Tensor
     """z / T less its maximum, so that log p = shifted - log total."""
     most_n1: Tensor
-    """What was taken off z / T: that maximum, or 0 where another softmax gave z without it."""
+    """What was subtracted from z / T: its maximum, or 0 where z came from another softmax."""
     exp_nV: Tensor
     total_n1: Tensor
-    """Sum of exp over V, in float64 as what is done with it costs nothing."""
+    """Sum of exp over V. It is in float64, since little is computed with it."""
 
     @property
     def scale_n1(self) -> Tensor:

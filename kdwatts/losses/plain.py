@@ -18,7 +18,7 @@ from torch import Tensor
 from kdwatts.losses.logit_rows import Block
 
 OPTIONS = ("temperature", "beta", "skew")
-"""What a divergence may name, and is given then, besides the logits."""
+"""Parameters that a divergence may have besides the logits. It is given those it has."""
 
 
 def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from kdwatts.losses.rounding import wide
 
 TINY = 1e-12
-"""Squared length, in units of the group's extent, below which two embeddings coincide: they have no
-direction and no gradient."""
+"""Squared length, in units of the group's extent, below which two embeddings coincide.
+
+They then have no direction and no gradient.
+"""
 
 MIN_GROUP = 3
-"""The fewest embeddings that have an angle; two have one distance, which is its own mean."""
+"""The fewest embeddings that have an angle. Two have one distance, which is its own mean."""
 
 
 def mean_pool(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -175,12 +175,14 @@ CLOSED_FORMS: dict[str, Callable[..., Tensor]] = {
     "skew_reverse_kl": skew_reverse_kl,
     "total_variation": total_variation,
 }
-"""Quicker than autograd, in less memory, and equal: the tests compare them."""
+"""Faster than autograd, with less memory, and equal to it: the tests compare them."""
 DIVERGENCES = {name: plain(function) for name, function in DEFINITIONS.items()} | CLOSED_FORMS
 
 REVISIONS = {"total_variation": 2, "universal": 2}
-"""Divergences whose numbers are no longer those that first shipped; part of what keys a student.
-2: no slope where probabilities are equal within rounding."""
+"""Divergences whose numbers have changed since they first shipped. This is part of a student's key.
+
+2: no slope where probabilities are equal within rounding.
+"""
 
 
 def divergence_of(name: str) -> Callable[..., Tensor]:

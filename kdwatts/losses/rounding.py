@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 LEAST_LOGIT = -1e30
-"""Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
+"""Stands for a logit of minus infinity. Its probability is 0, and 0 times it is 0 and not NaN."""
 
 TIED_EPSILONS = 64
-"""Roundings of a probability within which two are equal: they are exponentials of logits, whose
-own rounding is some epsilons of what may be tens."""
+"""Probabilities within this many roundings of each other are equal.
+
+They are exponentials of logits. A logit may be in the tens, and its own rounding some epsilons.
+"""
 
 
 def wide(tensor: Tensor) -> Tensor:

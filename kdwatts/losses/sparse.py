@@ -19,9 +19,9 @@ class TopK:
 
     ids_NK: Tensor
     log_p_NK: Tensor
-    """log p at the temperature asked for, over the whole vocabulary."""
+    """log p in nats at this temperature, over the whole vocabulary."""
     log_tail_N: Tensor
-    """log of the probability outside the support, at the same temperature."""
+    """log of the probability of all other tokens in nats, at this temperature."""
 
     def rows(self, rows: slice) -> TopK:
         """The same for the positions of one block."""

@@ -9,8 +9,10 @@ from kdwatts.memory.workload import Workload
 from kdwatts.models.align import shared_vocabulary
 
 SUPPORT_BYTES = 20
-"""Per token and position of a sparse teacher: id and log-probability as read, 8 together, and as
-the loss takes them, 12."""
+"""Bytes per token and position of a sparse teacher.
+
+Id and log-probability take 8 as they are read, and 12 as the loss uses them.
+"""
 
 
 def num_pairs_of(workload: Workload) -> int:

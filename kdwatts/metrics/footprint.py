@@ -13,11 +13,15 @@ GRID_FACTS = {
     "grid_kind": ("average", "marginal"),
     "grid_gases": ("co2", "co2e"),
 }
-"""Setting of a site to what it may state: emissions of burning alone or of plants and fuel too,
-electricity made or used in the region, the mean of all plants or the last one that answers demand,
-carbon dioxide alone or all gases by their warming."""
+"""Each setting of a site's grid factor, with the words that it may state.
+
+- grid_boundary: emissions of combustion alone, or of plants and fuel too.
+- grid_basis: electricity generated in the region, or consumed in it.
+- grid_kind: the average of all plants, or the marginal plant that answers demand.
+- grid_gases: carbon dioxide alone, or all gases by their warming.
+"""
 GRID_PROVENANCE = ("grid_year", "grid_release", "grid_licence")
-"""Year that the factor is of, publication it was read from, and terms of use."""
+"""The year of the factor, the publication it is from, and the terms of use."""
 
 
 def co2e_kg(energy_j: float | None, *, pue: float, grid_gco2e_per_kwh: float) -> float | None:

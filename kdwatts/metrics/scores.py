@@ -8,10 +8,10 @@ from typing import Any
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, is_at_chance
 
 Record = Mapping[str, Any]
-"""A score as eval.json holds it; one of an older version has no `chance`."""
+"""A score as eval.json holds it. One of an older version has no `chance`."""
 
 Primaries = Mapping[str, tuple[str, float | None]]
-"""Benchmark to the metric that counts for it and the score of guessing, None where it has none."""
+"""Benchmark to the metric that counts for it, and to its chance level. None where it has none."""
 
 
 def with_chance(scores: Iterable[Record], primaries: Primaries) -> list[dict[str, Any]]:

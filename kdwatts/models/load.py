@@ -25,14 +25,16 @@ FIXED = {
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
 }
-"""What is one way in all published models of a family that we build, count and cut students from.
-Qwen2's attention always has biases."""
+"""Values that are the same in all published models of a family that we build and count.
+
+Qwen2's attention always has biases.
+"""
 
 ADAPTERS_NAME = "adapter_config.json"
-"""Beside weights it has transformers load the model that it names in their place."""
+"""Beside weights, this file makes transformers load the model that it names instead."""
 
 ENERGY_NAME = "energy.json"
-"""Beside a model that we trained: what that cost. It travels with the folder."""
+"""Lies beside a model that we trained and states its joules. It stays with the folder."""
 
 
 def local_dir(path: str) -> Path | None:

@@ -15,8 +15,10 @@ BESIDE = (
     "use_cache", "initializer_range", "attention_dropout", "bos_token_id", "eos_token_id",
     "pad_token_id",
 )  # fmt: skip
-"""Of a configuration what serving at fixed lengths does not read, or what the stage sets itself.
-Whatever is not among these is taken to matter."""
+"""Keys of a configuration that serving at fixed lengths does not read, or that the stage sets.
+
+All other keys are taken to matter.
+"""
 
 ROUTING = ("expert", "moe", "router")
 """Words in the names of a configuration's keys by which a mixture of experts is known."""

@@ -15,8 +15,10 @@ from kdwatts.memory.workload import Workload
 from kdwatts.runtime.ranks import launched
 
 CONTEXT_GIB = 1.0
-"""Of what NVML calls a GPU's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
-context."""
+"""GiB of NVML's memory of a GPU that tensors cannot have.
+
+CUDA does not offer 0.35 to 0.8 GiB of it (conf/gpu), and a context takes some.
+"""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ REACHED = (1 / 2, 1 / 3)
 """Shares of a GPU's peak rate at which training is expected; four large models reached 21 to 46 %
 (Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
 OPTIMIZER_BYTES = 28
-"""Per trained parameter and step, in float32: weight, gradient and two moments read, weight and
-moments written."""
+"""Bytes per trained parameter and step, in float32.
+
+Weight, gradient and two moments are read, and weight and moments are written.
+"""
 
 
 @dataclass(frozen=True)

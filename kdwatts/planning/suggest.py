@@ -22,10 +22,10 @@ class Suggestion:
     ranks: int
     micro_batch: int
     accumulation: int
-    """Of all ranks together."""
+    """Micro-batches per step, of all ranks together."""
     gradient_checkpointing: bool
     total_gib: float
-    """Estimate for each GPU."""
+    """GiB on each GPU, estimated."""
     sharded: tuple[str, ...]
     """Options that are set to fsdp."""
 

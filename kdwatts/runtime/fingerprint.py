@@ -36,8 +36,11 @@ def sha256_file(path: Path) -> str:
 
 
 LARGE_BYTES = 1 << 24
-"""From 16 MiB on a file is read once by a process; smaller ones are read each time, since a second
-write within one tick of the file system's clock leaves no trace but the bytes."""
+"""From 16 MiB on, a process reads an unchanged file only once.
+
+A smaller file is read each time. A second write within one tick of the file system's clock leaves
+no trace but its bytes.
+"""
 
 
 def known_sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ ACCOUNTING_LAG_S, NO_RECORD_S = 15.0, 5.0
 """How long after its end the accounting may still call a job running, and how long it may have no
 record of one that ran; 2 to 4 s are usual. One that is cancelled while it waits leaves none."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-"""States of a job that is in the queue for its turn, the first or another."""
+"""States of a job that waits in the queue for its first or another turn."""
 FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",

@@ -30,14 +30,14 @@ class Node:
     """Name of each parent node to its key."""
     build: Callable[[Work], None]
     is_assisted: bool
-    """Whether the other ranks of a launch take part in building it."""
+    """Whether the other ranks of a launch help to build it."""
     code: dict[str, str | None]
-    """Option that names code to the key of that code; None where it cannot be read."""
+    """Option that names code, to the key of this code. None where it cannot be read."""
     version: int
     reads: dict[str, str]
-    """Name to key of nodes whose artifacts it is built from and that are not in its key."""
+    """Name to key of the nodes that it is built from and that are not in its key."""
     measurements: int | None = None
-    """How many independent ones the store keeps of what this key names; None: it is built once."""
+    """How many independent measurements the store keeps under this key. None: it is built once."""
 
     @property
     def identity(self) -> dict[str, Any]:

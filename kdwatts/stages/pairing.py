@@ -33,7 +33,7 @@ class PairedBlocks:
     student_block: int
     teacher_block: int
     cka: float | None
-    """Linear CKA before training; None where the pair follows from depth alone."""
+    """Linear CKA before training. None where the pair follows from depth alone."""
 
 
 def paired_blocks(

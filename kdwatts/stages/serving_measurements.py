@@ -25,8 +25,11 @@ class Pooled:
     """A subject's figures at one point: means of run means, over all that have one quality."""
 
     cost: dict[str, Any]
-    """As a record of one measurement; `total_interval_95_j` is t[R-1] of R run means, of a single
-    one the spread of its repeats."""
+    """The figures in the form of one measurement's record.
+
+    `total_interval_95_j` is t[R-1] times the spread of R run means. For a single run it is the
+    spread of its repeats.
+    """
     measurements: int
 
 
@@ -35,9 +38,9 @@ class Served:
     """The measurements of one subject that were in the store at the end of a run."""
 
     key: str
-    """Of what serves alike: without the measurement's number."""
+    """The key of what serves alike, without the number of the measurement."""
     rows: list[dict[str, Any]]
-    """What inference.json holds: a row for each point of each measurement, with number and key."""
+    """The rows of inference.json: one for each point of each measurement, with number and key."""
 
     def at(self, point: Point) -> Pooled | None:
         """The figures at a point. None where no measurement is there yet."""

@@ -35,7 +35,7 @@ PART_NAME = "part.json"
 _WRITING = ".writing-"
 
 PART_POSITIONS = 1 << 16
-"""A kill costs a maker at most these; a reader checks a part as a whole when it first meets it."""
+"""A kill costs a maker at most these positions. A reader checks a part as a whole."""
 PART_BYTES = 1 << 26
 
 SignalsOf = Callable[[NDArray[np.int64]], Signals]

@@ -33,7 +33,7 @@ from kdwatts.teacher.sparse_coding import (
 )
 
 USUAL_DISTINCT = 12
-"""Distinct tokens at a position, about, among 50 samples of a language model; for estimates."""
+"""About how many of 50 samples of a language model are distinct. It is used for estimates."""
 
 TOP_K_NAME, STATES_NAME, SAMPLES_NAME = "top_k.bin", "states.bin", "samples.bin"
 """Files of a part: records of top-k signals, records of all else, and entries of samples."""

@@ -22,7 +22,7 @@ from kdwatts.data.packing import Batch
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
 
 UNREAD = -1
-"""Stands for the teacher's position where it has none that ends with the student's token."""
+"""Stands for the teacher's position where none ends with the student's token."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Spelling:
 
     tokenizer: Any
     bytes_of: dict[int, bytes]
-    """Token id to the bytes of text it stands for; special tokens stand for none."""
+    """Token id to the bytes of text it stands for. Special tokens stand for none."""
 
     def ends(self, ids: list[int]) -> NDArray[np.int64]:
         """Where each token ends in the text of all tokens, in bytes, int64 [L]."""
@@ -80,7 +80,7 @@ class ReadRow:
     positions: list[int]
     """Place of each token in its document, where documents are kept apart."""
     place_T: NDArray[np.int64]
-    """For each position of the student, the teacher's that has read as much, or UNREAD."""
+    """For each position of the student, the teacher's that has read the same text, or UNREAD."""
 
 
 def read_row(

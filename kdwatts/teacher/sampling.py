@@ -20,12 +20,17 @@ class SampledLogits:
 
     ids_NK: Tensor
     counts_NK: Tensor
-    """Times each id was drawn; 0 where fewer than K tokens are distinct."""
+    """How often each id was drawn. 0 where fewer than K tokens are distinct."""
     num_samples: int
-    """Draws at each position: the sum of its counts, and K, so that no token is ever dropped."""
+    """Draws at each position.
+
+    It is the sum of the counts and also K, so no token is ever dropped.
+    """
     finite_N: Tensor | None = None
-    """Where the logits were finite, without which an ordinary token is drawn of NaN; None where
-    that was looked at before they were kept."""
+    """Where the logits were finite: from NaN, an ordinary token would be drawn.
+
+    None where this was checked before the samples were kept.
+    """
 
 
 def uniforms(

@@ -30,7 +30,7 @@ class SignalPlan:
     """Which signals to take. Equal plans make equal caches."""
 
     top_k: int = 0
-    """Tokens kept per position; 0 keeps none."""
+    """Tokens kept per position. 0 keeps none."""
     temperatures: tuple[float, ...] = ()
     """Temperatures at which the top-k signal must be exact."""
     vocabulary: int = 0
@@ -38,7 +38,7 @@ class SignalPlan:
     precision: str = "u8"
     """How a cache keeps the top-k log-probabilities: see `teacher.sparse_coding`."""
     samples: int = 0
-    """Tokens drawn at each position, with replacement; 0 draws none."""
+    """Tokens drawn at each position, with replacement. 0 draws none."""
     sample_temperature: float = 1.0
     """Temperature of the distribution they are drawn from."""
     final_hidden: bool = False
@@ -46,13 +46,13 @@ class SignalPlan:
     blocks: tuple[int, ...] = ()
     """Teacher blocks whose outputs are taken."""
     block_positions: int = 0
-    """Sampled positions of each row at which they are taken; 0 takes all."""
+    """Sampled positions of each row at which block outputs are taken. 0 takes all."""
     pooled: bool = False
     """Mean over positions of the state after the final norm."""
     token_positions: int = 0
-    """Sampled positions of each row whose states after the final norm are taken; 0 takes none."""
+    """Sampled positions of each row whose final states are taken. 0 takes none."""
     attention_block: int | None = None
-    """Teacher block whose queries, keys and values are taken; never cached."""
+    """Teacher block whose queries, keys and values are taken. They are never cached."""
 
 
 def signal_plan(paradigm: Paradigm, pairs: LayerPairs, vocabulary: int) -> SignalPlan:

@@ -24,7 +24,7 @@ class Probes:
     """Every device that can be read."""
 
     devices: list[Probe]
-    """Devices of the job; with an attributed part, the node's come before it."""
+    """Devices of the job. Where the job has a part of a node, the node's devices come first."""
     clocks: host.Clocks
     absent: dict[str, str]
     """Component to the reason why it has no figure."""

@@ -33,23 +33,23 @@ class Tally(NamedTuple):
     """Sum of accepted counter differences."""
     counted_s: float = 0.0
     filled_j: float = 0.0
-    """Power samples where a counter difference was refused."""
+    """Joules of power samples where a counter difference was refused."""
     filled_s: float = 0.0
     sampled_j: float = 0.0
-    """Trapezoid of all power samples."""
+    """Joules under all power samples."""
     sampled_s: float = 0.0
     sampled_var_j2: float = 0.0
-    """Variance of `sampled_j`: a jump between two samples may be anywhere between them."""
+    """Variance of `sampled_j`: a jump may be anywhere between two samples."""
     checked_counter_j: float = 0.0
-    """Counter over the intervals that samples cover too: what the cross-check compares."""
+    """Joules of the counter where samples exist too. The cross-check compares these."""
     checked_sampled_j: float = 0.0
     num_resets: int = 0
     num_refused: int = 0
-    """Power samples beyond all bounds."""
+    """Number of power samples beyond all bounds."""
     still_s: float = 0.0
-    """Time that the counter stood still for too long to be believed."""
+    """Seconds in which the counter stood still for too long to be believed."""
     good: Reading | None = None
-    """Last counter before those that are in doubt; None while none is."""
+    """Last counter before those in doubt. None where none is in doubt."""
     doubted_j: float = 0.0
     """The part of `filled_j` since `good`."""
     doubted_s: float = 0.0
@@ -162,7 +162,7 @@ class Span:
 
     sensor: Sensor
     energy_j: float
-    """Counter differences and fills; the trapezoid of samples where there is no counter."""
+    """Counter differences and fills. Without a counter, the area under the samples."""
     covered_s: float
     filled_s: float
     """The part of `covered_s` that only samples cover."""

@@ -19,11 +19,11 @@ from kdwatts.telemetry.readings import Sensor
 log = logging.getLogger(__name__)
 
 _COSTLY_SHARE = 0.0001
-"""What walks all processes or CPUs of a node is asked so seldom that it takes 0.01 % of a core."""
+"""Queries that walk all processes or CPUs of a node take at most 0.01 % of a core."""
 
 _SAME_TICK_S = 0.005
 _SAME_EDGE_S = 0.0005
-"""Times looked at so recently are those of this tick, or of this edge: two zones have one look."""
+"""Times read this recently belong to the same tick, or to the same edge of a window."""
 
 
 def memory_used_gib() -> float:

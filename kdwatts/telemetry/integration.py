@@ -13,7 +13,7 @@ from typing import Any
 from kdwatts.telemetry.readings import ACCEPTED_OVER_LIMIT, MAX_DELTA_S, Reading, Sensor
 
 STILL_S = 1.0
-"""A counter that has not moved for longer, ten of the slowest updates, has stopped counting."""
+"""A counter that does not move for longer than this, ten of the slowest updates, has stopped."""
 
 
 def integrate_power_j(

@@ -16,7 +16,7 @@ import orjson
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 2000
-"""Lines kept in memory while the disk takes none: a megabyte, or minutes of one GPU's trace."""
+"""Lines kept in memory while the disk accepts none: a megabyte, or minutes of one GPU's trace."""
 
 
 class Journal:

@@ -34,7 +34,7 @@ SUFFIXES = (".prom", ".om")
 
 _DEVICE = ("run", "kind", "index", "uuid")
 _SOURCE = (*_DEVICE, "method", "quality")
-"""Labels of what may be an estimate; a query that sums without them mixes it with measurements."""
+"""Labels that tell estimates from measurements. A query that sums over them mixes the two."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Live:
     """One device at one slow tick. What is None is absent from the file, never 0."""
 
     kind: str
-    """gpu, cpu, dram, host; node_cpu and node_dram for the whole node beside a job's share."""
+    """gpu, cpu, dram or host. node_cpu and node_dram are the whole node beside a job's share."""
     index: int | None
     uuid: str | None
     method: str | None
     quality: str | None
     power_w: float | None
     energy_j: float | None
-    """Since the meter started; never decreases."""
+    """Joules since the meter started. They never decrease."""
     util_pct: float | None = None
     memory_used_gib: float | None = None
     temperature_c: float | None = None

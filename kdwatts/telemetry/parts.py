@@ -45,13 +45,13 @@ AGREEMENT = 0.02
 """Counter and power samples differ by less than this over 10 s or more. More is flagged."""
 
 MIN_NVML_WINDOW_S = 2.0
-"""Shorter windows get no energy: on an A100 the sd against an external meter is 28 % at 1 s."""
+"""Shorter windows get no energy. On an A100 the sd against an external meter is 28 % at 1 s."""
 
 SHORT_NVML_WINDOW_S = 5.0
-"""Shorter windows are flagged: on an A100 the sd is 18 % at 2 s, 1.7 % at 4 s."""
+"""Shorter windows are flagged. On an A100 the sd is 18 % at 2 s and 1.7 % at 4 s."""
 
 MIN_RAPL_COVERAGE = 0.99
-"""Below it RAPL is missing: there is no power limit to bound what was not read."""
+"""With less coverage RAPL is missing: no power limit bounds what was not read."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kdwatts.telemetry.readings import Reading, Sensor
 log = logging.getLogger(__name__)
 
 _MIN_MEAN_S = 0.005
-"""A mean power over less says nothing: RAPL is updated every millisecond."""
+"""A mean power over a shorter time says nothing: RAPL is updated every millisecond."""
 
 
 @dataclass(eq=False)
@@ -26,16 +26,16 @@ class Probe:
     index: int | None
     read: Callable[[], Reading]
     read_edge: Callable[[], Reading]
-    """As `read`, with the pains worth taking at the edge of a window."""
+    """Like `read`, with the extra effort of the edge of a window."""
     read_slow: Callable[[], SlowQuantities] | None = None
     every_tick: bool = True
-    """False: only slow ticks, for what costs more or matters less."""
+    """False: read only in slow ticks, as it costs more or matters less."""
     close: Callable[[], None] = lambda: None
     power_w: float | None = None
-    """At the last tick that asked; None when it failed."""
+    """Power in W at the last tick that asked. None when it failed."""
     error: str | None = None
     late_starts: list[dict[Probe, Tally]] = field(default_factory=list)
-    """Starts of windows that opened while the device was silent, filled by its next reading."""
+    """Starts of windows that opened while the device was silent. Its next reading fills them."""
     _tally: Tally = field(default_factory=Tally)
     _pending: deque[Reading] = field(default_factory=deque)
     _folding: threading.Lock = field(default_factory=threading.Lock)

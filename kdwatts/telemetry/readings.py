@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 ACCEPTED_OVER_LIMIT = 1.5
-"""Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
+"""Boards exceed their limit for milliseconds, but none by half as much again."""
 
 MAX_DELTA_S = 0.1
-"""Slowest update of a GPU's counter seen on GPUs in use; taken where none was observed."""
+"""The slowest update of a GPU's counter that was seen. It is used where none was observed."""
 
 UNKNOWN_LIMIT_W = 1500.0
-"""Bound for a device that tells no power limit: above every GPU and CPU package sold in 2025."""
+"""Bound for a device without a power limit: above every GPU and CPU package sold in 2025."""
 
 
 # Named tuples, for a tick makes one of each: a frozen dataclass sets field by field in Python.
@@ -44,7 +44,7 @@ class Sensor:
     max_gap_s: float
     """Samples further apart than this are not joined by a straight line."""
     range_j: float | None = None
-    """Where the counter wraps to 0; None where it does not."""
+    """Where the counter wraps to 0. None where it does not."""
 
 
 def known_limit_w(limit_w: float | None) -> float:

@@ -15,10 +15,10 @@ from kdwatts.telemetry.energy import Span, Tally, advance, span
 from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 
 MODELS = ("tdp_model", "attributed")
-"""Methods that compute a figure: it has no limit that would tell a wrong one."""
+"""Methods that compute a figure. They have no limit that would show a wrong one."""
 
 _USUAL = 1.5
-"""Readings further apart than so many times the usual have one missing between them."""
+"""When two readings are further apart than this many usual steps, one is missing between them."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
 _CUDA_DEVICE = "/dev/nvidia-uvm"
-"""What a process keeps open from its first use of CUDA to its end; NVML does not open it."""
+"""A process keeps this open from its first use of CUDA to its end. NVML does not open it."""
 
 _here_before: set[int] = set()
 """Those on a GPU when this process first looked, before it used one itself: never its own."""

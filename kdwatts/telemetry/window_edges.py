@@ -13,13 +13,13 @@ from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import MAX_DELTA_S
 
 _POLL_S = 0.001
-"""Between two looks at a counter."""
+"""Seconds between two looks at a counter."""
 
 _CLOSE_S = 0.01
-"""An update between looks further apart may have come while this thread was put aside."""
+"""Between looks further apart, this thread may have slept through an update."""
 
 _LOST_S = 1.0
-"""A GPU that has failed for longer is not waited for: it may stay away for good."""
+"""A GPU that has failed for longer is not waited for: it may never come back."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ class StepLoss:
     """What a step computed, on the device, which is not waited for. Losses are this rank's part."""
 
     num_targets: int
-    """Of all ranks."""
+    """Number of targets of all ranks."""
     loss: Tensor
     terms: dict[str, Tensor]
     teacher: Tensor
     """NaN where a number of the teacher's was not finite, else 0."""
     grad_norm: Tensor
-    """Before gradients were clipped; of all ranks."""
+    """The norm before gradients were clipped, over all ranks."""
 
     @property
     def numbers(self) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ class HeldOut:
 
     batches: Sequence[Batch]
     num_bytes: int | None
-    """UTF-8 bytes of the target tokens; None where the tokenizer does not tell."""
+    """UTF-8 bytes of the target tokens. None where the tokenizer does not state them."""
 
 
 def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None) -> HeldOut:

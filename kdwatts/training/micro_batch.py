@@ -17,7 +17,7 @@ class MicroBatch:
 
     batch: Batch
     signals: Signals | None = None
-    """None where no teacher is asked, or a live one has not been asked yet."""
+    """None where there is no teacher, or where a live one was not asked yet."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The micro-batch on `device`. With pinned memory the host does not wait for the copy."""
@@ -33,7 +33,7 @@ class SignalSource:
     """Where signals come from: a cache, the teacher itself, or nowhere."""
 
     cached: Callable[[Batch], Signals] | None = None
-    """Reads files, so that it is called ahead of time."""
+    """Reads files. It is called ahead of time."""
     live: Callable[[Batch], Signals] | None = None
     """Runs the teacher on the device where the batch lies."""
 

@@ -30,10 +30,10 @@ BUCKET_ELEMENTS = 1 << 24
 POLL_EVERY_S = 0.1
 POLL_END_S = 0.02
 PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the others inside a computation before it takes one for dead."""
+"""How long a rank waits for the others inside a computation before it counts one as dead."""
 LAST_PATIENCE_S = 10.0
 ANSWER_PATIENCE_S = 300.0
-"""Imports from a slow file system take a minute or two; one that died there is found out later."""
+"""Imports from a slow file system take a minute or two. A rank that dies there is noticed later."""
 
 
 class Company:

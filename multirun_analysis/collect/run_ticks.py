@@ -23,12 +23,12 @@ class Telemetry:
     """Where the ticks of each run are. Nothing is read before you ask for it."""
 
     parts: Mapping[str, Path | None]
-    """File of each run that has ticks, in the order of runs; None where none was written."""
+    """The file of each run that has ticks, in the order of runs. None where none was written."""
     folders: Mapping[str, Path]
     """Folder of each run."""
 
     kept_summaries: pa.Table | None = None
-    """Rows of SUMMARIES, where they were made when the ticks were read."""
+    """Rows of SUMMARIES, if they were made when the ticks were read."""
 
     @property
     def runs(self) -> tuple[str, ...]:

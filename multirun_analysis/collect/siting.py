@@ -12,7 +12,7 @@ from multirun_analysis.statistics.site import GRID, Site, stated_sites
 from multirun_analysis.values.rows import Row, to_rows
 
 RECORDED = "recorded_site"
-"""Column of runs that were set at a site: what their own record states, where that is another."""
+"""Column of runs at a site: what their own record states, where it differs."""
 
 
 def at_site(collected: Collected, site: Site) -> Collected:

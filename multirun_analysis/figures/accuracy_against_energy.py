@@ -42,11 +42,11 @@ class Quality:
     """A column that says how good a student is."""
 
     column: str
-    """Its interval over samples, where one is recorded, is in `column_low` and `column_high`."""
+    """Its interval over samples, if it was recorded, is in `column_low` and `column_high`."""
     title: str
     higher_is_better: bool
     teacher: str | None
-    """Column of the teacher's value; None where the teacher is 1 by definition."""
+    """Column of the teacher's value. None where the teacher is 1 by definition."""
 
 
 ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, chance subtracted", True, teacher=None)

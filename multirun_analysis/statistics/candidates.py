@@ -38,26 +38,29 @@ class Candidate:
     energy_quality: str
     """measured, mixed, estimated or missing: the weaker one of building and serving."""
     accuracy: MeanInterval
-    """Accuracy kept, chance taken off; without a value where it cannot be told."""
+    """Accuracy kept, with chance subtracted. No value where it cannot be told."""
     om_perf: MeanInterval
     teacher_at_chance: tuple[str, ...]
-    """Benchmarks of most of its seeds; also of the student's."""
+    """Benchmarks on which the teacher is at chance in most of its seeds."""
     student_at_chance: tuple[str, ...]
+    """Benchmarks on which the student is at chance in most of its seeds."""
     own: Quantity
-    """Joules of building the student alone; and its share of inherited work."""
+    """Joules of building the student alone."""
     inherited: Quantity
+    """Joules of the student's share of inherited work."""
     inherits: frozenset[str | None]
-    """What was inherited: of two settings with the same, it is the same joules."""
+    """Keys of what was inherited. Two settings with the same keys inherit the same joules."""
     serving: Quantity
-    """Joules per token, the pooled figure of all that serves alike; also its teacher's."""
+    """J/token of the student: the pooled figure of all that serves alike."""
     serving_key: str | None
     num_measurements: int | None
     teacher: Quantity
+    """J/token of its teacher, likewise."""
     point: Point | None
     grid: tuple[float, float] | None
-    """Least and most joules per token over all points that were measured; None of one point."""
+    """Least and most J/token over all measured points. None for a single point."""
     machines: frozenset[tuple[Any, ...]]
-    """Host and GPUs of its runs: calibration cancels where two settings have one in common."""
+    """Host and GPUs of its runs. Calibration cancels between two settings that share one."""
 
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:

@@ -58,15 +58,19 @@ class Column:
 
 
 JOULE_MARGINS_PCT = (10, 5, 3, 1)
-"""Paradigms differ by tens of per cent in joules, and meters err by several: 10 % changes no
-choice. The smallest that the data shows is told."""
+"""Paradigms differ by tens of per cent in joules, and meters err by several.
+
+So 10 % changes no choice. The smallest margin that the data show is reported.
+"""
 
 SCORE_MARGINS_PCT = (3, 1)
 """Paradigms differ by a few per cent in accuracy and bits per byte: 5 % would hide that."""
 
 SERVING = ("student_total_j_per_token", "eff_overall")
-"""Columns whose joules are one figure for all students that are served alike: what else differs
-between such students is noise of measuring, or has a column of its own."""
+"""Columns whose joules are one figure for all students that serve alike.
+
+What else differs between such students is noise of measuring, or has a column of its own.
+"""
 
 COLUMNS: Mapping[str, Column] = {
     "accuracy_kept": Column("accuracy kept", "", True, is_share=True),

@@ -34,11 +34,11 @@ class Measurement:
     """One measurement of serving at one point, by the run that made it."""
 
     j_per_token: float
-    """Prompt and generated tokens together."""
+    """For prompt and generated tokens together."""
     phases_j: Mapping[str, float | None]
-    """Prefill and decode apart, each J/token of its own."""
+    """J/token of prefill and of decode."""
     half_width_j: float | None
-    """Of the 95 % interval from the windows within it."""
+    """Half of the 95 % interval, from the windows within it."""
     windows: int
     run: str
     """The first run that holds it."""
@@ -49,24 +49,24 @@ class Pool:
     """The measurements of one true value."""
 
     base: str
-    """As `alike` tells it."""
+    """The key that `alike` gives."""
     key: str
-    """The same with place and quality."""
+    """The same key with point and quality."""
     subject: str
     quality: str
     """measured, mixed, estimated, missing or reported."""
     place: Place | None
     """None where the records do not say."""
     run: Row
-    """The first run that holds one of them: its model, GPU and precision are those of all."""
+    """The first run that holds one of them. Its model, GPU and precision are those of all."""
     machines: set[tuple] = field(default_factory=set)
     measurements: dict[tuple, Measurement] = field(default_factory=dict)
     takers: list[tuple[str, str]] = field(default_factory=list)
-    """Run and subject whose figure this is, whether the run measured it or not."""
+    """Run and subject that this figure is for, whether the run measured it or not."""
     shared_relative: float | None = None
     """One standard deviation of the meter's calibration over the energy."""
     borrowed: Spread | None = None
-    """Of a single measurement: how far runs of other models lie apart on the same machine."""
+    """For a single measurement: how far runs of other models differ on the same machine."""
 
     @property
     def values(self) -> list[float]:

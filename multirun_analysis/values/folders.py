@@ -32,7 +32,7 @@ class Survey:
     runs: dict[str, Path] = field(default_factory=dict)
     """Real path to the path by which the run was met."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Each folder of records that is not read and each link to nothing, with a sentence."""
+    """Each folder of records that is not read, and each link to nothing, with a sentence."""
 
 
 def folders_below(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

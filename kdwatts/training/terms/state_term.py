@@ -13,7 +13,7 @@ from kdwatts.data.packing import Batch
 from kdwatts.training.micro_batch import MicroBatch
 
 FINAL = "final"
-"""The state after the final norm, which is compared by a term that captures nothing."""
+"""The state after the final norm. A term that captures nothing compares it."""
 
 States = Mapping[Any, Tensor]
 """What a term compares of the student, by the term's own keys."""
@@ -23,7 +23,7 @@ class StateTerm(Protocol):
     """A term: its settings and three functions."""
 
     name: ClassVar[str]
-    """What the loss is called in train.jsonl."""
+    """The name of the loss in train.jsonl."""
 
     @property
     def settings(self) -> Feature | Relational:
