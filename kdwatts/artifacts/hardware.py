@@ -27,7 +27,7 @@ def resolve_gpu(tree: DictConfig, gpus: Sequence[Device]) -> DictConfig:
         return tree
     resolved = tree.copy()
     with open_dict(resolved):
-        # An option that names no device means the schema's default, which `auto` has replaced.
+        # An option without a device means the schema's default, which `auto` has replaced.
         device = {"device": Gpu().device}
         resolved.gpu = OmegaConf.merge(tree.gpu, device, _option_for(gpus))
     return resolved

@@ -95,10 +95,10 @@ class Claim:
             if held:
                 self.work_dir.rename(self.artifact_dir)
         except OSError as error:
-            # Who took over has moved our folder away, or has finished the artifact.
+            # The process that took over has moved our folder away, or has finished the artifact.
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # NFS says so, too, of a rename that it was asked twice because its answer was lost.
+            # NFS also reports this for a rename that it got twice, since its first answer was lost.
             held = self.artifact_dir.is_dir() and self.artifact_dir.stat().st_ino == built
         if not held:
             raise RuntimeError(
@@ -114,7 +114,7 @@ class Store:
     """Artifacts under one root folder, by stage and key."""
 
     def __init__(self, root: str | Path) -> None:
-        # An empty Path is where one stands; an empty setting is refused.
+        # An empty Path would be the current folder, but an empty setting is refused.
         self.root = Path(expanded(str(root))).resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
@@ -233,7 +233,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
         return None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    # Since the look, `newest` may have been given back and its number taken by one who lives.
+    # Since the look, `newest` may have been released, and a live process may hold its number.
     if _newest_lease(target) == path and not (newest and is_alive(newest)):
         return _Lease(target, path, text)
     path.unlink()

@@ -137,7 +137,7 @@ def _marks(tokenizer: Any, num_tokens: int) -> tuple[re.Pattern[str], frozenset[
     special = {number for number, token in known.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     names = [str(known.get(n) or tokenizer.convert_ids_to_tokens(n)) for n in special]
-    # The longest of those that begin alike, as the tokenizer has it.
+    # Of tokens with the same beginning the longest counts, as in the tokenizer.
     names.sort(key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)"), frozenset(special)
 

@@ -91,7 +91,7 @@ def words_of(text: str) -> list[str]:
     """The words of a text, as they are compared."""
     if text.isascii():
         return _PUNCTUATION.sub("", text.lower()).split()
-    # Punctuation first: NFKC would make a blank and a mark of an accent that stands alone.
+    # Punctuation first: NFKC turns an accent that stands alone into a blank and a mark.
     text = unicodedata.normalize("NFKC", _no_words().sub("", text))
     text = _no_words().sub("", unicodedata.normalize("NFKC", text.casefold()))
     return _ALONE.sub(r" \g<0> ", text).split()
@@ -138,7 +138,7 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
 
 def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
     """Number of each evaluation text that shares a run with a piece, to the first such words."""
-    # Behind each piece stands what is no word of any text: no run that reaches over it is found.
+    # A word of no text ends each piece, so no run goes from one piece into the next.
     spelled = [word for piece in pieces for word in (*words_of(piece), "")]
     found: dict[int, str] = {}
     for length, runs in _runs(spelled, grams.words, list(grams.hashes)).items():
@@ -177,7 +177,7 @@ def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[
     """The tokens between control tokens, in their order."""
     is_control = np.isin(tokens, control_ids)
     parts = np.split(tokens, np.flatnonzero(is_control))
-    # Each part but the first begins with the control token that it was cut at.
+    # Each part except the first begins with the control token at the cut.
     return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
 
 

@@ -68,11 +68,11 @@ def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDAr
     texts = [one.content for one in documents if isinstance(one.content, str)]
     if len(texts) < len(documents) or not _is_plain(tokenizer):
         return [encode_document(one.content, tokenizer, place=one.place) for one in documents]
-    # This call sets up what lies below the tokenizer: no truncation, no padding, marks as words.
+    # This call sets the options below: no truncation, no padding, control tokens as words.
     tokenizer("", add_special_tokens=False, split_special_tokens=True)
     end, found = tokenizer.eos_token_id, []
     for first in range(0, len(texts), TEXTS_AT_ONCE):
-        # Without the places of tokens in their text, which takes a fifth of the time.
+        # The places of tokens in the text are not needed, and would take a fifth of the time.
         for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
             texts[first : first + TEXTS_AT_ONCE], add_special_tokens=False
         ):
@@ -118,9 +118,9 @@ def write_shard(
     starts: list[int] = []
     num_tokens = num_targets = num_first_targets = 0
     with path.open("wb") as file:
-        # One by one: a shard in one piece would be in memory twice.
+        # One by one: joined first, a shard would be in memory twice.
         for document in block:
-            # A document of no token begins nowhere.
+            # A document without tokens begins nowhere.
             if not len(document):
                 continue
             written = document.astype("<u4", copy=False).tobytes()

@@ -44,11 +44,11 @@ _SCRIPT = (
     "from kdwatts.data.workers import serve; serve()"
 )
 _ENVIRONMENT = {
-    # One process a core is all that there is to share.
+    # There is one process per core, so a process uses one thread.
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # What a library has to say once it would say once for each process.
+    # A warning that a library prints once would come once per process.
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
@@ -89,11 +89,11 @@ class Workers:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in self._processes:
             assert process.stdin and process.stdout
-            # What it was not sent any more is lost on purpose.
+            # What was not sent yet is dropped on purpose.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             process.stdout.close()
-            # Its CPU time counts as this process's from here on.
+            # From here on its CPU time counts as this process's.
             process.wait()
 
     def in_order(
@@ -132,7 +132,7 @@ class Workers:
         """Whether no more need be read ahead now."""
         if self._limit == 1:
             return num_waiting >= 1
-        # Without processes all is read until they are due: only then is it known how much there is.
+        # Read until processes are due: only then is it known how much work there is.
         wanted = math.ceil(BATCHES_PER_WORKER * len(self._processes) * share)
         return bool(self._processes) and num_waiting >= max(BATCHES_PER_WORKER, wanted)
 
@@ -141,7 +141,7 @@ class Workers:
         if found is not None:
             yield from found
             return
-        # One of them cannot be done: what comes before it counts, and the error is its own.
+        # One item fails: the results before it count, and the error is raised in its place.
         for item in items:
             yield from self._function([item], *self._fixed)
 
@@ -156,13 +156,13 @@ class Workers:
         while len(self._processes) < num_due:
             process = _started()
             self._processes.append(process)
-            # Its pipe may hold less than what it is sent.
+            # The pipe may hold less than the message.
             self._threads.submit(self._prepare, process)
         self._on_start()
 
     def _prepare(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin
-        # Whoever asks one that ended says so.
+        # Whoever asks a process that has ended raises the sentence about it.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._set_up)
         self._idle.put(process)
@@ -186,7 +186,7 @@ class Workers:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    # What asks the run to stop, it answers itself: its processes inherit that such signals wait.
+    # This process answers signals to stop. Its processes inherit that they wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(
@@ -202,7 +202,7 @@ def _started() -> subprocess.Popen[bytes]:
 def serve() -> None:
     """Run as a worker: read once what it needs, then answer batches until there are no more."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none outlives its parent.
-    # What a library prints is no answer.
+    # What a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     function, fixed = pickle.load(sys.stdin.buffer)
@@ -220,7 +220,7 @@ def _tried(
 ) -> list[Any] | None:
     try:
         return function(items, *fixed)
-    # Its caller does the items one by one, where the one at fault raises again.
+    # The caller repeats the items one by one, and the one at fault raises again.
     except Exception:
         return None
 

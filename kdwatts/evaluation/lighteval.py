@@ -132,7 +132,7 @@ def running_child(
     """The process that runs lighteval. It ends with this context, and with this process."""
     interpreter = expanded(settings.python) if settings.python else sys.executable
     own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))
-    # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
+    # A cache of its own: lighteval would reuse the answers of a model before it was retrained.
     with tempfile.TemporaryDirectory(prefix="kdwatts-lighteval-") as scratch:
         log_path = Path(scratch) / "stderr.txt"
         setup = {

@@ -79,7 +79,7 @@ def prompts_of_corpus(
     """
 
     def cut(batch: int, length: int) -> Tensor:
-        # Twice as many where another tokenizer may make fewer of them.
+        # Twice as many, since another tokenizer may make fewer tokens of the same text.
         wanted = batch * length * (2 if read_by else 1)
         start = max(0, shards.num_tokens - wanted)
         ids = (shards.read(start, shards.num_tokens) & ~NO_TARGET).astype(np.int64)

@@ -98,7 +98,7 @@ class _RelationKl(torch.autograd.Function):
         begin_BT: Tensor,
     ) -> Tensor:
         batch, heads, length, _ = student_BATE.shape
-        # Once, and not in the products of every chunk.
+        # Cast once, and not in the products of each chunk.
         student_BATE = student_BATE.contiguous()
         teacher_BATE = teacher_BATE.to(student_BATE.dtype).contiguous()
         elements = RELATION_ELEMENTS["cpu" if student_BATE.device.type == "cpu" else "cuda"]
@@ -106,7 +106,7 @@ class _RelationKl(torch.autograd.Function):
         needs_grad = ctx.needs_input_grad[0]
         grad_BATE = torch.zeros_like(student_BATE) if needs_grad else None
         total = student_BATE.new_zeros((), dtype=torch.float64)
-        # Autocast would take the products, whose differences are the loss, in three digits.
+        # The loss is a difference of products, which autocast would round to three digits.
         with torch.autocast(student_BATE.device.type, enabled=False):
             for start in range(0, length, chunk):
                 queries, keys = slice(start, start + chunk), slice(0, min(start + chunk, length))

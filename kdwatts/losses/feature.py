@@ -59,7 +59,7 @@ def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     _check_shapes(student_ND, teacher_ND)
     student_ND = wide(student_ND)
     cos_N = F.cosine_similarity(student_ND, wide(teacher_ND), dim=-1, eps=LEAST_NORM)
-    # A shorter row is divided by it, so that the slope would be its reciprocal.
+    # torch divides a shorter row by this norm: its slope would be the reciprocal.
     is_long_N = student_ND.detach().norm(dim=-1) > LEAST_NORM
     return 1 - torch.where(is_long_N, cos_N, cos_N.detach())
 

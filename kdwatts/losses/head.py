@@ -57,7 +57,7 @@ def head_loss(
     call, and memory is kept from call to call.
     """
     if not torch.is_grad_enabled():
-        # Inside the function gradients would be formed all the same, at the head's size in memory.
+        # Otherwise the function would still form gradients, in memory as large as the head.
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
     total, sums = _HeadLoss.apply(  # pyright: ignore[reportGeneralTypeIssues]
@@ -81,7 +81,7 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])
         gradients = _Gradients.empty(ctx.needs_input_grad, hidden_ND, weight_VD, bias_V)
-        # Cast once: autocast would cast the whole weight anew for every product of every chunk.
+        # Cast once: autocast would cast the whole weight again for each product of each chunk.
         dtype = _product_dtype(hidden_ND)
         hidden_cast_ND, weight_cast_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         teacher = teacher and _cast(teacher)
@@ -103,7 +103,7 @@ class _HeadLoss(torch.autograd.Function):
                 if needs_grad:
                     block.close()
             if needs_grad:
-                # What were the chunk's logits is their gradient now.
+                # The chunk's logits now hold their gradient.
                 gradients.add_chunk(rows, logits_nV, hidden_nD, weight_cast_VD, buffers)
         ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
@@ -116,7 +116,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0].item()
         grads = [
-            # A copy of the head's gradient to multiply it by 1 would be the largest there is.
+            # Multiplying by 1 would copy the head's gradient, the largest tensor there is.
             grad
             if grad is None or (scale == 1 and grad.dtype == dtype)
             else (grad * scale).to(dtype)
@@ -154,7 +154,7 @@ class _Gradients:
     ) -> _Gradients:
         """Memory that the first chunk fills; zeros where there is none."""
         needs_hidden, needs_weight, needs_bias = needed[:3]
-        # Sums of many chunks: in bfloat16 the late ones would be rounded away.
+        # Sums over many chunks: in bfloat16, the last chunks would be rounded away.
         dtype = torch.promote_types(weight_VD.dtype, torch.float32)
         gradients = _Gradients(
             torch.empty_like(hidden_ND) if needs_hidden else None,

@@ -47,7 +47,7 @@ class Block:
         """The student's softmax at this temperature. Only read it: all losses share it."""
         if temperature not in self._softmaxes:
             if self._softmaxes:
-                # The logits may be gone, but for their maximum these are they.
+                # The logits may be overwritten. These equal them up to their maximum.
                 known, softmax = next(iter(self._softmaxes.items()))
                 scaled_nV = softmax.shifted_nV * (known / temperature)
                 made = _shifted(scaled_nV, scaled_nV.new_zeros(()), own=True)
@@ -87,7 +87,7 @@ class Block:
         assert self._softmaxes, "the gradient overwrites logits that nobody has read"
         self.num_gradients += 1
         if self._grad_nV is None:
-            # The first part needs no zeros to be added to.
+            # The first part is written, not added to zeros.
             fits = self._student_nV.dtype == part_nV.dtype
             target_nV = self._student_nV if fits else torch.empty_like(part_nV)
             self._grad_nV = torch.mul(part_nV, factor, out=target_nV)

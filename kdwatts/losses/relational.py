@@ -76,7 +76,7 @@ def triplet_cosines(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Te
     `embedding_RGD` [R, G, D] are groups at unit extent. Park et al. 2019, equation 7. The value is
     0 where i, j and k are not three different valid embeddings.
     """
-    # Edge from j to i at [j, i]; one from an embedding to itself has no direction.
+    # The edge from j to i is at [j, i]. An edge from an embedding to itself has no direction.
     edge_RGGD = embedding_RGD[..., None, :, :] - embedding_RGD[..., None, :]
     squared_RGG1 = edge_RGGD.square().sum(-1, keepdim=True)
     distinct_RGG1 = squared_RGG1 > TINY
@@ -84,7 +84,7 @@ def triplet_cosines(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Te
         distinct_RGG1 = distinct_RGG1 & (valid_RG[..., None, :] & valid_RG[..., None])[..., None]
     inverse_RGG1 = torch.where(distinct_RGG1, squared_RGG1.clamp(min=TINY).rsqrt(), 0.0)
     direction_RGGD = edge_RGGD * inverse_RGG1
-    # Autocast would round the cosines to bfloat16, three digits, and the loss is their difference.
+    # The loss is a difference of cosines, which autocast would round to three digits (bfloat16).
     with torch.autocast(embedding_RGD.device.type, enabled=False):
         cosine_RGGG = direction_RGGD @ direction_RGGD.mT
     same_GG = torch.eye(cosine_RGGG.shape[-1], dtype=torch.bool, device=cosine_RGGG.device)

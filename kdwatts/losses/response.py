@@ -82,7 +82,7 @@ def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tens
     q_nV, p_nV, ratio_nV = q.probabilities(), p.probabilities(), _log_ratio(q, p)
     over_m_nV = _log_of_share(ratio_nV, 1 - beta)
     own_n1 = (q_nV * over_m_nV).sum(-1, keepdim=True)
-    # Not log(q / m) - log(q / p): where both are large their difference has lost its digits.
+    # Not log(q / m) - log(q / p): the difference of two large numbers loses its digits.
     teacher_n = _log_of_share(ratio_nV.neg_(), beta).mul_(p_nV).sum(-1)
     if block.needs_grad:
         factor = weight * temperature * (1 - beta)

@@ -61,7 +61,7 @@ def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
         bins = teacher.rows(block.rows)
         q, ids_nK = block.student(temperature), bins.ids_NK
         log_p_nB = torch.cat([bins.log_p_NK, bins.log_tail_N[:, None]], dim=-1).double()
-        # Rounding in a cache leaves the bins' sum at 1 +- 1e-4; they are made a distribution again.
+        # Rounding in a cache leaves the bins' sum at 1 +- 1e-4: divide by it again.
         log_p_nB = log_p_nB.log_softmax(-1)
         p_nB = log_p_nB.exp()
         log_q_nK, kept_nK = q.log_at(ids_nK), q.exp_nV.gather(-1, ids_nK)

@@ -52,7 +52,7 @@ def ratio_interval(
     s = numerator**2 - numerator_half**2
     root = math.sqrt(max(0.0, p**2 - q * s))
     if q > 0:
-        # The smaller end from s over the larger one: no difference of near numbers.
+        # The smaller end is s over the larger one, so no near numbers are subtracted.
         outer = (p + math.copysign(root, p)) / q
         inner = s / (q * outer) if outer else 0.0
         return Interval(value, min(inner, outer), max(inner, outer))

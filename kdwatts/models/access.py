@@ -41,7 +41,7 @@ def hub_errors_in_one_sentence(
         causes = _causes(error)
         names = [kind.__name__ for cause in causes for kind in type(cause).__mro__]
         text = " ".join(str(cause) for cause in causes)
-        # Of `datasets` the name alone is known: importing it for that takes a second.
+        # Only the error's name is known: importing `datasets` for its type takes a second.
         if page and ("GatedRepoError" in names or "is a gated dataset" in text):
             named = f" ({licence})" if licence else ""
             raise RuntimeError(

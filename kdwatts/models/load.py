@@ -275,7 +275,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
     The rest is computed again in the backward pass: less memory for more time.
     """
-    # Transformers 5.17 has the older name alone, which 5.23 warns of.
+    # Transformers 5.17 only has the older name, and 5.23 warns about it.
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     getattr(model, next(name for name in names if hasattr(model, name)))()
 

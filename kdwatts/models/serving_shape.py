@@ -46,7 +46,7 @@ def serving_shape(configuration: Any) -> dict[str, Any]:
     Its name, its weights and its place are not in it.
     """
     kept = {key: v for key, v in configuration.to_dict().items() if key not in BESIDE}
-    # None is the library's choice, whose version stands beside this in the key.
+    # None lets the library choose. Its version is in the key too.
     return {**kept, "attention": configuration._attn_implementation}
 
 

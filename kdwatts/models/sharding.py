@@ -42,9 +42,9 @@ def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> n
         fully_shard(head, **settings)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # The loss is divided by what all ranks count: the default, a mean, would divide twice.
+            # The loss is already divided by the count of all ranks. A mean would divide twice.
             module.set_gradient_divide_factor(1.0)
-            # A factor of 1 is else a product inside the sum, which gloo does not know.
+            # Otherwise a factor of 1 is multiplied inside the sum, which gloo cannot do.
             module.set_force_sum_reduction_for_comms(True)
     return model
 

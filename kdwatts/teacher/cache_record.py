@@ -61,7 +61,7 @@ class Form:
         """The record of one row in each file that the plan needs. There may be two files."""
         fields = {TOP_K_NAME: self._top_k_fields(), STATES_NAME: self._state_fields()}
         return {
-            # Wide items first: then nothing needs padding but the end, and all are read aligned.
+            # Wide items first: then only the end needs padding, and all are read aligned.
             name: np.dtype(sorted(some, key=lambda field: -np.dtype(field[1]).itemsize), align=True)
             for name, some in fields.items()
             if some
@@ -160,7 +160,7 @@ def _encode_sparse(sparse: SparseLogits, records: Records, form: Form) -> None:
     top_N1 = sparse.log_p_NK.amax(-1, keepdim=True)
     ids_NK, order_NK = sparse.ids_NK.sort(-1)
     depth_NK = (top_N1 - sparse.log_p_NK).gather(-1, order_NK)
-    # log p_T(i) = -d_i / T - (c_T - l_top / T): what is kept is the bracket.
+    # log p_T(i) = -d_i / T - (c_T - l_top / T). The bracket is kept.
     temperature_M = torch.tensor(form.plan.temperatures, device=top_N1.device, dtype=top_N1.dtype)
     offset_NM = sparse.offset_NM - top_N1 / temperature_M
     ids, depth, offset, log_tail = (
@@ -168,7 +168,7 @@ def _encode_sparse(sparse: SparseLogits, records: Records, form: Form) -> None:
         for tensor in (ids_NK, depth_NK.float(), offset_NM.float(), sparse.log_tail_NM.float())
     )
     records["offset"] = encode_offsets(offset, precision)
-    # float16 ends at 65504, and no mass is no distribution.
+    # float16 ends at 65504, so minus infinity is kept as -60000.
     records["log_tail"] = log_tail.clip(min=-60000.0)
     for block in form.blocks_of(num_rows):
         fields = {

@@ -85,7 +85,7 @@ def write_text(
     assert all(len(draw) for draw in draws), "a prompt without draws is to be left out"
     device = next(model.parameters()).device
     token_BP, mask_BP = (tensor.to(device) for tensor in _left_padded(prompts))
-    # Pads count for nothing, so a text's first token is at position 0 whatever stands before it.
+    # Pads have no position: a text's first token is at position 0 whatever stands before it.
     position_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
     limit_B = np.array([len(draw) for draw in draws])
     draw_BN = np.zeros((len(prompts), limit_B.max()))
@@ -112,7 +112,7 @@ def write_text(
         next_B = choose_tokens(logits_BV, draw_B, temperature=temperature, top_p=top_p)
         text_BN[open_B, place] = next_B
         num_written[open_B.cpu().numpy()] = place + 1
-        # In one message, for each is a wait. The largest of a row is NaN if one is.
+        # One transfer, since each is a wait. A row's maximum is NaN if one of its logits is.
         ended_B, finite_B = torch.stack([torch.isin(next_B, ends), finite_B]).cpu().numpy()
         if not finite_B.all():
             raise RuntimeError(

@@ -56,7 +56,7 @@ def sampled_logits(
     Sampling, arXiv 2503.16870, section 3).
     """
     cumulated_NV = (logits_NV.double() / temperature).softmax(-1).cumsum(-1)
-    # The last sum is 1 but for rounding; a number beyond it would find no token.
+    # The last sum is 1 up to rounding. A number beyond it would find no token.
     threshold_NS = uniform_NS.to(cumulated_NV) * cumulated_NV[:, -1:]
     drawn_NS = torch.searchsorted(cumulated_NV, threshold_NS, right=True)
     drawn_NS.clamp_(max=logits_NV.shape[-1] - 1)

@@ -102,7 +102,7 @@ class IdDecoder:
         num, k = out_NK.shape
         bits_low, half = self.code.low_bits, (k + 1) // 2
         high_NK, low_NK, id_NK = self._high_NK[:num], self._low_NK[:num], self._id_NK[:num]
-        # A position has exactly K ones: where they stand, less where they would without any zero.
+        # A position has exactly K ones: their places, less their places if there were no zeros.
         bits = np.unpackbits(fields["id_high"].reshape(-1), bitorder="little").view(bool)
         high_NK[...] = np.flatnonzero(bits).reshape(num, k)  # Modulo 2^16, as the difference is.
         high_NK -= self._start_NK[:num]
@@ -129,7 +129,7 @@ def depth_fields(k: int, precision: str) -> Fields:
 
 def encode_depths(depth_NK: NDArray[np.float32], precision: str) -> dict[str, Array]:
     """The fields of depths [N, K] in nats. None of them is negative."""
-    # float16 ends at 65504, and a depth that deep is no mass in any case.
+    # float16 ends at 65504. A token that deep has no probability in any case.
     depth_NK = np.minimum(depth_NK, 60000.0)
     if precision == "f16":
         return {"depth": depth_NK.astype(np.float16)}

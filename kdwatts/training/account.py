@@ -57,7 +57,7 @@ class Account:
         run.window.tokens += num_targets
         run.window.steps += 1
         self.elapsed_s = time.monotonic() - self._started_s - self._reading_s
-        # One rank's word for all: they must save and end at the same step.
+        # The first rank decides for all: they must save and end at the same step.
         is_time = time.monotonic() - self._saved_s > run.settings.checkpoint_every_s
         saves = is_time and rank() == 0
         self.used, saves, signal = largest([self._used(), float(saves), float(interrupt.number())])

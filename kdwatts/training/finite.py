@@ -79,7 +79,7 @@ def not_finite(name: str, step: int, settings: Training, *, has_moved: bool) -> 
 def check_weights(modules: Iterable[nn.Module], step: int, settings: Training) -> None:
     """Raise RuntimeError unless all weights are finite after a step. Every rank must call it."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    # A sharded one's local part: the other ranks look at theirs.
+    # Of a sharded weight the local part: the other ranks check theirs.
     parts = [p.to_local() if is_sharded(p) else p for p in parameters]  # pyright: ignore[reportAttributeAccessIssue]
     bad = torch.stack([~part.detach().isfinite().all() for part in parts]).any()
     (is_bad,) = largest([float(bad)])

@@ -49,7 +49,7 @@ def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
     total, terms = 0.0, dict[str, float]()
     num_batches = len(held_out.batches)
     learner.student.eval()
-    # All ranks run as often, for shards of a model meet in each run: the last may repeat a batch.
+    # All ranks run equally often, since shards meet in each run. The last may repeat a batch.
     for start in range(0, num_batches, num_ranks()):
         place = min(start + rank(), num_batches - 1)
         micro_batch = learner.source.read(held_out.batches[place]).to(learner.device)

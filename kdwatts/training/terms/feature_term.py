@@ -55,7 +55,7 @@ class FeatureTerm:
         for place, (student_block, teacher_block) in enumerate(self.pairs):
             state_ND = self._compared(batch, states[student_block]).flatten(0, 1)
             goal = signals.blocks[teacher_block]
-            # Sampled positions are all that a teacher gives of its blocks.
+            # The teacher gives its blocks at the sampled positions only.
             goal = goal if self.settings.positions else self._compared(batch, goal)
             state_ND = project(self.projectors, place, state_ND)
             distance_N = distance_of(self.settings.distance)(state_ND, goal.flatten(0, 1))
