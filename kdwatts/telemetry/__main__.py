@@ -103,7 +103,7 @@ def main(words: Sequence[str]) -> int:
         settings = Telemetry(
             interval_s=options.interval,
             slow_interval_s=max(1.0, options.interval),
-            # Beside a job the CPU time of this process tree says nothing of the job's.
+            # Beside a job, the CPU time of this process tree says nothing about the job.
             cpu_scope="auto" if command else "node",
             rapl_root=options.rapl_root,
             cgroup_root=options.cgroup_root,

@@ -115,7 +115,7 @@ def _measure(
     _listen(_stop)
     exit_code: int | None = None
     began = False
-    # Each process of a launch runs this command: each is told its part of their node.
+    # Each process of a launch runs this command, and each meter gets its part of the node.
     meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node())
     try:
         with meter:

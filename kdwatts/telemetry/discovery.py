@@ -130,7 +130,7 @@ def _tdp_probe(settings: Telemetry, clocks: host.Clocks) -> Probe:
     return Probe(
         sensor=host.model_sensor("cpu", "tdp_model"),
         index=None,
-        # At every tick, or a kill would cost up to a slow one.
+        # At every tick, or a kill would lose up to one slow tick.
         read=lambda: reading(*clocks.read_job()),
         read_edge=read_edge,
     )

@@ -120,7 +120,7 @@ def _count(
     if is_still and moved is not None:
         uncounted_s = 0.0
         if not was_still:
-            # Found out now, it began when the counter last moved.
+            # It is noticed only now, but it began when the counter last moved.
             uncounted_s = before.time_s - moved.time_s
             fill_j, fill_s = tally.sampled_j - moved.sampled_j, tally.sampled_s - moved.sampled_s
         return tally._replace(
@@ -132,7 +132,7 @@ def _count(
             still_s=tally.still_s + uncounted_s + reading.time_s - before.time_s,
         )
     if step_j is None or was_still:
-        # What a counter tells that moves again may be of all the time that it stood.
+        # A counter that moves again may report joules of all the time it stood still.
         tally = tally._replace(
             counter=reading,
             good=None if was_still else tally.good or before,

@@ -35,7 +35,7 @@ def busy_s() -> float:
     """CPU seconds that all CPUs of the node were busy since the node started."""
     times = psutil.cpu_times()
     busy = times.user + times.nice + times.system
-    # Not everywhere are interrupts told apart. Stolen time is another machine's work.
+    # Not every system tells interrupts apart. Stolen time is another machine's work.
     return busy + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
 
 
@@ -84,7 +84,7 @@ def num_holding(path: str, peers: Sequence[int] = ()) -> int:
 
 def _holds(pid: int, path: str) -> bool:
     folder = f"/proc/{pid}/fd"
-    # A process that ends meanwhile or is another user's is not counted; a file closed is passed.
+    # A process that ends meanwhile, or is another user's, is not counted. Neither is a closed file.
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError):
@@ -146,7 +146,7 @@ class TreeClock:
                 continue  # It ended; its parent's children hold its time now.
             total_s += used.user + used.system + used.children_user + used.children_system
         if total_s < self._cpu_s and self._dipped:
-            # Still lower at the second look: a descendant was adopted by init, its time is gone.
+            # Still lower at the second look: init has adopted a descendant, and its time is gone.
             self._lost_s += self._cpu_s - total_s
             total_s = self._cpu_s
         self._dipped = total_s < self._cpu_s

@@ -48,7 +48,7 @@ def may_be_step(step_j: Any, elapsed_s: Any, *, limit_w: Any, delta_s: float) ->
 
     0 <= dE <= 1.5 limit (dt + 2 delta): two updates may fall into one tick. A model has no limit.
     """
-    # An infinite limit and two looks at one moment, no time: their product is no number.
+    # An infinite limit times no time, at two looks at one moment, is NaN.
     most_j = ACCEPTED_OVER_LIMIT * limit_w * (elapsed_s + 2 * delta_s)
     is_within = (step_j <= most_j) | (limit_w == math.inf)
     return (step_j >= 0) & (step_j < math.inf) & is_within

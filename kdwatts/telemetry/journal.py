@@ -82,7 +82,7 @@ class Journal:
         if written == len(data):
             self._pending.clear()
             return
-        # A full disk took a part: whole lines stay, the torn one is taken back.
+        # A full disk took a part: whole lines stay, and the torn line is removed.
         whole = data.rfind(b"\n", 0, written) + 1
         end = os.fstat(self._descriptor).st_size
         os.ftruncate(self._descriptor, end - (written - whole))

@@ -133,7 +133,7 @@ def component(
         ),
         coverage=coverage,
         sampled_energy_j=sum(one.sampled_j for one in spans) if sampled else None,
-        # An idle window whose power happens to lie below the baseline is not negative energy.
+        # An idle window may draw less than the baseline. Its net energy is then 0.
         net_energy_j=None if net_j is None else max(0.0, net_j),
         reason=joined(*remarks) or None,
         shared_uncertainty_j=CALIBRATION[method] * energy_j,

@@ -56,7 +56,7 @@ class Probe:
         """
         try:
             reading = read()
-        # Whatever a library raises: it is a row with an error, and the sampling goes on.
+        # Whatever a library raises becomes a row with an error, and the sampling goes on.
         except Exception as error:
             self.fail(error)
             return None

@@ -129,7 +129,7 @@ def _component(devices: Sequence[_Device], duration_s: float, note: str) -> part
     part = parts.component([_span(device) for device in read], duration_s, note=note)
     if part.uncertainty_j is None:
         return part
-    # Anything from nothing to twice the mean power.
+    # The power may be anything from 0 to twice the mean.
     bridged_j = sum(device.bridged_j for device in read)
     return replace(part, uncertainty_j=math.hypot(part.uncertainty_j, bridged_j / math.sqrt(3)))
 

@@ -188,7 +188,7 @@ class Sampler:
     def _host_row(self, now_utc: datetime) -> dict[str, Any]:
         row = {**self._host_blank, "time_utc": now_utc, "window": self.window}
         row["monotonic_s"] = time.monotonic()
-        # One that cannot be had does not cost the others.
+        # A quantity that cannot be read does not lose the others.
         for ask in (self._add_times, _add_memory, self._add_clock):
             try:
                 ask(row)

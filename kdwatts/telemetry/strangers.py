@@ -77,7 +77,7 @@ class Watch:
         None if the GPUs are ours alone.
         """
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
-        # Looks are seldom: who was there at the latest one is taken to be there still.
+        # Looks are rare: a process that was there at the latest one counts as still there.
         since_s = min(since_s, self._latest_look_s)
         present = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
         for uuid in dict.fromkeys(seen.uuid for seen in present):

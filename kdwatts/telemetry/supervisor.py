@@ -108,7 +108,7 @@ def _supervise(path: str, command: list[str], go: int, control: int) -> int:
     for number in (*SIGNALS, signal.SIGCHLD):
         signal.signal(number, lambda n, _: received_s.update({n: time.monotonic()}))
     libc = ctypes.CDLL(None)
-    # What daemonises stays in the tree: its CPU time counts, and it is found when all must end.
+    # A daemon stays in the tree: its CPU time counts, and it is found when all must end.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     me = os.getpid()
     pid = os.fork()
@@ -133,7 +133,7 @@ def _supervise(path: str, command: list[str], go: int, control: int) -> int:
                 return 1
             time.sleep(_GROUP_S)
             for number in numbers:
-                # What came here too went to the whole group, and so to the command.
+                # A signal that arrived here too went to the whole group, so the command has it.
                 if time.monotonic() - received_s.get(number, -math.inf) > _SAME_S:
                     os.kill(pid, number)
 

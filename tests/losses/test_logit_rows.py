@@ -50,7 +50,7 @@ def test_a_term_that_gives_no_gradient_is_refused_by_name_though_another_gives_o
 def test_a_term_that_gives_no_gradient_is_refused_alone_and_of_logits():
     with pytest.raises(ValueError, match="own has no gradient"):
         of_head({"own": without_gradient})
-    with pytest.raises(ValueError, match="a term gives no gradient"):
+    with pytest.raises(ValueError, match="a term has no gradient"):
         row_loss(without_gradient, logits(0).requires_grad_(), logits(1))
 
 

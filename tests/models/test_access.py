@@ -188,7 +188,7 @@ def test_what_a_hub_may_change_is_warned_of_once(hub_raises: Any, caplog: pytest
                 with pytest.raises(RuntimeError):
                     load_tokenizer(path, revision=revision)
     assert caplog.messages == [
-        f"{kind} {path}has no revision, so the hub may serve other bytes tomorrow under the same "
+        f"{kind} {path} has no revision, so the hub may serve other bytes tomorrow under the same "
         "key; give the commit in the pair's file"
         for kind in ("model", "tokenizer")
     ]
