@@ -456,7 +456,7 @@ def _change(config: Config, path: str, value: Any) -> None:
         (
             {"training.sequence_length": 129},
             "training.sequence_length=129 is longer than the student's context of 128 tokens in "
-            "model=tiny; give a shorter",
+            "model=tiny; shorten it",
         ),
         (
             {"model.teacher.architecture.max_positions": 127},

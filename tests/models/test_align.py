@@ -82,8 +82,8 @@ def test_a_token_that_texts_may_hold_needs_a_row_and_one_that_none_holds_does_no
         check_rows(tokenizer, path="p", subject="model.student", rows=rows, renders=renders)
 
     said = (
-        r"^the tokenizer p has the token '{}' with id {}, but model.student has {} rows, for ids up "
-        r"to {}; choose the tokenizer that belongs to it, or a model with a row for every token$"
+        r"^the tokenizer p has the token '{}' with id {}, but model.student has {} rows, for ids "
+        r"up to {}; choose the tokenizer that belongs to it, or a model with a row for every token$"
     )
     check(1024, renders=True)
     # A mark of conversations, which plain text never holds: there it is spelt in words.
