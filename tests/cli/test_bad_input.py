@@ -163,7 +163,7 @@ def test_a_corpus_too_short_to_serve_is_told_before_a_student_is_trained(tmp_pat
         *("until=inference", "paradigm=sft", "data.num_documents=2", "eval=offline"),
         *("eval.tasks=[]", "eval.inference.prompts=null", "eval.inference.batch_sizes=[512]"),
     )
-    assert "512 prompts of 64 tokens need 32768 tokens, the corpus has" in sentence
+    assert "512 prompts of 64 tokens need 32768 tokens, but the corpus has" in sentence
     assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
 
 

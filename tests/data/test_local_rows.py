@@ -207,7 +207,7 @@ def test_folders_and_patterns_without_text_or_of_several_kinds_are_refused(tmp_p
     (tmp_path / "a.jsonl").write_text("")
     (tmp_path / "b.txt").write_text("")
     with pytest.raises(
-        ValueError, match=r"several kinds, a.jsonl and b.txt; give a pattern for on"
+        ValueError, match=r"several kinds, such as a.jsonl and b.txt; give a pattern for on"
     ):
         local_files(str(tmp_path))
 
