@@ -218,7 +218,9 @@ def test_ranks_on_two_nodes_are_refused_in_a_sentence_that_the_run_s_folder_has_
     ended = wait(
         as_srun(tmp_path / "run", tmp_path, "paradigm=sft", second=("-c", ON_ANOTHER_NODE))
     )
-    said = "2 ranks were launched on 2 nodes, whose energy one meter does not see; launch all ranks"
+    said = (
+        "2 ranks were launched on 2 nodes, but one meter sees the energy of one node only; launch"
+    )
     assert [code for code, _ in ended] == [EXIT_FAILED, EXIT_FAILED], ended
     assert f"kdwatts: {said}" in ended[0][1] and f"kdwatts: rank 1: {said}" in ended[1][1]
     found = status(tmp_path / "run")

@@ -1,1 +1,1 @@
-"""The store, what an artifact is, the hardware in its key, and a run's manifest."""
+"""The store, what an artifact is, the hardware in its key, and the manifest of a run."""

@@ -1,4 +1,4 @@
-"""The record that every artifact carries: what it is, what it stands on, what building it cost."""
+"""The record of an artifact: what it is, what it was built from, and what building it cost."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ class Artifact:
 
     @property
     def key(self) -> str:
+        """The key: 16 hexadecimal digits."""
         return self.record["key"]
 
     @property
     def energy(self) -> Quantity:
-        """What building it drew, all attempts."""
+        """Joules of building it, over all attempts."""
         return record_energy(self.record)
 
     def cost_in_words(self) -> str:
-        """Its energy and who spent it, for a line of log."""
+        """Its energy and the run that spent it, for a log line."""
         return f"{in_words(self.energy)} spent by run {self.record['run']}"
 
 
@@ -55,9 +56,9 @@ def in_words(energy: Quantity) -> str:
 def make_record(
     identity: dict[str, Any], *, attempts: list[dict[str, Any]], run: str, gpus: list[str]
 ) -> dict[str, Any]:
-    """The content of artifact.json: `Node.identity`, and how it was built.
+    """The content of artifact.json: `Node.identity`, and how the artifact was built.
 
-    `attempts` are window records, the last one the finisher's.
+    `attempts` are window records. The last one is that of the run that finished it.
     """
     return {
         "schema": SCHEMA,
@@ -78,14 +79,14 @@ def read_artifact(directory: Path) -> Artifact:
     path = directory / ARTIFACT_NAME
     if not path.is_file():
         raise ValueError(
-            f"store: {directory} has no {ARTIFACT_NAME}, so nothing says what it is; "
-            "delete it and rerun"
+            f"store: {directory} has no {ARTIFACT_NAME}, so it is not known what it holds; delete "
+            "the folder and run again"
         )
     return Artifact(directory, read_json(path), reused=True)
 
 
 def other_code(record: dict[str, Any], code: dict[str, str | None]) -> list[str]:
-    """What an artifact was built by that is other code today, in words; none where that is unknown.
+    """The code of an artifact that has changed since, in words. Empty where this is unknown.
 
     Older records have no keys of code.
     """
@@ -98,21 +99,22 @@ def other_code(record: dict[str, Any], code: dict[str, str | None]) -> list[str]
 
 
 def record_energy(record: dict[str, Any]) -> Quantity:
-    """Energy over all attempts of an artifact's record."""
+    """Joules over all attempts of an artifact's record."""
     return add(map(window_energy, record["attempts"]), unit="J")
 
 
 def component_energy_j(record: dict[str, Any], component: str) -> float | None:
-    """Joules of one component over all attempts; None if one attempt lacks it."""
+    """Joules of one component over all attempts. None if one attempt lacks it."""
     assert component in COMPONENTS
     parts = [row["energy_j"][component] for row in record["attempts"]]
     return None if None in parts else sum(parts)
 
 
 def net_energy_j(record: dict[str, Any]) -> float | None:
-    """Joules over all attempts, less what the idle devices would have drawn.
+    """Joules over all attempts, less the joules that idle devices would have drawn.
 
-    It is net of the components that `record_energy` adds; None if idle of one of them is unknown.
+    It covers the components that `record_energy` adds. None if idle power of one of them is
+    unknown.
     """
     nets_j = [window_net_energy_j(row) for row in record["attempts"]]
     return None if None in nets_j else sum(net_j or 0.0 for net_j in nets_j)

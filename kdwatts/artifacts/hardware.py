@@ -1,4 +1,4 @@
-"""The machine a run is on: which GPU option fits it, and what of it changes joules."""
+"""The machine of a run: which GPU option fits it, and what about it changes joules."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from kdwatts.telemetry.nvml import Device
 
 
 def resolve_gpu(tree: DictConfig, gpus: Sequence[Device]) -> DictConfig:
-    """The tree with `gpu=auto` replaced by the option that names the first GPU, or by `cpu`.
+    """The settings with `gpu=auto` replaced by the option that names the first GPU, or by `cpu`.
 
-    A GPU that no option names gets one made of what its driver reports.
+    A GPU without an option gets one that is made from what its driver reports.
     """
     if tree.gpu.name != "auto":
         return tree
     resolved = tree.copy()
     with open_dict(resolved):
-        # An option that names no device means the schema's default, which `auto` has replaced.
+        # An option without a device means the schema's default, which `auto` has replaced.
         device = {"device": Gpu().device}
         resolved.gpu = OmegaConf.merge(tree.gpu, device, _option_for(gpus))
     return resolved
@@ -60,26 +60,26 @@ def check_gpus(config: Config, gpus: Sequence[Device]) -> None:
     expected = " or ".join(repr(name) for name in config.gpu.nvml_names)
     if not gpus:
         raise ValueError(
-            f"gpu={config.gpu.name} expects NVML name {expected}, this job has no GPU; "
-            "choose gpu=cpu or run where the GPU is"
+            f"gpu={config.gpu.name} expects a GPU that NVML calls {expected}, but this job has no "
+            "GPU; choose gpu=cpu, or run where the GPU is"
         )
     for gpu in gpus:
         if gpu.name not in config.gpu.nvml_names:
             raise ValueError(
-                f"gpu={config.gpu.name} expects NVML name {expected}, device {gpu.index} is "
-                f"{gpu.name!r}; choose the matching gpu= option"
+                f"gpu={config.gpu.name} expects a GPU that NVML calls {expected}, but device "
+                f"{gpu.index} is {gpu.name!r}; choose the gpu= option that matches"
             )
     num_ranks = launched().world
     if len(gpus) < num_ranks:
         raise ValueError(
-            f"{num_ranks} ranks were launched, the meter sees {len(gpus)} GPUs and would miss the "
-            "energy of others; launch one rank a GPU, and let every rank see all of the job's GPUs "
-            "(no --gpus-per-task, no --gpu-bind)"
+            f"{num_ranks} ranks were launched, but the meter sees {len(gpus)} GPUs and would miss "
+            "the energy of the others; launch one rank per GPU, and let every rank see all GPUs of "
+            "the job (no --gpus-per-task, no --gpu-bind)"
         )
 
 
 def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
-    """What of machine and meter changes the joules of a measured stage, for its key."""
+    """What about machine and meter changes the joules of a measured stage, for its key."""
     telemetry, num_ranks = config.telemetry, launched().world
     estimate = [telemetry.cpu_tdp_w, telemetry.cpu_tdp_threads]
     return {
@@ -93,7 +93,7 @@ def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model name as the kernel gives it, else the machine type."""
+    """The processor's model name as the kernel states it, or else the type of machine."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n"):
             if line.startswith("model name"):

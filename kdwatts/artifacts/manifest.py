@@ -1,4 +1,4 @@
-"""manifest.json and status.json: what stood behind a run, and how far it came."""
+"""manifest.json and status.json: what a run was started with, and how far it is."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ CONFIG_NAME = "config.yaml"
 
 
 def next_attempt(run_dir: Path) -> int:
-    """1 in a new run folder, one more than the last attempt in one that was begun before."""
+    """The number of the next attempt in a run folder. It is 1 in a new folder."""
     return read_status(run_dir).get("attempt", 0) + 1
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
-    """What status.json says; empty in a folder where no run has begun."""
+    """The content of status.json. Empty in a folder where no run has started."""
     path = run_dir / STATUS_NAME
     return read_json(path) if path.is_file() else {}
 
 
 def check_alone(run_dir: Path) -> None:
-    """Raise RuntimeError while another process that lives is at work in the folder."""
+    """Raise RuntimeError while another live process works in the folder."""
     status = read_status(run_dir)
     if status.get("state") != "running" or status.get("pid") in (None, os.getpid()):
         return
@@ -58,8 +58,8 @@ def check_alone(run_dir: Path) -> None:
         found = f"job {job}" if job not in (None, own_id()) and alive([job]) else None
     if found:
         raise RuntimeError(
-            f"{run_dir} is being worked on by {found}; wait for it, or end it and run the same "
-            "command again"
+            f"{run_dir} is in use by {found}; wait until that run ends, or end it, and run the "
+            "same command again"
         )
 
 
@@ -73,7 +73,7 @@ def _lives(status: dict[str, Any]) -> bool:
 
 
 def amend_status(run_dir: Path, **facts: Any) -> None:
-    """Replace some of what status.json says; attempt, host, pid and job stay the run's own."""
+    """Replace some fields of status.json. Attempt, host, pid and job stay those of the run."""
     time_utc = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(run_dir / STATUS_NAME, {**read_status(run_dir), **facts, "time_utc": time_utc})
 
@@ -87,9 +87,9 @@ def write_status(
     error: str | None = None,
     stopped_by: str | None = None,
 ) -> None:
-    """Replace status.json: running, done, failed or preempted, where, and why.
+    """Replace status.json: the state (running, done, failed or preempted), the stage, and why.
 
-    `stopped_by` says of a finished run what ended its training: target_tokens or budget_kj. Host,
+    `stopped_by` says what ended the training of a finished run: target_tokens or budget_kj. Host,
     pid and Slurm job are those of the process that writes it.
     """
     write_json(
@@ -112,7 +112,7 @@ def write_status(
 def write_manifest(
     run_dir: Path, config: Config, gpus: Sequence[Device], *, attempt: int, overrides: Sequence[str]
 ) -> None:
-    """Write what this attempt runs on; manifests of earlier attempts are kept inside."""
+    """Write what this attempt runs with. Manifests of earlier attempts are kept inside it."""
     path = run_dir / MANIFEST_NAME
     earlier: list[dict[str, Any]] = []
     if path.is_file():
@@ -154,7 +154,10 @@ def add_to_manifest(run_dir: Path, **facts: Any) -> None:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, `+changes` when it differs; else None."""
+    """The commit of the checkout that this package runs from, with `+changes` if it was changed.
+
+    None outside of a checkout.
+    """
 
     def git(*arguments: str) -> str | None:
         try:

@@ -1,10 +1,11 @@
-"""Content-addressed artifacts: a folder named by its fingerprint, complete as soon as it exists.
+"""The store: a folder for each artifact, named by its key, complete as soon as it exists.
 
-A builder fills a private sibling and renames it. One of many processes that want an artifact takes
-a lease and builds, the others wait. A lease is a numbered file that its holder touches; who finds
-it still for LEASE_TIMEOUT_S creates the next number, which exactly one can. Numbers come back once
-a holder gave up, so a lease is ours only while it says what we wrote. Nothing relies on file locks
-or on clocks that agree, so a store may lie on NFS.
+A builder fills a private folder beside the artifact's and renames it. When many processes want the
+same artifact, one takes a lease and builds, and the others wait. A lease is a numbered file that
+its holder touches. Whoever finds it untouched for LEASE_TIMEOUT_S creates the file with the next
+number, which only one process can do. Numbers are used again after a holder gave up, so a lease is
+ours only while it contains what we wrote. Nothing relies on file locks or on equal clocks, so a
+store may be on NFS.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ log = logging.getLogger(__name__)
 
 LEASE_TIMEOUT_S = 60.0
 ABANDONED_S = 600.0
-"""A lease that the file server has seen still for so long is dead at the first look: who waits for
-none has no second one."""
+"""A lease that the file server has seen untouched for this long is dead at the first look.
+
+A process that does not wait has no second look.
+"""
 RENEW_EVERY_S = 10.0
 POLL_EVERY_S = 0.2
 LONGEST_POLL_S = 2.0
-"""Of a long wait: an array of jobs that look five times a second is a burden to a file server."""
+"""Seconds between looks in a long wait: many jobs that look five times a second burden a server."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,15 @@ class Claim:
     artifact_dir: Path
     exists: bool
     work_dir: Path
-    """Private to this builder; becomes `artifact_dir` by `commit`."""
+    """Private to this builder. `commit` turns it into `artifact_dir`."""
     scratch_dir: Path
-    """Outlives a killed builder: checkpoints go here. Removed by `commit`."""
+    """Survives a killed builder: checkpoints go here. `commit` removes it."""
     _lease: _Lease | None = field(default=None, repr=False)
 
     def commit(self) -> None:
-        """Make what was built visible to all, at once.
+        """Make the built artifact visible to all, at once.
 
-        Raises RuntimeError when another builder took over because this one stood still too long.
+        Raises RuntimeError when another builder took over because this one gave no sign of life.
         """
         assert self._lease
         built = None
@@ -92,15 +95,16 @@ class Claim:
             if held:
                 self.work_dir.rename(self.artifact_dir)
         except OSError as error:
-            # Who took over has moved our folder away, or has finished the artifact.
+            # The process that took over has moved our folder away, or has finished the artifact.
             if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # NFS says so, too, of a rename that it was asked twice because its answer was lost.
+            # NFS also reports this for a rename that it got twice, since its first answer was lost.
             held = self.artifact_dir.is_dir() and self.artifact_dir.stat().st_ino == built
         if not held:
             raise RuntimeError(
-                f"store: another process took over {self.artifact_dir} after {LEASE_TIMEOUT_S:g} s "
-                "without a sign of life from this one; rerun to use what it built"
+                f"store: another process took over {self.artifact_dir}, since this one gave no "
+                f"sign of life for {LEASE_TIMEOUT_S:g} s; run again to use what the other process "
+                "built"
             )
         shutil.rmtree(self.scratch_dir, ignore_errors=True)
         self.exists = True
@@ -110,19 +114,20 @@ class Store:
     """Artifacts under one root folder, by stage and key."""
 
     def __init__(self, root: str | Path) -> None:
-        # An empty Path is where one stands; an empty setting is refused.
+        # An empty Path would be the current folder, but an empty setting is refused.
         self.root = Path(expanded(str(root))).resolve()
 
     def artifact_dir(self, stage: str, key: str) -> Path:
+        """The folder that an artifact has, or will have."""
         return self.root / stage / key
 
     def finished_dir(self, stage: str, key: str) -> Path | None:
-        """The folder of a finished artifact, or None."""
+        """The folder of a finished artifact. None where there is none."""
         path = self.artifact_dir(stage, key)
         return path if path.is_dir() else None
 
     def check_writable(self) -> None:
-        """Raise ValueError unless files can be made under the root."""
+        """Raise ValueError unless files can be created under the root."""
         probe = self.root / f".probe-{uuid.uuid4().hex}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -131,15 +136,16 @@ class Store:
         except OSError as error:
             raise ValueError(
                 f"store_dir={self.root} cannot be written ({error.strerror}); set store_dir or "
-                "KDWATTS_STORE to a folder that can"
+                "KDWATTS_STORE to a folder that you can write to"
             ) from None
 
     @contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Claim]:
-        """The artifact, or after a wait the exclusive right to build it.
+        """A context with the artifact or, after a wait, the sole right to build it.
 
-        A builder that leaves without `commit` gives the lease back and its half-made folder is
-        removed; its scratch folder stays. Raises Preempted when a stop is requested while waiting.
+        A builder that leaves without `commit` gives the lease back. Its half-made folder is
+        removed, its scratch folder stays. Raises Preempted when a stop is requested during the
+        wait.
         """
         with self._claimed(stage, key, waits=True) as claim:
             assert claim
@@ -147,7 +153,7 @@ class Store:
 
     @contextmanager
     def claim_if_free(self, stage: str, key: str) -> Iterator[Claim | None]:
-        """As `claim`, without a wait: None for what another living process builds."""
+        """Like `claim`, but without a wait: None when another live process builds the artifact."""
         with self._claimed(stage, key, waits=False) as claim:
             yield claim
 
@@ -179,7 +185,7 @@ class Store:
             try:
                 lease.give_back()
             except OSError as error:  # What is built is built, and what stopped it is what to tell.
-                log.warning("store: cannot give back %s (%s)", lease.path, error)
+                log.warning("store: cannot release the lease %s (%s)", lease.path, error)
 
 
 def _leases(target: Path) -> list[Path]:
@@ -209,7 +215,7 @@ def _acquire(target: Path, *, waits: bool) -> _Lease | None:
         if target.is_dir() or not waits:
             return None
         if not announced:
-            log.info("store: waiting for %s, which another process builds", target)
+            log.info("store: waiting for %s, which another process is building", target)
             announced = True
         interrupt.stop_if_requested("what it waited for is built by another process")
         time.sleep(pause_s)
@@ -227,7 +233,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
         return None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    # Since the look, `newest` may have been given back and its number taken by one who lives.
+    # Since the look, `newest` may have been released, and a live process may hold its number.
     if _newest_lease(target) == path and not (newest and is_alive(newest)):
         return _Lease(target, path, text)
     path.unlink()
@@ -240,10 +246,14 @@ def _renew(lease: _Lease, stop: threading.Event) -> None:
             if lease.is_held():
                 os.utime(lease.path)
                 continue
-            log.warning("store: %s was taken over by another process", lease.target)
+            log.warning("store: another process took over %s", lease.target)
             return
         except OSError as error:
-            log.warning("store: cannot renew %s (%s); another may take over", lease.path, error)
+            log.warning(
+                "store: cannot renew the lease %s (%s); another process may take over",
+                lease.path,
+                error,
+            )
 
 
 _first_seen: dict[tuple[Path, float], float] = {}
@@ -251,7 +261,7 @@ _first_seen: dict[tuple[Path, float], float] = {}
 
 
 def is_alive(lease: Path) -> bool:
-    """Whether the lease is there, touched in LEASE_TIMEOUT_S, its holder not known to be dead."""
+    """Whether a lease exists, was touched within LEASE_TIMEOUT_S, and its holder may be alive."""
     try:
         touched = lease.stat().st_mtime
         holder = json.loads(lease.read_text("utf-8"))
@@ -283,9 +293,9 @@ def _now_of(directory: Path) -> float:
 
 
 def as_readable_as(like: Path, path: Path) -> None:
-    """Let a file be read and written by whom `like` is, whose permissions the umask gave.
+    """Give a file the read and write permissions of `like`, which come from the umask.
 
-    Some libraries make files that are their owner's alone, which a group's store must not hold.
+    Some libraries make files that only their owner can read. A group's store must not hold them.
     """
     wanted, found = (file.stat().st_mode & 0o666 for file in (like, path))
     if wanted & ~found:

@@ -1,4 +1,4 @@
-"""Conversations as their tokenizer's chat template renders them, on a day that never changes."""
+"""Conversations as the tokenizer's chat template renders them, on a day that never changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdwatts.data.turns import Turn
 
 FIXED_TIME = datetime(2024, 7, 26)
-"""For chat templates, some of which write today's date: what Llama 3.1's has written into it."""
+"""The date for chat templates that print today's. It is the one that Llama 3.1's template has."""
 DATE_STRING = f"{FIXED_TIME:%d %b %Y}"
 """The variable by which Llama 3.2's template takes a date."""
 
@@ -23,19 +23,21 @@ CLOCK = (
     f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED}|replace('%%', '%') }}}}"
     "{% endmacro %}\n"
 )
-"""Written before a template, it takes the place of the clock that transformers gives to templates:
-what else is given to one may be no function. Jinja drops the line end behind it."""
+"""Jinja code before a template that replaces the clock which transformers gives to templates.
+
+Other values given to a template cannot be functions. Jinja drops the line end after it.
+"""
 _RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
-"""What Jinja draws by chance."""
+"""The random functions of Jinja."""
 
 _KNOWN_WORDS = "What no template says"
-OTHER = "choose an instruct model's tokenizer or a source of plain text"
+OTHER = "choose the tokenizer of an instruct model, or a source of plain text"
 
 
 def template_arguments(tokenizer: Any) -> dict[str, str]:
-    """What `apply_chat_template` is called with, so that a template prints the same on every day.
+    """The arguments of `apply_chat_template` with which a template prints the same on every day.
 
-    Raises ValueError for a template that draws by chance.
+    Raises ValueError for a template that uses random numbers.
     """
     return dict(_arguments(tokenizer.get_chat_template() if tokenizer.chat_template else ""))
 
@@ -44,8 +46,8 @@ def template_arguments(tokenizer: Any) -> dict[str, str]:
 def _arguments(template: str) -> dict[str, str]:
     if found := _RANDOM.search(template):
         raise ValueError(
-            f"the tokenizer's chat template draws by chance ({found[0]}), so that no two "
-            f"renderings are alike; {OTHER}"
+            f"the tokenizer's chat template uses random numbers ({found[0]}), so it prints a "
+            f"conversation differently each time; {OTHER}"
         )
     clock = {"chat_template": CLOCK + template} if "strftime_now" in template else {}
     return {"date_string": DATE_STRING, **clock}
@@ -54,7 +56,7 @@ def _arguments(template: str) -> dict[str, str]:
 def render(
     turns: list[Turn], tokenizer: Any, place: str, *, add_generation_prompt: bool = False
 ) -> str:
-    """The text of a conversation. Raises ValueError where the template gives none."""
+    """The text of a conversation. Raises ValueError where the template refuses it."""
     from jinja2.exceptions import TemplateError
 
     try:
@@ -66,18 +68,22 @@ def render(
         )
     except TemplateError as error:
         raise ValueError(
-            f"{place}: the tokenizer's chat template refuses it ({error}); leave such rows out or "
-            f"{OTHER}"
+            f"{place}: the tokenizer's chat template refuses this conversation ({error}); leave "
+            f"such rows out, or {OTHER}"
         ) from error
 
 
 def encode_conversation(
     turns: list[Turn], tokenizer: Any, place: str
 ) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Tokens of the whole rendering, and which are targets: those that begin inside an answer.
+    """Tokens [L] of a whole conversation, and a mask [L] of the targets.
 
-    Turns are told apart by characters: tokens of a part need not be a part of the tokens. Control
-    tokens are the template's alone: one that a turn quotes is spelt in words, as in plain text.
+    Targets are the tokens that begin inside an answer. Turns are found by characters, since the
+    tokens of a part need not be a part of the tokens. Control tokens come from the template alone:
+    a control token that a turn quotes is encoded as ordinary words.
+
+    Raises ValueError, which begins with `place`, for a conversation whose answers cannot be found
+    in the template's text.
     """
     if not turns:
         return np.empty(0, dtype=np.uint32), np.empty(0, dtype=bool)
@@ -92,8 +98,8 @@ def encode_conversation(
         after = text if is_last else render(turns[: index + 1], tokenizer, place)
         if not (after.startswith(before) and text.startswith(after)):
             raise ValueError(
-                f"{place}: the tokenizer's chat template renders turn {index + 1} of a "
-                "conversation otherwise when more follows, so its tokens cannot be told apart; "
+                f"{place}: the tokenizer's chat template prints turn {index + 1} of a conversation "
+                "differently when more turns follow, so the tokens of the answers cannot be found; "
                 f"{OTHER}"
             )
         is_target |= (begins >= len(before)) & (begins < len(after))
@@ -113,14 +119,14 @@ def _before_answer(turns: list[Turn], tokenizer: Any, place: str) -> str:
     opening = render(question, tokenizer, place, add_generation_prompt=True).removeprefix(asked)
     if not (found and header.endswith(opening)):
         raise ValueError(
-            f"{place}: the tokenizer's chat template has no header {opening!r} for an assistant "
-            f"that speaks first; leave such rows out or {OTHER}"
+            f"{place}: the conversation begins with the assistant, but the tokenizer's chat "
+            f"template has no header {opening!r} for it; leave such rows out, or {OTHER}"
         )
     return header
 
 
 Span = tuple[int, int]
-"""First character of a part of a text, and the one behind its last."""
+"""First character of a part of a text, and the one after its last."""
 
 
 @lru_cache(maxsize=4)
@@ -131,7 +137,7 @@ def _marks(tokenizer: Any, num_tokens: int) -> tuple[re.Pattern[str], frozenset[
     special = {number for number, token in known.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     names = [str(known.get(n) or tokenizer.convert_ids_to_tokens(n)) for n in special]
-    # The longest of those that begin alike, as the tokenizer has it.
+    # Of tokens with the same beginning the longest counts, as in the tokenizer.
     names.sort(key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or "(?!)"), frozenset(special)
 
@@ -161,8 +167,8 @@ def _quoted(turns: list[Turn], text: str, tokenizer: Any, place: str) -> list[Sp
             plain += piece
     if plain != text or not all(marks.fullmatch(plain[begin:end]) for begin, end in spans):
         raise ValueError(
-            f"{place}: a turn quotes a control token of the tokenizer's, which its chat template "
-            f"renders otherwise than words; leave such rows out or {OTHER}"
+            f"{place}: a turn quotes a control token of the tokenizer, and the chat template does "
+            f"not print it as ordinary words; leave such rows out, or {OTHER}"
         )
     return spans
 
@@ -185,8 +191,8 @@ def _tokens(
         real = [(n, span) for n, span in zip(ids, spans, strict=True) if n in special]
         if [number for number, _ in _between(hidden, real, tokenizer)] != ids:
             raise ValueError(
-                f"{place}: a turn quotes a control token, and the tokenizer reads words behind one "
-                "otherwise than alone, so that it cannot be spelt in words; leave such rows out or "
+                f"{place}: a turn quotes a control token, and the tokenizer cannot encode it as "
+                "ordinary words without changing the words beside it; leave such rows out, or "
                 f"{OTHER}"
             )
         ids, spans = zip(*_between(text, real, tokenizer), strict=True)

@@ -16,7 +16,7 @@ from kdwatts.data.local_rows import Row, local_files, read_rows
 from kdwatts.data.turns import Turn, check_beside, checked_text, read_turns
 
 ID_FIELD = "id"
-"""Field by which a row's document is known, where it has one."""
+"""The field with the id of a row's document, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,32 @@ class Document:
     content: str | list[Turn]
     """A string, or the turns of a conversation."""
     own_id: str | None
-    """The id that its row has, in characters."""
+    """The id that its row has, as text."""
     place: str = "data"
     """Where its row stands, for errors: `file:row`."""
 
     @property
     def id(self) -> str:
-        """What it is known by wherever it stands: its own id, else the hash of its content."""
+        """The document's name wherever it stands: its own id, or else the hash of its content."""
         return self.own_id or self.content_hash
 
     @property
     def content_hash(self) -> str:
+        """The hash of the document's content."""
         return hashlib.sha256(json.dumps(self.content, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def pieces(self) -> list[str]:
-        """Its words, without a chat template's: a text, or each turn of a conversation."""
+        """The document's words without those of a chat template: one text, or each turn."""
         if isinstance(self.content, str):
             return [self.content]
         return [turn["content"] for turn in self.content]
 
     @property
     def unfit(self) -> str | None:
-        """Why it is no document to learn from, as the index counts it; None where it is one.
+        """Why a student cannot learn from this document, in the index's words. None where it can.
 
-        An answer without words would teach to say nothing.
+        An answer without words would teach the student to say nothing.
         """
         if not any(piece.strip() for piece in self.pieces):
             return "empty"
@@ -60,32 +61,33 @@ class Document:
 
     @property
     def is_blank(self) -> bool:
-        """Whether it is no document to learn from."""
+        """Whether a student cannot learn from this document."""
         return self.unfit is not None
 
 
 def source_files(source: TextSource) -> list[Path] | None:
-    """The local files of a source; None for one of a hub.
+    """The local files of a source. None for a source of a hub.
 
-    Raises ValueError for what is said of local files and means something of a hub alone.
+    Raises ValueError for a local source with settings that only a hub's source has.
     """
     files = local_files(source.path)
     if files is not None:
         for name in ("name", "split", "revision"):
             if (value := getattr(source, name)) is not None:
                 raise ValueError(
-                    f"data.source.{name}={value} is of a data set on a hub, and data.source.path="
-                    f"{source.path} is local; set data.source.{name}=null, and let the path name "
-                    "the files that are to be read"
+                    f"data.source.{name}={value} is for a data set on a hub, but "
+                    f"data.source.path={source.path} is local; set data.source.{name}=null, and "
+                    "let the path name the files to read"
                 )
     return files
 
 
 def read_documents(source: TextSource, commit: str | None = None) -> Iterator[Document]:
-    """The documents of a source in its order, of its first `num_rows` rows if it has such a limit.
+    """The documents of a source in its order, up to `num_rows` rows if the source has this limit.
 
-    One of a hub is read at `commit`; local files have none. Raises ValueError, with file and row,
-    for a row that is not what the source's fields say.
+    A source of a hub is read at `commit`. Local files have no commit.
+
+    Raises ValueError, with file and row, for a row without the fields that the source names.
     """
     files = source_files(source)
     rows = read_rows(files) if files else _hub_rows(source, commit)
@@ -134,10 +136,12 @@ def _field(row: Row, source: TextSource, setting: str) -> Any:
     place, fields = row
     name = getattr(source, setting)
     if name not in fields:
-        talks = ", or to null for conversations and name their messages_field or prompt_field"
+        talks = (
+            ", or set it to null for conversations and give their messages_field or prompt_field"
+        )
         raise ValueError(
-            f"{place} has no field {name!r}, its rows have {', '.join(sorted(fields))}; "
-            f"set data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
+            f"{place} has no field {name!r}; its fields are {', '.join(sorted(fields))}; set "
+            f"data.source.{setting} to one of them{talks if setting == 'text_field' else ''}"
         )
     return fields[name]
 

@@ -1,7 +1,7 @@
-"""Text of a hub as files on this disk, for nodes that reach no hub: fetched once, then read alike.
+"""Text of a hub as files on this disk, for nodes without a network: fetched once, then only read.
 
-Which files a data set of so many rows is made of is known to the hub alone, so the list of them is
-kept beside the cache.
+Only the hub knows which files hold the first rows of a data set. So the list of files is kept
+beside the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdwatts.runtime.fingerprint import fingerprint
 
 LISTS_NAME = "kdwatts"
 """Folder of the lists below HF_HOME."""
-_AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
+_AGAIN = "run the command with until=prefetch where there is a network, with the same HF_HOME"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[^/]+)/(?P<name>.+)")
@@ -32,32 +32,32 @@ class FetchedText:
     repo: str
     commit: str
     builder: str
-    """What reads them: parquet, json, csv or text."""
+    """The reader of these files: parquet, json, csv or text."""
     files: list[str]
     is_whole: bool
-    """Whether these are all files of the split; else the first of them."""
+    """Whether these are all files of the split. Else they are the first ones."""
     schema: int = SCHEMA
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE, or its like, forbids to ask a hub."""
+    """Whether HF_HUB_OFFLINE, or a variable like it, forbids to ask a hub."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
 def home_dir() -> Path:
-    """HF_HOME, where models, tokenizers and data of a hub are kept."""
+    """The folder HF_HOME, where models, tokenizers and data of a hub are kept."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME)
 
 
 def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
-    """The files that the first `limit` rows of a source are in, now on this disk; their bytes.
+    """The files with the first `limit` rows of a source, now on this disk, and their size in bytes.
 
-    Only of parquet is it known how many rows a file has: other files are fetched all. As
-    many are fetched as an earlier request listed, of which another run may need the last.
+    Only parquet files state how many rows they have: other files are all fetched. Files that an
+    earlier request listed are fetched too, since another run may need the last of them.
     """
     from datasets import load_dataset_builder
     from huggingface_hub import hf_hub_download
@@ -66,7 +66,7 @@ def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
     by_split: Any = builder.config.data_files or {}
     if source.split_read not in by_split:
         raise ValueError(
-            f"data.source.split={source.split_read} is unknown, {source.path} has "
+            f"data.source.split={source.split_read} does not exist; {source.path} has "
             f"{', '.join(map(str, by_split))}; choose one of them"
         )
     found = [_HUB_FILE.fullmatch(str(url)) for url in by_split[source.split_read]]
@@ -92,7 +92,7 @@ def fetch(source: TextSource, limit: int | None) -> tuple[FetchedText, int]:
 
 
 def commit_of(source: TextSource) -> str:
-    """The commit at which a source is read now: of its revision, as the hub or the disk has it."""
+    """The commit at which a source is read now, as the hub or the disk states it."""
     if is_pinned(source):
         assert source.revision
         return source.revision
@@ -106,14 +106,15 @@ def commit_of(source: TextSource) -> str:
 
 
 def is_pinned(source: TextSource) -> bool:
-    """Whether its revision is a commit, which always holds the same."""
+    """Whether the source's revision is a commit, which always holds the same bytes."""
     return _COMMIT.fullmatch(source.revision or "") is not None
 
 
 def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
-    """The rows of a source at a commit, in the hub's order: a stream, or offline what was fetched.
+    """The rows of a source at a commit, in the hub's order. Offline, they come from fetched files.
 
-    Raises RuntimeError offline when it was not, or when more rows are asked for than were fetched.
+    Raises RuntimeError offline when the source was not fetched, or when more rows are asked for
+    than were fetched.
     """
     from datasets import load_dataset
 
@@ -127,8 +128,8 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
     kept = _kept(source)
     if kept.commit != commit:
         raise RuntimeError(
-            f"data.source.path={source.path} is read at {commit}, and HF_HOME={home_dir()} holds "
-            f"{kept.commit}, fetched meanwhile; run the command again"
+            f"data.source.path={source.path} is read at commit {commit}, but HF_HOME={home_dir()} "
+            f"now holds commit {kept.commit}, which another run has fetched; run the command again"
         )
     files = [
         hf_hub_download(
@@ -139,8 +140,8 @@ def rows(source: TextSource, commit: str) -> Iterator[dict[str, Any]]:
     yield from load_dataset(kept.builder, data_files=files, split="train", streaming=True)
     if not kept.is_whole:
         raise RuntimeError(
-            f"data.source.path={source.path}: HF_HOME={home_dir()} holds its first "
-            f"{len(kept.files)} files, more rows are asked for; {_AGAIN}"
+            f"data.source.path={source.path}: HF_HOME={home_dir()} holds only its first "
+            f"{len(kept.files)} files, but more rows are needed; {_AGAIN}"
         )
 
 
@@ -149,7 +150,7 @@ def _kept(source: TextSource) -> FetchedText:
     path = _list_path(source)
     if not path.is_file():
         raise RuntimeError(
-            f"data.source.path={source.path} is not in HF_HOME={home_dir()} and HF_HUB_OFFLINE "
+            f"data.source.path={source.path} is not in HF_HOME={home_dir()}, and HF_HUB_OFFLINE "
             f"forbids to fetch it; {_AGAIN}"
         )
     return FetchedText(**read_json(path))

@@ -1,4 +1,4 @@
-"""Rows of local files: of one file, of those in a folder, or of those that a pattern matches."""
+"""Rows of local files: of one file, of the files in a folder, or of those that match a pattern."""
 
 from __future__ import annotations
 
@@ -23,24 +23,29 @@ Row = tuple[str, dict[str, Any]]
 LOCAL_SUFFIXES = (
     ".txt", ".txt.xz", ".jsonl", ".jsonl.xz", ".json", ".json.xz", ".parquet",
 )  # fmt: skip
-_GIVE = f"give one of {', '.join(LOCAL_SUFFIXES)}"
+_GIVE = f"give a file that ends in one of {', '.join(LOCAL_SUFFIXES)}"
 
 
 def check_there(path: str) -> None:
-    """Raise ValueError for what looks local and is not there; what a pattern finds is not asked."""
+    """Raise ValueError for a path that looks local and does not exist.
+
+    Patterns are not searched.
+    """
     place = resolve_dir(path)
     if place.exists() or glob.has_magic(str(place)):
         return
     if path.startswith(("tiny:", "/", ".", "~", "$")) or path.endswith(LOCAL_SUFFIXES):
-        raise ValueError(f"data.source.path={path}: there is no such file; check the path")
+        raise ValueError(f"data.source.path={path} does not exist on this machine; check the path")
 
 
 def local_files(path: str) -> list[Path] | None:
-    """The files that `data.source.path` names, in the order of their names; None for a hub id.
+    """The files that `data.source.path` names, ordered by name. None for a hub id.
 
-    Of a folder they are those of a known kind at any depth, hidden ones left out and links to
-    folders not followed, which is said once. Raises ValueError for what looks local and is not
-    there, and for files of an unknown kind or of several.
+    For a folder they are the files of a known kind at any depth. Hidden files and linked folders
+    are left out, which is logged once.
+
+    Raises ValueError for a path that looks local and does not exist, and for files of an unknown
+    kind or of several kinds.
     """
     place = resolve_dir(path)
     if place.is_file():
@@ -57,17 +62,17 @@ def local_files(path: str) -> list[Path] | None:
         check_there(path)
         return None
     if not found:
-        raise ValueError(f"data.source.path={path}: there is no file of text in it; {_GIVE}")
+        raise ValueError(f"data.source.path={path} holds no file of text; {_GIVE}")
     kinds: dict[str, Path] = {}
     for file in found:
         if not file.name.endswith(LOCAL_SUFFIXES):
-            raise ValueError(f"data.source.path={file}: unknown kind of file; {_GIVE}")
+            raise ValueError(f"data.source.path={file} is a file of an unknown kind; {_GIVE}")
         kinds.setdefault(kind_of(file), file)
     if len(kinds) > 1:
         first, second, *_ = kinds.values()
         raise ValueError(
-            f"data.source.path={path} names files of several kinds, {first.name} and "
-            f"{second.name}; give a pattern of one kind, such as {place}/*{first.suffix}"
+            f"data.source.path={path} names files of several kinds, such as {first.name} and "
+            f"{second.name}; give a pattern for one kind, such as {place}/*{first.suffix}"
         )
     return found
 
@@ -77,8 +82,8 @@ def _files_below(folder: Path, path: str) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise ValueError(
-            f"data.source.path={path}: {error.filename} cannot be looked into ({error.strerror}); "
-            "make it readable or give a pattern without it"
+            f"data.source.path={path}: {error.filename} cannot be opened ({error.strerror}); make "
+            "it readable, or give a pattern without it"
         )
 
     found: list[Path] = []
@@ -96,7 +101,11 @@ def _files_below(folder: Path, path: str) -> list[Path]:
     for what, names in unread.items():
         if names:
             _warn_unread(
-                path, len(names), what, min(names), f"read are {', '.join(LOCAL_SUFFIXES)}"
+                path,
+                len(names),
+                what,
+                min(names),
+                f"only files that end in one of {', '.join(LOCAL_SUFFIXES)} are read",
             )
     return sorted(found)
 
@@ -105,7 +114,8 @@ def _is_file(file: Path, path: str) -> bool:
     """Whether it is a file; a link to nothing is refused, since a file is missing."""
     if file.is_symlink() and not file.exists():
         raise ValueError(
-            f"data.source.path={path}: {file} is a link to nothing; mend the link or remove it"
+            f"data.source.path={path}: {file} is a link to a file that does not exist; repair the "
+            "link or remove it"
         )
     return file.is_file()
 
@@ -125,7 +135,7 @@ def _warn_unread(path: str, count: int, what: str, name: str, instead: str) -> N
 
 @cache
 def _warn_empty(file: Path) -> None:
-    log.warning("%s holds no row", file)
+    log.warning("%s has no rows", file)
 
 
 def kind_of(file: Path) -> str:
@@ -134,14 +144,14 @@ def kind_of(file: Path) -> str:
 
 
 def digests(files: Iterable[Path]) -> list[str]:
-    """The SHA-256 of each file's bytes, which plans ask for again and again."""
+    """The SHA-256 of each file's bytes. Plans ask for it again and again."""
     return [known_sha256(file) for file in files]
 
 
 def read_rows(files: Sequence[Path]) -> Iterator[Row]:
     """The rows of files, one file after the other.
 
-    Raises ValueError, with file and row, for what is not of the kind that the name says.
+    Raises ValueError, with file and row, for content that does not match the file's name.
     """
     for file in files:
         is_empty = True
@@ -151,7 +161,8 @@ def read_rows(files: Sequence[Path]) -> Iterator[Row]:
                 yield row
         except (UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
             raise ValueError(
-                f"{file}: cannot be read as its name says ({error}); mend the file"
+                f"{file} cannot be read as the kind of file that its name says ({error}); repair "
+                "the file"
             ) from None
         if is_empty:
             _warn_empty(file)
@@ -191,8 +202,8 @@ def _json_rows(file: Path) -> Iterator[Row]:
         return
     if isinstance(whole, dict) and (field := _list_of_rows(whole)):
         raise ValueError(
-            f"{file}: holds one object, whose field {field!r} has the rows; save that list alone, "
-            "or name the file .jsonl if the object is a row"
+            f"{file} holds one object, whose field {field!r} has the rows; save only that list, or "
+            "name the file .jsonl if the object is a row"
         )
     yield _row(file, 1, whole)
 
@@ -213,13 +224,13 @@ def _parsed(place: str, content: bytes, what: str) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise ValueError(f"{place}: not JSON ({error}); mend the {what}") from None
+        raise ValueError(f"{place}: this is not JSON ({error}); repair the {what}") from None
 
 
 def _row(file: Path, number: int, value: Any) -> Row:
     if not isinstance(value, dict):
         raise ValueError(
-            f"{file}:{number}: holds {type(value).__name__}, not an object; mend the row"
+            f"{file}:{number}: the row holds {type(value).__name__}, not an object; repair the row"
         )
     return f"{file}:{number}", value
 
@@ -236,7 +247,7 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
                 yield f"{file}:{number}", value
     except pa.ArrowException as error:
         raise ValueError(
-            f"{file}: cannot be read as parquet after row {number} ({error}); mend the file"
+            f"{file} cannot be read as parquet after row {number} ({error}); repair the file"
         ) from None
 
 

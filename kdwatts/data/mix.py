@@ -13,21 +13,24 @@ from kdwatts.data.shards import NO_TARGET
 
 @dataclass
 class PartSize:
-    """What one source gave to the corpus, counted as it is written."""
+    """What one source gave to the corpus, counted while it is written."""
 
     num_documents: int = 0
     num_tokens: int = 0
     num_targets: int = 0
     num_seen: int = 0
-    """Documents read of it, each epoch's."""
+    """Documents read from it, in all epochs."""
     num_dropped: dict[str, int] = field(default_factory=dict)
-    """Reason to the number of documents read and left out: not_drawn, contaminated, empty of any
-    word, or blank_answer."""
+    """Reason to the number of documents that were left out.
+
+    The reasons are not_drawn, contaminated, empty (of any word) and blank_answer.
+    """
 
     is_exhausted: bool = False
-    """Whether it had no more when its turn came, which ended the corpus."""
+    """Whether it had no more documents when its turn came, which ended the corpus."""
 
     def drop(self, reason: str) -> None:
+        """Count one document that was left out, by its reason."""
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
 
 
@@ -36,13 +39,14 @@ def mixed(
     weights: Sequence[float],
     sizes: Sequence[PartSize],
 ) -> Iterator[NDArray[np.uint32]]:
-    """The documents of all streams, each next one from the stream furthest behind its share.
+    """The documents of all streams, uint32 [L], each from the stream furthest behind its share.
 
-    Shares are of tokens, prompts included: whoever has the fewest tokens over its weight is next,
-    the earlier stream of two alike. So the order is a function of documents and weights alone, no
-    draw, worker or rank has part in it, and at every point each stream is at its share within a
-    document. It ends when the stream whose turn it is has no more: nothing is repeated, and the
-    rest of the others is left. What each gave is added to its `sizes`, which say who ended it.
+    Shares are shares of tokens, prompts included. The next stream is the one with the fewest tokens
+    over its weight, and the earlier one of two that are equal. So the order depends on documents
+    and weights alone: not on random numbers, workers or ranks. At every point each stream has its
+    share, up to one document. The mix ends when the next stream has no more documents. Nothing is
+    repeated, and the rest of the other streams is left out. What each stream gave is added to its
+    entry in `sizes`, which also says which stream ended the mix.
     """
     sources = [iter(stream) for stream in streams]
     while True:

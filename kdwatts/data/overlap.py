@@ -1,16 +1,16 @@
-"""Which evaluation texts stand in a document: runs of n words in common, as in GPT-3's appendix C.
+"""Which evaluation texts appear in a document: runs of n common words, as in GPT-3's appendix C.
 
-Words are lower-cased and stripped of punctuation (Brown et al. 2020), in one of the forms in which
-Unicode spells them (NFKC). Ideographs and hiragana, between which no blanks stand, are words of
-their own (Unicode Standard Annex 29, section 4.1). A word of Chinese has one or two of them, and a
-name may have 13, so a string that is mostly of them is looked for in runs of twice as many. Thai,
-Lao, Khmer, Burmese and Tibetan have neither blanks nor such a rule; the report counts such texts.
+Words are lower-cased and without punctuation (Brown et al. 2020), in one Unicode form (NFKC).
+Ideographs and hiragana have no blanks between them, so each is a word of its own (Unicode Standard
+Annex 29, section 4.1). A Chinese word has one or two of them, and a name may have 13. So for a text
+that is mostly ideographs, runs are twice as long. Thai, Lao, Khmer, Burmese and Tibetan have
+neither blanks nor such a rule: the report counts such texts.
 
-A text's string of fewer than n words counts as a whole if it has at least MIN_WORDS. A run of words
-is known by a polynomial of its words' hashes modulo 2^64, so that a whole document is one pass of
-additions for each length; a billion runs beside ten million meet by chance with odds of about 5e-4.
-A document comes in pieces, such as the turns of a conversation, and no run reaches from one into
-the next.
+A text with fewer than n words counts as a whole if it has at least MIN_WORDS. A run of words is
+known by a polynomial of its words' hashes modulo 2^64. So a document is one pass of additions for
+each length. A billion runs and ten million others have an equal hash by chance with a probability
+of about 5e-4. A document comes in pieces, such as the turns of a conversation. No run goes from one
+piece into the next.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from kdwatts.data.shards import encode_documents
 
 MIN_WORDS = LEAST_NGRAM
 MAX_EXAMPLES = 20
-"""Of a task, how many documents a report names."""
+"""How many documents a report names per task."""
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_", re.ASCII)
 _ALONE = re.compile(r"[々〆〇぀-ゟ㐀-䶿一-鿿豈-﫿\U00020000-\U0003ffff]")
 _UNBROKEN = re.compile(r"[\u0e00-\u109f\u1780-\u17ff]")
-"""A letter of a script in which neither blanks nor Unicode's rule tell words apart."""
+"""A letter of a script in which neither blanks nor Unicode's rule separate words."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _UNKNOWN = 0x2545F4914F6CDD1D
 """Stands for every word that no evaluation text has."""
@@ -47,7 +47,7 @@ _FILTER_BITS = np.uint64(24)
 
 @dataclass(frozen=True)
 class TaskText:
-    """What a task asks in one of its documents."""
+    """The text of one document of a task."""
 
     task: str
     strings: Sequence[str]
@@ -58,18 +58,18 @@ class Grams:
     """Runs of words of evaluation texts, to be looked up in documents."""
 
     tasks: list[str]
-    """Of each text, its task."""
+    """The task of each text."""
     is_short: list[bool]
-    """Of each text, whether it has no string of MIN_WORDS words, so that it is never found."""
+    """Whether each text has no string of MIN_WORDS words, so that it is never found."""
     is_unbroken: list[bool]
-    """Of each text, whether that is since its words are not told apart."""
+    """Whether each text is short because its words cannot be separated."""
     words: dict[str, int]
     hashes: dict[int, NDArray[np.uint64]]
     """Number of words to the hashes of such runs, ascending."""
     texts: dict[int, NDArray[np.int64]]
-    """Beside each hash, the text that it is of."""
+    """The text that each hash is of."""
     is_possible: NDArray[np.bool_]
-    """Whether any hash begins with these bits: few runs of a document need be looked up."""
+    """Whether any hash begins with these bits. So few runs of a document need a look-up."""
 
 
 @cache
@@ -88,9 +88,10 @@ def _no_words() -> re.Pattern[str]:
 
 
 def words_of(text: str) -> list[str]:
+    """The words of a text, as they are compared."""
     if text.isascii():
         return _PUNCTUATION.sub("", text.lower()).split()
-    # Punctuation first: NFKC would make a blank and a mark of an accent that stands alone.
+    # Punctuation first: NFKC turns an accent that stands alone into a blank and a mark.
     text = unicodedata.normalize("NFKC", _no_words().sub("", text))
     text = _no_words().sub("", unicodedata.normalize("NFKC", text.casefold()))
     return _ALONE.sub(r" \g<0> ", text).split()
@@ -103,7 +104,7 @@ def _least_words(spelled: list[str]) -> int:
 
 
 def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
-    """The runs of `ngram` words of all texts, and shorter strings as wholes."""
+    """The runs of `ngram` words of all texts. Shorter texts are taken as a whole."""
     is_unbroken: list[bool] = []
     words: dict[str, int] = {}
     tasks: list[str] = []
@@ -136,8 +137,8 @@ def index_texts(texts: Iterable[TaskText], *, ngram: int) -> Grams:
 
 
 def texts_in(pieces: Sequence[str], grams: Grams) -> dict[int, str]:
-    """Number of each evaluation text that a piece has a run of, with the first such words."""
-    # Behind each piece stands what is no word of any text: no run that reaches over it is found.
+    """Number of each evaluation text that shares a run with a piece, to the first such words."""
+    # A word of no text ends each piece, so no run goes from one piece into the next.
     spelled = [word for piece in pieces for word in (*words_of(piece), "")]
     found: dict[int, str] = {}
     for length, runs in _runs(spelled, grams.words, list(grams.hashes)).items():
@@ -160,8 +161,8 @@ def texts_in_tokens(
 ) -> list[dict[int, str]]:
     """What `texts_in` finds in each document of tokens.
 
-    A piece is what stands between two control tokens: a template may put a text's first word
-    directly behind its mark, and without the mark the words of two turns would run on.
+    A piece is what stands between two control tokens. A template may put a text's first word
+    directly after its mark, and without the marks the words of two turns would run together.
     """
     pieces = [_pieces(tokens, control_ids) for tokens in documents]
     texts = iter(
@@ -176,7 +177,7 @@ def _pieces(tokens: NDArray[np.uint32], control_ids: NDArray[np.int64]) -> list[
     """The tokens between control tokens, in their order."""
     is_control = np.isin(tokens, control_ids)
     parts = np.split(tokens, np.flatnonzero(is_control))
-    # Each part but the first begins with the control token that it was cut at.
+    # Each part except the first begins with the control token at the cut.
     return [ids for ids in (parts[0].tolist(), *(part[1:].tolist() for part in parts[1:])) if ids]
 
 
@@ -207,7 +208,10 @@ def _word_hash(word: str) -> int:
 
 @dataclass
 class Tally:
-    """What was found in the documents so far; JSON types alone, so that a build can go on."""
+    """What was found in the documents so far.
+
+    It holds JSON types alone, so that a build can go on.
+    """
 
     num_documents: int = 0
     num_documents_hit: int = 0
@@ -217,7 +221,7 @@ class Tally:
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def count(self, name: str | int, found: dict[int, str], grams: Grams) -> bool:
-        """Count a document in which these texts were found; whether there are any."""
+        """Count a document with these texts. Returns whether there are any."""
         self.num_documents += 1
         self.num_documents_hit += bool(found)
         self.texts_hit = sorted({*self.texts_hit, *found}) if found else self.texts_hit
@@ -232,9 +236,9 @@ class Tally:
 
 
 def describe(tally: Tally, grams: Grams, unread: dict[str, str]) -> dict[str, Any]:
-    """Each task's counts for a report; null, with the reason, of one that could not be read.
+    """The counts of each task, for a report. A task that could not be read has null and the reason.
 
-    Texts of a task are numbered from 0 in its own order and stand together.
+    The texts of a task are numbered from 0 in the task's own order and stand together.
     """
     hit = [grams.tasks[number] for number in tally.texts_hit]
     report: dict[str, Any] = {}
@@ -261,9 +265,9 @@ def describe(tally: Tally, grams: Grams, unread: dict[str, str]) -> dict[str, An
 def encode_screened(
     documents: Sequence[Document], tokenizer: Any, grams: Grams | None
 ) -> list[NDArray[np.uint32] | dict[int, str]]:
-    """Each document's tokens or, where evaluation texts stand in it, what `texts_in` finds.
+    """The tokens of each document, or what `texts_in` finds where evaluation texts appear in it.
 
-    Without grams nothing is looked for.
+    Without `grams` nothing is searched.
     """
     found = [texts_in(one.pieces, grams) if grams else {} for one in documents]
     passed = [one for one, texts in zip(documents, found, strict=True) if not texts]

@@ -1,6 +1,7 @@
 """Rows of fixed length from token shards, and which rows each optimizer step takes.
 
-Row r holds tokens r*T to r*T + T, both ends included: T inputs and, one further on, T targets.
+Row r holds the tokens from r T to r T + T, both included: T inputs, and T targets that are one
+token further on.
 """
 
 # B sequences of a batch, T positions.
@@ -21,48 +22,49 @@ from kdwatts.data.positions import attention_inputs, positions_in_documents
 from kdwatts.data.shards import NO_TARGET, TokenShards
 
 IGNORE = -100
-"""Target of a position that bears no loss; the convention of torch's cross entropy."""
+"""Target of a position without a loss, as in torch's cross entropy."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of one forward pass, and where in the shards they stand."""
+    """The rows [B, T] of one forward pass, and where in the shards they stand."""
 
     rows: NDArray[np.int64]
     input_BT: Tensor
     target_BT: Tensor
     """Already shifted: the target of position t is the token at t + 1, or IGNORE."""
     valid_BT: Tensor | None = None
-    """True where a position holds real text and not padding; None where all do."""
+    """True where a position holds text, false at padding. None where there is no padding."""
     position_BT: Tensor | None = None
-    """Place of each token in its document; None where a row is taken as one text."""
+    """Place of each token in its document. None where a row is taken as one text."""
 
     @property
     def num_targets(self) -> int:
+        """Number of positions that have a target."""
         return int((self.target_BT != IGNORE).sum())
 
     @property
     def text_BT(self) -> Tensor:
-        """True where a position holds real text; all true without padding."""
+        """True [B, T] where a position holds text. All true without padding."""
         if self.valid_BT is None:
             return torch.ones_like(self.input_BT, dtype=torch.bool)
         return self.valid_BT
 
     @property
     def beyond_first_BT(self) -> Tensor:
-        """True at text other than the first token of its document, which is a sink of attention.
+        """True [B, T] at text, except at the first token of a document, which is an attention sink.
 
-        Where a row is taken as one text, its first token counts as any other here.
+        Where a row is taken as one text, its first token counts as any other.
         """
         return self.text_BT if self.position_BT is None else self.text_BT & (self.position_BT > 0)
 
     @property
     def model_inputs(self) -> dict[str, Tensor]:
-        """What the body of a decoder is called with."""
+        """The arguments for a decoder's body: tokens [B, T], and what `attention_inputs` gives."""
         return {"input_ids": self.input_BT, **attention_inputs(self.position_BT)}
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on `device`; from pinned memory the host does not wait."""
+        """The batch with its tensors on `device`. With pinned memory the host does not wait."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
@@ -79,23 +81,29 @@ _NO_ROWS = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which rows a run trains on, in which order: a pure function of its fields."""
+    """Which rows a run trains on, and in which order. It depends on its fields alone."""
 
     rows: NDArray[np.int64]
-    """The rows in use, ascending; the same for every seed, so that seeds share a teacher cache."""
+    """The rows in use, ascending.
+
+    They are the same for every seed, so seeds share a teacher cache.
+    """
     rows_per_step: int
     num_steps: int
     seed: int
     heldout: NDArray[np.int64] = field(default_factory=_NO_ROWS.copy)
-    """Rows that no step takes, ascending, on which the loss is read while training."""
+    """The rows that no step takes, ascending. The loss on them is read while training."""
 
     @property
     def taught_rows(self) -> NDArray[np.int64]:
-        """Every row of which the teacher is asked, ascending."""
+        """Numbers of all rows that the teacher is asked about, int64 [R], ascending."""
         return np.union1d(self.rows, self.heldout)
 
     def rows_of_step(self, step: int) -> NDArray[np.int64]:
-        """Rows of optimizer step `step`, counted from 0; every pass over the data is reshuffled."""
+        """Row numbers, int64 [R], of optimizer step `step`, counted from 0.
+
+        Every pass over the data is reshuffled.
+        """
         places = np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step)
         epochs, offsets = np.divmod(places, len(self.rows))
         orders = [_epoch_order(self.seed, int(epoch), len(self.rows)) for epoch in epochs]
@@ -118,33 +126,35 @@ def make_schedule(
     heldout_tokens: int = 0,
     heldout_multiple: int = 1,
 ) -> Schedule:
-    """A schedule of whole steps that together bear about `target_tokens` targets.
+    """A schedule of whole steps that together have about `target_tokens` targets.
 
-    The rows in use are the first of a permutation of all rows that ignores the seed; those held
-    out, a multiple of `heldout_multiple` that bears about `heldout_tokens` targets, are its last.
-    So a longer run adds to the rows of a shorter one, and holding out changes none of them while
-    the corpus is long enough. Raises ValueError when the shards do not fill one row, or when more
-    than half of them would be held out.
+    The rows in use are the first of a permutation of all rows that does not depend on the seed. The
+    held-out rows are the last of this permutation: about `heldout_tokens` targets, and a multiple
+    of `heldout_multiple` rows. So a longer run has all the rows of a shorter one. Holding rows out
+    changes none of them while the corpus is long enough.
+
+    Raises ValueError when the shards do not fill one row, and when more than half of the rows would
+    be held out.
     """
     num_rows = (shards.num_tokens - 1) // sequence_length
     if num_rows < 1:
         raise ValueError(
-            f"training.sequence_length={sequence_length} is longer than the corpus of "
-            f"{shards.num_tokens} tokens in {shards.directory}; shorten it or add text"
+            f"training.sequence_length={sequence_length} is longer than the corpus, which has "
+            f"{shards.num_tokens} tokens in {shards.directory}; give a shorter length, or add text"
         )
     num_targets = shards.num_targets - (shards.num_first_targets if respect_documents else 0)
     targets_per_row = sequence_length * num_targets / shards.num_tokens
     if not targets_per_row:
         raise ValueError(
-            f"training.respect_documents=true: no document in {shards.directory} has a target "
-            "after its first token, so nothing is left to train on; set it to false or add text"
+            "training.respect_documents=true leaves nothing to train on: no document in "
+            f"{shards.directory} has a target after its first token; set it to false, or add text"
         )
     num_heldout = math.ceil(heldout_tokens / targets_per_row / heldout_multiple) * heldout_multiple
     if 2 * num_heldout > num_rows:
         raise ValueError(
             f"training.heldout_tokens={heldout_tokens} would hold out {num_heldout} of the "
-            f"corpus's {num_rows} rows, more than half; lower it, shorten training.sequence_length "
-            "or add text"
+            f"corpus's {num_rows} rows, which is more than half; lower it, lower "
+            "training.sequence_length, or add text"
         )
     num_steps = math.ceil(target_tokens / targets_per_row / rows_per_step)
     order = np.random.default_rng(0).permutation(num_rows)
@@ -160,10 +170,10 @@ def load_batch(
     *,
     respect_documents: bool = False,
 ) -> Batch:
-    """The given rows as one batch of int64 tensors on the CPU.
+    """The given rows as one batch of int64 tensors [B, T] on the CPU.
 
-    With `respect_documents` the batch says where documents begin, and a document's first token is
-    no target of what stands before it.
+    With `respect_documents` the batch says where documents begin, and the first token of a document
+    is no target.
     """
     tokens = np.stack(
         [shards.read(row * sequence_length, (row + 1) * sequence_length + 1) for row in rows]

@@ -1,4 +1,4 @@
-"""Positions of a row: those that are compared where not all are, and those inside each document."""
+"""Positions of a row: which are compared where not all are, and which are inside each document."""
 
 # B rows of a batch, M positions drawn in each; T positions of a row; Q and K are T as the place of
 # a query and of a key.
@@ -16,15 +16,17 @@ _STREAM = 0x6B64
 def sampled_positions(
     rows: NDArray[np.int64], *, sequence_length: int, count: int
 ) -> NDArray[np.int64]:
-    """`count` distinct positions of each row [B, M], ascending, drawn by the row's number alone.
+    """`count` distinct positions of each row, ascending, int64 [B, M].
 
-    The first position is never drawn: an attention sink, it is unlike all others. So the positions
-    of a row do not depend on batch, order, seed or rank. Raises ValueError when a row has too few.
+    They depend on the row's number alone: not on batch, order, seed or rank. The first position is
+    never drawn: it is an attention sink and unlike all others.
+
+    Raises ValueError when a row has too few positions.
     """
     if not 0 < count < sequence_length:
         raise ValueError(
-            f"sampled_positions: {count} positions of a sequence of {sequence_length}; "
-            f"give 1 to {sequence_length - 1}"
+            f"sampled_positions: cannot draw {count} positions from a sequence of "
+            f"{sequence_length}; give 1 to {sequence_length - 1}"
         )
     drawn = [
         np.random.default_rng([_STREAM, int(row)]).choice(sequence_length - 1, count, replace=False)
@@ -34,10 +36,10 @@ def sampled_positions(
 
 
 def positions_in_documents(sequence_length: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each token of a row in its document, [T], counted from 0.
+    """The place of each token of a row in its document, counted from 0, int64 [T].
 
-    `starts` are the places in the row at which documents begin. What is left of a document that
-    began in an earlier row counts from 0 as well: the row holds nothing before it.
+    `starts` are the places in the row where documents begin. The end of a document that began in an
+    earlier row counts from 0 too, as the row holds nothing before it.
     """
     begin_T = np.zeros(sequence_length, dtype=np.int64)
     inside = starts[starts < sequence_length]
@@ -46,11 +48,12 @@ def positions_in_documents(sequence_length: int, starts: NDArray[np.int64]) -> N
 
 
 def attention_inputs(position_BT: Tensor | None) -> dict[str, Tensor]:
-    """What a decoder's body takes so that each token sees its own document alone, up to itself.
+    """Arguments for a decoder's body with which each token sees its own document alone.
 
-    The positions, which restart with every document, and a mask [B, 1, Q, K] that is true where a
-    query sees a key. The mask is given whole: transformers would take it from the positions, but
-    only where it is asked for none, and only in some versions. Nothing for rows that are one text.
+    They are the positions [B, T], which restart with every document, and a mask [B, 1, Q, K] that
+    is true where a query sees a key. The mask is given in full: transformers makes one from the
+    positions only when no other is given, and only in some versions. Without `position_BT` there
+    are no arguments.
     """
     if position_BT is None:
         return {}

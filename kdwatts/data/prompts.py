@@ -1,6 +1,6 @@
-"""Where a model is to go on writing: beginnings of text, and what comes before answers.
+"""Where a model continues a text: after the beginning of a text, or before an answer.
 
-No prompt reaches over the beginning of a document.
+No prompt crosses the beginning of a document.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ def corpus_prompts(
 ) -> dict[int, NDArray[np.int64]]:
     """Up to `num_prompts` prompts by the place of their first token in the shards, ascending.
 
-    Of a conversation, a document that begins with context, the prompt is all before its first
-    target; one longer than `prompt_tokens` is left out. Of a plain text it is the first
-    `prompt_tokens` of every `piece_tokens`. They are drawn by a permutation that ignores the
-    training's seed, and more of them hold the fewer. Raises ValueError when there is none.
+    In a conversation, which begins with context, the prompt is everything before the first target.
+    A conversation whose prompt is longer than `prompt_tokens` is left out. In plain text, the
+    prompt is the first `prompt_tokens` of every `piece_tokens`. Prompts are drawn by a permutation
+    that does not depend on the seed of training, so a larger set holds every smaller one.
+
+    Raises ValueError when there is none.
     """
     begins = shards.starts_between(0, shards.num_tokens)
     ends = np.append(begins[1:], shards.num_tokens)
@@ -47,8 +49,8 @@ def corpus_prompts(
     if not prompts:
         raise ValueError(
             f"paradigm.generate.prompt_tokens={prompt_tokens}: no text in {shards.directory} has a "
-            "prompt of so many tokens and a word after it; "
-            f"{'raise' if talks.any() else 'lower'} it or choose other data"
+            f"prompt of this length with a token after it; {'raise' if talks.any() else 'lower'} "
+            "it, or choose other data"
         )
     return dict(sorted(prompts.items()))
 
@@ -56,11 +58,11 @@ def corpus_prompts(
 def row_prompt(
     shards: TokenShards, row: int, *, sequence_length: int, prompt_tokens: int
 ) -> NDArray[np.int64] | None:
-    """The prompt that a row of training gives, or None where it has none that fits.
+    """The prompt that a training row gives. None where it has none that fits.
 
-    Of plain text it is the row's first `prompt_tokens`, or what of them follows the beginning of
-    a document. Where the row has context, it is all of a document before the first answer for which
-    that is no longer than `prompt_tokens`.
+    In plain text it is the first `prompt_tokens` of the row, or those of them after the beginning
+    of a document. In a row with context it is everything in a document before the first answer for
+    which this is at most `prompt_tokens`.
     """
     first, last = row * sequence_length, (row + 1) * sequence_length + 1
     tokens = shards.read(first, last)

@@ -1,4 +1,4 @@
-"""What the next step reads, read while this one computes."""
+"""The data of the next step, read while this step computes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Loaded = TypeVar("Loaded")
 def prefetched(
     items: Iterable[Item], load: Callable[[Item], Loaded]
 ) -> Generator[Loaded, None, None]:
-    """`load(item)` for each item in order; one thread is at most one of them in advance.
+    """`load(item)` for each item in order. One thread works at most one item ahead.
 
-    All calls of `load` happen in that thread, one after the other, so what they give does not
-    depend on timing. What one raises is raised where its result would have come. The thread ends
-    with the iterator: exhaust or close it.
+    All calls of `load` happen in that thread, one after the other. So the results do not depend on
+    timing. An exception of a call is raised where its result would have come. The thread ends with
+    the iterator: use it up, or close it.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         futures = (pool.submit(load, item) for item in items)

@@ -1,8 +1,8 @@
-"""Token shards: flat files of token ids with an index, written once and memory-mapped ever after.
+"""Token shards: flat files of token ids with an index, written once and then memory-mapped.
 
-A token is four bytes, little endian: the id in the low 31 bits (Qwen2.5 ids exceed 2^17), and
-NO_TARGET where a token is context only, such as a prompt. Beside each shard lie the places in it at
-which documents begin: an end token cannot tell, for a conversation holds many.
+A token is four bytes, little endian. The low 31 bits are its id (ids of Qwen2.5 exceed 2^17). The
+bit NO_TARGET marks a token that is context only, such as a prompt. Beside each shard are the places
+where documents begin. An end token could not tell them, since a conversation holds many.
 """
 
 from __future__ import annotations
@@ -28,30 +28,31 @@ from kdwatts.runtime.fingerprint import sha256_file
 NO_TARGET = np.uint32(1 << 31)
 INDEX_NAME = "index.json"
 PROGRESS_NAME = "shard.json"
-"""Of a kept shard: its entry in the index, and how far the sources were read when it was full."""
+"""The entry of a kept shard in the index, and how far the sources were read when it was full."""
 SHARD_PREFIX = "shard-"
 
 TEXTS_AT_ONCE = 64
-"""To the tokenizer, whose notes on each token take some 100 bytes until it is done."""
+"""Texts given to the tokenizer at once. It takes some 100 bytes per token until it is done."""
 
 
 def encode_document(
     document: str | list[Turn], tokenizer: Any, *, place: str = "data"
 ) -> NDArray[np.uint32]:
-    """A document's tokens, those that are no targets marked.
+    """The tokens of a document, uint32 [L]. Those that are no targets are marked.
 
-    Text is all target and closed by the end token, its only control token: one that it quotes is
-    spelt in words, so that a page about chat templates has one end.
-    Of a conversation, rendered by the tokenizer's chat template, only the assistant's words and
-    what closes them are targets; a control token that a turn quotes is spelt in words, too. Raises
-    ValueError, which begins with `place`, when the tokenizer cannot render it.
+    In a text every token is a target. The end token closes it and is its only control token: a
+    control token that the text quotes is encoded as ordinary words. So a page about chat templates
+    has one end. In a conversation, which the chat template renders, only the assistant's words and
+    the tokens that close them are targets.
+
+    Raises ValueError, which begins with `place`, when the tokenizer cannot render a conversation.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return np.asarray([*ids, tokenizer.eos_token_id], dtype=np.uint32)
     if not tokenizer.chat_template:
         raise ValueError(
-            f"{place}: the source holds conversations and the tokenizer has no chat template; "
+            f"{place}: the source holds conversations, but the tokenizer has no chat template; "
             f"{OTHER}"
         )
     ids, is_target = encode_conversation(document, tokenizer, place)
@@ -59,18 +60,19 @@ def encode_document(
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Any) -> list[NDArray[np.uint32]]:
-    """As `encode_document` does each; texts are given to the tokenizer together, which is faster.
+    """The tokens of each document, uint32 [L], as `encode_document` gives them.
 
-    Raises ValueError as it does, of the first document that cannot be rendered.
+    Texts are encoded together, which is faster. Raises ValueError for the first document that
+    cannot be rendered.
     """
     texts = [one.content for one in documents if isinstance(one.content, str)]
     if len(texts) < len(documents) or not _is_plain(tokenizer):
         return [encode_document(one.content, tokenizer, place=one.place) for one in documents]
-    # This call sets up what lies below the tokenizer: no truncation, no padding, marks as words.
+    # This call sets the options below: no truncation, no padding, control tokens as words.
     tokenizer("", add_special_tokens=False, split_special_tokens=True)
     end, found = tokenizer.eos_token_id, []
     for first in range(0, len(texts), TEXTS_AT_ONCE):
-        # Without the places of tokens in their text, which takes a fifth of the time.
+        # The places of tokens in the text are not needed, and would take a fifth of the time.
         for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
             texts[first : first + TEXTS_AT_ONCE], add_special_tokens=False
         ):
@@ -97,9 +99,10 @@ def write_shards(
     shard_tokens: int,
     source: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write documents as shards of about `shard_tokens` and the index that describes them.
+    """The index of documents, uint32 [L] each, which are written here as shards.
 
-    `source` is copied into the index. Raises ValueError when there is no target token at all.
+    A shard has about `shard_tokens` tokens. `source` is copied into the index. Raises ValueError
+    when there is no target token at all.
     """
     blocks = blocks_of(documents, shard_tokens)
     shards = [write_shard(out_dir, number, block) for number, block in enumerate(blocks)]
@@ -109,15 +112,15 @@ def write_shards(
 def write_shard(
     directory: Path, number: int, block: Sequence[NDArray[np.uint32]]
 ) -> dict[str, Any]:
-    """Write one shard; returns its entry in the index."""
+    """The entry in the index of one shard, which is written here."""
     path = directory / f"tokens-{number:05d}.bin"
     digest = hashlib.sha256()
     starts: list[int] = []
     num_tokens = num_targets = num_first_targets = 0
     with path.open("wb") as file:
-        # One by one: a shard in one piece would be in memory twice.
+        # One by one: joined first, a shard would be in memory twice.
         for document in block:
-            # A document of no token begins nowhere.
+            # A document without tokens begins nowhere.
             if not len(document):
                 continue
             written = document.astype("<u4", copy=False).tobytes()
@@ -144,7 +147,7 @@ def write_shard(
 def write_index(
     out_dir: Path, shards: list[dict[str, Any]], *, source: dict[str, Any], **facts: Any
 ) -> dict[str, Any]:
-    """Write the index of shards that lie in `out_dir`, with `facts` besides; returns it.
+    """The index of shards that lie in `out_dir`, which is written here with `facts`.
 
     Raises ValueError when there is no target token at all.
     """
@@ -154,8 +157,9 @@ def write_index(
 
     if total("targets") == 0:
         raise ValueError(
-            f"data.source.path={source.get('path')}: no text to train on in {total('documents')} "
-            "documents; check the file, the field names and data.num_documents"
+            f"data.source.path={source.get('path')}: there is no text to train on in "
+            f"{total('documents')} documents; check the file, the names of its fields, and "
+            "data.num_documents"
         )
     index = {
         "schema": SCHEMA,
@@ -174,9 +178,9 @@ def write_index(
 def keep_shard(
     kept_dir: Path, number: int, block: Sequence[NDArray[np.uint32]], progress: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write one shard where it outlives a kill, with `progress`; returns its entry in the index.
+    """The entry in the index of one shard that survives a kill. It is written with `progress`.
 
-    It is filled in a private folder that is renamed: a shard that is there is whole.
+    The shard is filled in a private folder and then renamed: a shard that exists is whole.
     """
     target = kept_dir / f"{SHARD_PREFIX}{number:05d}"
     work_dir = target.with_name(f"{target.name}.writing-{uuid.uuid4().hex[:8]}")
@@ -188,9 +192,9 @@ def keep_shard(
 
 
 def kept_shards(kept_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Entries of the first shards that are kept and unharmed; the progress after the last of them.
+    """Entries of the first kept shards without damage, and the progress after the last of them.
 
-    What follows a missing or a harmed one is removed, as it will be written again.
+    Shards after a missing or damaged one are removed: they will be written again.
     """
     shards: list[dict[str, Any]] = []
     progress = None
@@ -218,7 +222,10 @@ def move_shards(kept_dir: Path, out_dir: Path, shards: Iterable[dict[str, Any]])
 def blocks_of(
     documents: Iterable[NDArray[np.uint32]], shard_tokens: int
 ) -> Iterator[list[NDArray[np.uint32]]]:
-    """Documents in groups of about `shard_tokens`; no document is taken before its group is due."""
+    """Documents in groups of about `shard_tokens` tokens.
+
+    Each is read only when its group is due.
+    """
     block: list[NDArray[np.uint32]] = []
     size = 0
     for document in documents:
@@ -251,24 +258,26 @@ class TokenShards:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens."""
         return int(self._starts[-1])
 
     @property
     def num_targets(self) -> int:
+        """Number of tokens that are targets."""
         return int(self.index["num_targets"])
 
     @property
     def num_first_targets(self) -> int:
-        """Targets that are first tokens of documents, which nothing before them foretells."""
+        """Number of targets that are first tokens of documents, with nothing before them."""
         return int(self.index["num_first_targets"])
 
     def starts_between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The tokens from `start` to before `stop` at which documents begin, ascending."""
+        """Places, int64 [P], from `start` to before `stop` where documents begin, ascending."""
         low, high = np.searchsorted(self._documents, [start, stop])
         return self._documents[low:high]
 
     def read(self, start: int, stop: int) -> NDArray[np.uint32]:
-        """Tokens `start` to `stop` as stored, NO_TARGET bits included."""
+        """Tokens, uint32 [L], from `start` to before `stop`, with the NO_TARGET bits."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [
@@ -281,7 +290,7 @@ class TokenShards:
 def _verified(directory: Path, shard: dict[str, Any]) -> tuple[Path, Path]:
     """The files of a shard whose checksums are the index's; ValueError names one that is harmed."""
     if harm := _harm(directory, shard):
-        raise ValueError(f"shards: {harm}; delete {directory} and rerun")
+        raise ValueError(f"shards: {harm}; delete {directory} and run again")
     return directory / shard["file"], directory / shard["documents_file"]
 
 
@@ -291,5 +300,5 @@ def _harm(directory: Path, shard: dict[str, Any]) -> str | None:
         path = directory / shard[name]
         found = sha256_file(path) if path.is_file() else "no file"
         if found != shard[expected]:
-            return f"{path} has sha256 {found[:12]}, the index says {shard[expected][:12]}"
+            return f"{path} has sha256 {found[:12]}, but the index says {shard[expected][:12]}"
     return None

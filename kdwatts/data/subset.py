@@ -1,9 +1,9 @@
-"""A part of a source, drawn by the documents themselves: in any order it is the same one.
+"""A part of a source, drawn by the documents themselves: the same part in any order.
 
-A document's place between 0 and 1 is a hash of the seed and of its id. A fraction takes the places
-below it, a number of documents the lowest places, so that a smaller part lies in every larger one.
-An id that rows share, such as the name of a set or one that begins anew in each file, is that of
-the first of them; the others are known by their content as well.
+A document's place, between 0 and 1, is a hash of the seed and its id. A fraction takes the places
+below it. A number of documents takes the lowest places. So a larger part holds every smaller one.
+Where rows share an id, such as the name of a set, the id belongs to the first of them, and the
+others are known by their content as well.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from heapq import nsmallest
 from kdwatts.data.documents import Document
 
 Draw = Callable[[Document], bool]
-"""Whether a document is in the part; asked of every document of one reading, in its order."""
+"""Whether a document is in the part. It is called for every document of one reading, in order."""
 
 
 def place(sample_seed: int, document_id: str) -> int:
-    """Where a document stands among 2^64 places, the same on every machine."""
+    """The place of a document among 2^64 places, the same on every machine."""
     text = f"{sample_seed}\n{document_id}".encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
@@ -50,11 +50,11 @@ def drawing(
     num_documents: int | None,
     sample_seed: int,
 ) -> Callable[[], Draw]:
-    """Makes a draw for each reading of a source.
+    """A function that makes one draw for each reading of a source.
 
-    For a number of documents the source is read once beforehand, through a heap of that number; for
-    a fraction it is not, and nothing is hashed where all is taken. Of documents that share a place
-    those of lower content hash are lower, and of copies the first are taken.
+    For a number of documents, the source is read once beforehand, through a heap of that number.
+    For a fraction it is not. When everything is taken, nothing is hashed. Of documents that share a
+    place, the one with the lower content hash comes first, and of equal documents the first.
     """
     # The product is exact: multiplying by a power of two rounds nothing.
     limit = fraction * 2**64

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 def bytes_of_tokens(tokenizer: Any) -> NDArray[np.int64] | None:
-    """UTF-8 bytes of each token id; special and added tokens have none.
+    """UTF-8 bytes of each token id, int64 [V]. Special and added tokens have 0.
 
-    None for a tokenizer that is not byte-level: there a token's bytes depend on its neighbours. Nor
-    does one tell that is not a fast one.
+    None for a tokenizer that is not byte-level, where a token's bytes depend on its neighbours.
+    None also for a tokenizer that is not a fast one.
     """
     if not getattr(tokenizer, "is_fast", False):
         return None

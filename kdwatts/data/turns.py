@@ -1,4 +1,4 @@
-"""Turns of a conversation: who speaks and what, whatever form a row gives them."""
+"""Turns of a conversation: who speaks and what they say, in the form in which a row gives them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""Names that data give to who speaks, to those that chat templates know."""
+"""The names that data gives to speakers, to those that chat templates know."""
 
 _WEIGHTS = ("weight", "train", "training", "trainable", "loss")
-"""Whether an answer is learned, as OpenAI, axolotl and ms-swift write it: it is, by 1 or true. What
-others say is never learned, so 0 or false there says nothing new."""
+"""Keys by which OpenAI, axolotl and ms-swift say whether an answer is learned: 1 or true says yes.
+
+What others say is never learned, so 0 or false says nothing new there.
+"""
 _MEANT = (
     *("tool_calls", "function_call", "tool_call_id", "tools", "functions", "name", "refusal"),
     *("reasoning_content", "reasoning", "thinking", "prefix", "masked", "mask", "loss_mask"),
     *("loss_weight", "train_detail"),
     *("image", "images", "audio", "audios", "video", "videos", "file", "files", "attachments"),
 )
-"""What a turn says besides its words, or how these are to be learned; none of it is supported."""
+"""Keys that change what a turn means, or how it is learned. None of them is supported."""
 _EMPTY = (None, "", "[]", "{}", [], {})
 
 _TOOLS = ("tools", "functions")
@@ -39,14 +41,15 @@ _INSTRUCTIONS = ("system", "system_prompt", "chat_template_kwargs")
 
 
 def read_turns(turns: Any, field: str, place: str, path: str) -> list[Turn]:
-    """The turns in the field of a row. Raises ValueError, which begins with `place`, for others.
+    """The turns in the field of a row.
 
-    `path` is the source's, for what is said once of all its rows.
+    `path` is the source's, for what is logged once about all its rows. Raises ValueError, which
+    begins with `place`, for anything that is no list of turns.
     """
     if not isinstance(turns, list):
         raise ValueError(
-            f"{place}: field {field!r} holds {turns!r:.40}, not a list of turns; "
-            "name another field or leave such rows out"
+            f"{place}: field {field!r} holds {turns!r:.40}, which is no list of turns; name "
+            "another field, or leave such rows out"
         )
     return [
         _turn(turn, f"turn {number} of {field!r}", place, path)
@@ -64,14 +67,14 @@ def _turn(turn: Any, what: str, place: str, path: str) -> Turn:
     role, content = ("from", "value") if is_shared or "role" not in found else ("role", "content")
     if not {role, content} <= found.keys():
         raise ValueError(
-            f"{place}: {what} is {turn!r:.60}, without role and content (or from and value); "
-            "mend the row or leave it out"
+            f"{place}: {what} is {turn!r:.60}, but a turn needs role and content (or from and "
+            "value); repair the row, or leave it out"
         )
     known = ROLES.get(found[role]) if isinstance(found[role], str) else None
     if known is None:
         raise ValueError(
-            f"{place}: {what} has the role {found[role]!r:.40}, known are {', '.join(ROLES)}; "
-            "mend the row or leave it out"
+            f"{place}: {what} has the role {found[role]!r:.40}; a role is one of "
+            f"{', '.join(ROLES)}; repair the row, or leave it out"
         )
     for key, value in found.items():
         if key in (role, content) or value in _EMPTY:
@@ -85,25 +88,28 @@ def _turn(turn: Any, what: str, place: str, path: str) -> Turn:
             continue
         if is_meant:
             raise ValueError(
-                f"{place}: {what} has {key}={value!r:.40}, which says what else it means or "
-                "whether it is learned, and is not supported; leave out such rows, or the key "
-                "where the words alone are to be learned"
+                f"{place}: {what} has {key}={value!r:.40}, which changes its meaning or whether it "
+                "is learned, and which is not supported; leave such rows out, or remove this key "
+                "if only the words are to be learned"
             )
     return {"role": known, "content": checked_text(found[content], what, place)}
 
 
 def checked_text(value: Any, what: str, place: str) -> str:
-    """`value`, which is text that a tokenizer can read."""
+    """`value`, which is text that a tokenizer can read.
+
+    Raises ValueError, which begins with `place`, for anything else.
+    """
     if not isinstance(value, str):
         raise ValueError(
-            f"{place}: {what} holds {value!r:.40}, not text; "
-            "name another field or leave such rows out"
+            f"{place}: {what} holds {value!r:.40}, which is not text; name another field, or leave "
+            "such rows out"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{place}: {what} holds half a character, {value[error.start]!r}; mend the row"
+            f"{place}: {what} holds half a character, {value[error.start]!r}; repair the row"
         ) from None
     return value
 
@@ -116,16 +122,16 @@ def check_beside(
     *,
     named: Collection[str | None],
 ) -> None:
-    """Raise ValueError for tools that a row offers to its conversation; say once what is not read.
+    """Raise ValueError for tools that a row offers to its conversation. Log once what is not read.
 
-    An instruction in a column of its own is taken to stand in the conversation if one does, or if
-    the source names the column.
+    An instruction in a column of its own counts as part of the conversation if the conversation has
+    one, or if the source names the column.
     """
     for name in _TOOLS:
         if fields.get(name) not in _EMPTY:
             raise ValueError(
-                f"{place}: field {name!r} offers tools, without which the answers mean something "
-                "else, and they are not supported; leave such rows out"
+                f"{place}: field {name!r} offers tools; the answers rely on them, and tools are "
+                "not supported; leave such rows out"
             )
     for name in _INSTRUCTIONS:
         is_said = name in named or any(turn["role"] == "system" for turn in turns)

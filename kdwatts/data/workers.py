@@ -1,8 +1,9 @@
-"""Processes that apply one function to batches: results in order, few batches at hand at a time.
+"""Processes that apply one function to batches: results in order, few batches in memory at a time.
 
-They are started where there is work enough to repay it, each when the work has grown by as much
-again, and hold what the function needs all along. They import no torch, so a function of theirs
-lies in a module that imports none. A process of its own, and no fork: this one has threads.
+A process is started only where there is enough work for it, and the next one when the work has
+grown by as much again. Each holds what the function needs. The processes import no torch, so their
+function must be in a module that imports none. They are started anew and not forked, since this
+process has threads.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ Batch = tuple[Kept, list[Any], int]
 """What stays here, the items to work on, and their size in characters."""
 
 CHARACTERS_PER_WORKER = 8_000_000
-"""Some 3 s of tokenizing; a process is started in 0.7 s."""
+"""About 3 s of tokenizing. Starting a process takes 0.7 s."""
 BATCH_CHARACTERS = 500_000
 BATCHES_PER_WORKER = 2
-"""At a time: one in work, and one at hand when it is done."""
+"""Two at a time: one in work, and one that is ready when it is done."""
 
 _SCRIPT = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from kdwatts.data.workers import serve; serve()"
 )
 _ENVIRONMENT = {
-    # One process a core is all that there is to share.
+    # There is one process per core, so a process uses one thread.
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # What a library has to say once it would say once for each process.
+    # A warning that a library prints once would come once per process.
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
 
 class Workers:
-    """Results of `function(items, *fixed)`, a list with one for each item, of batches in order.
+    """The results of `function(items, *fixed)`, a list with one for each item, of batches in order.
 
-    With one core, or little work, there is no process and the function is called here. Leave the
-    context to end the processes; they also end with this one, however it ends.
+    With one core, or little work, there are no processes and the function is called here. Leave the
+    context to end the processes. They also end with this process, however it ends.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class Workers:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in self._processes:
             assert process.stdin and process.stdout
-            # What it was not sent any more is lost on purpose.
+            # What was not sent yet is dropped on purpose.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             process.stdout.close()
-            # Its CPU time counts as this process's from here on.
+            # From here on its CPU time counts as this process's.
             process.wait()
 
     def in_order(
@@ -100,8 +101,9 @@ class Workers:
     ) -> Iterator[tuple[Kept, Iterator[Any]]]:
         """What stays here of each batch, and the results of its items, in the order of `batches`.
 
-        `share` is the part that these batches have of all work, by which they are read ahead.
-        What the function raises for an item is raised in the place of its result.
+        `share` is the part of all work that these batches are. It decides how far they are read
+        ahead. An exception of the function for an item is raised in the place of that item's
+        result.
         """
         remaining = iter(batches)
         waiting: deque[tuple[Kept, list[Any], Future[list[Any] | None] | None]] = deque()
@@ -130,7 +132,7 @@ class Workers:
         """Whether no more need be read ahead now."""
         if self._limit == 1:
             return num_waiting >= 1
-        # Without processes all is read until they are due: only then is it known how much there is.
+        # Read until processes are due: only then is it known how much work there is.
         wanted = math.ceil(BATCHES_PER_WORKER * len(self._processes) * share)
         return bool(self._processes) and num_waiting >= max(BATCHES_PER_WORKER, wanted)
 
@@ -139,7 +141,7 @@ class Workers:
         if found is not None:
             yield from found
             return
-        # One of them cannot be done: what comes before it counts, and the error is its own.
+        # One item fails: the results before it count, and the error is raised in its place.
         for item in items:
             yield from self._function([item], *self._fixed)
 
@@ -150,17 +152,17 @@ class Workers:
             return
         if not self._processes:
             self._set_up = pickle.dumps(sys.path) + pickle.dumps((self._function, self._fixed))
-            log.info("%s: works in up to %d processes", self._stage, self._limit)
+            log.info("%s: uses up to %d processes", self._stage, self._limit)
         while len(self._processes) < num_due:
             process = _started()
             self._processes.append(process)
-            # Its pipe may hold less than what it is sent.
+            # The pipe may hold less than the message.
             self._threads.submit(self._prepare, process)
         self._on_start()
 
     def _prepare(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin
-        # Whoever asks one that ended says so.
+        # Whoever asks a process that has ended raises the sentence about it.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._set_up)
         self._idle.put(process)
@@ -175,16 +177,16 @@ class Workers:
             return pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise RuntimeError(
-                f"{self._stage}: a process that worked on the text ended with "
-                f"{process.wait()}, as one does that is killed for want of memory; ask for more "
-                "memory or fewer CPUs and run the same command to go on"
+                f"{self._stage}: a process that works on the text ended with exit code "
+                f"{process.wait()}, as it does when it is killed for lack of memory; ask for more "
+                "memory or fewer CPUs, and run the same command to continue"
             ) from None
         finally:
             self._idle.put(process)
 
 
 def _started() -> subprocess.Popen[bytes]:
-    # What asks the run to stop, it answers itself: its processes inherit that such signals wait.
+    # This process answers signals to stop. Its processes inherit that they wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(
@@ -198,9 +200,9 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """A worker's life: read what it needs once, then answer batches until there are no more."""
+    """Run as a worker: read once what it needs, then answer batches until there are no more."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: none outlives its parent.
-    # What a library prints is no answer.
+    # What a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     function, fixed = pickle.load(sys.stdin.buffer)
@@ -218,13 +220,13 @@ def _tried(
 ) -> list[Any] | None:
     try:
         return function(items, *fixed)
-    # Its caller does the items one by one, where the one at fault raises again.
+    # The caller repeats the items one by one, and the one at fault raises again.
     except Exception:
         return None
 
 
 def job_cpus(environment: Mapping[str, str] = os.environ, cgroup_root: Path = cgroup.ROOT) -> int:
-    """CPUs that this job may use: those it may run on, no more than Slurm or a quota grants."""
+    """Number of CPUs that this job may use, limited by Slurm and by quotas."""
     granted = [len(os.sched_getaffinity(0))]
     on_node = environment.get("SLURM_CPUS_ON_NODE", "")
     if on_node.isdigit():

@@ -1,4 +1,4 @@
-"""Guard the functions that aggregate a task's answers: an error in one metric costs no other."""
+"""Guards around the functions that aggregate a task's answers: an error in one spoils no other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 class Guarded:
     """A function of the harness that gives NaN where its arithmetic has no number.
 
-    It equals the function and has its name and hash: the harness finds by these which standard
-    error belongs to it. A class at the top of a module, as the harness sends it to processes.
+    It equals the function and has its name and hash, by which the harness finds the standard error
+    that belongs to it. It is a class at the top of a module, since the harness sends it to other
+    processes.
     """
 
     def __init__(self, function: Callable[[Sequence[Any]], float]) -> None:
@@ -32,7 +33,7 @@ class Guarded:
 
 
 def guard_aggregations(leaf: Any) -> None:
-    """Guard each metric's function of one task of the harness."""
+    """Guard the function of each metric of one task of the harness."""
     aggregations = leaf.aggregation()
     for metric, function in aggregations.items():
         if not isinstance(function, Guarded):

@@ -1,4 +1,4 @@
-"""Refuse logits and scores that are not finite: a harness makes an ordinary score of NaN."""
+"""Refuse logits and scores that are not finite: a harness turns NaN into an ordinary score."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class NotFinite(RuntimeError):
-    """A model whose logits are not finite: nothing that it is asked has a meaning."""
+    """A model whose logits are not finite: no answer of it means anything."""
 
 
 def refuse_not_finite(served: Any, *, subject: str) -> None:
-    """Have an HFLM raise NotFinite, which names the subject, where a logit of an answer is NaN.
+    """Make an HFLM raise NotFinite, which names the subject, when a logit of an answer is NaN.
 
-    Of NaN the likeliest choice is the first one, and the likeliest token the first id: scores about
-    as good as guessing, with a standard error.
+    With NaN the likeliest choice is the first one, and the likeliest token has the first id. The
+    scores would look like guessing, with a standard error.
     """
     read, write = served._loglikelihood_tokens, served._model_generate
 
@@ -41,7 +41,7 @@ def refuse_not_finite(served: Any, *, subject: str) -> None:
 
 @contextmanager
 def finite_logits(model: nn.Module, subject: str) -> Iterator[None]:
-    """Raise NotFinite at the end where a token was written of logits that are not finite.
+    """A context that raises NotFinite at its end if a token came from logits that are not finite.
 
     The device is waited for once, at the end.
     """
@@ -59,17 +59,17 @@ def finite_logits(model: nn.Module, subject: str) -> Iterator[None]:
 
 def _refusal(subject: str) -> str:
     return (
-        f"the {subject}'s logits are not finite (NaN or infinite), so it has no score; its weights "
-        f"may be damaged: check the {subject}'s files"
+        f"the {subject}'s logits are not finite (NaN or infinite), so it cannot be scored; its "
+        f"weights may be damaged: check the {subject}'s files"
     )
 
 
 def finite_or_none(value: float, *, subject: str, task: str, metric: str) -> float | None:
-    """The value as a score, None where it is no number: that is said, and the others are kept."""
+    """The value as a score. None where it is no number, which is logged; other scores are kept."""
     if math.isfinite(value):
         return float(value)
     log.warning(
-        "evaluate: %s of %s is %s for the %s, which is no score; it is left empty",
+        "evaluate: %s of %s is %s for the %s, which is not a score; it is left empty",
         metric,
         task,
         value,
@@ -79,6 +79,6 @@ def finite_or_none(value: float, *, subject: str, task: str, metric: str) -> flo
 
 
 def finite_error(stderr: Any) -> float | None:
-    """A standard error; None where the harness has none, for which it has several words."""
+    """A standard error. None where the harness has none, for which it has several words."""
     known = isinstance(stderr, int | float) and math.isfinite(stderr)
     return float(stderr) if known else None

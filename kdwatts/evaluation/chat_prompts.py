@@ -1,4 +1,4 @@
-"""Chat prompts of an evaluation, the same words for student and teacher."""
+"""Chat prompts of an evaluation: the same words for student and teacher."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def check_same_prompts(
 ) -> None:
     """Raise ValueError unless both tokenizers' chat templates render a conversation alike.
 
-    Compared is what they print, at a fixed date, and not the templates' text. A teacher without a
-    tokenizer of its own is asked through the student's.
+    What they print on a fixed date is compared, not the text of the templates. A teacher without
+    its own tokenizer is asked through the student's.
     """
     advice = (
-        "set apply_chat_template to false for it, give model.tokenizer the teacher's, or choose a "
-        "pair with one template"
+        "set apply_chat_template=false for this task, set model.tokenizer to the teacher's, or "
+        "choose a pair with one template"
     )
     if not student.chat_template:
         raise ValueError(
-            f"eval: {task} is to be asked through a chat template, the tokenizer {student_path} "
-            f"has none; {advice}"
+            f"eval: {task} is asked through a chat template, but the tokenizer {student_path} has "
+            f"none; {advice}"
         )
     if teacher is None:
         return
     if not teacher.chat_template:
         raise ValueError(
-            f"eval: {task} is to be asked through a chat template, the teacher's tokenizer "
+            f"eval: {task} is asked through a chat template, but the teacher's tokenizer "
             f"{teacher_path} has none; {advice}"
         )
     for conversation in _CONVERSATIONS:
         printed, expected = (_rendered(one, conversation) for one in (student, teacher))
         if printed != expected:
             raise ValueError(
-                f"eval: {task} would be asked differently, the chat template of {student_path} "
-                f"renders {_differing(printed, expected)!r} where that of the teacher "
-                f"{teacher_path} renders {_differing(expected, printed)!r}; {advice}"
+                f"eval: {task} would be asked in different words, since the chat template of "
+                f"{student_path} prints {_differing(printed, expected)!r} where that of the "
+                f"teacher {teacher_path} prints {_differing(expected, printed)!r}; {advice}"
             )
 
 

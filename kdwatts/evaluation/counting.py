@@ -1,4 +1,4 @@
-"""Count the tokens that a harness has a model read and write; it reports none itself."""
+"""Counts the tokens that a model reads and writes for a harness, which reports none itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdwatts.telemetry.meter import OpenWindow
 
 
 class TokenCount:
-    """Counts what passes through an HFLM, padding left out, into the window given to `into`."""
+    """Counts the tokens that pass through an HFLM, without padding, in a window."""
 
     def __init__(self, served: Any) -> None:
         self._window: OpenWindow | None = None
@@ -21,6 +21,7 @@ class TokenCount:
         served._loglikelihood_tokens, served._model_generate = self._counted_read, self._counted
 
     def into(self, window: OpenWindow) -> None:
+        """Count in this window from now on."""
         self._window = window
 
     def _add(self, tokens: int) -> None:

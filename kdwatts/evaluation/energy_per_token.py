@@ -1,4 +1,4 @@
-"""Energy per token served: prefill and decode apart, the same work for every model."""
+"""Energy per token served: prefill and decode apart, with the same work for every model."""
 
 # B sequences, T prompt positions.
 
@@ -30,9 +30,9 @@ class Phase:
     j_per_token: float | None
     """Mean over the repeats: per prompt token in prefill, per token written in decode."""
     interval_95_j: float | None
-    """Half width of the 95 % interval of the mean, from the spread between repeats alone."""
+    """Half of the 95 % interval of the mean, in J/token, from the spread between repeats alone."""
     net_j_per_token: float | None
-    """Less what idle devices would have drawn; None where idle power was not measured."""
+    """J/token less what idle devices would have drawn. None where idle power was not measured."""
     quality: str
     """measured, attributed, estimated or missing."""
     tokens: int
@@ -51,7 +51,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ServingCost:
-    """What one model needs to read and to write, at one batch size and length."""
+    """Joules per token of one model at one batch size and one length."""
 
     batch_size: int
     """Sequences that were served at once."""
@@ -83,11 +83,13 @@ def serving_costs(
     synchronize: Callable[[], None],
     subject: str = "model",
 ) -> list[ServingCost]:
-    """Measure every point of the grid, each after a warm-up that is not counted.
+    """What serving costs at each point of the grid, in joules per token, after a warm-up.
 
-    `prompts` gives B prompts of T tokens [B, T] on the model's device. Raises ValueError for a
-    model that is not whole on one kind of device, RuntimeError, which names the `subject`, for one
-    whose logits are not finite.
+    `prompts(B, T)` returns B prompts of T tokens, [B, T], on the model's device. `synchronize`
+    waits for the device.
+
+    Raises ValueError for a model that is spread over several kinds of device. Raises RuntimeError,
+    which names the `subject`, for a model whose logits are not finite.
     """
     _check_whole(model)
     costs = []
@@ -119,8 +121,9 @@ def _check_whole(model: nn.Module) -> None:
     kinds = sorted({parameter.device.type for parameter in model.parameters()})
     if len(kinds) > 1 or "meta" in kinds:
         raise ValueError(
-            f"inference: the model's weights lie on {' and '.join(kinds)}; energy per token of an "
-            "offloaded model is that of moving it: use a GPU that holds it, or more of them"
+            f"inference: the model's weights lie on {' and '.join(kinds)}, so energy per token "
+            "would be the energy of moving weights; use a GPU that holds the whole model, or more "
+            "GPUs"
         )
 
 
@@ -236,7 +239,10 @@ def _repeat(
 def per_token(
     joules: Sequence[float | None], tokens: Sequence[int]
 ) -> tuple[float | None, float | None]:
-    """Mean over windows of joules per token, and half its 95 % interval; None if one is missing."""
+    """Mean J/token over windows, and half of its 95 % interval.
+
+    None if one window has no joules.
+    """
     rates = [j / n for j, n in zip(joules, tokens, strict=True) if j is not None]
     if len(rates) < len(joules):
         return None, None
@@ -244,5 +250,6 @@ def per_token(
 
 
 def is_known_well(energies: Sequence[Quantity], tokens: Sequence[int]) -> bool:
+    """Whether the spread between windows is small enough to stop repeating."""
     mean_j, half_width_j = per_token([energy.value for energy in energies], tokens)
     return mean_j is None or (half_width_j or 0.0) <= RELATIVE_INTERVAL * mean_j

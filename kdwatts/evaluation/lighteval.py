@@ -35,13 +35,13 @@ _OF_A_LAUNCH = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-"""What torchrun says to this process and would make the child wait for other ranks."""
+"""Variables of torchrun that would make the child wait for other ranks."""
 _OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 
 @dataclass(frozen=True)
 class Served:
-    """The model to measure, as a folder or hub id that `from_pretrained` takes."""
+    """The model to measure, as a folder or hub id for `from_pretrained`."""
 
     model: str
     revision: str | None
@@ -49,13 +49,13 @@ class Served:
     dtype: str
     batch_size: int
     device_index: int | None
-    """Among the visible GPUs; None for the CPU."""
+    """Index among the visible GPUs. None for the CPU."""
     template_arguments: dict[str, str] = field(default_factory=dict)
-    """What the chat template is called with, where a task's prompts are rendered by it."""
+    """Arguments of the chat template, where a task's prompts are rendered by it."""
 
 
 def installed_version(python: str | None) -> str:
-    """The version of lighteval that an interpreter has, without importing it (a moment).
+    """The version of lighteval that an interpreter has. It is not imported, so this is quick.
 
     Raises ValueError where there is no such interpreter, or no lighteval in it.
     """
@@ -77,7 +77,8 @@ def installed_version(python: str | None) -> str:
     if done.returncode:
         raise ValueError(
             f"eval.lighteval.python={python}: {interpreter} has no lighteval; make a virtual "
-            "environment with pip install 'lighteval==0.13.0' 'xxhash<4' and give its bin/python"
+            "environment with pip install 'lighteval==0.13.0' 'xxhash<4' and give the path of its "
+            "bin/python"
         )
     return done.stdout.strip()
 
@@ -92,13 +93,14 @@ def evaluate(
     meter: Meter,
     into: list[Score] | None = None,
 ) -> list[Score]:
-    """Every metric of every task for one model; each task is a metered window of its own.
+    """Every metric of every task for one model. Each task is a metered window of its own.
 
-    The child says when it has loaded a task and when it has run it, so that a task's window holds
-    neither imports nor loading, which are windows apart. With each task stands whether its prompts
-    are rendered by the chat template. Raises ValueError for a task that lighteval does not have or
-    cannot read, and for a model whose logits are not finite, RuntimeError where it fails. Scores
-    are put `into` a list as soon as their task ends.
+    The child process says when it has loaded a task and when it has run it. So imports and loading
+    are in windows of their own. Each task comes with a flag: whether its prompts are rendered by
+    the chat template. Scores are added to `into` as soon as their task ends.
+
+    Raises ValueError for a task that lighteval does not have or cannot read, and for a model whose
+    logits are not finite. Raises RuntimeError where lighteval fails.
     """
     scores = [] if into is None else into
     with running_child(served, settings, data_dir, subject) as ask:
@@ -127,10 +129,10 @@ AnswerTo = Callable[[dict[str, Any]], dict[str, Any]]
 def running_child(
     served: Served, settings: Lighteval, data_dir: Path | None, subject: str = "model"
 ) -> Iterator[AnswerTo]:
-    """The process that runs lighteval; it ends with this context, and with this process."""
+    """The process that runs lighteval. It ends with this context, and with this process."""
     interpreter = expanded(settings.python) if settings.python else sys.executable
     own_tasks = settings.tasks_file and str(resolve_dir(settings.tasks_file))
-    # Its own cache: lighteval keeps answers by configuration, a retrained model's among them.
+    # A cache of its own: lighteval would reuse the answers of a model before it was retrained.
     with tempfile.TemporaryDirectory(prefix="kdwatts-lighteval-") as scratch:
         log_path = Path(scratch) / "stderr.txt"
         setup = {
@@ -185,11 +187,16 @@ def running_child(
 def _last_words(path: Path) -> str:
     text = path.read_text("utf-8", "replace")
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return lines[-1][:400] if lines else "it said nothing; run its interpreter by hand"
+    return (
+        lines[-1][:400] if lines else "it printed nothing; start its interpreter by hand to see why"
+    )
 
 
 def child_environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
-    """Ours, without what concerns this interpreter and this launch, and with one GPU or none."""
+    """Our environment with one GPU or none, and without what concerns this process alone.
+
+    What concerns it alone are its interpreter and its launch.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -243,15 +250,16 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
     metrics = {score.metric for score in scores if score.task == task.display_name}
     if task.primary_metric not in metrics:
         raise ValueError(
-            f"eval.tasks: {task.name} of lighteval gives {', '.join(sorted(metrics))}, not the "
-            f"primary metric {task.primary_metric!r}; correct primary_metric in conf/eval"
+            f"eval.tasks: {task.name} of lighteval has the metrics {', '.join(sorted(metrics))}, "
+            f"but not the primary metric {task.primary_metric!r}; correct primary_metric in "
+            "conf/eval"
         )
 
 
 def mean_over_tasks(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over tasks, each weighing the same, as lighteval has it; its error adds in squares.
+    """Mean over tasks with equal weights, as lighteval has it. Its standard errors add in squares.
 
-    (lighteval itself gives the mean of the tasks' errors, which is not that of their mean.)
+    (lighteval itself gives the mean of the tasks' errors, which is not the error of their mean.)
     """
     tasks = list(by_task.values())
     shared = set.intersection(*(set(found["metrics"]) for found in tasks))

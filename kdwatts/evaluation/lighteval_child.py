@@ -1,7 +1,7 @@
-"""Runs inside an interpreter that has lighteval, and need not have kdwatts.
+"""Runs inside an interpreter that has lighteval and need not have kdwatts.
 
-A request is a line of JSON on stdin, an answer one on stdout: `start` loads library and model,
-`load` a task with its data, `run` asks the model. Whatever the libraries print goes to stderr.
+A request is a line of JSON on stdin, an answer is one on stdout. `start` loads library and model,
+`load` a task with its data, and `run` asks the model. Whatever the libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """What the user can mend, in one sentence."""
+    """One sentence about what the user can correct."""
 
 
 class _NoCache:
@@ -46,6 +46,7 @@ class Session:
         self._pipeline: Any = None
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `start`: library and model are loaded."""
         transformers_model = import_module("lighteval.models.transformers.transformers_model")
         setup = self._setup
         config = transformers_model.TransformersModelConfig(
@@ -66,6 +67,7 @@ class Session:
         return {"version": version("lighteval")}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `load`: a task is loaded with its data."""
         pipeline = import_module("lighteval.pipeline")
         prompts = import_module("lighteval.tasks.prompt_manager")
         tracker = import_module("lighteval.logging.evaluation_tracker").EvaluationTracker(
@@ -106,11 +108,13 @@ class Session:
         )
         if name not in known and not any(task.startswith(f"{name}:") for task in known):
             raise Refusal(
-                f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; see "
-                "`lighteval tasks list`, or name a file of your own by eval.lighteval.tasks_file"
+                f"eval.tasks: lighteval {version('lighteval')} has no task {name!r}; `lighteval "
+                "tasks list` names its tasks, and eval.lighteval.tasks_file names a file of your "
+                "own"
             )
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `run`: the scores of the loaded task."""
         pipeline, model = self._pipeline, self._model
         counts: list[int] = []
         with _counted(model, counts), refuse_not_finite(model.model, self._setup["subject"]):
@@ -128,7 +132,7 @@ class Session:
 
 
 def fix_day(tokenizer: Any, template_arguments: dict[str, str]) -> None:
-    """Has a tokenizer's chat template print what it prints for us, who say so: on one day."""
+    """Make a tokenizer's chat template print the given day, as it does for us."""
     tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **template_arguments)
 
 
@@ -167,10 +171,10 @@ def _counted(model: Any, counts: list[int]) -> Iterator[None]:
 
 @contextmanager
 def refuse_not_finite(model: Any, subject: str) -> Iterator[None]:
-    """Refuses a model whose logits are not finite, of which the likeliest choice is the first one.
+    """A context that refuses a model whose logits are not finite: its first choice would win.
 
-    A text's last position has seen all before it, so it tells of each. The device is waited for
-    once, at the end.
+    A text's last position has seen all before it, so it shows whether any of them was not finite.
+    The device is waited for once, at the end.
     """
     finite: list[Any] = []
 
@@ -184,8 +188,8 @@ def refuse_not_finite(model: Any, subject: str) -> Iterator[None]:
         hook.remove()
     if not all(bool(one) for one in finite):
         raise Refusal(
-            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it has no "
-            f"score; its weights may be damaged: check the {subject}'s files"
+            f"evaluate: the {subject}'s logits are not finite (NaN or infinite), so it cannot be "
+            f"scored; its weights may be damaged: check the {subject}'s files"
         )
 
 
@@ -211,7 +215,7 @@ def _metrics(task: Any, logger: Any, name: str) -> dict[str, Any]:
 
 
 def number_or_nan(value: Any) -> float:
-    """NaN for what is none: one such metric may not cost the others."""
+    """The value as a number, and NaN for anything else: such a metric must not spoil the others."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -228,22 +232,23 @@ def load_local_copy(
     revision: str | None = None,
     **options: Any,
 ) -> Any:
-    """lighteval's way to data, led to the local copies.
+    """lighteval's function for data, directed to the local copies.
 
-    They have a cache of their own: the library's knows a local folder by what its README lists.
+    They have a cache of their own: the library knows a local folder by what its README lists.
     """
     data_dir = setup["data_dir"]
     if os.path.isdir(path) and not (data_dir and path in datasets):
         raise Refusal(
-            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, which would not be part "
-            "of the key; put it below eval.data_dir, with its name among the task's `datasets`"
+            f"eval.tasks: {task} reads the folder {os.path.abspath(path)}, but a change in it "
+            "would not change the key; put it below eval.data_dir, and add its name to the task's "
+            "`datasets`"
         )
     if data_dir is None:
         return load(path, name, revision=revision, **options)
     if path not in datasets:
         raise Refusal(
-            f"eval.tasks: {task} reads the dataset {path}, which its `datasets` do not name, so "
-            f"that eval.data_dir would not be part of the key; add {path} to them"
+            f"eval.tasks: {task} reads the dataset {path}, but its `datasets` do not name it, so a "
+            f"change in eval.data_dir would not change the key; add {path} to them"
         )
     directory = Path(data_dir) / path
     if name and (directory / name).is_dir() and not (directory / "README.md").is_file():
@@ -253,7 +258,7 @@ def load_local_copy(
     except ValueError as error:
         raise Refusal(
             f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for {task} "
-            f"({' '.join(str(error).split())}); copy {path} anew"
+            f"({' '.join(str(error).split())}); copy {path} again"
         ) from error
 
 
@@ -283,6 +288,7 @@ def _tolerate_broken_task_files() -> None:
 
 
 def main() -> None:
+    """Answer requests until there are no more."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no child outlives its parent.
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # Whatever prints meanwhile must not be taken for an answer.

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness through its Python API, its results as our records."""
+"""lm-evaluation-harness through its Python API: its results as our records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kdwatts.telemetry.meter import Meter
 
 HARNESS = "lm-evaluation-harness"
 BOOTSTRAP_ITERATIONS = 1000
-"""For metrics without a closed form; with 0 the harness gives no standard error at all."""
+"""For metrics without a closed form. With 0 the harness gives no standard error at all."""
 
 
 def evaluate(
@@ -48,13 +48,15 @@ def evaluate(
     meter: Meter,
     into: list[Score] | None = None,
 ) -> list[Score]:
-    """Every metric of every task for one model; each task is a metered window of its own.
+    """Every metric of every task for one model. Each task is a metered window of its own.
 
-    With each task stands whether its prompts are rendered by the chat template. Reading the tasks'
-    data is a window apart. Raises ValueError for a task that the harness does not know, or whose
-    primary metric it lacks, and RuntimeError, with the task's name, for what the harness raises. A
-    metric that is no number is None, and named in the log. Scores are put `into` a list as soon as
-    their task ends, so that one that fails does not cost those before it.
+    Each task comes with a flag: whether its prompts are rendered by the chat template. Reading the
+    tasks' data is a window of its own. A metric that is no number is None and is named in the log.
+    Scores are added to `into` as soon as their task ends, so a task that fails does not lose those
+    before it.
+
+    Raises ValueError for a task that the harness does not know, or whose primary metric it lacks.
+    Raises RuntimeError, with the task's name, for whatever the harness raises.
     """
     scores = [] if into is None else into
     with _quiet_libraries():
@@ -91,11 +93,11 @@ def _in_one_sentence(task: EvalTask, subject: str, error: Exception) -> str:
     words = " ".join(str(error).split())
     if not isinstance(error, NotFinite):
         words = f"lm-eval raised {type(error).__name__}{f' ({words})' if words else ''}"
-    return f"evaluate: {task.name} of the {subject}: {words}"
+    return f"evaluate: {task.name} for the {subject}: {words}"
 
 
 def fetch_data(task: EvalTask, tasks_dir: str | None = None) -> None:
-    """Bring what a task reads to this disk, where running it will look: the cache of `datasets`.
+    """Bring a task's data to this disk, into the cache of `datasets` where running it will look.
 
     Raises ValueError for a task that neither the harness nor `tasks_dir` has.
     """
@@ -105,9 +107,9 @@ def fetch_data(task: EvalTask, tasks_dir: str | None = None) -> None:
 
 
 def task_texts(task: EvalTask, sources: TaskSources) -> list[list[str]]:
-    """Of each document that a task scores, whatever its limit, all strings that it holds.
+    """All strings of each document that a task scores, whatever the task's limit.
 
-    Neither prompts nor examples are among them, whose words are those of many other texts.
+    Neither prompts nor examples are among them: their words are those of many other texts.
     """
     with _quiet_libraries():
         leaves = load_task(task, sources).leaves
@@ -185,7 +187,7 @@ def _check_primary(scores: list[Score], task: EvalTask) -> None:
     if not any(s.task == task.display_name and s.metric == task.primary_metric for s in scores):
         found = ", ".join(sorted({s.metric for s in scores})) or "no metric"
         raise ValueError(
-            f"eval.tasks: {task.name} gives {found}, not the primary metric "
+            f"eval.tasks: {task.name} has the metrics {found}, but not the primary metric "
             f"{task.primary_metric!r}; correct primary_metric in conf/eval"
         )
 
@@ -194,11 +196,11 @@ LOWER_IS_BETTER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perpl
 
 
 def bits_per_byte_stderr(samples: Sequence[dict[str, Any]]) -> float | None:
-    """Standard error of total bits over total bytes, documents being the sampling unit.
+    """Standard error of total bits over total bytes, in bits per byte. Documents are the samples.
 
-    The ratio estimator's: sqrt(sum (b_i - R n_i)^2 / (m (m - 1))) over the mean of n, for bits b
-    and bytes n of m documents (Cochran 1977, Sampling Techniques, section 2.11). None below two
-    documents, and without a byte.
+    It is that of the ratio estimator: sqrt(sum (b_i - R n_i)^2 / (m (m - 1))) over the mean of n,
+    for bits b and bytes n of m documents (Cochran 1977, Sampling Techniques, section 2.11). None
+    for fewer than two documents, and without a byte.
     """
     pairs = [(-loglikelihood / math.log(2), size) for loglikelihood, size in map(_rolling, samples)]
     count = len(pairs)

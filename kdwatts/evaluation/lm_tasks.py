@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: found by name, read from local copies, run once."""
+"""Tasks of lm-evaluation-harness: found by name, read from local copies, and run once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OWN_TASKS_DIR = Path(__file__).parent / "tasks"
 """Tasks that ship with the package, on data that ships with the harness."""
 
 FORMATS = ("arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml")
-"""What `dataset_path` may be besides a dataset: a format of files that the task names."""
+"""Values of `dataset_path` that name a format of files instead of a dataset."""
 
 
 _NO_HARNESS = (
-    "eval.tasks are asked by lm-eval, which is not installed here; install it with pip install "
-    "'lm-eval>=0.4.13', choose eval=none, or stop at until=distill"
+    "eval.tasks need lm-eval, which is not installed; install it with pip install "
+    "'lm-eval>=0.4.13', choose eval=none, or stop earlier with until=distill"
 )
 
 
@@ -42,13 +42,13 @@ class TaskSources:
     """Where tasks and their data are looked for."""
 
     data_dir: Path | None = None
-    """Holds a folder OWNER/NAME for every dataset; None reads from the hub."""
+    """Holds a folder OWNER/NAME for every dataset. None reads from the hub."""
     tasks_dir: Path | None = None
-    """YAML tasks of one's own, which win over the harness's of the same name."""
+    """Your own YAML tasks. They come before the harness's tasks of the same name."""
 
 
 def harness(module: str) -> Any:
-    """A module of the harness or below it: seconds to import, and decorators hide its types.
+    """A module of the harness. It takes seconds to import, and its decorators hide its types.
 
     Raises ValueError where the harness is not installed.
     """
@@ -69,28 +69,31 @@ def harness_version() -> str:
 
 
 def task_files(task: str) -> list[Path]:
-    """The files that define a task of the tiny world; none for any other."""
+    """The files that define a task of the tiny world. None of any other task."""
     if not task.startswith(TINY_PREFIX):
         return []
     stem = TINY_DIR / "tasks" / task.removeprefix(TINY_PREFIX)
     files = [stem.with_suffix(".yaml"), stem.with_suffix(".jsonl")]
     if not all(path.is_file() for path in files):
         shipped = ", ".join(sorted(f"tiny:{p.stem}" for p in (TINY_DIR / "tasks").glob("*.yaml")))
-        raise ValueError(f"eval.tasks: there is no {task}; the package ships {shipped}")
+        raise ValueError(f"eval.tasks: {task} does not exist; the package has {shipped}")
     return files
 
 
 def is_shipped(task: str) -> bool:
-    """Whether its questions come with the package or the harness, so that nothing is fetched."""
+    """Whether the task's questions come with the package or the harness: nothing is fetched."""
     return task.startswith(TINY_PREFIX) or (OWN_TASKS_DIR / f"{task}.yaml").is_file()
 
 
 def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
-    """The local copy of a dataset. Raises ValueError, saying how to get one, without it."""
+    """The folder of a dataset's local copy.
+
+    Without one it raises ValueError, which says how to get it.
+    """
     directory = data_dir / dataset
     if not directory.is_dir():
         raise ValueError(
-            f"eval.data_dir={data_dir}: task {task} reads {dataset} and there is no folder "
+            f"eval.data_dir={data_dir}: task {task} reads {dataset}, but there is no folder "
             f"{directory}; fetch it with `hf download {dataset} --repo-type dataset --local-dir "
             f"{directory}`, or set eval.data_dir=null"
         )
@@ -99,22 +102,24 @@ def dataset_dir(data_dir: Path, dataset: str, task: str) -> Path:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """One benchmark, its data read."""
+    """One benchmark, with its data."""
 
     parts: list[Any]
-    """What `simple_evaluate` takes: a task or a group, or all tasks of a tag."""
+    """The argument of `simple_evaluate`: a task, a group, or all tasks of a tag."""
     leaves: list[Any]
-    """The tasks alone, those of groups too."""
+    """The tasks alone, also those of groups."""
     manager: Any
-    """The index they are from; `simple_evaluate` would make one of its own, in seconds."""
+    """The index they are from. `simple_evaluate` would take seconds to make its own."""
 
 
 def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
-    """The task, the group, or the tasks of the tag of that name.
+    """The task with this name, or the tasks of the group or tag with this name.
 
-    With `sources.data_dir`, every dataset that it or a child reads is the local copy. Where nothing
-    is sampled, `repeats` is 1: the same answer again is joules for nothing. Raises ValueError for a
-    task that is unknown, lacks data or packages, or is run with another number of examples.
+    With `sources.data_dir`, the task and its children read their datasets from the local copies.
+    Where nothing is sampled, `repeats` is 1: the same answer again would cost joules for nothing.
+
+    Raises ValueError for a task that is unknown, lacks data or packages, or runs with another
+    number of examples.
     """
     files = task_files(task.name)
     if files:
@@ -142,9 +147,10 @@ def load_task(task: EvalTask, sources: TaskSources) -> LoadedTask:
 
 
 def lacks_package(task: EvalTask, name: str | None) -> str:
-    """One sentence that a task needs a package which is not here."""
+    """One sentence that a task needs a package which is not installed."""
     return (
-        f"eval.tasks: {task.name} needs the Python package {name}; install it or leave the task out"
+        f"eval.tasks: {task.name} needs the Python package {name}, which is not installed; install "
+        "it, or leave the task out"
     )
 
 
@@ -162,7 +168,7 @@ def _manager(include_defaults: bool, tasks_dir: Path | None, content: str | None
 
 
 def manager_with(task: EvalTask, sources: TaskSources) -> Any:
-    """The smallest index that has the task."""
+    """The smallest index of tasks that has this task."""
     content = fingerprint_tree(sources.tasks_dir) if sources.tasks_dir else None
     for include_defaults in (False, True):
         manager = _manager(include_defaults, sources.tasks_dir, content)
@@ -170,8 +176,8 @@ def manager_with(task: EvalTask, sources: TaskSources) -> Any:
             return manager
     place = f" and {sources.tasks_dir} none" if sources.tasks_dir else ""
     raise ValueError(
-        f"eval.tasks: lm-eval {harness_version()} has no task {task.name!r}{place}; see "
-        "`lm-eval ls tasks` for its names"
+        f"eval.tasks: lm-eval {harness_version()} has no task {task.name!r}{place}; `lm-eval ls "
+        "tasks` lists the names"
     )
 
 
@@ -207,16 +213,16 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
             return load_cached(inside(own, path, task.name), name, own, **options)
         if not is_copied and Path(path).is_dir():
             raise ValueError(
-                f"eval.tasks: {task.name} reads the folder {Path(path).absolute()}, which would "
-                "not be part of the key; put it into eval.tasks_dir, or below eval.data_dir with "
-                "its name among the task's `datasets`"
+                f"eval.tasks: {task.name} reads the folder {Path(path).absolute()}, but a change "
+                "in it would not change the key; put it into eval.tasks_dir, or put it below "
+                "eval.data_dir and add its name to the task's `datasets`"
             )
         if sources.data_dir is None:
             return load(path, name, **options)
         if path not in task.datasets:
             raise ValueError(
-                f"eval.tasks: {task.name} reads the dataset {path}, which its `datasets` do not "
-                f"name, so that eval.data_dir would not be part of the key; add {path} to them"
+                f"eval.tasks: {task.name} reads the dataset {path}, but its `datasets` do not name "
+                f"it, so a change in eval.data_dir would not change the key; add {path} to them"
             )
         directory = dataset_dir(sources.data_dir, path, task.name)
         whole = directory
@@ -227,7 +233,7 @@ def _local_datasets(task: EvalTask, sources: TaskSources) -> Iterator[None]:
         except ValueError as error:
             raise ValueError(
                 f"eval.data_dir: {directory} cannot be read as {name or 'a dataset'} for "
-                f"{task.name} ({' '.join(str(error).split())}); copy {path} anew"
+                f"{task.name} ({' '.join(str(error).split())}); copy {path} again"
             ) from error
 
     datasets.load_dataset = load_local
@@ -252,7 +258,7 @@ def _run_once(leaf: Any) -> None:
     samples = (leaf.config.generation_kwargs or {}).get("do_sample", False)
     if leaf.config.repeats > 1 and not samples:
         log.warning(
-            "evaluate: %s asks for %d repeats and samples nothing; it is run once",
+            "evaluate: %s asks for %d repeats but draws nothing at random, so it is run once",
             leaf.config.task,
             leaf.config.repeats,
         )
@@ -263,6 +269,6 @@ def _check_fewshot(leaf: Any, task: EvalTask) -> None:
     """Raise ValueError where the harness would silently keep to no examples."""
     if leaf.config.num_fewshot == 0 and task.num_fewshot:
         raise ValueError(
-            f"eval.tasks: {task.name} has num_fewshot={task.num_fewshot} and the harness runs "
-            f"{leaf.config.task} with none, whatever it is asked; set it to 0"
+            f"eval.tasks: {task.name} has num_fewshot={task.num_fewshot}, but the harness always "
+            f"runs {leaf.config.task} without examples; set it to 0"
         )

@@ -1,6 +1,6 @@
-"""Tasks of one's own: that all which their files name lies in the folder whose bytes are the key.
+"""Your own tasks: every file they name must be in the folder whose bytes are the key.
 
-What a Python function of a task opens by itself is not seen here.
+A file that a task's Python function opens by itself is not seen here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 _HARNESS = "lm_eval"
-"""Its files are what its version, which is part of the key, says."""
+"""Its files follow from its version, which is part of the key."""
 
 READERS = ("arrow", "csv", "json", "parquet", "text", "xml")
 """Names in the place of a data set by which the library `datasets` reads files."""
@@ -33,7 +33,7 @@ class _Function(str):
 def check_own_tasks(folder: Path) -> None:
     """Raise ValueError for a task whose data, include or function lies outside of the folder.
 
-    Scores of such a task would be reused after that file had changed.
+    Otherwise its scores would be reused after that file had changed.
     """
     for path in sorted(folder.rglob("*.yaml")):
         for place, definition in _definitions(path, folder, path):
@@ -49,7 +49,7 @@ def check_own_tasks(folder: Path) -> None:
 
 
 def inside(folder: Path, files: Any, place: Path | str) -> Any:
-    """Data files of a task of the folder as paths below it; addresses of a network as they are.
+    """Data files of a task as paths below its folder. Addresses of a network stay as they are.
 
     Raises ValueError, with the `place` that names it, for a file that is not part of the key.
     """
@@ -134,7 +134,8 @@ def _check_function(folder: Path, place: Path, function: str) -> None:
     if not path.is_file():
         raise ValueError(
             f"eval.tasks_dir={folder}: {place} names the function {function} of a module that is "
-            "not beside it, so that its code would not be part of the key; put the module there"
+            "not beside it, so a change in its code would not change the key; put the module "
+            "beside it"
         )
     _check_inside(folder, path, place, function)
 
@@ -145,8 +146,7 @@ def _check_inside(folder: Path, path: Path, place: Path | str, name: str) -> Non
     if any(part.startswith((".", "__pycache__")) for part in parts):
         raise ValueError(
             f"eval.tasks_dir={folder}: {place} names {name}, which lies outside of that folder or "
-            "is hidden in it, so that its bytes would not be part of the key; put it into the "
-            "folder"
+            "is hidden in it, so a change in it would not change the key; put it into the folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the energy-per-token benchmark reads: a text of one's own, or the end of the corpus."""
+"""What the energy-per-token benchmark reads: your own text, or the end of the corpus."""
 
 # B prompts, T tokens of each.
 
@@ -23,17 +23,17 @@ Prompts = Callable[[int, int], Tensor]
 
 
 def prompts_file(grid: InferenceGrid) -> Path | None:
-    """The file that prompts are taken from; None for the corpus.
+    """The file that prompts are taken from. None for the corpus.
 
-    Raises ValueError when it is not there.
+    Raises ValueError when the file does not exist.
     """
     if grid.prompts is None:
         return None
     path = resolve_dir(grid.prompts)
     if not path.is_file():
         raise ValueError(
-            f"eval.inference.prompts={grid.prompts}: there is no such file; give a text or JSONL "
-            "file, or null for the corpus"
+            f"eval.inference.prompts={grid.prompts}: this file does not exist; give a text or "
+            "JSONL file, or null for the corpus"
         )
     return path
 
@@ -41,8 +41,8 @@ def prompts_file(grid: InferenceGrid) -> Path | None:
 def prompts_of_file(path: Path, tokenizer: Any) -> Prompts:
     """Prompts cut one after the other from a text, or from the `text` of a JSONL file's lines.
 
-    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for one
-    that cannot be read so.
+    The file is UTF-8 in every locale, with or without a byte order mark. Raises ValueError for a
+    file that cannot be read so.
     """
     text = _text_of_lines(path) if path.suffix == ".jsonl" else _plain_text(path)
     ids = _words(text, tokenizer)
@@ -54,8 +54,8 @@ def _text_of_lines(path: Path) -> str:
         return "\n\n".join(row["text"] for _, row in read_rows([path]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"eval.inference.prompts={path}: a line is no JSON object with `text` "
-            f"({type(error).__name__}: {error}); correct it or give a plain text"
+            f"eval.inference.prompts={path}: a line is not a JSON object with `text` "
+            f"({type(error).__name__}: {error}); correct it, or give a plain text"
         ) from None
 
 
@@ -64,7 +64,7 @@ def _plain_text(path: Path) -> str:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"eval.inference.prompts={path}: the file is no UTF-8 ({error}); save it as UTF-8"
+            f"eval.inference.prompts={path} is not UTF-8 ({error}); save it as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -72,14 +72,14 @@ def _plain_text(path: Path) -> str:
 def prompts_of_corpus(
     shards: TokenShards, *, read_by: Any = None, written_by: Any = None
 ) -> Prompts:
-    """Prompts cut from the corpus's last tokens, whichever of them a training takes.
+    """Prompts cut from the corpus's last tokens, whether or not a training uses them.
 
-    A model of another vocabulary than the corpus's is given the same text in tokens of its own:
+    A model with another vocabulary than the corpus's gets the same text in its own tokens:
     `written_by` is the corpus's tokenizer, `read_by` the model's.
     """
 
     def cut(batch: int, length: int) -> Tensor:
-        # Twice as many where another tokenizer may make fewer of them.
+        # Twice as many, since another tokenizer may make fewer tokens of the same text.
         wanted = batch * length * (2 if read_by else 1)
         start = max(0, shards.num_tokens - wanted)
         ids = (shards.read(start, shards.num_tokens) & ~NO_TARGET).astype(np.int64)
@@ -100,7 +100,7 @@ def _words(text: str, tokenizer: Any) -> NDArray[np.int64]:
 def _cut(ids: NDArray[np.int64], batch: int, length: int, source: str) -> Tensor:
     if len(ids) < batch * length:
         raise ValueError(
-            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, "
-            f"{source} has {len(ids)}; shorten them or give a longer text"
+            f"eval.inference: {batch} prompts of {length} tokens need {batch * length} tokens, but "
+            f"{source} has {len(ids)}; ask for fewer or shorter prompts, or give a longer text"
         )
     return torch.from_numpy(ids[: batch * length].reshape(batch, length))

@@ -1,4 +1,4 @@
-"""What a task needs beside a model, looked at before a student is trained for it."""
+"""What a task needs besides a model, checked before a student is trained for it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def _check_primary(task: EvalTask, definition: dict[str, Any]) -> None:
         and task.primary_metric.split(",")[0] not in names
     ):
         raise ValueError(
-            f"eval.tasks: {task.name} gives {', '.join(names)}, not the primary metric "
-            f"{task.primary_metric!r}; correct primary_metric in conf/eval"
+            f"eval.tasks: {task.name} has the metrics {', '.join(names)}, but not the primary "
+            f"metric {task.primary_metric!r}; correct primary_metric in conf/eval"
         )
 
 
@@ -83,8 +83,9 @@ def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
     missing = [name for name in IFEVAL_PACKAGES if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"eval.tasks: {task.name} needs the Python packages {', '.join(missing)}; install "
-            "them, such as with pip install 'kdwatts[benchmarks]', or leave the task out"
+            f"eval.tasks: {task.name} needs the Python packages {', '.join(missing)}, which are "
+            "not installed; install them, such as with pip install 'kdwatts[benchmarks]', or leave "
+            "the task out"
         )
     if sources.data_dir is None:
         return
@@ -104,7 +105,8 @@ def _check_ifeval(task: EvalTask, sources: TaskSources) -> None:
 def check_cache(tasks: list[EvalTask], data_dir: Path | None) -> None:
     """Raise ValueError where tasks are read through a cache of data sets that cannot be written.
 
-    What ships is read without it, and lighteval's process keeps local copies in a cache of its own.
+    Data that comes with the package is read without this cache. lighteval's process keeps local
+    copies in a cache of its own.
     """
     read = [
         task.name
@@ -124,5 +126,6 @@ def check_cache(tasks: list[EvalTask], data_dir: Path | None) -> None:
         raise ValueError(
             f"HF_HOME={os.environ.get('HF_HOME', '~/.cache/huggingface')}: {', '.join(read)} of "
             f"eval.tasks are read through the cache {folder}, which cannot be written "
-            f"({error.strerror}); set HF_HOME, or HF_DATASETS_CACHE, to a folder that can"
+            f"({error.strerror}); set HF_HOME, or HF_DATASETS_CACHE, to a folder that you can "
+            "write to"
         ) from None

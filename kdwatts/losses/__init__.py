@@ -1,9 +1,11 @@
-"""Distillation losses as pure tensor functions; nothing here knows of models or configuration.
+"""Distillation losses as pure tensor functions. Nothing here knows of models or of settings.
 
-- `head` takes rows of logits a chunk at a time and sums the losses of their terms.
+- `head` takes the rows of logits a chunk at a time. It sums the losses of its terms.
 - `response` has the divergences from a teacher whose logits are all there, `sparse` those from a
-  few of its tokens, `universal` those over another vocabulary. In each the temperature divides the
-  logits, and its square multiplies the loss.
-- `feature` has the distances of hidden states, `relational` and `attention` relations among them.
-- `logit_rows` is what a divergence is given, `plain` what differentiates one without a closed form.
+  few of the teacher's tokens, and `universal` the one for a teacher with another vocabulary. In
+  each of them the temperature divides the logits, and its square multiplies the loss.
+- `feature` has the distances between hidden states. `relational` and `attention` compare the
+  relations between states.
+- `logit_rows` is what a divergence is given. `plain` differentiates a divergence that has no closed
+  form.
 """

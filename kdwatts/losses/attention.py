@@ -1,9 +1,10 @@
-"""Attention relations: the student copies what the teacher's tokens are to each other.
+"""Attention relations: the student learns how the teacher's tokens relate to each other.
 
-MiniLMv2, arXiv 2012.15828, section 3: queries with queries, keys with keys, values with values, as
-scaled dot products under a softmax. Neither network's number of heads matters, nor that keys and
-values have fewer of them (grouped-query attention): all heads of a projection lie side by side and
-are split anew into the same number of relation heads in both models, and nothing is repeated.
+MiniLMv2, arXiv 2012.15828, section 3. Queries are compared with queries, keys with keys and values
+with values, as scaled dot products under a softmax. The two models may have different numbers of
+heads, and fewer heads for keys and values (grouped-query attention): all heads of a projection lie
+side by side, and both models' projections are split anew into the same number of relation heads.
+Nothing is repeated.
 """
 
 # B sequences, T positions, W width of a projection (heads times head width), A relation heads,
@@ -23,7 +24,7 @@ from kdwatts.losses.rounding import wide
 
 PROJECTIONS = ("q", "k", "v")
 UNSEEN = -1e30
-"""Logit of what a query does not see: no mass, and no NaN in 0 times the difference of two logs."""
+"""Logit of a key that a query does not see. Its probability is 0, and no NaN arises from it."""
 
 
 def attention_loss(
@@ -34,12 +35,17 @@ def attention_loss(
     position_BT: Tensor | None = None,
     relation_heads: int,
 ) -> Tensor:
-    """KL(teacher || student) of the three relations in nats, summed over the valid queries.
+    """Divergence of the attention relations, KL(teacher || student), in nats: a sum over queries.
 
-    The mean over the relations of queries, keys and values and over relation heads, in float32
-    (float64 stays float64). Both models' projections [B, T, W] are given under q, k and v; a query
-    sees the valid positions up to its own, and with `position_BT`, the places of tokens in their
-    documents, those of its own document. Raises ValueError when W is no multiple of the heads.
+    `student` and `teacher` hold the projections [B, T, W] of one block under `q`, `k` and `v`; W
+    may differ between the two. `valid_BT` [B, T] is true where there is text. Each valid query
+    compares itself with the valid positions up to its own. With `position_BT` [B, T], the place of
+    each token in its document, it compares itself with its own document alone.
+
+    The result is a mean over the three relations and over the relation heads, and a sum over the
+    valid queries. It is computed in float32 (float64 stays float64).
+
+    Raises ValueError when W is no multiple of `relation_heads`.
     """
     place_T = torch.arange(valid_BT.shape[1], device=valid_BT.device)
     begin_BT = torch.zeros_like(valid_BT, dtype=torch.int64)
@@ -72,8 +78,9 @@ def _split(projected_BTW: Tensor, relation_heads: int) -> Tensor:
     width = projected_BTW.shape[-1]
     if width % relation_heads:
         raise ValueError(
-            f"attention: a projection of width {width} does not split into {relation_heads} "
-            "relation heads; set paradigm.relational.relation_heads to a common divisor"
+            f"attention: a projection of width {width} cannot be split into {relation_heads} "
+            "relation heads; set paradigm.relational.relation_heads to a number that divides both "
+            "models' widths"
         )
     split_BTAE = wide(projected_BTW).unflatten(-1, (relation_heads, -1))
     return split_BTAE.transpose(1, 2) * (width // relation_heads) ** -0.25
@@ -91,7 +98,7 @@ class _RelationKl(torch.autograd.Function):
         begin_BT: Tensor,
     ) -> Tensor:
         batch, heads, length, _ = student_BATE.shape
-        # Once, and not in the products of every chunk.
+        # Cast once, and not in the products of each chunk.
         student_BATE = student_BATE.contiguous()
         teacher_BATE = teacher_BATE.to(student_BATE.dtype).contiguous()
         elements = RELATION_ELEMENTS["cpu" if student_BATE.device.type == "cpu" else "cuda"]
@@ -99,7 +106,7 @@ class _RelationKl(torch.autograd.Function):
         needs_grad = ctx.needs_input_grad[0]
         grad_BATE = torch.zeros_like(student_BATE) if needs_grad else None
         total = student_BATE.new_zeros((), dtype=torch.float64)
-        # Autocast would take the products, whose differences are the loss, in three digits.
+        # The loss is a difference of products, which autocast would round to three digits.
         with torch.autocast(student_BATE.device.type, enabled=False):
             for start in range(0, length, chunk):
                 queries, keys = slice(start, start + chunk), slice(0, min(start + chunk, length))

@@ -1,9 +1,10 @@
-"""Losses on the output head's logits without ever holding them all.
+"""Losses on the logits of the output head, without ever holding all logits at once.
 
-Only rows that count are taken, in chunks. A chunk's logits are one matrix product into memory that
-is kept from step to step; the losses turn them in place into their gradient, a few rows at a time,
-which then gives the gradients of hidden states and head by two more products. All of it happens in
-the forward pass. Peak memory grows with the chunk, not with tokens times vocabulary.
+Only the rows that count are computed, in chunks. The logits of a chunk are one matrix product, in
+memory that is kept from step to step. The losses replace these logits by their gradient, a few rows
+at a time. Two more products then give the gradients of the hidden states and of the head. All of
+this happens in the forward pass. So peak memory grows with the chunk, not with the number of tokens
+times the vocabulary.
 """
 
 # N positions kept by the loss mask, n those of one chunk, D student width, E teacher width,
@@ -27,7 +28,7 @@ from kdwatts.losses.rounding import floored
 
 @dataclass(frozen=True)
 class DenseTeacher:
-    """Final hidden states of the teacher at the rows that count, and its head."""
+    """The teacher's final hidden states [N, E] at the rows that count, and its head [W, E]."""
 
     hidden_NE: Tensor
     weight_WE: Tensor
@@ -45,16 +46,18 @@ def head_loss(
     chunk_rows: int = 256,
     buffers: Buffers | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of row terms over all N rows, and each term's own sum without gradient.
+    """Weighted sum of the terms over all N rows, and the sum of each term without a gradient.
 
-    `hidden_ND` are the student's final hidden states at the rows that count, `weight_VD` and
-    `bias_V` its head cut to the shared vocabulary, `teacher` what dense terms are compared with,
-    which gets no gradient. Sums, not means: put the number of tokens of the whole step into the
-    weights, so that the gradient, which is exact and ready when this returns, need not be scaled in
-    backward. `buffers` keeps memory from call to call.
+    `hidden_ND` [N, D] are the student's final hidden states at the rows that count. `weight_VD` [V,
+    D] and `bias_V` [V] are its output head, cut to the shared vocabulary. `teacher` is what dense
+    terms compare with; it gets no gradient. The unit is that of the terms, for divergences nats.
+
+    These are sums and no means: divide the weights by the number of tokens in the whole step. The
+    gradient is exact, and it is ready when this function returns. Pass the same `buffers` to each
+    call, and memory is kept from call to call.
     """
     if not torch.is_grad_enabled():
-        # Inside the function gradients would be formed all the same, at the head's size in memory.
+        # Otherwise the function would still form gradients, in memory as large as the head.
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
     total, sums = _HeadLoss.apply(  # pyright: ignore[reportGeneralTypeIssues]
@@ -78,7 +81,7 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])
         gradients = _Gradients.empty(ctx.needs_input_grad, hidden_ND, weight_VD, bias_V)
-        # Cast once: autocast would cast the whole weight anew for every product of every chunk.
+        # Cast once: autocast would cast the whole weight again for each product of each chunk.
         dtype = _product_dtype(hidden_ND)
         hidden_cast_ND, weight_cast_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         teacher = teacher and _cast(teacher)
@@ -100,7 +103,7 @@ class _HeadLoss(torch.autograd.Function):
                 if needs_grad:
                     block.close()
             if needs_grad:
-                # What were the chunk's logits is their gradient now.
+                # The chunk's logits now hold their gradient.
                 gradients.add_chunk(rows, logits_nV, hidden_nD, weight_cast_VD, buffers)
         ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
@@ -113,7 +116,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0].item()
         grads = [
-            # A copy of the head's gradient to multiply it by 1 would be the largest there is.
+            # Multiplying by 1 would copy the head's gradient, the largest tensor there is.
             grad
             if grad is None or (scale == 1 and grad.dtype == dtype)
             else (grad * scale).to(dtype)
@@ -151,7 +154,7 @@ class _Gradients:
     ) -> _Gradients:
         """Memory that the first chunk fills; zeros where there is none."""
         needs_hidden, needs_weight, needs_bias = needed[:3]
-        # Sums of many chunks: in bfloat16 the late ones would be rounded away.
+        # Sums over many chunks: in bfloat16, the last chunks would be rounded away.
         dtype = torch.promote_types(weight_VD.dtype, torch.float32)
         gradients = _Gradients(
             torch.empty_like(hidden_ND) if needs_hidden else None,
@@ -231,17 +234,17 @@ def _even_slices(length: int, most: int) -> list[slice]:
 
 
 class Buffers:
-    """Memory for one chunk's logits, kept between calls.
+    """Memory for the logits of one chunk, kept between calls.
 
-    Fresh memory costs a page fault for every 4 KiB: on a CPU a quarter of the time of the product
-    that fills it.
+    Fresh memory costs a page fault for every 4 KiB. On a CPU that is a quarter of the time of the
+    product that fills it.
     """
 
     def __init__(self) -> None:
         self._held: dict[tuple[object, ...], Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised [rows, columns] of the dtype and device of `like`."""
+        """Uninitialised memory [R, C] for `rows` and `columns`, with dtype and device of `like`."""
         key = (name, like.dtype, like.device)
         held = self._held.get(key)
         if held is None or held.numel() < rows * columns:

@@ -1,8 +1,8 @@
-"""Logits of a few rows, their softmaxes, and where the gradient of the student's logits goes.
+"""The logits of a few rows, their softmax, and the gradient of the student's logits.
 
-A loss on logits is formed together with its gradient: it is a function of a `Block` that returns
-one value a row and adds its gradient to the block's. It knows its gradient in closed form, or has
-autograd form it (`losses.plain`).
+A loss on logits forms its value and its gradient together. It is a function of a `Block` and a
+weight. It returns one value per row and adds its gradient to the block. The gradient comes from a
+closed form, or from autograd (`kdwatts.losses.plain`).
 """
 
 # N positions kept by the loss mask, n those of one block, V vocabulary.
@@ -21,10 +21,10 @@ from kdwatts.losses.rounding import floored, wide
 
 
 class Block:
-    """Student and teacher logits of consecutive rows, and the gradient of the student's.
+    """Student and teacher logits [n, V] of consecutive rows, with the gradient of the student's.
 
-    Both are given up to the block, which overwrites them: the student's rows end as the gradient of
-    all losses that were taken, unless they are narrower than float32.
+    The block owns both tensors and overwrites them. At the end, the student's tensor holds the
+    gradient of all losses that were added, unless its dtype is narrower than float32.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Block:
         """Additions to the gradient so far."""
 
     def student(self, temperature: float) -> Softmax:
-        """The student's softmax, to be read only: losses share it."""
+        """The student's softmax at this temperature. Only read it: all losses share it."""
         if temperature not in self._softmaxes:
             if self._softmaxes:
-                # The logits may be gone, but for their maximum these are they.
+                # The logits may be overwritten. These equal them up to their maximum.
                 known, softmax = next(iter(self._softmaxes.items()))
                 scaled_nV = softmax.shifted_nV * (known / temperature)
                 made = _shifted(scaled_nV, scaled_nV.new_zeros(()), own=True)
@@ -57,13 +57,14 @@ class Block:
         return self._softmaxes[temperature]
 
     def teacher(self, temperature: float) -> Softmax:
-        """The teacher's softmax, the caller's own: it may be asked for once."""
+        """The teacher's softmax at this temperature, which you may overwrite. Ask for it once."""
         return softmax_of(self._teacher_once(), temperature, in_place=True)
 
     def logits(self) -> tuple[Tensor, Tensor]:
-        """The student's logits, to be read only, and the teacher's, which are the caller's own.
+        """Logits [n, V] of student and teacher, in float32 (float64 stays float64).
 
-        In float32 (float64 stays float64). The teacher's may be asked for once, as by `teacher`.
+        Only read the student's. You may overwrite the teacher's. Ask for the teacher once, by
+        `logits` or by `teacher`.
         """
         if not self._softmaxes:
             self.student(1.0)  # For losses that come when the gradient lies where the logits were.
@@ -79,11 +80,14 @@ class Block:
         return teacher_nV
 
     def add_gradient(self, part_nV: Tensor, factor: Tensor | float) -> None:
-        """Add `factor` (a number, or one a row [n, 1]) times `part_nV` to the gradient."""
+        """Add `part_nV` [n, V] times `factor` to the gradient.
+
+        `factor` is a number or one per row [n, 1].
+        """
         assert self._softmaxes, "the gradient overwrites logits that nobody has read"
         self.num_gradients += 1
         if self._grad_nV is None:
-            # The first part needs no zeros to be added to.
+            # The first part is written, not added to zeros.
             fits = self._student_nV.dtype == part_nV.dtype
             target_nV = self._student_nV if fits else torch.empty_like(part_nV)
             self._grad_nV = torch.mul(part_nV, factor, out=target_nV)
@@ -93,17 +97,18 @@ class Block:
             self._grad_nV.add_(part_nV, alpha=factor)
 
     def add_gradient_at(self, ids_nK: Tensor, part_nK: Tensor) -> None:
-        """Add to the gradient at the given tokens; where an id comes twice, both are added."""
+        """Add `part_nK` [n, K] to the gradient at the tokens `ids_nK` [n, K]. An id may repeat."""
         assert self._grad_nV is not None, "add the dense part first"
         self.num_gradients += 1
         self._grad_nV.scatter_add_(-1, ids_nK, part_nK.to(self._grad_nV.dtype))
 
     @property
     def num_rows(self) -> int:
+        """Number of rows n."""
         return len(self._student_nV)
 
     def close(self) -> Tensor:
-        """The gradient, in the student's rows and their dtype."""
+        """The gradient [n, V], in the student's memory and dtype."""
         assert self._grad_nV is not None
         if self._grad_nV is not self._student_nV:
             self._student_nV.copy_(self._grad_nV)
@@ -111,41 +116,42 @@ class Block:
 
 
 RowTerm = Callable[[Block, float], Tensor]
-"""A loss of each row of a block, [n] in float64; adds that many times its gradient to the block."""
+"""A loss of each row of a block, [n] in float64. It adds its gradient, times the given weight."""
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """softmax(z / T) of n rows, unnormalised, in float32 or float64: p = exp / total."""
+    """softmax(z / T) of n rows, not normalised, in float32 or float64: p = exp / total."""
 
     shifted_nV: Tensor
     """z / T less its maximum, so that log p = shifted - log total."""
     most_n1: Tensor
-    """What was taken off z / T: that maximum, or 0 where another softmax gave z without it."""
+    """What was subtracted from z / T: its maximum, or 0 where z came from another softmax."""
     exp_nV: Tensor
     total_n1: Tensor
-    """Sum of exp over V, in float64 as what is done with it costs nothing."""
+    """Sum of exp over V. It is in float64, since little is computed with it."""
 
     @property
     def scale_n1(self) -> Tensor:
-        """What turns exp into probabilities."""
+        """The factor [n, 1] that turns `exp_nV` into probabilities."""
         return self.total_n1.reciprocal().to(self.exp_nV.dtype)
 
     @property
     def log_total_n(self) -> Tensor:
+        """The log [n] of the sum of `exp_nV` over the vocabulary."""
         return self.total_n1[:, 0].log()
 
     def probabilities(self) -> Tensor:
-        """p [n, V], newly made."""
+        """Probabilities p [n, V], in new memory."""
         return self.exp_nV * self.scale_n1
 
     def log_at(self, ids_nK: Tensor) -> Tensor:
-        """log p of the given tokens [n, K] in float64."""
+        """log p [n, K] in nats of the tokens `ids_nK` [n, K], in float64."""
         return self.shifted_nV.gather(-1, ids_nK).double() - self.log_total_n[:, None]
 
 
 def softmax_of(logits_nV: Tensor, temperature: float, *, in_place: bool = False) -> Softmax:
-    """The softmax of logits of any float dtype; `in_place` gives them up to be overwritten."""
+    """The softmax of logits [n, V] of any float dtype. With `in_place` it overwrites them."""
     wide_nV = wide(logits_nV)
     own = in_place or wide_nV is not logits_nV
     if temperature != 1:
@@ -161,31 +167,33 @@ def _shifted(scaled_nV: Tensor, most_n1: Tensor, own: bool) -> Softmax:
 
 
 def term_loss(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
-    """The term's loss of each row of the block, [n].
+    """The loss of each row of the block, [n].
 
-    Raises ValueError when it is not one number a row, or when its gradient is asked for and not
-    given: the student would be trained on the other terms alone while the loss tells of this one.
+    Raises ValueError when the term does not return one number per row, and when it adds no gradient
+    though one is needed: the student would learn from the other terms alone, while the log shows
+    this one.
     """
     before = block.num_gradients
     loss_n = term(block, weight)
     if block.needs_grad and block.num_gradients == before:
         raise ValueError(
-            f"{name} gives no gradient, so the student learns nothing of it; have its function "
-            "detach nothing of the student, or call block.add_gradient where it is given a block"
+            f"{name} has no gradient, so the student learns nothing from it; do not detach the "
+            "student's logits in its function, or call block.add_gradient if it takes a block"
         )
     if loss_n.shape != (block.num_rows,):
         raise ValueError(
-            f"{name} is {tuple(loss_n.shape)} for {block.num_rows} rows; have its function return "
-            "one number a row"
+            f"{name} has the shape {tuple(loss_n.shape)} for {block.num_rows} rows; return one "
+            "number per row from its function"
         )
     return loss_n
 
 
 def row_loss(term: RowTerm, student_NV: Tensor, teacher_NV: Tensor | None = None) -> Tensor:
-    """The term of all rows at once, [N], differentiable once with respect to the student's logits.
+    """The loss of a term for all rows at once, [N], in float32 (float64 stays float64).
 
-    In float32 (float64 stays float64). For a whole vocabulary use `head.head_loss`, which never
-    holds the logits of all rows.
+    `student_NV` and `teacher_NV` are logits [N, V]. You can differentiate the result once, with
+    respect to the student's logits. For a whole vocabulary use `head.head_loss`, which never holds
+    the logits of all rows.
     """
     return _RowLoss.apply(student_NV, teacher_NV, term)  # pyright: ignore[reportReturnType]
 

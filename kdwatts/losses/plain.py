@@ -1,7 +1,7 @@
-"""Divergences as one writes them down: plain functions of logits, which autograd differentiates.
+"""Divergences as plain functions of logits, which autograd differentiates.
 
-No closed form of the gradient is needed. Autograd forms it a block of rows at a time, so that what
-it keeps for that is kept of one block only.
+You need no closed form of the gradient. Autograd forms the gradient one block of rows at a time, so
+its memory is that of one block.
 """
 
 # n positions of one block, V vocabulary.
@@ -18,19 +18,20 @@ from torch import Tensor
 from kdwatts.losses.logit_rows import Block
 
 OPTIONS = ("temperature", "beta", "skew")
-"""What a divergence may name, and is given then, besides the logits."""
+"""Parameters that a divergence may have besides the logits. It is given those it has."""
 
 
 def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A divergence of a differentiable function of student's and teacher's logits [n, V] to [n].
+    """A divergence made from a plain function of two logits [n, V] to one value per row [n].
 
-    The function sees both logits in float32 (float64 stays float64) and may overwrite neither. Its
-    logits are divided by the temperature and its value is multiplied by the temperature squared,
-    unless it names a `temperature`: then it is given that, and logits as they are. Of the other
-    OPTIONS it is given what it names.
+    `function(student_nV, teacher_nV)` must be differentiable. It gets both logits in float32
+    (float64 stays float64) and must overwrite neither. Its logits are already divided by the
+    temperature, and its value is multiplied by the temperature squared. A function with a parameter
+    `temperature` gets the temperature and the logits as they are. A function with a parameter
+    `beta` or `skew` gets that option.
 
-    Raises ValueError where it needs anything else, and when its value or its gradient is not finite
-    though the logits are.
+    Raises ValueError when the function needs any other argument, and when its value or its gradient
+    is not finite though the logits are.
     """
     name = getattr(function, "__name__", str(function))
     takes_temperature = "temperature" in named_options(function)
@@ -50,8 +51,8 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 loss_n = function(*scaled, **options) * temperature**2
             if not isinstance(loss_n, Tensor):
                 raise ValueError(
-                    f"the divergence {name} gives a {type(loss_n).__name__}; have it return a "
-                    "tensor, one number a row"
+                    f"the divergence {name} returns a {type(loss_n).__name__}; return a tensor "
+                    "with one number per row"
                 )
             gradients = []
             if loss_n.requires_grad:
@@ -60,8 +61,8 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not _is_finite(loss_n, *gradients) and _is_finite(student_nV, teacher_nV):
             raise ValueError(
                 f"the divergence {name} has a value or a gradient that is not finite (NaN or "
-                "infinite) where the logits are; have it take log_softmax of them, which no "
-                "probability of 0 makes infinite"
+                "infinite), though the logits are finite; use log_softmax in it, which stays "
+                "finite where a probability is 0"
             )
         for grad_nV in gradients:
             block.add_gradient(grad_nV, weight)
@@ -71,7 +72,10 @@ def plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def named_options(divergence: Callable[..., object]) -> list[str]:
-    """Which of OPTIONS a divergence names. Raises ValueError where it needs anything else."""
+    """Those of `OPTIONS` that the divergence has as parameters.
+
+    Raises ValueError when it needs any other argument.
+    """
     parameters = list(inspect.signature(divergence).parameters.values())
     needed = [
         each.name
@@ -81,8 +85,8 @@ def named_options(divergence: Callable[..., object]) -> list[str]:
     if unknown := [name for name in needed if name not in OPTIONS]:
         raise ValueError(
             f"the divergence {getattr(divergence, '__name__', divergence)} needs "
-            f"{', '.join(unknown)}, and is given the logits of student and teacher, and "
-            f"{', '.join(OPTIONS)} where it names them; give the rest defaults"
+            f"{', '.join(unknown)}, but it is only given the logits of student and teacher, and "
+            f"{', '.join(OPTIONS)} if it has such parameters; give the other parameters defaults"
         )
     return [each.name for each in parameters if each.name in OPTIONS]
 

@@ -1,8 +1,8 @@
-"""Relational distillation: the student copies how the teacher's embeddings lie to each other.
+"""Relational distillation: the student learns how the teacher's embeddings lie to each other.
 
-Park et al. 2019, arXiv 1904.05068, section 3.2. Both losses are invariant to the scale of either
-network's embeddings: bit for bit at powers of two, to rounding at any other factor. They work in
-float32 (float64 stays float64), under autocast too.
+Park et al. 2019, arXiv 1904.05068, section 3.2. Neither loss depends on the scale of either model's
+embeddings: exactly for powers of two, up to rounding for other factors. Both are computed in
+float32 (float64 stays float64), also under autocast.
 """
 
 # R groups, G embeddings of one group (P pairs of them), D width (need not be the same in both
@@ -17,25 +17,27 @@ from torch.nn import functional as F
 from kdwatts.losses.rounding import wide
 
 TINY = 1e-12
-"""Squared length, in units of the group's extent, below which two embeddings coincide: they have no
-direction and no gradient."""
+"""Squared length, in units of the group's extent, below which two embeddings coincide.
+
+They then have no direction and no gradient.
+"""
 
 MIN_GROUP = 3
-"""The fewest embeddings that have an angle; two have one distance, which is its own mean."""
+"""The fewest embeddings that have an angle. Two have one distance, which is its own mean."""
 
 
 def mean_pool(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean of the hidden states at the positions where `mask_BT` is true, [B, D], in float32."""
+    """Mean [B, D] in float32 of the hidden states [B, T, D] where `mask_BT` is true."""
     kept_BTD = wide(hidden_BTD).masked_fill(~mask_BT[..., None], 0.0)
     return kept_BTD.sum(1) / mask_BT.sum(1, keepdim=True).clamp(min=1)
 
 
 def unit_extent(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Tensor:
-    """Every group in float32, divided by a power of two that leaves it an extent of about 1.
+    """The groups [R, G, D] in float32, each divided by a power of two to an extent of about 1.
 
-    A fixed length below which embeddings coincide would make the loss depend on their scale. The
-    division is exact, and the losses do not see it, so neither does their gradient. What is not
-    valid is put where the group's first valid embedding is, so that its extent does not count.
+    Embeddings count as one point below a fixed distance. Without this step the loss would depend on
+    the embeddings' scale. The division is exact and changes neither loss nor gradient. Embeddings
+    that are not valid are moved to the group's first valid one, so that they do not count.
     """
     embedding_RGD = wide(embedding_RGD)
     if valid_RG is None:
@@ -50,10 +52,11 @@ def unit_extent(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Tensor
 
 
 def pairwise_distances(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Tensor:
-    """Euclidean distances of the P = G (G - 1) / 2 pairs over their mean, [R, P], no unit.
+    """Euclidean distances of all pairs in a group over their mean, [R, P] with P = G (G - 1) / 2.
 
-    The mean is over the pairs that do not coincide, per network (Park et al. 2019, equation 5). A
-    pair with an embedding that is not valid has 0. Groups are expected at unit extent.
+    `embedding_RGD` [R, G, D] are groups at unit extent. The values have no unit. The mean is over
+    the pairs that do not coincide, for each model by itself (Park et al. 2019, equation 5). A pair
+    with an embedding that is not valid has the value 0.
     """
     num = embedding_RGD.shape[-2]
     first, second = torch.triu_indices(num, num, offset=1, device=embedding_RGD.device)
@@ -68,12 +71,12 @@ def pairwise_distances(embedding_RGD: Tensor, valid_RG: Tensor | None = None) ->
 
 
 def triplet_cosines(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Tensor:
-    """cos of the angle at j between i and k, at [r, j, i, k] of [R, G, G, G].
+    """Cosines [R, G, G, G] of the angles at j between i and k, at the index [r, j, i, k].
 
-    Park et al. 2019, equation 7. 0 where i, j, k are not three valid embeddings. Groups are
-    expected at unit extent.
+    `embedding_RGD` [R, G, D] are groups at unit extent. Park et al. 2019, equation 7. The value is
+    0 where i, j and k are not three different valid embeddings.
     """
-    # Edge from j to i at [j, i]; one from an embedding to itself has no direction.
+    # The edge from j to i is at [j, i]. An edge from an embedding to itself has no direction.
     edge_RGGD = embedding_RGD[..., None, :, :] - embedding_RGD[..., None, :]
     squared_RGG1 = edge_RGGD.square().sum(-1, keepdim=True)
     distinct_RGG1 = squared_RGG1 > TINY
@@ -81,7 +84,7 @@ def triplet_cosines(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Te
         distinct_RGG1 = distinct_RGG1 & (valid_RG[..., None, :] & valid_RG[..., None])[..., None]
     inverse_RGG1 = torch.where(distinct_RGG1, squared_RGG1.clamp(min=TINY).rsqrt(), 0.0)
     direction_RGGD = edge_RGGD * inverse_RGG1
-    # Autocast would round the cosines to bfloat16, three digits, and the loss is their difference.
+    # The loss is a difference of cosines, which autocast would round to three digits (bfloat16).
     with torch.autocast(embedding_RGD.device.type, enabled=False):
         cosine_RGGG = direction_RGGD @ direction_RGGD.mT
     same_GG = torch.eye(cosine_RGGG.shape[-1], dtype=torch.bool, device=cosine_RGGG.device)
@@ -91,14 +94,14 @@ def triplet_cosines(embedding_RGD: Tensor, valid_RG: Tensor | None = None) -> Te
 def distance_loss(
     student_RGD: Tensor, teacher_RGD: Tensor, valid_RG: Tensor | None = None
 ) -> Tensor:
-    """Huber loss (delta 1) between normalised distances, mean over each group's pairs, [R]."""
+    """Huber loss (delta 1) between normalised distances of [R, G, D]: a mean over pairs, [R]."""
     return _distance_loss(
         unit_extent(student_RGD, valid_RG), unit_extent(teacher_RGD, valid_RG), valid_RG
     )
 
 
 def angle_loss(student_RGD: Tensor, teacher_RGD: Tensor, valid_RG: Tensor | None = None) -> Tensor:
-    """Huber loss (delta 1) between cosines, mean over each group's ordered triplets, [R]."""
+    """Huber loss (delta 1) between cosines of [R, G, D]: a mean over ordered triplets, [R]."""
     return _angle_loss(
         unit_extent(student_RGD, valid_RG), unit_extent(teacher_RGD, valid_RG), valid_RG
     )
@@ -140,10 +143,10 @@ def group_loss(
     distance_weight: float,
     angle_weight: float,
 ) -> Tensor:
-    """Weighted distance and angle loss within each group, summed over groups.
+    """Weighted distance and angle loss of groups [R, G, D], summed over the groups. It has no unit.
 
-    With `valid_RG` a group is its valid embeddings alone; with fewer than three of them it has no
-    angle and does not count (see `num_groups`).
+    With `valid_RG` [R, G], only the valid embeddings of a group count. A group of fewer than three
+    has no angle and does not count at all (see `num_groups`).
     """
     student_RGD, teacher_RGD = (
         unit_extent(student_RGD, valid_RG),
@@ -160,7 +163,7 @@ def group_loss(
 
 
 def num_groups(valid_RG: Tensor) -> int:
-    """Groups of enough valid embeddings to have an angle."""
+    """Number of groups that have an angle: those with at least three valid embeddings."""
     return int((valid_RG.sum(-1) >= MIN_GROUP).sum())
 
 
@@ -172,15 +175,18 @@ def relational_loss(
     distance_weight: float,
     angle_weight: float,
 ) -> Tensor:
-    """Weighted distance and angle loss, summed over groups of `group_size` consecutive embeddings.
+    """Weighted distance and angle loss of embeddings [B, D], summed over groups. It has no unit.
 
-    Groups are explicit, so the loss of a step does not depend on how it is cut into micro-batches.
-    Raises ValueError when B is no multiple of the group.
+    A group is `group_size` consecutive embeddings. Groups are fixed, so the loss of a step does not
+    depend on how the step is cut into micro-batches.
+
+    Raises ValueError when B is no multiple of `group_size`, or differs between student and teacher.
     """
     if len(student_BD) % group_size or len(student_BD) != len(teacher_BD):
         raise ValueError(
-            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings do "
-            f"not form groups of {group_size}; make training.micro_batch a multiple of group_size"
+            f"relational: {len(student_BD)} student and {len(teacher_BD)} teacher embeddings "
+            f"cannot be cut into groups of {group_size}; make training.micro_batch a multiple of "
+            "group_size"
         )
     return group_loss(
         student_BD.unflatten(0, (-1, group_size)),

@@ -1,13 +1,15 @@
-"""Divergences between what teacher and student say next, one value per position, in nats.
+"""Divergences between the next-token distributions of teacher and student, in nats per position.
 
-A `plain` function of student's and teacher's logits, both over the temperature T, defines each; p
-is the teacher, q the student. Their value is multiplied by T squared, which keeps gradients the
-same size at every temperature (Hinton et al. 2015, arXiv 1503.02531, section 2).
+In all formulas p is the teacher, q the student and T the temperature. Both distributions are
+softmax(logits / T). Each value is multiplied by T squared. This keeps the gradients the same size
+at every temperature (Hinton et al. 2015, arXiv 1503.02531, section 2).
 
-The closed form below a definition is what is computed: it takes a block of logits in any float
-dtype, works in float32 (float64 stays float64) and knows its gradient. Where a loss is the sum of
-f(p, q) over the vocabulary, that of the student's logits over T is h - q sum(h), h = q df/dq. A
-divergence of its definition alone is differentiated by autograd (`losses.plain`).
+Each divergence is here twice. The `plain_` function is the definition: logits in, one value per row
+out. The function without that prefix is the closed form, which is what runs. It takes a block of
+logits in any float dtype, computes in float32 (float64 stays float64), and forms its own gradient:
+for a sum of f(p, q) over the vocabulary, the gradient of the student's logits over T is h - q
+sum(h) with h = q df/dq. Autograd differentiates a divergence that has a definition alone
+(`kdwatts.losses.plain`).
 """
 
 # N positions, n those of one block, V shared vocabulary.
@@ -28,12 +30,12 @@ from kdwatts.runtime import plugins
 
 
 def plain_forward_kl(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-    """KL(p || q) (Hinton et al. 2015, section 2)."""
+    """KL(p || q) of logits [n, V] in nats, [n] (Hinton et al. 2015, section 2)."""
     return _kl(teacher_nV.log_softmax(-1), student_nV.log_softmax(-1))
 
 
 def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
-    """T^2 KL(p || q), [n] (Hinton et al. 2015, section 2). Its gradient is T (q - p)."""
+    """T^2 KL(p || q) in nats, [n] (Hinton et al. 2015, section 2). Its gradient is T (q - p)."""
     q, p = _pair("forward_kl", block, temperature)
     if block.needs_grad:
         factor = weight * temperature
@@ -45,12 +47,12 @@ def forward_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
 
 
 def plain_reverse_kl(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-    """KL(q || p) (MiniLLM, arXiv 2306.08543, section 2)."""
+    """KL(q || p) of logits [n, V] in nats, [n] (MiniLLM, arXiv 2306.08543, section 2)."""
     return _kl(student_nV.log_softmax(-1), teacher_nV.log_softmax(-1))
 
 
 def reverse_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
-    """T^2 KL(q || p), [n] (MiniLLM, arXiv 2306.08543, section 2)."""
+    """T^2 KL(q || p) in nats, [n] (MiniLLM, arXiv 2306.08543, section 2)."""
     q, p = _pair("reverse_kl", block, temperature)
     q_nV, ratio_nV = q.probabilities(), _log_ratio(q, p)
     kl_n1 = (q_nV * ratio_nV).sum(-1, keepdim=True)
@@ -60,22 +62,27 @@ def reverse_kl(block: Block, weight: float, *, temperature: float) -> Tensor:
 
 
 def plain_jsd(student_nV: Tensor, teacher_nV: Tensor, *, beta: float) -> Tensor:
-    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, equation 1)."""
+    """Generalised Jensen-Shannon divergence of logits [n, V] in nats, [n].
+
+    It is beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (GKD, arXiv
+    2306.13649, equation 1).
+    """
     log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
     log_m_nV = _log_mixture(log_p_nV, log_q_nV, beta)
     return beta * _kl(log_p_nV, log_m_nV) + (1 - beta) * _kl(log_q_nV, log_m_nV)
 
 
 def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tensor:
-    """T^2 (beta KL(p || m) + (1 - beta) KL(q || m)), [n], m = beta p + (1 - beta) q.
+    """T^2 times the generalised Jensen-Shannon divergence in nats, [n].
 
-    GKD, arXiv 2306.13649, equation 1.
+    It is beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (GKD, arXiv
+    2306.13649, equation 1).
     """
     q, p = _pair("jsd", block, temperature)
     q_nV, p_nV, ratio_nV = q.probabilities(), p.probabilities(), _log_ratio(q, p)
     over_m_nV = _log_of_share(ratio_nV, 1 - beta)
     own_n1 = (q_nV * over_m_nV).sum(-1, keepdim=True)
-    # Not log(q / m) - log(q / p): where both are large their difference has lost its digits.
+    # Not log(q / m) - log(q / p): the difference of two large numbers loses its digits.
     teacher_n = _log_of_share(ratio_nV.neg_(), beta).mul_(p_nV).sum(-1)
     if block.needs_grad:
         factor = weight * temperature * (1 - beta)
@@ -84,15 +91,15 @@ def jsd(block: Block, weight: float, *, temperature: float, beta: float) -> Tens
 
 
 def plain_skew_kl(student_nV: Tensor, teacher_nV: Tensor, *, skew: float) -> Tensor:
-    """KL(p || skew p + (1 - skew) q) (DistiLLM, section 3.1)."""
+    """KL(p || skew p + (1 - skew) q) of logits [n, V] in nats, [n] (DistiLLM, section 3.1)."""
     log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
     return _kl(log_p_nV, _log_mixture(log_p_nV, log_q_nV, skew))
 
 
 def skew_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
-    """T^2 KL(p || skew p + (1 - skew) q), [n] (DistiLLM, arXiv 2402.03898, section 3.1).
+    """T^2 KL(p || skew p + (1 - skew) q) in nats, [n] (DistiLLM, arXiv 2402.03898, section 3.1).
 
-    The mixture is never 0 where p is not, so no gradient exceeds T (1 - skew) / skew.
+    The mixture is above 0 wherever p is. So no gradient exceeds T (1 - skew) / skew.
     """
     q, p = _pair("skew_kl", block, temperature)
     q_nV, p_nV = q.probabilities(), p.probabilities()
@@ -108,13 +115,13 @@ def skew_kl(block: Block, weight: float, *, temperature: float, skew: float) -> 
 
 
 def plain_skew_reverse_kl(student_nV: Tensor, teacher_nV: Tensor, *, skew: float) -> Tensor:
-    """KL(q || skew q + (1 - skew) p) (DistiLLM, section 3.1)."""
+    """KL(q || skew q + (1 - skew) p) of logits [n, V] in nats, [n] (DistiLLM, section 3.1)."""
     log_q_nV, log_p_nV = student_nV.log_softmax(-1), teacher_nV.log_softmax(-1)
     return _kl(log_q_nV, _log_mixture(log_q_nV, log_p_nV, skew))
 
 
 def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: float) -> Tensor:
-    """T^2 KL(q || skew q + (1 - skew) p), [n] (DistiLLM, arXiv 2402.03898, section 3.1)."""
+    """T^2 KL(q || skew q + (1 - skew) p) in nats, [n] (DistiLLM, arXiv 2402.03898, section 3.1)."""
     q, p = _pair("skew_reverse_kl", block, temperature)
     q_nV = q.probabilities()
     over_m_nV = _log_of_share(_log_ratio(q, p), skew)
@@ -128,14 +135,17 @@ def skew_reverse_kl(block: Block, weight: float, *, temperature: float, skew: fl
 
 
 def plain_total_variation(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-    """1/2 sum |q - p| (f-DISTILL, arXiv 2307.15190)."""
+    """Total variation distance, 1/2 sum |q - p|, of logits [n, V]: [n], no unit (f-DISTILL).
+
+    f-DISTILL, arXiv 2307.15190.
+    """
     return (student_nV.softmax(-1) - teacher_nV.softmax(-1)).abs().sum(-1) / 2
 
 
 def total_variation(block: Block, weight: float, *, temperature: float) -> Tensor:
     """T^2 / 2 sum |q - p|, [n], between 0 and T^2, no unit (f-DISTILL, arXiv 2307.15190).
 
-    Its slope has a step where q = p and is 0 there: within rounding it would be one of noise.
+    The slope jumps where q = p, and is 0 there. Within rounding it would otherwise be noise.
     """
     q, p = _pair("total_variation", block, temperature)
     q_nV = q.probabilities()
@@ -165,23 +175,25 @@ CLOSED_FORMS: dict[str, Callable[..., Tensor]] = {
     "skew_reverse_kl": skew_reverse_kl,
     "total_variation": total_variation,
 }
-"""Quicker than autograd, in less memory, and equal: the tests compare them."""
+"""Faster than autograd, with less memory, and equal to it: the tests compare them."""
 DIVERGENCES = {name: plain(function) for name, function in DEFINITIONS.items()} | CLOSED_FORMS
 
 REVISIONS = {"total_variation": 2, "universal": 2}
-"""Divergences whose numbers are no longer those that first shipped; part of what keys a student.
-2: no slope where probabilities are equal within rounding."""
+"""Divergences whose numbers have changed since they first shipped. This is part of a student's key.
+
+2: no slope where probabilities are equal within rounding.
+"""
 
 
 def divergence_of(name: str) -> Callable[..., Tensor]:
-    """The divergence of that name, ours or an installed package's, as a function of a block."""
+    """The divergence with this name, ours or an installed package's: of a block to nats [n]."""
     return DIVERGENCES.get(name) or plain(plugins.load(plugins.DIVERGENCES, name))
 
 
 def dense_term(
     divergence: str, *, temperature: float = 1.0, beta: float = 0.5, skew: float = 0.1
 ) -> RowTerm:
-    """The divergence of that name as a term of `head_loss`, which brings the teacher's logits."""
+    """The divergence with this name as a term of `head_loss`, which forms the teacher's logits."""
     function = divergence_of(divergence)
     given = {"beta": beta, "skew": skew}
     options = {name: given[name] for name in named_options(function) if name in given}
@@ -197,9 +209,12 @@ def divergence_loss(
     beta: float = 0.5,
     skew: float = 0.1,
 ) -> Tensor:
-    """The divergence of that name between two sets of logits, [N], differentiable.
+    """The divergence with this name between logits [N, V] and [N, V], per position [N], in nats.
 
-    Raises ValueError when the shapes differ: align the vocabularies first.
+    You can differentiate it with respect to the student's logits. `total_variation` has no unit. An
+    option that the divergence does not have is ignored.
+
+    Raises ValueError when the shapes differ: cut both to `models.align.shared_vocabulary` first.
     """
     term = dense_term(divergence, temperature=temperature, beta=beta, skew=skew)
     return row_loss(term, student_NV, teacher_NV)
@@ -220,7 +235,7 @@ def _pair(name: str, block: Block, temperature: float) -> tuple[Softmax, Softmax
     q, p = block.student(temperature), block.teacher(temperature)
     if q.exp_nV.shape != p.exp_nV.shape:
         raise ValueError(
-            f"{name}: student logits are {tuple(q.exp_nV.shape)}, teacher logits are "
+            f"{name}: student logits are {tuple(q.exp_nV.shape)}, but teacher logits are "
             f"{tuple(p.exp_nV.shape)}; cut both to models.align.shared_vocabulary first"
         )
     return q, p

@@ -1,4 +1,4 @@
-"""The precision that losses are computed in, and what its rounding must not decide."""
+"""The precision in which losses are computed, and which differences count as rounding."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import torch
 from torch import Tensor
 
 LEAST_LOGIT = -1e30
-"""Stands for a logit of minus infinity: its probability is 0, and 0 times it is 0 and no NaN."""
+"""Stands for a logit of minus infinity. Its probability is 0, and 0 times it is 0 and not NaN."""
 
 TIED_EPSILONS = 64
-"""Roundings of a probability within which two are equal: they are exponentials of logits, whose
-own rounding is some epsilons of what may be tens."""
+"""Probabilities within this many roundings of each other are equal.
+
+They are exponentials of logits. A logit may be in the tens, and its own rounding some epsilons.
+"""
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32; float64 stays float64, so that a reference can be computed."""
+    """The tensor in float32. float64 stays float64, so that a reference can be computed."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def floored(logits: Tensor) -> Tensor:
-    """Logits with the least logit in the place of minus infinity.
+    """Logits with minus infinity replaced by `LEAST_LOGIT`, which has the probability 0 too.
 
-    Whoever forms logits by a head floors its bias alone, as nothing else of it can say that.
+    Code that forms logits by an output head applies this to the bias alone: nothing else of a head
+    can be minus infinity.
     """
     return logits.clamp(min=LEAST_LOGIT)
 
 
 def tied(distance: Tensor, probability: Tensor) -> Tensor:
-    """Where a probability is no further from another than their rounding."""
+    """True where two probabilities differ by no more than their rounding."""
     return distance <= probability * (TIED_EPSILONS * torch.finfo(probability.dtype).eps)

@@ -1,4 +1,4 @@
-"""Losses of a teacher that names a few tokens: its top ones, samples of it, or the text's own."""
+"""Losses of a teacher that names a few tokens: its likeliest, samples of it, or the text's own."""
 
 # N positions, n those of one block, V vocabulary, K tokens named.
 
@@ -15,28 +15,28 @@ from kdwatts.losses.rounding import wide
 
 @dataclass(frozen=True)
 class TopK:
-    """A teacher's K likeliest tokens, exact at one temperature."""
+    """The K likeliest tokens of a teacher at N positions, exact at one temperature."""
 
     ids_NK: Tensor
     log_p_NK: Tensor
-    """log p at the temperature asked for, over the whole vocabulary."""
+    """log p in nats at this temperature, over the whole vocabulary."""
     log_tail_N: Tensor
-    """log of the probability outside the support, at the same temperature."""
+    """log of the probability of all other tokens in nats, at this temperature."""
 
     def rows(self, rows: slice) -> TopK:
-        """The positions of one block."""
+        """The same for the positions of one block."""
         return TopK(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
-    """The K likeliest tokens of dense teacher logits, and the mass of the rest.
+    """The K likeliest tokens of teacher logits [N, V], with the probability of all others.
 
-    Raises ValueError when K leaves no tail: then the dense loss is the one to use.
+    Raises ValueError when K is not below V: use the dense loss then.
     """
     if k >= teacher_NV.shape[-1]:
         raise ValueError(
-            f"top_k_of: k={k} is not below the vocabulary of {teacher_NV.shape[-1]}; "
-            "use support=dense"
+            f"top_k_of: k={k} is not smaller than the vocabulary of {teacher_NV.shape[-1]}; use "
+            "support=dense"
         )
     log_p_NV = (wide(teacher_NV) / temperature).log_softmax(-1)
     log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)
@@ -45,22 +45,23 @@ def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
 
 
 def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
-    """T^2 KL over K + 1 bins, the last of which holds all that is off the support, in nats, [n].
+    """A term: T^2 KL(teacher || student) over K + 1 bins, in nats, [n].
 
-    The ghost token makes mass outside the support cost what it should: the result is the exact KL
-    of the K + 1 bins and a lower bound of the full one (log-sum inequality). Without it the
-    minimiser is the teacher renormalised on its support, an over-confident head. With P and Q the
-    tails' masses, the gradient is T (q - p) on the support and T (q - q P / Q) off it.
+    The last bin holds all tokens outside the K named ones. It makes probability outside of them
+    cost what it should. The result is the exact KL of the K + 1 bins, and a lower bound of the full
+    KL (log-sum inequality). Without the last bin, the best student would be the teacher
+    renormalised on its K tokens: an over-confident head. With P and Q the last bin's probabilities,
+    the gradient is T (q - p) on the K tokens and T (q - q P / Q) elsewhere.
 
-    A student's tail is summed itself, as 1 - sum(q) would cancel when it is small. Below the least
-    normal number relative to the likeliest token it counts as that number.
+    The student's last bin is summed directly, since 1 - sum(q) loses its digits when it is small.
+    Below the least normal number, relative to the likeliest token, it counts as that number.
     """
 
     def term(block: Block, weight: float) -> Tensor:
         bins = teacher.rows(block.rows)
         q, ids_nK = block.student(temperature), bins.ids_NK
         log_p_nB = torch.cat([bins.log_p_NK, bins.log_tail_N[:, None]], dim=-1).double()
-        # Rounding in a cache leaves the bins' sum at 1 +- 1e-4; they are made a distribution again.
+        # Rounding in a cache leaves the bins' sum at 1 +- 1e-4: divide by it again.
         log_p_nB = log_p_nB.log_softmax(-1)
         p_nB = log_p_nB.exp()
         log_q_nK, kept_nK = q.log_at(ids_nK), q.exp_nV.gather(-1, ids_nK)
@@ -81,12 +82,13 @@ def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
 
 
 def sampled_term(ids_NK: Tensor, share_NK: Tensor, *, temperature: float) -> RowTerm:
-    """T^2 sum f (log f - log q) of the shares f that sampled tokens have, in nats, [n].
+    """A term: T^2 sum f (log f - log q) over sampled tokens with shares f, in nats, [n].
 
-    Tokens are drawn from the teacher at this temperature, f = count / draws; padding has f = 0.
-    The gradient T (q - f) is that of the full KL on average, since the mean of f is p (Sparse Logit
-    Sampling, arXiv 2503.16870, section 3); the value is not: it exceeds the full KL on average by
-    T^2 times the entropy that f lacks of p's.
+    `ids_NK` [N, K] are tokens drawn from the teacher at this temperature. `share_NK` [N, K] is how
+    often each was drawn over the number of draws; padding has 0. On average the gradient T (q - f)
+    is that of the full KL, since the mean of f is p (Sparse Logit Sampling, arXiv 2503.16870,
+    section 3). The value is not that of the full KL: on average it is larger, by T^2 times the
+    entropy that f lacks of p's.
     """
 
     def term(block: Block, weight: float) -> Tensor:
@@ -104,23 +106,26 @@ def sampled_term(ids_NK: Tensor, share_NK: Tensor, *, temperature: float) -> Row
 
 
 def cross_entropy_term(target_N: Tensor) -> RowTerm:
-    """-log q of the target token in nats, [n], at temperature 1."""
+    """A term: -log q of the target tokens `target_N` [N], in nats, [n], at temperature 1."""
     ids_N1 = target_N[:, None]
     return sampled_term(ids_N1, torch.ones_like(ids_N1), temperature=1.0)
 
 
 def top_k_forward_kl(student_NV: Tensor, teacher: TopK, *, temperature: float = 1.0) -> Tensor:
-    """`top_k_term` of logits, [N], differentiable."""
+    """The loss of `top_k_term` for student logits [N, V]: one value per position [N], in nats."""
     return row_loss(top_k_term(teacher, temperature=temperature), student_NV)
 
 
 def sampled_forward_kl(
     student_NV: Tensor, ids_NK: Tensor, share_NK: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
-    """`sampled_term` of logits, [N], differentiable."""
+    """The loss of `sampled_term` for student logits [N, V]: one value per position [N], in nats."""
     return row_loss(sampled_term(ids_NK, share_NK, temperature=temperature), student_NV)
 
 
 def cross_entropy(student_NV: Tensor, target_N: Tensor) -> Tensor:
-    """`cross_entropy_term` of logits, [N], differentiable."""
+    """Cross entropy of student logits [N, V] with targets [N], per position [N], in nats.
+
+    You can differentiate it with respect to the student's logits.
+    """
     return row_loss(cross_entropy_term(target_N), student_NV)

@@ -1,8 +1,8 @@
 """Universal logit distillation: next-token distributions over vocabularies that share nothing.
 
-Boizard et al. 2024, arXiv 2402.12030, section 3: probabilities are compared by rank, each
-distribution sorted, the shorter one followed by zeros. It is the Wasserstein distance of the two
-where moving mass between any two tokens costs the same.
+Boizard et al. 2024, arXiv 2402.12030, section 3. Each distribution is sorted, the shorter one is
+filled up with zeros, and probabilities of one rank are compared. This is the Wasserstein distance
+of the two distributions when moving probability costs the same between any two tokens.
 """
 
 # N positions, n those of one block, m those of it that are compared, V student vocabulary,
@@ -19,10 +19,10 @@ from kdwatts.losses.rounding import tied
 
 
 def universal_term(*, temperature: float = 1.0, compared_N: Tensor | None = None) -> RowTerm:
-    """T^2 sum |q_(i) - p_(i)| over ranks i, [n], between 0 and 2 T^2, no unit.
+    """A term: T^2 sum |q_(i) - p_(i)| over the ranks i, [n], between 0 and 2 T^2, no unit.
 
-    Zero with a zero gradient at positions where `compared_N` is false; no slope at ranks whose
-    probabilities are equal within rounding.
+    Positions where `compared_N` [N] is false have the value 0 and the gradient 0. Ranks whose
+    probabilities are equal within rounding have the gradient 0.
     """
 
     def term(block: Block, weight: float) -> Tensor:
@@ -61,6 +61,10 @@ def universal(
     temperature: float = 1.0,
     compared_N: Tensor | None = None,
 ) -> Tensor:
-    """`universal_term` of logits, [N], differentiable."""
+    """The loss of `universal_term` for logits [N, V] and [N, W], per position [N], no unit.
+
+    The two vocabularies V and W may differ. You can differentiate it with respect to the student's
+    logits.
+    """
     term = universal_term(temperature=temperature, compared_N=compared_N)
     return row_loss(term, student_NV, teacher_NW)

@@ -1,1 +1,1 @@
-"""Memory and operations of a run by arithmetic; no torch and no model is loaded for it."""
+"""Memory and operations of a run by arithmetic. Neither torch nor a model is loaded."""

@@ -1,8 +1,8 @@
-"""What a forward pass keeps for the backward one, in bytes per token, block by block.
+"""What a forward pass keeps for the backward pass, in bytes per token, block by block.
 
-A model of float32 weights keeps its residual stream in float32 under autocast too: only what
-linear layers and attention take is cast. `value_bytes` are those of that arithmetic: 2 under
-autocast to bfloat16, 4 without. tests/memory/test_activations.py holds all of it against the
+A model with float32 weights keeps its residual stream in float32, also under autocast: only the
+inputs of linear layers and attention are cast. `value_bytes` are the bytes of that arithmetic: 2
+under autocast to bfloat16, 4 without. tests/memory/test_activations.py compares all of it with the
 tensors that autograd saves.
 """
 
@@ -19,11 +19,11 @@ ROOT_BYTES = 4
 def block_bytes(
     shape: Architecture, *, value_bytes: int, lora: Lora | None = None, masked_length: int = 0
 ) -> float:
-    """Bytes per token that one block keeps; `masked_length` is T where attention takes a mask.
+    """Bytes per token that one block keeps. `masked_length` is T where attention takes a mask.
 
-    Two norms, the inputs of the linear layers that are trained, queries, keys, values, output and
-    log sums of attention, and of the MLP what its activation and its product need. A mask makes
-    keys and values be repeated for all heads, and is kept as numbers, by each block.
+    It keeps two norms, the inputs of the trained linear layers, attention's queries, keys, values,
+    output and log sums, and in the MLP what activation and product need. With a mask, keys and
+    values are repeated for all heads, and each block keeps the mask as numbers.
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -39,8 +39,7 @@ def block_bytes(
 
 
 def norm_bytes(shape: Architecture, *, lora: Lora | None = None) -> float:
-    """Bytes per token of a norm: its input in float32 and, where its weight is trained, its output
-    before the weight."""
+    """Bytes per token of a norm: its input in float32, and the output if its weight is trained."""
     return (4 if lora else 8) * shape.hidden_size + ROOT_BYTES
 
 

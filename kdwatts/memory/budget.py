@@ -1,6 +1,6 @@
-"""Estimate a run by arithmetic: memory at the fullest moment of a step, and operations.
+"""The memory plan of a run: GiB at the fullest moment of a step, and operations, by arithmetic.
 
-Nothing is loaded for it, so it needs no GPU.
+Nothing is loaded, so no GPU is needed.
 """
 
 from __future__ import annotations
@@ -30,47 +30,52 @@ from kdwatts.runtime.ranks import launched
 
 GIB = 1 << 30
 WEIGHT_AND_MOMENTS_BYTES = 12
-"""Per trained parameter: float32 weight and both moments of AdamW; its gradient is 4 more."""
+"""Per trained parameter: the float32 weight and both moments of AdamW. Its gradient adds 4."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run will need, estimated; units in the names."""
+    """What a run will need on each GPU, estimated. The names state the units."""
 
     student_params: int
     trained_params: int
-    """All of the student's, or its adapters' alone; projectors are left out."""
+    """All of the student's parameters, or its adapters' alone. Projectors are left out."""
     teacher_params: int | None
     student_state_gib: float
-    """Weights, gradients and optimizer state in float32, this rank's part; under adapters, weights
-    as read."""
+    """Weights, gradients and optimizer state in float32, this rank's part.
+
+    With adapters, the weights are as they are read.
+    """
     copies_gib: float
-    """Weights of the linear layers in bfloat16, which autocast makes and backward reads: whole on
-    every rank."""
+    """The bfloat16 weights of the linear layers, which autocast makes.
+
+    They are whole on every rank.
+    """
     projectors_gib: float
-    """Of feature pairs, with their optimizer state: whole on every rank."""
+    """The projectors of feature pairs with their optimizer state. They are whole on every rank."""
     teacher_whole_gib: float
-    """Weights of the pair's teacher on one GPU, whether or not training asks it; 0 without one."""
+    """Weights of the pair's teacher on one GPU, whether or not training uses it. 0 without one."""
     teacher_weights_gib: float
-    """Of a teacher that the paradigm asks, wherever it runs; 0 without one."""
+    """Weights of a teacher that the paradigm uses, wherever it runs. 0 without one."""
     teacher_gib: float
-    """Weights of a teacher that is on the GPU during training; 0 when its signals are cached."""
+    """Weights of a teacher that is on the GPU during training. 0 when its signals are cached."""
     activations_gib: float
     """What blocks keep for the backward pass."""
     compared_gib: float
-    """The teacher's states of the positions compared, and what terms on states keep."""
+    """The teacher's states at the compared positions, and what terms on states keep."""
     chunk_gib: float
-    """Logits of one chunk, and what is made of a block of them."""
+    """The logits of one chunk, and what is made from a block of them."""
     moments_gib: dict[str, float]
-    """What is on the GPU at each moment of a step that may be its fullest."""
+    """GiB on the GPU at each moment of a step that may be its fullest."""
     train_pflop: float
+    """Operations of training, in 10^15."""
     teacher_pflop: float
     student_served_gib: float
-    """Weights of the student when it is served: read once for every token of a decoding step."""
+    """Weights of the student when it is served. Each token of a decoding step reads all of them."""
     gradients_gib: float
-    """Part of the student's state that comes and goes with each step."""
+    """The part of the student's state that comes and goes with each step."""
     keeps_gradients: bool
-    """Whether gradients wait while the next forward pass runs, as under accumulation."""
+    """Whether gradients stay while the next forward pass runs, as under accumulation."""
 
     @property
     def fullest(self) -> str:
@@ -79,15 +84,15 @@ class Budget:
 
     @property
     def total_gib(self) -> float:
-        """The most at once."""
+        """The most GiB at once."""
         return self.moments_gib[self.fullest]
 
 
 def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
-    """The memory on each GPU and the operations of distilling by these settings.
+    """The memory on each GPU, in GiB, and the operations of distilling with these settings.
 
-    `ranks` share the work, one a GPU; None is those of this launch. Under several what is kept in
-    shards is divided by them.
+    `ranks` share the work, one per GPU. None means those of this launch. What is kept in shards is
+    divided by them.
     """
     training, paradigm = workload.training, workload.paradigm
     student, teacher = workload.pair.student.architecture, workload.pair.teacher

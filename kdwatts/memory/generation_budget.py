@@ -1,4 +1,4 @@
-"""Estimate text generation by arithmetic: prompts, tokens, operations, memory."""
+"""The plan of writing text: prompts, tokens, operations and memory, by arithmetic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdwatts.memory.workload import Workload
 
 @dataclass(frozen=True)
 class WritingBudget:
-    """What is written for one training run at most, and what that costs, estimated."""
+    """The most text that is written for one training run, and what this costs, estimated."""
 
     writer: str
     """teacher or student."""
@@ -29,14 +29,15 @@ class WritingBudget:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens that are written at most."""
         return self.num_prompts * self.new_tokens
 
 
 def num_prompts_of(paradigm: Paradigm, training: Training) -> int:
-    """Prompts to write to: as configured, or as many as the run's targets need at full length.
+    """The number of prompts: as configured, or as many as the run's targets need at full length.
 
-    Held-out loss needs some too. The corpus may have fewer, and texts may end early: training then
-    reads the text more than once.
+    The held-out loss needs some too. The corpus may have fewer, and texts may end early: training
+    then reads the text more than once.
     """
     assert paradigm.generate, "Paradigm fills it in where a model writes"
     if paradigm.generate.num_prompts is not None:
@@ -47,9 +48,9 @@ def num_prompts_of(paradigm: Paradigm, training: Training) -> int:
 
 
 def estimate_writing(workload: Workload) -> WritingBudget | None:
-    """What the paradigm has written; None where it takes the corpus as it is.
+    """The text that the paradigm has a model write. None where it uses the corpus as it is.
 
-    Of a student's rows, all the corpus's tokens are taken as targets.
+    For a student's rows, all tokens of the corpus count as targets.
     """
     paradigm, training = workload.paradigm, workload.training
     if not paradigm.generate:
@@ -79,8 +80,11 @@ def estimate_writing(workload: Workload) -> WritingBudget | None:
 
 
 def writing_work_bytes_of(workload: Workload, writing: WritingBudget) -> float:
-    """What a batch takes beside weights, keys and values: its prompts' forward pass, or four copies
-    of the next token's probabilities in float64."""
+    """Bytes of a batch beside weights, keys and values.
+
+    It is the larger of the prompts' forward pass and four copies of the next token's probabilities
+    in float64.
+    """
     assert workload.paradigm.generate
     source = workload.pair.student if writing.writer == "student" else workload.pair.teacher
     assert source

@@ -1,4 +1,4 @@
-"""Parameters and operations of a model of a given shape, by arithmetic."""
+"""Parameters and operations of a model with a given shape, by arithmetic."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from kdwatts.config.training import Lora
 
 
 def parameters_of(architecture: Architecture) -> int:
-    """Parameters of a model of this shape, a tied head counted once.
+    """Number of parameters of a model with this shape. A tied head counts once.
 
-    Per block: query, key, value and output projections, three MLP matrices, two norms, and for
-    Qwen2 the biases of query, key and value.
+    Each block has the projections of query, key, value and output, three MLP matrices and two
+    norms, and in Qwen2 the biases of query, key and value.
     """
     shape = architecture
     beside = 2 * shape.hidden_size
@@ -22,19 +22,19 @@ def parameters_of(architecture: Architecture) -> int:
 
 
 def linear_weights_of(architecture: Architecture) -> int:
-    """Weights of the linear layers of all blocks: what quantisation makes smaller."""
+    """Number of weights in the linear layers of all blocks. Quantisation makes these smaller."""
     return architecture.num_layers * block_weights_of(architecture)
 
 
 def block_weights_of(architecture: Architecture) -> int:
-    """Weights of the linear layers of one block."""
+    """Number of weights in the linear layers of one block."""
     shape = architecture
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     return shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.intermediate_size)
 
 
 def weights_bytes_of(source: ModelSource, value_bytes: int) -> float:
-    """Bytes of a model's weights: `value_bytes` each, of quantised linear layers 1 or 1/2.
+    """Bytes of a model's weights: `value_bytes` each, and 1 or 1/2 in quantised linear layers.
 
     The scales of quantised blocks, a few per cent, are left out.
     """
@@ -44,7 +44,7 @@ def weights_bytes_of(source: ModelSource, value_bytes: int) -> float:
 
 
 def adapter_parameters_of(architecture: Architecture, lora: Lora) -> int:
-    """Parameters of the adapters: rank times inputs plus outputs of every target layer."""
+    """Number of parameters of the adapters: rank times inputs plus outputs of each target layer."""
     shape = architecture
     query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     hidden, inner = shape.hidden_size, shape.intermediate_size
@@ -63,8 +63,8 @@ def adapter_parameters_of(architecture: Architecture, lora: Lora) -> int:
 def forward_flops_per_token(architecture: Architecture, sequence_length: int) -> float:
     """Floating-point operations of one forward pass, per token.
 
-    Two per weight of blocks and head (embedding look-ups cost none), and 4 D T / 2 per block for
-    causal attention at length T over a query width D (Kaplan et al. 2020, arXiv 2001.08361,
+    Two per weight of blocks and head (looking up embeddings costs none), and 4 D T / 2 per block
+    for causal attention at length T over a query width D (Kaplan et al. 2020, arXiv 2001.08361,
     section 2.1).
     """
     shape = architecture

@@ -1,4 +1,4 @@
-"""Bytes that the terms of a loss hold on a GPU beside the student's blocks."""
+"""Bytes that the terms of a loss hold on a GPU, beside the student's blocks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from kdwatts.memory.workload import Workload
 from kdwatts.models.align import shared_vocabulary
 
 SUPPORT_BYTES = 20
-"""Per token and position of a sparse teacher: id and log-probability as read, 8 together, and as
-the loss takes them, 12."""
+"""Bytes per token and position of a sparse teacher.
+
+Id and log-probability take 8 as they are read, and 12 as the loss uses them.
+"""
 
 
 def num_pairs_of(workload: Workload) -> int:
-    """Pairs of blocks whose states are compared."""
+    """Number of pairs of blocks whose states are compared."""
     feature, teacher = workload.paradigm.feature, workload.pair.teacher
     if feature is None or teacher is None:
         return 0
@@ -25,7 +27,7 @@ def num_pairs_of(workload: Workload) -> int:
 
 
 def projector_params_of(workload: Workload) -> int:
-    """Parameters of the projectors of all pairs."""
+    """Number of parameters of the projectors of all pairs."""
     feature, teacher = workload.paradigm.feature, workload.pair.teacher
     if feature is None or teacher is None:
         return 0
@@ -41,8 +43,10 @@ def projector_params_of(workload: Workload) -> int:
 
 
 def target_bytes_of(workload: Workload) -> float:
-    """What the teacher said of one forward pass's positions, and its head where a cached teacher's
-    states need it."""
+    """Bytes of the teacher's signals for one forward pass.
+
+    They include the teacher's head where states from a cache need it.
+    """
     paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None or not paradigm.needs_signals:
         return 0.0
@@ -63,7 +67,7 @@ def target_bytes_of(workload: Workload) -> float:
 
 
 def compared_bytes_of(workload: Workload) -> float:
-    """What terms on states keep of one forward pass for the backward one."""
+    """Bytes of one forward pass that terms on states keep for the backward pass."""
     paradigm, teacher = workload.paradigm, workload.pair.teacher
     kept, mine = 0.0, workload.pair.student.architecture
     if paradigm.feature and teacher:
@@ -85,11 +89,11 @@ def compared_bytes_of(workload: Workload) -> float:
 
 
 def compared_work_bytes_of(workload: Workload) -> float:
-    """What comparing states takes and gives back, of the terms one after the other the most.
+    """Bytes that comparing states takes and returns: the most of the terms, which come in turn.
 
     - A pair of blocks: the teacher's states in their own type and in float32, and both normalised.
     - Groups: the teacher's differences and directions, and what is made of two sets of cosines.
-    - Attention: projections of one kind as they are split, and five copies of a chunk of relations.
+    - Attention: the split projections of one kind, and five copies of a chunk of relations.
     """
     paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None:
@@ -109,8 +113,10 @@ def compared_work_bytes_of(workload: Workload) -> float:
 
 
 def logits_bytes_of(workload: Workload) -> tuple[float, float]:
-    """Bytes of a chunk's logits, which are kept from step to step, and of what losses make of a
-    block of them: float32 copies, of which a dense teacher asks for more."""
+    """Bytes of a chunk's logits, which are kept from step to step, and of the losses' copies.
+
+    The losses make float32 copies of a block of logits. A dense teacher needs more of them.
+    """
     training, response, teacher = (
         workload.training,
         workload.paradigm.response,
@@ -131,8 +137,7 @@ def logits_bytes_of(workload: Workload) -> tuple[float, float]:
 
 
 def live_teacher_bytes_of(workload: Workload) -> float:
-    """What a teacher that runs beside the student takes for its own forward pass, or for the logits
-    that are taken after it."""
+    """Bytes that a teacher beside the student takes for its forward pass or for its logits."""
     paradigm, teacher = workload.paradigm, workload.pair.teacher
     if teacher is None or not paradigm.needs_signals or paradigm.teacher == "cached":
         return 0.0
@@ -144,15 +149,20 @@ def live_teacher_bytes_of(workload: Workload) -> float:
 
 
 def forward_work_bytes(shape: Architecture, *, tokens: int, value_bytes: int) -> float:
-    """What a forward pass without gradients takes beside the weights: the residual stream, its norm
-    in float32, and what the MLP multiplies."""
+    """Bytes of a forward pass without gradients, beside the weights.
+
+    They are the residual stream, its norm in float32, and the inputs of the MLP's product.
+    """
     stream = (2 * value_bytes + 8) * shape.hidden_size
     return float(tokens * (stream + 3 * value_bytes * shape.intermediate_size))
 
 
 def sparse_work_bytes(shape: Architecture, *, tokens: int, value_bytes: int) -> float:
-    """What taking top tokens or samples takes: logits, their log-softmax, and at a temperature with
-    and without the support."""
+    """Bytes of taking the top tokens or samples.
+
+    They are the logits, their log-softmax and, at a temperature, copies with and without the named
+    tokens.
+    """
     return float((value_bytes + 16) * min(SPARSE_ROWS, tokens) * shape.vocab_size)
 
 

@@ -31,5 +31,5 @@ class Workload:
 
     @property
     def processor(self) -> str:
-        """cpu or cuda: how much is taken at a time depends on it."""
+        """`cpu` or `cuda`, which decides how much is computed at a time."""
         return "cpu" if self.gpu.device == "cpu" else "cuda"

@@ -12,7 +12,7 @@ BOOTSTRAP_DRAWS = 10_000
 
 @dataclass(frozen=True)
 class BenchmarkScore:
-    """Primary, higher-is-better metric of one benchmark for the student and its teacher."""
+    """Student's and teacher's score on one benchmark, by its primary metric. Higher is better."""
 
     benchmark: str
     student: float
@@ -20,34 +20,40 @@ class BenchmarkScore:
     student_stderr: float | None
     teacher_stderr: float | None
     chance: float | None
-    """Score of guessing; None where the benchmark has none."""
+    """The score of guessing. None where the benchmark has none."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Accuracy kept: how far above chance the student is, over how far its teacher is."""
+    """Accuracy kept: how far the student is above chance, over how far its teacher is."""
 
     value: float | None
-    """Mean over `benchmarks` of (student - chance) / (teacher - chance); None where it cannot be
-    told, as no benchmark's teacher is above chance."""
+    """Mean over `benchmarks` of (student - chance) / (teacher - chance), no unit.
+
+    None where no benchmark's teacher is above chance.
+    """
     low: float | None
-    """2.5th percentile over the benchmarks' samples; None where a standard error is unknown."""
+    """Lower end of the 95 % interval over the benchmarks' samples.
+
+    None where a standard error is unknown.
+    """
     high: float | None
-    """97.5th percentile."""
+    """Upper end of the 95 % interval."""
     benchmarks: tuple[str, ...]
-    """Those in the mean: the teacher is at least two standard errors above chance."""
+    """The benchmarks in the mean: the teacher is at least two standard errors above chance."""
     teacher_at_chance: tuple[str, ...]
-    """Those that are not, and so say nothing of what was kept."""
+    """The benchmarks where the teacher is not. They say nothing about what was kept."""
     student_at_chance: tuple[str, ...]
-    """Of all with a level of chance, where the student is less than two standard errors above."""
+    """The benchmarks where the student is less than two standard errors above chance."""
     without_chance: tuple[str, ...]
-    """Left out too: the score of guessing is not known."""
+    """The benchmarks whose chance level is not known. They are left out too."""
 
 
 def is_at_chance(score: float, stderr: float | None, chance: float | None) -> bool:
-    """Whether a score is less than two standard errors above guessing; no where chance is unknown.
+    """Whether a score is less than two standard errors above chance.
 
-    Without a standard error it is whether the score is above chance at all.
+    False where `chance` is unknown. Without a standard error, the score is at chance when it is not
+    above it.
     """
     if chance is None:
         return False
@@ -56,11 +62,12 @@ def is_at_chance(score: float, stderr: float | None, chance: float | None) -> bo
 
 
 def accuracy_kept(scores: Sequence[BenchmarkScore]) -> Kept:
-    """Mean over benchmarks of (student - chance) / (teacher - chance), where that can be told.
+    """Accuracy kept: the mean over benchmarks of (student - chance) / (teacher - chance), a share.
 
-    The interval is a parametric bootstrap's: scores drawn anew from normal distributions of their
-    standard errors (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 6.5), so
-    that it is lopsided where a teacher is near chance.
+    Benchmarks whose teacher is at chance, or whose chance level is unknown, are left out. The 95 %
+    interval is that of a parametric bootstrap: scores are drawn from normal distributions with
+    their standard errors (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section
+    6.5). It is longer on one side where a teacher is near chance.
     """
     without = tuple(score.benchmark for score in scores if score.chance is None)
     teacher_at_chance = _teachers_at_chance(scores)
@@ -104,7 +111,7 @@ def _mean_share(counted: Sequence[BenchmarkScore]) -> float | None:
 
 
 def percentile(ordered: Sequence[float], share_pct: float) -> float:
-    """The nearest of values in ascending order."""
+    """The nearest of these values, which are in ascending order."""
     return ordered[min(len(ordered) - 1, round(share_pct / 100 * len(ordered)))]
 
 
@@ -125,30 +132,32 @@ def _drawn_means(scores: Sequence[BenchmarkScore], *, above_chance: bool) -> lis
 
 @dataclass(frozen=True)
 class OmPerf:
-    """Accuracy kept by the student."""
+    """OM_perf of a student (arXiv 2605.13981), with its error."""
 
     ratio: float | None
-    """Mean over benchmarks of student score over teacher score."""
+    """Mean over benchmarks of student score over teacher score, no unit.
+
+    None without scores, and where the teacher scores 0 on a benchmark.
+    """
     stderr: float | None
-    """One standard error, by the delta method, benchmarks taken as independent."""
+    """One standard error by the delta method. Benchmarks count as independent."""
     corrected: float | None
-    """Accuracy kept: the same of (score - chance), where the teacher is clear of chance."""
+    """Accuracy kept: the same of (score - chance), where the teacher is clearly above chance."""
     at_chance: tuple[str, ...]
-    """Benchmarks left out of `corrected`: teacher less than two standard errors above chance."""
+    """Benchmarks left out of `corrected`, as the teacher is less than two errors above chance."""
     low: float | None = None
-    """2.5th percentile of `ratio` over the bootstrap; None where a standard error is unknown."""
+    """Lower end of the 95 % interval of `ratio`. None where a standard error is unknown."""
     high: float | None = None
-    """97.5th percentile."""
+    """Upper end of the 95 % interval of `ratio`."""
 
 
 def om_perf(scores: Sequence[BenchmarkScore]) -> OmPerf:
-    """Mean over benchmarks of student over teacher score (arXiv 2605.13981).
+    """OM_perf: the mean over benchmarks of student score over teacher score (arXiv 2605.13981).
 
-    A benchmark on which the teacher scores 0 has no ratio and makes the mean None. The standard
-    error of s/t is |s/t| sqrt((u_s/s)^2 + (u_t/t)^2), written without dividing by s. The interval
-    is a parametric bootstrap's: scores drawn anew from normal distributions of their standard
-    errors (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 6.5), so that it
-    is lopsided where a teacher's score is small against its error.
+    The mean is None when the teacher scores 0 on a benchmark. The standard error of s/t is |s/t|
+    sqrt((u_s/s)^2 + (u_t/t)^2), in a form that does not divide by s. The 95 % interval is that of a
+    parametric bootstrap: scores are drawn from normal distributions with their standard errors
+    (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 6.5).
     """
     if not scores or any(score.teacher <= 0 for score in scores):
         return OmPerf(None, None, None, ())

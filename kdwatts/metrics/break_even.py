@@ -1,9 +1,14 @@
-"""When distilling pays: how many tokens served, or students of one teacher, repay the joules.
+"""Break-even: how many tokens served, or students of one teacher, repay the joules of distilling.
 
-Definitions of arXiv 2605.13981. An answer is a number only where the data settle it: `never` where
-there is nothing to gain, `unresolved` where the gain is not told from nothing, `not reached` where
-plain fine-tuning never gets as good, `unknown` where a measurement is missing. Intervals are
-Fieller's, so an answer is a number if and only if its interval has two ends.
+The definitions are those of arXiv 2605.13981. The answer is a number only where the data settle it.
+Otherwise it is one of these words:
+
+- `never`: distilling saves nothing.
+- `unresolved`: the saving cannot be told from 0.
+- `not reached`: plain fine-tuning never gets as good.
+- `unknown`: a measurement is missing.
+
+Intervals follow Fieller. So the answer is a number if and only if its interval has two ends.
 """
 
 from __future__ import annotations
@@ -16,32 +21,36 @@ from kdwatts.metrics.fieller import ratio_interval
 from kdwatts.metrics.quantity import Quantity, difference, half_width_of
 
 UNSHARED = {"measured": 0.01, "attributed": 0.01, "estimated": 0.20, "mixed": 0.20}
-"""How far one meter's error differs between training and decoding, as one standard deviation over
-the energy, by quality. Our judgement: a sensor errs alike at both loads to about 1 %, a model of a
-processor's power to about 20 %."""
+"""How much one meter's error differs between training and decoding, by quality of the energy.
+
+One standard deviation over the energy. This is our judgement: a sensor errs alike at both loads to
+about 1 %, a model of a processor's power to about 20 %.
+"""
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """How many it takes."""
+    """A number of tokens or students, or the reason why there is none."""
 
     verdict: str
-    """reached, never, unresolved, not reached or unknown."""
+    """`reached`, `never`, `unresolved`, `not reached` or `unknown`."""
     value: float | None = None
-    """Tokens or students; None unless reached."""
+    """Tokens or students. None unless `reached`."""
     low: float | None = None
-    """Lower end of its 95 % interval; of an unresolved answer, what it is not before."""
+    """Lower end of its 95 % interval. Where unresolved, break-even comes no earlier than this."""
     high: float | None = None
+    """Upper end of its 95 % interval."""
 
 
 def tokens_to_break_even(
     extra: Quantity, reference: Quantity, student: Quantity, *, same_meter: bool = True
 ) -> BreakEven:
-    """T*: tokens that must be served until building the student is repaid.
+    """T*: the number of tokens to serve until the joules of building the student are repaid.
 
-    T* = extra joules / (reference - student J/token), the reference being the model that the
-    student takes the place of. With one meter for all, its calibration cancels, and UNSHARED of the
-    extra joules stays.
+    T* = `extra` / (`reference` - `student`). `extra` are the joules of building. `reference` and
+    `student` are joules per token; the reference is the model that the student replaces. When one
+    meter read everything (`same_meter`), its calibration cancels, and `UNSHARED` of the extra
+    joules remains.
     """
     return _repaid(extra, difference(reference, student, same_meter=same_meter), same_meter)
 
@@ -49,11 +58,12 @@ def tokens_to_break_even(
 def students_to_break_even(
     teacher: Quantity, baseline: Quantity, distill: Quantity, *, same_meter: bool = True
 ) -> BreakEven:
-    """N*: students that must share a teacher until its joules are repaid.
+    """N*: the number of students that must share a teacher until the teacher's joules are repaid.
 
-    N* = teacher's joules / (baseline - distillation), both of building one student. The baseline is
-    what plain fine-tuning needs to be as good (`energy_at_quality`); without a value it never was,
-    so that joules alone decide nothing: `not reached`.
+    N* = `teacher` / (`baseline` - `distill`), all in joules. `distill` is what distilling one
+    student takes. `baseline` is what plain fine-tuning takes to be as good (`energy_at_quality`). A
+    baseline without a value never gets as good: then joules alone decide nothing, and the answer is
+    `not reached`.
     """
     if baseline.value is None:
         return BreakEven("not reached")
@@ -65,7 +75,8 @@ def energy_at_quality(
 ) -> float | None:
     """Joules at which a training curve of (joules, quality) first reaches `quality`.
 
-    Between two readings the way is taken as straight. None where it never does, or for no curve.
+    Between two readings the curve is a straight line. None where it never gets there, and for an
+    empty curve.
     """
     sign = 1.0 if higher_is_better else -1.0
     points = sorted(curve)
@@ -81,10 +92,10 @@ def energy_at_quality(
 
 
 def apart_from_serving(building: Quantity, *, same_meter: bool = True) -> Quantity:
-    """Joules of building as they stand beside joules of serving.
+    """Joules of building, with the errors that remain when joules of serving are subtracted.
 
-    What one meter does not share between the two loads, UNSHARED of the joules, counts as random.
-    Of two meters that is all of its calibration.
+    One meter does not share all of its error between the two loads: `UNSHARED` of the joules counts
+    as random. With two meters all of the calibration does.
     """
     if building.value is None or building.random_sd is None:
         return building

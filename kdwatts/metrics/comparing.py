@@ -1,9 +1,9 @@
-"""Two settings by pairs of one seed: whether they differ, whether they are the same within x %,
-and how many seeds would show the one or the other.
+"""Two settings compared by pairs of runs with one seed each.
 
-All by Student's t over the differences of pairs, taken as independent draws of a normal
-distribution. `alpha` is the chance of a false finding in one comparison: with m comparisons made
-together give 0.05 / m, the worst level that Holm's correction asks for.
+Three questions are answered: do they differ, are they the same within x %, and how many seeds would
+show it. All answers use Student's t over the differences of pairs, which count as independent draws
+from a normal distribution. `alpha` is the chance of a false finding in one comparison. For m
+comparisons made together, give 0.05 / m: the strictest level in Holm's correction.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from typing import Any
 from kdwatts.metrics.student_t import to_half_width
 
 POWER = 0.8
-"""Chance of showing what is there, at which seeds are enough."""
+"""The chance of showing a true difference at which seeds are enough."""
 
 LEAST_SEEDS = 3
-"""No fewer are asked for: two hardly show how much seeds differ."""
+"""The least number of seeds that is ever suggested: two hardly show how much seeds differ."""
 
 MOST_SEEDS = 50
-"""Where more are needed, how many is not told: the difference is next to nothing."""
+"""The largest number of seeds that is suggested.
+
+A difference that needs more is next to nothing.
+"""
 
 
 def paired_p(differences: Sequence[float], *, scale: float = 0.0) -> float | None:
     """Two-sided p of Student's paired t-test that the mean difference is 0 (Student 1908).
 
-    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. None for fewer than two differences,
-    and for differences that are all alike but not 0: their spread, which t divides by, is unknown
-    rather than 0. `scale` is the size of the numbers that were subtracted, whose rounding is no
-    spread.
+    t = mean / (s / sqrt(n)) with n - 1 degrees of freedom. `scale` is the size of the numbers that
+    were subtracted: differences within its rounding are no spread. None for fewer than two
+    differences. None also when all differences are equal and not 0: their spread is unknown then,
+    not 0.
     """
     from scipy.special import stdtr
 
@@ -49,13 +52,13 @@ def paired_p(differences: Sequence[float], *, scale: float = 0.0) -> float | Non
 def equivalence_p(
     values: Sequence[float], baseline_values: Sequence[float], margin: float
 ) -> float | None:
-    """p that values and baseline differ in mean by `margin` (0.03: 3 %) of the baseline or more.
+    """p that values and baseline differ by `margin` of the baseline's mean or more (0.03 is 3 %).
 
-    The larger p of two one-sided paired t-tests, of value - (1 + margin) baseline being below 0
-    and of value - (1 - margin) baseline being above 0: exact for the ratio of both means, whose
-    denominator is measured too. p below alpha is to say that the ratio's 1 - 2 alpha interval
-    (Fieller's) lies within 1 +- margin. Pairs stand in equal places. None for fewer than two
-    pairs, for a baseline whose mean is not above 0, and where either has no spread.
+    This is the larger p of two one-sided paired t-tests: that value - (1 + margin) baseline is
+    below 0, and that value - (1 - margin) baseline is above 0. It is exact for the ratio of both
+    means, whose denominator is measured too. p is below alpha exactly when Fieller's 1 - 2 alpha
+    interval of the ratio lies within 1 +- margin. Pairs stand in equal places. None for fewer than
+    two pairs, for a baseline whose mean is not above 0, and where a difference has no spread.
     """
     from scipy.special import stdtr
 
@@ -73,9 +76,10 @@ def equivalence_p(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being many, in their order (Holm 1979).
+    """The p-values corrected for their number, in the same order (Holm 1979).
 
-    The k-th smallest of m is multiplied by m - k + 1; none is below a smaller one's, or above 1.
+    The k-th smallest of m values is multiplied by m - k + 1. No corrected value is above 1 or below
+    that of a smaller p.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -88,10 +92,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def holm_over_margins(p_values: Sequence[Sequence[float]]) -> list[list[float]]:
     """Corrected `equivalence_p` of each comparison at each of its margins, the widest first.
 
-    So that the smallest margin that passes may be told, whichever it is: p at a margin is
-    corrected as by `holm` beside the other comparisons at their narrowest. That is Holm's closed
-    test: among nested margins one is false only if the widest false one is, and no other margin
-    of the others has a larger p. The chance of telling any margin falsely stays below alpha.
+    You may report the smallest margin that passes. At each margin, p is corrected by `holm` beside
+    the other comparisons at their narrowest margin. This is Holm's closed test. The margins are
+    nested, so a false finding at one margin comes with a false finding at the widest false margin.
+    The chance of any false finding stays below alpha.
     """
     raised = [list(accumulate(ps, max)) for ps in p_values]
     narrowest = sorted(ps[-1] for ps in raised)
@@ -106,10 +110,10 @@ def holm_over_margins(p_values: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def paired_power(d: float, n: int, alpha: float = 0.05) -> float:
-    """Chance that n pairs show a difference of d standard deviations, two-sided at alpha.
+    """The chance that n pairs show a difference of d standard deviations, two-sided at alpha.
 
-    d = |mean| / sd of the differences. P(|T| > t[1 - alpha / 2]) of the noncentral t with n - 1
-    degrees of freedom and noncentrality d sqrt(n).
+    d = |mean| / sd of the differences. The chance is P(|T| > t[1 - alpha / 2]) for the noncentral t
+    with n - 1 degrees of freedom and noncentrality d sqrt(n).
     """
     from scipy.special import ndtr
 
@@ -120,10 +124,10 @@ def paired_power(d: float, n: int, alpha: float = 0.05) -> float:
 
 
 def equivalence_power(width: float, n: int, alpha: float = 0.05) -> float:
-    """Chance that n pairs of equal settings are shown to be the same within `width`.
+    """The chance that n pairs of equal settings are shown to be the same within `width`.
 
-    `width` is the margin over the sd of the differences, both in one unit. Both one-sided tests
-    pass if the mean difference lies within width - t[1 - alpha] s / sqrt(n) of 0.
+    `width` is the margin over the standard deviation of the differences. Both one-sided tests pass
+    when the mean difference lies within width - t[1 - alpha] s / sqrt(n) of 0.
     """
     from scipy.special import ndtr
 
@@ -140,12 +144,12 @@ def seeds_needed(
     most: int = MOST_SEEDS,
     scale: float = 0.0,
 ) -> int | None:
-    """Pairs in all, those at hand among them, that would show the difference observed.
+    """The number of pairs, those at hand included, that would show the observed difference.
 
-    The smallest n from `least` on whose `paired_power` at d = |mean| / s reaches `power`; most + 1
-    where `most` are too few. d is of the pairs at hand, and of few pairs it is too large as a rule
-    (at three 1.8 times, on average), so that n says about how many. None for fewer than two
-    differences, and for those without a spread. `scale` is that of `paired_p`.
+    It is the smallest n from `least` on whose `paired_power` at d = |mean| / s reaches `power`, and
+    most + 1 where `most` pairs are too few. d comes from the pairs at hand. From few pairs it is
+    usually too large (from three, 1.8 times on average), so n is a rough figure. None for fewer
+    than two differences and for differences without a spread. `scale` is that of `paired_p`.
     """
     if len(differences) < 2:
         return None
@@ -165,11 +169,12 @@ def seeds_needed_for_equivalence(
     least: int = LEAST_SEEDS,
     most: int = MOST_SEEDS,
 ) -> int | None:
-    """Pairs in all that would show two settings to be the same within `margin`, if they are equal.
+    """The number of pairs that would show two equal settings to be the same within `margin`.
 
-    The smallest n from `least` on whose `equivalence_power` reaches `power`, at the sd of the
-    differences observed over the baseline's mean; most + 1 where `most` are too few. Settings that
-    differ, but by less than the margin, need more. None where `equivalence_p` knows none.
+    It is the smallest n from `least` on whose `equivalence_power` reaches `power`, at the observed
+    standard deviation of the differences over the baseline's mean. It is most + 1 where `most`
+    pairs are too few. Settings that differ by less than the margin need more pairs. None where
+    `equivalence_p` is None.
     """
     differences = [a - b for a, b in zip(values, baseline_values, strict=True)]
     if len(differences) < 2 or math.fsum(baseline_values) <= 0:

@@ -8,25 +8,28 @@ from kdwatts.metrics.fieller import Interval
 
 
 def j_per_token(energy_j: float | None, tokens: int | None) -> float | None:
-    """EPT: joules over tokens; None without either (arXiv 2605.13981)."""
+    """EPT: joules per token (arXiv 2605.13981). None when energy or tokens are missing."""
     return energy_j / tokens if energy_j is not None and tokens else None
 
 
 def eff_overall(
     kept: float | None, teacher_j_per_token: float | None, student_j_per_token: float | None
 ) -> float | None:
-    """OM_perf times teacher over student joules per token served (arXiv 2605.13981)."""
+    """Eff_overall: OM_perf times the teacher's over the student's joules per token served, no unit.
+
+    arXiv 2605.13981. None when one of the three is missing.
+    """
     if kept is None or teacher_j_per_token is None or not student_j_per_token:
         return None
     return kept * teacher_j_per_token / student_j_per_token
 
 
 def product(one: Interval, other: Interval) -> Interval:
-    """`one` times `other`, with an interval from both of theirs, on a logarithmic scale.
+    """The product of two ratios with its 95 % interval, computed on a logarithmic scale.
 
-    Each side apart: distances of the ends from the values, in logarithms, add in squares (Zou and
-    Donner 2008, Statistics in Medicine 27:1693, "MOVER"). So an interval that is lopsided stays so
-    and none touches 0. An end is None where one of the two has none, or none above 0.
+    On each side, the distances of the ends from the values, as logarithms, add in squares (Zou and
+    Donner 2008, Statistics in Medicine 27:1693, "MOVER"). So an interval that is longer on one side
+    stays so, and none reaches 0. An end is None where one of the two has none above 0.
     """
     if one.value is None or other.value is None:
         return Interval(None)

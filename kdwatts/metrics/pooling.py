@@ -1,7 +1,8 @@
-"""Several measurements of one expectation, each a run with windows of its own.
+"""Several measurements of one true value. Each is a run with several windows.
 
-Runs differ by more than the windows inside them show: on two cores the windows of one run cover the
-truth in 56 of 100 cases where 95 were meant, the means of runs in 95. So the means count.
+Runs differ by more than their windows show. On two cores, the 95 % interval from the windows of one
+run holds the true value in 56 of 100 cases. That from the means of runs holds it in 95. So the
+means of runs are used.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from kdwatts.metrics.quantity import Quantity, mean_of
 
 @dataclass(frozen=True)
 class Spread:
-    """How far means of runs lie apart, relative to their mean: one standard deviation of one."""
+    """How far run means lie from their common mean: one relative standard deviation of one run."""
 
     relative_sd: float
     degrees: float
 
 
 def relative_spread(groups: Sequence[Sequence[float]]) -> Spread | None:
-    """The spread that groups of run means have in common; None where no group has two.
+    """The spread that groups of run means have in common. None where no group has two means.
 
-    Variances of value over group mean are averaged, weighted with their degrees of freedom. A group
-    whose mean is 0 has no relative spread and tells nothing.
+    Each group gives the variance of value over group mean, weighted by its degrees of freedom. A
+    group whose mean is 0 has no relative spread and is left out.
     """
     squares, degrees = 0.0, 0
     for values in groups:
@@ -44,11 +45,11 @@ def pool(
     shared_relative: float | None = None,
     borrowed: Spread | None = None,
 ) -> Quantity:
-    """The mean of R independent runs with Student's t of R - 1 degrees of freedom.
+    """The mean of R independent runs, with Student's t of R - 1 degrees of freedom, in `unit`.
 
-    A single run has no spread of its own: `borrowed` is that of other runs on the same machine, and
-    without it the random error is unknown. `shared_relative` is one standard deviation of the
-    meter's calibration over the value; it is no part of the spread.
+    A single run has no spread of its own. `borrowed` is the spread of other runs on the same
+    machine; without it the random error is unknown. `shared_relative` is one standard deviation of
+    the meter's calibration over the value, which is not part of the spread.
     """
     mean = mean_of(run_means, unit=unit, quality=quality)
     if mean.value is None:
@@ -61,10 +62,10 @@ def pool(
 
 
 def agree_p(runs: Sequence[Sequence[float]]) -> float | None:
-    """p of the F test that runs have one mean, their windows being alike (Fisher 1925).
+    """p of the F test that all runs have one mean, from the windows within them (Fisher 1925).
 
-    Small: runs differ by more than windows inside them do. None for fewer than two runs, and where
-    no run has two windows or windows do not differ at all.
+    A small p says that runs differ by more than their windows do. None for fewer than two runs,
+    where no run has two windows, and where windows do not differ at all.
     """
     windows = [len(run) for run in runs]
     between, within = len(runs) - 1, sum(windows) - len(runs)

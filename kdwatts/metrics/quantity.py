@@ -1,7 +1,8 @@
-"""A number with its unit and its errors: what repeats average out, and what they share.
+"""A number with its unit and its two errors: one that repeats average out, and one they share.
 
-Readings of one meter share its calibration. It is in an absolute figure whole, adds in a sum, and
-cancels in a ratio of two readings. So the two errors are kept apart until a figure is shown.
+All readings of one meter share its calibration error. That error counts in full for an absolute
+figure, adds up in a sum, and cancels in a ratio of two readings. So the two errors stay apart until
+a figure is shown.
 """
 
 from __future__ import annotations
@@ -19,45 +20,46 @@ MEASURED = ("measured", "attributed")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value and one standard deviation of each of its errors, all in `unit`."""
+    """A value with one standard deviation of each of its two errors, all in `unit`."""
 
     value: float | None
-    """None where it was not measured."""
+    """The value. None where it was not measured."""
     random_sd: float | None = None
-    """Of what differs from one measurement to the next; None where nothing is known of it."""
+    """The part that differs from one measurement to the next. None where nothing is known of it."""
     shared_sd: float | None = None
-    """Of what all readings of one meter have in common; None where nothing is known of it."""
+    """The part that all readings of one meter have in common. None where nothing is known of it."""
     unit: str = ""
+    """The unit, such as J or J/token."""
     quality: str = "measured"
     """measured, attributed, estimated, mixed, reported or missing."""
     degrees: float = math.inf
-    """Degrees of freedom of `random_sd`: measurements less one where they gave it."""
+    """Degrees of freedom of `random_sd`: one less than the number of measurements it is from."""
 
     @property
     def number(self) -> float:
-        """The value, for who knows that there is one, as of a mean over numbers."""
+        """The value in `unit`, for callers who know that there is one."""
         assert self.value is not None, f"a quantity in {self.unit!r} is {self.quality}"
         return self.value
 
     @property
     def sd(self) -> float | None:
-        """One standard deviation of both errors together; None where one of them is unknown."""
+        """One standard deviation of both errors together. None where one of them is unknown."""
         if self.random_sd is None or self.shared_sd is None:
             return None
         return math.hypot(self.random_sd, self.shared_sd)
 
     @property
     def half_width(self) -> float | None:
-        """Half of its 95 % interval: the halves of both errors, added in squares.
+        """Half of the 95 % interval: the halves of both errors, added in squares.
 
-        None where the value or its random error is unknown; a shared error that is unknown is 0.
+        None where the value or its random error is unknown. An unknown shared error counts as 0.
         """
         half = self.random_half_width
         return None if half is None else math.hypot(half, to_half_width(self.shared_sd or 0.0))
 
     @property
     def random_half_width(self) -> float | None:
-        """The same without what the meter shares: for comparing with what the same meter read."""
+        """Half of the 95 % interval without the shared error: to compare readings of one meter."""
         if self.value is None or self.random_sd is None:
             return None
         return to_half_width(self.random_sd, self.degrees)
@@ -68,21 +70,24 @@ MISSING_J = Quantity(None, unit="J", quality="missing")
 
 
 def interval_95(one: Quantity, *, calibration: bool = True) -> tuple[float, float] | None:
-    """Ends of its 95 % interval; None where the value or its random error is unknown.
+    """The ends of the 95 % interval. None where the value or its random error is unknown.
 
-    Without `calibration` it is for comparing with what the same meter read.
+    Without `calibration` the shared error is left out: to compare with readings of the same meter.
     """
     half = half_width_of(one, same_meter=not calibration)
     return None if one.value is None or half is None else (one.value - half, one.value + half)
 
 
 def half_width_of(one: Quantity, *, same_meter: bool) -> float | None:
-    """Half of the 95 % interval that matters beside what the same meter read, or another one."""
+    """Half of the 95 % interval to compare with readings of the same meter, or of another one."""
     return one.random_half_width if same_meter else one.half_width
 
 
 def mean_of(values: Sequence[float], *, unit: str = "", quality: str = "measured") -> Quantity:
-    """The mean of independent measurements (Student 1908); of one the random error is unknown."""
+    """The mean of independent measurements (Student 1908).
+
+    A single one has no known random error.
+    """
     if not values:
         return Quantity(None, unit=unit, quality="missing")
     mean, sd = mean_and_sd(values)
@@ -92,10 +97,10 @@ def mean_of(values: Sequence[float], *, unit: str = "", quality: str = "measured
 def from_whole_sd(
     value: float | None, sd: float | None, shared_sd: float | None, *, unit: str, quality: str
 ) -> Quantity:
-    """The quantity of a record that states its whole error, and the shared part of it.
+    """The quantity of a record that states its whole error, and the part of it that is shared.
 
-    Where a record does not tell that part, as older ones, all of it counts as shared: calibration,
-    5 % of a sensor's joules and half of a model's, is nearly all that such records hold.
+    Older records do not state the shared part. Then the whole error counts as shared: such records
+    hold little besides calibration, which is 5 % of a sensor's joules and half of a model's.
     """
     if sd is None:
         return Quantity(value, unit=unit, quality=quality)
@@ -105,10 +110,13 @@ def from_whole_sd(
 
 
 def add(quantities: Iterable[Quantity], *, unit: str | None = None) -> Quantity:
-    """The sum of readings of one meter: random errors in squares, shared ones as they are.
+    """The sum of readings of one meter.
 
-    One missing term makes the sum missing, not smaller. The sum of nothing is 0, of which the
-    `unit` must be given. Raises ValueError for nothing without a unit.
+    Random errors add in squares, shared errors add as they are.
+
+    The sum has no value when one term has none. The sum of no terms is 0 in `unit`.
+
+    Raises ValueError for no terms without a unit.
     """
     terms = list(quantities)
     if not terms and unit is None:
@@ -130,7 +138,7 @@ def add(quantities: Iterable[Quantity], *, unit: str | None = None) -> Quantity:
 
 
 def difference(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Quantity:
-    """`one` less `other`: what one meter shares cancels as far as both have it."""
+    """`one` less `other`. With `same_meter` the shared error that both have cancels."""
     if one.value is None or other.value is None:
         return Quantity(None, unit=one.unit, quality="missing")
 
@@ -148,7 +156,7 @@ def difference(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Qu
 
 
 def scaled(one: Quantity, factor: float, *, unit: str | None = None) -> Quantity:
-    """The quantity times an exact number."""
+    """The quantity times a number that has no error."""
 
     def times(value: float | None) -> float | None:
         return None if value is None else factor * value
@@ -168,7 +176,7 @@ def scaled(one: Quantity, factor: float, *, unit: str | None = None) -> Quantity
 def ratio(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Interval:
     """`one` over `other` with its 95 % interval by Fieller's theorem.
 
-    What one meter shares is taken to cancel; of two meters it stays in both. Without a random error
+    With `same_meter` the shared errors cancel; with two meters both remain. Without a random error
     there is a value and no interval.
     """
     if one.value is None or not other.value:
@@ -180,9 +188,10 @@ def ratio(one: Quantity, other: Quantity, *, same_meter: bool = True) -> Interva
 
 
 def common_quality(qualities: Iterable[str]) -> str:
-    """The quality of what is made of figures with these: theirs, or `mixed` where they differ.
+    """The quality of a figure made from figures of these qualities: theirs, or `mixed`.
 
-    So a reader sees that a sum with an estimate in it is no measurement. Of nothing it is missing.
+    So a reader sees that a sum with an estimate in it is not measured. For no figures it is
+    missing.
     """
     kinds = set(qualities)
     if not kinds:

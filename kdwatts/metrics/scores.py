@@ -1,4 +1,4 @@
-"""Records of scores as what accuracy kept is formed from, and which of them are at chance."""
+"""Score records as input of accuracy kept, and which of them are at chance."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, is_at_chance
 
 Record = Mapping[str, Any]
-"""A score as eval.json holds it; one of an older version has no `chance`."""
+"""A score as eval.json holds it. One of an older version has no `chance`."""
 
 Primaries = Mapping[str, tuple[str, float | None]]
-"""Benchmark to the metric that counts for it and the score of guessing, None where it has none."""
+"""Benchmark to the metric that counts for it, and to its chance level. None where it has none."""
 
 
 def with_chance(scores: Iterable[Record], primaries: Primaries) -> list[dict[str, Any]]:
-    """The records with `chance` where the metric is the one that counts, and None elsewhere."""
+    """The records with `chance` filled in for the metric that counts, and None for all others."""
     return [
         {**score, "chance": primaries[score["task"]][1] if _is_primary(score, primaries) else None}
         for score in scores
@@ -42,7 +42,7 @@ def benchmark_scores(scores: Sequence[Record], primaries: Primaries) -> list[Ben
 def benchmarks_at_chance(
     scores: Sequence[Record], primaries: Primaries, *, subject: str
 ) -> list[str]:
-    """Benchmarks on which a model is less than two standard errors above chance."""
+    """The benchmarks on which a model is less than two standard errors above chance."""
     return [
         task
         for task, score in _by_task(scores, primaries, subject).items()

@@ -1,4 +1,4 @@
-"""Student's t: what turns a standard deviation into half of an interval, and back."""
+"""Student's t: it turns a standard deviation into half of an interval, and back."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NORMAL_975 = 1.959963984540054
 
 
 def t_quantile(degrees: float, confidence: float = 0.95) -> float:
-    """Half width, in standard deviations, of a two-sided interval of Student's t (Student 1908).
+    """Half of a two-sided interval of Student's t, in standard deviations (Student 1908).
 
-    `degrees` of freedom above 0; infinitely many are the normal distribution.
+    `degrees` of freedom are above 0. With infinitely many it is the normal distribution.
     """
     if math.isinf(degrees) and confidence == 0.95:
         return NORMAL_975
@@ -24,19 +24,19 @@ def t_quantile(degrees: float, confidence: float = 0.95) -> float:
 
 
 def to_half_width(sd: Any, degrees: float = math.inf, confidence: float = 0.95) -> Any:
-    """Half of the interval of a standard deviation, or of each in an array of them."""
+    """Half of the interval for one standard deviation, or for each in an array."""
     return t_quantile(degrees, confidence) * sd
 
 
 def to_sd(half_width: float, degrees: float) -> float:
-    """The standard deviation that has this half of a 95 % interval."""
+    """The standard deviation that gives this half of a 95 % interval."""
     return half_width / t_quantile(degrees)
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half of its 95 % interval by Student's t, values taken as independent draws.
+    """The mean, and half of its 95 % interval by Student's t. Values count as independent draws.
 
-    A single value has no interval. Raises ValueError for none.
+    A single value has no interval. Raises ValueError for no values.
     """
     if not values:
         raise ValueError("mean_and_half_width: 0 values given; give at least one")
@@ -45,7 +45,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and the standard deviation of the mean; None for a single value."""
+    """The mean, and the standard deviation of the mean, which is None for a single value."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return mean, None

@@ -1,4 +1,4 @@
-"""The energy of a window: the one sum over its components, for rows at hand and rows on disk."""
+"""The energy of a window: one sum over its components, for rows in memory and rows on disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _WEAKEST_LAST = (*MEASURED, "estimated")
 
 
 def window_energy(row: Mapping[str, Any]) -> Quantity:
-    """Joules of a StageRow's fields: its measured components, or the estimated where none is.
+    """Joules of a StageRow's fields: the sum of the measured components, or of the estimated ones.
 
-    Measured and estimated components are never added. Sensors of different kinds err independently,
-    so both their errors add in squares. A sum that holds an attributed component is attributed.
+    Measured and estimated components are never added to each other: estimated ones count only where
+    nothing is measured. Sensors of different kinds err independently, so both errors add in
+    squares. A sum with an attributed component is attributed.
     """
     components = _summed(row)
     if not components:
@@ -32,9 +33,9 @@ def window_energy(row: Mapping[str, Any]) -> Quantity:
 
 
 def window_net_energy_j(row: Mapping[str, Any]) -> float | None:
-    """Joules of the same components, less what they would have drawn idle.
+    """Joules of the same components, less the joules that idle devices would have drawn.
 
-    None where that of one of them is unknown, as in older rows, or none is known.
+    None where this is unknown for one of them, as in older rows.
     """
     net_energy_j = row.get("net_energy_j") or {}
     nets_j = [net_energy_j.get(component) for component in _summed(row)]

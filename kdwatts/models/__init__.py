@@ -1,1 +1,1 @@
-"""Student and teacher: loading, layer maps, vocabulary alignment."""
+"""Student and teacher: loading, layer maps, and the vocabulary they share."""

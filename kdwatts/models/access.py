@@ -1,7 +1,7 @@
 """Whether models and tokenizers of a pair can be read, and what to do where they cannot.
 
-Libraries raise many types of errors with many lines; here each becomes one sentence, raised
-before anything is measured.
+Libraries raise many types of errors, with many lines. Here each becomes one sentence, which is
+raised before anything is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-AGAIN = "run the command with until=prefetch where there is a network, and the same HF_HOME"
+AGAIN = "run the command with until=prefetch where there is a network, with the same HF_HOME"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
@@ -25,11 +25,12 @@ def hub_errors_in_one_sentence(
     licence: str | None = None,
     fetching: bool = False,
 ) -> Iterator[None]:
-    """Raise one sentence for what libraries raise when something of a hub is not read.
+    """A context that turns a library's error about a hub into one sentence.
 
-    RuntimeError where account, network or disk are to blame, ValueError where the repository is:
-    without safetensors, or with code of its own. `page` is that of the repository on the hub; None
-    where several may be meant. `fetching` is said by who may use the network.
+    It raises RuntimeError where the account, the network or the disk is the reason. It raises
+    ValueError where the repository is: it has no safetensors, or needs code of its own. `page` is
+    the repository's page on the hub, and None where several may be meant. Set `fetching` where the
+    network may be used.
     """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub_errors
@@ -40,30 +41,30 @@ def hub_errors_in_one_sentence(
         causes = _causes(error)
         names = [kind.__name__ for cause in causes for kind in type(cause).__mro__]
         text = " ".join(str(cause) for cause in causes)
-        # Of `datasets` the name alone is known: importing it for that takes a second.
+        # Only the error's name is known: importing `datasets` for its type takes a second.
         if page and ("GatedRepoError" in names or "is a gated dataset" in text):
             named = f" ({licence})" if licence else ""
             raise RuntimeError(
-                f"{what} is gated: accept its licence{named} at {constants.ENDPOINT}/{page} and "
-                "give the account's token (HF_TOKEN, or `hf auth login`), then run this again; a "
-                "node without a network needs until=prefetch first"
+                f"{what} is gated: accept its licence{named} at {constants.ENDPOINT}/{page}, give "
+                "your account's token (HF_TOKEN, or `hf auth login`), and run this again; for a "
+                "node without a network, run until=prefetch first"
             ) from error
         if "RevisionNotFoundError" in names:
             raise RuntimeError(
-                f"{what} has no revision {revision} at {constants.ENDPOINT}; correct it in the "
-                "pair's file in conf/model"
+                f"{what} has no revision {revision} at {constants.ENDPOINT}; correct the revision "
+                "in the pair's file in conf/model"
             ) from error
         if page and any(n in names for n in ("RepositoryNotFoundError", "DatasetNotFoundError")):
             raise RuntimeError(
-                f"{what} is not at {constants.ENDPOINT}, or not for this account; check its name, "
-                "or give a token that may read it (HF_TOKEN, or `hf auth login`)"
+                f"{what} is not at {constants.ENDPOINT}, or this account may not read it; check "
+                "its name, or give the token of an account that may (HF_TOKEN, or `hf auth login`)"
             ) from error
         if not fetching and ("LocalEntryNotFoundError" in names or "OfflineModeIsEnabled" in names):
             raise RuntimeError(_not_here(what)) from error
         if "trust_remote_code" in text:
             raise ValueError(
-                f"{what} brings code of its own (trust_remote_code), which is never run here; "
-                "choose a model that transformers has the code of"
+                f"{what} needs code of its own (trust_remote_code), which is never run here; "
+                "choose a model whose code is in transformers"
             ) from error
         if isinstance(error, OSError) and "file named" in text and "safetensors" in text:
             raise ValueError(_no_safetensors(what)) from error
@@ -79,11 +80,13 @@ def hub_errors_in_one_sentence(
 def check_weights(
     path: str, *, directory: Path | None, revision: str | None, licence: str | None
 ) -> None:
-    """Raise unless the weights at `path` are safetensors that can be read; none is read for it.
+    """Raise unless the weights at `path` are safetensors that can be read.
 
-    `directory` is their folder; None for a hub id. Of a hub that answers, the list of files is
-    asked for, else its cache on this disk. Raises as
-    `hub_errors_in_one_sentence` does.
+    None of them is read here.
+
+    `directory` is their folder, and None for a hub id. A hub that answers is asked for its list of
+    files. Else the hub's cache on this disk is searched. It raises what
+    `hub_errors_in_one_sentence` raises.
     """
     what = f"model {path}"
     if directory is not None:
@@ -101,7 +104,7 @@ def check_weights(
 
 
 def check_tokenizer(path: str, *, revision: str | None) -> None:
-    """Raise RuntimeError where no hub may be asked and the cache has no tokenizer of this id."""
+    """Raise RuntimeError when no hub may be asked and the cache has no tokenizer with this id."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE and not any(
@@ -149,13 +152,13 @@ def _not_here(what: str) -> str:
     why = f"{constants.ENDPOINT} does not answer"
     if constants.HF_HUB_OFFLINE:
         why = "HF_HUB_OFFLINE forbids to fetch it"
-    return f"{what} is not in HF_HOME={constants.HF_HOME} and {why}; {AGAIN}"
+    return f"{what} is not in HF_HOME={constants.HF_HOME}, and {why}; {AGAIN}"
 
 
 def _no_safetensors(what: str) -> str:
     return (
-        f"{what} has no weights as safetensors, and pickled ones are refused, for reading them "
-        "runs code; save the model as safetensors, or choose one that is"
+        f"{what} has no weights as safetensors, and pickled weights are refused, since reading "
+        "them runs code; save the model as safetensors, or choose another one"
     )
 
 

@@ -1,11 +1,11 @@
-"""Which blocks of two models say alike: linear centred kernel alignment, and pairs that follow it.
+"""Which blocks of two models say alike things: linear centred kernel alignment (CKA).
 
 Kornblith et al. 2019, arXiv 1905.00414, section 3: CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),
-with K = X Xᵀ and L = Y Yᵀ over the same positions, centred. The plain estimate of HSIC, for which
-CKA is ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), nears 1 for any two wide blocks when positions are fewer than widths:
-independent noise of width 4,096 at 2,048 positions has 0.67. Here HSIC is the unbiased estimate
-(Song et al. 2012, Journal of Machine Learning Research 13, equation 4), for which noise has 0, and
-which tends to the plain one as positions grow.
+with K = X Xᵀ and L = Y Yᵀ over the same positions, centred. With the plain estimate of HSIC, CKA is
+‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖). This estimate is near 1 for any two wide blocks when there are fewer
+positions than widths: independent noise of width 4,096 at 2,048 positions has 0.67. Here HSIC is
+the unbiased estimate (Song et al. 2012, Journal of Machine Learning Research 13, equation 4). Noise
+then has 0, and the two estimates agree when there are many positions.
 """
 
 # N positions, D width of a block, S student blocks, T teacher blocks.
@@ -24,17 +24,20 @@ MIN_POSITIONS = 4
 
 
 def unbiased_gram(state_ND: Tensor) -> Tensor:
-    """The inner products of all positions [N, N] in float64, centred off the diagonal, which is 0.
+    """Inner products [N, N] of the states [N, D] at all positions, centred, float64.
 
-    The inner product of two such matrices, over N (N - 3), is the unbiased estimate of HSIC
-    (Szekely and Rizzo 2014, Annals of Statistics 42, section 3: U-centring). Raises ValueError for
-    fewer than four positions.
+    The diagonal is 0.
+
+    The inner product of two such matrices over N (N - 3) is the unbiased estimate of HSIC (Szekely
+    and Rizzo 2014, Annals of Statistics 42, section 3: U-centring).
+
+    Raises ValueError for fewer than four positions.
     """
     num = len(state_ND)
     if num < MIN_POSITIONS:
         raise ValueError(
-            f"cka: {num} positions are too few to compare blocks, {MIN_POSITIONS} are the least; "
-            "lengthen training.sequence_length or add text"
+            f"cka: {num} positions are too few to compare blocks, which takes at least "
+            f"{MIN_POSITIONS}; raise training.sequence_length, or add text"
         )
     # The mean drops out below; without it, large common offsets would cost digits.
     centred_ND = state_ND.double() - state_ND.double().mean(0)
@@ -45,9 +48,9 @@ def unbiased_gram(state_ND: Tensor) -> Tensor:
 
 
 def cka_table(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Linear CKA [S, T] of every student with every teacher block, from their unbiased grams.
+    """Linear CKA [S, T] of each student block with each teacher block, from their unbiased grams.
 
-    At most 1; independent blocks are scattered around 0 and may lie below it.
+    A value is at most 1 and has no unit. Independent blocks scatter around 0, some below it.
     """
     table_ST = [[(mine * theirs).sum() for theirs in teacher] for mine in student]
     norms_S, norms_T = (
@@ -58,17 +61,20 @@ def cka_table(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def best_pairs(table_ST: Tensor, num_pairs: int) -> LayerPairs:
-    """The `num_pairs` pairs of highest total CKA that cross nowhere, in ascending order.
+    """The `num_pairs` pairs (student block, teacher block) of highest total CKA, ascending.
 
-    No block is taken twice, and a later student block has a later teacher block: single best
-    matches may all name one teacher block or run against the depth. `num_pairs` 0 is as many as
-    the shallower model allows. Raises ValueError for more than that.
+    `table_ST` [S, T] is that of `cka_table`. No block is used twice, and a later student block has
+    a later teacher block. The best match of each block alone could name one teacher block for all,
+    or go against the depth. With `num_pairs` 0 there are as many pairs as the shallower model
+    allows.
+
+    Raises ValueError for more pairs than that.
     """
     num_student, num_teacher = table_ST.shape
     most = min(num_student, num_teacher)
     if num_pairs > most:
         raise ValueError(
-            f"paradigm.feature.num_pairs={num_pairs}, the models have {num_student} and "
+            f"paradigm.feature.num_pairs={num_pairs} is too many for models of {num_student} and "
             f"{num_teacher} blocks; give at most {most}"
         )
     num_pairs = num_pairs or most

@@ -14,9 +14,9 @@ from kdwatts.runtime.fingerprint import fingerprint
 
 
 def initial_blocks(pair: Pair) -> list[int]:
-    """The teacher block that each student block begins as, counted from 0; none unless asked for.
+    """The teacher block that each student block begins as, counted from 0. Empty unless asked for.
 
-    `uniform` is the map of the feature term: same relative depth, last from last.
+    `uniform` is the layer map of the feature term: the same relative depth, the last from the last.
     """
     chosen = pair.student.init_from_teacher
     if chosen is None:
@@ -29,7 +29,10 @@ def initial_blocks(pair: Pair) -> list[int]:
 
 
 def student_fingerprint(pair: Pair) -> str:
-    """A key for the student's first weights; the teacher's where it begins as part of it."""
+    """A key for the student's first weights.
+
+    Where the student begins as a part of its teacher, the key is made from the teacher's weights.
+    """
     blocks = initial_blocks(pair)
     if not blocks:
         return source_fingerprint(pair.student)
@@ -49,10 +52,11 @@ def student_ancestors(pair: Pair) -> list[ModelSource]:
 
 
 def load_student(pair: Pair, *, dtype: torch.dtype, seed: int) -> nn.Module:
-    """The student on the CPU, in evaluation mode, at the weights it begins with.
+    """The student on the CPU, in evaluation mode, with the weights it begins with.
 
-    One that begins as part of its teacher takes embedding, chosen blocks, final norm and head, of
-    a quantised teacher as published; that they fit, the pair has checked.
+    A student that begins as a part of its teacher takes the embedding, the chosen blocks, the final
+    norm and the head. From a quantised teacher it takes the published weights. The pair's checks
+    made sure that they fit.
     """
     blocks = initial_blocks(pair)
     student = load_model(pair.student, dtype=dtype, seed=seed)

@@ -1,8 +1,8 @@
 """Which teacher block each student block learns from, and how a block's output is captured.
 
-Blocks count from 0; block i's output is the residual stream after it. For the last block it is
-taken before the final norm, in both models; `hidden_states[-1]` of transformers is after it, so
-outputs are caught by hooks and never indexed out of that tuple.
+Blocks count from 0. The output of block i is the residual stream after it. For the last block it is
+taken before the final norm, in both models. `hidden_states[-1]` of transformers is after that norm,
+so outputs are captured by hooks and not taken from there.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ LayerPairs = list[tuple[int, int]]
 
 
 def uniform_pairs(num_student_layers: int, num_teacher_layers: int) -> LayerPairs:
-    """Every student block with the teacher block at the same relative depth.
+    """Pairs (student block, teacher block) at the same relative depth, one for every student block.
 
-    t = floor((s + 1) L_T / L_S + 0.5) - 1, so that last meets last; 32 blocks under 80 give
-    teacher blocks 2, 4, 7, 9, ... Under a teacher of less than half the depth, first meets first.
+    t = floor((s + 1) L_T / L_S + 0.5) - 1, so that the last block meets the last. For 32 student
+    blocks and 80 teacher blocks, the teacher blocks are 2, 4, 7, 9, ... With a teacher of less than
+    half the student's depth, the first block meets the first.
     """
     # In integers: as floats, 11 * (15 / 22) falls just short of the half that is rounded up.
     half, whole = num_student_layers, 2 * num_student_layers
@@ -35,7 +36,7 @@ def uniform_pairs(num_student_layers: int, num_teacher_layers: int) -> LayerPair
 
 
 def last_pair(num_student_layers: int, num_teacher_layers: int) -> LayerPairs:
-    """The last blocks of both models."""
+    """The pair of the last blocks of both models."""
     return [(num_student_layers - 1, num_teacher_layers - 1)]
 
 
@@ -44,14 +45,14 @@ LAYER_MAPS = {"uniform": uniform_pairs, "last": last_pair}
 
 
 def layer_map_of(name: str) -> Callable[[int, int], LayerPairs]:
-    """The map of that name, ours or an installed package's, of both models' numbers of blocks."""
+    """The layer map with this name, ours or an installed package's: a function of two depths."""
     return LAYER_MAPS.get(name) or plugins.load(plugins.LAYER_MAPS, name)
 
 
 def layer_pairs(
     layers: str, explicit: Sequence[Sequence[int]], num_student_layers: int, num_teacher_layers: int
 ) -> LayerPairs:
-    """The pairs of a map by its name; `explicit` takes them as given.
+    """The pairs (student block, teacher block) of the map named `layers`, or `explicit` as given.
 
     Raises ValueError where a map gives anything but pairs of blocks that both models have.
     """
@@ -62,9 +63,9 @@ def layer_pairs(
     is_list = isinstance(pairs, list | tuple)
     if not is_list or not pairs or not all(_is_pair(pair, depths) for pair in pairs):
         raise ValueError(
-            f"paradigm.feature.layers={layers} pairs blocks as {pairs}, the models have "
-            f"{num_student_layers} and {num_teacher_layers} blocks; have its function return a "
-            "list of (student block, teacher block), counted from 0"
+            f"paradigm.feature.layers={layers} returns the pairs {pairs} for models of "
+            f"{num_student_layers} and {num_teacher_layers} blocks; return a list of (student "
+            "block, teacher block) from its function, counted from 0"
         )
     return [(int(student), int(teacher)) for student, teacher in pairs]
 
@@ -83,7 +84,7 @@ def _is_number(block: object) -> TypeGuard[int]:
 
 @contextmanager
 def captured_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """A dictionary that fills with the output [B, T, D] of each named block as `model` runs."""
+    """A dictionary that gets the output [B, T, D] of each named block while `model` runs."""
     layers = model.get_submodule("model.layers")
     with _captured({block: layers.get_submodule(str(block)) for block in blocks}) as outputs:
         yield outputs
@@ -91,12 +92,12 @@ def captured_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[in
 
 @contextmanager
 def captured_projections(model: nn.Module, block: int | None) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that fills with a block's queries, keys and values as `model` runs; -1 the last.
+    """A dictionary that gets a block's queries, keys and values while `model` runs. -1 is the last.
 
-    Under q, k and v lies [B, T, heads times head width], all heads side by side, where keys and
-    values have fewer heads under grouped-query attention. Taken before the rotary embedding, so
-    that what tokens are to each other does not depend on how far apart they stand. Without a block
-    it stays empty.
+    The keys are q, k and v. Each value is [B, T, heads times head width], with all heads side by
+    side. Keys and values have fewer heads under grouped-query attention. They are taken before the
+    rotary embedding, so that the relations of tokens do not depend on their distance. Without a
+    block the dictionary stays empty.
     """
     if block is None:
         yield {}

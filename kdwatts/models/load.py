@@ -25,31 +25,35 @@ FIXED = {
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     "qwen2": {"hidden_act": "silu", "use_sliding_window": False},
 }
-"""What is one way in all published models of a family that we build, count and cut students from.
-Qwen2's attention always has biases."""
+"""Values that are the same in all published models of a family that we build and count.
+
+Qwen2's attention always has biases.
+"""
 
 ADAPTERS_NAME = "adapter_config.json"
-"""Beside weights it has transformers load the model that it names in their place."""
+"""Beside weights, this file makes transformers load the model that it names instead."""
 
 ENERGY_NAME = "energy.json"
-"""Beside a model that we trained: what that cost. It travels with the folder."""
+"""Lies beside a model that we trained and states its joules. It stays with the folder."""
 
 
 def local_dir(path: str) -> Path | None:
-    """The model folder that `path` names, or None for a hub id.
+    """The model folder that `path` names. None for a hub id.
 
-    Raises ValueError when `path` cannot be a hub id and no folder is there.
+    Raises ValueError when `path` cannot be a hub id and no such folder exists.
     """
     directory = resolve_dir(path)
     if directory.is_dir():
         return directory
     if path.startswith(("tiny:", "/", ".", "~", "$")) or path.count("/") != 1:
-        raise ValueError(f"model: there is no folder {directory}; check the path or give a hub id")
+        raise ValueError(
+            f"model: the folder {directory} does not exist; check the path, or give a hub id"
+        )
     return None
 
 
 def location(path: str) -> str:
-    """What `from_pretrained` takes: a folder, or the hub id itself."""
+    """The argument of `from_pretrained`: a folder, or the hub id itself."""
     directory = local_dir(path)
     return str(directory) if directory else path
 
@@ -63,7 +67,7 @@ def source_fingerprint(source: ModelSource) -> str:
 
 
 def weights_fingerprint(source: ModelSource) -> str:
-    """A key for the weights: the bytes of a folder, id and revision on a hub, the shape else.
+    """A key for the weights: a folder's bytes, a hub's id and revision, or else the shape.
 
     Raises ValueError for a folder of adapters.
     """
@@ -73,18 +77,18 @@ def weights_fingerprint(source: ModelSource) -> str:
     if directory:
         if (directory / ADAPTERS_NAME).is_file():
             raise ValueError(
-                f"model {source.path}: {ADAPTERS_NAME} makes it adapters over a model that lies "
-                "elsewhere, whose weights would not be part of the key; merge them into a model "
-                "of their own"
+                f"model {source.path} holds adapters ({ADAPTERS_NAME}) for a model in another "
+                "place, whose weights would not be part of the key; merge them into a model of "
+                "their own"
             )
         return fingerprint_dir(directory, "*.[js]*")
     return fingerprint({"hub": source.path, "revision": source.revision})
 
 
 def tokenizer_fingerprint(pair: Pair, path: str | None = None) -> str:
-    """A key for the pair's tokenizer, or for that of its model at `path`.
+    """A key for the pair's tokenizer, or for the tokenizer of its model at `path`.
 
-    The bytes of its files, its chat template included, or its hub id and revision.
+    It is made from the bytes of its files, chat template included, or from hub id and revision.
     """
     path = path or pair.tokenizer
     directory = local_dir(path)
@@ -128,7 +132,7 @@ def stated_configuration(architecture: Architecture) -> Any:
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
     """The fast tokenizer at `path`.
 
-    Raises as `hub_errors_in_one_sentence` does where it cannot be read.
+    Where it cannot be read, this raises what `hub_errors_in_one_sentence` raises.
     """
     from transformers import AutoTokenizer
 
@@ -142,15 +146,15 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
 
 
 def pair_tokenizer(pair: Pair, path: str | None = None) -> Any:
-    """The tokenizer of the pair, or that of its model at `path`, at its revision."""
+    """The tokenizer of the pair, or of its model at `path`, at its revision."""
     path = path or pair.tokenizer
     return load_tokenizer(path, revision=pair.revision_of_tokenizer(path))
 
 
 def tokenizer_location(pair: Pair, path: str) -> str:
-    """The folder of a tokenizer at its revision, for who takes no revision of a tokenizer.
+    """The folder of a tokenizer at its revision, for libraries that accept no revision.
 
-    One of a hub must have been loaded before; without a revision it is the hub id.
+    A tokenizer of a hub must have been loaded before. Without a revision this is the hub id.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -163,7 +167,7 @@ def tokenizer_location(pair: Pair, path: str) -> str:
 
 
 def check_readable(source: ModelSource, *, licence: str | None = None) -> None:
-    """Raise, in one sentence, unless `load_model` can read `source`; its weights are not read."""
+    """Raise one sentence unless `load_model` can read `source`. The weights are not read."""
     if source.path is None:
         return
     if source.quantization:
@@ -180,9 +184,11 @@ def check_readable(source: ModelSource, *, licence: str | None = None) -> None:
 def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     """The causal language model of `source` on the CPU, in evaluation mode.
 
-    A quantised one is on the current CUDA device; move any other with `quantization.on_device`.
-    Without a path it has random weights drawn from `seed`. Raises ValueError when the real
-    configuration is not the architecture that the pair's file states.
+    A quantised model is on the current CUDA device. Move any other with `quantization.on_device`. A
+    source without a path has random weights, drawn from `seed`.
+
+    Raises ValueError when the real configuration is not the architecture that the pair's file
+    states.
     """
     from transformers import AutoModelForCausalLM
 
@@ -207,10 +213,10 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
 
 
 def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any:
-    """The configuration beside the weights of `source`, read without them.
+    """The configuration beside the weights of `source`. The weights are not read.
 
-    Raises ValueError when it is not the architecture that the pair's file states, and as
-    `access.told` does where it cannot be read.
+    Raises ValueError when it is not the architecture that the pair's file states. Where it cannot
+    be read, this raises what `access.hub_errors_in_one_sentence` raises.
     """
     from transformers import AutoConfig
 
@@ -231,7 +237,7 @@ def _warn_unpinned(kind: str, path: str, revision: str | None) -> None:
     """Say once that what is read of a hub may be another tomorrow."""
     if revision is None:
         log.warning(
-            "%s %s has no revision: the hub may serve other bytes tomorrow under the same key; "
+            "%s %s has no revision, so the hub may serve other bytes tomorrow under the same key; "
             "give the commit in the pair's file",
             kind,
             path,
@@ -251,47 +257,50 @@ def _check_architecture(source: ModelSource, config: Any) -> None:
             found = {key: found.get(key) for key in stated}
         if found != stated:
             raise ValueError(
-                f"model {source.path}: its configuration has {name}={found}, the pair's file says "
-                f"{stated}; correct the file in conf/model"
+                f"model {source.path} has {name}={found} in its configuration, but the pair's file "
+                f"says {stated}; correct the file in conf/model"
             )
     for name, usual in FIXED[source.architecture.family].items():
         found = getattr(config, name)
         if found != usual:
             raise ValueError(
-                f"model {source.path}: its configuration has {name}={found}, models of the family "
-                f"{source.architecture.family} are built and counted with {usual}; choose another "
-                "model"
+                f"model {source.path} has {name}={found} in its configuration, but models of the "
+                f"family {source.architecture.family} are built and counted with {usual}; choose "
+                "another model"
             )
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Have a model of transformers keep its blocks' inputs alone while it trains.
+    """Make a transformers model keep only the inputs of its blocks while it trains.
 
-    What lies between is computed again in the backward pass: memory for time.
+    The rest is computed again in the backward pass: less memory for more time.
     """
-    # Transformers 5.17 has the older name alone, which 5.23 warns of.
+    # Transformers 5.17 only has the older name, and 5.23 warns about it.
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     getattr(model, next(name for name in names if hasattr(model, name)))()
 
 
 def head_weight(model: nn.Module) -> Tensor:
-    """The weight [V, D] of the output head, tied or not; of a sharded model the whole, gathered."""
+    """The weight [V, D] of the output head, tied or not.
+
+    Of a sharded model it is the whole weight.
+    """
     return gathered(model.get_output_embeddings().weight)  # pyright: ignore[reportCallIssue]
 
 
 def head_bias(model: nn.Module) -> Tensor | None:
-    """The bias [V] of the output head, where it has one."""
+    """The bias [V] of the output head. None where it has none."""
     bias_V = getattr(model.get_output_embeddings(), "bias", None)  # pyright: ignore[reportCallIssue]
     return None if bias_V is None else gathered(bias_V)
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Parameters of a model, a tied head counted once."""
+    """Number of parameters of a model. A tied head counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def read_training_energy(source: ModelSource) -> dict[str, Any] | None:
-    """The energy record beside a model that we trained, or None where there is none."""
+    """The energy record beside a model that we trained. None where there is none."""
     directory = local_dir(source.path) if source.path else None
     path = directory / ENERGY_NAME if directory else None
     return read_json(path) if path and path.is_file() else None

@@ -1,6 +1,6 @@
 """A teacher whose linear layers are kept in 8 or 4 bits, by bitsandbytes.
 
-Weights are quantised while they are read, straight onto the GPU; tables, norms and head stay as
+Weights are quantised while they are read, directly onto the GPU. Embeddings, norms and head stay as
 they are. The library is imported only where a pair asks for it.
 """
 
@@ -16,22 +16,22 @@ LIBRARY = "bitsandbytes"
 
 
 def check_quantization(path: str, quantization: str) -> None:
-    """Raise RuntimeError unless this machine can quantise; nothing is loaded for it."""
+    """Raise RuntimeError unless this machine can quantise. Nothing is loaded."""
     asked = f"model {path} with quantization={quantization}"
     if find_spec(LIBRARY) is None:
         raise RuntimeError(
-            f"{asked} needs {LIBRARY}, which is not installed; `pip install kdwatts[quantized]`, "
-            "or set model.teacher.quantization=null"
+            f"{asked} needs {LIBRARY}, which is not installed; install it with `pip install "
+            "kdwatts[quantized]`, or set model.teacher.quantization=null"
         )
     if not torch.cuda.is_available():
         raise RuntimeError(
-            f"{asked} needs a CUDA device and there is none; run it on a GPU, or set "
+            f"{asked} needs a CUDA device, but there is none; run it on a GPU, or set "
             "model.teacher.quantization=null"
         )
 
 
 def loading_settings(path: str, quantization: str | None) -> dict[str, Any]:
-    """What `from_pretrained` is told beside the rest; nothing for weights as they are.
+    """Arguments of `from_pretrained` for quantised weights. Empty for weights as they are.
 
     Four bits are NormalFloat4, computed in bfloat16 (Dettmers et al. 2023, arXiv 2305.14314).
     """
@@ -58,5 +58,5 @@ def bits_and_bytes(quantization: str) -> Any:
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on `device`; a quantised one is there since it was loaded and is not moved."""
+    """The model on `device`. A quantised model is there since it was loaded and is not moved."""
     return model if getattr(model, "is_quantized", False) else model.to(device)

@@ -1,4 +1,4 @@
-"""What of a model's configuration decides the joules of a token that it serves."""
+"""What in a model's configuration decides the joules of a token that it serves."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ BESIDE = (
     "use_cache", "initializer_range", "attention_dropout", "bos_token_id", "eos_token_id",
     "pad_token_id",
 )  # fmt: skip
-"""Of a configuration what serving at fixed lengths does not read, or what the stage sets itself.
-Whatever is not among these is taken to matter."""
+"""Keys of a configuration that serving at fixed lengths does not read, or that the stage sets.
+
+All other keys are taken to matter.
+"""
 
 ROUTING = ("expert", "moe", "router")
 """Words in the names of a configuration's keys by which a mixture of experts is known."""
 
 
 def student_configuration(source: ModelSource) -> Any:
-    """The configuration that a student of this source is served with, whatever it was taught.
+    """The configuration with which a student of this source is served.
 
-    Beside a local model it is read. One of a hub, which a plan does not ask, has the shape that the
-    pair's file states: loading refuses any other.
+    It does not depend on how the student was taught. A local model has it in its folder. For a
+    model of a hub, which a plan does not ask, it is the shape that the pair's file states: loading
+    refuses any other.
     """
     from transformers import AutoConfig
 
@@ -38,19 +41,22 @@ def student_configuration(source: ModelSource) -> Any:
 
 
 def serving_shape(configuration: Any) -> dict[str, Any]:
-    """What decides a model's shape and kernels: not its name, its weights or where they lie."""
+    """What decides a model's shape and kernels.
+
+    Its name, its weights and its place are not in it.
+    """
     kept = {key: v for key, v in configuration.to_dict().items() if key not in BESIDE}
-    # None is the library's choice, whose version stands beside this in the key.
+    # None lets the library choose. Its version is in the key too.
     return {**kept, "attention": configuration._attn_implementation}
 
 
 def depends_on_text(configuration: Any) -> bool:
-    """Whether a token's joules depend on what is read and written, and so on the weights.
+    """Whether a token's joules depend on the text, and so on the weights.
 
-    So it is in a mixture of experts: the router, which is trained, says how many experts a batch
-    wakes. It is known by a key of its configuration, at any depth, that names experts or a router
-    (Mixtral's `num_local_experts`, Qwen2-MoE's `num_experts`, DBRX's `ffn_config.moe_num_experts`)
-    and is set. One too many is harmless: it keeps a key of its own.
+    They do in a mixture of experts: its trained router decides how many experts a batch uses. Such
+    a model is recognised by a key of its configuration, at any depth, that names experts or a
+    router and is set (Mixtral's `num_local_experts`, Qwen2-MoE's `num_experts`, DBRX's
+    `ffn_config.moe_num_experts`). A wrong yes is harmless: the model then has a key of its own.
     """
     return _routes(configuration.to_dict())
 

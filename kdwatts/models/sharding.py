@@ -1,8 +1,8 @@
-"""A model on one device or, by FSDP2, in equal shards over the ranks of a launch.
+"""A model on one device, or in equal shards over the ranks of a launch by FSDP2.
 
-FSDP2 puts a model's weights together just before a block runs and drops them after it, and adds up
-what ranks find of their gradients. The objective calls a model's body and does the head itself, so
-body, embedding and head are sharded each by itself; a tied head is the embedding's shard.
+FSDP2 gathers a block's weights just before the block runs, drops them afterwards, and adds up the
+ranks' gradients. The objective calls a model's body and computes the head itself. So body,
+embedding and head are each sharded by themselves. A tied head is the shard of the embedding.
 """
 
 # V vocabulary, D width.
@@ -19,7 +19,7 @@ from kdwatts.models.quantization import on_device
 
 
 def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
-    """The model on `device`: whole or, when `sharded` and there are several ranks, this rank's."""
+    """The model on `device`: whole, or this rank's shard when `sharded` and not alone."""
     if not sharded or not distributed.is_initialized():
         return on_device(model, device)
     from torch.distributed.device_mesh import init_device_mesh
@@ -42,17 +42,17 @@ def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> n
         fully_shard(head, **settings)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # The loss is divided by what all ranks count: the default, a mean, would divide twice.
+            # The loss is already divided by the count of all ranks. A mean would divide twice.
             module.set_gradient_divide_factor(1.0)
-            # A factor of 1 is else a product inside the sum, which gloo does not know.
+            # Otherwise a factor of 1 is multiplied inside the sum, which gloo cannot do.
             module.set_force_sum_reduction_for_comms(True)
     return model
 
 
 def gathered(weight: Tensor) -> Tensor:
-    """The whole of a weight that is sharded, the weight itself otherwise.
+    """The whole of a sharded weight, or the weight itself.
 
-    Every rank must ask. What ranks find of its gradient is added up and cut into shards again.
+    Every rank must call it. The ranks' gradients are added up and cut into shards again.
     """
     if not isinstance(weight, DTensor):
         return weight
@@ -62,11 +62,15 @@ def gathered(weight: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is sharded over ranks."""
     return isinstance(tensor, DTensor)
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
-    """What this rank holds of `whole` when it is sharded as `like` is; on the device of `like`."""
+    """This rank's part of `whole`, on the device of `like`, where `like` is sharded.
+
+    Else all of it.
+    """
     whole = whole.to(like.device)
     if not isinstance(like, DTensor):
         return whole
@@ -76,9 +80,9 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model that may be sharded, by name and in whole tensors on the CPU.
+    """The state of a model by name, in whole tensors on the CPU, also when it is sharded.
 
-    Every rank must ask; only the first is given it, the others get an empty one.
+    Every rank must call it. The first rank gets the state, all others get an empty one.
     """
     keeps = not distributed.is_initialized() or distributed.get_rank() == 0
     state: dict[str, Tensor] = {}

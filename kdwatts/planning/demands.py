@@ -15,8 +15,10 @@ from kdwatts.memory.workload import Workload
 from kdwatts.runtime.ranks import launched
 
 CONTEXT_GIB = 1.0
-"""Of what NVML calls a GPU's memory: 0.35 to 0.8 GiB that CUDA does not offer (conf/gpu), and a
-context."""
+"""GiB of NVML's memory of a GPU that tensors cannot have.
+
+CUDA does not offer 0.35 to 0.8 GiB of it (conf/gpu), and a context takes some.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,15 @@ class Demand:
 
 
 def workload_of(config: Config) -> Workload:
-    """What of an experiment decides how much memory it takes."""
+    """The part of an experiment that decides how much memory it takes."""
     return Workload(config.paradigm, config.model, config.training, config.gpu)
 
 
 def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
-    """What each part of a run takes of the GPU that it is on, `ranks` of them, in order.
+    """The memory that each part of a run takes on its GPU, for `ranks` ranks, in order.
 
-    What builds a teacher's cache, text or scores has the whole teacher on one GPU, whatever
-    training does in shards.
+    What builds a teacher's cache, text or scores has the whole teacher on one GPU, even when
+    training keeps it in shards.
     """
     workload, found = workload_of(config), []
     budget = estimate(workload, ranks=ranks)
@@ -73,13 +75,13 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
 
 
 def available_gib(config: Config) -> float:
-    """What of the GPU's memory tensors can have; the GPU's size must be known."""
+    """GiB of the GPU's memory that tensors can have. The GPU's size must be known."""
     assert config.gpu.memory_gib
     return config.gpu.memory_gib - CONTEXT_GIB
 
 
 def is_allowed(config: Config, *, ranks: int | None = None) -> bool:
-    """Whether the choices go together on so many ranks, and every part of the run has its room."""
+    """Whether the choices fit together on so many ranks, and every part of the run fits its GPU."""
     ranks = launched().world if ranks is None else ranks
     try:
         check(config, ranks=ranks)

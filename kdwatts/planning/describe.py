@@ -18,9 +18,10 @@ from kdwatts.telemetry.nvml import Device
 
 
 def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence[Device]) -> str:
-    """The plan as text: stages with what would be reused, sizes, memory, operations, time.
+    """The plan as text: stages and what would be reused, sizes, memory, operations, time.
 
-    Keys need the bytes of a teacher: where one has still to be made, it says how instead.
+    Keys need the bytes of a teacher. Where a teacher has still to be made, the plan says how
+    instead.
     """
     budget, missing = estimate(workload_of(config)), unmade_teacher(config.model)
     lines = [

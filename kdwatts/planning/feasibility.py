@@ -17,8 +17,8 @@ from kdwatts.stages.readable_models import check_models
 def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     """The stages of a run that `ranks` of another launch will make, seen from this machine.
 
-    Raises as a plan or the run itself would, for choices that so many ranks cannot have, a GPU
-    that is too small for what is left to build, or a model that cannot be read for it. Neither
+    Raises ValueError for choices that so many ranks cannot have, and for a GPU that is too small
+    for what is left to build. For a model that cannot be read it raises what the run would. Neither
     GPUs nor hubs are asked.
     """
     check(config, ranks=ranks)
@@ -37,9 +37,9 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
 
 
 def unmade_teacher(pair: Pair) -> str | None:
-    """In which folder the pair's teacher is missing, and the command that makes it, in words.
+    """The folder in which the pair's teacher is missing, with the command that makes it, in words.
 
-    None where it is there, or published.
+    None where the teacher is there, or published.
     """
     path = pair.teacher.path if pair.teacher else None
     if pair.made_by is None or path is None or resolve_dir(path).is_dir():

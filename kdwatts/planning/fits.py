@@ -20,8 +20,8 @@ def check_memory(
 ) -> None:
     """Raise ValueError when a part of the run exceeds the GPU that `gpu` names.
 
-    `ranks` are those that share the work, one a GPU; None is those of this launch. `parts` are
-    those that count; None is all.
+    `ranks` share the work, one per GPU. None means those of this launch. `parts` are the parts that
+    count. None means all.
     """
     if config.gpu.device != "cuda" or not config.gpu.memory_gib:
         return
@@ -101,7 +101,7 @@ def _quantised(config: Config) -> str | None:
 
 
 def memory_lines(config: Config, budget: Budget) -> list[str]:
-    """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
+    """Memory at a step's fullest moment, its parts, and a way to cut the step that fits."""
     has = f", the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     unit, scale = ("GiB", 1) if budget.total_gib >= 1 else ("MiB", 1024)
     parts = {

@@ -20,18 +20,21 @@ REACHED = (1 / 2, 1 / 3)
 """Shares of a GPU's peak rate at which training is expected; four large models reached 21 to 46 %
 (Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
 OPTIMIZER_BYTES = 28
-"""Per trained parameter and step, in float32: weight, gradient and two moments read, weight and
-moments written."""
+"""Bytes per trained parameter and step, in float32.
+
+Weight, gradient and two moments are read, and weight and moments are written.
+"""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours and kWh of a stage or of several: at least, and expected from the one to the other."""
+    """Hours and kWh of one or several stages: the least, and the expected range."""
 
     hours: tuple[float, float, float]
     kwh: tuple[float, float, float]
 
     def in_words(self) -> str:
+        """The cost in words."""
         hours, kwh = ([_figure(value) for value in kind] for kind in (self.hours, self.kwh))
         return (
             f"{hours[1]} to {hours[2]} h, {kwh[1]} to {kwh[2]} kWh; "
@@ -45,7 +48,7 @@ def _figure(value: float) -> str:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Costs one after the other."""
+    """The sum of costs that come one after the other."""
     least, low, high = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for cost in costs:
         for sums, hours, kwh in zip((least, low, high), cost.hours, cost.kwh, strict=True):
@@ -55,17 +58,17 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def peak_tflops(config: Config) -> float | None:
-    """The GPU's rate for products of training's precision: TF32 is nowhere switched on."""
+    """The GPU's rate for products in training's precision, in TFLOP/s. TF32 is never used."""
     gpu = config.gpu
     return gpu.bf16_dense_tflops if config.training.precision == "bf16" else gpu.fp32_dense_tflops
 
 
 def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
-    """What the stages that make the student take on the GPU that `gpu` names, by name of stage.
+    """Hours and kWh of the stages that make the student, on the GPU that `gpu` names, by stage.
 
-    Empty where a figure of the GPU is not known. All ranks of this launch share what a cache and
-    training compute; what a teacher writes one of them does. Scores and serving are left out: their
-    questions are not counted before they are read.
+    Empty where a figure of the GPU is not known. All ranks of this launch share the cache and
+    training. One of them writes a teacher's text. Scores and serving are left out: their questions
+    are not counted before they are read.
     """
     gpu, training, paradigm = config.gpu, config.training, config.paradigm
     peak, bandwidth_gb_s = peak_tflops(config), gpu.memory_bandwidth_gb_s
@@ -122,9 +125,9 @@ def _writing_s(
 def costs_left(
     config: Config, nodes: Sequence[Node], store: Store
 ) -> dict[tuple[str, str], Cost] | None:
-    """Stage and key to cost, of what the store does not hold yet; None where the GPU is not known.
+    """Stage and key to the cost of what the store does not hold yet. None for an unknown GPU.
 
-    Where keys are not known, for want of a teacher, all that the configuration needs is its own.
+    Where keys are not known because a teacher is missing, all that the configuration needs counts.
     """
     costs = stage_costs(config, estimate(workload_of(config)))
     if not costs:
@@ -140,7 +143,7 @@ def costs_left(
 
 
 def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> list[str]:
-    """What is left to build takes so long: all of it, and by stage where there are several."""
+    """The time that is left to build, in words: all of it, and by stage where there are several."""
     peak, ranks = peak_tflops(config), launched().world
     if costs is None:
         return []
@@ -156,12 +159,12 @@ def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> lis
 
 
 def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
-    """The sum over the runs of a sweep; what several share is in it once."""
+    """The sum over the runs of a sweep, in words. What several runs share counts once."""
     return f"all {num_runs} runs, shared stages once: {total(costs.values()).in_words()}"
 
 
 def serving_lines(config: Config, budget: Budget) -> list[str]:
-    """A decoding step reads every weight once, whatever the batch: no GPU is faster than that."""
+    """The least time of a token, in words: a decoding step reads every weight once."""
     bandwidth_gb_s = config.gpu.memory_bandwidth_gb_s
     if not bandwidth_gb_s:
         return []

@@ -1,4 +1,4 @@
-"""Parameters, tokens, operations and what lies on disk, in words."""
+"""Parameters, tokens, operations and disk space, in words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kdwatts.teacher.cache_record import bytes_per_token
 
 
 def size_lines(config: Config, budget: Budget) -> list[str]:
+    """The lines of the plan about sizes."""
     training = config.training
     tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
     quantization = config.model.teacher.quantization if config.model.teacher else None

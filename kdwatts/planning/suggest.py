@@ -1,4 +1,4 @@
-"""Which micro-batch, checkpointing and sharding a configuration fits a GPU with."""
+"""Which micro-batch, checkpointing and sharding fit a configuration on a GPU."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Suggestion:
     ranks: int
     micro_batch: int
     accumulation: int
-    """Of all ranks together."""
+    """Micro-batches per step, of all ranks together."""
     gradient_checkpointing: bool
     total_gib: float
-    """Estimate for each GPU."""
+    """GiB on each GPU, estimated."""
     sharded: tuple[str, ...]
     """Options that are set to fsdp."""
 
@@ -41,10 +41,10 @@ class Suggestion:
 
 
 def suggest(config: Config) -> Suggestion | None:
-    """The fewest GPUs, then no recomputation, then the largest micro-batch that fits.
+    """The way to fit: the fewest GPUs, then no recomputation, then the largest micro-batch.
 
-    Sequences of an optimizer step stay as asked, so that results do. None where nothing is allowed,
-    or where the GPU's memory is not known.
+    The sequences of an optimizer step stay as asked, so results stay the same. None where no way
+    fits, and where the GPU's memory is not known.
     """
     if not config.gpu.memory_gib:
         return None

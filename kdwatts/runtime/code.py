@@ -1,9 +1,10 @@
-"""Names for code: one key for what a function does and for all that it calls of ours.
+"""Names for code: one key for what a function does and for all of our functions that it calls.
 
-Where code stands, its layout, comments, docstrings, annotations and what its errors say are no part
-of a key: a function that is moved, or said more clearly, keeps it. Names, statements, defaults and
-the constants of modules are. What is known only while it runs is not seen: a method of an argument
-whose class no annotation names, or a function that a variable takes out of a dictionary.
+The key does not depend on where code stands, nor on layout, comments, docstrings, annotations or
+the text of errors. So a function that is moved, or described better, keeps its key. Names,
+statements, defaults and the constants of modules are part of it. What is known only at run time is
+not seen: a method of an argument whose class no annotation names, or a function that a variable
+takes out of a dictionary.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _UNSAID = {"ctx", "kind", "type_comment", "annotation", "returns", "msg"}
 
 
 def code_key(*functions: Any) -> str | None:
-    """The key of functions or classes, together; None where the source of one cannot be read.
+    """The key of functions or classes together. None where the source of one cannot be read.
 
-    What they call is followed inside kdwatts and inside the packages that they are of.
+    Calls are followed inside kdwatts and inside the packages that the functions belong to.
     """
     ours = {_OWN, *(_package(_layers(function)[-1]) for function in functions)}
     roots = [_bare(function, ours) for function in functions]

@@ -14,7 +14,7 @@ KEY_LENGTH = 16
 
 
 def fingerprint(value: Any) -> str:
-    """A key of 16 hexadecimal digits for a JSON value; dictionaries are compared without order.
+    """A key of 16 hexadecimal digits for a JSON value. The order of dictionaries does not count.
 
     Raises TypeError for anything JSON cannot hold, and ValueError for NaN, which equals nothing.
     """
@@ -23,7 +23,7 @@ def fingerprint(value: Any) -> str:
 
 
 def stage_key(stage: str, version: int, settings: Mapping[str, Any], parents: list[str]) -> str:
-    """The key of what `stage` builds from `settings` and from the artifacts named by `parents`."""
+    """The key of what `stage` builds from `settings` and the artifacts with the keys `parents`."""
     return fingerprint(
         {"stage": stage, "version": version, "settings": dict(settings), "parents": parents}
     )
@@ -36,12 +36,15 @@ def sha256_file(path: Path) -> str:
 
 
 LARGE_BYTES = 1 << 24
-"""From 16 MiB on a file is read once by a process; smaller ones are read each time, since a second
-write within one tick of the file system's clock leaves no trace but the bytes."""
+"""From 16 MiB on, a process reads an unchanged file only once.
+
+A smaller file is read each time. A second write within one tick of the file system's clock leaves
+no trace but its bytes.
+"""
 
 
 def known_sha256(path: Path) -> str:
-    """The SHA-256 of a file, of a large one from memory where it is the file read before."""
+    """The SHA-256 of a file. That of a large, unchanged file is remembered."""
     found = path.stat()
     if found.st_size < LARGE_BYTES:
         return sha256_file(path)
@@ -69,10 +72,10 @@ def fingerprint_dir(directory: Path, *patterns: str) -> str:
 
 
 def fingerprint_tree(directory: Path) -> str:
-    """A key for the relative names and bytes of all files below `directory`, hidden ones left out.
+    """A key for the relative names and bytes of all files below `directory`, without hidden ones.
 
-    Links are followed, those of folders too. Raises ValueError when there is none, since an empty
-    folder would equal every other one.
+    Links are followed, also those to folders. Raises ValueError when there is no file, since an
+    empty folder would equal every other one.
     """
     names = {path: path.relative_to(directory) for path in _files_below(directory)}
     shown = {

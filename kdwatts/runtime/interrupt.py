@@ -1,4 +1,4 @@
-"""Signals that become a flag, so that a run ends at a step boundary with everything saved."""
+"""Signals that set a flag, so that a run ends at the end of a step with everything saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _patience_s: float | None = None
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved its state; the same command goes on from there."""
+    """The run was asked to stop and has saved its state. The same command continues it."""
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -37,10 +37,10 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred(patience_s: float | None = None) -> Iterator[None]:
-    """Within it, SIGNALS only raise the flag that `requested` reads; outside they act as before.
+    """A context in which SIGNALS only set the flag that `requested` reads.
 
-    Work that comes to no boundary in `patience_s` after the first signal, such as an evaluation
-    when the time limit is near, is ended wherever it is by a Preempted; None waits for ever.
+    Work that reaches no end of a step within `patience_s` seconds after the first signal, such as
+    an evaluation near the time limit, is ended by a Preempted wherever it is. None waits for ever.
     """
     global _patience_s
     _received.clear()
@@ -56,35 +56,35 @@ def deferred(patience_s: float | None = None) -> Iterator[None]:
 
 
 def settle() -> None:
-    """The work has ended, one way or other: signals from now on have nothing to interrupt."""
+    """Say that the work has ended: later signals have nothing to interrupt."""
     global _patience_s
     _patience_s = None
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def received() -> tuple[int, ...]:
-    """The signals since `deferred` began, in order; kept until it begins again."""
+    """The signals since `deferred` began, in order. They are kept until it begins again."""
     return tuple(_received)
 
 
 def requested() -> str | None:
-    """The name of the first signal received since `deferred` began, or None."""
+    """The name of the first signal received since `deferred` began. None without one."""
     return signal.Signals(_received[0]).name if _received else None
 
 
 def number() -> int:
-    """The number of that signal, 0 for none: what ranks tell each other."""
+    """The number of that signal, which ranks tell each other. 0 for none."""
     return _received[0] if _received else 0
 
 
 def join(number: int) -> None:
-    """Take a signal that another rank received for one of our own; 0 is none."""
+    """Take a signal that another rank received as our own. 0 is none."""
     if number and not _received:
         _received.append(number)
 
 
 def stop_if_requested(saved: str) -> None:
-    """Raise Preempted when a signal came; `saved` says in words what was kept."""
+    """Raise Preempted when a signal came. `saved` says in words what was kept."""
     name = requested()
     if name:
         raise Preempted(f"stopped by {name}; {saved}; run the same command to go on")

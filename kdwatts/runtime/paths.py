@@ -1,4 +1,4 @@
-"""Where the package's own folders are, from a checkout and from a wheel alike."""
+"""Where the package's own folders are, in a checkout and in a wheel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY_DIR = PACKAGE_DIR / "tiny"
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra groups: in a wheel it lies in the package, in a checkout beside it."""
+    """The folder of Hydra groups: inside the package in a wheel, beside it in a checkout."""
     for candidate in (PACKAGE_DIR / "conf", PACKAGE_DIR.parent / "conf"):
         if (candidate / "config.yaml").is_file():
             return candidate
@@ -24,10 +24,10 @@ def conf_dir() -> Path:
 
 
 def resolve_dir(path: str) -> Path:
-    """The file or folder that a setting names: `tiny:NAME` is in the package.
+    """The file or folder that a setting names. `tiny:NAME` is in the package.
 
-    All else is as given, `~`, `~USER`, `$NAME` and `${NAME}` replaced; a relative path starts where
-    the command was started. Raises ValueError where nothing is named.
+    In all other paths `~`, `~USER`, `$NAME` and `${NAME}` are replaced. A relative path starts
+    where the command was started. Raises ValueError where nothing is named.
     """
     if path.startswith("tiny:"):
         return TINY_DIR / path.removeprefix("tiny:")
@@ -35,9 +35,9 @@ def resolve_dir(path: str) -> Path:
 
 
 def expanded(path: str) -> str:
-    """A path as text, `~` and variables replaced; a bare name of a program stays one.
+    """A path as text, with `~` and variables replaced. The bare name of a program stays as it is.
 
-    Raises ValueError for what names nothing: an empty path, a variable or a user not there.
+    Raises ValueError for an empty path, and for a variable or a user that does not exist.
     """
     if problem := _problem(path):
         raise ValueError(f"{path!r} {problem}")
@@ -45,13 +45,13 @@ def expanded(path: str) -> str:
 
 
 def check_path(key: str, path: str | None) -> None:
-    """Raise ValueError, which names the setting, for a path that names nothing; None is none."""
+    """Raise ValueError, which names the setting, for a path that names nothing. None is allowed."""
     if path is not None and (problem := _problem(path)):
         raise ValueError(f"{key}={path} {problem}")
 
 
 def argument_path(path: str) -> Path:
-    """A path of a command line, for argparse: read as those of a configuration are."""
+    """A path of a command line, for argparse: it is read as paths of a configuration are."""
     try:
         return Path(expanded(path))
     except ValueError as error:

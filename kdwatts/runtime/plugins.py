@@ -1,7 +1,7 @@
 """Functions of installed packages, found by the entry points that their metadata declares.
 
-Metadata names them without importing anything, so that a name is checked before a library that
-takes seconds is loaded.
+Metadata names them without importing anything. So a name is checked before a library that takes
+seconds to import is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAYER_MAPS = "kdwatts.layer_maps"
 
 
 def names(group: str) -> list[str]:
-    """The names that installed packages offer in a group of entry points; nothing is imported."""
+    """The names that installed packages offer in a group of entry points. Nothing is imported."""
     return sorted(_installed(group, tuple(sys.path)).names)
 
 
@@ -28,10 +28,11 @@ def packages(group: str, name: str) -> list[str]:
 
 
 def load(group: str, name: str) -> Callable[..., Any]:
-    """The function that an installed package offers by that name.
+    """The function that an installed package offers with this name.
 
-    Raises ValueError, one sentence, unless exactly one does and it can be imported and called, and
-    where the function fails: an error of a package says little without its name.
+    Raises ValueError, in one sentence, unless exactly one package offers it and it can be imported
+    and called. An error inside the function is raised with the package's name, without which it
+    says little.
     """
     offers = _offers(group, name)
     if len(offers) != 1:

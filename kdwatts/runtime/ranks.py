@@ -1,4 +1,4 @@
-"""How this process was launched: alone, or by torchrun or Slurm's srun as one rank of several."""
+"""How this process was launched: alone, or as one of several ranks by torchrun or Slurm's srun."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether it is the one that owns folder, store and meter."""
+        """Whether this process owns folder, store and meter."""
         return self.rank == 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """What torchrun or srun told this process; one of one where neither did.
+    """What torchrun or srun told this process: rank 0 of 1 where neither did.
 
-    Raises ValueError for what neither of them says.
+    Raises ValueError for values that neither of them gives.
     """
     for names in PLACES:
         if all(name in environment for name in names):
@@ -54,9 +54,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def place_on_node(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """This process's number among those of its launch on its node, and how many they are.
+    """The number of this process among those of its launch on its node, and how many these are.
 
-    (0, 1) where no launcher sets it. mpirun's processes, which are no ranks of ours, count too.
+    It is (0, 1) where no launcher states it. Processes of mpirun count too, though they are no
+    ranks of ours.
     """
     for names in (
         ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
@@ -89,10 +90,10 @@ def _number(environment: Mapping[str, str], name: str, default: str | None = Non
 
 
 def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
-    """The address at which the ranks find each other, as torch.distributed takes it.
+    """The address where the ranks find each other, as torch.distributed takes it.
 
-    torchrun gives it in MASTER_ADDR and MASTER_PORT. Under srun it is the first host of the step
-    and a port that follows from the numbers of job and step, unless those variables are set.
+    torchrun gives it in MASTER_ADDR and MASTER_PORT. Under srun it is the first host of the step,
+    with a port made from the numbers of job and step, unless these variables are set.
     """
     if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
         return "env://"
@@ -109,7 +110,7 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def node() -> str:
-    """Where a process id names a process: containers may share a host's name but not its ids."""
+    """The name within which a process id is unique: containers share a host's name, not its ids."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -117,9 +118,11 @@ def node() -> str:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a list that Slurm wrote, such as `gpu[03-05,9],x1`; empty of an empty one.
+    """The first host of a list that Slurm wrote, such as `gpu[03-05,9],x1`.
 
-    Only what a job's environment holds is read: hosts apart by commas, numbers in brackets.
+    Empty for an empty list.
+
+    Only the forms of a job's environment are read: hosts between commas, numbers in brackets.
     """
     found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else ""

@@ -1,4 +1,4 @@
-"""The state of Slurm jobs by squeue and sacct, and requeueing a job of ours."""
+"""The state of Slurm jobs from squeue and sacct, and requeueing our own job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNTING_LAG_S, NO_RECORD_S = 15.0, 5.0
 """How long after its end the accounting may still call a job running, and how long it may have no
 record of one that ran; 2 to 4 s are usual. One that is cancelled while it waits leaves none."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-"""States of a job that is in the queue for its turn, the first or another."""
+"""States of a job that waits in the queue for its first or another turn."""
 FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -27,15 +27,15 @@ FINAL = (
 
 
 def own_id(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The id of the Slurm job that this process is in, `ARRAY_INDEX` for an element of an array."""
+    """The id of the Slurm job that this process is in: `ARRAY_INDEX` for an element of an array."""
     array, index = (environment.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID")
 
 
 def queue(ids: Collection[str]) -> dict[str, str] | None:
-    """Those of the jobs that are in the queue, each to Slurm's word for it; None if nobody says.
+    """The jobs of these that are in the queue, to Slurm's word for each. None if Slurm is silent.
 
-    A job that waits for its next turn after a requeue is one of them, as PENDING.
+    A job that waits for its next turn after a requeue is among them, as PENDING.
     """
     if not ids:
         return {}
@@ -49,13 +49,13 @@ def queue(ids: Collection[str]) -> dict[str, str] | None:
 
 
 def alive(ids: Collection[str]) -> set[str] | None:
-    """Those of the jobs that are in the queue, waiting, running or ending; None if nobody says."""
+    """The jobs of these that wait, run or end. None if Slurm does not answer."""
     found = queue(ids)
     return None if found is None else set(found)
 
 
 def surely_alive(ids: Collection[str]) -> set[str]:
-    """Those of the jobs that are in the queue; asks until somebody says."""
+    """The jobs of these that are in the queue. It asks until Slurm answers."""
     while (found := alive(ids)) is None:
         log.warning("slurm: squeue gives no answer; asking again until it does")
         time.sleep(LAST_POLL_S)
@@ -71,12 +71,15 @@ def wait_for(ids: Collection[str]) -> None:
 
 
 def cancel(number: str) -> bool:
-    """Take a job out of Slurm's hands; whether Slurm took that."""
+    """Cancel a job. Returns whether Slurm accepted that."""
     return output_of("scancel", number) is not None
 
 
 def endings(ids: Collection[str]) -> dict[str, str]:
-    """How Slurm's accounting says that jobs ended: `FAILED, exit code 137`; nothing of others."""
+    """How jobs ended by Slurm's accounting, such as `FAILED, exit code 137`.
+
+    Others are left out.
+    """
     started_s, ended = time.monotonic(), {}
     while set(ids) - set(ended):
         asked = ",".join(sorted({_array_of(number) for number in ids}))
@@ -95,12 +98,12 @@ def endings(ids: Collection[str]) -> dict[str, str]:
 
 
 def requeue(received: Collection[int]) -> None:
-    """Have submitit bring this job back, which ends the process; return where no job is to be.
+    """Have submitit requeue this job, which ends the process. Return where no requeue is due.
 
-    `received` are the signals that stopped it, its state is saved. Slurm by itself requeues what
-    it ends in order to requeue, and what was cancelled must stay so: after a mere SIGTERM another
-    turn is asked for only while Slurm calls the job running, as in the grace time of a preemption.
-    Raises what submitit raises when the job has had its turns.
+    `received` are the signals that stopped the job. Its state is saved. Slurm itself requeues the
+    jobs that it ends for that purpose, and a cancelled job must stay cancelled. So after SIGTERM
+    alone, a requeue is asked for only while Slurm calls the job running, as in the grace time of a
+    preemption. Raises what submitit raises when the job has had all its turns.
     """
     handler = signal.getsignal(signal.SIGUSR2)
     if not is_submitted() or not callable(handler):
@@ -131,7 +134,7 @@ def _array_of(number: str) -> str:
 
 
 def output_of(*command: str, timeout_s: float = 60) -> str | None:
-    """What a command of Slurm prints; nothing for ids it does not know, None if it fails."""
+    """What a command of Slurm prints. Empty for ids that it does not know, None if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s
@@ -154,7 +157,7 @@ def _rows(text: str) -> Iterator[tuple[str, str]]:
 
 
 def elements_of(job: str) -> list[str]:
-    """The jobs that sacct names together, such as `7_[2-3,5%2]`; a single one by its own name."""
+    """The jobs that sacct names together, such as `7_[2-3,5%2]`. A single job is itself."""
     array, bracket, listed = job.partition("_[")
     if not bracket:
         return [job]

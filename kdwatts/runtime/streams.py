@@ -1,4 +1,4 @@
-"""What is printed: in columns, on any terminal; a command ends quietly when its pipe is closed."""
+"""Printing: in columns, on any terminal. A command ends quietly when its pipe is closed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EXIT_UNREAD = 128 + signal.SIGPIPE
 
 
 def print_anywhere() -> None:
-    """Let stdout and stderr take every text: `±` is `\\xb1` where the encoding is ASCII.
+    r"""Make stdout and stderr accept every text: `±` becomes `\xb1` where the encoding is ASCII.
 
-    Without it a line of a finished run ends its command with a traceback.
+    Otherwise one line of a finished run would end its command with a traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -25,7 +25,7 @@ def print_anywhere() -> None:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Cells below one another: each column as wide as its widest cell, two spaces apart."""
+    """Cells in columns. Each column is as wide as its widest cell, with two spaces between."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -35,9 +35,9 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 @contextmanager
 def until_unread() -> Iterator[None]:
-    """Flush stdout at the end, and end without a word once nobody reads it any more.
+    """A context that flushes stdout at its end, and ends quietly when nobody reads it any more.
 
-    An exit code that says of a failure stays what it is.
+    An exit code that reports a failure stays what it is.
     """
     try:
         try:

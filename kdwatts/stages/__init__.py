@@ -1,1 +1,1 @@
-"""One thin file per stage: its version, the settings that key it, the function that builds it."""
+"""One thin file per stage: its version, the settings in its key, the function that builds it."""

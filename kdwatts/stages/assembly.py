@@ -1,4 +1,4 @@
-"""What a training run is assembled of: text, student, teacher, objective."""
+"""What a training run is assembled from: text, student, teacher, objective."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kdwatts.training.text_rows import TextRows
 
 
 def rows_of_text(work: Work) -> TextRows:
-    """The text, and which rows of it are trained on when."""
+    """The text, and the rows of it that each step trains on."""
     training, shards = work.config.training, text_shards(work)
     return TextRows(
         shards,
@@ -46,7 +46,7 @@ def rows_of_text(work: Work) -> TextRows:
 
 
 def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlocks]]:
-    """The student as training begins with what it is taught by, and which blocks are paired."""
+    """The student before its first step, with what teaches it, and the pairs of blocks."""
     config, training = work.config, work.config.training
     student = fresh_student(config)
     if training.gradient_checkpointing:
@@ -75,7 +75,7 @@ def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlock
 
 
 def fresh_student(config: Config) -> nn.Module:
-    """The student as training begins, with adapters if they are what is trained; on the CPU."""
+    """The student before its first step, on the CPU. It has adapters if these are trained."""
     training = config.training
     # Weights that adapters train around are only read.
     dtype = frozen_dtype(config) if training.lora else torch.float32
@@ -86,7 +86,7 @@ def fresh_student(config: Config) -> nn.Module:
 
 
 def whole_student(config: Config, student: nn.Module) -> nn.Module:
-    """The student itself or, where ranks hold shards of it, on the first rank all of it."""
+    """The student itself. Where ranks hold shards of it, the first rank gets all of it."""
     if not any(is_sharded(parameter) for parameter in student.parameters()):
         return student
     state = whole_state(student)
@@ -97,13 +97,13 @@ def whole_student(config: Config, student: nn.Module) -> nn.Module:
 
 
 def held_out_rows(config: Config, text: TextRows) -> HeldOut | None:
-    """The rows on which the loss is read while training; None where none are held out."""
+    """The rows on which the loss is read while training. None where no rows are held out."""
     batches = text.held_out()
     return held_out_of(batches, bytes_of_tokens(pair_tokenizer(config.model))) if batches else None
 
 
 def student_rollouts(work: Work, student: nn.Module, text: TextRows) -> Rollouts | None:
-    """What has the student write its own rows; None where it writes none."""
+    """What makes the student write its own rows. None where it writes none."""
     config, paradigm = work.config, work.config.paradigm
     if paradigm.text != "student":
         return None

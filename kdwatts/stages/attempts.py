@@ -1,4 +1,4 @@
-"""Attempts at an artifact whose making goes on where it stopped: what the unfinished ones drew."""
+"""Attempts at an artifact whose building continues where it stopped: what the earlier ones drew."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ATTEMPTS_NAME = "attempts.jsonl"
 
 
 def note_attempt(work: Work) -> None:
-    """Say in the scratch folder that this run is at work on the artifact, before it draws much."""
+    """Note in the scratch folder that this run works on the artifact, before it draws much."""
     work.scratch_dir.mkdir(exist_ok=True)
     attempt = {"schema": SCHEMA, "run_dir": str(work.run_dir), "attempt": work.attempt}
     append_jsonl(work.scratch_dir / ATTEMPTS_NAME, attempt)
 
 
 def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> list[dict[str, Any]]:
-    """What the attempts noted so far drew in `window`: one record of components each.
+    """What the attempts noted so far drew in `window`: one record of components each, in J.
 
-    A window that was closed is read from the run's stages.jsonl; one that a kill left open is
-    recovered from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is
-    gone has missing components.
+    A closed window is read from the run's stages.jsonl. A window that a kill left open is recovered
+    from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is gone has
+    missing components.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Whether what the tasks ask stands in the corpus that the student learns from."""
+"""Whether the tasks' texts appear in the corpus that the student learns from."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def gram_settings(config: Config) -> dict[str, Any]:
-    """What is looked for: the tasks' texts and how much of one is a hit."""
+    """What is searched for: the tasks' texts, and how much of one is a hit."""
     return {
         "ngram": config.data.decontaminate.ngram,
         "words": WORDS,
@@ -67,7 +67,7 @@ def gram_settings(config: Config) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Look for every task's texts in every document of the shards; write the report."""
+    """Search every document of the shards for every task's texts, and write the report."""
     config = work.config
     note_attempt(work)
     tokenizer = pair_tokenizer(config.model)
@@ -111,7 +111,7 @@ def _control_ids(tokenizer: Any) -> NDArray[np.int64]:
 
 
 def eval_grams(config: Config) -> tuple[Grams, dict[str, str]]:
-    """Runs of words of all tasks that can be read; why the others cannot, by their names."""
+    """Runs of words of all tasks that can be read, and the reason for each that cannot."""
     unread: dict[str, str] = {}
     texts: list[TaskText] = []
     for task in config.eval.tasks:
@@ -132,7 +132,7 @@ def eval_grams(config: Config) -> tuple[Grams, dict[str, str]]:
 def write_report(
     out_dir: Path, config: Config, tally: Tally, grams: Grams, unread: dict[str, str]
 ) -> None:
-    """Write contamination.json: counts of each task, and which documents hold its texts.
+    """Write contamination.json: the counts of each task, and the documents that hold its texts.
 
     A document is named by its number in the shards, or by its id where it was left out of them.
     """

@@ -1,4 +1,4 @@
-"""The student, trained; the stage whose joules the project is about."""
+"""The trained student: the stage whose joules the project is about."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ LOG_NAME = "train.jsonl"
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the student's bytes depend on; hardware, which joules depend on, is added outside."""
+    """What the student's bytes depend on.
+
+    The hardware, on which joules depend, is added elsewhere.
+    """
     paradigm = to_dict(config.paradigm)
     del paradigm["name"]
     if config.paradigm.text == "teacher":
@@ -117,7 +120,7 @@ def build(work: Work) -> None:
 
 
 def assist(work: Work, artifact_dir: Path) -> None:
-    """Train beside the rank that builds; `work.out_dir` is not used, nothing is written."""
+    """Train beside the rank that builds. `work.out_dir` is not used, and nothing is written."""
     del artifact_dir
     _trained(work, lambda: MISSING_J)
 
@@ -179,9 +182,9 @@ def _name_end_token(student: nn.Module, tokenizer: Any) -> None:
 
 
 def trained_models(config: Config) -> dict[str, Quantity]:
-    """The models that this student stands on and that we trained, by key, with what each cost.
+    """The models that this student is made from and that we trained, by key, with their joules.
 
-    What others spent on published weights is not recorded anywhere and is not in it.
+    What others spent on published weights is recorded nowhere and is not included.
     """
     sources = student_ancestors(config.model)
     if config.paradigm.needs_teacher:
@@ -202,9 +205,9 @@ def trained_models(config: Config) -> dict[str, Quantity]:
 def write_energy(
     config: Config, out_dir: Path, record: dict[str, Any], parents: list[dict[str, Any]]
 ) -> None:
-    """Put what the student cost beside its weights, so that it travels when it becomes a teacher.
+    """Write the student's joules beside its weights, where they stay if it becomes a teacher.
 
-    Its ancestors are in the sum, artifacts and models that we trained alike.
+    The sum includes its ancestors: artifacts, and models that we trained.
     """
     built = [record_energy(artifact) for artifact in [record, *parents]]
     energy = add([*built, *trained_models(config).values()])

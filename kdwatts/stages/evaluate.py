@@ -45,7 +45,7 @@ SCORES_NAME = "eval.json"
 
 
 def subject_settings(config: Config, subject: str) -> dict[str, Any]:
-    """The weights measured: the teacher by its own key, the student through its parent artifact."""
+    """The measured weights: the teacher by its own key, the student by its parent artifact."""
     teacher = source_fingerprint(teacher_source(config)) if subject == "teacher" else None
     return {
         "subject": subject,
@@ -56,7 +56,7 @@ def subject_settings(config: Config, subject: str) -> dict[str, Any]:
 
 
 def tokenizer_path(config: Config, subject: str) -> str:
-    """Where one vocabulary serves both it is the pair's, so that both read the same tokens."""
+    """The subject's tokenizer. Where one vocabulary serves both models, it is the pair's."""
     if subject == "student" or config.model.one_vocabulary:
         return config.model.tokenizer
     path = teacher_source(config).path
@@ -102,7 +102,7 @@ def _sentence_ends(config: Config) -> Path | None:
 
 
 def text_settings(config: Config) -> dict[str, Any]:
-    """What the texts that the tasks ask about depend on, besides the tasks' names."""
+    """What the tasks' texts depend on, besides the tasks' names."""
     evaluation, sources = config.eval, task_sources(config)
     for name, folder, holds in (
         ("tasks_dir", sources.tasks_dir, "YAML tasks"),
@@ -151,10 +151,10 @@ def _versions(config: Config) -> dict[str, str]:
 
 
 def check(config: Config) -> None:
-    """Raise ValueError for what would stop an evaluation, or make it unlike, after the training.
+    """Raise ValueError for what would stop an evaluation after the training, or make it unfair.
 
-    Teacher and student must be asked in the same words: their chat templates render alike wherever
-    one is applied, and where one vocabulary is said to serve both, it does.
+    Teacher and student must be asked in the same words. So their chat templates must render alike
+    wherever one is used, and one vocabulary must really serve both where it is said to.
     """
     tasks = config.eval.tasks
     check_cache(tasks, task_sources(config).data_dir)
@@ -200,7 +200,7 @@ def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:
 def build(work: Work, subject: str) -> None:
     """Run every task and write the scores to `work.out_dir`, in the order of the configuration.
 
-    Where one fails, those measured before it are in the run's folder.
+    When a task fails, the scores before it are in the run's folder.
     """
     note_attempt(work)
     tasks = work.config.eval.tasks
@@ -228,7 +228,7 @@ def _rows(scores: list[Score], tasks: list[EvalTask]) -> list[dict[str, Any]]:
 
 
 def keep_scores(run_dir: Path, subject: str, scores: list[dict[str, Any]]) -> None:
-    """Put the scores of a subject whose evaluation failed beside those of others, in eval.json."""
+    """Add the scores of a subject whose evaluation failed to those of others in eval.json."""
     path = run_dir / SCORES_NAME
     rows = read_json(path) if path.is_file() else []
     rows = [row for row in rows if row["subject"] != subject] + scores

@@ -1,4 +1,4 @@
-"""The teacher writes the text that the student is taught on."""
+"""The text that the teacher writes and the student is taught on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ VERSION = 1
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the bytes of the text depend on; training seeds and the batch size are not among it."""
+    """What the bytes of the text depend on.
+
+    Training seeds and the batch size are not part of it.
+    """
     generate = _generate(config)
     prompt_tokens, new_tokens = generate.sizes(config.training.sequence_length)
     return {
@@ -53,10 +56,10 @@ def _generate(config: Config) -> Generate:
 
 
 def build(work: Work) -> None:
-    """Have the teacher continue every prompt and write what it says as token shards.
+    """Have the teacher continue every prompt, and write its text as token shards.
 
-    The window counts what it wrote, end tokens included. Batches lie in the scratch folder as they
-    are finished, so a build that was stopped goes on from there.
+    The window counts what it wrote, end tokens included. Finished batches are in the scratch
+    folder, so a build that was stopped continues from there.
     """
     config = work.config
     generate, asked = _generate(config), settings(config)
@@ -120,10 +123,10 @@ def build(work: Work) -> None:
 def document(
     prompt: NDArray[np.int64], text: NDArray[np.int64], *, ends: Sequence[int], end_id: int
 ) -> NDArray[np.uint32]:
-    """A prompt as context and what was written as targets, closed by an end token.
+    """A prompt as context and the written text as targets, closed by an end token, uint32 [L].
 
-    A text that was cut off is closed by one that is no target: the student would learn to stop in
-    the middle.
+    Where a text was cut off, the end token is no target: the student would learn to stop in the
+    middle.
     """
     parts = [prompt.astype(np.uint32) | NO_TARGET, text.astype(np.uint32)]
     if int(text[-1]) not in ends:

@@ -1,4 +1,4 @@
-"""The stages of a run in order, and what keys each; nothing is built or loaded for it."""
+"""The stages of a run in order, and the key of each. Nothing is built or loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of this run: what it is called, what keys it, what it stands on."""
+    """One stage of this run: its name, its key, and what it is built from."""
 
     name: str
     """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
@@ -30,21 +30,22 @@ class Node:
     """Name of each parent node to its key."""
     build: Callable[[Work], None]
     is_assisted: bool
-    """Whether the other ranks of a launch take part in building it."""
+    """Whether the other ranks of a launch help to build it."""
     code: dict[str, str | None]
-    """Option that names code to the key of that code; None where it cannot be read."""
+    """Option that names code, to the key of this code. None where it cannot be read."""
     version: int
     reads: dict[str, str]
-    """Name to key of nodes whose artifacts it is built from and that are not in its key."""
+    """Name to key of the nodes that it is built from and that are not in its key."""
     measurements: int | None = None
-    """How many independent ones the store keeps of what this key names; None: it is built once."""
+    """How many independent measurements the store keeps under this key. None: it is built once."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What artifact.json says of it.
+        """What artifact.json says about it.
 
         `reads` are the keys of artifacts that it is built from and that its own key does not hold.
-        `code` are the keys of the code that options name, which `settings` hold by its name alone.
+        `code` are the keys of the code that options name. `settings` hold the name of that code
+        alone.
         """
         return {
             "stage": self.stage,
@@ -56,15 +57,17 @@ class Node:
         }
 
     def numbered(self) -> list[Node]:
-        """The measurements of this node, each with a key of its own; itself where it has none.
+        """The measurements of this node, each with a key of its own.
 
-        The first one's is the key of what is measured alike: as from before there were others.
+        The node itself if it has none.
+
+        The first one's key is that of the node, as in stores from before there were several.
         """
         numbers = range(2, (self.measurements or 1) + 1)
         return [self, *map(self._numbered, numbers)]
 
     def folders(self, store: Store) -> dict[int, Path]:
-        """Number and folder of each of its measurements that is in the store, whoever made it."""
+        """Number and folder of each of its measurements in the store, whichever run made it."""
         found = {
             number: store.finished_dir(self.stage, one.key)
             for number, one in enumerate(self.numbered(), start=1)
@@ -83,7 +86,7 @@ def is_missing(node: Node, store: Store) -> bool:
 
 
 def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
-    """The nodes of a run in order, with their keys; nothing is built or loaded for it."""
+    """The nodes of a run in order, with their keys. Nothing is built or loaded."""
     from kdwatts.stages import (
         contamination,
         distill,

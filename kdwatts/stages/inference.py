@@ -35,9 +35,9 @@ COST_NAME = "inference.json"
 def settings(config: Config, subject: str) -> dict[str, Any]:
     """What the joules of a token depend on, besides hardware.
 
-    Greedy serving at fixed lengths does the same work whatever the weights are: a student is known
-    by its architecture, so that paradigms and seeds of one share what was measured. A teacher is
-    known by its weights, as it always was.
+    Greedy serving at fixed lengths does the same work whatever the weights are. So a student is
+    known by its architecture, and paradigms and seeds with one architecture share the measurement.
+    A teacher is known by its weights, as it always was.
     """
     grid = config.eval.inference
     assert grid
@@ -64,8 +64,8 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
 def stands_on(config: Config, subject: str) -> tuple[list[str], list[str]]:
     """The nodes that serving a subject is built from: those in its key, and the others.
 
-    The student's weights are in the key only where its joules depend on them; the corpus is where
-    prompts are cut from it, and in a teacher's key as it always was.
+    The student's weights are in the key only where its joules depend on them. The corpus is in the
+    key where prompts are cut from it, and in a teacher's key as it always was.
     """
     grid = config.eval.inference
     assert grid
@@ -84,7 +84,7 @@ def _is_alike(config: Config, subject: str) -> bool:
 def check(config: Config) -> None:
     """Raise ValueError for a file of prompts that cannot be read or is too short.
 
-    It would else be opened when the student is trained and paid for.
+    Otherwise it would be opened only after the student was trained.
     """
     grid = config.eval.inference
     if grid and prompts_file(grid):
@@ -92,7 +92,7 @@ def check(config: Config) -> None:
 
 
 def check_corpus(config: Config, shards_dir: Path) -> None:
-    """Raise ValueError for a corpus that is too short to be cut into prompts: before training."""
+    """Raise ValueError, before training, for a corpus that is too short to cut prompts from."""
     grid = config.eval.inference
     if grid and not prompts_file(grid):
         _cut_all(config, shards_dir)
@@ -108,7 +108,7 @@ def _cut_all(config: Config, shards_dir: Path | None) -> None:
 
 
 def build(work: Work, subject: str) -> None:
-    """Serve every point of the grid and write what each cost to `work.out_dir`."""
+    """Serve every point of the grid and write the joules of each to `work.out_dir`."""
     note_attempt(work)
     grid = work.config.eval.inference
     assert grid
@@ -148,10 +148,10 @@ def _prompts(config: Config, subject: str, shards_dir: Path | None) -> Prompts:
 
 
 def synchronizer(device: torch.device):
-    """A function that returns when the device has done all it was asked to.
+    """A function that returns when the device has finished all of its work.
 
-    A GPU that was asked nothing is left alone: a context of CUDA would keep it from its idle power
-    while the run waits for what another one builds.
+    A GPU without any work is left alone: a CUDA context would keep it from its idle power while the
+    run waits for what another run builds.
     """
 
     def synchronize() -> None:

@@ -1,6 +1,6 @@
-"""The code that a stage's options name, by the option that names it.
+"""The code that a stage's options name, by option.
 
-A key of a stage holds settings, and with them the name of a divergence, not what it computes.
+A stage's key holds settings. So it holds the name of a divergence, but not what it computes.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ OFFERED: dict[str, Callable[[str], Any]] = {
 
 
 def code_keys(stage: str, config: Config) -> dict[str, str | None]:
-    """Option to the key of the code that it names in that stage; None where it cannot be read.
+    """Option to the key of the code that it names in this stage. None where that cannot be read.
 
-    Raises ValueError for such code where store.code=strict asks for its key.
+    Raises ValueError for such code when store.code=strict needs its key.
     """
     named = NAMED[stage](config) if stage in NAMED else {}
     keys = {option: code_key(*functions) for option, functions in named.items()}

@@ -28,12 +28,12 @@ POSITIONS_PER_ROW = 64
 
 @dataclass(frozen=True)
 class PairedBlocks:
-    """One pair of the feature term, for the records; blocks count from 0."""
+    """One pair of the feature term, for the records. Blocks count from 0."""
 
     student_block: int
     teacher_block: int
     cka: float | None
-    """Linear CKA before training; None where the pair follows from depth alone."""
+    """Linear CKA before training. None where the pair follows from depth alone."""
 
 
 def paired_blocks(
@@ -43,10 +43,10 @@ def paired_blocks(
     shards: TokenShards,
     schedule: Schedule,
 ) -> list[PairedBlocks]:
-    """The pairs of the feature term; none without one.
+    """The pairs of the feature term. Empty without one.
 
-    With layers=cka they are measured on the first rows of the data in use, the same for every seed,
-    at the student's initial weights: a function of configuration, weights and text.
+    With layers=cka they are measured on the first rows of the data in use, which are the same for
+    every seed, at the student's initial weights. So they depend on configuration, weights and text.
     """
     feature = work.config.paradigm.feature
     if not feature or feature.layers != "cka":

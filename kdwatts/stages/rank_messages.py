@@ -1,4 +1,4 @@
-"""What the first rank of a launch says to the others, and how these follow it through a run."""
+"""What the first rank of a launch tells the others, and how they follow it through a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepare:
-    """What the first rank is about to build: the others do meanwhile what it does before."""
+    """What the first rank will build. The others meanwhile prepare as it does."""
 
     config: Config
     stages: list[str]
@@ -23,7 +23,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Call:
-    """What the first rank wants help with, with all that a rank needs for its part of it."""
+    """What the first rank needs help with, and all that a rank needs for its part."""
 
     stage: str
     config: Config
@@ -55,7 +55,10 @@ class Ended:
 
 
 def follow(company: Company) -> str:
-    """Help the first rank with what ranks build together, until its run is over; how that ended."""
+    """Help the first rank with what ranks build together until its run ends.
+
+    Returns how it ended.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages.ready import get_ready

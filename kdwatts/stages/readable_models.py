@@ -1,4 +1,4 @@
-"""Whether the models that stages load can be read, before anything is built."""
+"""Whether the models that stages load can be read, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from kdwatts.config.experiment import Config
 
 
 def check_models(config: Config, stages: set[str]) -> None:
-    """Raise, in one sentence, unless the models that these stages load can be read.
+    """Raise one sentence unless the models that these stages load can be read.
 
-    A teacher that cannot be would else stop the run after its corpus, or its student, was paid for.
+    Otherwise an unreadable teacher would stop the run after its corpus, or its student, was built.
     """
     from kdwatts.models.load import check_readable
 

@@ -1,8 +1,8 @@
-"""What a process does once, done before its meter opens a window.
+"""What a process does once, before its meter opens a window.
 
-A library is imported, and finds its way around, the first time that it is used. The first run of a
-sweep would pay some joules for it that those after it do not, and a run by itself all of them: the
-same run would cost by its place.
+Importing a library and using it for the first time draws joules. In a sweep, the first run would
+pay them and later runs would not. A run by itself would pay all of them. So the same run would cost
+more or less by its place in a sweep.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from kdwatts.training.parallel import rank
 
 
 def get_ready(config: Config, stages: Collection[str]) -> None:
-    """Use once, on next to nothing, what building these stages uses; the CPU alone is asked.
+    """Use once, on almost nothing, what building these stages uses. It runs on the CPU alone.
 
-    Raises as `load_tokenizer` does where the pair's tokenizer cannot be read.
+    Where the pair's tokenizer cannot be read, it raises what `load_tokenizer` raises.
     """
     if not stages:
         return

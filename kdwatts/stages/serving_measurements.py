@@ -1,4 +1,4 @@
-"""What the store knows of serving a subject: its measurements, and their figure at one point."""
+"""What the store knows about serving a subject: its measurements, and their mean at one point."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ Point = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Pooled:
-    """A subject's figures at one point: means of run means, as many as are of one quality."""
+    """A subject's figures at one point: means of run means, over all that have one quality."""
 
     cost: dict[str, Any]
-    """As a record of one measurement; `total_interval_95_j` is t[R-1] of R run means, of a single
-    one the spread of its repeats."""
+    """The figures in the form of one measurement's record.
+
+    `total_interval_95_j` is t[R-1] times the spread of R run means. For a single run it is the
+    spread of its repeats.
+    """
     measurements: int
 
 
@@ -35,17 +38,17 @@ class Served:
     """The measurements of one subject that were in the store at the end of a run."""
 
     key: str
-    """Of what serves alike: without the measurement's number."""
+    """The key of what serves alike, without the number of the measurement."""
     rows: list[dict[str, Any]]
-    """What inference.json holds: a row for each point of each measurement, with number and key."""
+    """The rows of inference.json: one for each point of each measurement, with number and key."""
 
     def at(self, point: Point) -> Pooled | None:
-        """The figures at a point; None where no measurement is there yet."""
+        """The figures at a point. None where no measurement is there yet."""
         rows = [row for row in self.rows if _point_of(row) == point]
         return _pooled(rows) if rows else None
 
     def range_j_per_token(self) -> tuple[float | None, float | None]:
-        """Least and most joules per token, read and written together, over the points."""
+        """Least and most joules per token over the points, for reading and writing together."""
         points = dict.fromkeys(map(_point_of, self.rows))
         totals = [pooled.cost["total_j_per_token"] for p in points if (pooled := self.at(p))]
         if not totals or None in totals:

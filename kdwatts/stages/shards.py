@@ -1,4 +1,4 @@
-"""Text to token shards."""
+"""From text to token shards."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def _source_settings(source: TextSource) -> dict[str, Any]:
 
 
 def build(work: Work) -> None:
-    """Tokenize the corpus into `work.out_dir`; the index says what each source gave.
+    """Tokenize the corpus into `work.out_dir`. The index says what each source gave.
 
-    Full shards lie in the scratch folder, each with how far the sources were read and at which
-    commits, so a build that was stopped reads up to there without tokenizing and goes on, to the
-    same bytes. Where a hub serves another commit by then, it is begun anew.
+    Full shards are in the scratch folder, with how far each source was read and at which commit. So
+    a build that was stopped reads up to there without tokenizing, and continues to the same bytes.
+    If a hub serves another commit by then, the build starts again.
     """
     data = work.config.data
     tokenizer = pair_tokenizer(work.config.model)
@@ -208,7 +208,7 @@ def _screen(config: Config, tally: Tally) -> _Screen:
 
 
 def parts_of(data: Data) -> list[MixPart]:
-    """The sources of a corpus; of one that is no mix, its only one."""
+    """The sources of a corpus. A corpus that is no mix has one."""
     if data.source:
         return [MixPart(data.source, 1.0, data.licence, num_documents=data.num_documents)]
     return data.sources

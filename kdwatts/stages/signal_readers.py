@@ -1,4 +1,4 @@
-"""How batches of training get what the teacher says: from a cache, or from the teacher itself."""
+"""How training batches get teacher signals: from a cache, or from the teacher itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdwatts.training.terms.head_terms import TeacherHead
 
 
 def online_teacher(work: Work) -> nn.Module | None:
-    """The teacher, frozen, where it runs beside the student; None where it is cached or absent."""
+    """The frozen teacher, where it runs beside the student. None where it is cached or absent."""
     config = work.config
     if not config.paradigm.needs_signals or "teacher" in work.inputs:
         return None
@@ -34,7 +34,7 @@ def online_teacher(work: Work) -> nn.Module | None:
 def signal_source(
     work: Work, teacher: nn.Module | None, plan: SignalPlan
 ) -> tuple[SignalSource, TeacherHead | None]:
-    """Where a batch gets its teacher signals from, and the head for dense logits."""
+    """Where a batch gets its teacher signals from, and the output head for dense logits."""
     if "teacher" in work.inputs:
         cache = SignalCache(work.inputs["teacher"])
         head = cache.head() if plan.final_hidden else {}

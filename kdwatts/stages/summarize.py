@@ -37,10 +37,10 @@ def summarize(
     root: StageRow,
     gpus: Sequence[Device],
 ) -> Metrics:
-    """Write eval.json, inference.json, metrics.json and the student's link; returns the metrics.
+    """The metrics of a run, which are written with its eval.json, inference.json and links.
 
-    A reused student brings the log of its training along, and which blocks it was paired by.
-    `served` has each subject's measurements in the store, whichever runs made them.
+    A reused student brings the log of its training, and its pairs of blocks. `served` has each
+    subject's measurements in the store, whichever runs made them.
     """
     student_artifact = artifacts["distill"]
     _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)

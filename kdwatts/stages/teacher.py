@@ -64,7 +64,7 @@ _SAVED = "finished parts of the teacher's signals are kept"
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What the bytes of the signals depend on; seeds and the student are not among it."""
+    """What the bytes of the signals depend on. Seeds and the student are not part of it."""
     training = config.training
     return {
         "teacher": source_fingerprint(teacher_source(config)),
@@ -131,10 +131,10 @@ def teacher_tokenizer(config: Config) -> Any:
 
 
 def build(work: Work) -> None:
-    """Write the teacher's signals of the rows in use, held-out ones too, to `work.out_dir`.
+    """Write the teacher's signals for the rows in use, held-out ones too, to `work.out_dir`.
 
-    They are written in parts, of which every rank of a torchrun or Slurm launch makes its share.
-    Finished parts stay in `work.scratch_dir` until all are there, so a killed build goes on.
+    They are written in parts. Each rank of a torchrun or Slurm launch makes its share. Finished
+    parts stay in `work.scratch_dir` until all are there, so a killed build can continue.
     """
     config = work.config
     note_attempt(work)
@@ -172,9 +172,9 @@ def build(work: Work) -> None:
 def assist(work: Work, artifact_dir: Path) -> None:
     """Make this rank's share of the parts of a build that another rank leads.
 
-    The leader begins when it notes its attempt; where it has not within PATIENCE_S, or the artifact
-    is there already, nothing is made. The caller waits for the artifact as for any other stage's.
-    `work.out_dir` is not used.
+    The leader begins when it notes its attempt. When it does not do so within PATIENCE_S, or the
+    artifact exists already, nothing is made. The caller waits for the artifact as it does in every
+    other stage. `work.out_dir` is not used.
     """
     attempts, since_s = work.scratch_dir / ATTEMPTS_NAME, time.monotonic()
     while not attempts.is_file():
@@ -239,7 +239,7 @@ def _job(work: Work) -> _Job:
 
 
 def not_finite(source: ModelSource, precision: str) -> str:
-    """One sentence that a teacher says NaN, before anything of it is kept."""
+    """One sentence that a teacher gives NaN. It is raised before any of its signals is kept."""
     precise = "" if precision == "fp32" else " or use training.precision=fp32"
     return (
         f"teacher: what the teacher {source.path} says is not finite (NaN or infinite); its "
@@ -252,7 +252,7 @@ def _parts_dir(scratch_dir: Path) -> Path:
 
 
 def dense_head(teacher: nn.Module, vocabulary: int) -> dict[str, Tensor]:
-    """What makes dense logits of final states: `head` [V, D], and `bias` [V] where there is one.
+    """The head that makes dense logits of final states: `head` [V, D], and `bias` [V] if any.
 
     Raises RuntimeError where one is not finite.
     """

@@ -1,4 +1,4 @@
-"""Whether a tokenizer serves the texts and the models of a run, before anything is built."""
+"""Whether a tokenizer serves the texts and the models of a run, checked before building."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kdwatts.stages.work import teacher_source
 
 
 def check(config: Config, stages: set[str]) -> None:
-    """Raise ValueError, one sentence, where one of these stages would stop for want of a token.
+    """Raise ValueError, in one sentence, where one of these stages would lack a token.
 
-    Looked at is what the tokenizer lacks, whether the teacher has the same tokens where it must,
-    and the rows of each model that is given them.
+    It checks what the tokenizer lacks, whether the teacher has the same tokens where it must, and
+    the vocabulary rows of each model that reads them.
     """
     pair, needs_teacher = config.model, config.paradigm.needs_teacher
     if not stages:

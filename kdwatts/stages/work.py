@@ -43,7 +43,7 @@ def text_shards(work: Work) -> TokenShards:
 def end_tokens(tokenizer: Any, writer: nn.Module) -> list[int]:
     """The tokens that end a text of `writer`: the tokenizer's, and those of its own settings.
 
-    An instruct model has several, and ends some texts by another than the tokenizer's.
+    An instruct model has several, and ends some texts with another one than the tokenizer's.
     """
     settings: Any = writer.generation_config
     own = settings.eos_token_id
@@ -53,23 +53,24 @@ def end_tokens(tokenizer: Any, writer: nn.Module) -> list[int]:
 
 
 def teacher_source(config: Config) -> ModelSource:
-    """The pair's teacher, which `config.check` made sure of for whoever needs one."""
+    """The pair's teacher. `config.check` made sure that there is one where it is needed."""
     assert config.model.teacher
     return config.model.teacher
 
 
 def shared_rows(config: Config) -> int:
-    """Vocabulary rows that all models of the pair have."""
+    """Number of vocabulary rows that all models of the pair have."""
     student = config.model.student.architecture.vocab_size
     teacher = config.model.teacher
     return shared_vocabulary(student, teacher.architecture.vocab_size) if teacher else student
 
 
 def compared_rows(config: Config) -> tuple[int, int]:
-    """Rows of the student's and of the teacher's head: the shared ones where tokens are compared.
+    """Number of rows of the student's and of the teacher's head that are compared.
 
-    The universal divergence compares ranks, and a pair of two vocabularies nothing but texts: there
-    both heads are whole, as where no teacher is asked.
+    Where tokens are compared, these are the shared ones. The universal divergence compares ranks,
+    and a pair of two vocabularies compares only texts: then both heads are whole, as they are where
+    no teacher is asked.
     """
     response, pair = config.paradigm.response, config.model
     if pair.teacher and (
@@ -82,9 +83,9 @@ def compared_rows(config: Config) -> tuple[int, int]:
 
 
 def feature_pairs(config: Config) -> LayerPairs:
-    """The block pairs of the feature term as depth gives them; none without one.
+    """The block pairs of the feature term by depth. Empty without this term.
 
-    With layers=cka they are measured: ask `stages.pairing.paired_blocks`.
+    With layers=cka they are measured: call `stages.pairing.paired_blocks`.
     """
     feature = config.paradigm.feature
     if not feature:
@@ -99,11 +100,11 @@ def feature_pairs(config: Config) -> LayerPairs:
 
 
 def frozen_dtype(config: Config) -> torch.dtype:
-    """What weights that are only read, a teacher's or a served model's, are kept in."""
+    """The dtype of weights that are only read: those of a teacher or of a served model."""
     return torch.bfloat16 if config.training.precision == "bf16" else torch.float32
 
 
 def plan_signals(config: Config, pairs: LayerPairs | None = None) -> SignalPlan:
-    """The teacher signals that the paradigm needs, for measured block pairs if any are given."""
+    """The teacher signals that the paradigm needs, with measured block pairs if any are given."""
     pairs = feature_pairs(config) if pairs is None else pairs
     return signal_plan(config.paradigm, pairs, compared_rows(config)[1])

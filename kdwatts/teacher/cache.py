@@ -1,9 +1,9 @@
-"""Reading teacher signals from disk: a batch is one gather of records per memory-mapped file.
+"""Teacher signals read from disk: a batch is one gather of records per memory-mapped file.
 
-What is checked when: opening a cache checks that every file is there and has its size, and the
-content of the index's own files; the content of a part is checked against its checksum when a row
-of it is first read, so that a job starts at once and hashes only what it uses. `verify=True` checks
-everything at once.
+Opening a cache checks that every file exists and has its size, and checks the content of the
+index's own files. The content of a part is checked against its checksum when one of its rows is
+first read. So a job starts at once and hashes only what it uses. `verify=True` checks everything at
+once.
 """
 
 # B rows of a batch, T positions, E samples' entries.
@@ -41,7 +41,7 @@ Part = dict[str, Array]
 
 
 class SignalCache:
-    """Reads a finished cache; several threads may."""
+    """A finished cache to read from. Several threads may read."""
 
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
         """Open a cache folder; ValueError names a file that is not what the index says."""
@@ -62,23 +62,26 @@ class SignalCache:
         self._local = threading.local()
 
     def head(self) -> dict[str, Tensor]:
-        """The teacher's output head, `head` [V, D] and `bias` [V] if any, kept for dense logits."""
+        """The teacher's output head, for dense logits: `head` [V, D], and `bias` [V] if any.
+
+        It is kept with the cache.
+        """
         from safetensors.torch import load_file
 
         self._check_file(HEAD_NAME)
         return load_file(self.directory / HEAD_NAME)
 
     def read(self, rows: NDArray[np.int64], device: torch.device | None = None) -> Signals:
-        """The signals of the given rows of the data, in memory of the CPU unless told otherwise.
+        """The signals of the rows [B] of the data, in the CPU's memory or on `device`.
 
-        Raises ValueError for a row never cached, and for a part that is not what was written.
+        Raises ValueError for a row that was never cached, and for a part that was changed on disk.
         """
         places = np.searchsorted(self._rows, rows)
         if not np.array_equal(self._rows[places.clip(max=len(self._rows) - 1)], rows):
             missing = np.setdiff1d(rows, self._rows).tolist()
             raise ValueError(
-                f"teacher: {self.directory} holds {len(self._rows)} rows and not rows {missing}; "
-                "it was built for another schedule: delete it and rerun"
+                f"teacher: {self.directory} holds {len(self._rows)} rows, but not rows {missing}; "
+                "it was built for another schedule: delete it and run again"
             )
         part_of, local = np.divmod(places, self.index["rows_per_part"])
 
@@ -155,7 +158,7 @@ class SignalCache:
 
     def _refuse(self, problem: str | None) -> None:
         if problem:
-            raise ValueError(f"teacher: {problem}; delete {self.directory} and rerun")
+            raise ValueError(f"teacher: {problem}; delete {self.directory} and run again")
 
 
 def _ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""Writing a cache in parts, by one process or by many: whatever is finished outlives a kill.
+"""Writing a cache in parts, by one process or by many. A finished part survives a kill.
 
-A part is a folder of a few thousand positions. Who makes it fills a private folder and renames it,
-so a part that exists is whole, and of two makers of the same part the second one's is dropped.
-Nothing else is shared: ranks and jobs need no lock, and their clocks need not agree.
+A part is a folder of a few thousand positions. Its maker fills a private folder and renames it. So
+a part that exists is whole. When two make the same part, the second one's is dropped. The makers
+share nothing else: ranks and jobs need no lock, and their clocks need not agree.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PART_NAME = "part.json"
 _WRITING = ".writing-"
 
 PART_POSITIONS = 1 << 16
-"""A kill costs a maker at most these; a reader checks a part as a whole when it first meets it."""
+"""A kill costs a maker at most these positions. A reader checks a part as a whole."""
 PART_BYTES = 1 << 26
 
 SignalsOf = Callable[[NDArray[np.int64]], Signals]
@@ -43,16 +43,18 @@ SignalsOf = Callable[[NDArray[np.int64]], Signals]
 
 
 def rows_per_part(form: Form) -> int:
-    """Rows of every part but the last, a function of the form alone."""
+    """Number of rows of every part but the last. It depends on the form alone."""
     by_size = PART_BYTES // int(form.row_bytes)
     return max(1, min(PART_POSITIONS // form.sequence_length, by_size))
 
 
 def num_parts(num_rows: int, form: Form) -> int:
+    """Number of parts of a cache of so many rows."""
     return -(-num_rows // rows_per_part(form))
 
 
 def part_dir(directory: Path, number: int) -> Path:
+    """The folder of one part."""
     return directory / f"part-{number:06d}"
 
 
@@ -65,9 +67,9 @@ def write_parts(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> None:
-    """Make every `num_ranks`-th part from `rank` on that does not exist yet.
+    """Make every `num_ranks`-th part, from `rank` on, that does not exist yet.
 
-    `rows` must ascend. An exception out of `signals_of` leaves the finished parts behind.
+    `rows` must ascend. After an exception of `signals_of` the finished parts stay.
     """
     assert np.all(np.diff(rows) > 0), "a reader finds rows by bisection"
     for number in range(rank, num_parts(len(rows), form), num_ranks):
@@ -135,7 +137,7 @@ def _fill(work_dir: Path, part_rows: NDArray[np.int64], form: Form, signals_of: 
 
 
 def missing_parts(parts_dir: Path, num_rows: int, form: Form) -> list[int]:
-    """Numbers of the parts that no maker has finished."""
+    """Numbers of the parts that are not finished."""
     numbers = range(num_parts(num_rows, form))
     return [number for number in numbers if not part_dir(parts_dir, number).is_dir()]
 
@@ -150,10 +152,11 @@ def complete_parts(
     check: Callable[[], None],
     poll_s: float = 0.2,
 ) -> None:
-    """Return once all parts exist: make those that nobody is at, wait for those that others make.
+    """Return when all parts exist. Makes parts that nobody works on, and waits for the others.
 
-    Who makes a part touches its folder; left alone for `patience_s`, as this process's own clock
-    tells, it is dead. `check` is called at every look and may raise.
+    Whoever makes a part touches its folder. A part that was not touched for `patience_s` seconds,
+    by this process's own clock, is given up and made here. `check` is called at every look and may
+    raise.
     """
     seen_s: dict[tuple[Path, int], float] = {}
 
@@ -215,13 +218,16 @@ def finish(
 
 
 def part_problem(directory: Path, part: dict[str, Any], *, content: bool) -> str | None:
-    """What is wrong with a part on disk, in words; its content is hashed only if asked."""
+    """What is wrong with a part on disk, in words. None if nothing is.
+
+    `content` hashes its content.
+    """
     for name, size in part["bytes"].items():
         path = directory / name
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != size:
-            return f"{path} has {path.stat().st_size} bytes, the index says {size}"
+            return f"{path} has {path.stat().st_size} bytes, but the index says {size}"
         if content and (found := sha256_file(path)) != part["sha256"][name]:
-            return f"{path} has sha256 {found[:12]}, the index says {part['sha256'][name][:12]}"
+            return f"{path} has sha256 {found[:12]}, but the index says {part['sha256'][name][:12]}"
     return None

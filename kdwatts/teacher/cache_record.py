@@ -33,7 +33,7 @@ from kdwatts.teacher.sparse_coding import (
 )
 
 USUAL_DISTINCT = 12
-"""Distinct tokens at a position, about, among 50 samples of a language model; for estimates."""
+"""About how many of 50 samples of a language model are distinct. It is used for estimates."""
 
 TOP_K_NAME, STATES_NAME, SAMPLES_NAME = "top_k.bin", "states.bin", "samples.bin"
 """Files of a part: records of top-k signals, records of all else, and entries of samples."""
@@ -44,7 +44,7 @@ Entries = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Form:
-    """How the rows of one cache look."""
+    """The layout of the rows of one cache."""
 
     plan: SignalPlan
     sequence_length: int
@@ -53,14 +53,15 @@ class Form:
 
     @cached_property
     def id_code(self) -> IdCode:
+        """The layout of the token ids."""
         return id_code(self.plan.vocabulary, self.plan.top_k)
 
     @cached_property
     def records(self) -> dict[str, np.dtype[Any]]:
-        """The record of one row in each file that the plan calls for; there may be both."""
+        """The record of one row in each file that the plan needs. There may be two files."""
         fields = {TOP_K_NAME: self._top_k_fields(), STATES_NAME: self._state_fields()}
         return {
-            # Wide items first: then nothing needs padding but the end, and all are read aligned.
+            # Wide items first: then only the end needs padding, and all are read aligned.
             name: np.dtype(sorted(some, key=lambda field: -np.dtype(field[1]).itemsize), align=True)
             for name, some in fields.items()
             if some
@@ -100,7 +101,7 @@ class Form:
 
     @property
     def row_bytes(self) -> float:
-        """Bytes of one row, its samples at their usual number."""
+        """Bytes of one row, with the usual number of samples."""
         plan, samples = self.plan, 0
         if plan.samples:
             distinct = min(plan.samples, USUAL_DISTINCT)
@@ -114,16 +115,17 @@ class Form:
 
     @property
     def rows_per_block(self) -> int:
+        """Number of rows in such a slice."""
         return max(1, BLOCK_POSITIONS // self.sequence_length)
 
 
 def bytes_per_token(plan: SignalPlan, sequence_length: int, width: int) -> float:
-    """Size of a cache over its tokens, in bytes; that of samples is the usual one."""
+    """Size of a cache over its tokens, in bytes. The number of samples is the usual one."""
     return Form(plan, sequence_length, width).row_bytes / sequence_length
 
 
 def encode_rows(signals: Signals, num_rows: int, form: Form) -> tuple[dict[str, Records], Entries]:
-    """Records of a batch's rows by file, and the entries of their samples [E, bytes].
+    """Records of a batch's rows by file, and the entries [E, bytes] of their samples.
 
     `sample_start` counts from the batch's first entry.
     """
@@ -158,7 +160,7 @@ def _encode_sparse(sparse: SparseLogits, records: Records, form: Form) -> None:
     top_N1 = sparse.log_p_NK.amax(-1, keepdim=True)
     ids_NK, order_NK = sparse.ids_NK.sort(-1)
     depth_NK = (top_N1 - sparse.log_p_NK).gather(-1, order_NK)
-    # log p_T(i) = -d_i / T - (c_T - l_top / T): what is kept is the bracket.
+    # log p_T(i) = -d_i / T - (c_T - l_top / T). The bracket is kept.
     temperature_M = torch.tensor(form.plan.temperatures, device=top_N1.device, dtype=top_N1.dtype)
     offset_NM = sparse.offset_NM - top_N1 / temperature_M
     ids, depth, offset, log_tail = (
@@ -166,7 +168,7 @@ def _encode_sparse(sparse: SparseLogits, records: Records, form: Form) -> None:
         for tensor in (ids_NK, depth_NK.float(), offset_NM.float(), sparse.log_tail_NM.float())
     )
     records["offset"] = encode_offsets(offset, precision)
-    # float16 ends at 65504, and no mass is no distribution.
+    # float16 ends at 65504, so minus infinity is kept as -60000.
     records["log_tail"] = log_tail.clip(min=-60000.0)
     for block in form.blocks_of(num_rows):
         fields = {
@@ -182,7 +184,7 @@ Gather = Callable[[slice, Records | None], Records]
 
 
 class SparseDecoder:
-    """Reads the top-k signal block by block in buffers of its own, for one thread at a time."""
+    """Reads the top-k signal block by block, in buffers of its own, for one thread at a time."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
@@ -190,7 +192,10 @@ class SparseDecoder:
         self._block = np.empty(form.rows_per_block, dtype=form.records[TOP_K_NAME])
 
     def decode(self, gather: Gather, num_rows: int) -> SparseLogits:
-        """The signal of a batch, position by position; log p is over the likeliest token's."""
+        """The signal of a batch, position by position.
+
+        log p is in nats, relative to the likeliest token's.
+        """
         plan, length = self._form.plan, self._form.sequence_length
         shape, num_positions = self._block["offset"].shape, num_rows * length
         ids_NK = np.empty((num_positions, plan.top_k), dtype=np.int64)
@@ -210,7 +215,7 @@ class SparseDecoder:
 
 
 def decode_states(states: Records, plan: SignalPlan) -> dict[str, Any]:
-    """Keyword arguments of `Signals` for hidden states, pooled ones and those of tokens."""
+    """Keyword arguments of `Signals` for hidden states: pooled ones, and those of tokens."""
     found: dict[str, Any] = {}
     if plan.final_hidden:
         found["final_ND"] = _bfloat16(_flat(states["final_hidden"]))

@@ -1,7 +1,7 @@
 """A teacher with another tokenizer: it reads the student's text in tokens of its own.
 
-Where a token of the student and a token of the teacher end at the same byte of the text, both have
-read the same prefix and say what comes next; there they are compared. Elsewhere they are not.
+Where a student's token and a teacher's token end at the same byte of the text, both models have
+read the same text and predict what comes next. They are compared there, and nowhere else.
 """
 
 # B sequences, T positions of the student, U of the teacher, N = B T, D teacher width.
@@ -22,7 +22,7 @@ from kdwatts.data.packing import Batch
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
 
 UNREAD = -1
-"""Stands for the teacher's position where it has none that ends with the student's token."""
+"""Stands for the teacher's position where none ends with the student's token."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Spelling:
 
     tokenizer: Any
     bytes_of: dict[int, bytes]
-    """Token id to the bytes of text it stands for; special tokens stand for none."""
+    """Token id to the bytes of text it stands for. Special tokens stand for none."""
 
     def ends(self, ids: list[int]) -> NDArray[np.int64]:
-        """Where each token ends in the text of all, in bytes."""
+        """Where each token ends in the text of all tokens, in bytes, int64 [L]."""
         return np.cumsum([len(self.bytes_of[token]) for token in ids], dtype=np.int64)
 
 
@@ -45,8 +45,8 @@ def spelling(tokenizer: Any, *, subject: str) -> Spelling:
     kinds = {decoder.get("type"), *(part["type"] for part in decoder.get("decoders", []))}
     if "ByteLevel" not in kinds:
         raise ValueError(
-            f"the {subject}'s tokenizer decodes by {', '.join(sorted(map(str, kinds)))}, not by "
-            "bytes, so its tokens have no place in the text; choose a pair of byte-level "
+            f"the {subject}'s tokenizer decodes by {', '.join(sorted(map(str, kinds)))} and not by "
+            "bytes, so the place of its tokens in a text is not known; choose a pair of byte-level "
             "tokenizers, such as those of Llama 3 and Qwen2.5"
         )
     byte_of = _byte_of_character()
@@ -80,18 +80,19 @@ class ReadRow:
     positions: list[int]
     """Place of each token in its document, where documents are kept apart."""
     place_T: NDArray[np.int64]
-    """For each position of the student, the teacher's that has read as much, or UNREAD."""
+    """For each position of the student, the teacher's that has read the same text, or UNREAD."""
 
 
 def read_row(
     student: Spelling, teacher: Spelling, ids: list[int], starts: frozenset[int] = frozenset()
 ) -> ReadRow:
-    """A row of student tokens in the teacher's, and which positions of the two correspond.
+    """A row of student tokens in the teacher's tokens, and which positions of the two correspond.
 
-    `starts` are the places at which documents begin whose tokens do not see those before. The
-    teacher's begin token, if it has one, precedes the row and each of them. The student's end token
-    becomes the teacher's; its other special tokens are not read. Bytes of a character that the row
-    cuts in two are not read, nor is a text that the teacher's tokenizer would change.
+    `starts` are the places where documents begin whose tokens do not see earlier ones. The
+    teacher's begin token, if it has one, stands before the row and before each of these. The
+    student's end token becomes the teacher's. Its other special tokens are not read. Neither are
+    the bytes of a character that the row cuts in two, nor a text that the teacher's tokenizer would
+    change.
     """
     begin, end = teacher.tokenizer.bos_token_id, teacher.tokenizer.eos_token_id
     read: list[int] = [begin] * (begin is not None)
@@ -145,9 +146,9 @@ def universal_signals(
 ) -> Signals:
     """What the teacher, whose tokenizer is `reader`, says at the student's positions.
 
-    Its final states stand where the student's tokens end, with `aligned_N` false where it has none;
-    pooled states are over the teacher's own tokens. Signals of single positions besides these have
-    no meaning and must not be in the plan. The caller chooses autocast.
+    Its final states [N, E] stand where the student's tokens end. `aligned_N` [N] is false where it
+    has none. Pooled states are over the teacher's own tokens. The plan must have no other signals
+    of single positions: they have no meaning here. The caller chooses autocast.
     """
     assert not (plan.top_k or plan.samples or plan.blocks or plan.token_positions)
     assert plan.attention_block is None

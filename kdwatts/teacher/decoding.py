@@ -1,7 +1,8 @@
 """Text that a model writes: prompts of any lengths in one batch, padded on the left, KV cached.
 
-The loop is ours because transformers' `generate` draws for a whole batch from one generator: what a
-prompt gets would depend on its neighbours. Here every prompt brings its own draws.
+The loop is our own because transformers' `generate` draws for a whole batch from one generator. The
+text after a prompt would then depend on the other prompts. Here every prompt brings its own random
+numbers.
 """
 
 # B prompts still written to, P positions so far, V shared vocabulary.
@@ -19,9 +20,10 @@ from transformers import DynamicCache
 
 
 def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) that depend on `key` alone; a longer series begins with a shorter.
+    """`count` random numbers in [0, 1), float64 [L], that depend on `key` alone.
 
-    A key names a prompt: the seed and its place, not its place in a batch.
+    A longer series begins with the shorter one. A key names a prompt: the seed and the prompt's own
+    place, not its place in a batch.
     """
     return np.random.default_rng(list(key)).random(count)
 
@@ -29,12 +31,13 @@ def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
 def choose_tokens(
     logits_BV: Tensor, draw_B: Tensor, *, temperature: float, top_p: float = 1.0
 ) -> Tensor:
-    """The next token of each row, int64 [B]: where its draw falls in the cumulated probabilities.
+    """The next token of each row, int64 [B], for logits [B, V] and one random number per row [B].
 
-    Temperature 0 takes the likeliest. `top_p` below 1 keeps the smallest set of likeliest tokens
-    that holds at least so much probability (nucleus sampling, Holtzman et al. 2020, arXiv
-    1904.09751, section 3.1). Tokens are cumulated in order of id, not of likelihood: two tokens
-    nearly alike would swap places by rounding, and with them what is drawn.
+    The token is where the number falls in the cumulated probabilities. Temperature 0 takes the
+    likeliest token. `top_p` below 1 keeps the smallest set of likeliest tokens with at least this
+    probability (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751, section 3.1). Tokens are
+    cumulated in the order of their ids. In the order of likelihood, rounding could swap two tokens
+    of nearly equal likelihood, and the drawn token with them.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -63,24 +66,26 @@ def write_text(
     top_p: float = 1.0,
     writer: str = "model",
 ) -> list[NDArray[np.int64]]:
-    """What the model writes after each prompt, without prompt and pads: at least one token each.
+    """What the model writes after each prompt, int64 [L]: at least one token, without the prompt.
 
-    A text ends with the first of `end_ids` that is written, which is part of it, or after as many
-    tokens as its prompt has draws. Only ids below `vocabulary` are written. A text does not depend
-    on the other prompts, up to rounding of logits; a prompt whose text has ended leaves the batch.
-    The caller chooses device and autocast; the model is to be in evaluation mode, for gradient
-    checkpointing keeps no cache. Raises ValueError for a prompt without a token, RuntimeError,
-    which names the `writer`, for logits that are not finite: of NaN ordinary tokens are drawn.
+    A text ends with the first of `end_ids` that is written, which belongs to it, or after as many
+    tokens as its prompt has random numbers. Only ids below `vocabulary` are written. A text does
+    not depend on the other prompts, up to rounding of logits. A prompt whose text has ended leaves
+    the batch. The caller chooses device and autocast, and sets the model to evaluation mode: with
+    gradient checkpointing it would keep no cache.
+
+    Raises ValueError for a prompt without a token. Raises RuntimeError, which names the `writer`,
+    for logits that are not finite: ordinary tokens would be drawn from NaN.
     """
     lengths = [len(prompt) for prompt in prompts]
     if not all(lengths):
-        raise ValueError("generate: a prompt has no token; give each at least one")
+        raise ValueError("generate: a prompt has no tokens; give each prompt at least one")
     if not prompts:
         return []
     assert all(len(draw) for draw in draws), "a prompt without draws is to be left out"
     device = next(model.parameters()).device
     token_BP, mask_BP = (tensor.to(device) for tensor in _left_padded(prompts))
-    # Pads count for nothing, so a text's first token is at position 0 whatever stands before it.
+    # Pads have no position: a text's first token is at position 0 whatever stands before it.
     position_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
     limit_B = np.array([len(draw) for draw in draws])
     draw_BN = np.zeros((len(prompts), limit_B.max()))
@@ -107,11 +112,11 @@ def write_text(
         next_B = choose_tokens(logits_BV, draw_B, temperature=temperature, top_p=top_p)
         text_BN[open_B, place] = next_B
         num_written[open_B.cpu().numpy()] = place + 1
-        # In one message, for each is a wait. The largest of a row is NaN if one is.
+        # One transfer, since each is a wait. A row's maximum is NaN if one of its logits is.
         ended_B, finite_B = torch.stack([torch.isin(next_B, ends), finite_B]).cpu().numpy()
         if not finite_B.all():
             raise RuntimeError(
-                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its words "
+                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its text "
                 f"would mean nothing; its weights may be damaged: check the {writer}'s files"
             )
         done = ended_B | (limit_B[open_B.cpu().numpy()] == place + 1)
@@ -141,7 +146,7 @@ def _left_padded(prompts: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
 
 
 def keep_texts(path: Path, texts: Mapping[tuple[int, ...], NDArray[np.int64]]) -> None:
-    """Write texts under keys of one length: a file that is complete as soon as it has its name."""
+    """Write texts under keys of one length. The file is complete as soon as it has its name."""
     aside = path.with_suffix(".part")
     with aside.open("wb") as file:
         np.savez(
@@ -154,7 +159,7 @@ def keep_texts(path: Path, texts: Mapping[tuple[int, ...], NDArray[np.int64]]) -
 
 
 def read_texts(path: Path) -> dict[tuple[int, ...], NDArray[np.int64]]:
-    """The texts of a file of `keep_texts`."""
+    """The texts of a file that `keep_texts` wrote."""
     with np.load(path) as kept:
         stops = kept["lengths"].cumsum()
         texts = np.split(kept["tokens"], stops)[: len(stops)]

@@ -1,4 +1,4 @@
-"""Tokens drawn from the teacher, the same ones for a row of data whoever draws them."""
+"""Tokens drawn from the teacher: the same ones for a row of data, on every rank and device."""
 
 # B rows of a batch, T positions, N = B T, V shared vocabulary, S draws at a position, K = S kept.
 
@@ -16,22 +16,27 @@ _STREAM = 0x6B65
 
 @dataclass(frozen=True)
 class SampledLogits:
-    """Tokens drawn from the teacher at one temperature, and how often each was."""
+    """Tokens drawn from the teacher at one temperature, and how often each was drawn."""
 
     ids_NK: Tensor
     counts_NK: Tensor
-    """Times each id was drawn; 0 where fewer than K tokens are distinct."""
+    """How often each id was drawn. 0 where fewer than K tokens are distinct."""
     num_samples: int
-    """Draws at each position: the sum of its counts, and K, so that no token is ever dropped."""
+    """Draws at each position.
+
+    It is the sum of the counts and also K, so no token is ever dropped.
+    """
     finite_N: Tensor | None = None
-    """Where the logits were finite, without which an ordinary token is drawn of NaN; None where
-    that was looked at before they were kept."""
+    """Where the logits were finite: from NaN, an ordinary token would be drawn.
+
+    None where this was checked before the samples were kept.
+    """
 
 
 def uniforms(
     rows: NDArray[np.int64], *, sequence_length: int, num_samples: int
 ) -> NDArray[np.float64]:
-    """S numbers in [0, 1) for each position of each row, ascending, [B, T, S].
+    """S random numbers in [0, 1) for each position of each row, ascending, float64 [B, T, S].
 
     They depend on the row's number alone: not on batch, order, seed, rank or device.
     """
@@ -43,15 +48,15 @@ def uniforms(
 def sampled_logits(
     logits_NV: Tensor, uniform_NS: Tensor, *, temperature: float = 1.0
 ) -> SampledLogits:
-    """S tokens of softmax(logits / T) at each position, drawn with replacement, ids ascending.
+    """S tokens of softmax(logits / T) for logits [N, V], drawn with replacement, ids ascending.
 
-    The token of a number u is where the cumulated distribution first exceeds it (inversion), in
-    float64: in float32 tokens below 6e-8 would be lost, in float16 most of a vocabulary. So
-    count / S has the mean p, which keeps gradients unbiased (Sparse Logit Sampling, arXiv
-    2503.16870, section 3). `uniform_NS` ascend along S.
+    `uniform_NS` [N, S] ascend along S. The token of a number u is where the cumulated distribution
+    first exceeds u (inversion), in float64. In float32, tokens below 6e-8 would be lost, in float16
+    most of a vocabulary. count / S has the mean p, so gradients are unbiased (Sparse Logit
+    Sampling, arXiv 2503.16870, section 3).
     """
     cumulated_NV = (logits_NV.double() / temperature).softmax(-1).cumsum(-1)
-    # The last sum is 1 but for rounding; a number beyond it would find no token.
+    # The last sum is 1 up to rounding. A number beyond it would find no token.
     threshold_NS = uniform_NS.to(cumulated_NV) * cumulated_NV[:, -1:]
     drawn_NS = torch.searchsorted(cumulated_NV, threshold_NS, right=True)
     drawn_NS.clamp_(max=logits_NV.shape[-1] - 1)

@@ -1,4 +1,4 @@
-"""The signals that a paradigm's terms need of the teacher, computed live from its forward pass."""
+"""The teacher signals that a paradigm's terms need, computed live from its forward pass."""
 
 # B sequences, T positions, N = B T positions, K top tokens, M temperatures, S layers,
 # D teacher width, V shared vocabulary.
@@ -27,18 +27,18 @@ from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 
 @dataclass(frozen=True)
 class SignalPlan:
-    """Which signals to take; equal plans make equal caches."""
+    """Which signals to take. Equal plans make equal caches."""
 
     top_k: int = 0
-    """Tokens kept per position; 0 keeps none."""
+    """Tokens kept per position. 0 keeps none."""
     temperatures: tuple[float, ...] = ()
     """Temperatures at which the top-k signal must be exact."""
     vocabulary: int = 0
     """Rows of the head that both models share."""
     precision: str = "u8"
-    """How a cache keeps the top-k log-probabilities: see `teacher.coding`."""
+    """How a cache keeps the top-k log-probabilities: see `teacher.sparse_coding`."""
     samples: int = 0
-    """Tokens drawn at each position, with replacement; 0 draws none."""
+    """Tokens drawn at each position, with replacement. 0 draws none."""
     sample_temperature: float = 1.0
     """Temperature of the distribution they are drawn from."""
     final_hidden: bool = False
@@ -46,17 +46,17 @@ class SignalPlan:
     blocks: tuple[int, ...] = ()
     """Teacher blocks whose outputs are taken."""
     block_positions: int = 0
-    """Sampled positions of each row at which they are taken; 0 takes all."""
+    """Sampled positions of each row at which block outputs are taken. 0 takes all."""
     pooled: bool = False
     """Mean over positions of the state after the final norm."""
     token_positions: int = 0
-    """Sampled positions of each row whose states after the final norm are taken; 0 takes none."""
+    """Sampled positions of each row whose final states are taken. 0 takes none."""
     attention_block: int | None = None
-    """Teacher block whose queries, keys and values are taken; never cached."""
+    """Teacher block whose queries, keys and values are taken. They are never cached."""
 
 
 def signal_plan(paradigm: Paradigm, pairs: LayerPairs, vocabulary: int) -> SignalPlan:
-    """The union of what the terms of `paradigm` need."""
+    """The plan with all signals that the terms of `paradigm` need."""
     response = paradigm.response
     support = response.support if response else None
     sparse = support == "top_k"
@@ -85,41 +85,44 @@ def signal_plan(paradigm: Paradigm, pairs: LayerPairs, vocabulary: int) -> Signa
 
 @dataclass(frozen=True)
 class SparseLogits:
-    """Top-k log-probabilities at temperature 1 with what makes them exact at others.
+    """The K likeliest tokens at temperature 1, with what makes them exact at other temperatures.
 
-    log p_T(i) = l_i / T - c_T, where l is the log-probability at T = 1 and c_T is
-    log sum exp(l / T) over the whole vocabulary. A constant added to the l of a position changes
-    c_T by its T-th part and no probability: a cache counts l from the likeliest token.
+    log p_T(i) = l_i / T - c_T. l is the log-probability at T = 1 in nats, and c_T is log sum exp(l
+    / T) over the whole vocabulary. A constant that is added to all l of a position changes c_T by
+    its T-th part and no probability. So a cache stores l relative to the likeliest token.
     """
 
     ids_NK: Tensor
     log_p_NK: Tensor
-    """l, in any order of the tokens."""
+    """l in nats, in any order of the tokens."""
     offset_NM: Tensor
-    """c_T for each temperature of the plan."""
+    """c_T in nats for each temperature of the plan."""
     log_tail_NM: Tensor
-    """log of the mass off the support at each temperature."""
+    """log of the probability of all other tokens, in nats, at each temperature."""
 
     def at(self, temperature: float, temperatures: tuple[float, ...]) -> TopK:
-        """The support's log-probabilities at one of the plan's temperatures."""
+        """The K likeliest tokens with their log-probabilities at one of the plan's temperatures."""
         place = temperatures.index(temperature)
         log_p_NK = wide(self.log_p_NK) / temperature - wide(self.offset_NM[:, place, None])
         return TopK(self.ids_NK.long(), log_p_NK, wide(self.log_tail_NM[:, place]))
 
     def rows(self, keep_N: Tensor) -> SparseLogits:
-        """The positions where `keep_N` is true."""
+        """The positions where `keep_N` [N] is true."""
         return SparseLogits(*(getattr(self, f.name)[keep_N] for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What the teacher says about one batch; None for what the plan leaves out."""
+    """What the teacher says about one batch. None for what the plan leaves out."""
 
     sparse: SparseLogits | None = None
     sampled: SampledLogits | None = None
     final_ND: Tensor | None = None
     aligned_N: Tensor | None = None
-    """Where the final states stand for the student's positions; None for all. See `universal`."""
+    """Where the final states stand for the student's positions. None where all do.
+
+    See `universal`.
+    """
     blocks: dict[int, Tensor] | None = None
     """Teacher block to its output [B, T, D], or [B, M, D] at the plan's sampled positions."""
     pooled_BD: Tensor | None = None
@@ -129,7 +132,7 @@ class Signals:
     """Queries, keys and values [B, T, heads times head width] under q, k and v."""
 
     def to(self, device: torch.device) -> Signals:
-        """The signals on `device`; from pinned memory the copy does not hold up the host."""
+        """The signals on `device`. With pinned memory the host does not wait for the copy."""
         return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Signals:
@@ -150,10 +153,11 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def worst(signals: Signals) -> Tensor:
-    """NaN where a number that the teacher says is not finite, else 0, in float32 on its device.
+    """NaN where a number of the teacher is not finite, else 0: a float32 scalar on its device.
 
-    Asking waits for no device. A log-probability may be minus infinity: that of no mass at all.
-    Samples are ordinary tokens whatever the logits are, so who draws them says whether these were.
+    This does not wait for the device. A log-probability may be minus infinity: that of no
+    probability. Samples are ordinary tokens whatever the logits are, so whoever draws them checks
+    the logits.
     """
     found: list[Tensor] = []
 
@@ -175,7 +179,7 @@ def worst(signals: Signals) -> Tensor:
 
 
 def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...]) -> SparseLogits:
-    """The K likeliest tokens of each row, exact at every one of `temperatures`."""
+    """The K likeliest tokens of each row of logits [N, V], exact at each of `temperatures`."""
     log_p_NV = wide(logits_NV).log_softmax(-1)
     log_p_NK, ids_NK = log_p_NV.topk(k, dim=-1)
     offsets, tails = [], []
@@ -189,13 +193,13 @@ def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...])
 
 
 def sampled_index(rows: NDArray[np.int64], like: Tensor, *, count: int) -> Tensor:
-    """The `count` sampled positions of each row [B, M], for and where `like` [B, T, ...] lies."""
+    """The `count` sampled positions of each row, int64 [B, M], on the device of `like` [B, ...]."""
     places = sampled_positions(rows, sequence_length=like.shape[1], count=count)
     return torch.from_numpy(places).to(like.device)
 
 
 def at_positions(state: Tensor, index_BM: Tensor) -> Tensor:
-    """What `state` [B, T] or [B, T, D] has at the given positions of each row, [B, M, ...]."""
+    """Values [B, M, ...] of `state` [B, T] or [B, T, D] at positions [B, M] of each row."""
     if state.ndim == 2:
         return state.gather(1, index_BM)
     return state.gather(1, index_BM[..., None].expand(-1, -1, state.shape[-1]))
@@ -212,12 +216,12 @@ def compute_signals(
     position_BT: Tensor | None = None,
     chunk_rows: int = SPARSE_ROWS,
 ) -> Signals:
-    """Run the teacher once over a batch and take what `plan` names.
+    """The signals that `plan` names, from one forward pass of the teacher over tokens [B, T].
 
-    `rows` are the batch's, from which sampled positions are drawn; `valid_BT` is false at padding,
-    which is to the right of the text and pooled over nowhere; with `position_BT`, the places of
-    tokens in their documents, each token sees its own document alone. Logits exist for
-    `chunk_rows` positions at a time. The caller chooses autocast and device.
+    `rows` are the batch's row numbers, from which sampled positions are drawn. `valid_BT` [B, T] is
+    false at padding, which stands right of the text and is never pooled over. With `position_BT`
+    [B, T], the places of tokens in their documents, each token sees its own document alone. Logits
+    exist for `chunk_rows` positions at a time. The caller chooses autocast and device.
     """
     body = teacher.get_submodule("model")
     with (

@@ -1,15 +1,15 @@
-"""Compact coding of a sparse teacher signal, in numpy: a few dozen operations for a whole block.
+"""Compact coding of a sparse teacher signal in numpy: a few dozen operations for a whole block.
 
-Token ids of a position ascend, so they are kept as Elias and Fano keep a monotone sequence (Elias
-1974, "Efficient storage and retrieval by content and address of static files"): low bits as they
-are, and of the high parts only the steps between neighbours, in unary. 64 ids below 128,256 take
-108 bytes in place of 144 at 18 bits each. Low parts have 0, 4, 8 or 12 bits, so that bytes and
-halves of bytes suffice to take them apart.
+The token ids of a position ascend. They are kept as Elias and Fano keep a monotone sequence (Elias
+1974, "Efficient storage and retrieval by content and address of static files"): the low bits as
+they are, and of the high parts only the steps between neighbours, in unary. 64 ids below 128,256
+take 108 bytes; at 18 bits each they would take 144. Low parts have 0, 4, 8 or 12 bits, so bytes and
+half bytes are enough to read them.
 
-A log-probability is kept as its depth d below the likeliest token's, in one of two ways. `u8`: the
-deepest depth R of the position in float16, rounded up, and code c of d = R (c / 255)^2, which
-errs by at most sqrt(d R) / 255 + R / 510^2 nats: nothing at the top, where the mass is, and at
-most R / 255 at the bottom. `f16`: d in float16, which errs by at most d / 2048 nats.
+A log-probability is kept as its depth d below the likeliest token's, in one of two ways. `u8` keeps
+the deepest depth R of the position in float16, rounded up, and a code c with d = R (c / 255)^2. Its
+error is at most sqrt(d R) / 255 + R / 510^2 nats: none for the likeliest token, and at most R / 255
+for the deepest. `f16` keeps d in float16, with an error of at most d / 2048 nats.
 """
 
 # N positions, K tokens of a position, H bytes of unary code, E entries of all positions together.
@@ -44,6 +44,7 @@ class IdCode:
     """H: room for K ones and as many zeros as the highest id has steps of 2^low_bits."""
 
     def fields(self) -> Fields:
+        """The fields of one position: name, type and length."""
         fields: Fields = {"id_high": ("u1", (self.high_bytes,))}
         if self.low_bits >= 8:
             fields["id_low8"] = ("u1", (self.k,))
@@ -63,7 +64,7 @@ def id_code(vocabulary: int, k: int) -> IdCode:
 
 
 def encode_ids(ids_NK: NDArray[np.int64], code: IdCode) -> dict[str, Array]:
-    """The fields of ids that ascend strictly along K."""
+    """The fields of ids [N, K] that ascend strictly along K."""
     assert ids_NK.shape[1] == code.k and np.all(np.diff(ids_NK, axis=1) > 0)
     bits = np.zeros((len(ids_NK), code.high_bytes * 8), dtype=np.uint8)
     ones_NK = (ids_NK >> code.low_bits) + np.arange(code.k)
@@ -82,7 +83,7 @@ def encode_ids(ids_NK: NDArray[np.int64], code: IdCode) -> dict[str, Array]:
 
 
 class IdDecoder:
-    """Decodes ids block by block in buffers of its own: memory that is new each time costs more.
+    """Decodes ids block by block, in buffers of its own: new memory each time costs more.
 
     One thread uses it at a time.
     """
@@ -97,11 +98,11 @@ class IdDecoder:
         self._id_NK = np.empty(shape, np.int32)
 
     def decode(self, fields: Mapping[str, Array], out_NK: NDArray[np.int64]) -> None:
-        """Fill `out_NK` with the ids of the fields of its positions."""
+        """Fill `out_NK` [N, K] with the ids of its positions."""
         num, k = out_NK.shape
         bits_low, half = self.code.low_bits, (k + 1) // 2
         high_NK, low_NK, id_NK = self._high_NK[:num], self._low_NK[:num], self._id_NK[:num]
-        # A position has exactly K ones: where they stand, less where they would without any zero.
+        # A position has exactly K ones: their places, less their places if there were no zeros.
         bits = np.unpackbits(fields["id_high"].reshape(-1), bitorder="little").view(bool)
         high_NK[...] = np.flatnonzero(bits).reshape(num, k)  # Modulo 2^16, as the difference is.
         high_NK -= self._start_NK[:num]
@@ -120,15 +121,15 @@ class IdDecoder:
 
 
 def depth_fields(k: int, precision: str) -> Fields:
-    """Where depths of K tokens go."""
+    """The fields for the depths of K tokens."""
     if precision == "f16":
         return {"depth": ("<f2", (k,))}
     return {"depth": ("u1", (k,)), "deepest": ("<f2", ())}
 
 
 def encode_depths(depth_NK: NDArray[np.float32], precision: str) -> dict[str, Array]:
-    """The fields of depths in nats, none of which is negative."""
-    # float16 ends at 65504, and a depth that deep is no mass in any case.
+    """The fields of depths [N, K] in nats. None of them is negative."""
+    # float16 ends at 65504. A token that deep has no probability in any case.
     depth_NK = np.minimum(depth_NK, 60000.0)
     if precision == "f16":
         return {"depth": depth_NK.astype(np.float16)}
@@ -140,7 +141,7 @@ def encode_depths(depth_NK: NDArray[np.float32], precision: str) -> dict[str, Ar
 
 
 def decode_log_p(fields: Mapping[str, Array], out_NK: NDArray[np.float32]) -> None:
-    """Fill `out_NK` with log-probabilities in nats over the likeliest token's: depths negated."""
+    """Fill `out_NK` [N, K] with log-probabilities in nats relative to the likeliest token's."""
     if "deepest" not in fields:
         # torch converts halves an order of magnitude faster than numpy does.
         torch.from_numpy(out_NK).copy_(torch.from_numpy(fields["depth"]))
@@ -155,9 +156,10 @@ _OFFSET_STEPS_PER_NAT = 4096.0
 
 
 def encode_offsets(offset_NM: NDArray[np.float32], precision: str) -> Array:
-    """-log p_T of the likeliest token, which lies between 0 and log V.
+    """-log p_T of the likeliest token [N, M] in nats, coded. It is between 0 and log V.
 
-    `u8` keeps it in steps of 1/4096 nat, which errs by at most 1.3e-4 nats; `f16` in float32.
+    `u8` keeps it in steps of 1/4096 nat, with an error of at most 1.3e-4 nats. `f16` keeps it in
+    float32.
     """
     if precision == "f16":
         return offset_NM.astype(np.float32)
@@ -165,31 +167,31 @@ def encode_offsets(offset_NM: NDArray[np.float32], precision: str) -> Array:
 
 
 def decode_offsets(coded_NM: Array, out_NM: NDArray[np.float32]) -> None:
-    """Fill `out_NM` with the offsets in nats."""
+    """Fill `out_NM` [N, M] with the offsets in nats."""
     out_NM[...] = coded_NM
     if coded_NM.dtype.kind == "u":
         out_NM /= np.float32(_OFFSET_STEPS_PER_NAT)
 
 
 def entry_bytes(num_samples: int) -> int:
-    """Bytes of one distinct token with its count: 18 bits of id, then 6 or 14 of count."""
+    """Bytes of one distinct token with its count: 18 bits of id, then 6 or 14 bits of count."""
     return 3 if num_samples < 1 << 6 else 4
 
 
 def encode_samples(
     ids_NK: NDArray[np.int64], counts_NK: NDArray[np.int64], num_samples: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Entries [E, bytes] of all tokens that were drawn, position by position, and E of each [N].
+    """Entries [E, bytes] of all drawn tokens, position by position, and the number of each [N].
 
-    Raises ValueError for an id of more than 18 bits or for 2^14 draws and more.
+    Raises ValueError for an id of more than 18 bits, and for 2^14 draws and more.
     """
     drawn_NK = counts_NK > 0
     ids_E, counts_E = ids_NK[drawn_NK], counts_NK[drawn_NK]
     if num_samples >= 1 << 14 or ids_E.max(initial=0) >= MAX_SAMPLED_VOCABULARY:
         raise ValueError(
-            f"teacher: samples keep ids below {MAX_SAMPLED_VOCABULARY:,} and fewer than "
-            f"{1 << 14:,} draws, found id {ids_E.max(initial=0):,} and {num_samples:,} draws; "
-            "use paradigm.response.support=top_k"
+            f"teacher: samples can store ids below {MAX_SAMPLED_VOCABULARY:,} and fewer than "
+            f"{1 << 14:,} draws, but there is id {ids_E.max(initial=0):,} with {num_samples:,} "
+            "draws; use paradigm.response.support=top_k"
         )
     packed = (ids_E | counts_E << 18).astype("<u4")
     entries = packed.view(np.uint8).reshape(-1, 4)[:, : entry_bytes(num_samples)]
@@ -197,9 +199,9 @@ def encode_samples(
 
 
 def packed_entries(content: NDArray[np.uint8], num_samples: int) -> NDArray[np.uint32]:
-    """The entries of a file [E] as numbers, without a copy; the file ends in one byte of padding.
+    """The entries of a file [E] as numbers, without a copy. The file ends in one byte of padding.
 
-    Of entries of three bytes the uppermost eight bits are the next entry's.
+    For entries of three bytes, the upper eight bits are the next entry's.
     """
     size = entry_bytes(num_samples)
     count = (len(content) - 1) // size
@@ -209,7 +211,10 @@ def packed_entries(content: NDArray[np.uint8], num_samples: int) -> NDArray[np.u
 def decode_samples(
     packed_E: NDArray[np.uint32], distinct_N: Array, num_samples: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Ids and counts [N, K = num_samples] of entries; both are 0 where fewer are distinct."""
+    """Ids and counts [N, K] of entries, with K = `num_samples`.
+
+    Both are 0 where fewer are distinct.
+    """
     shape = len(distinct_N), num_samples
     ids_NK, counts_NK = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int32)
     place_K = np.arange(num_samples, dtype=distinct_N.dtype)

@@ -1,15 +1,15 @@
-"""Power and energy of the devices of this job, in five steps. `meter.Meter` is the way in.
+"""Power and energy of the devices of this job, in five steps. Start with `meter.Meter`.
 
-- devices: `discovery` says which can be read, by `nvml` (GPUs), `rapl` (CPUs and their memory) or a
-  model of CPU time and TDP where RAPL is closed (`host`).
-- readings: a `probe.Probe` reads one device, the `sampler` all of them at a fixed rate; `readings`
-  says what a reading is and what is believed of it.
-- tallies: `integration` is where a watt becomes a joule, from one reading to the next; `energy`
-  folds these steps into what a device used since the meter started.
-- windows: `window_edges` finds the moment and the tallies at both ends of one, `energy.span` takes
-  the difference, `recover` does it from the trace of a killed attempt.
-- joules: `parts` makes a component of the devices of one kind, with the `uncertainty`, the quality
-  and what is wrong with it. `kdwatts.metrics.window_energy` adds the components.
+- Devices: `discovery` says which devices can be read, by `nvml` (GPUs), by `rapl` (CPUs and their
+  memory), or by a model of CPU time and TDP where RAPL is closed (`host`).
+- Readings: a `probe.Probe` reads one device, and the `sampler` reads all of them at a fixed rate.
+  `readings` says what a reading is and which readings are believed.
+- Tallies: `integration` turns watts into joules, from one reading to the next. `energy` adds these
+  steps up to what a device used since the meter started.
+- Windows: `window_edges` finds the moment and the tallies at both ends of a window, and
+  `energy.span` takes the difference. `recover` does the same from the trace of a killed attempt.
+- Joules: `parts` makes one component of the devices of one kind, with its `uncertainty`, its
+  quality and what is wrong with it. `kdwatts.metrics.window_energy` adds the components.
 
 Nothing here imports torch.
 """

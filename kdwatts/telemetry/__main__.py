@@ -14,24 +14,25 @@ from kdwatts.runtime.whole_install import needs_the_whole_install
 EXIT_REFUSED = 2
 
 DESCRIPTION = """\
-Runs COMMAND and measures the energy of this job's GPUs, CPUs and memory meanwhile. stdout and
-stdin are the command's, and so is the exit code: 128 + N when signal N killed it, 127 when it was
-not found, 126 when it cannot be executed; 2 when the meter refuses before anything is started.
+Runs COMMAND and meanwhile measures the energy of this job's GPUs, CPUs and memory. stdin, stdout
+and the exit code are the command's. The exit code is 128 + N when signal N killed the command, 127
+when it was not found, 126 when it cannot be executed, and 2 when the meter refuses to start.
 Without a command it measures beside a job until SIGINT, SIGTERM or SIGHUP: CPU and memory of the
 whole node, and the job's GPUs. Start it before the job uses them, or give --allow-shared.
 """
 
 EPILOG = """\
 Leaves telemetry.jsonl (one row per device and tick), stages.jsonl (one row per window) and, at the
-end, summary.json. After kill -9 the rows are there up to the last tick and summary.json is not;
-the command is ended then, by SIGTERM and five seconds later by SIGKILL.
-Signals sent to the meter are passed on to the command; one that reached the whole process group,
-such as Ctrl-C, is not sent twice. What the command leaves in the background is not waited for.
+end, summary.json. After kill -9 the meter leaves the rows up to its last tick and no summary.json;
+the command then gets SIGTERM and, five seconds later, SIGKILL.
+The meter passes the signals it gets on to the command. A signal that reached the whole process
+group, such as Ctrl-C, is not sent twice. The meter does not wait for what the command leaves in
+the background.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, without the command after `--`."""
+    """The parser of the options before `--`. The command after `--` is not in it."""
     parser = argparse.ArgumentParser(
         prog="python -m kdwatts.telemetry",
         usage="%(prog)s [options] [-- COMMAND ...]",
@@ -115,7 +116,7 @@ def main(words: Sequence[str]) -> int:
         settings = Telemetry(
             interval_s=options.interval,
             slow_interval_s=max(1.0, options.interval),
-            # Beside a job the CPU time of this process tree says nothing of the job's.
+            # Beside a job, the CPU time of this process tree says nothing about the job.
             cpu_scope="auto" if command else "node",
             rapl_root=options.rapl_root,
             cgroup_root=options.cgroup_root,

@@ -1,4 +1,4 @@
-"""The meter of a rank that measures nothing, for one reader a node does it for all its ranks."""
+"""The meter of a rank that measures nothing: one meter on a node reads for all its ranks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kdwatts.telemetry.meter import Meter, OpenWindow
 
 
 class Bystander(Meter):
-    """A meter that is never entered: its windows measure nothing and are written nowhere.
+    """A meter whose windows measure nothing and are written nowhere.
 
-    At both edges of each it waits as the measuring rank does, which waits for it.
+    At both edges of a window it waits as the measuring rank does, because that rank waits for it.
     """
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
@@ -28,6 +28,7 @@ class Bystander(Meter):
         key: str | None = None,
         synchronize: Callable[[], None] | None = None,
     ) -> Iterator[OpenWindow]:
+        """A window without energy, inside the innermost open one."""
         del synchronize
         self._synchronize()
         yield OpenWindow(self, name, key, None)

@@ -1,4 +1,4 @@
-"""The CPU quota of this process's control groups: a container may see all CPUs and have two."""
+"""The CPU quota of this process's control groups: a container may see all CPUs but use only two."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def quota_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None:
-    """CPUs' worth of time that the groups around this process allow it; None without a quota.
+    """The CPU time that the groups around this process allow, in CPUs. None without a quota.
 
-    The least of its own group and all above it. Inside a container the path may be the host's and
-    the tree the container's own, whose root then holds the quota.
+    It is the least quota of the process's own group and all groups above. Inside a container the
+    path may be the host's while the tree is the container's. Then the tree's root holds the quota.
     """
     try:
         lines = membership.read_text("utf-8", "replace").split("\n")

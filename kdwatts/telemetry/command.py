@@ -1,4 +1,4 @@
-"""A command under the meter, or the meter alone beside a job: `python -m kdwatts.telemetry`."""
+"""A command under the meter, or the meter beside a job: `python -m kdwatts.telemetry`."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class _Failed(Exception):
 
 
 def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | None) -> int:
-    """The exit code after measuring the command; without one, after measuring until a signal.
+    """The exit code after a command was measured. Without a command, it measures until a signal.
 
-    Once the command has started, the exit code is the command's whatever befalls the meter.
+    Once the command has started, the exit code is the command's, even if the meter fails.
     """
     logging.basicConfig(level=logging.WARNING, format="kdwatts: %(message)s", stream=sys.stderr)
     path = shutil.which(command[0]) if command else None
@@ -95,12 +95,12 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
 
 
 def warn_unmeasurable(settings: Telemetry) -> None:
-    """Say before hours of it that no joule is measured here, of a meter that has no command."""
+    """Warn at the start when nothing here can measure energy and no command is given."""
     zones, absent = rapl.find_zones(Path(expanded(settings.rapl_root)))
     if not zones and not nvml.list_gpus():
         _print(
-            f"no energy is measured here: this job has no GPU, {', '.join(absent.values())}; run "
-            "it where one of them is, or give a command and --cpu-estimate-tdp"
+            f"no energy can be measured here: this job has no GPU, {', '.join(absent.values())}; "
+            "run it on a node with one of them, or give a command and --cpu-estimate-tdp"
         )
 
 
@@ -115,7 +115,7 @@ def _measure(
     _listen(_stop)
     exit_code: int | None = None
     began = False
-    # Each process of a launch runs this command: each is told its part of their node.
+    # Each process of a launch runs this command, and each meter gets its part of the node.
     meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node())
     try:
         with meter:
@@ -130,7 +130,7 @@ def _measure(
     except Exception:
         if not began:
             raise
-        log.exception("the meter failed; the exit code is the command's")
+        log.exception("the meter failed; the exit code is still the command's")
     if meter.row is not None:
         _report(meter, meter.row, command, exit_code if command else None, settings, folder)
     return exit_code or 0
@@ -181,9 +181,9 @@ def _not_startable(program: str) -> tuple[str, int]:
     folders = [""] if os.sep in program else os.get_exec_path()
     found = [path for path in (Path(folder, program) for folder in folders) if path.exists()]
     if not found:
-        return f"{program} is not found; give a command of PATH or its path", EXIT_NOT_FOUND
+        return f"{program} was not found; give a command from PATH, or its path", EXIT_NOT_FOUND
     what = "is a folder" if found[0].is_dir() else "is not executable"
-    return f"{found[0]} {what}; give a program that may be executed", EXIT_NOT_EXECUTABLE
+    return f"{found[0]} {what}; give a program that can be executed", EXIT_NOT_EXECUTABLE
 
 
 def _fresh_dir() -> Path:
@@ -240,7 +240,7 @@ def _last_attempt(path: Path) -> int:
         return int(row["attempt"])
     except (ValueError, TypeError, AttributeError, KeyError):
         raise ValueError(
-            f"{path}: its last whole line is no row of kdwatts; give another --out"
+            f"{path}: its last whole line is not a row of kdwatts; give another --out"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Which meters this host offers for this job, and why others are absent."""
+"""Which meters this host offers to this job, and why others are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdwatts.telemetry.node_share import Allocation, AttributedCounter
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading
 
-_BY_THE_FIRST = "the whole node is told by the first process of this launch on it (local id 0)"
+_BY_THE_FIRST = "the first process of this launch on this node (local id 0) reports the whole node"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Probes:
     """Every device that can be read."""
 
     devices: list[Probe]
-    """Devices of the job; with an attributed part, the node's come before it."""
+    """Devices of the job. Where the job has a part of a node, the node's devices come first."""
     clocks: host.Clocks
     absent: dict[str, str]
     """Component to the reason why it has no figure."""
@@ -38,9 +38,10 @@ def find_probes(
     allocation: Allocation,
     peers: Sequence[int] = (),
 ) -> Probes:
-    """The probes of GPUs, CPU packages and their memory, as far as they can be read.
+    """The probes of GPUs, CPU packages and their memory, where these can be read.
 
-    `peers` are processes whose CPU time is this job's too, though no child of this one.
+    `peers` are processes whose CPU time belongs to this job, though this process did not start
+    them.
     """
     clocks = host.Clocks(peers)
     deltas_s = nvml.counter_periods_s(gpus)
@@ -129,7 +130,7 @@ def _tdp_probe(settings: Telemetry, clocks: host.Clocks) -> Probe:
     return Probe(
         sensor=host.model_sensor("cpu", "tdp_model"),
         index=None,
-        # At every tick, or a kill would cost up to a slow one.
+        # At every tick, or a kill would lose up to one slow tick.
         read=lambda: reading(*clocks.read_job()),
         read_edge=read_edge,
     )

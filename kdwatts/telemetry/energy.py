@@ -1,7 +1,7 @@
-"""Joules of a device: readings folded into tallies, and what lies between two of these.
+"""Joules of a device: readings added up in tallies, and the difference of two tallies.
 
-A `Tally` holds what a device used since the meter started. The energy of a window is the
-difference of two tallies, so nested and adjacent windows add up by construction. Pure functions.
+A `Tally` holds what a device used since the meter started. The energy of a window is the difference
+of two tallies. So the energies of nested and of adjacent windows add up. All functions are pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kdwatts.telemetry.readings import Reading, Sensor, may_be_power
 
 
 class Moved(NamedTuple):
-    """When a counter last moved, and what samples had added up to by then."""
+    """The moment when a counter last moved, and the sums of the samples up to then."""
 
     time_s: float
     sampled_j: float
@@ -33,23 +33,23 @@ class Tally(NamedTuple):
     """Sum of accepted counter differences."""
     counted_s: float = 0.0
     filled_j: float = 0.0
-    """Power samples where a counter difference was refused."""
+    """Joules of power samples where a counter difference was refused."""
     filled_s: float = 0.0
     sampled_j: float = 0.0
-    """Trapezoid of all power samples."""
+    """Joules under all power samples."""
     sampled_s: float = 0.0
     sampled_var_j2: float = 0.0
-    """Variance of `sampled_j`: a jump between two samples may be anywhere between them."""
+    """Variance of `sampled_j`: a jump may be anywhere between two samples."""
     checked_counter_j: float = 0.0
-    """Counter over the intervals that samples cover too: what the cross-check compares."""
+    """Joules of the counter where samples exist too. The cross-check compares these."""
     checked_sampled_j: float = 0.0
     num_resets: int = 0
     num_refused: int = 0
-    """Power samples beyond all bounds."""
+    """Number of power samples beyond all bounds."""
     still_s: float = 0.0
-    """Time that the counter stood still for too long to be believed."""
+    """Seconds in which the counter stood still for too long to be believed."""
     good: Reading | None = None
-    """Last counter before those that are in doubt; None while none is."""
+    """Last counter before those in doubt. None where none is in doubt."""
     doubted_j: float = 0.0
     """The part of `filled_j` since `good`."""
     doubted_s: float = 0.0
@@ -59,10 +59,11 @@ class Tally(NamedTuple):
 def advance(tally: Tally, reading: Reading, sensor: Sensor) -> Tally:
     """The tally after one more reading.
 
-    A valid counter on both sides of lost or refused readings fills their time exactly. A refused
-    difference may be a reset, which the next reading tells: its time is filled by the samples on
-    both sides where they are close, else it stays uncovered. So is the time of a counter that
-    stands still. A power sample beyond all bounds is as good as none.
+    A valid counter before and after lost readings fills the time between them exactly. A counter
+    difference that is not believed may be a reset, which the next reading shows. Its time is then
+    filled by the power samples on both sides where these are close, and stays uncovered otherwise.
+    The same holds for the time in which a counter stands still. A power sample beyond all bounds is
+    ignored.
     """
     num_refused = 0
     if reading.power_w is not None and not may_be_power(reading.power_w, sensor.limit_w):
@@ -119,7 +120,7 @@ def _count(
     if is_still and moved is not None:
         uncounted_s = 0.0
         if not was_still:
-            # Found out now, it began when the counter last moved.
+            # It is noticed only now, but it began when the counter last moved.
             uncounted_s = before.time_s - moved.time_s
             fill_j, fill_s = tally.sampled_j - moved.sampled_j, tally.sampled_s - moved.sampled_s
         return tally._replace(
@@ -131,7 +132,7 @@ def _count(
             still_s=tally.still_s + uncounted_s + reading.time_s - before.time_s,
         )
     if step_j is None or was_still:
-        # What a counter tells that moves again may be of all the time that it stood.
+        # A counter that moves again may report joules of all the time it stood still.
         tally = tally._replace(
             counter=reading,
             good=None if was_still else tally.good or before,
@@ -161,7 +162,7 @@ class Span:
 
     sensor: Sensor
     energy_j: float
-    """Counter differences and fills; the trapezoid of samples where there is no counter."""
+    """Counter differences and fills. Without a counter, the area under the samples."""
     covered_s: float
     filled_s: float
     """The part of `covered_s` that only samples cover."""
@@ -176,7 +177,7 @@ class Span:
 
 
 def span(sensor: Sensor, start: Tally | None, end: Tally) -> Span:
-    """The difference of two tallies of one device; nothing covered without a start."""
+    """The difference of two tallies of one device. Without a start, nothing is covered."""
     start = end if start is None else start
     sampled_j = end.sampled_j - start.sampled_j
     sampled_s = end.sampled_s - start.sampled_s

@@ -1,4 +1,4 @@
-"""The host: load, memory, clock, the CPU time of this job, and power estimated from it."""
+"""The host: load, memory, clock, the CPU time of this job, and the power estimated from it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from kdwatts.telemetry.readings import Sensor
 log = logging.getLogger(__name__)
 
 _COSTLY_SHARE = 0.0001
-"""What walks all processes or CPUs of a node is asked so seldom that it takes 0.01 % of a core."""
+"""Queries that walk all processes or CPUs of a node take at most 0.01 % of a core."""
 
 _SAME_TICK_S = 0.005
 _SAME_EDGE_S = 0.0005
-"""Times looked at so recently are those of this tick, or of this edge: two zones have one look."""
+"""Times read this recently belong to the same tick, or to the same edge of a window."""
 
 
 def memory_used_gib() -> float:
-    """Memory of the node in use."""
+    """Memory of the node in use, in GiB."""
     return psutil.virtual_memory().used / 2**30
 
 
 def busy_s() -> float:
-    """CPU seconds that all CPUs of the node were busy since it started."""
+    """CPU seconds that all CPUs of the node were busy since the node started."""
     times = psutil.cpu_times()
     busy = times.user + times.nice + times.system
-    # Not everywhere are interrupts told apart. Stolen time is another machine's work.
+    # Not every system tells interrupts apart. Stolen time is another machine's work.
     return busy + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0)
 
 
 def clock_mhz() -> float | None:
-    """Mean clock of the node's CPUs; None where the kernel does not tell."""
+    """Mean clock of the node's CPUs in MHz. None where the kernel does not state it."""
     try:
         frequency = psutil.cpu_freq()
     except (NotImplementedError, OSError, ValueError):
@@ -49,7 +49,7 @@ def clock_mhz() -> float | None:
 
 
 class Seldom:
-    """A costly query that is answered as often as its cost allows, and with None in between."""
+    """A costly query that is asked only as often as its cost allows, and gives None in between."""
 
     def __init__(self, query: Callable[[], Any]) -> None:
         self._query = query
@@ -66,14 +66,17 @@ class Seldom:
 
 
 def own_pids(peers: Sequence[int] = ()) -> set[int]:
-    """This process, its ancestors and its descendants; the peers and their descendants."""
+    """Process ids of this process, its ancestors and descendants, and of the peers with theirs."""
     me = psutil.Process()
     own = [me, *me.parents(), *me.children(recursive=True), *_trees(peers)]
     return {process.pid for process in own}
 
 
 def num_holding(path: str, peers: Sequence[int] = ()) -> int:
-    """How many hold a file or device open of this process, its descendants and the peers' trees."""
+    """Number of this job's processes that hold a file or device open.
+
+    These are this process, its descendants, and the peers with theirs.
+    """
     me = psutil.Process()
     pids = {process.pid for process in (me, *me.children(recursive=True), *_trees(peers))}
     return sum(_holds(pid, path) for pid in pids)
@@ -81,7 +84,7 @@ def num_holding(path: str, peers: Sequence[int] = ()) -> int:
 
 def _holds(pid: int, path: str) -> bool:
     folder = f"/proc/{pid}/fd"
-    # A process that ends meanwhile or is another user's is not counted; a file closed is passed.
+    # A process that ends meanwhile, or is another user's, is not counted. Neither is a closed file.
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError):
@@ -101,7 +104,7 @@ def _trees(roots: Sequence[int]) -> list[psutil.Process]:
 
 
 def process_name(pid: int) -> str:
-    """Name of a process; says so when it is not visible from here, as from inside a container."""
+    """Name of a process. It says so when the process is not visible, as from inside a container."""
     try:
         return psutil.Process(pid).name()
     except psutil.Error:
@@ -109,10 +112,10 @@ def process_name(pid: int) -> str:
 
 
 class TreeClock:
-    """CPU seconds of this process, its reaped children and live descendants; never goes back.
+    """CPU seconds of this process, its ended children and its live descendants. It never goes back.
 
-    `peers` are processes that work for the same run without descending from this one; they count
-    as if they did.
+    `peers` are processes that work for the same run without descending from this one. They count
+    too.
     """
 
     def __init__(self, peers: Sequence[int] = ()) -> None:
@@ -125,7 +128,7 @@ class TreeClock:
         self._dipped = False
 
     def read(self, *, scan: bool = False) -> tuple[float, float]:
-        """Monotonic seconds, and CPU seconds until then.
+        """Monotonic seconds, and the CPU seconds until then.
 
         `scan` looks for new descendants even if the last look is recent.
         """
@@ -143,7 +146,7 @@ class TreeClock:
                 continue  # It ended; its parent's children hold its time now.
             total_s += used.user + used.system + used.children_user + used.children_system
         if total_s < self._cpu_s and self._dipped:
-            # Still lower at the second look: a descendant was adopted by init, its time is gone.
+            # Still lower at the second look: init has adopted a descendant, and its time is gone.
             self._lost_s += self._cpu_s - total_s
             total_s = self._cpu_s
         self._dipped = total_s < self._cpu_s
@@ -162,7 +165,7 @@ class CpuTimes:
 
 
 def utilisation_pct(before: CpuTimes | None, after: CpuTimes) -> float | None:
-    """Busy share of all CPUs between two looks; None for the first look."""
+    """Busy share of all CPUs between two looks, in %. None for the first look."""
     if before is None or after.time_s <= before.time_s:
         return None
     cpus_s = (after.time_s - before.time_s) * (os.cpu_count() or 1)
@@ -170,7 +173,7 @@ def utilisation_pct(before: CpuTimes | None, after: CpuTimes) -> float | None:
 
 
 class Clocks:
-    """CPU time of job and node, looked at once for all that need it within one tick."""
+    """CPU time of job and node, read once per tick for all devices that need it."""
 
     def __init__(self, peers: Sequence[int] = ()) -> None:
         self._tree = TreeClock(peers)
@@ -178,18 +181,21 @@ class Clocks:
         self._scanned = False
 
     def read_job(self) -> tuple[float, float]:
-        """Monotonic seconds, and the job's CPU seconds until then: cheap, asks nothing of the node.
+        """Monotonic seconds, and the job's CPU seconds until then.
 
-        As `read` says where that has just been asked.
+        It does not read the node: it is cheap.
+
+        Right after `read` it gives the same values as `read`.
         """
         if time.monotonic() - self._latest.time_s <= _SAME_TICK_S:
             return self._latest.time_s, self._latest.job_s
         return self._tree.read()
 
     def read(self, *, scan: bool = False) -> CpuTimes:
-        """The times now. `scan`, at an edge, looks for new descendants, and again if it must.
+        """The CPU times now. With `scan`, at the edge of a window, it looks for new descendants.
 
-        Two edges are two looks also when they follow at once, or what is between had no energy.
+        Two edges are always two looks, even when they follow at once: otherwise the time between
+        them would have no energy.
         """
         age_s = time.monotonic() - self._latest.time_s
         if age_s > (_SAME_EDGE_S if scan else _SAME_TICK_S) or (scan and not self._scanned):
@@ -199,17 +205,17 @@ class Clocks:
 
 
 def tdp_energy_j(cpu_s: float, *, cpu_tdp_w: float, cpu_tdp_threads: int) -> float:
-    """Estimated joules of CPU seconds: each hardware thread's share of the TDP while it is busy.
+    """Estimated joules of CPU seconds: each busy hardware thread draws its share of the TDP.
 
     Only this process tree counts, so two jobs on one node never sum to more than the node's TDP.
-    Idle power of the package is nobody's in this model. It is a stand-in where RAPL is closed, with
-    a standard deviation of 50 %: `parts.CALIBRATION`.
+    The package's idle power belongs to nobody in this model. It stands in where RAPL is closed,
+    with a standard deviation of 50 %: see `parts.CALIBRATION`.
     """
     return cpu_s * cpu_tdp_w / cpu_tdp_threads
 
 
 def model_sensor(kind: str, method: str) -> Sensor:
-    """How readings of a model are judged: they are computed, so none is refused."""
+    """The sensor of a model. Its readings are computed, so none is refused."""
     return Sensor(
         kind=kind,
         label=f"process tree of {os.getpid()}",

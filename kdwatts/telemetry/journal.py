@@ -16,14 +16,14 @@ import orjson
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 2000
-"""Lines kept in memory while the disk takes none: a megabyte, or minutes of one GPU's trace."""
+"""Lines kept in memory while the disk accepts none: a megabyte, or minutes of one GPU's trace."""
 
 
 class Journal:
-    """An append-only JSONL file. A line reaches the kernel as a whole or not at all.
+    """An append-only JSONL file. A line reaches the kernel whole or not at all.
 
-    A line that cannot be written is kept and goes out before the next one that can; the oldest
-    are given up when too many wait. The lines hold what `records.to_json` would write.
+    A line that cannot be written is kept and goes out before the next line that can be written.
+    When too many lines wait, the oldest are dropped. The lines hold what `records.to_json` writes.
     """
 
     def __init__(self, path: Path, *, tell_lost: bool = False) -> None:
@@ -49,7 +49,7 @@ class Journal:
         except OSError as error:
             if not self._warned:
                 log.warning(
-                    "cannot write %s (%s); the run goes on and tries again", self.path, error
+                    "cannot write %s (%s); the run goes on and will try again", self.path, error
                 )
                 self._warned = True
             while len(self._pending) > MAX_PENDING:
@@ -57,13 +57,15 @@ class Journal:
                 self.num_lost += 1
 
     def close(self) -> None:
-        """Close the file; the log says what is missing from it, with `tell_lost` line by line."""
+        """Close the file. The log says what is missing from it, line by line with `tell_lost`."""
         self.write([])
         for line in self._pending if self._tell_lost else ():
-            log.warning("%s lacks this line: %s", self.path, line.decode().rstrip())
+            log.warning("%s is missing this line: %s", self.path, line.decode().rstrip())
         self.num_lost += len(self._pending)
         if self.num_lost:
-            log.warning("%s lacks %d lines that could not be written", self.path, self.num_lost)
+            log.warning(
+                "%s is missing %d lines that could not be written", self.path, self.num_lost
+            )
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -80,13 +82,13 @@ class Journal:
         if written == len(data):
             self._pending.clear()
             return
-        # A full disk took a part: whole lines stay, the torn one is taken back.
+        # A full disk took a part: whole lines stay, and the torn line is removed.
         whole = data.rfind(b"\n", 0, written) + 1
         end = os.fstat(self._descriptor).st_size
         os.ftruncate(self._descriptor, end - (written - whole))
         for _ in range(data.count(b"\n", 0, whole)):
             self._pending.popleft()
-        raise OSError(f"only {whole} of {len(data)} bytes fit")
+        raise OSError(f"only {whole} of {len(data)} bytes could be written")
 
 
 def _plain(value: Any) -> Any:
@@ -120,5 +122,5 @@ def _drop_torn_line(path: Path) -> None:
                 break
             keep = start
         if keep < size:
-            log.warning("%s: dropped a torn last line of %d bytes", path, size - keep)
+            log.warning("%s: removed a torn last line of %d bytes", path, size - keep)
             file.truncate(keep)

@@ -1,8 +1,10 @@
-"""A meter around a run: nested windows that say what they drew, while a thread keeps the trace.
+"""A meter around a run: nested windows state their energy, and a thread writes the trace.
 
+```python
 with Meter(out_dir, settings) as meter:
     with meter.window("distill", key=key) as window:
         window.tokens += 1024
+```
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ from kdwatts.telemetry.window_edges import find_edge
 log = logging.getLogger(__name__)
 
 MAX_IDLE_LOAD_PCT = 10.0
-"""Load of the node above which it does not idle, and its power says nothing of idle power."""
+"""Load of the node above which it is not idle. Its power then says nothing about idle power."""
 
 
 class OpenWindow:
-    """A stretch of the run whose energy is told apart. Callers count its work as it happens."""
+    """A part of the run with an energy of its own. Callers count its work as it happens."""
 
     def __init__(self, meter: Meter, path: str, key: str | None, parent: OpenWindow | None) -> None:
         self.path = path
@@ -51,32 +53,35 @@ class OpenWindow:
         self.synchronize: Callable[[], None] | None = None
         """Waits for the devices' queued work at both edges."""
         self.outcome = "done"
-        """A caller that found the work done already sets `reused`; errors set the rest."""
+        """A caller that finds the work already done sets `reused`. Errors set the other words."""
         self.row: StageRow | None = None
-        """What it drew; None while it is open."""
+        """The window's record with its energy. None while the window is open."""
         self.start_utc = ""
         self.start_s = 0.0
         self.starts: dict[Probe, Tally] = {}
-        """Per probe the tally at the start; absent while the device has been silent since."""
+        """The tally of each probe at the start. A device that has been silent since has none."""
         self._meter = meter
 
     def so_far(self) -> Quantity:
-        """Energy from the start to the last tick of the sampler: cheap, asks no device."""
+        """Joules from the start to the sampler's last tick. This is cheap: no device is read."""
         duration_s = self._meter.last_tick_s() - self.start_s
         return parts.total(self._meter.parts_of(self, {}, max(0.0, duration_s)))
 
 
 class Meter:
-    """Measures the devices of this job from `__enter__` to `__exit__`.
+    """Measures the devices of this job between `__enter__` and `__exit__`.
 
-    Enter it before anything uses the GPU: a process that already does may look like a stranger's.
-    Writes telemetry.jsonl and stages.jsonl into `out_dir`. Windows open and close in one thread.
+    Enter it before anything uses the GPU: a process that already uses it may look like a
+    stranger's. The meter writes telemetry.jsonl and stages.jsonl into `out_dir`. Open and close
+    windows in one thread.
 
-    Raises RuntimeError on entry when another process uses a GPU of this job or the job has only a
-    MIG slice, unless `settings.allow_shared`; ValueError when the environment names unknown GPUs.
-    A run on the CPU sets `use_gpus=False`: GPUs that idle beside it are not its energy.
-    `peers` are the run's other processes on this node that are no children of this one; `meter_of`
-    tells which of how many it is where each has a meter of its own.
+    For a run on the CPU set `use_gpus=False`: idle GPUs beside it are not its energy. `peers` are
+    the run's other processes on this node that this process did not start. Where several processes
+    of a launch have a meter each, `meter_of` says which of how many this one is.
+
+    On entry it raises RuntimeError when another process uses a GPU of this job, or when the job has
+    only a MIG slice, unless `settings.allow_shared` is set. It raises ValueError when the
+    environment names an unknown GPU.
     """
 
     def __init__(
@@ -92,9 +97,9 @@ class Meter:
         self.gpus: list[nvml.Device] = []
         """The GPUs of this job, once entered."""
         self.row: StageRow | None = None
-        """The row of the root window `run`, once left."""
+        """The record of the root window `run`, once left."""
         self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
-        """Of this job's devices before the first window; its share where the node is shared."""
+        """W of this job's idle devices before the first window; on a shared node, its share."""
         self._out_dir = out_dir
         self._settings = settings
         self._attempt = attempt
@@ -170,12 +175,12 @@ class Meter:
         key: str | None = None,
         synchronize: Callable[[], None] | None = None,
     ) -> Iterator[OpenWindow]:
-        """A window inside the innermost open one. `synchronize` waits for the devices' queued work.
+        """A window inside the innermost open one.
 
-        It holds for the windows inside this one too, unless they name another.
-        Opening and closing wait for the next update of the GPUs' counters, at most twice their
-        period, and take its time. A window that raises is written as `preempted` or `failed`, and
-        the error goes on.
+        `synchronize` waits for the devices' queued work. It is also used by the windows inside this
+        one, unless they have their own. Opening and closing a window wait for the next update of
+        the GPUs' counters, for at most two periods of the counter. A window that raises is written
+        as `preempted` or `failed`, and the error goes on.
         """
         assert self._stack, "a window opens inside an entered meter"
         synchronize = synchronize or self._stack[-1].synchronize
@@ -193,27 +198,30 @@ class Meter:
         self._close(window, None)
 
     def live_power_w(self) -> float | None:
-        """Latest power of all measured components; the estimate where none is measured."""
+        """Latest power in W of all measured components. Where none is measured, the estimate."""
         return self._sampler.power_w()
 
     def look_for_children(self) -> None:
-        """Count the CPU time of processes that were started just now from here on.
+        """Count the CPU time of processes that were just started, from now on.
 
-        They would be found in time for a window's end; where the node is shared, what they used
-        until then would be told too late to be believed.
+        Without this call they are found in time for the end of the window. But on a shared node,
+        what they used until then would be counted too late to be believed.
         """
         with self._sampler.lock:
             self._probes.clocks.read(scan=True)
 
     def last_tick_s(self) -> float:
-        """Monotonic time of the latest reading of any device; minus infinity without one."""
+        """Monotonic seconds of the latest reading of any device. Minus infinity without one."""
         latest = [p.tally.counter or p.tally.sample for p in self._devices]
         return max((reading.time_s for reading in latest if reading), default=-math.inf)
 
     def parts_of(
         self, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
     ) -> dict[str, parts.Part]:
-        """Every component of a window, up to the devices' last readings where `ends` has none."""
+        """Every component of a window.
+
+        Where `ends` has no tally, the device's last reading counts.
+        """
         components: dict[str, parts.Part] = {}
         for kind in COMPONENTS:
             part = self._part(kind, window, ends, duration_s)
@@ -256,7 +264,7 @@ class Meter:
             if kind == "gpu":
                 others = f"the meters of {launch} may count these GPUs, too"
             elif method == "rapl":
-                others = f"the whole node, also for {launch} on it"
+                others = f"the whole node, shared with {launch} on it"
         return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
@@ -318,8 +326,8 @@ class Meter:
             self.idle_power_w["gpu"] = power_w["gpu"]
         if load_pct > MAX_IDLE_LOAD_PCT:
             log.warning(
-                "telemetry: the node was %.0f %% busy when its idle power was to be measured; "
-                "there are no net figures of cpu and dram",
+                "telemetry: the node was %.0f %% busy while its idle power was measured, so there "
+                "are no net figures for cpu and dram",
                 load_pct,
             )
             power_w = {}

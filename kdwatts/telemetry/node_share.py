@@ -1,10 +1,10 @@
 """This job's share of a node that several jobs use, by CPU time.
 
-RAPL counts whole packages. A job with some of a node's CPUs is told its part: of the idle power
-what it holds of the CPUs, of the rest what it used of the CPU time. Jobs that hold different CPUs
-then never sum to more than the node, and the node's gross is reported beside each part. Where each
-process of a launch has a meter, they hold the job's CPUs in equal parts; a whole node, which is not
-shared out, is told by the first of them alone.
+RAPL counts whole CPU packages. A job that has some of a node's CPUs gets a part of that: of the
+idle power by the CPUs it holds, and of the rest by the CPU time it used. Jobs on different CPUs
+then never sum to more than the node, and the energy of the whole node is reported beside each part.
+Where each process of a launch has a meter, they share the job's CPUs in equal parts. The energy of
+a whole node is not shared: the first process alone reports it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Allocation:
 
     @property
     def share(self) -> float:
-        """Of the idle power; 0 where the job holds all CPUs of a node that it shares."""
+        """The job's share of the idle power, where it has a part of the node. Else 0."""
         return self.job_cpus / self.node_cpus / self.num_meters if self.is_part else 0.0
 
 
@@ -46,10 +46,10 @@ def find_allocation(
     meter_of: tuple[int, int] = (0, 1),
     cgroup_root: Path = cgroup.ROOT,
 ) -> Allocation:
-    """The CPUs of this job: Slurm's word for it, else those that the scheduler lets it run on.
+    """The CPUs of this job: those that Slurm states, else those that the scheduler allows.
 
-    No more than the quota of its control groups. `meter_of` tells which of how many processes of a
-    launch on this node this is, where each has a meter.
+    A quota of its control groups limits them. `meter_of` says which of how many processes of a
+    launch on this node this one is, where each has a meter.
     """
     node_cpus = os.cpu_count() or 1
     given = environment.get("SLURM_CPUS_ON_NODE", "")
@@ -62,16 +62,16 @@ def find_allocation(
 def attributed_j(
     node_j: float, *, idle_j: float, core_share: float, cpu_time_share: float
 ) -> float:
-    """Joules of the job: idle times its share of CPUs plus the rest times its share of CPU time.
+    """Joules of the job: idle joules by its share of CPUs, the rest by its share of CPU time.
 
-    Both shares are 0 to 1, so the sum is never more than `node_j`.
+    Both shares are between 0 and 1, so the sum is never more than `node_j`.
     """
     idle_j = min(idle_j, node_j)
     return idle_j * core_share + (node_j - idle_j) * min(1.0, cpu_time_share)
 
 
 class AttributedCounter:
-    """Joules of one component that are the job's since the meter started: it only grows."""
+    """The job's joules of one component since the meter started. They only grow."""
 
     def __init__(
         self, node_energy_j: Callable[[], float], clocks: Clocks, allocation: Allocation
@@ -85,6 +85,7 @@ class AttributedCounter:
         self._energy_j = 0.0
 
     def read(self, *, scan: bool) -> Reading:
+        """The reading now. `scan` looks for new descendants of this process."""
         now, node_j = self._clocks.read(scan=scan), self._node_energy_j()
         if self._since is not None:
             since, since_j = self._since

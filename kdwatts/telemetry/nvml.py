@@ -45,27 +45,31 @@ class Device:
     has_energy_counter: bool
     """Whether it counts energy; if not, power samples are integrated."""
     is_sliced: bool
-    """MIG is on: a job has a slice, only the whole GPU has a meter."""
+    """MIG is on: the job has a slice, but only the whole GPU has a meter."""
 
 
 @dataclass(frozen=True)
 class OpenDevice:
-    """A GPU and how to ask it."""
+    """A GPU and how to read it."""
 
     device: Device
     handles: Handles = field(repr=False, compare=False)
     has_fields: bool
-    """The three quantities come in one query; older drivers need one query each."""
+    """Three quantities come in one query. Older drivers need one query each."""
     fields: FieldQuery = field(default_factory=FieldQuery, repr=False, compare=False)
 
     @property
     def handle(self) -> Any:
+        """NVML's handle of the GPU."""
         return self.handles.of(self.device.uuid)
 
 
 @dataclass(frozen=True)
 class SlowQuantities:
-    """What changes slowly and costs more to ask; None where the GPU does not tell."""
+    """Quantities that change slowly and cost more to read.
+
+    None where the GPU does not state one.
+    """
 
     util_pct: float | None
     memory_used_gib: float | None
@@ -76,10 +80,12 @@ class SlowQuantities:
 
 
 def open_gpus(environment: Mapping[str, str] = os.environ) -> tuple[list[OpenDevice], str]:
-    """The GPUs of this job and, when there are none, the reason. Call `close` in the end.
+    """The GPUs of this job and, when there are none, the reason. Call `close` at the end.
 
-    CUDA_VISIBLE_DEVICES names them (indices, UUIDs or prefixes), else SLURM_JOB_GPUS, else they
-    are all. Raises ValueError for a name that NVML does not know.
+    CUDA_VISIBLE_DEVICES names them (by index, UUID or prefix), else SLURM_JOB_GPUS. Without either
+    they are all GPUs of the node.
+
+    Raises ValueError for a name that NVML does not know.
     """
     try:
         pynvml.nvmlInit()
@@ -102,15 +108,15 @@ def open_gpus(environment: Mapping[str, str] = os.environ) -> tuple[list[OpenDev
 
 
 def close() -> None:
-    """Let go of NVML. A GPU that fell off the bus may make this fail, which is only logged."""
+    """Release NVML. It may fail for a GPU that fell off the bus. That is only logged."""
     try:
         pynvml.nvmlShutdown()
     except NVMLError as error:
-        log.warning("NVML does not shut down (%s); nothing depends on it", error)
+        log.warning("NVML did not shut down (%s); this changes no figure", error)
 
 
 def list_gpus(environment: Mapping[str, str] = os.environ) -> list[Device]:
-    """The GPUs of this job, without a meter; empty where there is no NVML or no GPU."""
+    """The GPUs of this job, without a meter. Empty where there is no NVML or no GPU."""
     gpus, _ = open_gpus(environment)
     if gpus:
         close()
@@ -163,8 +169,8 @@ def _find(gpus: Sequence[OpenDevice], entry: str, environment: Mapping[str, str]
         return matches[0]
     known = ", ".join(f"{gpu.device.index} {gpu.device.uuid}" for gpu in gpus)
     raise ValueError(
-        f"{_where(environment)} names GPU {entry!r}, NVML lists {known or 'none'}; "
-        "name one of these by index, UUID or a prefix that fits one only"
+        f"{_where(environment)} names GPU {entry!r}, but NVML lists {known or 'none'}; name one of "
+        "these by its index, its UUID, or a prefix that fits only one"
     )
 
 
@@ -181,7 +187,7 @@ def _warn_of_order(
     by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if by_index and not by_bus and len({gpu.device.name for gpu in gpus}) > 1:
         log.warning(
-            "the node mixes GPU models: CUDA counts the fastest first, NVML by bus; "
+            "the node has several GPU models: CUDA counts the fastest first, NVML counts by bus; "
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or the wrong GPU may be measured"
         )
 
@@ -191,7 +197,9 @@ def _gpu(index: int, driver: str, handles: Handles) -> OpenDevice | None:
     try:
         return _insist(_described, index, driver, handles)
     except NVMLError as error:
-        log.warning("telemetry: GPU %d of the node does not answer (%s); left out", index, error)
+        log.warning(
+            "telemetry: GPU %d of the node does not answer (%s), so it is left out", index, error
+        )
         return None
 
 
@@ -239,7 +247,7 @@ def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def read(gpu: OpenDevice) -> Reading:
-    """Counter and power of a GPU. Raises NVMLError when it does not answer."""
+    """Counter in J and power in W of a GPU. Raises NVMLError when the GPU does not answer."""
     asked_s = time.monotonic()
     try:
         counter_mj, power_mw, average_mw = _counter_and_power(gpu)
@@ -266,7 +274,7 @@ def _counter_and_power(gpu: OpenDevice) -> tuple[int | None, int | None, int | N
 
 
 def read_slow(gpu: OpenDevice) -> SlowQuantities:
-    """Utilisation, memory, temperature, clock, throttling and limit. Raises NVMLError."""
+    """Utilisation, memory, temperature, clock, throttling and power limit. Raises NVMLError."""
     handle = gpu.handle
     rates = _or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)
     memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
@@ -288,7 +296,7 @@ def read_slow(gpu: OpenDevice) -> SlowQuantities:
 
 
 def compute_pids(gpu: OpenDevice) -> set[int]:
-    """Processes with a compute context on the GPU, as NVML numbers them: pids of the host."""
+    """The processes with a compute context on the GPU, as process ids of the host."""
     try:
         processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, gpu.handle) or []
     except NVMLError as error:
@@ -305,10 +313,10 @@ def _counter_mj_or_none(gpu: OpenDevice) -> int | None:
 
 
 def counter_periods_s(gpus: Sequence[OpenDevice], *, budget_s: float = 0.12) -> list[float]:
-    """At most so many seconds lie between two updates of each GPU's counter.
+    """Seconds between two updates of each GPU's counter, at most.
 
-    From the last look before one update to the first look after the next, watched for at most
-    `budget_s`; a counter seen to change less than twice is taken to be as slow as MAX_DELTA_S.
+    They are watched for at most `budget_s`: from the last look before one update to the first look
+    after the next. A counter that changes less than twice is taken to be as slow as MAX_DELTA_S.
     """
     deadline_s = (now_s := time.monotonic()) + budget_s
     periods_s = [MAX_DELTA_S] * len(gpus)
@@ -332,7 +340,7 @@ def counter_periods_s(gpus: Sequence[OpenDevice], *, budget_s: float = 0.12) -> 
 
 
 def sensor(gpu: OpenDevice, *, delta_s: float, interval_s: float) -> Sensor:
-    """How readings of the GPU are judged."""
+    """The sensor of the GPU, which says how its readings are judged."""
     counts = gpu.device.has_energy_counter
     return Sensor(
         kind="gpu",

@@ -19,8 +19,9 @@ FIELDS = (
 class FieldQuery:
     """The query for all of `FIELDS`, with the memory that NVML writes the answers to.
 
-    The bindings would make that memory, and an object for each value, at every tick, which costs
-    as much as the query. One thread at a time may ask: readings are taken in order.
+    Without it, the bindings would make that memory, and an object for each value, at every tick.
+    That costs as much as the query. Only one thread at a time may use it: readings are taken in
+    order.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class FieldQuery:
         self._average_value, self._instant_value = self._average.value, self._instant.value
 
     def read(self, handle: Any) -> tuple[int, int, int | None]:
-        """Counter in mJ, instant and average power in mW. Raises NVMLError."""
+        """The counter in mJ, and instant and average power in mW. Raises NVMLError."""
         library: Any = pynvml.nvmlLib
         code = library.nvmlDeviceGetFieldValues(handle, len(FIELDS), self._values)
         code = code or self._energy.nvmlReturn or self._instant.nvmlReturn

@@ -1,4 +1,4 @@
-"""Handles of the job's GPUs, taken anew once the driver has been reloaded."""
+"""Handles of the job's GPUs, renewed once the driver has been reloaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Outage:
 
 
 class Handles:
-    """How NVML knows each GPU by now. Two threads may ask at once."""
+    """NVML's current handle of each GPU. Two threads may ask at once."""
 
     def __init__(self) -> None:
         self._by_uuid: dict[str, Any] = {}
@@ -62,16 +62,16 @@ class Handles:
         return handle
 
     def answered(self, uuid: str) -> None:
-        """Note that the GPU is well."""
+        """Note that the GPU answers."""
         if self._outages:
             self._outages.pop(uuid, None)
 
     def failed(self, uuid: str, error: NVMLError) -> None:
-        """Initialise NVML anew and drop all handles when only that may end the GPU's error.
+        """Initialise NVML again and drop all handles, when nothing else can end the GPU's error.
 
-        First a second after the error began, for most pass by themselves; then every second while
-        there is no driver. A GPU that stays lost beside a working driver is not worth that: the
-        pauses grow to a minute.
+        The first try comes a second after the error began, since most errors pass. Then it is every
+        second while there is no driver. Where the driver works and one GPU stays lost, the pauses
+        grow to a minute.
         """
         if error.value not in _STALE:  # pyright: ignore[reportAttributeAccessIssue]
             return
@@ -84,7 +84,9 @@ class Handles:
             failure = _initialise_anew()
             if failure is None:
                 if outage.wait_s == _MIN_WAIT_S:
-                    log.warning("telemetry: NVML is initialised anew: %s said %r", uuid, str(error))
+                    log.warning(
+                        "telemetry: initialising NVML again, since %s reported %r", uuid, str(error)
+                    )
                 outage.wait_s = min(2 * outage.wait_s, _MAX_WAIT_S)
             self._due_s = time.monotonic() + _MIN_WAIT_S
             outage.due_s = time.monotonic() + outage.wait_s

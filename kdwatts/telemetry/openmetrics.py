@@ -1,10 +1,10 @@
-"""Live power and energy in a file that Prometheus' node_exporter picks up (textfile collector).
+"""Live power and energy in a file that Prometheus' node_exporter reads (textfile collector).
 
 A path that ends in .prom is a file in Prometheus' text format, the only one that node_exporter
-reads; one that ends in .om is a file in OpenMetrics. Any other path is a folder, in which every
-process has its own `kdwatts_<host>_<pid>.prom`: name the collector's folder where several runs
-share a node. Every series carries the run's folder, so that files of two runs never hold the same
-one: node_exporter refuses such a scrape as a whole.
+reads. A path that ends in .om is a file in OpenMetrics. Any other path is a folder, in which each
+process has its own `kdwatts_<host>_<pid>.prom`: use the collector's folder where several runs share
+a node. Every series carries the run's folder, so files of two runs never hold the same series.
+node_exporter would refuse all of them then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUFFIXES = (".prom", ".om")
 
 _DEVICE = ("run", "kind", "index", "uuid")
 _SOURCE = (*_DEVICE, "method", "quality")
-"""Labels of what may be an estimate; a query that sums without them mixes it with measurements."""
+"""Labels that tell estimates from measurements. A query that sums over them mixes the two."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,24 @@ class Live:
     """One device at one slow tick. What is None is absent from the file, never 0."""
 
     kind: str
-    """gpu, cpu, dram, host; node_cpu and node_dram for the whole node beside a job's share."""
+    """gpu, cpu, dram or host. node_cpu and node_dram are the whole node beside a job's share."""
     index: int | None
     uuid: str | None
     method: str | None
     quality: str | None
     power_w: float | None
     energy_j: float | None
-    """Since the meter started; never decreases."""
+    """Joules since the meter started. They never decrease."""
     util_pct: float | None = None
     memory_used_gib: float | None = None
     temperature_c: float | None = None
 
 
 def live(row: Mapping[str, Any], used: Span | None = None) -> Live:
-    """What the file says of the device of a TelemetryRow; `used` is from the meter's start on."""
+    """What the file says about the device of a TelemetryRow.
+
+    `used` is counted from the meter's start.
+    """
     return Live(
         kind=row["device_kind"],
         index=row["device_index"],
@@ -76,7 +79,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def run_labels(run_dir: Path, attempt: int) -> dict[str, str]:
-    """What tells this attempt from all others; a label that does not apply is empty."""
+    """The labels that tell this attempt from all others. A label that does not apply is empty."""
     return {
         "run": str(run_dir.absolute()),
         "host": socket.gethostname(),
@@ -86,12 +89,12 @@ def run_labels(run_dir: Path, attempt: int) -> dict[str, str]:
 
 
 class Exposition:
-    """The file: replaced as a whole by `write`, removed by `close`.
+    """The file. `write` replaces it as a whole, and `close` removes it.
 
-    It is removed because a figure that stays would be scraped for ever as if it were live; the
-    series end at once instead, and the run's records keep what it drew. A killed run leaves its
-    file: `kdwatts_last_sample_timestamp_seconds` tells its age, and the next run that writes into
-    the same folder on this host removes it.
+    It is removed because an old figure would be read for ever as if it were live. The series end at
+    once instead, and the run's records keep the energy. A killed run leaves its file:
+    `kdwatts_last_sample_timestamp_seconds` tells its age. The next run that writes into the same
+    folder on this host removes it.
 
     A file that cannot be written is logged once and never stops the run.
     """
@@ -118,7 +121,7 @@ class Exposition:
         self._warned = False
 
     def write(self, samples: Sequence[Live], *, window: str = "") -> None:
-        """Replace the file by what these samples say."""
+        """Replace the file with these samples."""
         self._samples, self._window = samples, _utf8(window)
         try:
             self._temporary.write_bytes(self._encode(self._registry))
@@ -135,7 +138,7 @@ class Exposition:
                 self._warn(error)
 
     def collect(self) -> Iterator[Metric]:
-        """The families that have a sample, for the registry of prometheus_client."""
+        """The metric families that have a sample, for the registry of prometheus_client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         power = GaugeMetricFamily(
@@ -187,7 +190,7 @@ class Exposition:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             log.warning(
-                "telemetry.openmetrics: cannot write %s (%s); the run goes on without it",
+                "telemetry.openmetrics: cannot write %s (%s); the run goes on without this file",
                 self.path,
                 error.strerror or error,
             )
@@ -211,6 +214,8 @@ def _remove_files_of_the_dead(folder: Path) -> None:
             continue
         try:
             path.unlink(missing_ok=True)
-            log.info("telemetry.openmetrics: removed %s of a process that is gone", path)
+            log.info("telemetry.openmetrics: removed %s, whose process has ended", path)
         except OSError as error:
-            log.warning("telemetry.openmetrics: %s is stale and stays (%s)", path, error)
+            log.warning(
+                "telemetry.openmetrics: %s is out of date and cannot be removed (%s)", path, error
+            )

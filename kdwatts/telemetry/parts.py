@@ -39,24 +39,24 @@ CALIBRATION = {
     # busy thread of an otherwise empty package draws far more than its share of the TDP.
     "tdp_model": 0.5,
 }
-"""Relative error of each method, one standard deviation."""
+"""Relative error of each method: one standard deviation."""
 
 AGREEMENT = 0.02
-"""Counter and power samples differ by less over 10 s or more; more is a flag."""
+"""Counter and power samples differ by less than this over 10 s or more. More is flagged."""
 
 MIN_NVML_WINDOW_S = 2.0
-"""Shorter windows get no energy: on an A100 the sd against an external meter is 28 % at 1 s."""
+"""Shorter windows get no energy. On an A100 the sd against an external meter is 28 % at 1 s."""
 
 SHORT_NVML_WINDOW_S = 5.0
-"""Shorter windows are flagged: on an A100 the sd is 18 % at 2 s, 1.7 % at 4 s."""
+"""Shorter windows are flagged. On an A100 the sd is 18 % at 2 s and 1.7 % at 4 s."""
 
 MIN_RAPL_COVERAGE = 0.99
-"""Below it RAPL is missing: there is no power limit to bound what was not read."""
+"""With less coverage RAPL is missing: no power limit bounds what was not read."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Energy of one component in one window."""
+    """Energy of one component in one window, in J."""
 
     energy_j: float | None
     method: str | None
@@ -65,7 +65,7 @@ class Part:
     coverage: float | None
     sampled_energy_j: float | None = None
     net_energy_j: float | None = None
-    """Less what the idle device would have drawn while it was read; None if idle is unknown."""
+    """The energy less what the idle device would have drawn. None where idle power is unknown."""
     reason: str | None = None
     """Why it is missing or flagged."""
     shared_uncertainty_j: float | None = None
@@ -84,10 +84,10 @@ def component(
     idle_power_w: float | None = None,
     note: str | None = None,
 ) -> Part:
-    """The energy of all devices of one kind between two moments.
+    """The energy of all devices of one kind between two moments, in J.
 
-    What was not covered is left out of the energy, widens the uncertainty and lowers `coverage`.
-    `note` is a remark that belongs to every window, such as a shared GPU.
+    Time that was not covered adds no energy. It widens the uncertainty and lowers `coverage`.
+    `note` is a remark for every window, such as a shared GPU.
     """
     methods = {one.sensor.method for one in spans}
     doubts = _doubts(spans)
@@ -107,7 +107,10 @@ def component(
         return missing(joined(uncovered, *doubts))
     believed, flag = cross_check(spans, duration_s) if is_nvml else (True, None)
     if not believed:
-        _error_once("telemetry: units of %s are wrong, there is no energy of it", _labels(spans))
+        _error_once(
+            "telemetry: the counter of %s has the wrong unit, so its energy is not used",
+            _labels(spans),
+        )
         return missing(flag or "")
     remarks = [note, flag]
     if is_nvml and duration_s < SHORT_NVML_WINDOW_S:
@@ -130,7 +133,7 @@ def component(
         ),
         coverage=coverage,
         sampled_energy_j=sum(one.sampled_j for one in spans) if sampled else None,
-        # An idle window whose power happens to lie below the baseline is not negative energy.
+        # An idle window may draw less than the baseline. Its net energy is then 0.
         net_energy_j=None if net_j is None else max(0.0, net_j),
         reason=joined(*remarks) or None,
         shared_uncertainty_j=CALIBRATION[method] * energy_j,
@@ -143,7 +146,7 @@ def remarked(part: Part, remark: str | None) -> Part:
 
 
 def joined(*remarks: str | None) -> str:
-    """Remarks as one text; empty without any."""
+    """The remarks as one text. Empty without any."""
     return "; ".join(remark for remark in remarks if remark)
 
 
@@ -151,12 +154,12 @@ def _doubts(spans: Sequence[Span]) -> list[str]:
     """What sensors said that is not believed."""
     doubts = [
         f"{one.num_refused} power sample{'s' * (one.num_refused > 1)} of {one.sensor.label} "
-        f"refused: not above 0 W and up to {most_w(one.sensor.limit_w):.4g} W"
+        f"refused: not between 0 and {most_w(one.sensor.limit_w):.4g} W"
         for one in spans
         if one.num_refused
     ]
     doubts += [
-        f"counter of {one.sensor.label} stood still for {one.still_s:.1f} s, which is not in it"
+        f"counter of {one.sensor.label} stood still for {one.still_s:.1f} s, which is not counted"
         for one in spans
         if one.still_s > 0
     ]
@@ -166,11 +169,11 @@ def _doubts(spans: Sequence[Span]) -> list[str]:
 
 
 def cross_check(spans: Sequence[Span], duration_s: float) -> tuple[bool, str | None]:
-    """Whether counters can be believed, and what to say when samples disagree with them.
+    """Whether the counters can be believed, and what to say when power samples disagree.
 
-    More than 2 % apart in windows of 10 s or more (5 % below) is a flag. A factor near 1000 is an
-    error of units: the figure is refused. The two are never averaged, because an A100's sensor
-    sees 25 of every 100 ms.
+    A difference of more than 2 % in windows of 10 s or more is flagged (5 % in shorter ones). A
+    factor near 1000 is an error of units, and the figure is refused. Counters and samples are never
+    averaged, because an A100's sensor sees only 25 of every 100 ms.
     """
     counter_j = sum(one.checked_counter_j for one in spans)
     sampled_j = sum(one.checked_sampled_j for one in spans)
@@ -210,7 +213,7 @@ def _gaps(spans: Sequence[Span], gaps_s: Sequence[float]) -> str:
 
 
 def attributed(share: Part, node: Part) -> Part:
-    """The job's part of a component of the node, which is no better known than the node's whole."""
+    """The job's share of a component of the node. It is known no better than the node's whole."""
     if node.energy_j is None or share.energy_j is None:
         return missing(node.reason or share.reason or "")
     reason = joined(node.reason, share.reason) or None
@@ -218,7 +221,10 @@ def attributed(share: Part, node: Part) -> Part:
 
 
 def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The fields of a StageRow that hold one value per component; `node_cpu` is the node's cpu."""
+    """The fields of a StageRow that hold one value per component.
+
+    `node_cpu` is the whole node's CPU.
+    """
     own = {kind: part for kind, part in parts.items() if kind in COMPONENTS}
     return {
         "energy_j": {kind: part.energy_j for kind, part in own.items()},
@@ -239,5 +245,8 @@ def columns(parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def total(parts: Mapping[str, Part]) -> Quantity:
-    """The sum of the job's measured components; of the estimated ones where none is measured."""
+    """Joules of the job's measured components together.
+
+    Where none is measured, of the estimated ones.
+    """
     return window_energy(columns(parts))

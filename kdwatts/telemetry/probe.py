@@ -15,27 +15,27 @@ from kdwatts.telemetry.readings import Reading, Sensor
 log = logging.getLogger(__name__)
 
 _MIN_MEAN_S = 0.005
-"""A mean power over less says nothing: RAPL is updated every millisecond."""
+"""A mean power over a shorter time says nothing: RAPL is updated every millisecond."""
 
 
 @dataclass(eq=False)
 class Probe:
-    """One device: how to read it and all it used since the meter started."""
+    """One device: how to read it, and all it used since the meter started."""
 
     sensor: Sensor
     index: int | None
     read: Callable[[], Reading]
     read_edge: Callable[[], Reading]
-    """As `read`, with the pains worth taking at the edge of a window."""
+    """Like `read`, with the extra effort of the edge of a window."""
     read_slow: Callable[[], SlowQuantities] | None = None
     every_tick: bool = True
-    """False: only slow ticks, for what costs more or matters less."""
+    """False: read only in slow ticks, as it costs more or matters less."""
     close: Callable[[], None] = lambda: None
     power_w: float | None = None
-    """At the last tick that asked; None when it failed."""
+    """Power in W at the last tick that asked. None when it failed."""
     error: str | None = None
     late_starts: list[dict[Probe, Tally]] = field(default_factory=list)
-    """Starts of windows that opened while the device was silent, filled by its next reading."""
+    """Starts of windows that opened while the device was silent. Its next reading fills them."""
     _tally: Tally = field(default_factory=Tally)
     _pending: deque[Reading] = field(default_factory=deque)
     _folding: threading.Lock = field(default_factory=threading.Lock)
@@ -43,7 +43,7 @@ class Probe:
 
     @property
     def tally(self) -> Tally:
-        """All it used since the meter started."""
+        """All that the device used since the meter started."""
         with self._folding:
             while self._pending:
                 self._tally = advance(self._tally, self._pending.popleft(), self.sensor)
@@ -52,11 +52,11 @@ class Probe:
     def take(self, read: Callable[[], Reading]) -> Reading | None:
         """One more reading, or None with `error` set when the device fails.
 
-        It is folded into the tally when somebody asks for that: a tick must cost little.
+        The reading is added to the tally only when somebody asks for that: a tick must cost little.
         """
         try:
             reading = read()
-        # Whatever a library raises: it is a row with an error, and the sampling goes on.
+        # Whatever a library raises becomes a row with an error, and the sampling goes on.
         except Exception as error:
             self.fail(error)
             return None
@@ -71,14 +71,17 @@ class Probe:
         return reading
 
     def update(self, *, edge: bool = False) -> Reading | None:
-        """One more reading, with the pains worth taking at the edge of a window."""
+        """One more reading. With `edge`, more effort is made, as at the edge of a window."""
         return self.take(self.read_edge if edge else self.read)
 
     def fail(self, error: BaseException) -> str:
-        """Note a failed reading and name it; the log says so once until the device answers."""
+        """Note a failed reading and give its name.
+
+        The log says so once, until the device answers again.
+        """
         if self.error is None:
             log.warning(
-                "telemetry: %s cannot be read (%s); the gap is stated in its windows",
+                "telemetry: %s cannot be read (%s); its windows state the gap",
                 self.sensor.label,
                 error,
             )
@@ -87,7 +90,7 @@ class Probe:
         return self.error
 
     def mean_power_w(self) -> float | None:
-        """Counter power since this was last asked, for devices that tell no power themselves."""
+        """Mean counter power in W since the last call, for devices that have no power sensor."""
         since, self._powered = self._powered, self.tally
         counted_s = self._powered.counted_s - since.counted_s
         if counted_s < _MIN_MEAN_S:

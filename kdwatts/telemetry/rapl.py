@@ -1,8 +1,8 @@
 """Energy counters of CPU packages and their memory, from the kernel's powercap tree (RAPL).
 
-Counted are top-level packages and their `dram` sub-zones. `core` and `uncore` are inside the
-package, `psys` and `intel-rapl-mmio` repeat it. AMD's counters appear under the same names.
-Microjoules become joules here and nowhere else.
+Top-level packages and their `dram` sub-zones count. `core` and `uncore` are inside the package, and
+`psys` and `intel-rapl-mmio` repeat it. AMD's counters have the same names. Microjoules become
+joules here and nowhere else.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Zone:
 
 
 def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
-    """The readable zones, and per component without one the reason.
+    """The readable zones, and the reason for each component that has none.
 
-    A component is dropped as a whole when one of its zones cannot be read: the sum over the others
-    would pass for the whole machine.
+    When one zone of a component cannot be read, the whole component is dropped: the sum over the
+    others would look like the whole machine.
     """
     zones: list[Zone] = []
     denied: dict[str, str] = {}
@@ -65,10 +65,10 @@ def find_zones(root: Path) -> tuple[list[Zone], dict[str, str]]:
 
 
 class Counter:
-    """A zone's counter behind an open file: read at every tick, it must cost little.
+    """The counter of a zone, behind an open file: reading it must cost little.
 
-    It counts on where the zone's own wraps to 0. After a silence long enough for two wraps it is
-    wrong, which `counter_step_j` tells from the time that passed.
+    It goes on counting where the zone's own counter wraps to 0. After a silence that is long enough
+    for two wraps it is wrong. `counter_step_j` recognises that by the time that passed.
     """
 
     def __init__(self, zone: Zone) -> None:
@@ -94,9 +94,11 @@ class Counter:
             raw_j = int(text) * 1e-6
         except ValueError:
             found = text.decode(errors="replace").strip()
-            raise OSError(f"{self._path} holds {found!r}, not a number") from None
+            raise OSError(f"{self._path} holds {found!r}, which is not a number") from None
         if not 0 <= raw_j <= self._range_j:
-            raise OSError(f"{self._path} holds {raw_j:.6g} J, its range is {self._range_j:.6g} J")
+            raise OSError(
+                f"{self._path} holds {raw_j:.6g} J, but its range is {self._range_j:.6g} J"
+            )
         if self._last_j is not None:
             step_j = raw_j - self._last_j
             self._drawn_j += step_j if step_j >= 0 else step_j + self._range_j
@@ -104,13 +106,17 @@ class Counter:
         return self._drawn_j
 
     def close(self) -> None:
+        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def sensor(zone: Zone, *, max_gap_s: float) -> Sensor:
-    """How readings of the zone are judged. RAPL has no binding limit: a wide bound stands in."""
+    """The sensor of the zone, which says how its readings are judged.
+
+    RAPL has no binding power limit, so a wide bound is used.
+    """
     return Sensor(
         kind=zone.kind,
         label=zone.name,
@@ -152,7 +158,7 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> int:
     text = _text(path)
     if not text.isdecimal() or int(text) == 0:
-        raise OSError(f"{path} holds {text!r}, not a number above 0")
+        raise OSError(f"{path} holds {text!r}, which is not a number above 0")
     return int(text)
 
 

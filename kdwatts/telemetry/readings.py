@@ -1,4 +1,4 @@
-"""Readings: one device at one moment, the sensor they come from, and what is believed of them."""
+"""Readings: one device at one moment, its sensor, and which readings are believed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 ACCEPTED_OVER_LIMIT = 1.5
-"""Boards overshoot their limit for milliseconds; half as much again is beyond all of them."""
+"""Boards exceed their limit for milliseconds, but none by half as much again."""
 
 MAX_DELTA_S = 0.1
-"""Slowest update of a GPU's counter seen on GPUs in use; taken where none was observed."""
+"""The slowest update of a GPU's counter that was seen. It is used where none was observed."""
 
 UNKNOWN_LIMIT_W = 1500.0
-"""Bound for a device that tells no power limit: above every GPU and CPU package sold in 2025."""
+"""Bound for a device without a power limit: above every GPU and CPU package sold in 2025."""
 
 
 # Named tuples, for a tick makes one of each: a frozen dataclass sets field by field in Python.
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Sensor:
-    """What is known of the meter inside one device."""
+    """What is known about the meter inside one device."""
 
     kind: str
     """gpu, cpu or dram."""
@@ -38,29 +38,29 @@ class Sensor:
     method: str
     """nvml_counter, nvml_samples, rapl or tdp_model."""
     limit_w: float
-    """Most power the device may draw; infinite for a model, which needs no check."""
+    """Highest power of the device. Infinite for a model, which needs no check."""
     delta_s: float
     """Seconds between two updates of the counter, or between two samples without a counter."""
     max_gap_s: float
     """Samples further apart than this are not joined by a straight line."""
     range_j: float | None = None
-    """Where the counter wraps to 0; None where it does not."""
+    """Where the counter wraps to 0. None where it does not."""
 
 
 def known_limit_w(limit_w: float | None) -> float:
-    """The power limit that a device tells, or the general bound where it tells none that may be."""
+    """The device's power limit in W, or the general bound where it states none that can be true."""
     may_be = limit_w is not None and 0 < limit_w <= ACCEPTED_OVER_LIMIT * UNKNOWN_LIMIT_W
     return limit_w if may_be and limit_w is not None else UNKNOWN_LIMIT_W
 
 
 def most_w(limit_w: float) -> float:
-    """The highest power sample that is believed of a device with this limit."""
+    """The highest power sample in W that is believed for a device with this limit."""
     return ACCEPTED_OVER_LIMIT * (limit_w if math.isfinite(limit_w) else UNKNOWN_LIMIT_W)
 
 
 def may_be_power(power_w: float, limit_w: float) -> bool:
-    """Whether a device that is on may draw this: 0 W is what a sensor says that measures nothing.
+    """Whether a device that is on may draw this power. A sensor that measures nothing says 0 W.
 
-    Values that are no number fail every comparison.
+    NaN fails every comparison.
     """
     return 0 < power_w <= most_w(limit_w)

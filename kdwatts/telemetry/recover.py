@@ -15,10 +15,10 @@ from kdwatts.telemetry.energy import Span, Tally, advance, span
 from kdwatts.telemetry.readings import MAX_DELTA_S, Reading, Sensor, known_limit_w
 
 MODELS = ("tdp_model", "attributed")
-"""Methods that compute a figure: it has no limit that would tell a wrong one."""
+"""Methods that compute a figure. They have no limit that would show a wrong one."""
 
 _USUAL = 1.5
-"""Readings further apart than so many times the usual have one missing between them."""
+"""When two readings are further apart than this many usual steps, one is missing between them."""
 
 
 @dataclass
@@ -64,17 +64,18 @@ def recover_components(
     note: str = "recovered from the trace of a killed attempt",
     lost_end_s: float = 0.0,
 ) -> StageRow | None:
-    """What the attempt drew inside the window and those below it; None when no row is of them.
+    """A StageRow with the joules of one attempt inside a window, read from its trace.
 
-    Adds counter differences per device, else the trapezoid of its powers, as the meter does. Rows
-    outside the window end a stretch and what lies between is not counted. A device that is read
-    more seldom than others has its mean power from the stretch's first row on and up to its last,
-    with all of that energy in doubt. Lost are the ends before the first and after the
-    last row: up to one sampling interval each, of which `lost_end_s`, half of one, is added at
-    either to err by no more than that. The outcome is `failed`. Windows of the same path that
-    closed are inside the sum: take a window that never closed.
+    Per device it adds counter differences, or else the area under its power samples, as the meter
+    does. Windows below the given one count too. Rows outside of the window end a stretch, and the
+    time between two stretches is not counted. A device that is read less often than others gets its
+    mean power up to the stretch's ends, and all of that energy is in doubt. The ends before the
+    first row and after the last row are lost: up to one sampling interval each. `lost_end_s`, half
+    of one interval, is added at both ends, so that the error is no larger than that. The outcome is
+    `failed`. Closed windows of the same path are inside the sum: name a window that never closed.
 
-    Raises ValueError for a trace that is broken anywhere but in its last line.
+    None when no row belongs to the window. Raises ValueError for a trace that is broken anywhere
+    but in its last line.
     """
     devices: dict[tuple[str, str], _Device] = {}
     first: dict[str, Any] | None = None
@@ -128,7 +129,7 @@ def _component(devices: Sequence[_Device], duration_s: float, note: str) -> part
     part = parts.component([_span(device) for device in read], duration_s, note=note)
     if part.uncertainty_j is None:
         return part
-    # Anything from nothing to twice the mean power.
+    # The power may be anything from 0 to twice the mean.
     bridged_j = sum(device.bridged_j for device in read)
     return replace(part, uncertainty_j=math.hypot(part.uncertainty_j, bridged_j / math.sqrt(3)))
 

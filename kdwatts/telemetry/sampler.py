@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Sampler:
-    """Reads probes and host in one daemon thread, at absolute times: the rate never drifts.
+    """Reads devices and host in one daemon thread, at absolute times: the rate never drifts.
 
-    A tick must cost little: between two ticks the processor forgets all of it, and each line of
-    Python that it has to fetch again costs as much as a query. So what never changes in a row is
-    made once, and a row is a mapping that begins as a copy of it.
+    A tick must cost little. Between two ticks the processor forgets all of its code, and each line
+    of Python that it fetches again costs as much as a query. So what never changes in a row is made
+    once, and each row begins as a copy of it.
     """
 
     def __init__(
@@ -70,18 +70,22 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="kdwatts-telemetry", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._running.acquire()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the tick it is in."""
+        """End the thread after its current tick."""
         self._running.release()
         self._thread.join()
         if self._exposition is not None:
             self._exposition.close()
 
     def power_w(self) -> float | None:
-        """Sum of the latest powers from sensors; of the estimated ones where none is."""
+        """Sum of the latest powers from sensors, in W.
+
+        Where no device has a sensor, of the estimates.
+        """
         for wanted in (MEASURED, ("estimated",)):
             powers_w = [
                 probe.power_w
@@ -99,7 +103,7 @@ class Sampler:
             self._sample()
         except BaseException as error:
             self.ended = time.monotonic(), f"sampling ended: {_in_words(error)}"
-            log.error("telemetry: %s; windows from now on say so", self.ended[1])
+            log.error("telemetry: %s; the windows from now on state it", self.ended[1])
             log.debug("telemetry: where sampling ended", exc_info=error)
 
     def _sample(self) -> None:
@@ -150,7 +154,7 @@ class Sampler:
         """Write a tick that failed as a row with its error; the log says each kind once."""
         said = _in_words(error)
         if said != self._failed:
-            log.warning("telemetry: a tick failed (%s); sampling goes on", said)
+            log.warning("telemetry: one reading failed (%s); sampling goes on", said)
             log.debug("telemetry: where the tick failed", exc_info=error)
         self._failed = said
         row = {**self._host_blank, "time_utc": datetime.now(UTC), "window": self.window}
@@ -184,7 +188,7 @@ class Sampler:
     def _host_row(self, now_utc: datetime) -> dict[str, Any]:
         row = {**self._host_blank, "time_utc": now_utc, "window": self.window}
         row["monotonic_s"] = time.monotonic()
-        # One that cannot be had does not cost the others.
+        # A quantity that cannot be read does not lose the others.
         for ask in (self._add_times, _add_memory, self._add_clock):
             try:
                 ask(row)

@@ -1,4 +1,4 @@
-"""Who else uses the GPUs of this job: refused, or marked in every figure that they spoil."""
+"""Other users of this job's GPUs: refused at the start, or stated in every figure they spoil."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
 _CUDA_DEVICE = "/dev/nvidia-uvm"
-"""What a process keeps open from its first use of CUDA to its end; NVML does not open it."""
+"""A process keeps this open from its first use of CUDA to its end. NVML does not open it."""
 
 _here_before: set[int] = set()
 """Those on a GPU when this process first looked, before it used one itself: never its own."""
@@ -37,9 +37,10 @@ class _Sighting:
 class Watch:
     """Looks for other processes on the GPUs of this job.
 
-    Raises RuntimeError when it begins and one is there, or a GPU is sliced, unless `allowed`:
-    then figures are of the whole GPU and say so. One that comes later never stops the run: its
-    figures are marked. `peers` are the other ranks of this run.
+    Raises RuntimeError when another process is there at the start, or when a GPU is sliced. With
+    `allowed` it does not raise: then the figures are those of the whole GPU and say so. A process
+    that comes later never stops the run, but its figures are marked. `peers` are the other ranks of
+    this run.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Watch:
         self._knows_own = not gpus or _namespace() == _FIRST_NAMESPACE
         if self._sliced and not allowed:
             raise RuntimeError(
-                f"telemetry: {self._sliced[0]} is sliced by MIG, its meter is for all slices; use "
-                "a whole GPU or set telemetry.allow_shared=true to report all of it"
+                f"telemetry: {self._sliced[0]} is sliced by MIG, but its meter measures all slices "
+                "together; use a whole GPU, or set telemetry.allow_shared=true to report all of it"
             )
         self._latest_look_s = 0.0
         self._look(first=True)
@@ -61,19 +62,22 @@ class Watch:
             uuid = next(iter(self._seen.values())).uuid
             named = ", ".join(s.name for s in self._seen.values() if s.uuid == uuid)
             raise RuntimeError(
-                f"telemetry: {uuid} is also used by {named}; energy would be misattributed; run "
-                "alone or set telemetry.allow_shared=true"
+                f"telemetry: {uuid} is also used by {named}, so its energy would not be this run's "
+                "alone; run alone, or set telemetry.allow_shared=true"
             )
 
     def look(self) -> None:
-        """One more look; in a container those that were there at first stand for all."""
+        """Look once more. In a container, the processes that were there at first stand for all."""
         if self._knows_own:
             self._look(first=False)
 
     def remark(self, since_s: float) -> str | None:
-        """What to say of a GPU figure of a window since `since_s`; None if the GPUs are ours."""
+        """What to say about a GPU figure of a window since `since_s`.
+
+        None if the GPUs are ours alone.
+        """
         remarks = [f"{uuid} is sliced by MIG" for uuid in self._sliced]
-        # Looks are seldom: who was there at the latest one is taken to be there still.
+        # Looks are rare: a process that was there at the latest one counts as still there.
         since_s = min(since_s, self._latest_look_s)
         present = [seen for seen in list(self._seen.values()) if seen.last_s >= since_s]
         for uuid in dict.fromkeys(seen.uuid for seen in present):
@@ -98,7 +102,9 @@ class Watch:
             name = f"pid {pid} ({host.process_name(pid)})"
             self._seen[uuid, pid] = _Sighting(uuid, name, last_s)
             if not first:
-                log.warning("telemetry: %s is now also used by %s; figures say so", uuid, name)
+                log.warning(
+                    "telemetry: %s is now also used by %s; its figures state this", uuid, name
+                )
 
 
 def _own_by_count(unknown: set[int], peers: Sequence[int]) -> set[int]:

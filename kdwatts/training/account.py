@@ -1,4 +1,4 @@
-"""The account of a training run: how far it has come after each step, and what is then due."""
+"""The account of a training run: how far it is after each step, and what is then due."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdwatts.training.training_run import TrainingRun
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done after a step; the same on every rank."""
+    """What is to be done after a step. It is the same on every rank."""
 
     end: bool
     """Training is over."""
@@ -28,12 +28,12 @@ class Due:
 
     @property
     def keep(self) -> bool:
-        """Whether the weights as they are now are kept, or read."""
+        """Whether the current weights are saved or read."""
         return self.end or self.held_out or self.save
 
 
 class Account:
-    """Counts tokens, seconds and joules of this attempt on top of those of earlier ones."""
+    """Counts tokens, seconds and joules of this attempt, added to those of earlier attempts."""
 
     def __init__(self, run: TrainingRun, earlier: Progress) -> None:
         """Raises whatever `JouleBudget` raises. Every rank must make one."""
@@ -52,12 +52,12 @@ class Account:
         return self._budget.used() if self._budget else 0.0
 
     def after_step(self, progress: Progress, num_targets: int) -> tuple[Progress, Due]:
-        """How far the run is with one more step of so many targets, and what is due."""
+        """The progress after one more step with so many targets, and what is due."""
         run, earlier = self._run, self._earlier
         run.window.tokens += num_targets
         run.window.steps += 1
         self.elapsed_s = time.monotonic() - self._started_s - self._reading_s
-        # One rank's word for all: they must save and end at the same step.
+        # The first rank decides for all: they must save and end at the same step.
         is_time = time.monotonic() - self._saved_s > run.settings.checkpoint_every_s
         saves = is_time and rank() == 0
         self.used, saves, signal = largest([self._used(), float(saves), float(interrupt.number())])
@@ -81,11 +81,11 @@ class Account:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Seconds within it are none of training."""
+        """A context whose seconds are not counted as training."""
         start_s = time.monotonic()
         yield
         self._reading_s += time.monotonic() - start_s
 
     def note_saved(self) -> None:
-        """From now on counts the time to the next checkpoint."""
+        """Restart the time to the next checkpoint."""
         self._saved_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""The arithmetic that training runs in."""
+"""The arithmetic of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 arithmetic over float32 parameters for `bf16`; nothing for `fp32`."""
+    """A context of bfloat16 arithmetic over float32 parameters for `bf16`. Nothing for `fp32`."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

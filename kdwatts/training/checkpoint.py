@@ -1,8 +1,9 @@
-"""The state of a training run as safetensors and JSON: nothing is pickled.
+"""The state of a training run as safetensors and JSON. Nothing is pickled.
 
-Model, projectors, optimizer and random generator; learning rate and data order are functions of
-the step. A checkpoint folder is complete when it has its name: it is filled aside and renamed.
-Tensors are whole in it, however many ranks trained them, so any number of ranks goes on from it.
+It holds model, projectors, optimizer and random generator. Learning rate and data order follow from
+the step. A checkpoint folder is filled under another name and then renamed: with its name it is
+complete. Its tensors are whole, however many ranks trained them. So any number of ranks can
+continue from it.
 """
 
 from __future__ import annotations
@@ -30,26 +31,29 @@ OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, over all its attempts."""
+    """How far a run is, over all its attempts."""
 
     step: int = 0
     """Optimizer steps finished."""
     num_targets: int = 0
     train_duration_s: float = 0.0
-    """Without the readings on held-out rows."""
+    """Without the time of readings on held-out rows."""
     data_wait_s: float = 0.0
     start_energy_j: float | None = None
-    """Drawn before the first step, where a joule budget is counted from it."""
+    """Joules drawn before the first step. A joule budget is counted from here."""
     stopped_by: str | None = None
-    """target_tokens or budget_kj, once training is over."""
+    """`target_tokens` or `budget_kj`, once training is over."""
     heldout_energy_j: float | None = 0.0
-    """Part of the student's energy that read the loss on held-out rows."""
+    """The part of the student's energy that was drawn by reading the loss on held-out rows."""
     heldout: dict[str, float] = field(default_factory=dict)
-    """The latest reading there: the loss and its terms."""
+    """The latest reading on held-out rows: the loss and its terms."""
     schema: int = SCHEMA
 
     def after_heldout(self, reading: OpenWindow, losses: dict[str, float]) -> Progress:
-        """The same with one more reading, whose window is closed; a rank may have measured none."""
+        """The progress with one more reading, whose window is closed.
+
+        A rank may have measured none.
+        """
         row = reading.row
         if row is None:
             return replace(self, heldout=losses)
@@ -96,9 +100,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Write the checkpoint of `progress.step` and remove the ones before it.
+    """Write the checkpoint of `progress.step` and remove earlier ones.
 
-    Every rank must call it; the first one writes.
+    Every rank must call it. The first rank writes.
     """
     tensors = _random_states()
     for name, parameter in _named_parameters(modules).items():
@@ -133,7 +137,10 @@ def save(
 def load_latest(
     directory: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Progress:
-    """Restore the newest complete checkpoint in `directory`; a fresh Progress without one."""
+    """The progress of the newest complete checkpoint in `directory`, whose state is restored.
+
+    Without a checkpoint it is a new Progress.
+    """
     folders = sorted(p for p in directory.glob("step-*") if p.suffix != ".part")
     if not folders:
         return Progress()

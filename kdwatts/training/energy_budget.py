@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class JouleBudget:
-    """What is used up of `budget_kj`, counted from the energy at which training began.
+    """The share of `budget_kj` that is used, counted from the energy at which training began.
 
-    What loading drew is part of the limit and no progress of training: the learning rate follows
-    the share of what was left then, so that it warms up and decays whole.
+    The joules of loading are part of the limit but no progress of training. The learning rate
+    follows the share of what was left then, so it warms up and decays completely.
     """
 
     def __init__(
@@ -29,22 +29,22 @@ class JouleBudget:
         drawn_j = own_energy().value
         if drawn_j is None:
             raise RuntimeError(
-                f"training.budget_kj={budget_kj}: nothing here measures or estimates the energy of "
-                "every attempt at this student; set telemetry.cpu_estimate=tdp, or budget_kj=null "
-                "and training.target_tokens"
+                f"training.budget_kj={budget_kj} needs the energy of every attempt at this "
+                "student, but nothing here measures or estimates it; set "
+                "telemetry.cpu_estimate=tdp, or set budget_kj=null and training.target_tokens"
             )
         self.start_j = drawn_j if start_j is None else start_j
         if self.start_j >= self._limit_j:
             raise ValueError(
-                f"training.budget_kj={budget_kj} is spent before the first step: loading drew "
-                f"{self.start_j / 1000:.3g} kJ; raise it"
+                f"training.budget_kj={budget_kj} is used up before the first step, since loading "
+                f"drew {self.start_j / 1000:.3g} kJ; raise it"
             )
 
     def used(self) -> float:
-        """Share of the training's joules that is gone: 0 at the start, 1 or more at the end.
+        """Share of training's joules that is used: 0 at the start, 1 or more at the end.
 
-        It never falls. When the energy is no longer known, because a device fell silent, it stays
-        where it was and the token budget decides.
+        It never falls. When a device falls silent and the energy is no longer known, it stays where
+        it was. The token budget then decides.
         """
         drawn_j = self._own_energy().value
         if drawn_j is not None:
@@ -52,5 +52,7 @@ class JouleBudget:
             self._share = max(self._share, share)
         elif not self._warned:
             self._warned = True
-            log.warning("distill: energy is no longer known; training.target_tokens ends the run")
+            log.warning(
+                "distill: the energy is no longer known, so training ends by training.target_tokens"
+            )
         return self._share

@@ -1,4 +1,4 @@
-"""Micro-batches of every step: read ahead, with what a cache holds of the teacher's signals."""
+"""Micro-batches of every step, read ahead, with the teacher signals that a cache holds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kdwatts.training.training_run import TrainingRun
 
 
 def steps_from(run: TrainingRun, first: int) -> Generator[list[MicroBatch], None, None]:
-    """This rank's micro-batches on the device, step after step; close it to end its thread.
+    """This rank's micro-batches on the device, step after step. Close it to end its thread.
 
-    Rank r of R takes the micro-batches r, r + R, r + 2 R and so on, so that neither data nor
-    schedule depends on R. No step's are held here once they are given.
+    Rank r of R takes the micro-batches r, r + R, r + 2 R and so on. So neither data nor schedule
+    depends on R. Once given, a step's micro-batches are no longer held here.
     """
     steps = range(first, run.num_steps)
     with closing(prefetched(steps, lambda step: _read(run, step))) as fetched:

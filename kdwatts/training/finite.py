@@ -1,7 +1,7 @@
-"""Numbers of training that are not finite: told at their first step, and never saved.
+"""Numbers of training that are not finite: reported at their first step, and never saved.
 
-The numbers of a step stay on the device, which is not waited for; they are looked at where the loop
-waits anyway. A processor is not waited for, so there they are looked at in every step.
+The numbers of a step stay on the device. They are checked where the loop waits for the device
+anyway. On a CPU there is nothing to wait for, so they are checked in every step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class FirstNotFinite:
         self._steps: Tensor | None = None
 
     def look(self, step: int, numbers: Mapping[str, Tensor]) -> None:
-        """Note which numbers of this step, counted from 1, are not finite; waits for no device.
+        """Note which numbers of this step, counted from 1, are not finite. It waits for no device.
 
-        Their names are the same in every step, in the order in which they are to be blamed.
+        The names are the same in every step, in the order in which they are reported.
         """
         bad = ~torch.stack([number.detach().float() for number in numbers.values()]).isfinite()
         if self._steps is None:
@@ -36,7 +36,10 @@ class FirstNotFinite:
         self._steps = torch.where((self._steps == 0) & bad, step, self._steps)
 
     def earliest(self) -> tuple[str, int] | None:
-        """The number to blame and its step; None where all were finite. Every rank must ask."""
+        """The number to report and its step. None where all were finite.
+
+        Every rank must call it.
+        """
         if self._steps is None:
             return None
         steps = self._steps.tolist()
@@ -57,13 +60,16 @@ class FirstNotFinite:
 def not_finite(name: str, step: int, settings: Training, *, has_moved: bool) -> str:
     """One sentence that a number is not finite at a step, with the remedies that can help.
 
-    `has_moved` is false for what was computed before the first step of the optimizer, in which the
-    learning rate has no part.
+    `has_moved` is false for what was computed before the optimizer's first step: the learning rate
+    has no part in it.
     """
     if name == TEACHER:
         cause = "its weights may be damaged; check the files of model.teacher"
     elif not has_moved:
-        cause = "nothing was learned before it; check the student's weights and the terms'"
+        cause = (
+            "nothing was learned before this step; check the weights of the student and of the "
+            "terms"
+        )
     else:
         cause = f"the training diverged; lower training.learning_rate={settings.learning_rate:g}"
     precise = "" if settings.precision == "fp32" else " or use training.precision=fp32"
@@ -73,7 +79,7 @@ def not_finite(name: str, step: int, settings: Training, *, has_moved: bool) -> 
 def check_weights(modules: Iterable[nn.Module], step: int, settings: Training) -> None:
     """Raise RuntimeError unless all weights are finite after a step. Every rank must call it."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    # A sharded one's local part: the other ranks look at theirs.
+    # Of a sharded weight the local part: the other ranks check theirs.
     parts = [p.to_local() if is_sharded(p) else p for p in parameters]  # pyright: ignore[reportAttributeAccessIssue]
     bad = torch.stack([~part.detach().isfinite().all() for part in parts]).any()
     (is_bad,) = largest([float(bad)])

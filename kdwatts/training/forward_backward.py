@@ -16,20 +16,20 @@ from kdwatts.training.parallel import clip_gradients, sum_gradients
 
 @dataclass(frozen=True)
 class StepLoss:
-    """What a step computed, on the device, which is not waited for; losses are this rank's part."""
+    """What a step computed, on the device, which is not waited for. Losses are this rank's part."""
 
     num_targets: int
-    """Of all ranks."""
+    """Number of targets of all ranks."""
     loss: Tensor
     terms: dict[str, Tensor]
     teacher: Tensor
     """NaN where a number of the teacher's was not finite, else 0."""
     grad_norm: Tensor
-    """Before gradients were clipped; of all ranks."""
+    """The norm before gradients were clipped, over all ranks."""
 
     @property
     def numbers(self) -> dict[str, Tensor]:
-        """What must be finite, by name, in the order in which it is to be blamed."""
+        """The numbers that must be finite, by name, in the order in which they are reported."""
         terms = {f"the loss's term {name}": part for name, part in self.terms.items()}
         whole = {"the loss": self.loss, "the gradient's norm": self.grad_norm}
         return {TEACHER: self.teacher, **terms, **whole}
@@ -38,7 +38,7 @@ class StepLoss:
 def forward_backward(
     learner: Learner, micro_batches: Sequence[MicroBatch], *, clip_norm: float
 ) -> StepLoss:
-    """Leave the step's clipped gradient in the parameters, the same on every rank."""
+    """The losses of a step. Its clipped gradient is left in the parameters, equal on every rank."""
     size = learner.objective.step_size([one.batch for one in micro_batches]).over_ranks()
     terms: dict[str, Tensor] = {}
     loss, teacher = (torch.zeros((), device=learner.device) for _ in range(2))

@@ -17,15 +17,18 @@ from kdwatts.training.parallel import num_ranks, rank, summed
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows, as micro-batches on the CPU, and how much text their targets are."""
+    """The held-out rows, as micro-batches on the CPU, and the bytes of text of their targets."""
 
     batches: Sequence[Batch]
     num_bytes: int | None
-    """UTF-8 bytes of the target tokens; None where the tokenizer does not tell."""
+    """UTF-8 bytes of the target tokens. None where the tokenizer does not state them."""
 
 
 def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None) -> HeldOut:
-    """Micro-batches with the bytes of their targets, where those of every token are known."""
+    """Micro-batches with the bytes of their targets. `token_bytes` [V] are those of each token.
+
+    Without `token_bytes` the bytes are not known.
+    """
     if token_bytes is None:
         return HeldOut(batches, None)
     targets = [batch.target_BT[batch.target_BT != IGNORE].numpy() for batch in batches]
@@ -34,11 +37,11 @@ def held_out_of(batches: Sequence[Batch], token_bytes: NDArray[np.int64] | None)
 
 @torch.no_grad()
 def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
-    """The loss and each of its terms over all held-out rows as if they were one step of all ranks.
+    """The loss and each of its terms over all held-out rows, as if they were one step of all ranks.
 
-    `ce_nats` is there even where cross entropy is no term of the loss, and `bits_per_byte` where
-    bytes are known; the bits of end tokens, which have no byte, count. Dropout is off; no random
-    number is drawn and nothing of the student changes.
+    `ce_nats` is there even where cross entropy is no term of the loss. `bits_per_byte` is there
+    where bytes are known. It includes the bits of end tokens, which have no bytes. Dropout is off,
+    no random number is drawn, and the student does not change.
     """
     is_taught_ce = learner.objective.head_terms.ce is not None
     reader = replace(learner, objective=learner.objective.with_cross_entropy())
@@ -46,7 +49,7 @@ def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
     total, terms = 0.0, dict[str, float]()
     num_batches = len(held_out.batches)
     learner.student.eval()
-    # All ranks run as often, for shards of a model meet in each run: the last may repeat a batch.
+    # All ranks run equally often, since shards meet in each run. The last may repeat a batch.
     for start in range(0, num_batches, num_ranks()):
         place = min(start + rank(), num_batches - 1)
         micro_batch = learner.source.read(held_out.batches[place]).to(learner.device)

@@ -1,4 +1,4 @@
-"""A reading of the loss on held-out rows while training pauses, with what it draws."""
+"""A reading of the loss on held-out rows while training pauses, with the energy it draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def read_held_out(run: TrainingRun, progress: Progress) -> Progress:
     """The progress with the losses on held-out rows, which are logged beside the energy so far.
 
-    Raises RuntimeError for one that is not finite. Every rank must call it.
+    Raises RuntimeError for a loss that is not finite. Every rank must call it.
     """
     assert run.held_out
     with run.meter.window("heldout") as reading:

@@ -1,4 +1,4 @@
-"""The student with all that its loss on a micro-batch takes, in a step as in a reading."""
+"""The student, with all that its loss on a micro-batch needs: in a step and in a reading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdwatts.training.objective import Objective, StepSize
 
 @dataclass(frozen=True)
 class Learner:
-    """A student, what it is taught by, and where and in which arithmetic it computes."""
+    """A student, its teacher's objective, and the device and arithmetic it computes with."""
 
     student: nn.Module
     objective: Objective
@@ -25,11 +25,12 @@ class Learner:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What is trained, by the names in a checkpoint."""
+        """The modules that are trained, by their names in a checkpoint."""
         return {"student": self.student, "projectors": self.objective.projectors}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """All parameters that are trained."""
         return [p for module in self.modules.values() for p in module.parameters()]
 
 
@@ -45,7 +46,7 @@ class Share:
 
 
 def share_of(learner: Learner, micro_batch: MicroBatch, size: StepSize) -> Share:
-    """The share of a micro-batch that lies on the device; a live teacher is asked now."""
+    """The share of a micro-batch on the device. A live teacher is asked now."""
     with autocast(learner.precision, learner.device):
         micro_batch = learner.source.complete(micro_batch)
         loss, terms = learner.objective.micro_batch_loss(learner.student, micro_batch, size)

@@ -1,4 +1,4 @@
-"""The training loop: plain torch, readable from top to bottom."""
+"""The training loop: plain torch, to be read from top to bottom."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ log = logging.getLogger(__name__)
 
 
 def train(run: TrainingRun) -> Progress:
-    """Train the student and the objective's projectors in place, from the last checkpoint on.
+    """The progress at the end of training. It starts from the last checkpoint.
 
-    It ends after the schedule's steps or, with `settings.budget_kj`, when `own_energy`, what all
-    attempts have drawn by now, reaches it; the learning rate then follows whichever is further, so
-    that such a run decays whole and is no function of the seed alone. On held-out rows the loss is
-    read every `settings.heldout_every` steps and at the end. A requested stop ends the step in
-    progress, saves, and raises `interrupt.Preempted`. Raises RuntimeError when a number that it
-    reads or saves is not finite, and whatever `JouleBudget` raises.
+    The student and the objective's projectors are trained in place. Training ends after the
+    schedule's steps. With `settings.budget_kj` it also ends when `own_energy`, the energy of all
+    attempts, reaches the budget. The learning rate then follows whichever is further, so it decays
+    completely. Such a run does not depend on its seed alone. The loss on held-out rows is read
+    every `settings.heldout_every` steps and at the end. When a stop is requested, the current step
+    ends, the state is saved, and `interrupt.Preempted` is raised.
 
-    Several ranks share a step and call it together. The first one alone measures and writes.
+    Several ranks share a step and must all call this. Only the first rank measures and writes.
+    Raises RuntimeError when a number that it reads or saves is not finite, and what `JouleBudget`
+    raises.
     """
     learner, settings = run.learner, run.settings
     if rank():  # Dropout would else be the same on the rows of every rank.

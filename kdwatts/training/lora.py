@@ -1,7 +1,7 @@
 """Low-rank adapters on the student's linear layers, put in place and merged back.
 
-What a layer adds is alpha / rank times B A x (Hu et al. 2021, arXiv 2106.09685, section 4.1); B
-begins at zero, so a student with fresh adapters says what it said without.
+A layer's output gains alpha / rank times B A x (Hu et al. 2021, arXiv 2106.09685, section 4.1). B
+begins at zero, so new adapters change nothing that the student says.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from kdwatts.config.training import Lora
 
 
 def add_adapters(student: nn.Module, settings: Lora, *, seed: int) -> None:
-    """Put an adapter on every target layer of `student`, and let nothing else of it be trained.
+    """Put an adapter on every target layer of `student`. Nothing else of it will be trained.
 
-    Layers are replaced where they stand, so paths to modules stay as they were. Adapters are kept
-    in float32 whatever the weights under them are in, and drawn from `seed`.
+    Layers are replaced in their places, so paths to modules stay. Adapters are in float32 whatever
+    the weights are in, and are drawn from `seed`.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -36,7 +36,7 @@ def add_adapters(student: nn.Module, settings: Lora, *, seed: int) -> None:
 
 
 def merge_adapters(student: nn.Module) -> None:
-    """Make `student` a plain model of float32 weights that says what it said with its adapters."""
+    """Turn `student` with adapters into a plain model of float32 weights that says the same."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     # In bfloat16 most of what the adapters learned would be rounded away.

@@ -1,4 +1,4 @@
-"""A micro-batch with what the teacher says of it, and where that comes from."""
+"""A micro-batch with the teacher's signals for it, and where these come from."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from kdwatts.teacher.signals import Signals
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The sequences of one forward pass, with the teacher's signals for them."""
+    """The rows of one forward pass, with the teacher's signals for them."""
 
     batch: Batch
     signals: Signals | None = None
-    """None where no teacher is asked, or a live one has not been asked yet."""
+    """None where there is no teacher, or where a live one was not asked yet."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on `device`; from pinned memory the copy does not hold up the host."""
+        """The micro-batch on `device`. With pinned memory the host does not wait for the copy."""
         return MicroBatch(self.batch.to(device), self.signals and self.signals.to(device))
 
     def pinned(self) -> MicroBatch:
-        """The same in page-locked memory, which a GPU reads by itself."""
+        """The micro-batch in page-locked memory, which a GPU reads by itself."""
         return MicroBatch(self.batch.pinned(), self.signals and self.signals.pinned())
 
 
 @dataclass(frozen=True)
 class SignalSource:
-    """Where signals come from: from a cache, from the teacher itself, or from nowhere."""
+    """Where signals come from: a cache, the teacher itself, or nowhere."""
 
     cached: Callable[[Batch], Signals] | None = None
-    """Reads files, so that it is called ahead of time."""
+    """Reads files. It is called ahead of time."""
     live: Callable[[Batch], Signals] | None = None
     """Runs the teacher on the device where the batch lies."""
 
@@ -42,7 +42,7 @@ class SignalSource:
         return MicroBatch(batch, self.cached(batch) if self.cached else None)
 
     def complete(self, micro_batch: MicroBatch) -> MicroBatch:
-        """The same with the signals of a live teacher, where there is one."""
+        """The micro-batch with the signals of a live teacher, where there is one."""
         if self.live is None:
             return micro_batch
         return replace(micro_batch, signals=self.live(micro_batch.batch))

@@ -1,7 +1,7 @@
 """A paradigm as one objective: the weighted sum of its terms over one micro-batch.
 
-Each term is a file in `terms`. Shares of all micro-batches add up to the step's loss, for each term
-is divided by what the whole step counts; so the loss does not depend on how a step is cut.
+Each term is a file in `terms`. A term is divided by what the whole step counts. So the shares of
+all micro-batches add up to the step's loss, and this loss does not depend on how the step is cut.
 """
 
 # B sequences, T positions, D width.
@@ -31,14 +31,17 @@ from kdwatts.training.terms.state_term import FINAL, StateTerm, check_gradient_r
 
 @dataclass(frozen=True)
 class StepSize:
-    """What one whole optimizer step holds, over all its micro-batches: the means' denominators."""
+    """The counts of one whole optimizer step, over all its micro-batches.
+
+    Losses are divided by them.
+    """
 
     num_targets: int
     counts: dict[str, int]
     """Name of a term on states to what it counts."""
 
     def over_ranks(self) -> StepSize:
-        """The sizes of all ranks' parts of a step, added up. Every rank must ask."""
+        """The counts of all ranks' parts of a step, added up. Every rank must call it."""
         num_targets, *counts = map(int, summed([self.num_targets, *self.counts.values()]))
         return StepSize(num_targets, dict(zip(self.counts, counts, strict=True)))
 
@@ -51,23 +54,24 @@ class Objective:
     state_terms: Sequence[StateTerm]
     projectors: nn.ModuleList
     checked: set[str] = field(default_factory=set)
-    """Terms whose gradient was found to reach the student."""
+    """Terms whose gradient was seen to reach the student."""
 
     def to(self, device: torch.device) -> Objective:
+        """The objective on `device`."""
         self.projectors.to(device)
         return replace(self, head_terms=self.head_terms.to(device))
 
     def with_cross_entropy(self) -> Objective:
-        """The same terms and projectors, with cross entropy at weight 1 where it is none of them.
+        """The same objective, with cross entropy at weight 1 where it is not one of the terms.
 
-        For a reading: a paradigm may refuse to teach by it.
+        This is for a reading: a paradigm may leave cross entropy out of its training.
         """
         if self.head_terms.ce:
             return self
         return replace(self, head_terms=replace(self.head_terms, ce=CrossEntropy(1.0)))
 
     def step_size(self, batches: Sequence[Batch]) -> StepSize:
-        """What a step of these micro-batches holds."""
+        """The counts of a step of these micro-batches."""
         return StepSize(
             sum(batch.num_targets for batch in batches),
             {term.name: sum(map(term.count, batches)) for term in self.state_terms},
@@ -76,7 +80,11 @@ class Objective:
     def micro_batch_loss(
         self, student: nn.Module, micro_batch: MicroBatch, size: StepSize
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and each term's share without its weight."""
+        """The micro-batch's share of the step's loss, and each term's share without its weight.
+
+        All are scalars. Terms on logits and on attention are in nats. Other terms on states have no
+        unit.
+        """
         with ExitStack() as stack:
             captured = [stack.enter_context(term.captured(student)) for term in self.state_terms]
             body = student.get_submodule("model")
@@ -96,7 +104,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class PairSizes:
-    """What an objective must know of the sizes of both models."""
+    """The sizes of both models that an objective needs."""
 
     vocabulary: int
     """Rows of the student's head that take part."""
@@ -114,7 +122,7 @@ def objective_of(
     teacher_head: TeacherHead | None,
     seed: int,
 ) -> Objective:
-    """The objective of a paradigm; its projectors are drawn from `seed`."""
+    """The objective of a paradigm. Its projectors are drawn from `seed`."""
     feature, relational = paradigm.feature, paradigm.relational
     projectors, terms = nn.ModuleList(), list[StateTerm]()
     if feature:

@@ -1,4 +1,4 @@
-"""AdamW, and a learning rate that is a pure function of the step."""
+"""AdamW, and a learning rate that depends on the step alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdwatts.models.sharding import is_sharded
 def make_optimizer(
     modules: list[nn.Module], *, weight_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
-    """AdamW over all parameters of `modules`; norms and biases are not decayed."""
+    """AdamW over all parameters of `modules`. Norms and biases have no weight decay."""
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = []
     # A fused step takes sharded and whole parameters apart.
@@ -31,9 +31,10 @@ def make_optimizer(
 def learning_rate_at(
     step: float, *, num_steps: int, peak: float, warmup_ratio: float, min_ratio: float
 ) -> float:
-    """Linear warm-up, then a half cosine down to `min_ratio` of the peak; steps count from 0.
+    """The learning rate at a step: linear warm-up, then half a cosine down to its least value.
 
-    A step between whole ones is how far a run is that joules end earlier than steps.
+    `min_ratio` is this least value over the peak. Steps count from 0. A step need not be whole: a
+    run that joules end before its last step is somewhere in between.
     """
     # Rounded first: 100 * 0.07 is 7.000000000000001 and would be eight steps.
     warmup_steps = math.ceil(round(num_steps * warmup_ratio, 6))
@@ -44,5 +45,6 @@ def learning_rate_at(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all groups of the optimizer."""
     for group in optimizer.param_groups:
         group["lr"] = value

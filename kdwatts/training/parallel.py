@@ -1,7 +1,7 @@
-"""What ranks say to each other; alone, a process is its own world.
+"""What ranks tell each other. A process that is alone is one rank of one.
 
 Ranks share an optimizer step: each takes some of its micro-batches. A loss is divided by what the
-whole step counts, so losses and gradients of ranks are added up and never averaged.
+whole step counts. So losses and gradients of ranks are added up and never averaged.
 """
 
 # B embeddings of this rank, R ranks.
@@ -30,16 +30,16 @@ BUCKET_ELEMENTS = 1 << 24
 POLL_EVERY_S = 0.1
 POLL_END_S = 0.02
 PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the others inside a computation before it takes one for dead."""
+"""How long a rank waits for the others inside a computation before it counts one as dead."""
 LAST_PATIENCE_S = 10.0
 ANSWER_PATIENCE_S = 300.0
-"""Imports from a slow file system take a minute or two; one that died there is found out later."""
+"""Imports from a slow file system take a minute or two. A rank that dies there is noticed later."""
 
 
 class Company:
-    """The ranks of one launch, met: what the first tells the others reaches each, in order.
+    """The ranks of one launch. What the first rank tells the others reaches each of them, in order.
 
-    It goes through a store beside the computations: who tells waits for nobody.
+    Messages go through a store beside the computations: whoever tells does not wait.
     """
 
     def __init__(self, ranks: Ranks, store: Any, peers: list[int]) -> None:
@@ -51,22 +51,22 @@ class Company:
         self._num_left = 0
 
     def tell(self, message: Any) -> None:
-        """Say something to all others; for the first rank alone."""
+        """Send a message to all others. Only the first rank does."""
         self._store.set(f"told-{self._num_told}", pickle.dumps(message))
         self._num_told += 1
 
     def tell_last(self, message: Any) -> None:
-        """Say what may be the last, for the store goes with this process: wait until all have left.
+        """Send what may be the last message, and wait until all have left: the store ends with us.
 
-        A rank leaves when it heard this, or by an error of its own, and then hears nothing any
-        more. One that is busy or dead is waited for in vain, but not for long.
+        A rank leaves when it hears this message, or after an error of its own. Then it hears
+        nothing any more. A busy or dead rank is waited for, but not for long.
         """
         self.tell(message)
         self._wait_for(f"left-{self._num_left}", LAST_PATIENCE_S)
         self._num_left += 1
 
     def wait_for_answers(self) -> None:
-        """Wait until every other rank has answered what it was told last, or has left."""
+        """Wait until every other rank has answered the last message, or has left."""
         self._wait_for(f"answer-{self._num_told}", ANSWER_PATIENCE_S)
 
     def _wait_for(self, word: str, patience_s: float) -> None:
@@ -81,19 +81,19 @@ class Company:
                 time.sleep(POLL_END_S)
 
     def answer(self) -> None:
-        """Say that what was heard last is done."""
+        """Say that the last message has been dealt with."""
         self._store.set(f"answer-{self._num_told}-{self.ranks.rank}", b"")
 
     def leave(self) -> None:
-        """Say that this rank takes no more part in the run, however it ended here."""
+        """Say that this rank has no more part in the run, however it ended here."""
         with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
             self._store.set(f"left-{self._num_left}-{self.ranks.rank}", b"")
         self._num_left += 1
 
     def hear(self) -> Any:
-        """What the first rank says next, however long it takes.
+        """The first rank's next message, however long it takes.
 
-        Raises RuntimeError when the store is gone, and with it the first rank.
+        Raises RuntimeError when the store is gone, and the first rank with it.
         """
         name = f"told-{self._num_told}"
         while not self._store.check([name]):
@@ -106,10 +106,12 @@ _met: list[Company] = []
 
 
 def meet(ranks: Ranks, device_type: str) -> Company | None:
-    """Find the other ranks of this launch, once a process; None for one that is alone.
+    """The company of this launch's ranks, met once per process. None for a process that is alone.
 
     CPU tensors travel by gloo, CUDA tensors by NCCL, which touches a GPU only when it is used.
-    Raises RuntimeError for ranks on several nodes: one meter sees the devices of its node alone.
+
+    Raises RuntimeError for ranks on several nodes: one meter sees the devices of its own node
+    alone.
     """
     if ranks.world == 1:
         return None
@@ -127,9 +129,9 @@ def meet(ranks: Ranks, device_type: str) -> Company | None:
         found = collected((node(), os.getpid()))
         if len(nodes := {place for place, _ in found}) > 1:
             raise RuntimeError(
-                f"{ranks.world} ranks were launched on {len(nodes)} nodes, whose energy one meter "
-                "does not see; launch all ranks of a run on one node, outside of containers of "
-                "their own"
+                f"{ranks.world} ranks were launched on {len(nodes)} nodes, but one meter sees the "
+                "energy of one node only; launch all ranks of a run on one node, and not in "
+                "containers of their own"
             )
         peers = [pid for _, pid in found if pid != os.getpid()]
         _met.append(Company(ranks, PrefixStore("company", store), peers))
@@ -137,7 +139,7 @@ def meet(ranks: Ranks, device_type: str) -> Company | None:
 
 
 def device_of(ranks: Ranks, device_type: str) -> torch.device:
-    """The device of this rank: among several GPUs the one of its place on the node.
+    """The device of this rank: among several GPUs, the one with its number on the node.
 
     Raises RuntimeError when there are fewer GPUs than ranks.
     """
@@ -148,25 +150,25 @@ def device_of(ranks: Ranks, device_type: str) -> torch.device:
     index = 0 if num_gpus == 1 else ranks.local_rank
     if index >= num_gpus:
         raise RuntimeError(
-            f"rank {ranks.rank} is number {index + 1} on its node, which shows it {num_gpus} GPUs; "
-            "start one rank a GPU"
+            f"rank {ranks.rank} is process {index + 1} on its node, but it sees only {num_gpus} "
+            "GPUs; start one rank per GPU"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def num_ranks() -> int:
-    """Processes that train together; 1 without a process group."""
+    """Number of processes that train together. 1 without a process group."""
     return distributed.get_world_size() if _grouped() else 1
 
 
 def rank() -> int:
-    """This process among them, counted from 0."""
+    """The number of this process among them, counted from 0."""
     return distributed.get_rank() if _grouped() else 0
 
 
 def summed(values: Sequence[float]) -> list[float]:
-    """Each value added up over ranks, in float64; every rank must bring as many."""
+    """Each value added up over ranks, in float64. Every rank must give as many values."""
     return _reduced(values, distributed.ReduceOp.SUM)
 
 
@@ -184,7 +186,7 @@ def _reduced(values: Sequence[float], how: Any) -> list[float]:
 
 
 def collected(value: Any) -> list[Any]:
-    """Every rank's value, in rank order."""
+    """Every rank's value, in the order of ranks."""
     if not _grouped():
         return [value]
     values: list[Any] = [None] * num_ranks()
@@ -193,7 +195,7 @@ def collected(value: Any) -> list[Any]:
 
 
 def together(synchronize: Callable[[], None]) -> Callable[[], None]:
-    """`synchronize`, then a wait until every rank is as far; alone, the function itself."""
+    """A function that calls `synchronize` and waits for all ranks. Alone, `synchronize` itself."""
     if not _grouped():
         return synchronize
 
@@ -205,10 +207,10 @@ def together(synchronize: Callable[[], None]) -> Callable[[], None]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up over ranks what each found of every gradient, in place.
+    """Add up every gradient over ranks, in place.
 
-    Those of sharded parameters are left: FSDP2 has added them up. A parameter without a gradient
-    must have none on any rank, as is so where all ranks run the same terms.
+    Gradients of sharded parameters are left alone: FSDP2 has added them up. A parameter without a
+    gradient must have none on any rank. It is so where all ranks run the same terms.
     """
     if not _grouped():
         return
@@ -240,7 +242,10 @@ def _sum_as_one(grads: list[Tensor]) -> list[Tensor]:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients to a norm of at most `max_norm`; the norm before, over all ranks' shards."""
+    """The norm of the gradients, over all ranks' shards, before they are scaled in place.
+
+    The scaled gradients have a norm of at most `max_norm`.
+    """
     sharded = [p for p in parameters if is_sharded(p)]
     if not sharded:
         return nn.utils.clip_grad_norm_(parameters, max_norm)
@@ -258,11 +263,12 @@ def _whole_norm(grads: list[Tensor]) -> Tensor:
 
 
 def gather_with_gradient(embedding_BD: Tensor) -> Tensor:
-    """The embeddings of all ranks in rank order, [R B, D]; the same tensor without a group.
+    """The embeddings [B, D] of all ranks in the order of ranks, [R B, D].
 
-    Every rank must bring the same shape. Backward adds up what all ranks ask of this rank's rows,
-    so a loss that each rank takes over the gathered rows is to be divided by the ranks: then the
-    shares of all ranks add up to it, and so do their gradients.
+    Every rank must give the same shape. Without a process group it is the same tensor. Backward
+    adds up the gradients that all ranks have for this rank's rows. So divide a loss that each rank
+    takes over all rows by the number of ranks. Then the ranks' shares add up to it, and so do their
+    gradients.
     """
     return _Gather.apply(embedding_BD) if _grouped() else embedding_BD  # pyright: ignore[reportReturnType]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def linear(student_width: int, teacher_width: int) -> nn.Module:
-    """One matrix, no bias."""
+    """One matrix, without a bias."""
     return nn.Linear(student_width, teacher_width, bias=False)
 
 
@@ -32,9 +32,11 @@ def make_projectors(
     shared: bool,
     seed: int,
 ) -> nn.ModuleList:
-    """One projector for each pair, one for all when `shared`, or none; drawn from `seed`.
+    """One projector for each pair, or one for all when `shared`, or none.
 
-    They are made before optimizer and wrapping, and kept in checkpoints beside the student.
+    They are drawn from `seed`.
+
+    They are made before optimizer and wrapping, and are kept in checkpoints beside the student.
     """
     if kind == "none":
         return nn.ModuleList()
@@ -44,7 +46,7 @@ def make_projectors(
 
 
 def project(projectors: nn.ModuleList, pair_index: int, state: Tensor) -> Tensor:
-    """The student's states of one pair at the teacher's width."""
+    """The student's states [..., D] of one pair at the teacher's width, [..., E]."""
     if not len(projectors):
         return state
     return projectors[pair_index if len(projectors) > 1 else 0](state)

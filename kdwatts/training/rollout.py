@@ -1,6 +1,6 @@
-"""On-policy text: the student continues prompts of its own rows, to be scored by the teacher.
+"""On-policy text: the student continues prompts from its own rows, and the teacher judges it.
 
-Generalised knowledge distillation (GKD, arXiv 2306.13649, algorithm 1), with texts written for a
+Generalised knowledge distillation (GKD, arXiv 2306.13649, algorithm 1). Texts are written for a
 block of steps at once.
 """
 
@@ -32,7 +32,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be continued, and a draw for each token that may be written after it."""
+    """What is to be continued, and a random number for each token that may be written."""
 
     tokens: NDArray[np.int64]
     draws: NDArray[np.float64]
@@ -61,9 +61,9 @@ class Writer:
 class Rollouts:
     """What the student wrote for the steps of one block, and the batches made of it.
 
-    A row is the student's with probability `fraction`, else the corpus's; which, and what is drawn,
-    is a function of seed, step and row. A block is written by the weights at its first step, so a
-    checkpoint inside it needs it: `save` puts it beside.
+    A row is the student's with probability `fraction`, else the corpus's. Which it is, and what is
+    drawn, depends on seed, step and row alone. A block is written by the weights at its first step.
+    So a checkpoint inside a block needs it, and `save` puts it beside.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Rollouts:
         self._block: dict[Place, Written] = {}
 
     def prepare(self, step: int) -> None:
-        """Have the block's texts at hand: at its first step they are written, for all its steps.
+        """Have the texts of the step's block at hand. They are written at the block's first step.
 
-        They are written in a window `generate`, whose tokens are those generated. Ranks share the
-        work, and each is given all texts.
+        The window `generate` is open meanwhile. Its tokens are those written. Ranks share the work,
+        and each gets all texts.
         """
         if step in self._steps:
             return
@@ -99,14 +99,14 @@ class Rollouts:
         self._steps = range(start, stop)
 
     def write(self, batch: Batch, step: int) -> Batch:
-        """The batch of a prepared step with the student's text in the rows that are its own."""
+        """The batch of a prepared step, with the student's text in the student's rows."""
         assert step in self._steps, f"step {step} was not prepared"
         return with_text(batch, step, self._block)
 
     def save(self) -> None:
-        """Keep the block for a checkpoint that is about to be made inside it; the first rank does.
+        """Keep the block for a checkpoint that will be made inside it. The first rank does this.
 
-        The block before it stays too: until the new checkpoint is complete the old one counts.
+        The block before it stays too: the old checkpoint counts until the new one is complete.
         """
         if not self._steps or rank():
             return
@@ -183,18 +183,19 @@ class Rollouts:
 
 
 def targets_kept(corpus_per_row: float, new_tokens: int, *, fraction: float) -> float:
-    """Share of the corpus's targets that rows bear when the student writes `fraction` of them.
+    """Share of the corpus's targets that remain when the student writes `fraction` of the rows.
 
-    Its texts are taken at full length, at most as many targets as the row had; early ends lower it.
+    Its texts count at full length, with at most as many targets as the row had. Early ends lower
+    the share.
     """
     return 1 - fraction + fraction * min(1.0, new_tokens / corpus_per_row)
 
 
 def with_text(batch: Batch, step: int, block: dict[Place, Written]) -> Batch:
-    """The batch with written rows in the place of those that the block has for this step.
+    """The batch with the written rows that the block has for this step in the place of its own.
 
     Only what was written is a target, its end token included. A text that ends before its row does
-    is followed by padding, which is neither a target nor valid.
+    is followed by padding, which is neither target nor valid.
     """
     found = {
         index: block[step, row]

@@ -13,7 +13,7 @@ from kdwatts.data.shards import TokenShards
 
 @dataclass(frozen=True)
 class TextRows:
-    """Tokens, how they are cut, and which rows a step takes."""
+    """The tokens, how they are cut, and which rows a step takes."""
 
     shards: TokenShards
     schedule: Schedule
@@ -29,7 +29,7 @@ class TextRows:
         )
 
     def micro_batches(self, step: int) -> NDArray[np.int64]:
-        """Rows of each micro-batch of a step, of all ranks together."""
+        """Row numbers [M, B] of all micro-batches of a step, for all ranks together."""
         return self.schedule.rows_of_step(step).reshape(-1, self.micro_batch)
 
     def held_out(self) -> list[Batch]:

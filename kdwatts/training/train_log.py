@@ -1,4 +1,4 @@
-"""What a training run says while it trains: rows of train.jsonl, lines of the log, the bar."""
+"""What a training run reports: rows of train.jsonl, lines of the log, and the progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def step_bar(run: TrainingRun, first: int) -> tqdm:
-    """The steps from `first` on, with a bar on a terminal of the first rank."""
+    """The steps from `first` on, with a progress bar on a terminal of the first rank."""
     return tqdm(
         range(first, run.num_steps),
         initial=first,
@@ -32,7 +32,7 @@ def step_bar(run: TrainingRun, first: int) -> tqdm:
 def step_row(
     run: TrainingRun, progress: Progress, outcome: StepLoss, learning_rate: float
 ) -> dict[str, Any]:
-    """The row of a step, with the losses of all ranks, each of which must ask."""
+    """The row of a step, with the losses of all ranks. Every rank must call it."""
     loss, *terms = summed([part.item() for part in (outcome.loss, *outcome.terms.values())])
     return {
         **row_head(run, progress, split="train"),
@@ -44,7 +44,7 @@ def step_row(
 
 
 def report(run: TrainingRun, row: dict[str, Any], bar: tqdm, elapsed_s: float) -> None:
-    """Append the row of a step, and give loss, speed, power and energy per token to log and bar."""
+    """Append the row of a step. Log and bar get loss, speed, power and energy per token."""
     if rank():
         return
     append_jsonl(run.log_path, row)
@@ -57,7 +57,7 @@ def report(run: TrainingRun, row: dict[str, Any], bar: tqdm, elapsed_s: float) -
 def step_figures(
     loss: float, tokens: int, elapsed_s: float, energy_j: float | None, power_w: float | None
 ) -> str:
-    """The figures of a line; energy per token where both are known."""
+    """The figures of a log line. Energy per token is among them where both parts are known."""
     figures = [f"loss {loss:.3f}", f"{tokens / elapsed_s:,.0f} tokens/s"]
     if power_w is not None:
         figures.append(f"{power_w:,.0f} W")
@@ -67,7 +67,7 @@ def step_figures(
 
 
 def row_head(run: TrainingRun, progress: Progress, *, split: str) -> dict[str, Any]:
-    """The head of a row of train.jsonl: on which rows it was read, and how far training was."""
+    """The first fields of a row of train.jsonl: which rows it is about, and how far training is."""
     return {
         "schema": SCHEMA,
         "attempt": run.attempt,

@@ -17,23 +17,24 @@ from kdwatts.training.text_rows import TextRows
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Who learns, from which text, by which settings, and where that is measured and kept."""
+    """Who learns, from which text, with which settings, and where this is measured and kept."""
 
     learner: Learner
     text: TextRows
     settings: Training
     rollouts: Rollouts | None
-    """Puts the student's own text into rows that are its own."""
+    """Puts the student's own text into the student's rows."""
     held_out: HeldOut | None
     own_energy: Callable[[], Quantity]
-    """What all attempts at this student have drawn by now."""
+    """Joules that all attempts at this student have drawn so far."""
     meter: Meter
     window: OpenWindow
-    """Open while the run trains: its tokens, steps and waits are counted as they happen."""
+    """Open while the run trains. Its tokens, steps and waits are counted as they happen."""
     checkpoint_dir: Path
     log_path: Path
     attempt: int
 
     @property
     def num_steps(self) -> int:
+        """Number of optimizer steps in the schedule."""
         return self.text.schedule.num_steps

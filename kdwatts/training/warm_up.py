@@ -1,4 +1,4 @@
-"""What the first pass builds, built before the windows whose energy is told apart."""
+"""One pass ahead of training, so that its windows hold no compilation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from kdwatts.training.learner import Learner, share_of
 
 
 def warm_up(learner: Learner, batch: Batch, held_out: HeldOut | None) -> None:
-    """One forward and backward pass, for what the first one builds: compiled code, its caches.
+    """Run one forward and one backward pass, for what only the first pass builds: code and caches.
 
-    A reading of held-out rows, without dropout and gradient, is another code and is built, too.
+    A reading of held-out rows, without dropout and gradient, uses other code. It is run too.
     Weights, random state and gradients are left as they were.
     """
     learner.student.train()

@@ -1,7 +1,7 @@
 """Run folders, whole or torn, as tables. No run is dropped: each has a state, or a reason.
 
-`collect` reads folders in parallel and never holds more than one block of telemetry in a process.
-Given a folder to write to, it keeps there what it read, and reads changed runs alone next time.
+`collect` reads folders in parallel and holds at most one block of telemetry per process. With a
+folder to write to, it keeps what it read there, and next time it reads only the runs that changed.
 """
 
 from __future__ import annotations
@@ -46,31 +46,34 @@ class Collected:
     runs: pd.DataFrame
     """One row per run folder: state and reason, all keys of Metrics, totals, provenance."""
     stages: pd.DataFrame
-    """One row per window and attempt; `energy_j` sums the components of the best quality."""
+    """One row per window and attempt. `energy_j` sums the components of the best quality."""
     train: pd.DataFrame
+    """One row per logged step, and per reading on held-out rows."""
     scores: pd.DataFrame
+    """One row per model, task and metric."""
     inference: pd.DataFrame
-    """One row per model, batch size, prompt length and new length served."""
+    """One row per model, batch size, prompt length and new length that was served."""
     telemetry: Telemetry
+    """The ticks of each run, read when you ask for them."""
     left_out: tuple[str, ...] = ()
     """A sentence about each folder below the given ones whose records were not read."""
 
     @property
     def summaries(self) -> pd.DataFrame:
-        """One row per run and stage: how busy, hot and thirsty its devices were."""
+        """One row per run and stage: utilisation, temperature and power of its devices."""
         return self.telemetry.summaries
 
 
 def collect(
     directories: Sequence[Path], out_dir: Path | None = None, *, num_workers: int | None = None
 ) -> Collected:
-    """The runs below `directories` as tables, energies amortised over the students found there.
+    """The runs below `directories` as tables. Energies are amortised over their students.
 
-    With `out_dir`, all tables are written there, a missing number as null or an empty cell, and
-    runs that have not changed since the last time are read from them. Its telemetry.parquet is a
-    folder with a file per run, sorted by attempt and time. Without it nothing is written, and
-    telemetry is looked at only at the ends of its files until it is asked for. `num_workers`
-    processes read; None is one for each processor where the folders are worth it.
+    With `out_dir` all tables are written there, with null or an empty cell for a missing number.
+    Runs that have not changed since the last time are read from these tables. Its telemetry.parquet
+    is a folder with a file per run, sorted by attempt and time. Without `out_dir` nothing is
+    written, and of telemetry only the ends of the files are read until you ask for it.
+    `num_workers` processes read. None means one per processor where there is enough to read.
 
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.

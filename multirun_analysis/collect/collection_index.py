@@ -1,7 +1,7 @@
-"""What a collection keeps beside its tables, so that the next one reads changed runs alone.
+"""What a collection keeps beside its tables, so that the next one reads only changed runs.
 
-A run is unchanged while none of its files has another size or time of change. What was kept by
-other code, or lies beside a table that somebody changed, is not trusted.
+A run is unchanged while none of its files has another size or time of change. What other code kept
+is not trusted, and neither is what lies beside a table that somebody changed.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class CollectionIndex:
 
 @contextmanager
 def locked(out_dir: Path) -> Iterator[None]:
-    """One collection at a time writes into `out_dir`; a second one waits, and finds its work done.
+    """A context in which one collection at a time writes into `out_dir`.
 
-    The lock falls with its process. Where a file system has none, tables are still replaced whole.
+    A second collection waits and then finds its work done. The lock ends with its process. Where a
+    file system has no locks, tables are still replaced as a whole.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     with (out_dir / _LOCK).open("w", encoding="utf-8") as file:
@@ -80,7 +81,7 @@ def locked(out_dir: Path) -> Iterator[None]:
 
 
 def signatures(folders: Sequence[Path]) -> list[Signature]:
-    """Signature of each run's folder; in threads, as a mounted folder answers late."""
+    """Signature of each run's folder. Threads read them, since a mounted folder answers late."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(_signature, folders, chunksize=16))
 
@@ -95,7 +96,7 @@ def _signature(folder: Path) -> Signature:
 
 
 def stat_of(path: str | Path) -> Stat | None:
-    """Bytes and time of change; None where there is no such file."""
+    """Bytes and time of change of a file. None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -104,13 +105,13 @@ def stat_of(path: str | Path) -> Stat | None:
 
 
 def is_young(signature: Signature, *, now_s: float | None = None) -> bool:
-    """Whether a file changed so lately that its next change may not show."""
+    """Whether a file changed so recently that its next change may not show."""
     since_ns = ((time.time() if now_s is None else now_s) - YOUNG_S) * 1e9
     return any(changed_ns > since_ns for _, _, changed_ns in signature)
 
 
 def read_index(out_dir: Path) -> CollectionIndex | None:
-    """What the last collection kept; None where it cannot be trusted."""
+    """What the last collection kept. None where it cannot be trusted."""
     try:
         record = json.loads((out_dir / INDEX).read_text("utf-8"))
         if record["code"] != code_version():
@@ -134,7 +135,7 @@ def read_index(out_dir: Path) -> CollectionIndex | None:
 
 
 def write_index(out_dir: Path, index: CollectionIndex) -> None:
-    """Replace the index as a whole; on one line, since indenting a thousand rows takes seconds."""
+    """Replace the index as a whole. It is one line: indenting a thousand rows takes seconds."""
     runs = {name: vars(run) for name, run in index.runs.items()}
     record = {"code": code_version(), "runs": runs, "tables": dict(index.tables)}
     replace_whole(out_dir / INDEX, lambda path: path.write_text(json.dumps(record), "utf-8"))

@@ -45,13 +45,13 @@ _INFERENCE = {
 
 
 def kind_of(field: Field) -> str:
-    """str, int or float; list or dict for what is no single value."""
+    """str, int or float. list or dict for what is no single value."""
     kind = str(field.type).split(" | ")[0].partition("[")[0]
     return kind if kind in ("str", "int", "float", "list") else "dict"
 
 
 def is_below_0_j(name: str, value: Any) -> bool:
-    """Whether joules that a meter counts are negative; net of idle power they may be."""
+    """Whether joules that a meter counts are negative. Net of idle power they may be."""
     counted = name.endswith(("_energy_j", "j_per_token")) and "net_" not in name
     return counted and value is not None and value < 0
 
@@ -95,9 +95,9 @@ TRAIN = pa.schema([RUN])
 
 
 def to_table(run: str, records: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Flat records as a table that begins with `run`; keys beyond the schema become columns too.
+    """Flat records as a table that begins with `run`. Keys beyond the schema become columns too.
 
-    Raises TypeError or ValueError for a value that is not of its column's type.
+    Raises TypeError or ValueError for a value that does not have its column's type.
     """
     columns: dict[str, pa.Array] = {"run": pa.repeat(pa.scalar(run), len(records))}
     for field in schema:
@@ -125,7 +125,7 @@ def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def concatenated(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
-    """The tables below one another, with the columns of all; at least those of the schema.
+    """The tables below each other, with the columns of all of them and of the schema.
 
     A column that is a number in one run and text in another becomes text.
     """
@@ -148,9 +148,9 @@ def _as_text(table: pa.Table, name: str) -> pa.Table:
 
 
 def for_pandas(schema: pa.Schema) -> pa.Schema:
-    """The schema with word for pandas: integers may miss, also where none does.
+    """The schema with a note for pandas: integers may be missing, even where none is.
 
-    Written into a file, it makes `pd.read_parquet` read the types that `collect` gives.
+    In a file, it makes `pd.read_parquet` read the types that `collect` gives.
     """
     frame = schema.empty_table().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return schema.with_metadata(pa.Schema.from_pandas(frame, preserve_index=False).metadata)

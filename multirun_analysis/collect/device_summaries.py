@@ -1,4 +1,4 @@
-"""How busy, hot and thirsty the devices of one run were in each stage, from its ticks."""
+"""How busy and hot the devices of one run were in each stage, and their power, from its ticks."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class _Stage:
 
 
 def summarise_part(run: str, part_path: Path) -> pa.Table:
-    """See `summarise`; reads what it needs of a run's part alone."""
+    """See `summarise`. It reads only what it needs of a run's part."""
     return summarise(run, pq.read_table(part_path, columns=[*_READ, *_NUMBERS], memory_map=False))
 
 
 def summarise(run: str, ticks: pa.Table) -> pa.Table:
     """A row of SUMMARIES for each stage in the ticks of one run, in order of appearance.
 
-    Means are over time and over GPUs: a tick stands until the next one of its device, a gap no
-    longer than three usual steps. `gpu_floor_w` is the least power of all GPUs together while
-    they report 0 % utilisation, in the whole run: a stand-in for idle power where none was measured
-    before it. What no tick tells is null.
+    Means are over time and over GPUs: a tick counts until the next one of its device, for at most
+    three usual steps. `gpu_floor_w` is the least power of all GPUs together while they report 0 %
+    utilisation, in the whole run. It stands in for idle power where none was measured before the
+    run. What no tick states is null.
     """
     numbers = {name: _floats(ticks[name]) for name in _NUMBERS}
     bits = ticks["throttle_reasons"].fill_null(-1).to_numpy()

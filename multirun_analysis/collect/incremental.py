@@ -1,4 +1,4 @@
-"""Reading of run folders, all of them or those alone that changed since the last time."""
+"""Reading of run folders: all of them, or only those that changed since the last time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RunsRead:
 
 
 def read_all(folders: Folders, *, num_workers: int | None) -> RunsRead:
-    """All of them, with nothing kept: telemetry stays where it is."""
+    """All folders, with nothing kept: telemetry stays where it is."""
     seen = _signatures(folders)
     readings = _read([Job(name, folder) for name, folder in folders.items()], seen, num_workers)
     runs = {
@@ -56,10 +56,10 @@ def read_all(folders: Folders, *, num_workers: int | None) -> RunsRead:
 
 
 def read_changed(folders: Folders, out_dir: Path, *, num_workers: int | None) -> RunsRead:
-    """Those that differ from what `out_dir` keeps of them, the others as they were kept.
+    """The folders that differ from what `out_dir` keeps of them, and the others as they were kept.
 
-    Parts of the telemetry are in their places when it returns; tables are not written yet. The
-    caller holds the folder's lock.
+    When this returns, the parts of the telemetry are in their places. The tables are not written
+    yet. The caller holds the folder's lock.
     """
     # Before anything is read, so that what changes from now on shows.
     seen = _signatures(folders)

@@ -26,9 +26,9 @@ _NEWLINE, _OPEN = b"\n{"
 def read_blocks(
     path: Path, options: arrow_json.ParseOptions, problems: list[str], *, block_bytes: int
 ) -> Iterator[pa.Table | Records]:
-    """The whole lines of a file, some at a time: a table where pyarrow takes them, else records.
+    """The whole lines of a file, in blocks: a table where pyarrow can read them, else records.
 
-    Lines before a broken one count; what is wrong with the file is added to `problems`. A
+    Lines before a broken one count. What is wrong with the file is added to `problems`. A
     `block_bytes` of -1 reads all lines at once. Raises ValueError for a foreign schema.
     """
     first_number = 1
@@ -74,10 +74,10 @@ def _records(path: Path, block: bytes, first_number: int) -> tuple[Records, str 
 
 
 def fast_table(block: bytes, options: arrow_json.ParseOptions) -> pa.Table | None:
-    """The records of a block of whole lines, all of a known schema, with the column `schema`.
+    """The records of a block of whole lines of a known schema, with the column `schema`.
 
-    None for anything that is not a record a line, or that the options' types do not hold: json and
-    the records' own check say better what is wrong, and where.
+    None for anything that is not one record per line, and for values of other types than the
+    options'. The slower reader says better what is wrong, and where.
     """
     content = np.frombuffer(block, np.uint8)
     newlines = np.flatnonzero(content == _NEWLINE)

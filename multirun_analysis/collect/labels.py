@@ -23,12 +23,12 @@ MAX_LOOKED_UP = 100
 
 
 def mark_duplicates(runs: list[Row]) -> None:
-    """Sets `duplicate_of`: of finished runs of one student, later ones name the first.
+    """Set `duplicate_of`: of finished runs of one student, later ones name the first.
 
-    Runs are of one student when key and seed are equal; the first is that of the folder that comes
-    first in counting order. It alone is in figures and means; the others say so in their notes.
-    Which one counts changes no energy: what building a student cost is told by its artifact, alike
-    in all of them. Attempts of one run are in its one folder, and are no duplicates.
+    Runs are of one student when key and seed are equal. The first is the one whose folder comes
+    first in counting order. It alone is in figures and means, and the others say so in their notes.
+    Which one counts changes no energy: the artifact states what building the student cost, for all
+    of them. Attempts of one run are in its one folder and are no duplicates.
     """
     finished = known([run for run in runs if run["finished"]], "student_key")
     for same in grouped(finished, lambda run: (run["student_key"], run["seed"])).values():
@@ -40,12 +40,12 @@ def mark_duplicates(runs: list[Row]) -> None:
 
 
 def label_runs(runs: list[Row]) -> None:
-    """Sets `label`, `group` (all but seed and repeat), `group_label` and `options`.
+    """Set `label`, `group` (all but seed and repeat), `group_label` and `options`.
 
     Labels of our runs hold the paradigm, whatever else differs between finished runs, and the seed.
-    An imported run is called by its folder, and a setting of imported runs by their folders without
-    what tells repeats apart; neither is ever in a group with runs of ours. `options` has what
-    varies between finished runs beside the paradigm and the seed, by its short name.
+    An imported run has its folder's name. A setting of imported runs has their folders' name
+    without what tells repeats apart. Neither is ever in a group with runs of ours. `options` has
+    what varies between finished runs beside paradigm and seed, by its short name.
     """
     settings: list[set[str]] = [
         set(run["setting"].split(", ") if run["setting"] else ()) for run in runs
@@ -79,7 +79,7 @@ def label_runs(runs: list[Row]) -> None:
 
 
 def run_name(run: Row) -> str:
-    """What a run is called in lists: its folder, an imported one with the folders above it."""
+    """The name of a run in lists: its folder, and for an imported run the folders above it too."""
     imported_as = run.get("imported_as") or ""
     return imported_as if imported_as and not run["run"].endswith(imported_as) else run["run"]
 

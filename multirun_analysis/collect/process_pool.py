@@ -1,4 +1,4 @@
-"""Many folders at once: a process for each processor, where the work is worth starting them."""
+"""Many folders at once: one process per processor, where there is enough work for them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ WORTH_RUNS = 64
 def read_runs(
     jobs: Sequence[Job], *, num_bytes: int, num_workers: int | None = None
 ) -> Iterator[Reading]:
-    """A Reading for each job, in order; `num_bytes` is the size of all their files.
+    """A Reading for each job, in order. `num_bytes` is the size of all their files.
 
-    Raises the first job's ValueError with the sentence that a single process would raise.
+    Raises the first job's ValueError, with the sentence that a single process would raise.
     """
     if num_workers is None:
         worth = num_bytes >= WORTH_BYTES or len(jobs) >= WORTH_RUNS

@@ -1,7 +1,7 @@
-"""Files of a run as records, read as far as they go: each answer says what is wrong with the file.
+"""Files of a run as records, read as far as they go. Each answer says what is wrong with the file.
 
-Everything that a killed or half-written run lacks is an empty cell. A record of an unknown schema
-is different: reading it would be guessing, so it raises ValueError with the file's name.
+Whatever a killed or half-written run lacks is an empty cell. A record of an unknown schema is
+different: reading it would be guessing, so it raises ValueError with the file's name.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_records(path: Path) -> tuple[list[Any], str | None]:
 
 
 def type_problem(record: dict[str, Any], record_type: type, where: str) -> str | None:
-    """What a record holds against its dataclass; absent keys are missing values, not problems."""
+    """What does not fit the dataclass in a record. Absent keys are missing values, not problems."""
     for field in fields(record_type):
         value, kind = record.get(field.name), kind_of(field)
         bad_number = isinstance(value, bool) or (
@@ -67,7 +67,7 @@ def type_problem(record: dict[str, Any], record_type: type, where: str) -> str |
 
 
 def refuse_foreign_schema(path: Path) -> None:
-    """Raise ValueError if a record of a file that does not read is of an unknown version."""
+    """Raise ValueError if a record of an unreadable file has an unknown version."""
     if not path.is_file() or not os.access(path, os.R_OK):
         return
     for chunk in _chunks(path):
@@ -90,6 +90,7 @@ TORN = "torn last line passed over"
 
 
 def torn_line(path: Path) -> str:
+    """The words for a torn line."""
     return f"{path.name}: {TORN}"
 
 
@@ -102,8 +103,10 @@ def _torn(path: Path) -> str | None:
 
 
 def not_as_agreed(error: Exception, path: Path) -> str:
+    """The words for a value of another type than its column's."""
     return f"{path.name}: a record is not as agreed ({error!r}); file left out"
 
 
 def without_folder(error: Exception, path: Path) -> str:
+    """An error's text without the file's folder."""
     return str(error).replace(f"{path.parent}{os.sep}", "")

@@ -1,6 +1,6 @@
-"""Accuracy kept of one run, why it cannot be told, and on what it is at chance.
+"""Accuracy kept of one run, why it cannot be told, and on which benchmarks it is at chance.
 
-Records of older versions do not say it: it is formed from their scores, with the chance levels
+Records of older versions do not state it. It is computed from their scores, with the chance levels
 that the run's configuration states, or else those of the table of known benchmarks.
 """
 
@@ -23,12 +23,12 @@ Record = Mapping[str, Any]
 
 
 def states_accuracy_kept(metrics: Record) -> bool:
-    """Whether a run's metrics say accuracy kept themselves, be it that it cannot be told."""
+    """Whether a run's metrics state accuracy kept themselves, or state that it cannot be told."""
     return KEY in metrics
 
 
 def stated_primaries(folder: Path) -> Primaries:
-    """The metrics that count and their chance levels, as a run was asked or as is known of them."""
+    """The metrics that count and their chance levels, as the run was configured or as is known."""
     tasks = value_at(read_settings(folder / "config.yaml"), "eval", "tasks")
     primaries = dict(PRIMARIES)
     for task in tasks if isinstance(tasks, list) else ():
@@ -44,9 +44,9 @@ def stated_primaries(folder: Path) -> Primaries:
 def formed(
     scores: Sequence[Record], primaries: Primaries, *, om_perf_reason: str | None
 ) -> dict[str, Any]:
-    """What a record of this version says of accuracy kept.
+    """The fields of accuracy kept that a record of this version has.
 
-    An imported student whose teacher was asked differently, as the reason tells, is not compared.
+    An imported student whose teacher was asked differently, as the reason says, is not compared.
     """
     alike = om_perf_reason in (None, TEACHER_SCORES_0)
     kept = accuracy_kept(benchmark_scores(scores, primaries) if alike else [])
@@ -66,7 +66,7 @@ def formed(
 def missing_reason(
     found: Record, *, om_perf: float | None, om_perf_reason: str | None
 ) -> str | None:
-    """Why accuracy kept has no value; None where it has one, and where nothing was evaluated."""
+    """Why accuracy kept has no value. None where it has one, and where nothing was evaluated."""
     if found.get(KEY) is not None:
         return None
     if om_perf_reason not in (None, TEACHER_SCORES_0):

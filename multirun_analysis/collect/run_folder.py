@@ -70,11 +70,10 @@ class Reading:
 
 
 def read_run(job: Job) -> Reading:
-    """The run's row, not yet compared with others, its tables, and its part of the telemetry.
+    """The run's row, not yet compared with other runs, its tables, and its part of the telemetry.
 
-    Summaries are among the tables where the telemetry was read.
-
-    Raises ValueError for a record of a foreign or newer schema.
+    Summaries are among the tables where the telemetry was read. Raises ValueError for a record of a
+    foreign or newer schema.
     """
     folder = job.folder
     status, status_problem = read_record(folder / "status.json")

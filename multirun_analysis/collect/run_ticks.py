@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Where the ticks of each run are. Nothing is read before it is asked for."""
+    """Where the ticks of each run are. Nothing is read before you ask for it."""
 
     parts: Mapping[str, Path | None]
-    """File of each run that has ticks, in the order of runs; None where none was written."""
+    """The file of each run that has ticks, in the order of runs. None where none was written."""
     folders: Mapping[str, Path]
     """Folder of each run."""
 
     kept_summaries: pa.Table | None = None
-    """Rows of SUMMARIES, where they were made when the ticks were read."""
+    """Rows of SUMMARIES, if they were made when the ticks were read."""
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -37,9 +37,9 @@ class Telemetry:
 
     @cached_property
     def summaries(self) -> pd.DataFrame:
-        """A row of `reading.summaries.SUMMARIES` for each run and stage.
+        """One row per run and stage: utilisation, temperature and power of its devices.
 
-        Reads the ticks of all runs, one run after the other, where nothing was kept.
+        Where nothing was kept, this reads the ticks of all runs, one run after the other.
         """
         table = self.kept_summaries
         if table is None:
@@ -47,7 +47,7 @@ class Telemetry:
         return table.to_pandas()
 
     def of(self, run: str) -> pd.DataFrame:
-        """The ticks of one run, sorted by attempt and time; no rows where it has none.
+        """The ticks of one run, sorted by attempt and time. No rows where it has none.
 
         Raises ValueError for a record of a foreign or newer schema.
         """

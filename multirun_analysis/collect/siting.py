@@ -1,4 +1,4 @@
-"""One page, one site: its CO2e, water and price are all at the site that it is asked for."""
+"""One page, one site: CO2e, water and price are all computed for the site that is asked for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from multirun_analysis.statistics.site import GRID, Site, stated_sites
 from multirun_analysis.values.rows import Row, to_rows
 
 RECORDED = "recorded_site"
-"""Column of runs that were set at a site: what their own record states, where that is another."""
+"""Column of runs at a site: what their own record states, where it differs."""
 
 
 def at_site(collected: Collected, site: Site) -> Collected:
-    """The same runs, with all that depends on a site computed from their joules at `site`.
+    """The same runs, with all figures that depend on a site computed from their joules at `site`.
 
-    What was computed elsewhere from a record's own site is nowhere left in them; the files that
-    `collect` writes keep it.
+    Figures for a record's own site are no longer in them. The files that `collect` writes keep
+    these.
     """
     runs = collected.runs.copy()
     rows = to_rows(runs)

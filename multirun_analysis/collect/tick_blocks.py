@@ -1,7 +1,7 @@
 """telemetry.jsonl of one run, block by block: a long run has millions of rows.
 
-A part is one run's rows in a file of `telemetry.parquet/`, sorted by attempt and time. Monotonic
-seconds of two attempts have nothing in common, so the attempt comes first.
+A part is one run's rows in a file of `telemetry.parquet/`, sorted by attempt and time. The
+monotonic seconds of two attempts have nothing in common, so the attempt comes first.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _ASCENDING = [(name, "ascending") for name in _ORDER]
 
 
 def ticks(run: str, path: Path, problems: list[str]) -> Iterator[pa.Table]:
-    """Tables of TELEMETRY; what is wrong with the file is added to `problems`.
+    """Tables of TELEMETRY. What is wrong with the file is added to `problems`.
 
-    Rows before a broken line count. Raises ValueError for a foreign schema, and TypeError where a
-    value is not of its column's type: then no row of the file counts.
+    Rows before a broken line count. Raises ValueError for a foreign schema. Raises TypeError where
+    a value does not have its column's type: then no row of the file counts.
     """
     for block in read_blocks(path, _OPTIONS, problems, block_bytes=BLOCK_BYTES):
         if isinstance(block, list):
@@ -70,9 +70,9 @@ def _table_by_line(run: str, records: Records) -> pa.Table:
 
 
 def write_part(run: str, path: Path, part_path: Path) -> tuple[int, str | None]:
-    """Number of rows written to `part_path`, none of which makes no file, and what is wrong.
+    """The number of rows written to `part_path`, and what is wrong. Without rows there is no file.
 
-    The caller renames the file: `part_path` is a place of its own.
+    The caller renames the file: `part_path` belongs to this process.
     """
     writer: pq.ParquetWriter | None = None
     num_rows, in_order = 0, True
@@ -129,7 +129,7 @@ def _sorted(table: pa.Table) -> pa.Table:
 def look_at_ends(path: Path) -> tuple[bool, str | None]:
     """Whether a telemetry file has rows, and what is wrong as far as its ends show.
 
-    Its first record and its last whole one tell its versions: a file grows by attempts, each
+    Its first record and its last whole one state its versions: a file grows by attempts, each
     written by one version. Raises ValueError for a foreign schema in either.
     """
     try:

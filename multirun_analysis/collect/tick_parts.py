@@ -13,7 +13,7 @@ _HIDDEN = "."
 
 
 def part_name(position: int, run: str) -> str:
-    """File name of a run's part: names in order are runs in order."""
+    """File name of a run's part. In the order of names, runs are in order."""
     return f"{position:06d}-{re.sub(r'[^A-Za-z0-9._-]+', '-', run)[:80]}.parquet"
 
 
@@ -23,10 +23,10 @@ def new_part_path(parts_dir: Path, position: int) -> Path:
 
 
 def settle_parts(parts_dir: Path, places: Mapping[str, Path]) -> None:
-    """Give parts the names that `places` maps to where they are now; remove what is no part of it.
+    """Rename parts to the names in `places`, from the paths there. Remove what is no part of it.
 
-    A run that was added or has gone moves those behind it, so a name may still be another's: all
-    that move step aside first.
+    A run that was added or has gone moves those behind it, so a name may still belong to another
+    run. So all parts that move step aside first.
     """
     moved = {name: path for name, path in places.items() if path.name != name}
     aside = {name: parts_dir / f"{_HIDDEN}to-{name}" for name in moved}
@@ -40,6 +40,6 @@ def settle_parts(parts_dir: Path, places: Mapping[str, Path]) -> None:
 
 
 def remove_unsettled(parts_dir: Path) -> None:
-    """Remove what a killed or refused collection left half done, tables beside included."""
+    """Remove what a killed or refused collection left half done, also beside the tables."""
     for path in (*parts_dir.glob(f"{_HIDDEN}*"), *parts_dir.parent.glob(f"{_HIDDEN}*.tmp")):
         path.unlink()

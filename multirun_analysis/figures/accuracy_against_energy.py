@@ -42,11 +42,11 @@ class Quality:
     """A column that says how good a student is."""
 
     column: str
-    """Its interval over samples, where one is recorded, is in `column_low` and `column_high`."""
+    """Its interval over samples, if it was recorded, is in `column_low` and `column_high`."""
     title: str
     higher_is_better: bool
     teacher: str | None
-    """Column of the teacher's value; None where the teacher is 1 by definition."""
+    """Column of the teacher's value. None where the teacher is 1 by definition."""
 
 
 ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, chance subtracted", True, teacher=None)
@@ -64,7 +64,7 @@ ENERGY_TITLES = {
 def quality_against_energy(
     runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
 ) -> Exhibit:
-    """Students by energy and quality, with the Pareto front of each class of energy."""
+    """Students by energy in J and by quality, with the Pareto front of each class of energy."""
     draws = draws_of(distinct_students(runs))
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return Exhibit(

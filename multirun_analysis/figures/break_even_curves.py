@@ -54,10 +54,10 @@ _ENDS = ("", "_low", "_high")
 
 
 def break_even_over_tokens(runs: pd.DataFrame) -> Exhibit:
-    """For each setting and number of tokens served: joules saved, ratios, and T* with its verdict.
+    """Joules saved, ratios, and T* with its verdict, for each setting and number of tokens served.
 
-    `joules_ratio` is the teacher's joules for so many tokens over the student's, building and
-    inherited share included; `lifetime_efficiency` is OM_perf times it.
+    `joules_ratio` is the teacher's joules for so many tokens over the student's, with building and
+    inherited share included. `lifetime_efficiency` is OM_perf times this ratio.
     """
     found = [
         r
@@ -121,9 +121,10 @@ def _saved_j(r: Repayment, tokens: float) -> float:
 
 
 def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> Exhibit:
-    """For each setting and number of students of one teacher: joules per student, and N*.
+    """Joules per student, and N*, for each setting and number of students of one teacher.
 
-    Of distilled settings with a question: they inherit, and fine-tuning was read as it went.
+    The settings are the distilled ones that inherit something and whose fine-tuning was read on
+    held-out text while it trained.
     """
     found = [
         r

@@ -18,9 +18,9 @@ from multirun_analysis.values.rows import Row, grouped, to_rows
 
 
 def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> Exhibit:
-    """Joules of each run's stages over all attempts, how they were obtained, and by whom.
+    """Joules of each run's stages over all attempts, how they were obtained, and by which run.
 
-    A reused stage shows what building its artifact once cost, undivided.
+    A reused stage shows what building its artifact cost once, undivided.
     """
     parts = grouped(stage_energies(to_rows(runs), to_rows(stages)), "run")
     rows = [part for run in in_order(to_rows(runs)) for part in parts.get(run["run"], [])]

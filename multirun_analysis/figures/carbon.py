@@ -38,7 +38,7 @@ WITH_SHARE, ALONE = "building, with its share of inherited work", "building alon
 
 
 def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> Exhibit:
-    """Kilograms of CO2e of each setting at each of `sites`; None is every site of conf/site."""
+    """Kilograms of CO2e of each setting at each of `sites`. None means every site of conf/site."""
     draws = draws_of(distinct_students(runs))
     apart = (
         " Sites whose grid factors count unlike things, or do not state what they count, have a "

@@ -43,9 +43,9 @@ def exhibits(
     *,
     site: Site | None = None,
 ) -> Exhibits:
-    """Every exhibit over all runs by name, without the empty ones; tables are those of Collected.
+    """Every exhibit over all runs by name, without empty ones. The tables are those of Collected.
 
-    `inference` and `summaries` may be empty. CO2e is at `site`, or at each there is.
+    `inference` and `summaries` may be empty. CO2e is at `site`, or at every site there is.
     """
     found = {
         f"{quality.column}_against_{energy}": quality_against_energy(
@@ -79,9 +79,9 @@ def with_comparisons(shown: Exhibits, runs: pd.DataFrame) -> Exhibits:
 
 
 def curves_by_setting(train: pd.DataFrame, runs: pd.DataFrame) -> Exhibits:
-    """The curves of each setting alone, named after what tells it apart; for files.
+    """The curves of each setting alone, by what tells it apart. They are for files.
 
-    None where paradigms alone differ, or where the settings are more than MAX_LINES.
+    Empty where only paradigms differ, and where there are more than MAX_LINES settings.
     """
     students = distinct_students(runs)
     settings = {run["group"]: run["group_label"] for run in students}

@@ -179,7 +179,7 @@ def _finished(fig: go.Figure, left_out: int, *, x: str, y: str) -> go.Figure:
 
 
 def loss_terms(train: pd.DataFrame) -> list[str]:
-    """Columns of `train` that are losses: the whole first, then its terms."""
+    """Columns of `train` that are losses: the whole loss first, then its terms."""
     other = {"run", "step", "tokens", "seconds", "attempt", "learning_rate", "split"}
     unit = ("_s", "_j", "_w", "_gib", "_norm", "_share", "_pct", "_tokens")
     terms = [str(name) for name in train.columns[train.notna().any()] if name not in other]

@@ -1,4 +1,4 @@
-"""What the devices of one run did over time, above the stages it was in."""
+"""What the devices of one run did over time, above its stages."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _PANELS = {
 
 
 def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) -> Exhibit:
-    """What the devices of one run did; `ticks` are its own.
+    """What the devices of one run did over time. `ticks` are its own.
 
-    Each tick with the seconds the run was active and the joules of its device by then. Attempts
-    follow one another without the wait between them. Energies of `method` tdp_model are estimated.
-    Power is the instant one, or the average where a GPU has that alone.
+    Each tick has the seconds that the run was active and the joules of its device by then. Attempts
+    follow each other without the wait between them. Energies with the `method` tdp_model are
+    estimated. Power is the instant one, or the average where a GPU has only that.
     """
     windows = top_windows(to_rows(stages.loc[stages["run"] == run]))
     starts_s = _attempt_starts(ticks, windows)

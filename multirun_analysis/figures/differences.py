@@ -27,7 +27,7 @@ JUDGED = ("accuracy_kept", "student_bits_per_byte", "own_energy_j")
 
 
 def differences(runs: pd.DataFrame) -> Exhibit:
-    """Settings less plain fine-tuning, by pairs of one seed; p is corrected within each column."""
+    """Settings less plain fine-tuning, by pairs of one seed. p is corrected within each column."""
     found = [c for column in comparable_columns(runs) for c in against_baseline(runs, [column])]
     words = {(c.column, c.group): comparison_words(c) for c in found if c.column in JUDGED}
     return Exhibit(

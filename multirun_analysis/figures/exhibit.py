@@ -16,17 +16,18 @@ NOT_MEASURED = "What is open or dotted is not measured."
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One subject, as numbers and drawn."""
+    """One subject, as a table and as a figure."""
 
     title: str
-    """Plain text, ours: nothing in it comes from a run folder."""
+    """Plain text. Nothing in it comes from a run folder."""
     how_to_read: str
-    """Also what is not in it; plain text, to be escaped like any other."""
+    """How to read it, and what is not in it. Plain text, to be escaped like any other."""
     table: pd.DataFrame
-    """One row for each mark of the figure, columns with units; empty where nothing is known."""
+    """One row for each mark of the figure. Columns have units. Empty where nothing is known."""
     draw: Callable[[pd.DataFrame], go.Figure]
+    """Makes the figure from the table."""
     curves: pd.DataFrame | None = None
-    """What is drawn in the table's place, where its rows are too few for a smooth line."""
+    """What is drawn in the table's place, where the table has too few rows for a smooth line."""
 
     @cached_property
     def figure(self) -> go.Figure:

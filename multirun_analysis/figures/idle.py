@@ -32,12 +32,12 @@ _SHARES = {
 
 
 def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFrame) -> Exhibit:
-    """Per run and stage that it built: idle share, data wait share and mean GPU utilisation, in %.
+    """Idle share, data wait share and mean GPU utilisation, in %, per run and stage that it built.
 
-    `summaries` has a row for each run and stage (`Collected.summaries`); it may be empty.
-    `idle_source` says where idle power is from: measured before the run, or the least that the
-    GPUs drew at 0 % utilisation in its own trace, of their own energy alone. A share of which
-    nothing is known is missing.
+    `summaries` has a row for each run and stage (`Collected.summaries`). It may be empty.
+    `idle_source` says where idle power is from: it was measured before the run, or it is the least
+    that the GPUs drew at 0 % utilisation in the run's own trace, and then for the GPUs' energy
+    alone. A share that is not known is missing.
     """
     return Exhibit(
         "Idle power, waiting and utilisation",
@@ -174,8 +174,10 @@ HIGH_WAIT_PCT = 10.0
 
 
 def idle_words(table: pd.DataFrame) -> list[str]:
-    """A sentence for each setting whose GPUs ran less than half the time, or whose training waited
-    for data more than a tenth of it; of rows of `idle_and_wait`."""
+    """A sentence for each setting whose GPUs ran less than half the time, or that waited for data.
+
+    The latter means more than a tenth of training. `table` has rows of `idle_and_wait`.
+    """
     found = []
     for rows in grouped([r for r in to_rows(table) if r["stage"] == STAGE], "group").values():
         util, wait, idle = (

@@ -1,9 +1,9 @@
-"""How settings are told apart in figures: a name and a colour for each, alike in all of them.
+"""How settings are told apart in figures: a name and a colour for each, the same in all of them.
 
-Where paradigms alone differ, each has its name and its hue. Where a paradigm has several settings,
-their names are what differs, and they are in the order of its values: shades of the paradigm's hue
-beside other paradigms, and colours from dark violet to amber where there is no other. Both grow
-lighter from the first to the last, so that they are told apart without seeing hues.
+Where only paradigms differ, each has its name and its hue. Where a paradigm has several settings,
+their names are what differs, in the order of its values. Their colours are shades of the paradigm's
+hue beside other paradigms, and run from dark violet to amber where there is no other paradigm. Both
+get lighter from the first to the last, so they can be told apart without colour vision.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def look_by_group(runs: list[Row]) -> dict[str, Look]:
 
 
 def hue_of(runs: list[Row]) -> Callable[[str], str]:
-    """The colour of a setting, by its group, among these runs."""
+    """A function that gives the colour of a setting among these runs, by its group."""
     found = look_by_group(runs)
     return lambda group: found[group].color
 
@@ -83,12 +83,12 @@ def _name(run: Row, is_only_paradigm: bool) -> str:
 
 
 def file_part(name: str) -> str:
-    """A name as part of a file's: letters, digits and signs that no system or shell minds."""
+    """A name as part of a file name: only letters, digits and signs that every system accepts."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")[:80]
 
 
 def between(stops: Sequence[str], count: int) -> list[str]:
-    """So many colours along a scale, its ends among them."""
+    """So many colours along a scale, its ends included."""
     places = [i * (len(stops) - 1) / max(1, count - 1) for i in range(count)]
     return [
         _mixed(stops[int(place)], stops[min(int(place) + 1, len(stops) - 1)], place % 1)

@@ -1,6 +1,6 @@
 """What figures share: points, lines and error bars, axes, rows, and limits that keep them small.
 
-Every point carries `customdata`: the name of its run, or for a mean over seeds its group. A trace
+Every point carries `customdata`: the name of its run, or the group for a mean over seeds. A trace
 that is a whole run's or group's carries it in `meta`. So a page can hide points by what they are.
 """
 
@@ -33,14 +33,14 @@ HATCH = {"fgcolor": "#fff", "fillmode": "overlay", "size": 6, "solidity": 0.3}
 
 
 def first_of_each(runs: list[Row], most: int = MAX_LINES) -> list[Row]:
-    """At most so many runs: one of each setting before further seeds, in the order given."""
+    """At most so many runs: one of each setting before further seeds, in the given order."""
     turns = [(i, run) for rows in grouped(runs, "group").values() for i, run in enumerate(rows)]
     chosen = {run["run"] for _, run in sorted(turns, key=lambda turn: turn[0])[:most]}
     return [run for run in runs if run["run"] in chosen]
 
 
 def legend_once(fig: go.Figure) -> go.Figure:
-    """The figure with the first trace alone of each group of its legend in it."""
+    """The figure, with only the first trace of each legend group in its legend."""
     traces: Any = fig.data
     groups: set[str] = set()
     for trace in traces:
@@ -51,9 +51,9 @@ def legend_once(fig: go.Figure) -> go.Figure:
 
 
 def legend_px(fig: go.Figure, *, letters: int) -> int:
-    """Pixels that a legend takes beyond its first row, so that the plot below keeps its own.
+    """Pixels that a legend takes beyond its first row, so that the plot below keeps its size.
 
-    `letters` is what a row holds, each name's line and gap taken for six.
+    `letters` is what a row holds. The line and gap of each name count as six.
     """
     traces: Any = fig.data
     names = {str(t.name) for t in traces if t.name and t.showlegend is not False}
@@ -62,12 +62,12 @@ def legend_px(fig: go.Figure, *, letters: int) -> int:
 
 
 def with_left_out(fig: go.Figure, left_out: int, what: str) -> go.Figure:
-    """The figure, which remembers how many it does not draw; `left_out_words` tells."""
+    """The figure, which remembers how many things it does not draw. `left_out_words` says it."""
     return fig.update_layout(meta={"left_out": left_out, "what": what})
 
 
 def left_out_words(fig: go.Figure) -> str:
-    """A sentence about what a figure does not draw; empty where it draws all."""
+    """A sentence about what a figure does not draw. Empty where it draws everything."""
     meta: Any = fig.layout["meta"]
     if not isinstance(meta, dict) or not meta.get("left_out"):
         return ""
@@ -84,9 +84,9 @@ def error_bars(
     factor: float = 1.0,
     width: float = 0,
 ) -> dict[str, Any] | None:
-    """Error bars from the columns of their arms, one for both where no `down` is given.
+    """Error bars from the columns of their arms. Without `down` both arms are `up`.
 
-    None where no mark has one: of no error at all plotly would draw a stub.
+    None where no mark has an error: plotly would draw a stub.
     """
     if not known(marks, up):
         return None
@@ -108,9 +108,9 @@ def points(
     x_factor: float = 1.0,
     y_factor: float = 1.0,
 ) -> dict[str, Any]:
-    """Where marks stand, what each says when it is pointed at, and whose it is.
+    """Where marks stand, what each says under the pointer, and whose it is.
 
-    `x`, `y` and `of` are columns; the last names the run or group.
+    `x`, `y` and `of` are columns. The last one names the run or group.
     """
     return {
         "x": [mark[x] if x_factor == 1 else mark[x] / x_factor for mark in marks],
@@ -122,7 +122,7 @@ def points(
 
 
 def symbol(shape: str, kind: str | bool | None) -> str:
-    """A shape, open for what is not measured; `kind` may also say at once whether it is filled."""
+    """A shape, open for what is not measured. `kind` may also be whether it is filled."""
     return shape if kind in ("measured", True) else f"{shape}-open"
 
 
@@ -142,7 +142,7 @@ def in_template(text: str) -> str:
 
 
 def setting_mean(rows: list[Row], column: str) -> Quantity | None:
-    """Mean over the seeds of one setting; None where no seed has the number."""
+    """Mean over the seeds of one setting. None where no seed has the number."""
     return next(iter(over_seeds(rows, column).values()), None)
 
 
@@ -157,10 +157,10 @@ class Setting:
 
 
 def settings_by_kind(runs: list[Row], quality: str | None) -> list[Setting]:
-    """Settings in the palette's order; one with measured and estimated seeds is told apart as two.
+    """Settings in the palette's order. One with measured and estimated seeds is split in two.
 
-    `quality` is the column that says how joules were obtained; None where no joules are told, and
-    then the kind is empty.
+    `quality` is the column that says how joules were obtained. None where no joules are shown: then
+    the kind is empty.
     """
     found = []
     for rows in settings_of(runs):
@@ -172,7 +172,7 @@ def settings_by_kind(runs: list[Row], quality: str | None) -> list[Setting]:
 
 
 def facets(rows: list[Row]) -> Row:
-    """What a table says of a setting before its numbers."""
+    """What a table says about a setting before its numbers."""
     first = rows[0]
     return {
         "group": first["group"],
@@ -185,7 +185,7 @@ def facets(rows: list[Row]) -> Row:
 
 
 def thin(count: int, most: int) -> list[int]:
-    """Indices of at most so many of `count` values, first and last among them."""
+    """Indices of at most so many of `count` values. The first and the last are among them."""
     if count <= most:
         return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
@@ -204,10 +204,10 @@ def padded(values: Sequence[float]) -> list[float]:
 
 
 def log_axis(low: float, high: float, *, prefixed: bool = False) -> dict[str, Any]:
-    """A logarithmic axis that holds both ends, with ticks in plain numbers; `prefixed`: 1 M.
+    """A logarithmic axis that holds both ends, with ticks in plain numbers. `prefixed`: 1 M.
 
     Plotly's own ticks between powers of ten are single digits, which a reader takes for values. A
-    value of 0 has no place on it: the axis then holds three decades below the other end.
+    value of 0 has no place on it. The axis then holds three decades below the other end.
     """
     if high <= 0:
         return {"type": "log"}
@@ -236,7 +236,7 @@ def _plain(number: str) -> str:
 
 
 def short_name(label: str) -> str:
-    """A setting in two lines that fit a phone: its paradigm, then the rest, muted; HTML."""
+    """A setting in two lines that fit a phone: its paradigm, then the rest, muted, as HTML."""
     first, *rest = label.split(" · ")
     second = " · ".join(rest)
     second = second if len(second) <= 26 else f"{second[:12]}…{second[-13:]}"
@@ -245,8 +245,7 @@ def short_name(label: str) -> str:
 
 
 def first_rows(table: list[Row], column: str) -> tuple[list[str], list[Row], int]:
-    """The first MAX_ROWS names in a column, the marks that have them, and how many names are left
-    out."""
+    """The first MAX_ROWS names in a column, their marks, and how many names are left out."""
     names = list(dict.fromkeys(row[column] for row in table))
     shown = names[:MAX_ROWS]
     return shown, [row for row in table if row[column] in set(shown)], len(names) - len(shown)

@@ -37,11 +37,12 @@ def paradigm_color(paradigm: object) -> str:
 
 
 def stage_color(stage: object) -> str:
+    """The stage's colour."""
     return STAGE_COLORS.get(str(stage), _OTHER_STAGE)
 
 
 def stage_words(stage: object) -> str:
-    """`evaluate_student` as a reader says it."""
+    """The stage's name for readers, such as "evaluate student" for `evaluate_student`."""
     return str(stage).replace("_", " ")
 
 
@@ -52,7 +53,7 @@ def faded(color: str, alpha: float) -> str:
 
 
 def styled(fig: go.Figure, *, height: int, x: str = "", y: str = "") -> go.Figure:
-    """The figure with the common look; axes get the titles given, and keep theirs otherwise."""
+    """The figure with the common look. Axes get the given titles, and keep theirs otherwise."""
     axis = {
         "gridcolor": GRID,
         "linecolor": "#b9bfc5",

@@ -32,8 +32,9 @@ PAIR_COLORS = (ACCENT, "#d55e00", "#8a4f9e", "#0072b2", "#b88a00")
 def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> Exhibit:
     """Joules per token of each architecture, student and teacher, prefill and decode.
 
-    At the place that answers for the runs: means over the runs that measured it, with half of the
-    95 % interval by Student's t. A single measurement has that of others on its machine, or none.
+    They are at the point that stands for the runs: means over the runs that measured it, with half
+    of the 95 % interval by Student's t. A single measurement has the spread of others on its
+    machine, or none.
     """
     found = []
     group_of = {run["run"]: run["group"] for run in to_rows(runs)}
@@ -120,21 +121,22 @@ def _mean_text(mean: Row) -> str:
 
 
 def served_bars(marks: list[Row], factor: float, color: str) -> dict[str, Any] | None:
+    """Error bars of joules per token. None where no bar has an error."""
     error = "half_width_j_per_token"
     return error_bars(marks, error, factor=factor, color=color, thickness=1.5)
 
 
 def served_words(mean: Row, of: str = "") -> str:
-    """Phase and joules with their error; below, how often and how they were measured."""
+    """Phase and joules with their error. Below, how often and how they were measured."""
     served = units.quantity(mean["j_per_token"], "J/token", error=mean["half_width_j_per_token"])
     measured = units.count(mean["num_measurements"], "measurement")
     return f"{mean['phase']}: {served}<br>{of}{measured}, {mean['energy_class']}"
 
 
 def about_of(runs: pd.DataFrame) -> Callable[[Row], Row]:
-    """A function that tells the pair, GPU and precision of a run, and its machine.
+    """A function that gives the pair, GPU, precision and machine of a run.
 
-    Machines are numbered as they come: a page that is published names no host.
+    Machines are numbered in order of appearance: a page that is published names no host.
     """
     hosts = list(dict.fromkeys(run["host"] for run in to_rows(runs) if run["finished"]))
 
@@ -169,7 +171,7 @@ def _row_names(table: list[Row]) -> Callable[[Row], str]:
 
 
 def machine_words(points: list[Row]) -> Callable[[Row], str]:
-    """A function for what tells machines and precisions apart, empty where there is one of each."""
+    """A function for what tells machines and precisions apart. Empty where there is one of each."""
     several = len({point["machine"] for point in points}) > 1
     precisions = {point["precision"] for point in points}
 
@@ -181,20 +183,22 @@ def machine_words(points: list[Row]) -> Callable[[Row], str]:
 
 
 def limit_words(point: Row) -> str:
+    """The power limit in words. Empty where there is none."""
     limit_w = point["power_limit_w"]
     return "" if limit_w is None else f" at {limit_w:g} W"
 
 
 def bits_of(subject: str, run: Row) -> str | None:
-    """int8 or int4 of a quantised teacher; students are served as they were trained."""
+    """int8 or int4 of a quantised teacher. Students are served as they were trained."""
     return run["teacher_quantization"] if subject == "teacher" else None
 
 
 def served_model(point: Row) -> str:
-    """The subject, and of a quantised teacher in how many bits it was served."""
+    """The subject and, for a quantised teacher, in how many bits it was served."""
     bits = point["quantization"]
     return f"{point['subject']} in {bits}" if bits else point["subject"]
 
 
 def pair_of(point: Row) -> tuple:
+    """What tells a pair apart."""
     return tuple(point[key] for key in PAIR)

@@ -39,11 +39,11 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> Exhibit:
     """Joules per token of each phase by what serves alike, subject, batch and lengths.
 
-    Students of one architecture serve alike, so their measurements are averaged over settings and
-    seeds, with half of the 95 % interval; a single measurement has the spread of others on its
+    Students of one architecture serve alike. So their measurements are averaged over settings and
+    seeds, with half of the 95 % interval. A single measurement has the spread of others on its
     machine, or none. A measurement that several runs share counts once. Machines, power limits and
-    precisions stay apart, and so do measured and estimated ones. Prefill does not depend on what is
-    written after it: its `new_tokens` is missing.
+    precisions stay apart, and so do measured and estimated values. Prefill does not depend on what
+    is written after it: its `new_tokens` is missing.
     """
     return Exhibit(
         "Joules per token served, by length and batch",

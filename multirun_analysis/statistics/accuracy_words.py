@@ -25,7 +25,7 @@ MAX_NAMES = 3
 
 @dataclass(frozen=True)
 class MeanInterval(Interval):
-    """A mean over the seeds of a setting, and the 95 % interval that it is told with."""
+    """A mean over the seeds of a setting, with its 95 % interval."""
 
     words: str = ""
     """What the interval is over."""
@@ -33,11 +33,11 @@ class MeanInterval(Interval):
 
 
 def mean_interval_of(rows: Sequence[Row], column: str) -> MeanInterval | None:
-    """Mean of a column over seeds with the wider of two intervals; None where no seed has it.
+    """Mean of a column over seeds, with the wider of two intervals. None where no seed has a value.
 
-    Over two or more seeds there is Student's. Over the benchmarks' samples there is that of
-    `column_low` and `column_high`, where all seeds have them: seeds are scored on the same samples,
-    so that their means are its ends. Of two intervals the wider is told, and the words say which.
+    For two or more seeds there is Student's interval. Where all seeds have `column_low` and
+    `column_high`, there is the interval over the benchmarks' samples: seeds are scored on the same
+    samples, so its ends are the means of theirs. The wider one is used, and the words say which.
     """
     rows = known(rows, column)
     if not rows:
@@ -65,7 +65,10 @@ def mean_interval_of(rows: Sequence[Row], column: str) -> MeanInterval | None:
 
 
 def share_words(share: Interval) -> str:
-    """Such as `40 % (25 to 55 %)`: a share with the ends of its interval, no finer than these."""
+    """A share with the ends of its interval, such as `40 % (25 to 55 %)`.
+
+    It is no finer than they are.
+    """
     if share.value is None:
         return units.MISSING
     low, high = share.low, share.high
@@ -79,7 +82,7 @@ def share_words(share: Interval) -> str:
 
 
 def kept_words(rows: Sequence[Row]) -> str:
-    """Accuracy kept by one setting or run, or why there is none in three words."""
+    """Accuracy kept by one setting or run, or the reason why there is none, in three words."""
     if spread := mean_interval_of(rows, KEPT):
         return share_words(spread)
     return NOT_TOLD if known(rows, f"{KEPT}_reason") else units.MISSING
@@ -91,7 +94,10 @@ def names_of(run: Row, column: str) -> list[str]:
 
 
 def at_chance_words(rows: Sequence[Row], *, subject: str = "student") -> str:
-    """On which benchmarks the runs of a setting are at chance; empty where on none."""
+    """The benchmarks on which the runs of a setting are at chance, in words.
+
+    Empty where on none.
+    """
     counts = Counter(name for run in rows for name in names_of(run, f"{subject}_at_chance"))
     if not counts:
         return ""
@@ -119,5 +125,5 @@ def is_at_chance(rows: Sequence[Row]) -> bool:
 
 
 def missing_reasons(runs: Sequence[Row]) -> dict[str, list[Row]]:
-    """Reason to the runs whose accuracy kept cannot be told for it."""
+    """Reason to the runs that have no accuracy kept for this reason."""
     return grouped(known(runs, f"{KEPT}_reason"), f"{KEPT}_reason")

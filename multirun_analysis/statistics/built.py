@@ -1,4 +1,7 @@
-"""Joules of building a student, with what repeats average out and what the meter shares apart."""
+"""Joules of building a student.
+
+The part that repeats average out and the shared part stay apart.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _MISSING = Quantity(None, unit="J", quality="missing")
 def own(run: Row) -> Quantity:
     """Joules of building the student alone.
 
-    A record that does not tell its error apart sums it as calibration, so all of it is shared.
+    A record that does not divide its error counts as calibration, so all of the error is shared.
     """
     return _stated(run, "own", (0.0, run.get("own_energy_uncertainty_j")))
 
@@ -23,8 +26,8 @@ def own(run: Row) -> Quantity:
 def inherited(run: Row) -> Quantity:
     """Joules of all that was inherited, undivided.
 
-    A record that does not tell its error has that of its own energy, relative to the joules, where
-    both were obtained alike: the meters are of one kind.
+    A record without an error gets that of its own energy, relative to the joules, where both were
+    obtained alike: the meters are of one kind.
     """
     error: tuple[float | None, float | None] = (None, None)
     joules, mine = run.get("inherited_energy_j"), own(run)
@@ -46,7 +49,7 @@ def share(run: Row) -> Quantity:
 
 
 def part_of(run: Row, joules: float) -> Quantity:
-    """So many joules of those of building the student, with the error that is theirs."""
+    """A part of the joules of building the student, with its part of the error."""
     whole = own(run)
     return scaled(whole, joules / whole.value) if whole.value else replace(_MISSING, value=joules)
 
@@ -70,10 +73,10 @@ def built(rows: Sequence[Row]) -> Quantity:
 
 
 def over_seeds(rows: Sequence[Row], of: Callable[[Row], Quantity]) -> Quantity:
-    """The mean of a quantity over seeds, by Student's t; without a value where one seed has none.
+    """The mean of a quantity over seeds, by Student's t. No value where one seed has none.
 
-    What all seeds share to the last bit is one measurement, such as their teacher's signals or what
-    serves alike: it keeps the error that its record states.
+    What all seeds share to the last bit is one measurement, such as their teacher's signals. It
+    keeps the error that its record states.
     """
     found = [of(run) for run in rows]
     values = [each.value for each in found if each.value is not None]

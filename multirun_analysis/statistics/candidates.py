@@ -1,6 +1,6 @@
-"""What is known of each setting that may be served: accuracy kept, building, serving, its teacher.
+"""What is known about each setting that may be served: accuracy kept, joules, its teacher.
 
-A setting is those of its seeds whose joules were obtained alike.
+A setting's seeds are grouped by how their joules were obtained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multirun_analysis.values.rows import Row, grouped, known
 
 @dataclass(frozen=True)
 class Point:
-    """Where a model was served: what its joules per token are of."""
+    """Where a model was served: batch size and lengths."""
 
     batch_size: int
     prompt_tokens: int
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting, over its seeds, and the tokens that it is to serve."""
+    """One setting, over its seeds, and the number of tokens that it will serve."""
 
     label: str
     group: str
@@ -38,35 +38,38 @@ class Candidate:
     energy_quality: str
     """measured, mixed, estimated or missing: the weaker one of building and serving."""
     accuracy: MeanInterval
-    """Accuracy kept, chance taken off; without a value where it cannot be told."""
+    """Accuracy kept, with chance subtracted. No value where it cannot be told."""
     om_perf: MeanInterval
     teacher_at_chance: tuple[str, ...]
-    """Benchmarks of most of its seeds; also of the student's."""
+    """Benchmarks on which the teacher is at chance in most of its seeds."""
     student_at_chance: tuple[str, ...]
+    """Benchmarks on which the student is at chance in most of its seeds."""
     own: Quantity
-    """Joules of building the student alone; and its share of inherited work."""
+    """Joules of building the student alone."""
     inherited: Quantity
+    """Joules of the student's share of inherited work."""
     inherits: frozenset[str | None]
-    """What was inherited: of two settings with the same, it is the same joules."""
+    """Keys of what was inherited. Two settings with the same keys inherit the same joules."""
     serving: Quantity
-    """Joules per token, the pooled figure of all that serves alike; also its teacher's."""
+    """J/token of the student: the pooled figure of all that serves alike."""
     serving_key: str | None
     num_measurements: int | None
     teacher: Quantity
+    """J/token of its teacher, likewise."""
     point: Point | None
     grid: tuple[float, float] | None
-    """Least and most joules per token over all points that were measured; None of one point."""
+    """Least and most J/token over all measured points. None for a single point."""
     machines: frozenset[tuple[Any, ...]]
-    """Host and GPUs of its runs: calibration cancels where two settings have one in common."""
+    """Host and GPUs of its runs. Calibration cancels between two settings that share one."""
 
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:
-    """One for each setting and class of joules, in the order in which they appear."""
+    """One candidate for each setting and class of joules, in the order in which they appear."""
     return [_candidate(rows, tokens) for rows in _kinds(students)]
 
 
 def candidates_by_machine(students: Sequence[Row], tokens: float) -> list[Candidate]:
-    """The same, with one for each machine where seeds of a setting were served on several."""
+    """The same, with one candidate for each machine where seeds were served on several."""
     return [
         _candidate(part, tokens, apart)
         for rows in _kinds(students)
@@ -79,7 +82,7 @@ def _kinds(students: Sequence[Row]) -> list[list[Row]]:
 
 
 def building_j(candidate: Candidate) -> Quantity:
-    """Joules of building the student, its share of inherited work included."""
+    """Joules of building the student, with its share of inherited work."""
     return add([candidate.own, candidate.inherited])
 
 

@@ -1,10 +1,15 @@
-"""Which student is to be served, and how sure that is.
+"""Which student to serve, and how sure that is.
 
-The rule: of the settings that keep enough, take the one that draws the least over the tokens, and
-all that cannot be told from it in whole joules. Of these those stay that are the cheapest to build
-as far as their intervals tell, of these those that keep the most as far as theirs tell, and of what
-is left the one whose building drew the least. Measured and estimated joules are never ranked
-against each other.
+The rule has four steps. Each keeps all settings that cannot be told apart by their intervals.
+
+- Take the settings that keep enough accuracy.
+- Of these, keep the one with the fewest joules over all tokens, and those that cannot be told from
+  it.
+- Of these, keep the cheapest to build, and those that cannot be told from it.
+- Of these, keep those that keep the most accuracy. Of what is left, take the one whose building
+  drew the least.
+
+Measured and estimated joules are never ranked against each other.
 """
 
 from __future__ import annotations
@@ -44,17 +49,19 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Gate:
-    """What a setting must keep; a bar that is None is not asked."""
+    """What a setting must keep. A limit that is None is not applied."""
 
     min_kept: float | None = 0.5
-    """Of accuracy kept, chance taken off."""
+    """The least accuracy kept, with chance subtracted."""
     min_om_perf: float | None = None
 
     def bars(self, candidate: Candidate) -> list[tuple[Interval, float]]:
+        """Each value of a candidate that has a limit, with this limit."""
         asked = ((candidate.accuracy, self.min_kept), (candidate.om_perf, self.min_om_perf))
         return [(share, least) for share, least in asked if least is not None]
 
     def is_scored(self, run: Row) -> bool:
+        """Whether a run has every value that has a limit."""
         asked = ((run.get("accuracy_kept"), self.min_kept), (run["om_perf"], self.min_om_perf))
         return all(value is not None for value, least in asked if least is not None)
 
@@ -66,21 +73,24 @@ class Choice:
     enough: list[Candidate]
     too_little: list[Candidate]
     teacher_at_chance: list[Candidate]
-    """Their teacher is at chance on every benchmark: what they keep cannot be told."""
+    """Settings whose teacher is at chance on every benchmark: what they keep cannot be told."""
     apart: int
-    """Students that cannot be ranked: unscored, unserved, or of another quality of energy."""
+    """Number of students that cannot be ranked.
+
+    They have no score, were not served, or have another quality of energy.
+    """
     verdict: str
     """One of VERDICTS."""
     reasons: list[str]
     """Why it is not settled, in plain words."""
     cannot_tell: list[Candidate]
-    """Those that keep enough and cannot be told from the recommended one in whole joules."""
+    """Settings that keep enough and cannot be told from the recommended one in whole joules."""
     as_accurate: list[Candidate]
-    """Those that keep enough and cannot be told from it in accuracy."""
+    """Settings that keep enough and cannot be told from it in accuracy."""
 
 
 def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
-    """Rank settings for serving `tokens` in all; see the module for the rule."""
+    """The settings ranked for serving `tokens` tokens in all, by the rule of this module."""
     usable = [
         run
         for run in known(students, "total_amortised_energy_j")
@@ -187,10 +197,11 @@ def _open_questions(
 
 
 def may_keep_enough(candidate: Candidate, gate: Gate) -> bool:
-    """Whether no interval of what it keeps ends below what is asked."""
+    """Whether no interval of what the setting keeps ends below its limit."""
     bars = gate.bars(candidate)
     return all(share.high is None or share.high >= least for share, least in bars)
 
 
 def listed(found: Sequence[Candidate]) -> str:
+    """The settings' labels in a sentence."""
     return ", ".join(c.label for c in found)

@@ -19,7 +19,7 @@ FEW_PAIRS = 3
 
 
 def comparison_words(comparison: Comparison) -> str:
-    """One or two sentences, plain text: verdict, size with interval, p, and how little is known."""
+    """A comparison in one or two sentences: verdict, size with interval, p, and its limits."""
     c, about = comparison, COLUMNS[comparison.column]
     head = f"{c.label} against {c.baseline_label}, {about.words}: {c.verdict}"
     if c.difference is None:
@@ -69,7 +69,10 @@ def _settling_words(c: Comparison) -> str:
 
 
 def seeds_words(counts: Iterable[int | None]) -> str:
-    """Such as `about 5`, `about 4 to 8` or `more than 50`; empty where none is known."""
+    """A number of seeds, such as `about 5`, `about 4 to 8` or `more than 50`.
+
+    Empty where unknown.
+    """
     found = sorted({count for count in counts if count is not None})
     told = [str(count) for count in found if count <= MOST_SEEDS]
     if not told:
@@ -79,7 +82,7 @@ def seeds_words(counts: Iterable[int | None]) -> str:
 
 
 def size_words(comparison: Comparison) -> tuple[str, str]:
-    """The difference, and in per cent of the baseline's mean or in points, with 95 % intervals."""
+    """The difference in words, in its unit and in per cent or points, with 95 % intervals."""
     c, unit = comparison, COLUMNS[comparison.column].unit
     size = percent = units.MISSING
     if c.difference is not None:
@@ -109,4 +112,5 @@ def verdict_note() -> str:
 
 
 def p_words(p: float) -> str:
+    """The p-value in words."""
     return "below 0.001" if p < 0.001 else units.significant(p, 2)

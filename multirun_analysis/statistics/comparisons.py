@@ -1,7 +1,7 @@
-"""Differences between settings by pairs of one seed, and whether chance alone would make them.
+"""Differences between settings by pairs of one seed, and whether chance alone explains them.
 
-Two runs of one seed see the same data in the same order, so that much of what differs between
-seeds cancels in their difference.
+Two runs with one seed see the same data in the same order. So much of what differs between seeds
+cancels in their difference.
 """
 
 from __future__ import annotations
@@ -28,42 +28,49 @@ from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, known
 
 ALPHA = 0.05
-"""Chance of calling any difference of a family real where there is none."""
+"""The chance of calling any difference of a family real where there is none."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a number of a run means to a comparison."""
+    """What a comparison needs to know about a column of runs."""
 
     words: str
     unit: str
     higher_is_better: bool
     quality: str | None = None
-    """Column that says how its joules were obtained; None where there are none in it."""
+    """The column that says how its joules were obtained. None where it holds no joules."""
     is_share: bool = False
-    """Of the teacher's, so that differences are told in points of it: per cent of a baseline that
-    keeps next to nothing would be any number."""
+    """A share of the teacher's, so differences are in points.
+
+    Per cent of a baseline that keeps almost nothing could be any number.
+    """
 
     @property
     def effect_unit(self) -> str:
+        """The unit of `effect_pct`: points, or %."""
         return "points" if self.is_share else "%"
 
     @property
     def margins_pct(self) -> tuple[int, ...]:
-        """Within which of these settings may be called the same, the widest first."""
+        """The margins within which two settings may be called the same, in %, the widest first."""
         return JOULE_MARGINS_PCT if self.quality else SCORE_MARGINS_PCT
 
 
 JOULE_MARGINS_PCT = (10, 5, 3, 1)
-"""Paradigms differ by tens of per cent in joules, and meters err by several: 10 % changes no
-choice. The smallest that the data shows is told."""
+"""Paradigms differ by tens of per cent in joules, and meters err by several.
+
+So 10 % changes no choice. The smallest margin that the data show is reported.
+"""
 
 SCORE_MARGINS_PCT = (3, 1)
 """Paradigms differ by a few per cent in accuracy and bits per byte: 5 % would hide that."""
 
 SERVING = ("student_total_j_per_token", "eff_overall")
-"""Columns whose joules are one figure for all students that are served alike: what else differs
-between such students is noise of measuring, or has a column of its own."""
+"""Columns whose joules are one figure for all students that serve alike.
+
+What else differs between such students is noise of measuring, or has a column of its own.
+"""
 
 COLUMNS: Mapping[str, Column] = {
     "accuracy_kept": Column("accuracy kept", "", True, is_share=True),
@@ -78,7 +85,7 @@ COLUMNS: Mapping[str, Column] = {
     ),
     "eff_overall": Column("Eff_overall", "", True, "inference_energy_quality"),
 }
-"""What settings are compared by."""
+"""The columns by which settings are compared."""
 
 
 @dataclass(frozen=True)
@@ -91,45 +98,54 @@ class Comparison:
     baseline_group: str
     baseline_label: str
     num_pairs: int
-    """Seeds of which both have the number, its joules obtained alike."""
+    """Number of seeds for which both have the value, with joules obtained alike."""
     num_apart: int
-    """Seeds of which both have it, but one measured and one estimated: never compared."""
+    """Number of seeds for which one value is measured and one estimated.
+
+    These are never compared.
+    """
     mean: float | None = None
     baseline_mean: float | None = None
-    """Both over the pairs, in the unit of the column."""
+    """Both means are over the pairs, in the unit of the column."""
     difference: float | None = None
     """Mean of setting less baseline, in the unit of the column."""
     difference_half_width: float | None = None
-    """Half of its 95 % interval, by Student's t; not corrected for many comparisons."""
+    """Half of its 95 % interval by Student's t. It is not corrected for many comparisons."""
     effect_pct: float | None = None
-    """Difference relative to the baseline's mean; of a share in points, hundredths of a teacher."""
+    """The difference over the baseline's mean, in %. Of a share it is in points."""
     effect_half_width_pct: float | None = None
     p: float | None = None
-    """Two-sided, of a paired t-test; None for one pair and for differences that are all alike."""
+    """Two-sided p of a paired t-test. None for one pair, and for differences that are all equal."""
     p_holm: float | None = None
-    """The same, corrected for all comparisons that were made together."""
+    """The same p, corrected for all comparisons that were made together (Holm)."""
     verdict: str = ""
     """better, worse, the same within x %, within noise, or too few seeds to tell."""
     p_same_holm: float | None = None
-    """p that they differ by `same_within_pct` or more, by the widest margin where that is None; of
-    two one-sided tests, corrected for all comparisons and margins together."""
+    """p that they differ by `same_within_pct` or more. Where that is None, by the widest margin.
+
+    It is that of two one-sided tests, corrected for all comparisons and margins together.
+    """
     same_within_pct: int | None = None
     """The smallest margin, in % of the baseline, within which they are shown to be the same."""
     pairs: tuple[tuple[float, float], ...] = field(default=(), repr=False)
     """Values of setting and baseline."""
     num_tests: int = 1
-    """How many comparisons p is corrected for."""
+    """The number of comparisons that p is corrected for."""
 
     @property
     def is_same(self) -> bool:
+        """Whether the two were shown to be the same within a margin."""
         return self.verdict.startswith("the same")
 
     # The two below take a search: of very many comparisons only those that are shown are asked.
 
     @cached_property
     def seeds_needed(self) -> int | None:
-        """Seeds in all that would tell a difference like the observed one, where it is within
-        noise; 51, one more than `MOST_SEEDS`, stands for all above."""
+        """The number of seeds that would show a difference like the observed one.
+
+        It is given where the verdict is "within noise". 51, one more than `MOST_SEEDS`, stands for
+        any larger number.
+        """
         if self.verdict != "within noise":
             return None
         scale = abs(self.baseline_mean or 0.0)
@@ -137,8 +153,10 @@ class Comparison:
 
     @cached_property
     def seeds_for_same(self) -> int | None:
-        """Seeds in all that would show equal settings to be the same within the widest margin,
-        where `seeds_needed` is 51; 51 likewise."""
+        """The number of seeds that would show equal settings to be the same, by the widest margin.
+
+        It is given where `seeds_needed` is 51. 51 stands for any larger number.
+        """
         if self.seeds_needed is None or self.seeds_needed <= MOST_SEEDS:
             return None
         mine, other = zip(*self.pairs, strict=True)
@@ -152,7 +170,10 @@ class Comparison:
 
 
 def comparable_columns(runs: pd.DataFrame) -> list[str]:
-    """What settings may be compared by: no ratio of scores where accuracy kept cannot be told."""
+    """The columns that settings may be compared by.
+
+    A ratio of scores is not among them where accuracy kept cannot be told.
+    """
     if known(distinct_students(runs), "accuracy_kept"):
         return list(COLUMNS)
     return [column for column in COLUMNS if column not in ("om_perf", "eff_overall")]
@@ -161,11 +182,11 @@ def comparable_columns(runs: pd.DataFrame) -> list[str]:
 def against_baseline(
     runs: pd.DataFrame, columns: Sequence[str] = tuple(COLUMNS), *, baseline: str = "sft"
 ) -> list[Comparison]:
-    """Each setting against its baseline, column by column; p is corrected over the whole list.
+    """Each setting against its baseline, column by column. p is corrected over the whole list.
 
-    The baseline is the setting of that paradigm with the same pair, data, GPU, power limit and
-    overrides, those of the paradigm itself apart. A setting without one is not in the list.
-    Ask for one column at a time to correct within that column only.
+    The baseline is the setting of this paradigm with the same pair, data, GPU, power limit and
+    overrides, except for overrides of the paradigm itself. A setting without a baseline is not in
+    the list. Give one column at a time to correct within this column only.
     """
     settings = settings_of(distinct_students(runs))
     found = []
@@ -176,13 +197,13 @@ def against_baseline(
 
 
 def every_pair(runs: pd.DataFrame, columns: Sequence[str] = tuple(COLUMNS)) -> list[Comparison]:
-    """Each pair of settings, column by column; p is corrected over the whole list."""
+    """Each pair of settings, column by column. p is corrected over the whole list."""
     settings = settings_of(distinct_students(runs))
     return _compared([(b, a) for a, b in combinations(settings, 2)], columns)
 
 
 def baseline_key(run: Row) -> tuple[str, ...]:
-    """What a setting has in common with what it is held against."""
+    """What a setting has in common with its baseline."""
     own = run["setting"].split(", ") if run["setting"] else []
     shared = sorted(text for text in own if not text.startswith(("paradigm.", "teacher.")))
     same = ("model", "data", "gpu", "power_limit_w")
@@ -313,7 +334,7 @@ def _verdict(c: Comparison) -> str:
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row for each comparison: what it found, the seeds it takes, its column's unit."""
+    """One row for each comparison: what it found, the seeds it needs, and its column's unit."""
     names = [each.name for each in fields(Comparison) if each.name not in ("pairs", "num_tests")]
     names += ["seeds_needed", "seeds_for_same"]
     rows = [

@@ -15,13 +15,13 @@ from kdwatts.telemetry.recover import MODELS
 
 
 def cumulative_energy_j(ticks: pd.DataFrame) -> pd.Series:
-    """Joules of one device since its first tick, one for each tick, all attempts added up.
+    """Joules of one device since its first tick, one value per tick, over all attempts.
 
-    By the rule of the meter (`kdwatts.telemetry.integration`): accepted differences of the
-    counter; where one is refused, as after a reset, or the counter stands still, the straight line
-    between the power samples on both sides if they are close, else nothing. A device without a
-    counter has the straight lines alone. The wait between two attempts adds nothing. Ticks are in
-    order within an attempt.
+    The rule is the meter's (`kdwatts.telemetry.integration`): accepted differences of the counter.
+    Where a difference is refused, as after a reset, or the counter stands still, it is the area
+    under the straight line between the power samples on both sides, if they are close, else
+    nothing. A device without a counter has straight lines alone. The wait between two attempts adds
+    nothing. Ticks are in order within an attempt.
     """
     parts: list[pd.Series] = []
     before_j = 0.0
@@ -34,7 +34,7 @@ def cumulative_energy_j(ticks: pd.DataFrame) -> pd.Series:
 
 
 def has_energy(ticks: pd.DataFrame) -> bool:
-    """Whether joules can be told of a device: it has a counter, or power samples."""
+    """Whether the joules of a device can be known: it has a counter, or power samples."""
     return bool(_filled(ticks, "energy_counter_j").any() or _filled(ticks, "power_w").any())
 
 

@@ -15,7 +15,7 @@ CLASSES = ("measured", "mixed", "estimated", "missing")
 def on_front(
     energy_j: Sequence[float], quality: Sequence[float], *, higher_is_better: bool = True
 ) -> list[bool]:
-    """Whether each point is on the front. Equal points are on it together; NaN never is."""
+    """Whether each point is on the Pareto front. Equal points are on it together, NaN never is."""
     goodness = [value if higher_is_better else -value for value in quality]
     known = [
         i for i in range(len(energy_j)) if not (math.isnan(energy_j[i]) or math.isnan(goodness[i]))
@@ -30,14 +30,14 @@ def on_front(
 
 
 def energy_class(quality: str | None) -> str:
-    """One of CLASSES; an attributed energy comes from a sensor and counts as measured."""
+    """One of CLASSES. An attributed energy comes from a sensor and counts as measured."""
     if quality in MEASURED:
         return "measured"
     return quality if quality in CLASSES else "missing"
 
 
 def worst_class(rows: Sequence[Row]) -> str:
-    """The worst word for how joules of building and of serving were obtained."""
+    """The worst class of how the joules of building and of serving were obtained."""
     columns = ("total_energy_quality", "inference_energy_quality")
     kinds = {energy_class(run[column]) for run in rows for column in columns}
     return max(kinds, key=CLASSES.index)
@@ -51,7 +51,7 @@ def quality_of(energy: str) -> str:
 def front_by_class(
     runs: list[Row], *, energy: str, quality: str, higher_is_better: bool
 ) -> dict[str, list[str]]:
-    """Class of energy to the names of the runs on its front: measured never meets estimated."""
+    """Class of energy to the names of the runs on its front. Measured never meets estimated."""
     front = {}
     for kind, rows in grouped(runs, lambda run: energy_class(run[quality_of(energy)])).items():
         joules, values = [row[energy] for row in rows], [row[quality] for row in rows]

@@ -1,8 +1,9 @@
 """Joules per token of what serves alike, pooled over the runs that measured it.
 
-Greedy serving at fixed lengths depends on the architecture, the machine and the lengths, not on the
-weights. So all that measured it measured one expectation, and their means are pooled by Student's t
-of R - 1 degrees of freedom. New records say what serves alike by a key; of older ones it is asked.
+Greedy serving at fixed lengths depends on the architecture, the machine and the lengths, and not on
+the weights. So all runs that measured it measured one true value. Their means are pooled by
+Student's t of R - 1 degrees of freedom. New records say by a key what serves alike. For older
+records it is found from their fields.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of serving at one place, by the run that made it."""
+    """One measurement of serving at one point, by the run that made it."""
 
     j_per_token: float
-    """Prompt and generated tokens together."""
+    """For prompt and generated tokens together."""
     phases_j: Mapping[str, float | None]
-    """Prefill and decode apart, each J/token of its own."""
+    """J/token of prefill and of decode."""
     half_width_j: float | None
-    """Of the 95 % interval from the windows within it."""
+    """Half of the 95 % interval, from the windows within it."""
     windows: int
     run: str
     """The first run that holds it."""
@@ -45,38 +46,39 @@ class Measurement:
 
 @dataclass
 class Pool:
-    """The measurements of one expectation."""
+    """The measurements of one true value."""
 
     base: str
-    """As `alike` tells it."""
+    """The key that `alike` gives."""
     key: str
-    """The same with place and quality."""
+    """The same key with point and quality."""
     subject: str
     quality: str
     """measured, mixed, estimated, missing or reported."""
     place: Place | None
     """None where the records do not say."""
     run: Row
-    """The first run that holds one of them: its model, GPU and precision are those of all."""
+    """The first run that holds one of them. Its model, GPU and precision are those of all."""
     machines: set[tuple] = field(default_factory=set)
     measurements: dict[tuple, Measurement] = field(default_factory=dict)
     takers: list[tuple[str, str]] = field(default_factory=list)
-    """Run and subject whose figure this is, whether the run measured it or not."""
+    """Run and subject that this figure is for, whether the run measured it or not."""
     shared_relative: float | None = None
     """One standard deviation of the meter's calibration over the energy."""
     borrowed: Spread | None = None
-    """Of a single measurement: how far runs of other models lie apart on the same machine."""
+    """For a single measurement: how far runs of other models differ on the same machine."""
 
     @property
     def values(self) -> list[float]:
+        """J/token of each measurement."""
         return [each.j_per_token for each in self.measurements.values()]
 
     def figure(self) -> Quantity:
-        """Joules per token, prompt and generated tokens together."""
+        """J/token, for prompt and generated tokens together."""
         return self._pooled(self.values)
 
     def phase(self, name: str) -> Quantity:
-        """Joules per token of prefill or decode; without a value where one was not told."""
+        """J/token of prefill or decode. No value where a measurement has none."""
         values = [each.phases_j.get(name) for each in self.measurements.values()]
         return self._pooled([] if None in values else [v for v in values if v is not None])
 
@@ -90,7 +92,7 @@ class Pool:
         )
 
     def agree_p(self) -> float | None:
-        """p that the runs have one mean, by the windows within them; None where that is unknown."""
+        """p that the runs have one mean, by the windows within them. None where that is unknown."""
         windows = [_windows(each) for each in self.measurements.values()]
         return None if None in windows else agree_p([each for each in windows if each])
 
@@ -107,11 +109,11 @@ def _windows(one: Measurement) -> list[float] | None:
 
 
 def alike(run: Row, subject: str) -> str:
-    """Key of what serves as this model does in this run, apart from the place and the energy class.
+    """A key of what serves as this model does in this run, apart from the point and energy class.
 
-    A record without a serving key has one of what it says of both: the pair with its parameters,
-    precision, GPUs, power limit, host, versions and prompts. Where the host or the parameters are
-    not known, and for an imported run, it is the run's alone.
+    A record without a serving key gets one from what it says of both: the pair with its parameters,
+    precision, GPUs, power limit, host, versions and prompts. Where host or parameters are not
+    known, and for an imported run, the key is the run's alone.
     """
     if key := run.get(f"{subject}_serving_key"):
         return key
@@ -138,6 +140,7 @@ def _versions(run: Row) -> tuple:
 
 
 def place_of(row: Row) -> Place:
+    """The point of a measurement: batch size and lengths."""
     return row["batch_size"], row["prompt_tokens"], row["new_tokens"]
 
 
@@ -148,7 +151,7 @@ def identity(row: Row) -> tuple:
 
 
 def serving_pools(runs: Iterable[Row], inference: Iterable[Row]) -> list[Pool]:
-    """The pools of the finished runs, each at the place that answers for its run."""
+    """The pools of the finished runs, each at the point that stands for its run."""
     finished = [run for run in runs if run["finished"]]
     by_run = grouped(inference, lambda row: (row["run"], row["subject"]))
     pools: dict[tuple, Pool] = {}

@@ -1,4 +1,4 @@
-"""When distilling pays: break-even of each setting, from its runs and from plain fine-tuning's."""
+"""When distilling pays: break-even of each setting, from its runs and those of fine-tuning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIFETIMES = {"a million": 1e6, "a billion": 1e9, "a trillion": 1e12}
 
 @dataclass(frozen=True)
 class Repayment:
-    """One setting, over its seeds."""
+    """Break-even of one setting, over its seeds."""
 
     group: str
     label: str
@@ -46,37 +46,43 @@ class Repayment:
     built: Quantity
     """Joules of building the student with its share of inherited work."""
     teacher: Quantity
-    """Joules per token served, pooled over the runs that measured it; also of the student."""
+    """J/token of the teacher, pooled over the runs that measured it."""
     student: Quantity
+    """J/token of the student, likewise."""
     kept: Interval
-    """OM_perf; None where accuracy kept cannot be told, as beside a teacher at chance."""
+    """OM_perf. No value where accuracy kept cannot be told, as with a teacher at chance."""
     inherited: Quantity
-    """Joules of all that was inherited, undivided; and of building the student alone."""
+    """Joules of all that was inherited, undivided."""
     own: Quantity
+    """Joules of building the student alone."""
     baseline: Quantity
-    """Joules at which fine-tuning is as good on held-out text; None where it never is."""
+    """Joules at which fine-tuning is as good on held-out text. No value where it never is."""
     same_meter: bool
     """Whether one machine read the joules of building and of serving: its calibration cancels."""
     tokens: BreakEven
-    """T*: tokens served in the teacher's place that repay building and inherited share."""
+    """T*: the tokens to serve in the teacher's place to repay building and the inherited share."""
     students: BreakEven
-    """N*: students that must share what was inherited, against fine-tuning to the same quality."""
+    """N*: the students that must share what was inherited, against fine-tuning to equal quality."""
 
 
 def joules_ratio(r: Repayment, tokens: float) -> Interval:
-    """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as T* has it."""
+    """N EPT_T / (E + N EPT_S) with its 95 % interval by Fieller, as for T*.
+
+    The teacher's joules for N `tokens`, over those of building the student and serving N tokens
+    with it.
+    """
     building = apart_from_serving(r.built) if r.same_meter else r.built
     whole = add([building, scaled(r.student, tokens, unit="J")])
     return ratio(scaled(r.teacher, tokens, unit="J"), whole, same_meter=r.same_meter)
 
 
 def efficiency(r: Repayment, tokens: float) -> Interval:
-    """Lifetime efficiency, OM_perf times `joules_ratio` (arXiv 2605.13981), with its interval."""
+    """Lifetime efficiency: OM_perf times `joules_ratio` (arXiv 2605.13981), with its interval."""
     return product(r.kept, joules_ratio(r, tokens))
 
 
 def repayments(runs: pd.DataFrame, train: pd.DataFrame) -> list[Repayment]:
-    """One for each setting of distilled students that has any answer to give, in their order."""
+    """One for each setting of distilled students that has any answer, in their order."""
     students = in_order(distinct_students(runs))
     curves = held_out_curves(train)
     found = []
@@ -205,7 +211,7 @@ def _baseline(
 
 
 def verdict_words(found: BreakEven) -> str:
-    """An answer in a few words of plain text."""
+    """An answer in a few plain words."""
     if found.value is None:
         least = found.verdict == "unresolved" and found.low
         return f"{found.verdict}, not before {count_words(found.low)}" if least else found.verdict
@@ -213,7 +219,7 @@ def verdict_words(found: BreakEven) -> str:
 
 
 def count_words(count: float | None) -> str:
-    """So many tokens or students."""
+    """A number of tokens or students in words."""
     if count is not None and count >= 1000:
         return units.quantity(count, "").rstrip()
     return units.number(count)

@@ -1,7 +1,7 @@
-"""What is told apart: a student's joules from its teacher's, and settings from one another.
+"""What can be told apart: a student's joules from its teacher's, and settings from each other.
 
-A meter's calibration multiplies all that it reads, so it widens a saving in joules but never turns
-it into none, and it is no part of a comparison on one kind of machine.
+A meter's calibration multiplies all that it reads. So it widens a saving in joules, but never turns
+it into none. It has no part in a comparison on one kind of machine.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from multirun_analysis.statistics.candidates import (
 
 @dataclass(frozen=True)
 class Saving:
-    """What is drawn less than by the teacher; below 0 it is more."""
+    """Joules that a student saves against its teacher. Below 0 it draws more."""
 
     share: Interval
-    """Of the teacher's joules; ends are None where the joules are unresolved."""
+    """The saving over the teacher's joules. Its ends are None where the joules are unresolved."""
     joules: Interval
 
     @property
     def is_resolved(self) -> bool:
+        """Whether the saving can be told from 0."""
         return self.joules.is_bounded
 
 
 def saving(taken: Quantity, teacher: Quantity) -> Saving:
-    """By Fieller, both read by one meter; without ends where the interval includes 0.
+    """The joules saved, and their share by Fieller. One meter read both.
 
-    In joules the two random errors make the ends, and 0 is between them if and only if it is in
-    Fieller's interval of the share. Calibration is added to the distances in logarithms.
+    There are no ends where the interval includes 0. In joules the two random errors make the ends,
+    and 0 is between them if and only if it is in Fieller's interval of the share. Calibration is
+    added to the distances as logarithms.
     """
     found = ratio(taken, teacher)
     if found.value is None:
@@ -55,7 +57,7 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
 
 
 def whole_saving(candidate: Candidate) -> Saving:
-    """What building the student and serving with it draws less than serving with its teacher."""
+    """Joules saved by building the student and serving with it, instead of its teacher."""
     taken = add([apart_from_serving(building_j(candidate)), serving_j(candidate)])
     return saving(taken, teacher_j(candidate))
 
@@ -68,7 +70,7 @@ def absolute_interval(one: Quantity) -> Interval:
 
 
 def positive_interval(value: float, half: float | None, shared_sd: float | None) -> Interval:
-    """Ends of the value's sign, from half of its random interval and what its meter shares.
+    """An interval with ends of the value's sign, from its random half width and its shared error.
 
     None where the random error is unknown or reaches 0.
     """
@@ -82,9 +84,9 @@ def positive_interval(value: float, half: float | None, shared_sd: float | None)
 
 
 def more_joules(one: Candidate, other: Candidate) -> Quantity:
-    """What `one` draws more than `other` in whole.
+    """Joules that `one` draws more than `other` in whole.
 
-    Students that serve alike have one figure of serving: they differ by what building took.
+    Students that serve alike have one figure of serving. They differ in what building took.
     """
     more = more_to_build(one, other)
     if one.serving_key is not None and one.serving_key == other.serving_key:
@@ -94,10 +96,10 @@ def more_joules(one: Candidate, other: Candidate) -> Quantity:
 
 
 def more_to_build(one: Candidate, other: Candidate) -> Quantity:
-    """What building `one` took more; what both inherited is the same in both.
+    """Joules that building `one` took more. What both inherited is the same in both.
 
-    An estimate states no random error, which is not an exact reading: two kinds of work load one
-    machine differently, so the part of the model's error that they do not share counts as random.
+    An estimate states no random error, but it is not exact. Two kinds of work load one machine
+    differently, so the part of the model's error that they do not share counts as random.
     """
     same_meter = _is_one_meter(one, other)
     parts = [one.own, other.own]
@@ -124,13 +126,13 @@ def surely_more(one: Candidate, other: Candidate, more: Quantity) -> bool:
 
 
 def differ_in_joules(one: Candidate, other: Candidate, more: Quantity) -> bool:
-    """Whether the 95 % interval of a difference of joules is without 0."""
+    """Whether the 95 % interval of a difference in joules excludes 0."""
     ends = interval_95(more, calibration=not _is_one_meter(one, other))
     return ends is not None and not ends[0] <= 0 <= ends[1]
 
 
 def differ_in_accuracy(one: Candidate, other: Candidate) -> bool:
-    """Whether what two settings keep differs by more than their intervals allow."""
+    """Whether the accuracy that two settings keep differs by more than their intervals allow."""
     if None in (one.accuracy.value, other.accuracy.value):
         return _shares_differ(one.om_perf, other.om_perf)
     return _shares_differ(one.accuracy, other.accuracy)

@@ -11,13 +11,13 @@ from multirun_analysis.values.rows import Row, grouped, known
 
 
 def over_seeds(runs: list[Row], column: str) -> dict[str, Quantity]:
-    """Group to the mean of a column over its runs; groups without values are out."""
+    """Group to the mean of a column over its runs. Groups without values are left out."""
     groups = grouped(known(runs, column), "group")
     return {group: mean_of([run[column] for run in rows]) for group, rows in groups.items()}
 
 
 def draws_words(rows: Sequence[Row]) -> tuple[str, str]:
-    """One and several runs of a setting: an imported repeat need not be a seed."""
+    """The words for one and several runs of a setting. An imported repeat need not be a seed."""
     is_repeat = bool(rows) and all(row.get("repeat") and row.get("seed") is None for row in rows)
     return ("repeat", "repeats") if is_repeat else ("seed", "seeds")
 
@@ -30,7 +30,7 @@ def draws_of(students: Sequence[Row]) -> str:
 
 
 def num_students(runs: list[Row]) -> dict[str, int]:
-    """Key of each inherited artifact to the number of distinct students that share it."""
+    """Key of each inherited artifact to the number of different students that share it."""
     students: dict[str, set[str]] = {}
     for run in known(runs, "student_key", "inherited_energy_by_artifact_j"):
         for artifact in energy_by_artifact_j(run):
@@ -41,7 +41,7 @@ def num_students(runs: list[Row]) -> dict[str, int]:
 def amortised_energy_j(
     by_artifact_j: Mapping[str, float | None], sharers: Mapping[str, int]
 ) -> float | None:
-    """Joules of one student: each artifact's energy over its sharers; None if one is unknown."""
+    """Joules of one student: each artifact's energy over its sharers. None if one is unknown."""
     shares_j = []
     for artifact, energy_j in by_artifact_j.items():
         if energy_j is None:
@@ -51,11 +51,11 @@ def amortised_energy_j(
 
 
 def add_totals(runs: list[Row]) -> None:
-    """Sets inherited_amortised_energy_j, total_energy_j, total_amortised_energy_j and
-    total_energy_quality.
+    """Set inherited_amortised_energy_j, the two totals and total_energy_quality of each run.
 
-    Totals are own plus inherited. A total over different qualities is `mixed`; one over a missing
-    part is missing.
+    Totals are own plus inherited joules: total_energy_j, and total_amortised_energy_j with the
+    student's share. A total over different qualities is `mixed`. A total over a missing part is
+    missing.
     """
     sharers = num_students(runs)
     for run in runs:
@@ -78,18 +78,21 @@ def _total(run: Row, inherited_j: float | None) -> Quantity:
 
 
 def energy_by_artifact_j(run: Row) -> dict[str, float | None]:
-    """The energy of each ancestor; the column holds JSON so that tables stay flat."""
+    """Joules of each ancestor, by key. The column holds JSON so that tables stay flat."""
     return json.loads(run["inherited_energy_by_artifact_j"] or "{}")
 
 
 def top_windows(stages: list[Row]) -> list[Row]:
-    """The windows right below `run`, with their name as `stage`; inner ones are parts of them."""
+    """The windows directly below `run`, with their name as `stage`.
+
+    Inner windows are parts of them.
+    """
     top = [window for window in stages if window["window"].count("/") == 1]
     return [window | {"stage": window["window"].removeprefix("run/")} for window in top]
 
 
 def stage_energies(runs: list[Row], stages: list[Row]) -> list[Row]:
-    """Per run and stage: energy_j over all attempts, quality, inherited and, in words, how.
+    """Rows of run and stage: energy_j over all attempts, quality, and whether it was inherited.
 
     `inherited` means that another run built the artifact: its energy is the recorded one. A stage
     whose energy is unknown is absent, not 0.

@@ -1,4 +1,4 @@
-"""What a token costs each run to serve: set from the pools of what serves alike, and read."""
+"""The joules per token served of each run: set from the pools of what serves alike, and read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ KEYS = ("student_served_key", "teacher_served_key")
 
 
 def pool_served(runs: list[Row], inference: Iterable[Row]) -> None:
-    """Sets SERVED of both subjects, and `eff_overall` of these figures with its 95 % interval.
+    """Set the serving columns of both subjects, and `eff_overall` with its 95 % interval.
 
     `eff_overall_low` and `eff_overall_high` join the interval of OM_perf over the benchmarks'
-    samples with Fieller's of teacher over student joules; see `kdwatts.metrics.efficiency`. The
-    Eff_overall of an imported run stays as its import judged it.
+    samples with Fieller's of teacher over student joules: see `kdwatts.metrics.efficiency`. The
+    Eff_overall of an imported run stays as its import found it.
     """
     by_name = {run["run"]: run for run in runs}
     for run in runs:
@@ -66,8 +66,8 @@ def _set_eff_overall(run: Row) -> None:
 def by_machine(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     """The seeds of a setting by what they were served as, with words for the label.
 
-    Seeds served on two machines have two figures, and no mean in common. A seed that was never
-    served has the figure of the others, where there is one alone.
+    Seeds served on two machines have two figures, and no common mean. A seed that was never served
+    gets the figure of the others, if there is only one.
     """
     if all(len({run.get(key) for run in rows} - {None}) < 2 for key in KEYS):
         return [("", rows)]
@@ -78,9 +78,9 @@ def by_machine(rows: list[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def served(run: Row, subject: str) -> Quantity:
-    """What a token costs `student` or `teacher` of a run; without a value where nothing was served.
+    """J/token of serving with `student` or `teacher` of a run. No value where nothing was served.
 
-    The collector sets the columns; a single measurement without any other has no random error.
+    The collector sets the columns. A single measurement without any other has no random error.
     """
     value = run.get(f"{subject}_served_j_per_token")
     if value is None:

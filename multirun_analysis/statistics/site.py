@@ -38,14 +38,14 @@ class Site:
 
     @property
     def figures(self) -> tuple[str, float, float]:
-        """What CO2e is computed by, and whose it is."""
+        """The name, and the figures that CO2e is computed from: g/kWh and PUE."""
         return self.name, self.grid_gco2e_per_kwh, self.pue
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """What its factor counts: equal where CO2e may be added, ranked or drawn together.
+        """What its factor counts. CO2e may be added or compared where this is equal.
 
-        A factor that leaves something unstated equals itself alone.
+        A factor that leaves something unstated equals only itself.
         """
         facts = tuple(str(getattr(self, fact)) for fact in GRID_FACTS)
         own = (self.name, repr(self.grid_gco2e_per_kwh))
@@ -56,12 +56,12 @@ _WORDS = {"lifecycle": "life cycle", "combustion": "combustion alone", "co2": "C
 
 
 def boundary_words(site: Site) -> str:
-    """The first of what a factor counts, for a narrow column; plain text."""
+    """The first of what a factor counts, in words for a narrow column."""
     return _WORDS.get(site.grid_boundary, f"boundary {site.grid_boundary}")
 
 
 def counts_words(site: Site) -> str:
-    """What the factor counts; plain text."""
+    """What the factor counts, in words."""
     facts = {fact: str(getattr(site, fact)) for fact in GRID_FACTS}
     if set(facts.values()) == {UNSTATED}:
         return f"what the factor of {site.name} counts is unstated"
@@ -147,10 +147,10 @@ def _agreed(one: Site, two: Site) -> Site:
 
 
 def common_site(runs: list[Row]) -> Site | None:
-    """The site that all runs were given; None where they differ or do not say.
+    """The site that all runs were given. None where they differ or do not say.
 
     Its price and sources are those of conf/site, as long as that still has the runs' figures. What
-    its factor counts is what the runs state, and unstated in records that are older than that.
+    its factor counts is what the runs state. It is unstated in records from before that field.
     """
     stated = stated_sites(runs)
     if len(stated) != 1:

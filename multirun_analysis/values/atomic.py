@@ -1,4 +1,4 @@
-"""Tables as files, each replaced as a whole: a reader sees the old one or the new, never a half."""
+"""Tables as files, each replaced as a whole: a reader sees the old one or the new one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CSV = ("runs", "stages")
 
 
 def write_files(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> list[Path]:
-    """Paths of NAME.parquet, and of NAME.csv for runs and stages.
+    """The paths of NAME.parquet, and of NAME.csv for runs and stages, which are written here.
 
-    A missing number is null there and an empty cell here.
+    A missing number is null in the former and an empty cell in the latter.
     """
     paths = []
     for name, table in tables.items():
@@ -33,19 +33,21 @@ def write_files(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> list[Path]
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """The table as CSV, each row ended by a line feed.
+    """The table as CSV. Each row ends with a line feed.
 
-    A carriage return in an error's text would end a row too, for it is not quoted: it is a space.
+    A carriage return in an error's text would end a row too, since it is not quoted. It becomes a
+    space.
     """
     return table.to_csv(index=False, lineterminator="\n").replace("\r", " ")
 
 
 def file_paths(name: str, out_dir: Path) -> list[Path]:
+    """The paths that `write_files` writes for this table."""
     return [out_dir / f"{name}.{kind}" for kind in ("parquet", "csv")[: 1 + (name in CSV)]]
 
 
 def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """What `write` makes of a temporary path, in the place of `path`."""
+    """Replace `path` by what `write` makes of a temporary path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

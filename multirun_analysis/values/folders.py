@@ -1,4 +1,7 @@
-"""Folders at any depth, linked ones too, each once; none that holds records goes unsaid."""
+"""Folders at any depth, also linked ones, each once.
+
+Folders of records that are not read are named.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ _NO_RUN = ("artifact.json", "summary.json")
 
 @dataclass
 class Survey:
-    """What lies at or below a folder."""
+    """What is at or below a folder."""
 
     runs: dict[str, Path] = field(default_factory=dict)
     """Real path to the path by which the run was met."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Each folder of records that is not read and each link to nothing, with a sentence."""
+    """Each folder of records that is not read, and each link to nothing, with a sentence."""
 
 
 def folders_below(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder at or below `directory` with its folders' and files' names, sorted.
+    """Each folder at or below `directory`, with the sorted names of its folders and files.
 
-    Linked folders come after all that lie here, and none comes twice. Names that begin with a dot
-    are met but not entered. Raises OSError for a folder that may not be read.
+    Linked folders come last, and none comes twice. Folders whose names begin with a dot are named
+    but not entered. Raises OSError for a folder that may not be read.
     """
     tops, seen = deque([directory.resolve()]), set()
     while tops:
@@ -56,9 +59,9 @@ def _refuse(error: OSError) -> None:
 
 
 def survey(directory: Path) -> Survey:
-    """Runs at or below a directory, and what of it is not read; none is no error.
+    """The runs at or below a directory, and what is not read there. No run is no error.
 
-    Inside a run only a folder with `.hydra` or status.json is another run.
+    Inside a run, only a folder with `.hydra` or status.json is another run.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory; give the folder of a multirun")
@@ -83,10 +86,10 @@ def survey(directory: Path) -> Survey:
 
 
 def find_run_folders(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
-    """Run folders at or below `directories`, linked ones too, in counting order, each once; and a
-    sentence about each folder of records that is none of them.
+    """Run folders at or below `directories`, in counting order, and what else has records.
 
-    Raises ValueError where there is no run at all.
+    Linked folders are followed, and each run comes once. The second part is one sentence about each
+    folder of records that is no run. Raises ValueError where there is no run at all.
     """
     runs: dict[str, Path] = {}
     passed_over: dict[tuple[str, str], None] = {}
@@ -104,7 +107,7 @@ def find_run_folders(directories: Sequence[Path]) -> tuple[list[Path], tuple[str
 
 
 def in_counting_order(paths: Iterable[Path]) -> list[Path]:
-    """Run 2 before run 10."""
+    """The paths in an order in which run 2 comes before run 10."""
     return sorted(paths, key=_numbers_and_words)
 
 

@@ -1,6 +1,6 @@
-"""Sentences that concern several runs: said once, with a count, and with a list that unfolds.
+"""Sentences about several runs: said once, with a count, and with a list that unfolds.
 
-Sentences that differ in their numbers alone are one, with the least and the largest of each.
+Sentences that differ only in their numbers become one, with the least and the largest of each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Notice:
 
     @property
     def head(self) -> str:
-        """The sentence with the name of the one, or the number of the many."""
+        """The sentence with the name of the one, or with the number of the many."""
         return f"{self.sentence}: {self._about}"
 
     @property
@@ -45,7 +45,7 @@ Passage = str | Notice
 
 
 def notices_of(sentences: Iterable[tuple[str, str]], *, what: str = "runs") -> list[Notice]:
-    """Each sentence once, with all the names beside which it stands; in order of appearance."""
+    """Each sentence once, with all the names beside it, in order of appearance."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for name, sentence in sentences:
         alike.setdefault(_SLOT.sub("#", sentence), []).append((name, sentence))
@@ -81,14 +81,14 @@ def _moment_or_number(text: str) -> tuple[float, str]:
 
 
 def plain(passage: Passage) -> str:
-    """For a terminal: the names stand behind the count, in brackets."""
+    """The notice for a terminal: the names are behind the count, in brackets."""
     if isinstance(passage, str):
         return passage
     return f"{passage.head} ({passage.list})" if passage.list else passage.head
 
 
 def notice_line(notice: Notice) -> str:
-    """For a terminal, as errors are written: what it is about, then the sentence."""
+    """The notice for a terminal, in the form of errors: what it is about, then the sentence."""
     return f"{notice.names[0]}: {notice.sentence}" if len(notice.names) == 1 else plain(notice)
 
 

@@ -13,7 +13,7 @@ PARADIGMS = ("sft", "response", "feature", "relational", "combined", "sequence",
 
 
 def options_of(run: Row) -> dict[str, str]:
-    """What varies between runs, beside paradigm and seed, and its value in this run."""
+    """What varies between runs, beside paradigm and seed, with its value in this run."""
     return json.loads(run.get("options") or "{}")
 
 
@@ -31,6 +31,7 @@ def _number_or_text(value: str) -> tuple[float, str]:
 
 
 def position(order: Sequence[str], name: str) -> int:
+    """The place of a name in an order. Unknown names come last."""
     return order.index(name) if name in order else len(order)
 
 
@@ -49,5 +50,5 @@ def settings_of(runs: list[Row]) -> list[list[Row]]:
 
 
 def in_order(runs: list[Row]) -> list[Row]:
-    """Runs in the order of their settings, seeds of one setting together."""
+    """Runs in the order of their settings, with the seeds of one setting together."""
     return [run for rows in settings_of(runs) for run in rows]

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def to_rows(table: pd.DataFrame) -> list[Row]:
-    """The rows of a table, in order; NaN and NA become None."""
+    """The rows of a table, in order. NaN and NA become None."""
     # Column by column: as one frame of objects it takes seconds for a thousand runs.
     names = list(table.columns)
     columns = [_plain(table[name]) for name in names]
@@ -28,7 +28,7 @@ def _plain(column: Any) -> list[Any]:
 
 
 def grouped(rows: Iterable[Row], key: str | Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    """Rows by a column or a function of the row, groups in the order in which they appear."""
+    """Rows by a column or a function of the row. Groups are in the order in which they appear."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[key] if isinstance(key, str) else key(row), []).append(row)
@@ -36,7 +36,7 @@ def grouped(rows: Iterable[Row], key: str | Callable[[Row], Any]) -> dict[Any, l
 
 
 def known(rows: Iterable[Row], *columns: str) -> list[Row]:
-    """Rows that miss none of the columns."""
+    """The rows that lack none of the columns."""
     return [row for row in rows if all(row.get(column) is not None for column in columns)]
 
 

@@ -1,4 +1,4 @@
-"""Numbers for readers: a fitting prefix, a unit, and no more digits than they deserve."""
+"""Numbers for readers: a fitting prefix, a unit, and no more digits than are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, 
 
 
 def prefix(value: float, *, lowest: float = 1.0) -> tuple[float, str]:
-    """Factor and prefix that bring a value to 1 up to 1000, none below `lowest`."""
+    """Factor and prefix that bring a value to 1 up to 1000. None is below `lowest`."""
     fitting = ((f, name) for f, name in _PREFIXES if abs(value) >= f or f <= lowest)
     return next(fitting) if value else (1.0, "")
 
@@ -29,7 +29,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def with_error(value: float | None, error: float | None, unit: str = "") -> str:
-    """Value and error with the error's last digit: two digits of errors led by 1 or 2, else one."""
+    """Value and error, to the error's last digit: two digits of errors led by 1 or 2, else one."""
     if value is None:
         return MISSING
     tail = f" {unit}" if unit else ""
@@ -45,16 +45,17 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
 
 
 def count(number: int, what: str) -> str:
-    """Such as `1 run` or `4 runs`."""
+    """A number of things, such as `1 run` or `4 runs`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
+    """A number in words, and a dash where it is missing."""
     return MISSING if value is None else significant(value, digits)
 
 
 def quantity(value: float | None, unit: str, *, error: float | None = None) -> str:
-    """Such as `412 ± 21 kJ`; a dash where the value is missing."""
+    """A value with its unit, such as `412 ± 21 kJ`. A dash where the value is missing."""
     if value is None:
         return MISSING
     # The prefix is that of the rounded value: 999.6 J are 1.00 kJ.
@@ -63,7 +64,10 @@ def quantity(value: float | None, unit: str, *, error: float | None = None) -> s
 
 
 def quantity_words(amount: Quantity) -> str:
-    """Joules with half of their 95 % interval, calibration left out: all on one meter share it."""
+    """Joules with half of their 95 % interval.
+
+    Calibration is left out: all on one meter share it.
+    """
     ends = interval_95(amount, calibration=False)
     unit = amount.unit or "J"
     if amount.value is None or ends is None:
@@ -74,15 +78,17 @@ def quantity_words(amount: Quantity) -> str:
 
 
 def energy(energy_j: float | None, *, error_j: float | None = None) -> str:
+    """Joules with a fitting prefix."""
     return quantity(energy_j, "J", error=error_j)
 
 
 def watt_hours(energy_j: float | None) -> str:
+    """Joules as watt-hours, with a fitting prefix."""
     return MISSING if energy_j is None else quantity(energy_j / J_PER_KWH * 1e3, "Wh")
 
 
 def duration(duration_s: float | None) -> str:
-    """Such as `42 s`, `12 min` or `3.4 h`."""
+    """Seconds in words, such as `42 s`, `12 min` or `3.4 h`."""
     if duration_s is None:
         return MISSING
     factor, unit = time_scale(duration_s)
@@ -90,7 +96,7 @@ def duration(duration_s: float | None) -> str:
 
 
 def time_scale(duration_s: float) -> tuple[float, str]:
-    """Seconds per unit, and the unit in which a duration reads well."""
+    """Seconds per unit, and the unit in which a duration is easy to read."""
     if duration_s < 300:
         return 1.0, "s"
     return (60.0, "min") if duration_s < 3 * 3600 else (3600.0, "h")

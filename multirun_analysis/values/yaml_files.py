@@ -12,7 +12,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_settings(path: Path) -> Any:
-    """What a YAML file holds; None where there is none, or one that a killed run left torn."""
+    """The content of a YAML file. None where there is none, or one that a killed run left torn."""
     if not path.is_file():
         return None
     try:
@@ -22,7 +22,7 @@ def read_settings(path: Path) -> Any:
 
 
 def value_at(tree: Any, *names: str) -> Any:
-    """The value at a path of keys, None where one of them is not there."""
+    """The value at a path of keys. None where one of them is missing."""
     for name in names:
         if not isinstance(tree, dict):
             return None
@@ -31,7 +31,7 @@ def value_at(tree: Any, *names: str) -> Any:
 
 
 def composed(folder: Path) -> dict[str, Any]:
-    """Each setting of a run's configuration by its dotted key; none where it left no file."""
+    """Each setting of a run's configuration by its dotted key. Empty where it left no file."""
     for path in (folder / "config.yaml", folder / ".hydra" / "config.yaml"):
         if isinstance(tree := read_settings(path), dict):
             return dict(_flat(tree, ""))

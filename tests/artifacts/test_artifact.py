@@ -79,7 +79,9 @@ def test_an_attempt_that_nobody_measured_makes_the_artifact_s_energy_missing(tmp
 
 
 def test_a_folder_of_the_store_without_a_record_is_refused_by_its_path(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"{tmp_path} has no artifact.json.*; delete it and rer"):
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} has no artifact.json.*; delete the folder and run"
+    ):
         read_artifact(tmp_path)
     write_json(tmp_path / ARTIFACT_NAME, {**_record(), "schema": 2})
     with pytest.raises(ValueError, match="schema is 2"):

@@ -54,12 +54,12 @@ def on_h100(configure: Callable[..., Any]) -> Config:
 def test_a_job_on_another_gpu_than_the_option_s_is_refused_with_both_names(on_h100: Config):
     check_gpus(on_h100, [H100, replace(H100, index=1)])
     message = (
-        "^gpu=h100 expects NVML name 'NVIDIA H100 80GB HBM3', device 1 is 'NVIDIA A100-SXM4-80GB'; "
-        "choose the matching gpu= option$"
+        "^gpu=h100 expects a GPU that NVML calls 'NVIDIA H100 80GB HBM3', but device 1 is "
+        "'NVIDIA A100-SXM4-80GB'; choose the gpu= option that matches$"
     )
     with pytest.raises(ValueError, match=message):
         check_gpus(on_h100, [H100, A100])
-    with pytest.raises(ValueError, match="this job has no GPU; choose gpu=cpu or run where"):
+    with pytest.raises(ValueError, match="this job has no GPU; choose gpu=cpu, or run where"):
         check_gpus(on_h100, [])
 
 

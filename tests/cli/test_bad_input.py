@@ -42,7 +42,10 @@ def test_a_missing_model_folder_is_named(tmp_path: Path):
     sentence = attempt(
         tmp_path / "run", f"store_dir={tmp_path}/store", "model.teacher.path=/nowhere/model"
     )
-    assert sentence == "model: there is no folder /nowhere/model; check the path or give a hub id"
+    assert (
+        sentence
+        == "model: the folder /nowhere/model does not exist; check the path, or give a hub id"
+    )
 
 
 def test_an_empty_corpus_is_refused_and_leaves_no_shards(tmp_path: Path):
@@ -160,7 +163,7 @@ def test_a_corpus_too_short_to_serve_is_told_before_a_student_is_trained(tmp_pat
         *("until=inference", "paradigm=sft", "data.num_documents=2", "eval=offline"),
         *("eval.tasks=[]", "eval.inference.prompts=null", "eval.inference.batch_sizes=[512]"),
     )
-    assert "512 prompts of 64 tokens need 32768 tokens, the corpus has" in sentence
+    assert "512 prompts of 64 tokens need 32768 tokens, but the corpus has" in sentence
     assert {path.parent.name for path in finished(tmp_path / "store")} == {"shards"}
 
 

@@ -69,7 +69,7 @@ def test_a_word_that_is_not_read_gets_the_remedy_of_its_kind(word: str, said: st
         (
             ["data.source.path=tiny:corpus/train.jsonl.xz,/none/a.jsonl"],
             True,
-            "data.source.path=/none/a.jsonl: there is no such file; check the path",
+            "data.source.path=/none/a.jsonl does not exist on this machine; check the path",
         ),
     ],
 )

@@ -220,13 +220,13 @@ def test_more_text_than_was_fetched_is_refused_where_it_ends_with_what_to_do(
     read = site.python(READ, None, offline=True)
     assert len(read["texts"]) == 2 * ROWS_PER_FILE
     assert read["error"] == (
-        f"data.source.path=org/plays: HF_HOME={site.home} holds its first 2 files, more rows are "
-        "asked for; run the command with until=prefetch where there is a network, and the same "
-        "HF_HOME"
+        f"data.source.path=org/plays: HF_HOME={site.home} holds only its first 2 files, but "
+        "more rows are needed; run the command with until=prefetch where there is a network, "
+        "with the same HF_HOME"
     )
     nothing = Site(site.hub, tmp_path).python(READ, None, offline=True)
     assert nothing["error"].startswith(
-        f"data.source.path=org/plays is not in HF_HOME={tmp_path} and HF_HUB_OFFLINE forbids"
+        f"data.source.path=org/plays is not in HF_HOME={tmp_path}, and HF_HUB_OFFLINE forbids"
     )
 
 
@@ -285,14 +285,14 @@ def test_what_cannot_be_fetched_is_told_in_one_sentence(hub: Hub, tmp_path: Path
             1,
             f"org/teacher is gated: accept its licence (Apache-2.0) at {hub.url}/",
         ),
-        "no such model": (unknown, 1, f"org/nobody is not at {hub.url}, or not for this account;"),
-        "no such data": (no_data, 1, f"org/nothing is not at {hub.url}, or not for this acc"),
+        "no such model": (unknown, 1, f"org/nobody is not at {hub.url}, or this account may not"),
+        "no such data": (no_data, 1, f"org/nothing is not at {hub.url}, or this account may not"),
         "gated data": (
             gated_data,
             1,
             f"allenai/ai2_arc is gated: accept its licence at {hub.url}/datasets/all",
         ),
-        "another shape": (other_shape, 1, "model org/teacher: its configuration has num_hidden_l"),
+        "another shape": (other_shape, 1, "model org/teacher has num_hidden_l"),
         "offline": (forbidden, 1, "until=prefetch is to fetch org/teacher, org/tokenizer, org/pla"),
         "no network": (unreachable, 1, "org/tokenizer cannot be fetched from http://127.0.0.1:9 ("),
     }

@@ -75,7 +75,7 @@ def test_a_template_that_asks_no_clock_is_rendered_as_it_is(tokenizer: Any):
 @pytest.mark.parametrize("part", ["{{ ['a', 'b'] | random }}", "{{ lipsum(n=1) }}"])
 def test_a_template_that_draws_by_chance_is_refused(part: str, tokenizer: Any):
     tokenizer.chat_template = part + CHAT_TEMPLATE
-    with pytest.raises(ValueError, match=r"chat template draws by chance \(.*\), so that no two"):
+    with pytest.raises(ValueError, match=r"chat template uses random numbers \(.*\), so it prints"):
         render(ASKED, tokenizer, "p")
 
 
@@ -134,7 +134,9 @@ def test_a_quoted_mark_that_a_template_renders_otherwise_than_words_is_refused(m
         "{% for m in messages %}{{ m.content|length }}{{ m.content }}{% endfor %}"
     )
     turns = [{"role": "user", "content": "Close with <|eot|>."}]
-    with pytest.raises(ValueError, match=r"^a.jsonl:3: a turn quotes a control token .* otherwise"):
+    with pytest.raises(
+        ValueError, match=r"^a.jsonl:3: a turn quotes a control token .* as ordinary words"
+    ):
         encode_conversation(turns, marked, "a.jsonl:3")
 
 
@@ -150,5 +152,5 @@ def test_a_tokenizer_that_puts_a_blank_before_each_piece_refuses_quoted_marks_on
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|e|>")
     tokenizer.chat_template = "{% for m in messages %}a{{ m.content }}<|e|>b{% endfor %}"
     encode_conversation([{"role": "user", "content": "c"}], tokenizer, "p")
-    with pytest.raises(ValueError, match=r"^p: .* reads words behind one otherwise than alone"):
+    with pytest.raises(ValueError, match=r"^p: .* without changing the words beside it"):
         encode_conversation([{"role": "user", "content": "c<|e|>d"}], tokenizer, "p")

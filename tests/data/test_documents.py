@@ -146,7 +146,9 @@ def test_what_stands_beside_a_conversation_is_refused_told_or_let_pass(
     (record,) = caplog.records
     assert "b.jsonl: the field system beside conversations is not read" in record.getMessage()
     rows = [{"messages": [TURN, ANSWER], "tools": [{"name": "f"}]}]
-    with pytest.raises(ValueError, match=r"c.jsonl:1: field 'tools' offers tools, without which"):
+    with pytest.raises(
+        ValueError, match=r"c.jsonl:1: field 'tools' offers tools; the answers rely on them"
+    ):
         _contents(_talks(_jsonl(tmp_path / "c.jsonl", rows)))
 
 
@@ -158,7 +160,7 @@ def test_what_is_said_of_a_hub_s_data_set_is_refused_for_local_files(
     assert _contents(source) == ["a"]
     setattr(source, name, value)
     with pytest.raises(
-        ValueError, match=rf"data.source.{name}={value} is of a data set on a hub, "
+        ValueError, match=rf"data.source.{name}={value} is for a data set on a hub, but "
     ):
         _contents(source)
     assert TextSource("org/name").split_read == "train"
@@ -186,7 +188,7 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
     source.context_field = "passage"
     with pytest.raises(
         ValueError,
-        match=r"no field 'passage', .* about, ask, say; set data.source.context_field to one of t",
+        match=r"no field 'passage'; .* about, ask, say; set data.source.context_field to one of t",
     ):
         _contents(source)
 
@@ -194,15 +196,18 @@ def test_a_passage_that_a_prompt_asks_about_follows_it_and_may_be_missing(tmp_pa
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", r"a.jsonl:2: not JSON \(.*\); mend the line"),
-        ("[1]", r"a.jsonl:2: holds list, not an object; mend the row"),
+        ("{", r"a.jsonl:2: this is not JSON \(.*\); repair the line"),
+        ("[1]", r"a.jsonl:2: the row holds list, not an object; repair the row"),
         (
             '{"body": "b", "id": 7}',
-            r"a.jsonl:2 has no field 'text', its rows have body, id; set .*, or to nu",
+            r"a.jsonl:2 has no field 'text'; its fields are body, id; set .*, or set it to nu",
         ),
-        ('{"text": null}', r"field 'text' holds None, not text; name another field or leave"),
+        (
+            '{"text": null}',
+            r"field 'text' holds None, which is not text; name another field, or leave",
+        ),
         ('{"text": "\\ud800"}', r"a.jsonl:2: field 'text' holds half a"),
-        ('{"text": ["a"]}', r"a.jsonl:2: field 'text' holds \['a'\], not text"),
+        ('{"text": ["a"]}', r"a.jsonl:2: field 'text' holds \['a'\], which is not text"),
     ],
 )
 def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
@@ -219,17 +224,44 @@ def test_a_row_that_is_not_text_is_refused_and_never_trained_on(
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        (None, r"a.jsonl:2: field 'messages' holds None, not a list of turns; name another"),
-        ("Hi", r"a.jsonl:2: field 'messages' holds 'Hi', not a list of turns"),
-        (["Hi"], r"turn 1 of 'messages' is 'Hi', without role and content \(or from and value\)"),
-        ([{"role": "user"}], r"turn 1 of 'messages' is {'role': 'user'}, without role and conte"),
-        ([{"from": "gpt", "content": "Ho"}], r"turn 1 of 'messages' is .* without role and cont"),
-        ([TURN, {**TURN, "content": None}], r"a.jsonl:2: turn 2 of 'messages' holds None, not te"),
-        ([{**TURN, "content": {"a": 1}}], r"turn 1 of 'messages' holds {'a': 1}, not text"),
-        ([{**TURN, "content": [{"type": "text", "text": "Hi"}]}], r"holds \[{'type'.*, not text"),
-        ([{**TURN, "role": "tool"}], r"turn 1 of 'messages' has the role 'tool', known are system"),
-        ([{**TURN, "role": None}], r"turn 1 of 'messages' has the role None, known are system"),
-        ([{**TURN, "role": ["user"]}], r"has the role \['user'\], known are system, user, human"),
+        (None, r"a.jsonl:2: field 'messages' holds None, which is no list of turns; name another"),
+        ("Hi", r"a.jsonl:2: field 'messages' holds 'Hi', which is no list of turns"),
+        (
+            ["Hi"],
+            r"turn 1 of 'messages' is 'Hi', but a turn needs role and content \(or from",
+        ),
+        (
+            [{"role": "user"}],
+            r"turn 1 of 'messages' is {'role': 'user'}, but a turn needs role and conte",
+        ),
+        (
+            [{"from": "gpt", "content": "Ho"}],
+            r"turn 1 of 'messages' is .* but a turn needs role and cont",
+        ),
+        (
+            [TURN, {**TURN, "content": None}],
+            r"a.jsonl:2: turn 2 of 'messages' holds None, which is not te",
+        ),
+        (
+            [{**TURN, "content": {"a": 1}}],
+            r"turn 1 of 'messages' holds {'a': 1}, which is not text",
+        ),
+        (
+            [{**TURN, "content": [{"type": "text", "text": "Hi"}]}],
+            r"holds \[{'type'.*, which is not text",
+        ),
+        (
+            [{**TURN, "role": "tool"}],
+            r"turn 1 of 'messages' has the role 'tool'; a role is one of system",
+        ),
+        (
+            [{**TURN, "role": None}],
+            r"turn 1 of 'messages' has the role None; a role is one of system",
+        ),
+        (
+            [{**TURN, "role": ["user"]}],
+            r"has the role \['user'\]; a role is one of system, user, human",
+        ),
     ],
 )
 def test_a_turn_that_is_no_words_of_a_known_speaker_is_refused_with_its_row(
@@ -245,13 +277,18 @@ def test_a_turn_that_is_no_words_of_a_known_speaker_is_refused_with_its_row(
 
 @pytest.mark.parametrize("path", ["/none/a.jsonl", "./a", "../a.txt", "tiny:none", "b.jsonl"])
 def test_a_file_that_is_not_there_is_refused_and_not_taken_for_a_hub_s(path: str):
-    with pytest.raises(ValueError, match=r"data.source.path=.*: there is no such file; check"):
+    with pytest.raises(
+        ValueError, match=r"data.source.path=.* does not exist on this machine; check"
+    ):
         read_documents(TextSource(path))
 
 
 def test_a_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "a.csv").write_text("text\none\n")
-    with pytest.raises(ValueError, match=r"a.csv: unknown kind of file; give one of .txt, .txt.xz"):
+    with pytest.raises(
+        ValueError,
+        match=r"a.csv is a file of an unknown kind; give a file that ends in one of .txt, .txt.xz",
+    ):
         _contents(TextSource(str(tmp_path / "a.csv")))
 
 

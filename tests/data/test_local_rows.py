@@ -44,7 +44,10 @@ def test_what_a_folder_holds_and_is_not_read_is_told_once(
     for _ in range(2):
         assert local_files(str(tmp_path)) == [tmp_path / "a.jsonl"]
     (told,) = [record.getMessage() for record in caplog.records]
-    assert f"{tmp_path}: files are left out (2, such as b.jsonl.gz); read are .txt" in told
+    assert (
+        f"{tmp_path}: files are left out (2, such as b.jsonl.gz); only files that end in one of"
+        in told
+    )
 
 
 def told(caplog: pytest.LogCaptureFixture) -> str:
@@ -63,9 +66,15 @@ def test_hidden_texts_linked_folders_and_empty_files_of_a_folder_are_told(
     (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "texts" / "linked.jsonl").symlink_to(tmp_path / "elsewhere" / "c.jsonl")
     assert texts(tmp_path / "texts") == ["texts/a.jsonl", "elsewhere/c.jsonl"]
-    assert "texts: hidden files are left out (1, such as .b.jsonl); read are .txt" in told(caplog)
-    assert "texts: links to folders are left out (1, such as more); read are .txt" in told(caplog)
-    assert f"{tmp_path}/texts/e.jsonl holds no row" in told(caplog)
+    assert (
+        "texts: hidden files are left out (1, such as .b.jsonl); only files that end in one of .txt"
+        in told(caplog)
+    )
+    assert (
+        "texts: links to folders are left out (1, such as more); only files that end in one of .txt"
+        in told(caplog)
+    )
+    assert f"{tmp_path}/texts/e.jsonl has no rows" in told(caplog)
     assert "DS_Store" not in told(caplog)
 
 
@@ -80,7 +89,10 @@ def test_folders_that_a_pattern_matches_are_told(tmp_path: Path, caplog: pytest.
 def test_a_link_to_nothing_is_refused_since_a_file_is_missing(suffix: str, tmp_path: Path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
-    with pytest.raises(ValueError, match=r"b.txt is a link to nothing; mend the link or remove"):
+    with pytest.raises(
+        ValueError,
+        match=r"b.txt is a link to a file that does not exist; repair the link or remove",
+    ):
         local_files(f"{tmp_path}{suffix}")
 
 
@@ -88,7 +100,7 @@ def test_one_object_is_a_row_or_refused_with_the_field_that_has_the_rows(tmp_pat
     path = tmp_path / "a.json"
     for indent in (None, 1):
         path.write_text(json.dumps({"version": 1, "data": [{"text": "a"}]}, indent=indent))
-        with pytest.raises(ValueError, match=r"a.json: holds one object, whose field 'data' has t"):
+        with pytest.raises(ValueError, match=r"a.json holds one object, whose field 'data' has t"):
             texts(path)
         turns = [{"role": "user", "content": "Hi"}]
         path.write_text(json.dumps({"text": "one", "messages": turns}, indent=indent))
@@ -141,12 +153,32 @@ def test_parquet_rows_are_counted_through_their_groups_and_begin_anew_with_each_
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", b'{"text": "one"}\n{"text": "\xff"}\n', r"a.jsonl:2: not JSON \(.*0xff"),
-        ("a.json", b'[{"text": "one"},\n {]', r"a.json: not JSON \(.*line 2.*; mend the file"),
-        ("a.json", b'[{"text": "one"}, 7]', r"a.json:2: holds int, not an object; mend the row"),
-        ("a.txt", b"one\xff", r"a.txt: cannot be read as its name says \(.*0xff"),
-        ("a.jsonl.xz", b"one", r"a.jsonl.xz: cannot be read as its name says \(Input format"),
-        ("a.parquet", b"one", r"a.parquet: cannot be read as parquet after row 0 \(.*; mend"),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n{"text": "\xff"}\n',
+            r"a.jsonl:2: this is not JSON \(.*0xff",
+        ),
+        (
+            "a.json",
+            b'[{"text": "one"},\n {]',
+            r"a.json: this is not JSON \(.*line 2.*; repair the file",
+        ),
+        (
+            "a.json",
+            b'[{"text": "one"}, 7]',
+            r"a.json:2: the row holds int, not an object; repair the row",
+        ),
+        (
+            "a.txt",
+            b"one\xff",
+            r"a.txt cannot be read as the kind of file that its name says \(.*0xff",
+        ),
+        (
+            "a.jsonl.xz",
+            b"one",
+            r"a.jsonl.xz cannot be read as the kind of file that its name says \(Input format",
+        ),
+        ("a.parquet", b"one", r"a.parquet cannot be read as parquet after row 0 \(.*; repair"),
     ],
 )
 def test_what_is_not_what_its_name_says_is_refused_with_file_and_row(
@@ -159,15 +191,24 @@ def test_what_is_not_what_its_name_says_is_refused_with_file_and_row(
 
 def test_folders_and_patterns_without_text_or_of_several_kinds_are_refused(tmp_path: Path):
     (tmp_path / "notes.md").write_text("no corpus")
-    with pytest.raises(ValueError, match=r"there is no file of text in it; give one of .txt"):
+    with pytest.raises(
+        ValueError, match=r"holds no file of text; give a file that ends in one of .txt"
+    ):
         local_files(str(tmp_path))
-    with pytest.raises(ValueError, match=r"there is no file of text in it; give one of .txt"):
+    with pytest.raises(
+        ValueError, match=r"holds no file of text; give a file that ends in one of .txt"
+    ):
         local_files(f"{tmp_path}/*.jsonl")
-    with pytest.raises(ValueError, match=r"notes.md: unknown kind of file; give one of .txt"):
+    with pytest.raises(
+        ValueError,
+        match=r"notes.md is a file of an unknown kind; give a file that ends in one of .txt",
+    ):
         local_files(f"{tmp_path}/*")
     (tmp_path / "a.jsonl").write_text("")
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(ValueError, match=r"several kinds, a.jsonl and b.txt; give a pattern of on"):
+    with pytest.raises(
+        ValueError, match=r"several kinds, such as a.jsonl and b.txt; give a pattern for on"
+    ):
         local_files(str(tmp_path))
 
 

@@ -135,7 +135,7 @@ def test_a_run_over_the_whole_corpus_and_more_goes_round_the_rows_held_out(tmp_p
 def test_more_than_half_of_a_corpus_is_not_held_out(tmp_path: Path):
     shards = _shards(tmp_path, list(range(41)))
     assert len(_schedule(shards, heldout_tokens=20).heldout) == 5
-    message = r"heldout_tokens=24 would hold out 6 of the corpus's 10 rows, more than half; lower"
+    message = r"heldout_tokens=24 would hold out 6 of the corpus's 10 rows, .* half; lower"
     with pytest.raises(ValueError, match=message):
         _schedule(shards, heldout_tokens=24)
 
@@ -175,6 +175,6 @@ def test_a_sequence_longer_than_the_corpus_is_refused_and_the_longest_is_not(tmp
     assert _schedule(shards, sequence_length=8).rows.tolist() == [0]
     batch = load_batch(shards, np.array([0]), 8)
     assert batch.target_BT.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    message = rf"sequence_length=9 is longer than the corpus of 9 tokens in {tmp_path}; shorten it"
+    message = rf"sequence_length=9 is longer than .* 9 tokens in {tmp_path}; give a shorter"
     with pytest.raises(ValueError, match=message):
         _schedule(shards, sequence_length=9)

@@ -58,11 +58,11 @@ def test_more_prompts_hold_the_fewer_and_they_are_drawn_from_all_over(tmp_path: 
 def test_a_corpus_without_a_prompt_is_refused_with_the_remedy(tmp_path: Path):
     plain = shards_of(tmp_path / "plain", [1, 2])
     with pytest.raises(
-        ValueError, match=r"prompt_tokens=2: no text in .* lower it or choose other"
+        ValueError, match=r"prompt_tokens=2: no text in .* lower it, or choose other"
     ):
         prompts(plain)
     talk = shards_of(tmp_path / "talk", [C + 1, C + 2, C + 3, 4])
-    with pytest.raises(ValueError, match="raise it or choose other"):
+    with pytest.raises(ValueError, match="raise it, or choose other"):
         prompts(talk)
 
 

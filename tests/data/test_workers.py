@@ -99,7 +99,10 @@ def test_a_killed_parent_leaves_no_process_and_a_killed_process_is_one_sentence(
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
     if victim == "child":
-        assert "RuntimeError: shards: a process that worked on the text ended with -9, as" in said
+        assert (
+            "RuntimeError: shards: a process that works on the text ended with exit code -9, as"
+            in said
+        )
 
 
 def test_texts_given_together_have_the_tokens_that_each_has_alone(tokenizer):

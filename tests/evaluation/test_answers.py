@@ -124,7 +124,7 @@ def test_a_model_that_says_nan_has_no_score_of_any_kind_of_task(
 ):
     write_task(tmp_path / "tasks", "own", **more)
     with pytest.raises(
-        RuntimeError, match=r"own of the student: the student's logits are not finite .* check the"
+        RuntimeError, match=r"own for the student: the student's logits are not finite .* check the"
     ):
         run(damaged, tokenizer, meter, tmp_path / "tasks", {"own": metric})
 
@@ -153,7 +153,7 @@ def test_what_the_harness_raises_is_told_by_task_and_costs_no_score_before_it(
     write_task(tmp_path / "tasks", "good", **CHOICE)
     write_task(tmp_path / "tasks", "bad", **CHOICE, process_results="!results.broken")
     scores: list[Score] = []
-    with pytest.raises(RuntimeError, match=r"bad of the student: lm-eval raised KeyError \('answ"):
+    with pytest.raises(RuntimeError, match=r"bad for the student: lm-eval raised KeyError \('answ"):
         run(
             model,
             tokenizer,

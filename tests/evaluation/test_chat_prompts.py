@@ -50,7 +50,7 @@ def test_a_template_with_todays_date_is_like_one_with_a_fixed_date(tokenizer: An
 
 def test_a_template_that_draws_by_chance_is_refused(tokenizer: Any):
     chance = with_template(tokenizer, "{{ ['a', 'b'] | random }}" + TURNS)
-    with pytest.raises(ValueError, match="chat template draws by chance"):
+    with pytest.raises(ValueError, match="chat template uses random numbers"):
         check(chance, chance)
 
 
@@ -58,8 +58,8 @@ def test_another_template_is_refused_with_the_words_that_differ(tokenizer: Any):
     other = with_template(tokenizer, TURNS.replace("<assistant>", "[INST]"))
     with pytest.raises(
         ValueError,
-        match=r"gsm8k would be asked differently, the chat template of S renders .*<assistant>' "
-        r"where that of the teacher T renders .*\[INST\]'; set apply_chat_template to false",
+        match=r"gsm8k would be asked in different words, since .* of S prints .*<assistant>' "
+        r"where that of the teacher T prints .*\[INST\]'; set apply_chat_template=false",
     ):
         check(with_template(tokenizer, TURNS), other)
 

@@ -266,9 +266,15 @@ def test_what_lighteval_cannot_do_is_refused_in_one_sentence(
     )
     unnamed = EvalTask("dev", "acc", harness="lighteval")
     for wrong, words in (
-        (task("nothing", "acc"), r"lighteval 0\.13\.0 has no task 'nothing'; see"),
-        (unnamed, "dev reads the dataset local/mmlu_dev, which its `datasets` do not name"),
-        (task("dev", "f1"), r"dev of lighteval gives acc, not the primary metric 'f1'"),
+        (
+            task("nothing", "acc"),
+            r"lighteval 0\.13\.0 has no task 'nothing'; `lighteval tasks list`",
+        ),
+        (unnamed, "dev reads the dataset local/mmlu_dev, but its `datasets` do not name it"),
+        (
+            task("dev", "f1"),
+            r"dev of lighteval has the metrics acc, but not the primary metric 'f1'",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             lighteval.evaluate(

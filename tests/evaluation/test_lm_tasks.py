@@ -32,7 +32,7 @@ from kdwatts.telemetry.meter import Meter
 
 def test_a_task_that_does_not_ship_is_refused_with_those_that_do():
     with pytest.raises(
-        ValueError, match="there is no tiny:nothing; the package ships tiny:held_out"
+        ValueError, match="tiny:nothing does not exist; the package has tiny:held_out"
     ):
         task_files("tiny:nothing")
     assert [path.suffix for path in task_files("tiny:word_order")] == [".yaml", ".jsonl"]
@@ -177,7 +177,7 @@ def test_another_copy_of_the_same_name_and_lists_is_read_anew(
 def test_a_dataset_that_was_not_copied_is_refused_with_the_command_that_copies_it(tmp_path: Path):
     with pytest.raises(
         ValueError,
-        match=r"task gsm8k reads openai/gsm8k and there is no folder .*/openai/gsm8k; fetch it "
+        match=r"task gsm8k reads openai/gsm8k, but there is no folder .*/openai/gsm8k; fetch it "
         "with `hf download openai/gsm8k --repo-type dataset --local-dir",
     ):
         dataset_dir(tmp_path, "openai/gsm8k", "gsm8k")
@@ -186,7 +186,7 @@ def test_a_dataset_that_was_not_copied_is_refused_with_the_command_that_copies_i
 def test_a_dataset_that_the_option_does_not_name_is_refused_since_it_would_not_be_keyed(
     tmp_path: Path,
 ):
-    with pytest.raises(ValueError, match="gsm8k reads the dataset openai/gsm8k, which its"):
+    with pytest.raises(ValueError, match="gsm8k reads the dataset openai/gsm8k, but its"):
         load_task(EvalTask("gsm8k", "x", num_fewshot=5), TaskSources(data_dir=tmp_path))
 
 
@@ -275,7 +275,9 @@ def test_a_folder_of_the_working_directory_is_not_read_in_the_place_of_a_data_se
     write_dataset(tmp_path / "openai" / "gsm8k", rows)
     monkeypatch.chdir(tmp_path)
     task = EvalTask("gsm8k", "x", num_fewshot=5, datasets=["openai/gsm8k"])
-    with pytest.raises(ValueError, match=r"gsm8k reads the folder .*openai/gsm8k, which would not"):
+    with pytest.raises(
+        ValueError, match=r"gsm8k reads the folder .*openai/gsm8k, but a change in it would not"
+    ):
         load_task(task, TaskSources())
     copied = {"question": "copied", "answer": "#### 1"}
     write_dataset(
@@ -299,7 +301,7 @@ def test_a_task_that_samples_nothing_is_run_once_whatever_it_asks(tmp_path: Path
 def test_examples_that_the_harness_would_leave_out_in_silence_are_refused(tmp_path: Path):
     own_task(tmp_path, num_fewshot=0)
     with pytest.raises(
-        ValueError, match="own has num_fewshot=5 and the harness runs own with none"
+        ValueError, match="own has num_fewshot=5, but the harness always runs own without examples"
     ):
         load_task(EvalTask("own", "acc", num_fewshot=5), TaskSources(tasks_dir=tmp_path))
 
@@ -321,7 +323,7 @@ def test_a_primary_metric_that_the_task_lists_not_is_refused_before_anything_is_
     for name, listed in (("own", "acc"), ("tiny:held_out", "bits_per_byte"), ("mmlu_dev", "acc")):
         check_known([EvalTask(name, listed)], sources)
         with pytest.raises(
-            ValueError, match=rf"{name} gives .*, not the primary metric 'accuracy'"
+            ValueError, match=rf"{name} has the metrics .*, but not the primary metric 'accuracy'"
         ):
             check_known([EvalTask(name, "accuracy")], sources)
 
@@ -333,7 +335,10 @@ def test_a_package_that_a_task_s_code_stands_on_is_asked_for_before_anything_is_
     (tmp_path / "results.py").write_text("import no_such_package\ndef score(doc): return {}")
     path = tmp_path / "own.yaml"
     path.write_text(path.read_text() + "process_results: !function results.score\n")
-    with pytest.raises(ValueError, match="own needs the Python package no_such_package; install"):
+    with pytest.raises(
+        ValueError,
+        match="own needs the Python package no_such_package, which is not installed; install",
+    ):
         check_known([EvalTask("own", "acc")], TaskSources(None, tmp_path))
 
 
@@ -349,7 +354,10 @@ def test_ifeval_is_refused_before_anything_is_trained_without_what_it_needs(
     monkeypatch.setitem(sys.modules, "langdetect", ModuleType("langdetect"))
     monkeypatch.setitem(sys.modules, "immutabledict", None)
     sys.modules["langdetect"].__spec__ = ModuleSpec("langdetect", None)
-    with pytest.raises(ValueError, match="own_ifeval needs the Python packages immutabledict; ins"):
+    with pytest.raises(
+        ValueError,
+        match="own_ifeval needs the Python packages immutabledict, which are not installed; ins",
+    ):
         check_known([task], sources)
     monkeypatch.setitem(sys.modules, "immutabledict", sys.modules["langdetect"])
     with pytest.raises(ValueError, match="needs NLTK's punkt_tab; fetch it with `python -m nltk"):

@@ -62,7 +62,7 @@ def test_a_task_that_names_what_lies_outside_is_refused_with_its_name(
     if "outer" not in text:
         (folder / "part" / "outer.yaml").unlink()
     (folder / "own.yaml").write_text(TASK.replace("dataset_path: json\n", "") + text)
-    with pytest.raises(ValueError, match="would not be part of the key; put") as caught:
+    with pytest.raises(ValueError, match="would not change the key; put") as caught:
         check_own_tasks(folder)
     assert named in str(caught.value)
 
@@ -118,7 +118,9 @@ def test_lighteval_reads_no_folder_that_is_not_part_of_the_key(folder: Path):
         return path
 
     setup = {"data_dir": None, "scratch_dir": str(folder)}
-    with pytest.raises(Refusal, match=r"own reads the folder .*, which would not be part of the k"):
+    with pytest.raises(
+        Refusal, match=r"own reads the folder .*, but a change in it would not change the k"
+    ):
         load_local_copy(load, setup, [str(folder)], "own", str(folder))
     setup["data_dir"] = str(folder.parent)
     assert load_local_copy(load, setup, ["tasks"], "own", "tasks") == str(folder)

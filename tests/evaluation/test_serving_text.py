@@ -88,9 +88,7 @@ def test_a_plain_text_is_utf_8_in_every_locale_or_refused(tmp_path: Path):
     found = prompts_of_file(path, tokenizer)(1, 4)[0].tolist()
     assert found == tokenizer("Süd\nroad ")["input_ids"][:4]
     path.write_bytes("Süd".encode("latin-1"))
-    with pytest.raises(
-        ValueError, match=r"service\.txt: the file is no UTF-8 .*; save it as UTF-8"
-    ):
+    with pytest.raises(ValueError, match=r"service\.txt is not UTF-8 .*; save it as UTF-8"):
         prompts_of_file(path, tokenizer)
 
 
@@ -100,7 +98,7 @@ def test_prompts_that_cannot_be_read_or_are_too_short_are_refused_before_trainin
     path = tmp_path / "service.jsonl"
     config = configure("eval=offline", f"eval.inference.prompts={path}")
     path.write_text('{"prompt": "x"}\n')
-    with pytest.raises(ValueError, match="no JSON object with `text`"):
+    with pytest.raises(ValueError, match="not a JSON object with `text`"):
         check(config)
     path.write_text('{"text": "Too short."}\n')
     with pytest.raises(
@@ -115,13 +113,13 @@ def test_prompts_that_cannot_be_read_or_are_too_short_are_refused_before_trainin
 def test_a_line_without_text_is_refused(tmp_path: Path):
     path = tmp_path / "service.jsonl"
     path.write_text('{"prompt": "x"}\n')
-    with pytest.raises(ValueError, match=r"no JSON object with `text` .*; correct it or give a pl"):
+    with pytest.raises(ValueError, match=r"not a JSON object with `text` .*; correct it, or give"):
         prompts_of_file(path, load_tokenizer("tiny:tokenizer"))
 
 
 def test_a_file_that_is_not_there_is_refused_before_anything_is_built():
     grid = InferenceGrid(prompts="no/such.txt")
-    with pytest.raises(ValueError, match=r"prompts=no/such.txt: there is no such file; give a"):
+    with pytest.raises(ValueError, match=r"prompts=no/such.txt: this file does not exist; give"):
         prompts_file(grid)
     assert prompts_file(InferenceGrid()) is None
     shipped = prompts_file(InferenceGrid(prompts="tiny:tasks/held_out.jsonl"))

@@ -214,7 +214,7 @@ def test_relations_are_taken_in_float32_under_autocast_and_from_bfloat16():
 
 
 def test_a_width_that_does_not_split_is_refused_with_its_remedy():
-    with pytest.raises(ValueError, match=r"width 8 does not split into 3 relation heads; set"):
+    with pytest.raises(ValueError, match=r"width 8 cannot be split into 3 relation heads; set"):
         attention_loss(STUDENT, TEACHER, ALL_TEXT, relation_heads=3)
 
 

@@ -81,7 +81,7 @@ def test_a_distance_keeps_the_digits_of_a_float64_teacher(name: str):
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_a_distance_names_both_shapes_when_widths_differ(name: str):
-    message = r"student states are \(4, 6\), teacher states are \(4, 8\); project the student"
+    message = r"student states are \(4, 6\), but teacher states are \(4, 8\); project the student"
     with pytest.raises(ValueError, match=message):
         DISTANCES[name](states(0), states(1, width=8))
 

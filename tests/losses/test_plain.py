@@ -123,7 +123,9 @@ def test_a_function_that_needs_what_nobody_gives_is_refused():
     def needy(student_nV: Tensor, teacher_nV: Tensor, margin: float) -> Tensor:
         return (student_nV - teacher_nV - margin).mean(-1)
 
-    with pytest.raises(ValueError, match=r"^the divergence needy needs margin, and is given the"):
+    with pytest.raises(
+        ValueError, match=r"^the divergence needy needs margin, but it is only given the"
+    ):
         plain(needy)
 
 
@@ -151,7 +153,7 @@ def test_a_plain_function_that_loses_the_student_is_refused():
     def detached(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
         return squared_gap(student_nV.detach(), teacher_nV, temperature=1.0)
 
-    with pytest.raises(ValueError, match="own gives no gradient"):
+    with pytest.raises(ValueError, match="own has no gradient"):
         of_head({"own": plain(detached)})
 
 
@@ -159,7 +161,7 @@ def test_a_plain_function_whose_gradient_starts_behind_the_student_is_refused():
     def restarted(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
         return squared_gap(student_nV.detach(), teacher_nV, temperature=1.0).requires_grad_()
 
-    with pytest.raises(ValueError, match="own gives no gradient"):
+    with pytest.raises(ValueError, match="own has no gradient"):
         of_head({"own": plain(restarted)})
 
 
@@ -168,12 +170,12 @@ def test_a_term_that_is_not_one_number_a_row_is_refused(reduce: Callable[[Tensor
     def total(student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
         return reduce((student_nV - teacher_nV).square())
 
-    with pytest.raises(ValueError, match=re.escape("own is () for 2 rows; have its function")):
+    with pytest.raises(ValueError, match=re.escape("own has the shape () for 2 rows; return one")):
         of_head({"own": plain(total)})
 
 
 def test_a_function_that_returns_no_tensor_is_refused():
-    with pytest.raises(ValueError, match=r"^the divergence number gives a float; have it return a"):
+    with pytest.raises(ValueError, match=r"^the divergence number returns a float; return a"):
 
         def number(student_nV: Tensor, teacher_nV: Tensor) -> float:
             return (student_nV - teacher_nV).sum().item()

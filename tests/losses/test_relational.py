@@ -164,7 +164,7 @@ def test_an_embedding_has_no_relation_to_another_group():
 
 
 def test_embeddings_that_form_no_whole_groups_are_refused_with_their_numbers():
-    message = r"6 student and 6 teacher embeddings do not form groups of 4"
+    message = r"6 student and 6 teacher embeddings cannot be cut into groups of 4"
     with pytest.raises(ValueError, match=message):
         relational_loss(
             embeddings(0, 6), embeddings(1, 6), group_size=4, distance_weight=1.0, angle_weight=2.0

@@ -222,7 +222,7 @@ def test_a_token_that_the_teacher_rules_out_adds_nothing_to_forward_kl():
 
 @EVERY_DIVERGENCE
 def test_a_divergence_names_both_shapes_when_vocabularies_differ(name: str):
-    message = rf"{name}: student logits are \(2, 8\), teacher logits are \(2, 9\)"
+    message = rf"{name}: student logits are \(2, 8\), but teacher logits are \(2, 9\)"
     with pytest.raises(ValueError, match=message):
         loss(name, torch.zeros(2, 8), torch.zeros(2, 9))
 

@@ -113,7 +113,7 @@ def test_bins_rounded_to_float16_give_no_negative_loss():
 
 def test_top_k_of_refuses_a_support_without_a_tail():
     with pytest.raises(
-        ValueError, match=r"k=11 is not below the vocabulary of 11; use support=dense"
+        ValueError, match=r"k=11 is not smaller than the vocabulary of 11; use support=dense"
     ):
         top_k_of(logits(0), k=11)
 

@@ -44,23 +44,23 @@ ERRORS = {
     "gated": (
         GatedRepoError("Access to model org/model is restricted.", response=answer(403)),
         f"model org/model is gated: accept its licence ({LICENCE}) at {constants.ENDPOINT}"
-        "/org/model and give the account's token (HF_TOKEN, or `hf auth login`), then run this "
-        "again; a node without a network needs until=prefetch first",
+        "/org/model, give your account's token (HF_TOKEN, or `hf auth login`), and run this "
+        "again; for a node without a network, run until=prefetch first",
     ),
     "unknown": (
         RepositoryNotFoundError("Repository Not Found", response=answer(401)),
-        f"model org/model is not at {constants.ENDPOINT}, or not for this account; check its name, "
-        "or give a token that may read it (HF_TOKEN, or `hf auth login`)",
+        f"model org/model is not at {constants.ENDPOINT}, or this account may not read it; check "
+        "its name, or give the token of an account that may (HF_TOKEN, or `hf auth login`)",
     ),
     "revision": (
         RevisionNotFoundError("Revision Not Found", response=answer(404)),
-        f"model org/model has no revision {COMMIT} at {constants.ENDPOINT}; correct it in the "
-        "pair's file in conf/model",
+        f"model org/model has no revision {COMMIT} at {constants.ENDPOINT}; correct the revision "
+        "in the pair's file in conf/model",
     ),
     "not here": (
         LocalEntryNotFoundError("Cannot find the requested files in the disk cache"),
-        f"model org/model is not in HF_HOME={constants.HF_HOME} and HF_HUB_OFFLINE forbids to "
-        "fetch it; run the command with until=prefetch where there is a network, and the same "
+        f"model org/model is not in HF_HOME={constants.HF_HOME}, and HF_HUB_OFFLINE forbids to "
+        "fetch it; run the command with until=prefetch where there is a network, with the same "
         "HF_HOME",
     ),
 }
@@ -128,7 +128,7 @@ def test_the_first_missing_file_of_weights_that_were_fetched_in_part_is_named(
     config = (tmp_path / "config.json").read_text()
     files = {"config.json": config, access.INDEX: json.dumps(index), parts[0]: ""}
     cache(tmp_path / "hub", files)
-    said = re.escape(f"model org/model, {parts[1]}, is not in HF_HOME={constants.HF_HOME} and ")
+    said = re.escape(f"model org/model, {parts[1]}, is not in HF_HOME={constants.HF_HOME}, and ")
     with pytest.raises(RuntimeError, match=f"^{said}HF_HUB_OFFLINE forbids"):
         check_readable(SOURCE)
     (tmp_path / "hub" / "models--org--model" / "snapshots" / COMMIT / parts[1]).touch()
@@ -141,7 +141,9 @@ def test_pickled_weights_are_refused_before_and_while_they_are_read(saved: Model
     (Path(saved.path) / "model.safetensors").unlink()
     weights = load_model(ModelSource(None, None, SHAPE), dtype=torch.float32).state_dict()
     torch.save(weights, Path(saved.path) / "pytorch_model.bin")
-    said = f"model {saved.path} has no weights as safetensors, and pickled ones are refused, for "
+    said = (
+        f"model {saved.path} has no weights as safetensors, and pickled weights are refused, since "
+    )
     with pytest.raises(ValueError, match=f"^{said}"):
         check_readable(saved)
     with pytest.raises(ValueError, match=f"^{said}"):
@@ -170,8 +172,8 @@ def test_code_of_a_model_s_own_is_neither_run_nor_asked_about(saved: ModelSource
     with pytest.raises(ValueError) as caught:
         read_architecture(saved)
     assert str(caught.value) == (
-        f"model {saved.path} brings code of its own (trust_remote_code), which is never run here; "
-        "choose a model that transformers has the code of"
+        f"model {saved.path} needs code of its own (trust_remote_code), which is never run here; "
+        "choose a model whose code is in transformers"
     )
 
 
@@ -186,7 +188,7 @@ def test_what_a_hub_may_change_is_warned_of_once(hub_raises: Any, caplog: pytest
                 with pytest.raises(RuntimeError):
                     load_tokenizer(path, revision=revision)
     assert caplog.messages == [
-        f"{kind} {path} has no revision: the hub may serve other bytes tomorrow under the same "
+        f"{kind} {path} has no revision, so the hub may serve other bytes tomorrow under the same "
         "key; give the commit in the pair's file"
         for kind in ("model", "tokenizer")
     ]

@@ -40,21 +40,21 @@ def test_a_token_beyond_the_shared_rows_may_be_one_models_own():
 
 
 def test_swapped_ids_are_refused_by_the_token_and_both_its_ids():
-    message = (
-        r"token 'b' is id 1 for the student and 2 for the teacher; choose a pair of one family, or "
-    )
+    message = r"token 'b' has id 1 for the student and 2 for the teacher; choose a pair of one"
     with pytest.raises(ValueError, match=message):
         check_same_tokens(Vocabulary("a", "b", "c"), Vocabulary("a", "c", "b"), rows=3)
 
 
 def test_a_token_within_the_shared_rows_that_one_side_lacks_is_refused():
-    with pytest.raises(ValueError, match=r"token 'c' is id None for the student and 2 for the tea"):
+    with pytest.raises(
+        ValueError, match=r"token 'c' has id None for the student and 2 for the tea"
+    ):
         check_same_tokens(Vocabulary("a", "b"), Vocabulary("a", "b", "c"), rows=3)
 
 
 def test_a_token_whose_id_leaves_the_shared_rows_in_one_model_is_refused():
     with pytest.raises(
-        ValueError, match=r"token 'b' is id 1 for the student and 3 for the teacher"
+        ValueError, match=r"token 'b' has id 1 for the student and 3 for the teacher"
     ):
         check_same_tokens(Vocabulary("a", "b"), Vocabulary("a", "x", "y", "b"), rows=1 + 1)
 
@@ -73,7 +73,7 @@ def test_a_tokenizer_without_an_end_token_is_refused_in_one_sentence(tokenizer: 
 def test_conversations_need_a_chat_template_and_plain_text_does_not(tokenizer: Any):
     tokenizer.chat_template = None
     check_tokenizer(tokenizer, path="p", renders=False)
-    with pytest.raises(ValueError, match=r"^model.tokenizer=p has no chat template, and the corpu"):
+    with pytest.raises(ValueError, match=r"^model.tokenizer=p has no chat template, but the corpu"):
         check_tokenizer(tokenizer, path="p", renders=True)
 
 
@@ -82,8 +82,8 @@ def test_a_token_that_texts_may_hold_needs_a_row_and_one_that_none_holds_does_no
         check_rows(tokenizer, path="p", subject="model.student", rows=rows, renders=renders)
 
     said = (
-        r"^the tokenizer p has the token '{}' of id {}, model.student has {} rows, for ids up to "
-        r"{}; choose the tokenizer that belongs to it, or a model with a row for every token$"
+        r"^the tokenizer p has the token '{}' with id {}, but model.student has {} rows, for ids "
+        r"up to {}; choose the tokenizer that belongs to it, or a model with a row for every token$"
     )
     check(1024, renders=True)
     # A mark of conversations, which plain text never holds: there it is spelt in words.
@@ -128,7 +128,5 @@ def test_conversations_need_a_tokenizer_that_tells_where_its_tokens_stand():
     slow.chat_template = "{{ messages }}"
     check_tokenizer(slow, path="p", renders=False)
     assert bytes_of_tokens(slow) is None
-    with pytest.raises(
-        ValueError, match=r"^model.tokenizer=p does not tell where in a text its to"
-    ):
+    with pytest.raises(ValueError, match=r"^model.tokenizer=p does not say where in a text its to"):
         check_tokenizer(slow, path="p", renders=True)

@@ -71,14 +71,14 @@ def test_last_pairs_the_last_blocks_and_explicit_takes_what_it_is_given():
     [
         (
             [],
-            r"pairs blocks as \[\], the models have 4 and 9 blocks; have its function",
+            r"returns the pairs \[\] for models of 4 and 9 blocks; return a list",
         ),
-        ([(0, 9)], r"pairs blocks as \[\(0, 9\)\], the models have 4 and 9 blocks"),
-        ([(-1, 8)], r"pairs blocks as \[\(-1, 8\)\], the models"),
-        ([(0, 1, 2)], r"pairs blocks as \[\(0, 1, 2\)\], the models"),
-        ([3], r"pairs blocks as \[3\], the models"),
-        ([(True, False)], r"pairs blocks as \[\(True, False\)\], the models"),
-        (None, "pairs blocks as None, the models"),
+        ([(0, 9)], r"returns the pairs \[\(0, 9\)\] for models of 4 and 9 blocks"),
+        ([(-1, 8)], r"returns the pairs \[\(-1, 8\)\] for models"),
+        ([(0, 1, 2)], r"returns the pairs \[\(0, 1, 2\)\] for models"),
+        ([3], r"returns the pairs \[3\] for models"),
+        ([(True, False)], r"returns the pairs \[\(True, False\)\] for models"),
+        (None, "returns the pairs None for models"),
     ],
 )
 def test_a_map_of_anything_but_pairs_of_blocks_that_there_are_is_refused(

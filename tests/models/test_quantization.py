@@ -69,14 +69,14 @@ def test_without_library_or_gpu_it_is_refused_before_anything_is_read(
         with pytest.raises(RuntimeError) as caught:
             read(source)
         assert str(caught.value) == (
-            f"{asked} bitsandbytes, which is not installed; `pip install kdwatts[quantized]`, or "
-            f"{remedy}"
+            f"{asked} bitsandbytes, which is not installed; install it with `pip install "
+            f"kdwatts[quantized]`, or {remedy}"
         )
     monkeypatch.setattr(quantization, "find_spec", lambda name: name)
     with pytest.raises(RuntimeError) as caught:
         check_readable(source)
     assert str(caught.value) == (
-        f"{asked} a CUDA device and there is none; run it on a GPU, or {remedy}"
+        f"{asked} a CUDA device, but there is none; run it on a GPU, or {remedy}"
     )
 
 

@@ -118,11 +118,11 @@ def test_rows_of_a_writer_killed_at_any_moment_can_be_read_and_continued(tmp_pat
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", r"rows.jsonl:2: not JSON \(.*\); only a torn last line is tolerated"),
+        (b"{", r"rows.jsonl:2: not JSON \(.*\); only the last line of a file may be torn"),
         (b"", r"rows.jsonl:2: not JSON"),
         (b"\xff", r"rows.jsonl:2: not JSON"),
         (b"[1]", r"rows.jsonl:2: holds list, not a record"),
-        (b'{"schema": 2}', r"rows.jsonl:2: schema is 2, this kdwatts reads 1 to 1; "),
+        (b'{"schema": 2}', r"rows.jsonl:2: schema is 2, but this kdwatts reads 1 to 1; "),
         (b'{"loss": 1.5}', r"rows.jsonl:2: schema is None"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_list_of_records_is_read_and_each_of_them_is_checked(tmp_path: Path):
         read_json(path)
     for text, message in (("{", "not JSON"), ("7", "holds int, not a record")):
         path.write_text(text)
-        with pytest.raises(ValueError, match=rf"eval.json: {message}.*; delete it and rerun"):
+        with pytest.raises(ValueError, match=rf"eval.json: {message}.*; delete it and run again"):
             read_json(path)
 
 

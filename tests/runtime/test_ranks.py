@@ -178,7 +178,7 @@ def test_a_student_in_shards_neither_writes_nor_is_compiled(
 def test_gpus_that_the_meter_would_miss_are_refused(as_two: None, configure: Callable[..., Any]):
     config = configure("gpu=h100", "training.accumulation=2")
     check_gpus(config, [gpu(0), gpu(1)])
-    with pytest.raises(ValueError, match=r"^2 ranks were launched, the meter sees 1 GPUs"):
+    with pytest.raises(ValueError, match=r"^2 ranks were launched, but the meter sees 1 GPUs"):
         check_gpus(config, [gpu(0)])
 
 

@@ -217,7 +217,7 @@ def test_blocks_that_a_packages_map_pairs_are_in_the_key_and_refused_before_anyt
     assert keys[0] != keys[1]
     install_gap(tmp_path / "c", "gap + 99", monkeypatch)
     with pytest.raises(
-        ValueError, match=r"^paradigm\.feature\.layers=first pairs blocks as \[\(99, "
+        ValueError, match=r"^paradigm\.feature\.layers=first returns the pairs \[\(99, "
     ):
         nodes_of(*asked)
 

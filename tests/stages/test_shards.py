@@ -308,7 +308,9 @@ def test_what_was_fetched_anew_while_it_was_read_is_refused(
     write_json(tmp_path / "list.json", asdict(kept))
     monkeypatch.setattr(hub, "_list_path", lambda source: tmp_path / "list.json")
     assert hub.commit_of(source) == "b" * 40
-    with pytest.raises(RuntimeError, match=r"is read at a{40}, and HF_HOME=.* holds b{40}, fetch"):
+    with pytest.raises(
+        RuntimeError, match=r"is read at commit a{40}, but HF_HOME=.* now holds commit b{40}"
+    ):
         next(hub.rows(source, "a" * 40))
 
 

@@ -122,12 +122,12 @@ def failing(tmp_path: Path, kind: str) -> tuple[list[str], str]:
     source = f"data.source.path={tmp_path}/a.jsonl"
     if kind == "not text":
         rows[249] = {"text": 7}
-        said = "a.jsonl:250: field 'text' holds 7, not text; name another field or leave such rows"
+        said = "a.jsonl:250: field 'text' holds 7, which is not text; name another field"
     else:
         turns = [{"role": "user", "content": "Who? " * 9}, {"role": "assistant", "content": "I."}]
         rows = [{"messages": turns} for _ in rows]
         rows[249] = {"messages": turns[::-1]}
-        said = "a.jsonl:250: the tokenizer's chat template refuses it (no question)"
+        said = "a.jsonl:250: the tokenizer's chat template refuses this conversation (no question)"
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = load_tokenizer("tiny:tokenizer")
     check = "{% if messages[0].role != 'user' %}{{ raise_exception('no question') }}{% endif %}"

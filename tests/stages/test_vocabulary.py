@@ -35,7 +35,9 @@ def test_the_student_needs_rows_for_its_own_text_whatever_is_trained(
 ):
     for paradigm in ("sft", "response"):
         config = configure("eval=none", f"paradigm={paradigm}", marked, *TALKS)
-        with pytest.raises(ValueError, match=r"'<turn>' of id 1024, model.student has 1024 rows"):
+        with pytest.raises(
+            ValueError, match=r"'<turn>' with id 1024, but model.student has 1024 rows"
+        ):
             check(config, {"shards", "distill"})
         check(config, {"shards"})  # Shards are of no model.
         check(configure("eval=none", f"paradigm={paradigm}", marked), {"shards", "distill"})
@@ -51,7 +53,9 @@ def test_a_teacher_needs_rows_for_what_it_is_asked_and_none_where_it_is_not(
         ("response", {"shards", "teacher", "distill"}),
         ("sft", {"distill", "inference_teacher"}),
     ):
-        with pytest.raises(ValueError, match=r"'<turn>' of id 1024, model.teacher has 1024 rows"):
+        with pytest.raises(
+            ValueError, match=r"'<turn>' with id 1024, but model.teacher has 1024 rows"
+        ):
             check(configure(f"paradigm={paradigm}", *asked), stages)
 
 
@@ -61,20 +65,20 @@ def test_a_templated_benchmark_needs_rows_for_the_template_s_marks(
     asked = ("paradigm=sft", "eval=mmlu_dev", marked, WIDE)
     stages = {"evaluate_student", "evaluate_teacher"}
     check(configure(*asked), stages)
-    with pytest.raises(ValueError, match=r"'<turn>' of id 1024, model.teacher has 1024 rows"):
+    with pytest.raises(ValueError, match=r"'<turn>' with id 1024, but model.teacher has 1024 rows"):
         check(configure(*asked, "eval.apply_chat_template=true"), stages)
 
 
 def test_what_a_tokenizer_lacks_is_told_before_any_stage(
     configure: Configure, tokenizer: Any, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match=r"tiny:tokenizer has no chat template, and the corpus ho"):
+    with pytest.raises(ValueError, match=r"tiny:tokenizer has no chat template, but the corpus ho"):
         check(configure(*TALKS), {"shards"})
     tokenizer.eos_token = tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     for paradigm in ("sft", "response"):
         config = configure(f"model.tokenizer={tmp_path}", f"paradigm={paradigm}")
-        with pytest.raises(ValueError, match=r"has no end token, by which documents are told apar"):
+        with pytest.raises(ValueError, match=r"has no end token, which marks the end of documents"):
             check(config, {"shards"})
         check(config, set())  # All is in the store.
 
@@ -93,7 +97,7 @@ def test_a_teacher_of_other_tokens_is_refused_before_the_corpus_is_built(
             *("eval=none", "paradigm=response", f"paradigm.teacher={how}"),
             f"model.teacher.path={tmp_path}/teacher",
         )
-        with pytest.raises(ValueError, match=r"the vocabularies do not match: token '.' is id"):
+        with pytest.raises(ValueError, match=r"the vocabularies do not match: token '.' has id"):
             check(config, stages)
         check(config, {"shards"})
 

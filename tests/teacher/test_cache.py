@@ -226,7 +226,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-MESSAGE = r"teacher: {} has sha256 \w{{12}}, the index says \w{{12}}; delete"
+MESSAGE = r"teacher: {} has sha256 \w{{12}}, but the index says \w{{12}}; delete"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,9 @@ def test_a_truncated_file_and_a_missing_one_are_refused_by_name_when_a_cache_is_
     path = cache_dir / "part-000000" / "states.bin"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=rf"has {size - 2} bytes, the index says {size}; delete"):
+    with pytest.raises(
+        ValueError, match=rf"has {size - 2} bytes, but the index says {size}; delete"
+    ):
         SignalCache(cache_dir)
     path.unlink()
     with pytest.raises(ValueError, match=r"states\.bin is missing; delete"):
@@ -271,7 +273,7 @@ def test_a_truncated_file_and_a_missing_one_are_refused_by_name_when_a_cache_is_
 
 @pytest.mark.parametrize("missing", [0, 3, 12])
 def test_a_row_that_was_never_cached_is_refused_by_its_number(cache_dir: Path, missing: int):
-    message = rf"holds 3 rows and not rows \[{missing}\]; it was built for another schedule"
+    message = rf"holds 3 rows, but not rows \[{missing}\]; it was built for another schedule"
     with pytest.raises(ValueError, match=message):
         SignalCache(cache_dir).read(np.array([5, missing]))
 

@@ -145,7 +145,9 @@ def test_text_that_the_teachers_tokenizer_changes_is_not_compared(student: Spell
 def test_a_tokenizer_that_is_not_byte_level_is_refused_with_advice():
     words = Tokenizer(models.WordLevel({"a": 0, "<end>": 1}, unk_token="<end>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-    with pytest.raises(ValueError, match=r"the teacher's tokenizer decodes by None, not by bytes"):
+    with pytest.raises(
+        ValueError, match=r"the teacher's tokenizer decodes by None and not by bytes"
+    ):
         spelling(tokenizer, subject="teacher")
 
 

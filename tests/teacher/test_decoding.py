@@ -180,7 +180,7 @@ def test_only_ids_of_the_shared_vocabulary_are_written(teacher: Any):
 
 
 def test_an_empty_prompt_is_refused_and_no_prompts_give_no_texts(teacher: Any):
-    with pytest.raises(ValueError, match="a prompt has no token; give each at least one"):
+    with pytest.raises(ValueError, match="a prompt has no tokens; give each prompt at least"):
         write(teacher, [np.array([], dtype=np.int64)])
     assert write(teacher, []) == []
 

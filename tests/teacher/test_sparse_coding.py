@@ -175,6 +175,6 @@ def test_three_bytes_hold_63_draws_and_four_the_rest():
 @pytest.mark.parametrize(("last", "num_samples"), [(262_144, 50), (5, 16_384)])
 def test_samples_that_do_not_fit_are_refused_with_advice(last: int, num_samples: int):
     ids_NK, counts_NK = np.array([[0, last]]), np.array([[1, 1]])
-    message = "samples keep ids below 262,144 and fewer than 16,384 draws, found id"
+    message = "samples can store ids below 262,144 and fewer than 16,384 draws, but there is id"
     with pytest.raises(ValueError, match=message):
         encode_samples(ids_NK, counts_NK, num_samples)

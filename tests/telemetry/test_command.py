@@ -161,8 +161,8 @@ def test_the_exit_code_is_the_commands(start, script, expected, outcome):
 @pytest.mark.parametrize(
     ("command", "expected", "words"),
     [
-        ("no-such-command", 127, "no-such-command is not found"),
-        ("./no/such", 127, "./no/such is not found"),
+        ("no-such-command", 127, "no-such-command was not found"),
+        ("./no/such", 127, "./no/such was not found"),
         ("./trace.txt", 126, "trace.txt is not executable"),
         ("/", 126, "/ is a folder"),
     ],
@@ -224,7 +224,7 @@ def test_a_shared_gpu_is_refused_before_the_command_or_marked(start, tmp_path):
         code, _, errors = refused.end()
         assert code == 2
         assert f"pid {stranger.pid} (sleep)" in errors
-        assert errors.endswith("run alone or give --allow-shared\n")
+        assert errors.endswith("run alone, or give --allow-shared\n")
         assert not (tmp_path / "started").exists()
         assert not (tmp_path / "out" / "summary.json").exists()
         allowed = start("--out", "out", "--allow-shared", *touch, pids=stranger.pid)
@@ -379,7 +379,7 @@ def test_a_folder_with_records_of_somebody_else_is_refused(start, tmp_path, text
     (tmp_path / "out" / "telemetry.jsonl").write_text(text)
     code, _, errors = start("--out", "out", "--", "touch", "started").end()
     assert code == 2
-    assert "no row of kdwatts; give another --out" in errors
+    assert "not a row of kdwatts; give another --out" in errors
     assert not (tmp_path / "started").exists()
     assert (tmp_path / "out" / "telemetry.jsonl").read_text() == text
 
@@ -493,9 +493,9 @@ def test_where_no_energy_is_measured_that_is_said_before_it_is_waited_for(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     warn_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
     assert capsys.readouterr().err == (
-        "kdwatts: no energy is measured here: this job has no GPU, no RAPL package zone under "
-        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where one of them is, or give a "
-        "command and --cpu-estimate-tdp\n"
+        "kdwatts: no energy can be measured here: this job has no GPU, no RAPL package zone under "
+        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it on a node with one of them, or "
+        "give a command and --cpu-estimate-tdp\n"
     )
 
 

@@ -213,7 +213,7 @@ def test_one_power_sample_that_no_gpu_draws_costs_nothing_and_is_named(wrong_w):
     assert result.energy_j == pytest.approx(1800)
     assert result.coverage == 1
     assert result.uncertainty_j == pytest.approx(90, abs=0.1)
-    assert result.reason == "1 power sample of GPU-0 refused: not above 0 W and up to 105 W"
+    assert result.reason == "1 power sample of GPU-0 refused: not between 0 and 105 W"
 
 
 def test_a_second_of_impossible_samples_is_a_gap_of_its_own_length():

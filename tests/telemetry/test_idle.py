@@ -83,7 +83,7 @@ def test_a_busy_node_has_no_idle_power_and_says_so(node, monkeypatch, tmp_path, 
     assert meter.row is not None
     assert meter.row.net_energy_j == dict.fromkeys(COMPONENTS)
     assert meter.row.energy_j["cpu"]
-    assert any("no net figures of cpu and dram" in message for message in caplog.messages)
+    assert any("no net figures for cpu and dram" in message for message in caplog.messages)
 
 
 def test_a_job_with_half_the_cpus_has_half_the_idle_power(node, quiet, monkeypatch, tmp_path):

@@ -28,12 +28,12 @@ def test_one_sample_has_no_energy():
 
 
 def test_unequal_lists_are_refused_with_both_lengths():
-    with pytest.raises(ValueError, match="2 times and 1 powers"):
+    with pytest.raises(ValueError, match="2 times but 1 powers"):
         integrate_power_j([0, 1], [100])
 
 
 def test_times_that_go_back_are_refused_with_both_times():
-    with pytest.raises(ValueError, match=r"time 1 s follows 2 s"):
+    with pytest.raises(ValueError, match=r"time 1 s comes after 2 s"):
         integrate_power_j([2, 1], [100, 100])
 
 

@@ -77,7 +77,7 @@ def test_a_disk_that_stays_full_is_told_once_and_the_lost_lines_are_in_the_log(t
     assert len(said) == 4
     assert os.strerror(errno.ENOSPC) in said[0]
     assert '"n":1' in said[1] and '"n":2' in said[2]
-    assert "lacks 2 lines that could not be written" in said[3]
+    assert "is missing 2 lines that could not be written" in said[3]
     assert journal.num_lost == 2
 
 

@@ -100,9 +100,9 @@ def test_of_two_meters_of_one_launch_the_first_alone_tells_a_whole_node(
     )
     assert first.energy_j["cpu"] == pytest.approx(50 * first.duration_s, rel=0.2)
     assert (first.quality["cpu"], second.quality["cpu"]) == ("measured", "missing")
-    assert "also for 1 more process of this launch" in first.reason["cpu"]
+    assert "shared with 1 more process of this launch" in first.reason["cpu"]
     assert second.energy_j["cpu"] is None
-    assert "told by the first process of this launch" in second.reason["cpu"]
+    assert "the first process of this launch" in second.reason["cpu"]
 
 
 def test_two_meters_of_one_launch_with_a_part_of_a_node_are_told_a_part_each(
@@ -137,7 +137,7 @@ def test_tasks_of_a_step_that_each_have_a_meter_are_told_their_node_once(node, t
     first, second = (read_json(tmp_path / task / "summary.json") for task in ("0", "1"))
     assert first["cpu_energy_j"] == pytest.approx(50 * first["duration_s"], rel=0.3)
     assert (second["cpu_energy_j"], second["dram_energy_j"]) == (None, None)
-    assert "told by the first process" in second["reason"]["dram"]
+    assert "the first process of this launch" in second["reason"]["dram"]
 
 
 class HandClocks:

@@ -231,7 +231,9 @@ def test_the_gpus_of_the_job_are_those_of_its_environment(start_script):
     assert answers[: len(cases)] == [indices for _, indices in cases]
     for environment, answer in zip(refused, answers[len(cases) :], strict=True):
         assert environment["CUDA_VISIBLE_DEVICES"] in answer
-        assert answer.endswith("name one of these by index, UUID or a prefix that fits one only")
+        assert answer.endswith(
+            "name one of these by its index, its UUID, or a prefix that fits only one"
+        )
 
 
 RELOADED = """
@@ -303,8 +305,8 @@ def test_a_gpu_that_others_use_is_refused_unless_allowed(start_script):
         stranger.kill()
     assert refusal == (
         "telemetry: GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd is also used by "
-        f"pid {stranger.pid} (sleep); energy would be misattributed; run alone or set "
-        "telemetry.allow_shared=true"
+        f"pid {stranger.pid} (sleep), so its energy would not be this run's alone; run alone, or "
+        "set telemetry.allow_shared=true"
     )
     assert remark.startswith("scope: whole_gpu, GPU-5f0c0000-aaaa-bbbb-cccc-dddddddddddd is also")
     refusal, remark = sliced.finish()

@@ -88,7 +88,7 @@ def test_one_unreadable_package_makes_the_cpu_missing_not_smaller(two_sockets):
     energy_path.write_text("")
     zones, absent = rapl.find_zones(two_sockets.root)
     assert [zone.kind for zone in zones] == ["dram", "dram"]
-    assert "holds '', not a number" in absent["cpu"]
+    assert "holds '', which is not a number" in absent["cpu"]
 
 
 def test_denial_names_the_cause_and_two_remedies(two_sockets, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_zone_without_a_range_cannot_be_unwrapped_and_is_left_out_with_the_rea
     powercap.add("intel-rapl:0", "package-0", range_j=0.0)
     zones, absent = rapl.find_zones(powercap.root)
     assert zones == []
-    assert "max_energy_range_uj holds '0', not a number above 0" in absent["cpu"]
+    assert "max_energy_range_uj holds '0', which is not a number above 0" in absent["cpu"]
 
 
 def test_a_zone_of_zeros_is_missing_and_never_0(powercap, tmp_path):

@@ -64,13 +64,15 @@ def test_a_gpu_in_use_is_refused_with_the_process_named(on_gpu, other):
     with pytest.raises(RuntimeError) as refusal:
         Watch([gpu()], allowed=False)
     assert str(refusal.value) == (
-        f"telemetry: GPU-a is also used by pid {other} (sleep); energy would be misattributed; "
-        "run alone or set telemetry.allow_shared=true"
+        f"telemetry: GPU-a is also used by pid {other} (sleep), so its energy would not be "
+        "this run's alone; run alone, or set telemetry.allow_shared=true"
     )
 
 
 def test_a_slice_is_refused_or_reported_as_the_whole_gpu(on_gpu):
-    with pytest.raises(RuntimeError, match="GPU-a is sliced by MIG, its meter is for all slices"):
+    with pytest.raises(
+        RuntimeError, match="GPU-a is sliced by MIG, but its meter measures all slices"
+    ):
         Watch([gpu(is_sliced=True)], allowed=False)
     watch = Watch([gpu(is_sliced=True)], allowed=True)
     assert watch.remark(since_s=0.0) == "scope: whole_gpu, GPU-a is sliced by MIG"

@@ -52,17 +52,21 @@ def test_a_device_that_falls_silent_leaves_the_share_where_it_was_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert [budget.used(), budget.used()] == [0.5, 0.5]
     assert [r.message for r in caplog.records] == [
-        "distill: energy is no longer known; training.target_tokens ends the run"
+        "distill: the energy is no longer known, so training ends by training.target_tokens"
     ]
 
 
 def test_a_budget_without_any_energy_is_refused_at_the_start():
-    message = r"training.budget_kj=2: nothing here measures or estimates .*cpu_estimate=tdp, or"
+    message = (
+        r"training.budget_kj=2 needs .* nothing here measures or estimates it.*cpu_estimate=tdp, or"
+    )
     with pytest.raises(RuntimeError, match=message):
         JouleBudget(2, Drawn(None))
 
 
 def test_a_budget_that_loading_spent_is_refused():
-    message = r"training.budget_kj=0.5 is spent before the first step: loading drew 0.7 kJ; raise"
+    message = (
+        r"training.budget_kj=0.5 is used up before the first step, since loading drew 0.7 kJ; raise"
+    )
     with pytest.raises(ValueError, match=message):
         JouleBudget(0.5, Drawn(700.0))

@@ -1,6 +1,6 @@
 """The attention term: how tokens attend to each other in the student's last block.
 
-In nats per query, a mean over the text of the whole step. Of the teacher it needs
+It is in nats per query: a mean over the text of the whole step. From the teacher it needs
 `Signals.attention`, the queries, keys and values of a block.
 """
 
@@ -32,10 +32,11 @@ class AttentionTerm:
         return captured_projections(student, -1)
 
     def count(self, batch: Batch) -> int:
-        """Positions that hold text and no padding."""
+        """Number of positions with text."""
         return int(batch.text_BT.sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, a scalar in nats, before its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.attention
         total = attention_loss(

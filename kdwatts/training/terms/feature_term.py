@@ -1,7 +1,7 @@
-"""The feature term: outputs of paired blocks, the student's after its projector.
+"""The feature term: outputs of paired blocks. The student's go through its projector.
 
-A mean over pairs and over the positions that are compared in the whole step. Of the teacher it
-needs `Signals.blocks`.
+It is a mean over pairs and over the compared positions of the whole step. From the teacher it needs
+`Signals.blocks`.
 """
 
 # B sequences, T positions, N positions compared, D the teacher's width.
@@ -39,10 +39,14 @@ class FeatureTerm:
         return captured_blocks(student, [block for block, _ in self.pairs])
 
     def count(self, batch: Batch) -> int:
-        """Positions whose states are compared."""
+        """Number of positions whose states are compared."""
         return int(self._is_text(batch).sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, a scalar without a unit, before its weight.
+
+        Raises ValueError for a distance that does not give one number per position [N].
+        """
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.blocks
         whole = batch.valid_BT is None and batch.position_BT is None
@@ -51,7 +55,7 @@ class FeatureTerm:
         for place, (student_block, teacher_block) in enumerate(self.pairs):
             state_ND = self._compared(batch, states[student_block]).flatten(0, 1)
             goal = signals.blocks[teacher_block]
-            # Sampled positions are all that a teacher gives of its blocks.
+            # The teacher gives its blocks at the sampled positions only.
             goal = goal if self.settings.positions else self._compared(batch, goal)
             state_ND = project(self.projectors, place, state_ND)
             distance_N = distance_of(self.settings.distance)(state_ND, goal.flatten(0, 1))
@@ -67,8 +71,8 @@ class FeatureTerm:
         if not is_tensor or distance_N.shape != (num_positions,):
             found = tuple(distance_N.shape) if is_tensor else f"a {type(distance_N).__name__}"
             raise ValueError(
-                f"feature.distance={self.settings.distance} is {found} for {num_positions} "
-                "positions; have its function return one number a position"
+                f"feature.distance={self.settings.distance} returns {found} for {num_positions} "
+                "positions; return one number per position from its function"
             )
 
     def _compared(self, batch: Batch, state: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Cross entropy and the response term, which share one pass over the output head's logits.
 
-Both are in nats per target of the whole step. Of the teacher the response term needs its likeliest
-tokens (`Signals.sparse`), tokens drawn from it (`sampled`), or its final states (`final_ND`).
+Both are in nats per target of the whole step. From the teacher, the response term needs its
+likeliest tokens (`Signals.sparse`), tokens drawn from it (`sampled`), or its final states
+(`final_ND`).
 """
 
 # B sequences, T positions, N those that count, K tokens of the teacher; D width and V vocabulary of
@@ -29,19 +30,20 @@ from kdwatts.training.micro_batch import MicroBatch
 
 @dataclass(frozen=True)
 class TeacherHead:
-    """What makes dense logits of the teacher's final states."""
+    """The output head that turns the teacher's final states into dense logits."""
 
     weight_WE: Tensor
     bias_W: Tensor | None = None
 
     def to(self, device: torch.device) -> TeacherHead:
+        """The head on `device`."""
         bias_W = None if self.bias_W is None else self.bias_W.to(device)
         return TeacherHead(self.weight_WE.to(device), bias_W)
 
 
 @dataclass(frozen=True)
 class HeadTerms:
-    """The terms on logits; either may be absent, or both."""
+    """The terms on logits. Either may be absent, or both."""
 
     ce: CrossEntropy | None
     response: Response | None
@@ -55,6 +57,7 @@ class HeadTerms:
     buffers: Buffers = field(default_factory=Buffers)
 
     def to(self, device: torch.device) -> HeadTerms:
+        """The terms on `device`."""
         return replace(self, teacher_head=self.teacher_head and self.teacher_head.to(device))
 
     def loss(
@@ -62,7 +65,8 @@ class HeadTerms:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the step's loss, and each term's share without its weight.
 
-        `num_targets` are those of the whole step.
+        They are scalars in nats. `final_BTD` [B, T, D] are the student's final states.
+        `num_targets` is the number of targets of the whole step.
         """
         target_N = micro_batch.batch.target_BT.flatten()
         keep_N = target_N != IGNORE

@@ -1,7 +1,7 @@
-"""The relational term: how embeddings lie to each other, distances of pairs and angles of triplets.
+"""The relational term: how embeddings lie to each other, by distances of pairs and angles.
 
-Between sequences, or between tokens of a sequence; a mean over the groups of the whole step. Of the
-teacher it needs `Signals.pooled_BD` or `tokens_BMD`.
+It compares sequences, or the tokens of one sequence, and is a mean over the groups of the whole
+step. From the teacher it needs `Signals.pooled_BD` or `tokens_BMD`.
 """
 
 # B sequences, T positions, M sampled ones, D width.
@@ -24,17 +24,18 @@ from kdwatts.training.terms.state_term import FINAL, States, captures_nothing
 
 @dataclass(frozen=True)
 class SequenceTerm:
-    """Relations among sequences, each the mean of its final states."""
+    """Relations between sequences. Each is the mean of its final states."""
 
     settings: Relational
     name: ClassVar[str] = "relational"
     captured = staticmethod(captures_nothing)
 
     def count(self, batch: Batch) -> int:
-        """Sequences."""
+        """Number of sequences."""
         return len(batch.rows)
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, a scalar without unit, before its weight."""
         signals, group_size = micro_batch.signals, self.settings.group_size
         assert signals and signals.pooled_BD is not None
         student_BD, teacher_BD = (
@@ -55,17 +56,18 @@ class SequenceTerm:
 
 @dataclass(frozen=True)
 class TokenTerm:
-    """Relations among sampled tokens of a sequence, by their final states."""
+    """Relations between sampled tokens of a sequence, by their final states."""
 
     settings: Relational
     name: ClassVar[str] = "relational"
     captured = staticmethod(captures_nothing)
 
     def count(self, batch: Batch) -> int:
-        """Sequences with enough tokens for relations among them."""
+        """Number of sequences with enough tokens for relations."""
         return num_groups(self._sampled(batch, batch.beyond_first_BT))
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
+        """The micro-batch's share of the step's loss, a scalar without unit, before its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.tokens_BMD is not None
         total = group_loss(

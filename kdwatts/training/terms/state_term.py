@@ -1,4 +1,4 @@
-"""What a term on the student's hidden states is, and that its gradient reaches the student."""
+"""What a term on hidden states is, and a check that its gradient reaches the student."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdwatts.data.packing import Batch
 from kdwatts.training.micro_batch import MicroBatch
 
 FINAL = "final"
-"""The state after the final norm, which is compared by a term that captures nothing."""
+"""The state after the final norm. A term that captures nothing compares it."""
 
 States = Mapping[Any, Tensor]
 """What a term compares of the student, by the term's own keys."""
@@ -23,23 +23,23 @@ class StateTerm(Protocol):
     """A term: its settings and three functions."""
 
     name: ClassVar[str]
-    """What the loss is called in train.jsonl."""
+    """The name of the loss in train.jsonl."""
 
     @property
     def settings(self) -> Feature | Relational:
-        """Its group of the paradigm, with the weight of its loss."""
+        """The term's group of the paradigm, with the weight of its loss."""
         ...
 
     def captured(self, student: nn.Module) -> AbstractContextManager[States]:
-        """What fills with the states to compare as the student runs."""
+        """A context whose dictionary gets the states to compare while the student runs."""
         ...
 
     def count(self, batch: Batch) -> int:
-        """What this batch adds to the count over a whole step by which losses are divided."""
+        """What this batch adds to the count of the whole step, by which the loss is divided."""
         ...
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
-        """The micro-batch's share of the step's loss, without its weight."""
+        """The micro-batch's share of the step's loss, a scalar, without the term's weight."""
         ...
 
 
@@ -49,17 +49,17 @@ def captures_nothing(student: nn.Module) -> AbstractContextManager[States]:
 
 
 def check_gradient_reaches(states: Sequence[Tensor], loss: Tensor, *, name: str) -> None:
-    """Raise ValueError unless a gradient of the term's loss reaches each state that it compares.
+    """Raise ValueError unless a gradient of the loss, a scalar, reaches each state it compares.
 
-    Else the student would be trained on the rest while the loss tells of this term.
+    Otherwise the student would learn from the other terms alone, while the log shows this one.
     """
     trained = [state for state in states if state.requires_grad]
     num_reached = _num_reached(trained, loss)
     if not trained or num_reached < len(trained):
         raise ValueError(
-            f"{name} gives a gradient to {num_reached} of the {len(states)} states of the "
-            "student that it compares, which would not learn what it tells; have its functions "
-            "detach nothing of the student"
+            f"{name} gives a gradient to {num_reached} of the {len(states)} states of the student "
+            "that it compares, so the others would learn nothing from it; do not detach the "
+            "student's states in its functions"
         )
 
 

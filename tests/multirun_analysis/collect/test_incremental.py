@@ -199,7 +199,7 @@ def test_a_foreign_schema_is_refused_by_name_from_another_process_too(runs_dir, 
             collect([runs_dir], tmp_path / "out", num_workers=workers)
         sentences.append(str(caught.value))
     assert sentences[0] == sentences[1]
-    assert sentences[0].startswith(f"{path}: schema is 99, this kdwatts reads 1 to {SCHEMA};")
+    assert sentences[0].startswith(f"{path}: schema is 99, but this kdwatts reads 1 to {SCHEMA};")
 
 
 def _collect_to(runs_dir, out_dir):

@@ -81,7 +81,7 @@ def test_a_distance_that_returns_nothing_is_refused(
     monkeypatch.setitem(DISTANCES, "mse", lambda student_ND, teacher_ND: None)
     objective, batch = make_objective(paradigm_of(Feature(distance="mse"))), make_batch()
     with pytest.raises(
-        ValueError, match=r"^feature\.distance=mse is a NoneType for \d+ positions;"
+        ValueError, match=r"^feature\.distance=mse returns a NoneType for \d+ positions;"
     ):
         share(objective, student, teacher, batch)
 

@@ -60,5 +60,7 @@ def test_the_token_term_is_the_mean_over_sequences_of_relations_among_sampled_fi
 
 def test_alone_a_process_refuses_a_group_that_its_sequences_do_not_fill(student: Any, teacher: Any):
     objective = make_objective(Paradigm("r", relational=Relational(group_size=16)))
-    with pytest.raises(ValueError, match="8 student and 8 teacher embeddings do not form groups"):
+    with pytest.raises(
+        ValueError, match="8 student and 8 teacher embeddings cannot be cut into groups"
+    ):
         share(objective, student, teacher, make_batch())

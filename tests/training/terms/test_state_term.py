@@ -64,7 +64,7 @@ def test_a_distance_that_is_not_one_number_a_position_is_refused(
     student: Any, teacher: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(DISTANCES, "normalized_mse", lambda one, other: (one - other).square())
-    message = r"feature.distance=normalized_mse is \(40, 24\) for 40 positions; have its function"
+    message = r"feature.distance=normalized_mse returns \(40, 24\) for 40 positions; return one"
     with pytest.raises(ValueError, match=message):
         share(make_objective(FEATURE, teacher), student, teacher, make_batch())
 
