@@ -22,17 +22,15 @@ PAGES = [ROOT / "README.md", *TUTORIALS]
 OF_A_TEST_OF_ITS_OWN = {"add_a_divergence.md"}
 """Its package must be installed: see test_add_a_divergence.py."""
 QUICK = {"first_sweep_on_slurm.md", "meter_your_script.md"}
-AFTER_THE_FIRST_SWEEP = {"README.md": ".", "read_the_report.md": "first"}
-"""To the folder of the first tutorial in which its reader is."""
 
 
 def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
 
 
-def check(page: Path, folder: Path) -> None:
+def check(page: Path, folder: Path, **environment: str) -> None:
     """Run a page in a folder and compare what is printed."""
-    for printed in run_page(page.read_text("utf-8"), folder):
+    for printed in run_page(page.read_text("utf-8"), folder, environment):
         if printed.expected is not None:
             said = difference(printed.expected, printed.text, folder)
             assert said is None, f"{page.name}, block at line {printed.block.line}: {said}"
@@ -52,21 +50,22 @@ def test_the_first_tutorial_prints_what_it_says(first_sweep: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(AFTER_THE_FIRST_SWEEP))
-def test_a_page_after_the_first_tutorial_prints_what_it_says(
-    name: str, first_sweep: Path, tmp_path: Path
-):
-    (page,) = [path for path in PAGES if path.name == name]
-    folder = tmp_path / "reader"
-    # Links in runs lead to the store of the first folder, which stays as it is.
-    shutil.copytree(first_sweep / AFTER_THE_FIRST_SWEEP[name], folder, symlinks=True)
-    check(page, folder)
+def test_the_readme_prints_what_it_says(first_sweep: Path, tmp_path: Path):
+    # The store is that of the first tutorial, so that nothing is trained twice.
+    check(ROOT / "README.md", tmp_path, KDWATTS_STORE=f"{first_sweep}/first/runs/store")
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_the_report_prints_what_it_says(first_sweep: Path, tmp_path: Path):
+    folder = tmp_path / "first"
+    shutil.copytree(first_sweep / "first", folder, symlinks=True)
+    check(ROOT / "docs/tutorials/read_the_report.md", folder)
 
 
 OTHERS = [
     page
     for page in TUTORIALS
-    if page.name not in {"first_sweep.md", *AFTER_THE_FIRST_SWEEP, *OF_A_TEST_OF_ITS_OWN}
+    if page.name not in {"first_sweep.md", "read_the_report.md", *OF_A_TEST_OF_ITS_OWN}
 ]
 
 
