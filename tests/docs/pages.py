@@ -55,7 +55,7 @@ class Block:
     def commands(self) -> list[str]:
         """The lines of a bash block, without comments; lines that end in a backslash are joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip("# ")]
+        return [shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip("# ")]
 
 
 def blocks(page: str) -> list[Block]:
