@@ -128,7 +128,7 @@ def _run(
     served: Any, task: EvalTask, loaded: LoadedTask, *, apply_chat_template: bool
 ) -> dict[str, Any]:
     evaluator = harness("lm_eval.evaluator")
-    # It asks git for the commit of the folder we are in; where that is none, git prints "fatal".
+    # It asks git, which complains on stderr in every folder that is no repository.
     evaluator.get_git_commit_hash = lambda: None
     results = evaluator.simple_evaluate(
         model=served,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -229,5 +230,14 @@ def _configured(folder: Path) -> dict[str, Any]:
         }
     overrides = read_settings(folder / ".hydra" / "overrides.yaml") or []
     words = (str(word).lstrip("+") for word in overrides if isinstance(overrides, list))
-    settings = sorted(word for word in words if not NO_SETTING.match(word))
+    settings = sorted(_as_swept(word) for word in words if not NO_SETTING.match(word))
     return asked | {"setting": ", ".join(settings) or None}
+
+
+def _as_swept(word: str) -> str:
+    """An override with its number as Hydra writes it in a sweep: 100000 for 100_000."""
+    key, equals, value = word.partition("=")
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return f"{key}{equals}{number(value)}"
+    return word

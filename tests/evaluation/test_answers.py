@@ -111,6 +111,20 @@ ROLLING = {
 WORDLESS = [{"text": "山下的小村里住着一位老木匠" * 20}] * 2
 
 
+def test_a_task_prints_nothing_in_a_folder_that_is_no_repository(
+    model: Any,
+    tokenizer: Any,
+    meter: Meter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    write_task(tmp_path / "tasks", "own", **CHOICE)
+    monkeypatch.chdir(tmp_path)
+    assert run(model, tokenizer, meter, tmp_path / "tasks", {"own": "acc"})
+    assert "git" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("metric", "more"),
     [

@@ -229,6 +229,15 @@ def test_what_varies_between_runs_is_a_value_of_each_also_where_it_was_not_overr
     assert found == [{"micro_batch": value} for value in ("4", "16", "8")]
 
 
+@pytest.mark.parametrize(("single", "swept"), [("100_000", "100000"), ("1e-3", "0.001")])
+def test_a_number_that_a_single_run_spells_otherwise_than_a_sweep_is_no_other_setting(
+    single: str, swept: str, run_in, tmp_path
+):
+    for i, value in enumerate((single, swept)):
+        run_in(str(i), student_key=f"s{i}", seed=i, overrides=(f"training.x={value}",))
+    assert collect([tmp_path]).runs["group"].nunique() == 1
+
+
 def test_runs_of_equal_name_are_told_apart_by_their_parents(make, tmp_path):
     for parent in ("monday", "tuesday"):
         make.run(tmp_path / parent / "0", student_key=parent)
