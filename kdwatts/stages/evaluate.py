@@ -40,7 +40,7 @@ from kdwatts.stages.teacher import teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, shared_rows, teacher_source
 
 NAME = "evaluate"
-VERSION = 3
+VERSION = 4
 SCORES_NAME = "eval.json"
 
 

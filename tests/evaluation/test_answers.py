@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -123,6 +124,16 @@ def test_a_task_prints_nothing_in_a_folder_that_is_no_repository(
     monkeypatch.chdir(tmp_path)
     assert run(model, tokenizer, meter, tmp_path / "tasks", {"own": "acc"})
     assert "git" not in capfd.readouterr().err
+
+
+def test_a_task_s_joules_hold_no_other_program(
+    model: Any, tokenizer: Any, meter: Meter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments))
+    write_task(tmp_path / "tasks", "own", **CHOICE)
+    assert run(model, tokenizer, meter, tmp_path / "tasks", {"own": "acc"})
+    assert not started
 
 
 @pytest.mark.parametrize(

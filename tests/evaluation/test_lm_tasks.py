@@ -92,19 +92,6 @@ def test_real_questions_are_scored_in_a_window_with_joules_and_tokens(
     assert score.tokens == sum(min(length, 128) for length in lengths)
 
 
-def test_a_task_prints_nothing_of_git_in_a_folder_that_is_no_checkout(
-    model: Any,
-    tokenizer: Any,
-    meter: Meter,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-):
-    monkeypatch.chdir(tmp_path)
-    run(model, tokenizer, EvalTask("mmlu_dev", "acc", limit=1), meter)
-    assert "fatal" not in capfd.readouterr().err
-
-
 def _prompt(question: dict[str, Any]) -> str:
     letters = [f"{a}. {c}" for a, c in zip("ABCD", question["choices"], strict=True)]
     asked = (
