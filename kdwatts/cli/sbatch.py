@@ -7,6 +7,7 @@ a job until it is noted nothing may end this process, and an error in between ta
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+from kdwatts.cli.failure import FULL_ERROR, SHOWS_TRACE
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.sbatch_options import SETTINGS, option_name
 from kdwatts.runtime import interrupt, slurm_jobs
@@ -152,6 +154,8 @@ def _sbatch(script: Path, what: str, parameters: Mapping[str, Any]) -> str:
     # In a session of its own: Ctrl-C may not end it between Slurm's word and ours.
     done = subprocess.run(
         ["sbatch", str(script)],
+        # This process has Hydra raise every error; a job shows traces where the user asked for it.
+        env={**os.environ, FULL_ERROR: str(int(SHOWS_TRACE))},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import ledger, sbatch, sweep
+from kdwatts.cli.guards import check_one_node
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
@@ -105,12 +106,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
 
 def _num_ranks(launcher: Any) -> int:
     """Of each run: the tasks of its job. Raises ValueError for several nodes."""
-    num_nodes = launcher.params["nodes"]
-    if num_nodes > 1:
-        raise ValueError(
-            f"hydra.launcher.nodes={num_nodes}: one meter sees one node, so all ranks of a run are "
-            "on one; leave it out, and ask for hydra.launcher.tasks_per_node there"
-        )
+    check_one_node(launcher.params["nodes"])
     return max(1, launcher.params["tasks_per_node"])
 
 

@@ -125,7 +125,10 @@ def _strings(value: Any) -> Iterator[str]:
 def _run(
     served: Any, task: EvalTask, loaded: LoadedTask, *, apply_chat_template: bool
 ) -> dict[str, Any]:
-    results = harness("lm_eval").simple_evaluate(
+    evaluator = harness("lm_eval.evaluator")
+    # It asks git, which prints `fatal: not a git repository` wherever a run is not in a checkout.
+    evaluator.get_git_commit_hash = lambda: None
+    results = evaluator.simple_evaluate(
         model=served,
         tasks=loaded.parts,
         num_fewshot=task.num_fewshot,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from kdwatts.cli.flags import ConfigFile
 from kdwatts.cli.overrides import parsed, quoted, unread
 from kdwatts.cli.preflight import command_of, compose, expand, preflight
 from kdwatts.cli.refusal import in_one_sentence
@@ -144,9 +145,8 @@ def test_options_of_a_folder_of_one_s_own_are_composed_and_checked_like_the_ship
     smoke = OmegaConf.create({"defaults": ["smoke", "_self_"], "seed": 7})
     OmegaConf.save(smoke, tmp_path / "training" / "mine.yaml")
     asked = ["training=mine", "gpu=cpu"]
-    (config,) = command_of(asked, multirun=False, added_dir=str(tmp_path)).configs
+    mine = ConfigFile(added_dir=str(tmp_path))
+    (config,) = command_of(asked, multirun=False, source=mine).configs
     assert (config.training.seed, config.training.target_tokens) == (7, 8192)
-    with pytest.raises(ValueError, match=r"^--config-dir /nope: there is no such folder"):
-        command_of(asked, multirun=False, added_dir="/nope")
     with pytest.raises(ValueError, match=r"^training\.micro_batch=0 is out of range"):
-        command_of([*asked, "training.micro_batch=0"], multirun=False, added_dir=str(tmp_path))
+        command_of([*asked, "training.micro_batch=0"], multirun=False, source=mine)

@@ -51,7 +51,7 @@ from kdwatts.config.checks import to_config
         ),
         ("data=/etc/passwd", "data=/etc/passwd is unknown; choose one of dolly, fineweb_edu,"),
         ("hydra/launcher=none", "hydra/launcher=none is unknown; choose one of basic,"),
-        ("hydra.launcher.qos=x", "hydra.launcher.qos is no setting of Hydra's in this command;"),
+        ("hydra.launcher.qos=x", "hydra.launcher.qos is unknown among Hydra's settings of"),
         ("training.betas=1", "training.betas: invalid value assigned: int is not a ListConfig, li"),
         (
             "paradigm.relational.weight=2",
@@ -101,6 +101,7 @@ def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override
         (ValueError("a; b"), "a; b"),
         (RuntimeError(), "RuntimeError"),
         (RuntimeError("two\nlines"), "two lines"),
+        (KeyError("rows"), "KeyError: 'rows'"),
     ],
 )
 def test_any_error_becomes_one_line(error: Any, said: str):

@@ -176,7 +176,7 @@ def test_what_is_not_left_to_build_hinders_no_run(slurm: Put, send: Send, tmp_pa
 def test_several_nodes_are_refused_before_their_job_waits_in_the_queue(
     slurm: Put, send: Send, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match=r"^hydra\.launcher\.nodes=2: one meter sees one node"):
+    with pytest.raises(ValueError, match=r"^hydra\.launcher\.nodes=2 asks for 2 nodes, and"):
         send(SFT, fixed=("hydra.launcher.nodes=2",))
     assert not (tmp_path / "sbatch.calls").exists()
 
