@@ -21,6 +21,7 @@ from kdwatts.artifacts.manifest import (
 )
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import guards, sweep
+from kdwatts.cli.closing import closing_words
 from kdwatts.cli.effects import WITHOUT_RUN
 from kdwatts.cli.failure import keep_trace, print_failure
 from kdwatts.cli.refusal import in_one_sentence
@@ -67,6 +68,9 @@ def run(tree: DictConfig) -> None:
             sys.exit(EXIT_FAILED)
         if run_dir not in sweep.known_outcomes:
             sweep.note_outcome(run_dir, "failed", in_one_sentence(error))
+    else:
+        if leads and not is_swept:
+            print(closing_words(run_dir))
 
 
 def _run(tree: DictConfig, run_dir: Path, is_swept: bool) -> None:

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import sweep
 from kdwatts.cli.attempt import run
+from kdwatts.cli.closing import report_line
 from kdwatts.cli.failure import print_failure, raised_by_hydra
 from kdwatts.cli.flags import ConfigFile, config_file, parse
 from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
@@ -124,6 +125,8 @@ def _main() -> None:
             print(sweep.table(outcomes, num_untouched))
     if outcomes and not code:
         code = sweep.exit_code(outcomes, num_untouched)
+        if not code:
+            print(report_line(sweep.sweep_dirs[outcomes[0].run_dir]))
     if code:
         sys.exit(code)
 

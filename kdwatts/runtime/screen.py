@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 
 class ScreenLine(logging.Formatter):
@@ -20,6 +21,7 @@ class ScreenLine(logging.Formatter):
 
 def log_errors_only() -> None:
     """Let this process log nothing below an error: of several ranks the first logs for all."""
+    warnings.simplefilter("ignore")
     handlers = [*logging.getLogger().handlers, logging.lastResort]
     for handler in filter(None, handlers):
         handler.setLevel(logging.ERROR)

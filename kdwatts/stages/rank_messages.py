@@ -56,11 +56,12 @@ class Ended:
 
 def follow(company: Company) -> str:
     """Help the first rank with what ranks build together, until its run is over; how that ended."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from kdwatts.stages.ready import get_ready
 
     disable_progress_bar()
+    set_verbosity_error()  # Its own handlers: the first rank passes on what there is to say.
     while not isinstance(message := company.hear(), Ended):
         if isinstance(message, Prepare):
             get_ready(message.config, message.stages)
