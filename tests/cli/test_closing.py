@@ -31,7 +31,8 @@ def test_a_run_ends_with_its_folder_its_energy_and_the_command_for_a_report(
     write_json(folder / "metrics.json", FOUND)
     lines = [
         "done: my runs/one",
-        "energy: 1.5 kJ to train the student, energy that was not measured for what it was made from",
+        "energy: 1.5 kJ to train the student, energy that was not measured for what it was made "
+        "from",
         "report: python -m multirun_analysis 'my runs/one'",
     ]
     assert closing_words(folder).splitlines() == lines
