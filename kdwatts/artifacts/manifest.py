@@ -53,13 +53,12 @@ def check_alone(run_dir: Path) -> None:
         return
     job = status.get("job")
     if status["host"] == socket.gethostname():
-        found = f"pid {status['pid']} of this machine" if _lives(status) else None
+        found = f"pid {status['pid']} on this machine" if _lives(status) else None
     else:
         found = f"job {job}" if job not in (None, own_id()) and alive([job]) else None
     if found:
         raise RuntimeError(
-            f"{run_dir} is being worked on by {found}; wait for it, or end it and run the same "
-            "command again"
+            f"{run_dir} is in use by {found}; wait for it, or end it and run the same command again"
         )
 
 

@@ -54,8 +54,8 @@ def check_same(run_dir: Path, tree: DictConfig) -> None:
         return
     for key, (found, asked) in differences(OmegaConf.load(path), tree).items():
         raise ValueError(
-            f"{run_dir} holds a run with {key}={found}, this command asks for {asked}; give "
-            "another hydra.sweep.dir, or the settings of the run that is to go on"
+            f"{run_dir} holds a run with {key}={found}, and this command asks for {asked}; give "
+            "another hydra.sweep.dir, or the settings that the run has"
         )
 
 
@@ -101,8 +101,8 @@ def check_prerequisites() -> None:
     missing = [path for path in prerequisites if not Path(path).is_dir()]
     if missing:
         raise RuntimeError(
-            f"{missing[0]} was made before this job began, and this node does not find it; let "
-            "store_dir lie where all nodes see it, and run the same command again"
+            f"{missing[0]} was made before this job began, and this node cannot see it; set "
+            "store_dir to a folder that all nodes see, and run the same command again"
         )
 
 
@@ -141,7 +141,7 @@ def table(outcomes: Sequence[Outcome], num_untouched: int = 0) -> str:
     last = f"{len(states)} runs: {counts}"
     if set(states) != {"done"}:
         sweep_dir = shown_path(sweep_dirs[outcomes[0].run_dir])
-        last += f"; the same command with hydra.sweep.dir={sweep_dir} goes on with what is not done"
+        last += f"; to go on, run the same command with hydra.sweep.dir={sweep_dir}"
     return "\n".join([*lines, last])
 
 

@@ -65,7 +65,7 @@ from kdwatts.config.checks import to_config
                 not version("omegaconf").startswith("2.3"), reason="OmegaConf 2.4 makes the part"
             ),
         ),
-        ("foo", "'foo' is no override; write group.key=value"),
+        ("foo", "'foo' is no setting; write group.key=value"),
     ],
 )
 def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override: str, said: str):

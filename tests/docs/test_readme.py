@@ -119,7 +119,7 @@ def test_the_command_for_a_cluster_plans_and_the_state_of_a_sweep_is_told(tmp_pa
     done = run(command, "until=plan", f"store_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stages:") == 6
-    assert done.stdout.count("all 6 runs, shared stages once: ") == 1
+    assert done.stdout.count("all 6 runs together, shared stages counted once: ") == 1
     (tmp_path / "0-sft").mkdir()
     (tmp_path / "0-sft" / "status.json").write_text('{"schema": 1, "state": "done"}')
     (command,) = commands("python -m multirun_analysis status")
