@@ -486,7 +486,8 @@ def _change(config: Config, path: str, value: Any) -> None:
         (
             {"paradigm.feature.layers": "cka", "paradigm.teacher": "cached"},
             "paradigm.feature.layers=cka does not work with paradigm.teacher=cached, because the "
-            "blocks to cache are known only after they are measured; choose paradigm.teacher=online",
+            "blocks to cache are known only after they are measured; choose "
+            "paradigm.teacher=online",
         ),
         (
             {"paradigm.feature.layers": "cka", "paradigm.feature.num_pairs": 3},
