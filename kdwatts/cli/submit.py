@@ -51,7 +51,8 @@ class Build:
     arguments: tuple[Any, ...]
 
     def __call__(self) -> Any:
-        # The value raises what was raised, so that Slurm, and who waits for the job, see it fail.
+        # A run that fails ends the job with its exit code, which Slurm and the array see; the value
+        # raises what Hydra failed at before the run.
         return self.launcher(*self.arguments).return_value
 
     def checkpoint(self) -> Any:
