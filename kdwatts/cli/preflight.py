@@ -186,8 +186,8 @@ def command_of(
         check_effects([*swept, *overrides], configs)
     for config in configs:
         data = config.data
-        for source in [data.source] if data.source else [part.source for part in data.sources]:
-            check_there(source.path)
+        for text in [data.source] if data.source else [part.source for part in data.sources]:
+            check_there(text.path)
         missing = unmade_teacher(config.model)
         if missing and config.until != "plan":
             raise ValueError(f"model={config.model.name}: {missing}")

@@ -113,7 +113,7 @@ def main(words: Sequence[str]) -> int:
         parser().error("--cpu-estimate-threads needs --cpu-estimate-tdp; give both")
     if options.cpu_estimate_tdp is not None and command is None:
         parser().error(
-            "--cpu-estimate-tdp needs a command, whose processor time it counts; give one after --"
+            "--cpu-estimate-tdp counts a command's processor time; give a command after --"
         )
 
     # Late: --help needs none of it.

@@ -76,7 +76,7 @@ def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
     [
         (
             ["paradigm=sequence", "paradigm.generate.new_tokens=97"],
-            "32 prompt + 97 new tokens do not fit in the 128 tokens that the teacher writes in",
+            "32 prompt + 97 new tokens do not fit in the 128 tokens that the teacher has for",
         ),
         (
             [
@@ -84,7 +84,7 @@ def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
                 "training.sequence_length=64",
                 "paradigm.generate.new_tokens=49",
             ],
-            "16 prompt + 49 new tokens do not fit in the 64 tokens that the student writes in",
+            "16 prompt + 49 new tokens do not fit in the 64 tokens that the student has for",
         ),
         (
             ["paradigm=sequence", "paradigm.generate.prompt_tokens=127"],

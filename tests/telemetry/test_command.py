@@ -379,7 +379,7 @@ def test_a_folder_with_records_of_somebody_else_is_refused(start, tmp_path, text
     (tmp_path / "out" / "telemetry.jsonl").write_text(text)
     code, _, errors = start("--out", "out", "--", "touch", "started").end()
     assert code == 2
-    assert "no row of kdwatts; give another --out" in errors
+    assert "no row that kdwatts wrote; give another --out" in errors
     assert not (tmp_path / "started").exists()
     assert (tmp_path / "out" / "telemetry.jsonl").read_text() == text
 
@@ -494,8 +494,8 @@ def test_where_no_energy_is_measured_that_is_said_before_it_is_waited_for(
     warn_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
     assert capsys.readouterr().err == (
         "kdwatts: no energy can be measured here: this job has no GPU, no RAPL package zone under "
-        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where one of them is, or give a "
-        "command and --cpu-estimate-tdp\n"
+        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where there is one of them, or "
+        "give a command and --cpu-estimate-tdp\n"
     )
 
 
