@@ -81,6 +81,13 @@ def in_one_sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
     words, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "OutOfMemoryError":  # Torch's, which is not imported here; it says a paragraph.
+        asked = re.search(r"Tried to allocate ([\d.]+ \w+)", words)
+        return (
+            f"the GPU has no room for {asked[1] if asked else 'what this stage needs'}; lower "
+            "training.micro_batch, eval.batch_size or eval.inference.batch_sizes, whichever the "
+            "stage reads, or choose a larger GPU"
+        )
     return (words if isinstance(error, EXPECTED) else f"{kind}: {words}") if words else kind
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+import torch
 
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
@@ -102,6 +103,14 @@ def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override
         (RuntimeError(), "RuntimeError"),
         (RuntimeError("two\nlines"), "two lines"),
         (KeyError("rows"), "KeyError: 'rows'"),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+                "79.11 GiB of which 1.20 GiB is free."
+            ),
+            "the GPU has no room for 2.00 GiB; lower training.micro_batch, eval.batch_size or "
+            "eval.inference.batch_sizes, whichever the stage reads, or choose a larger GPU",
+        ),
     ],
 )
 def test_any_error_becomes_one_line(error: Any, said: str):

@@ -109,8 +109,8 @@ def test_a_batch_whose_keys_and_values_do_not_fit_on_the_gpu_is_refused(configur
     # twelve bytes of width 4,096 and six of 14,336 a token, 33 GiB beside the weights' 15.
     large: Any = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=512")
     said = (
-        "keys and values of a batch take 128 GiB and what is beside them 48, one gpu=h100 has room "
-        "for 79"
+        "keys and values of a batch take 128 GiB and all else 48 GiB, and one gpu=h100 has room "
+        "for 79 GiB"
     )
     with pytest.raises(ValueError, match=said):
         check_memory(large)

@@ -170,8 +170,8 @@ def test_a_report_changes_no_key_of_what_trains_and_dropping_changes_all(asked: 
 @pytest.mark.parametrize(
     ("evaluation", "said"),
     [
-        ("none", "asks, which has no tasks; choose eval tasks of lm_eval, or data.decontaminate"),
-        ("lighteval", "has arc:challenge, .*, gsm8k, which lighteval alone can read; choose eval"),
+        ("none", "eval=none has no tasks; choose eval tasks of lm_eval, or data.decontaminate"),
+        ("lighteval", "has arc:challenge, .*, gsm8k, which only lighteval can read; choose eval"),
     ],
 )
 def test_dropping_for_texts_that_nobody_can_read_is_refused(
