@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kdwatts.artifacts.artifact import (
     ARTIFACT_NAME,
     Artifact,
+    in_words,
     make_record,
     other_code,
     read_artifact,
@@ -139,7 +140,7 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
         with run.store.claim(there.stage, there.key) as claim:
             return take(there, claim)
     log.info(
-        "%s: left to the runs that are measuring it, all %d of what serves alike under %s",
+        "%s: not measured here, other runs are making all %d measurements of key %s",
         *(node.name, node.measurements, node.key),
     )
     return None
@@ -157,11 +158,11 @@ def _reuse(run: Run, node: Node, claim: Claim, meter: Meter) -> Artifact:
     artifact = read_artifact(claim.artifact_dir)
     if changes := other_code(artifact.record, node.code):
         log.warning(
-            "%s: %s was built by other code: %s; run with store.code=strict, or delete %s, "
-            "to build it anew",
+            "%s: the artifact %s was built by other code: %s; it is reused all the same, set "
+            "store.code=strict or delete %s to build it anew",
             *(node.name, node.key, " and ".join(changes), artifact.directory),
         )
-    log.info("%s: reused %s (%s)", node.name, node.key, artifact.cost_in_words())
+    log.info("%s: reused, %s, key %s", node.name, artifact.cost_in_words(), node.key)
     return Artifact(artifact.directory, artifact.record, reused=True)
 
 
@@ -218,7 +219,7 @@ def _build(
         write_energy(run.config, claim.work_dir, record, parents)
     claim.commit()
     artifact = Artifact(claim.artifact_dir, record, reused=False)
-    log.info("%s: built %s (%s)", node.name, node.key, artifact.cost_in_words())
+    log.info("%s: built, %s, key %s", node.name, in_words(artifact.energy), node.key)
     return artifact
 
 

@@ -44,6 +44,25 @@ runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
 """
 
 
+WARNS = """
+import logging, runpy, sys, warnings
+import kdwatts.stages.ready
+
+def get_ready(config, stages):
+    # As in a job of Slurm, where Hydra gives every rank the handlers of the first.
+    logging.basicConfig(level=logging.INFO)
+    from kdwatts.runtime.screen import log_errors_only
+    log_errors_only()
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
+        logging.getLogger("library").log(level, logging.getLevelName(level))
+    warnings.warn("of a library")
+
+kdwatts.stages.ready.get_ready = get_ready
+sys.argv[0] = "kdwatts"
+runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
+"""
+
+
 def as_srun(
     run_dir: Path, store: Path, *overrides: str, second: tuple[str, ...] = ("-m", "kdwatts")
 ) -> list[subprocess.Popen[str]]:
@@ -210,6 +229,14 @@ def test_a_run_that_fails_on_the_first_rank_ends_the_other_which_leaves_the_word
     assert "cannot be written" in first[1]
     assert "kdwatts:" not in second[1]
     assert status(tmp_path / "run")["state"] == "failed"
+
+
+def test_of_two_ranks_the_first_logs_and_the_other_says_errors_alone(tmp_path: Path):
+    few = ("paradigm=sft", "until=shards", "data.num_documents=12")
+    first, second = wait(as_srun(tmp_path / "run", tmp_path, *few, second=("-c", WARNS)))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "shards: built, " in (tmp_path / "run" / "kdwatts.log").read_text()
+    assert second[1] == "ERROR:library:ERROR\n"
 
 
 def test_ranks_on_two_nodes_are_refused_in_a_sentence_that_the_run_s_folder_has_too(

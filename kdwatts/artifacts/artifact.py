@@ -36,12 +36,13 @@ class Artifact:
         return record_energy(self.record)
 
     def cost_in_words(self) -> str:
-        """Its energy and the run that spent it, for a log line."""
-        return f"{in_words(self.energy)} spent by run {self.record['run']}"
+        """Its energy and who spent it, for a line of log."""
+        spent = "spent by" if self.energy.value is not None else "by"
+        return f"{in_words(self.energy)} {spent} run {self.record['run']}"
 
 
 def in_words(energy: Quantity) -> str:
-    """An energy with a fitting unit: `3.1 MJ`, `412 J, estimated`, `energy not measured`."""
+    """An energy with a fitting unit: `3.1 MJ`, `412 J (estimated)`, `energy not measured`."""
     if energy.value is None:
         return "energy not measured"
     value, unit = energy.value, "J"
@@ -49,7 +50,7 @@ def in_words(energy: Quantity) -> str:
         if value < 999.5:  # What rounds to 1000 is 1 of the next unit.
             break
         value, unit = value / 1000, larger
-    suffix = "" if energy.quality == "measured" else f", {energy.quality}"
+    suffix = "" if energy.quality == "measured" else f" ({energy.quality})"
     return f"{value:.3g} {unit}{suffix}"
 
 

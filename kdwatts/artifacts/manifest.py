@@ -53,7 +53,7 @@ def check_alone(run_dir: Path) -> None:
         return
     job = status.get("job")
     if status["host"] == socket.gethostname():
-        found = f"pid {status['pid']} of this machine" if _lives(status) else None
+        found = f"pid {status['pid']} on this machine" if _lives(status) else None
     else:
         found = f"job {job}" if job not in (None, own_id()) and alive([job]) else None
     if found:

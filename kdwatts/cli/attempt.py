@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +21,18 @@ from kdwatts.artifacts.manifest import (
 )
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import guards, sweep
+from kdwatts.cli.closing import closing_words
 from kdwatts.cli.effects import WITHOUT_RUN
-from kdwatts.cli.refusal import in_one_sentence, print_error
+from kdwatts.cli.failure import keep_trace, print_failure
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.cli.run_folders import keep_first_command, settings_of_first_start
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.config.checks import to_config
 from kdwatts.runtime import interrupt, slurm_jobs
 from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.screen import log_errors_only
+from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
 from kdwatts.telemetry.nvml import list_gpus
 
 if TYPE_CHECKING:
@@ -41,31 +43,53 @@ log = logging.getLogger(__name__)
 PATIENCE_RATIO = 0.75
 """Of the warning before a time limit: how long a stage without a step boundary is let go on."""
 
-TRACEBACK_NAME = "traceback.txt"
-
 
 def run(tree: DictConfig) -> None:
     """One run: Hydra calls this with the composed configuration, once per element of a sweep.
 
-    Of several ranks the first runs it, in its folder, and the others help where it calls them.
+    Raises SystemExit, after one sentence on stderr, for a run that did not end well; only in a
+    sweep on this machine the next run follows one that failed. Hydra would put words of its own
+    before an exception, and after it.
     """
     settings = HydraConfig.get()
-    run_dir, overrides = Path(settings.runtime.output_dir), list(settings.overrides.task)
-    company = _meet(tree, run_dir)
+    run_dir, leads = Path(settings.runtime.output_dir), launched().leads
+    if not leads:
+        log_errors_only()
+    is_swept = not OmegaConf.is_missing(settings.job, "num")
+    try:
+        _run(tree, run_dir, is_swept)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            sys.exit(EXIT_UNREAD)
+        print_failure(error, run_dir if leads else None)
+        if isinstance(error, Preempted):
+            sys.exit(EXIT_PREEMPTED)
+        if not is_swept or slurm_jobs.is_submitted():
+            sys.exit(EXIT_FAILED)
+        if run_dir not in sweep.known_outcomes:
+            sweep.note_outcome(run_dir, "failed", in_one_sentence(error))
+    else:
+        if leads and not is_swept:
+            print(closing_words(run_dir))
+
+
+def _run(tree: DictConfig, run_dir: Path, is_swept: bool) -> None:
+    """As `run`; raises what stopped it.
+
+    Of several ranks the first runs it, in its folder, and the others help where it calls them.
+    """
+    company, state = _meet(tree, run_dir), "failed"
     if company and not company.ranks.leads:
         _follow(company)
         return
-    is_swept, state = not OmegaConf.is_missing(settings.job, "num"), "failed"
     try:
-        if not (is_swept and _was_done(Path(settings.sweep.dir).absolute(), run_dir, tree)):
+        if not (is_swept and _was_done(run_dir, tree)):
+            overrides = list(HydraConfig.get().overrides.task)
             run_in(run_dir, tree, overrides, company, hydra_tree=HydraConfig.instance().cfg)
         state = "done"
     except Preempted as stop:
         state = "preempted"
         _requeue(run_dir, stop)
-        if is_swept and not slurm_jobs.is_submitted():
-            print_error(stop)
-            sys.exit(EXIT_PREEMPTED)  # Hydra takes an exception for this run's alone and goes on.
         raise
     finally:
         if company:
@@ -74,13 +98,13 @@ def run(tree: DictConfig) -> None:
             company.tell_last(Ended(state))
 
 
-def _was_done(sweep_dir: Path, run_dir: Path, tree: DictConfig) -> bool:
+def _was_done(run_dir: Path, tree: DictConfig) -> bool:
     """Whether this run of a sweep was finished by an earlier command, which is said.
 
     Raises ValueError when the folder holds another run. In a job the driver has looked before, and
     what it sent goes on by the settings of its first start.
     """
-    sweep.sweep_dirs[run_dir] = sweep_dir
+    sweep.sweep_dirs[run_dir] = Path(HydraConfig.get().sweep.dir).absolute()
     if not slurm_jobs.is_submitted():
         try:
             sweep.check_same(run_dir, tree)
@@ -186,9 +210,7 @@ def _attempt(
             raise
         except BaseException as error:
             conclude("failed", error)
-            with contextlib.suppress(OSError):  # The disk may be what failed.
-                text = "".join(traceback.format_exception(error))
-                (run_dir / TRACEBACK_NAME).write_text(text, "utf-8", "backslashreplace")
+            keep_trace(run_dir, error)
             raise
         conclude("done", stopped_by=stopped_by)
 
@@ -211,8 +233,7 @@ def _execute(
     config = to_config(tree)
     if config.until in WITHOUT_RUN:
         raise ValueError(
-            f"until={config.until} makes no run, and --config-name and --config-path begin one; "
-            "leave them out (--config-dir adds options), or choose another until"
+            f"until={config.until} begins no run, and this command begins one; choose another until"
         )
     check_gpus(config, gpus)
     gpus = gpus if config.gpu.device == "cuda" else []

@@ -9,26 +9,24 @@ from collections.abc import Sequence
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Hydra then raises what a job raised, and `main` decides how it is said.
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from pynvml import NVMLError
-from safetensors import SafetensorError
+from yaml import YAMLError
 
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import sweep
 from kdwatts.cli.attempt import run
+from kdwatts.cli.closing import report_line
+from kdwatts.cli.failure import print_failure, raised_by_hydra
+from kdwatts.cli.flags import ConfigFile, config_file, parse
 from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
-from kdwatts.cli.refusal import print_error
+from kdwatts.cli.refusal import EXPECTED
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
-from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
+from kdwatts.cli.sweep import EXIT_FAILED
 from kdwatts.config.experiment import Config
-from kdwatts.runtime.interrupt import Preempted
-from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
 from kdwatts.telemetry.nvml import list_gpus
@@ -36,19 +34,13 @@ from kdwatts.telemetry.nvml import list_gpus
 EXIT_REFUSED = 2
 """Nothing was begun; how a run or a sweep ends is in kdwatts.cli.sweep."""
 
-EXPECTED = (
-    ValueError,
-    RuntimeError,
-    OSError,
-    SafetensorError,
-    NVMLError,
-    HydraException,
-    OmegaConfBaseException,
+SWEEP_OF_ONE = (
+    "kdwatts: -m begins a sweep, and this command has one value for each setting, so the sweep has "
+    "one run; write several values, such as training.seed=0,1, or leave -m out"
 )
-"""Said in one sentence; the run's folder has the traceback. Others are bugs and show it."""
 
 REFUSED = (
-    *(ValueError, NVMLError, HydraException, OmegaConfBaseException),
+    *(ValueError, NVMLError, YAMLError, HydraException, OmegaConfBaseException),
     *(AttributeError, AssertionError),
 )
 """What composing raises; the last two come from OmegaConf for a key below a part that is null."""
@@ -89,38 +81,40 @@ def main() -> None:
 
 
 def _main() -> None:
-    arguments = get_args_parser().parse_intermixed_args()
-    asks_only = any(
-        (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)
-    )
-    is_own = arguments.config_path or arguments.config_name
     try:
-        overrides, leads = list(arguments.overrides), launched().leads
+        arguments = parse(sys.argv[1:])
+        source, leads = config_file(arguments), launched().leads
     except ValueError as error:
         print(f"kdwatts: {error}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
+    asks_only = any(
+        (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)
+    )
     if not leads and (asks_only or arguments.cfg):
         return
-    # Hydra parses once more, and takes overrides on one side of its flags only.
-    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
+    overrides = list(arguments.overrides)
+    # Hydra parses once more, and takes overrides on one side of its flags only. It would look for a
+    # relative --config-path beside its caller's file.
+    path = [f"--config-path={source.folder}"] if arguments.config_path else []
+    flags = [word for word in sys.argv[1:] if word not in overrides]
+    sys.argv[1:] = [*flags, *path, *overrides]
     num_runs, code, command = 0, None, None
     try:
-        if not asks_only and not is_own:
-            command = _checked(arguments, overrides, leads=leads)
+        if not asks_only:
+            command = _checked(arguments, source, leads=leads)
             num_runs = len(command.configs)
             if not arguments.cfg and command.until & {"plan", "prefetch"}:
                 if leads and "plan" not in command.until:
                     _prefetch(command.configs)
                 return
-        with folder_of_hydra(leads, None if arguments.cfg else command):
-            hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(run)()
-    except Preempted as stop:
-        print_error(stop)
-        code = EXIT_PREEMPTED
+        with folder_of_hydra(leads, None if arguments.cfg else command), raised_by_hydra():
+            hydra.main(config_path=str(source.folder), config_name=source.name, **VERSION_BASE)(
+                run
+            )()
     except EXPECTED as error:
         if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
             raise
-        print_error(error)
+        print_failure(error)
         code = EXIT_FAILED
     except SystemExit as stop:
         code = stop.code
@@ -131,27 +125,31 @@ def _main() -> None:
             print(sweep.table(outcomes, num_untouched))
     if outcomes and not code:
         code = sweep.exit_code(outcomes, num_untouched)
+        if not code:
+            print(report_line(sweep.sweep_dirs[outcomes[0].run_dir]))
     if code:
         sys.exit(code)
 
 
-def _checked(arguments: Namespace, overrides: list[str], *, leads: bool) -> Command:
+def _checked(arguments: Namespace, source: ConfigFile, *, leads: bool) -> Command:
     """What the command asks for, whose plan is printed where `until=plan` asks for it.
 
     Exits with 2, after one sentence, where a run or a plan is impossible.
     """
     try:
         command = command_of(
-            overrides,
+            arguments.overrides,
             multirun=arguments.multirun,
-            added_dir=arguments.config_dir,
+            source=source,
             is_shown=bool(arguments.cfg),
         )
         folder_of(command.tree, is_sweep=command.is_sweep)
+        if leads and not arguments.cfg and command.is_sweep_of_one_here:
+            print(SWEEP_OF_ONE, file=sys.stderr)
         if leads and not arguments.cfg and "plan" in command.until:
             _print_plans(command.configs)
     except REFUSED as error:
         if leads:
-            print_error(error)
+            print_failure(error)
         sys.exit(EXIT_REFUSED)
     return command

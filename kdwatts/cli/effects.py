@@ -32,8 +32,8 @@ def check_effects(words: Sequence[str], configs: Sequence[Config]) -> None:
         for name, (reads, reader) in READ_BY.items():
             if f"{key}.".startswith(f"{name}.") and not any(map(reads, configs)):
                 raise ValueError(
-                    f"{word} has no effect on any run of this command: it is read {reader}; leave "
-                    "it out, or choose that"
+                    f"{word} has no effect on any run of this command: it is read only {reader}; "
+                    "leave it out, or choose that"
                 )
 
 

@@ -46,9 +46,20 @@ def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
                 continue
             found = sorted({str(other[group].get("name", other[group])) for other in jobs})
             raise ValueError(
-                f"{group} is swept over {', '.join(found)} with hydra/launcher=slurm, whose one "
-                f"array asks for one partition and one kind of GPU; send a sweep for each {group}"
+                f"{group} is swept over {', '.join(found)} with hydra/launcher=slurm, and a job "
+                "array has one partition and one kind of GPU; send one sweep for each "
+                f"{group}"
             )
+
+
+def check_one_node(num_nodes: int) -> None:
+    """Raise ValueError for a job of several nodes."""
+    if num_nodes > 1:
+        raise ValueError(
+            f"hydra.launcher.nodes={num_nodes} asks for {num_nodes} nodes, and a run is metered on "
+            "one node only; leave it out, and ask for several GPUs of one node by "
+            "hydra.launcher.tasks_per_node"
+        )
 
 
 def note_submission() -> None:
@@ -128,8 +139,8 @@ def sole_worker(run_dir: Path) -> Iterator[None]:
         address = f"\0kdwatts/folder/{place.st_dev}/{place.st_ino}"
         if not _takes(held, address):
             raise RuntimeError(
-                f"{run_dir} is being worked on by {_holder(address)} of this machine; wait for it, "
-                "or end it and run the same command again"
+                f"{run_dir} is in use by {_holder(address)} on this machine; wait for it, or end "
+                "it and run the same command again"
             )
         yield
 

@@ -51,15 +51,17 @@ def note_queue_states(holders: Mapping[str, str]) -> None:
                     run_dir, "failed", f"job {job} left the queue before it began the run"
                 )
             elif status["state"] == "running":
-                how = f"without a word at {status['stage']}"
+                how = f"at {status['stage']} and did not say why"
                 sweep.note_outcome(run_dir, "failed", f"job {job} left the queue {how}")
         elif not began:
             sweep.note_outcome(run_dir, "waiting", f"as job {job}")
         elif slurm in slurm_jobs.WAITING:
-            sweep.note_outcome(run_dir, "waiting", f"as job {job}, which Slurm brings back; {last}")
+            sweep.note_outcome(
+                run_dir, "waiting", f"as job {job}, which Slurm starts again; {last}"
+            )
         elif status["state"] == "preempted":
             sweep.note_outcome(
-                run_dir, "waiting", f"as job {job}, which ends or begins anew; {last}"
+                run_dir, "waiting", f"as job {job}, which is ending or starts again; {last}"
             )
 
 
@@ -80,11 +82,11 @@ def settle(sweep_dir: Path, holders: Mapping[str, str]) -> None:
         if status.get("job") != job:
             if first := _failed_first(job, folders, needed):
                 how = f"of which Slurm says {endings[first]}" if first in endings else FAILED
-                said = f"it needs job {first}, {folders[first].name}, {how}"
+                said = f"it needs job {first} ({folders[first].name}), {how}"
                 said += f"; its log is {log}" if (log := _log(sweep_dir, first)) else ""
-            sweep.note_outcome(run_dir, "failed", f"job {job} did not come to begin it: {said}")
+            sweep.note_outcome(run_dir, "failed", f"job {job} never began the run: {said}")
         elif status["state"] == "running":
-            reason = f"job {job} ended without a word at {status['stage']}: {said}"
+            reason = f"job {job} ended at {status['stage']} and did not say why: {said}"
             amend_status(run_dir, state="failed", error=reason)
         elif status["state"] == "preempted":
             sweep.note_outcome(run_dir, "preempted", f"{status['error']} ({said})")

@@ -46,23 +46,23 @@ def unread(word: str) -> str:
         return f"{word!r} has two = in a row; write group.key=value"
     if equals and re.fullmatch(r"\w+\(.*\)", value):
         return (
-            f"{word!r} calls what Hydra does not know so; correct its arguments, or write one of "
-            f"{FUNCTIONS}"
+            f"{word!r} calls a function that Hydra does not know, or calls it wrongly; correct "
+            f"what is in brackets, or call one of {FUNCTIONS}"
         )
     if equals and value[:1] in ("[", "{"):
         return (
-            f"{word!r} is a list or a mapping with no end; close it, and quote the whole for the "
-            "shell, which takes it apart at blanks: 'group.key={a: 1, b: 2}'"
+            f"{word!r} is a list or a mapping that is not closed; close it, and put the whole in "
+            "quotes, because the shell splits it at blanks: 'group.key={a: 1, b: 2}'"
         )
     # Of several values each is quoted: one in quotes is one value.
     helps = f"{key}={','.join(map(quoted, value.split(',')))}"
     if equals and _is_read(helps):
         for_shell = shlex.quote(helps) if re.search(r'["$`\\!]', helps) else f'"{helps}"'
         return (
-            f"{word!r} has signs in its value, such as ~ or = or ü, that Hydra takes in quotes "
-            f"alone; quote the value, and the whole for the shell: {for_shell}"
+            f"{word!r} has a character in its value that Hydra reads only in quotes, such as ~ or "
+            f"= or ü; quote the value, and the whole for the shell: {for_shell}"
         )
-    return f"{word!r} is no override; write group.key=value"
+    return f"{word!r} is no setting; write group.key=value"
 
 
 def quoted(text: str) -> str:
@@ -87,8 +87,8 @@ def check_words(words: Sequence[str]) -> None:
             raise ValueError(f"{word!r} names no key; write group.key=value")
         if item.is_delete() and not key.startswith(MAY_BE_DELETED):
             raise ValueError(
-                f"{word} would take a part of the configuration away, of which every key is read; "
-                "set another value, null where a key may be without one"
+                f"{word} would delete a setting, and kdwatts reads every setting; give another "
+                "value, or null where null is allowed"
             )
 
 
@@ -100,14 +100,14 @@ def check_kind(words: Sequence[str], asked: DictConfig, *, is_sweep: bool) -> No
     kind, other = ("a sweep", "a single run") if is_sweep else ("a single run", "a sweep")
     if asked.hydra.job.chdir:
         raise ValueError(
-            "hydra.job.chdir=true would have relative paths begin in the run's folder; leave it at "
-            "null, they begin where the command is started"
+            "hydra.job.chdir=true would read relative paths from the run's folder; leave it out, "
+            "kdwatts reads them from the folder where the command is started"
         )
     launcher = str(asked.hydra.runtime.choices.get("hydra/launcher"))
     if launcher not in LAUNCHERS:
         raise ValueError(
-            f"hydra/launcher={launcher} is none of kdwatts' own; choose slurm, or leave it out to "
-            "run one after the other here"
+            f"hydra/launcher={launcher} is not supported; choose hydra/launcher=slurm, or leave it "
+            "out to run the sweep on this machine"
         )
     subdir = OmegaConf.to_container(asked.hydra, resolve=False)["sweep"]["subdir"]  # pyright: ignore
     if is_sweep and "${hydra" not in subdir:
@@ -133,10 +133,10 @@ def check_kind(words: Sequence[str], asked: DictConfig, *, is_sweep: bool) -> No
         key = item.key_or_group
         if key.startswith(foreign) and item.value() != "basic":
             advice = "give hydra.sweep.dir" if is_sweep else "add -m, or give hydra.run.dir"
-            raise ValueError(f"{word} is for {other}, this command is {kind}; {advice}")
+            raise ValueError(f"{word} is for {other}, and this command is {kind}; {advice}")
         if key.startswith(OF_A_LAUNCHER) and launcher == "basic":
             raise ValueError(
-                f"{word} says how Slurm is asked, and this command runs here; add "
+                f"{word} is a setting for Slurm, and this command runs on this machine; add "
                 "hydra/launcher=slurm and -m, or leave it out"
             )
 
@@ -169,7 +169,7 @@ def _advice(names: list[str], is_swept: bool) -> str:
     files = {path.stem: OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))}
     having = [name for name, tree in files.items() if OmegaConf.select(tree, ".".join(inner))]
     if not having or inner[-1] == "rope_scaling":
-        return f"give {'.'.join(inner)} in an option's file in conf/{group}, and choose that"
+        return f"write {'.'.join(inner)} into an option's file in conf/{group}, and choose that"
     *others, last = having
     choose = f"choose {group}={', '.join(others)} or {last}" if others else f"choose {group}={last}"
     if is_swept:

@@ -63,17 +63,17 @@ def prefetch(configs: Sequence[Config]) -> Iterator[str]:
     for name in sorted(set(needs.local)):
         yield f"{name}: local, nothing to fetch"
     if needs.is_local:
-        yield "nothing is needed of a hub"
+        yield "this command needs nothing from a hub"
         return
     if hub.is_offline():
         tokenizers = [path for path, _ in needs.tokenizers]
         names = [*needs.models, *tokenizers, *needs.texts, *needs.tasks]
         raise RuntimeError(
-            f"until=prefetch is to fetch {', '.join(dict.fromkeys(names))} and HF_HUB_OFFLINE "
-            "forbids it; unset it for this command"
+            f"until=prefetch would fetch {', '.join(dict.fromkeys(names))}, and the variable "
+            "HF_HUB_OFFLINE forbids that; unset it for this command"
         )
     yield from _fetch(needs)
-    yield f"for jobs on nodes without a network: HF_HOME={hub.home_dir()} HF_HUB_OFFLINE=1"
+    yield f"for jobs on nodes without a network, set: HF_HOME={hub.home_dir()} HF_HUB_OFFLINE=1"
 
 
 def _fetch(needs: Needs) -> Iterator[str]:

@@ -21,12 +21,12 @@ from omegaconf import DictConfig
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.cli import guards
 from kdwatts.cli.effects import check_effects
+from kdwatts.cli.flags import ConfigFile
 from kdwatts.cli.overrides import check_kind, check_words, null_part, parsed
 from kdwatts.cli.refusal import names_a_null_part
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.data.local_rows import check_there
-from kdwatts.runtime.paths import conf_dir
 from kdwatts.telemetry.nvml import list_gpus
 
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -46,22 +46,23 @@ class Command:
     """As composed without what it sweeps, with Hydra's own settings."""
 
     @property
+    def is_sweep_of_one_here(self) -> bool:
+        """Whether -m does nothing for it; Slurm is sent a single run by -m, too."""
+        return self.is_sweep and len(self.configs) == 1 and not guards.goes_to_slurm(self.tree)
+
+    @property
     def until(self) -> set[str]:
         """Stages at which the runs end; where one is plan or prefetch, all are."""
         return {config.until for config in self.configs}
 
 
 @contextmanager
-def _composer(added_dir: str | None) -> Iterator[None]:
-    """Hydra with the shipped groups; those of `added_dir`, its --config-dir, win over them."""
-    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        if added_dir is not None:
-            if not Path(added_dir).is_dir():
-                raise ValueError(
-                    f"--config-dir {added_dir}: there is no such folder; give one that holds groups"
-                )
+def _composer(source: ConfigFile) -> Iterator[None]:
+    """Hydra with the groups of a file's folder; those of its --config-dir win over them."""
+    with hydra.initialize_config_dir(str(source.folder), **VERSION_BASE):
+        if source.added_dir is not None:
             loader: Any = GlobalHydra.instance().config_loader()
-            path = f"file://{Path(added_dir).absolute()}"
+            path = f"file://{Path(source.added_dir).absolute()}"
             anchor = SearchPathQuery(provider="schema")
             loader.config_search_path.prepend("command-line", path, anchor)
             loader.repository = ConfigRepository(loader.config_search_path)
@@ -71,22 +72,24 @@ def _composer(added_dir: str | None) -> Iterator[None]:
 def compose(
     overrides: Sequence[str],
     *,
-    added_dir: str | None = None,
+    source: ConfigFile | None = None,
     is_swept: bool = False,
     with_hydra: bool = False,
 ) -> DictConfig:
     """The composed tree of one run, as Hydra would build it, without its own settings.
 
-    Raises ValueError, beside what Hydra raises, for a key of a part that is null.
+    `source` is conf/config.yaml where it is None. Raises ValueError, beside what Hydra raises, for
+    a key of a part that is null.
     """
-    with _composer(added_dir):
+    source = source or ConfigFile()
+    with _composer(source):
         try:
-            return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
+            return hydra.compose(source.name, list(overrides), return_hydra_config=with_hydra)
         except Exception as error:
             if not names_a_null_part(error):
                 raise
             words = [w for w, o in _by_word(overrides) if "." not in o.key_or_group]
-            base = hydra.compose("config", words, return_hydra_config=True)
+            base = hydra.compose(source.name, words, return_hydra_config=True)
             if said := null_part(overrides, base, is_swept=is_swept):
                 raise ValueError(said) from None
             raise
@@ -116,7 +119,7 @@ def _by_word(overrides: Sequence[str]) -> list[tuple[str, Override]]:
 
 
 def _swept_by_option(
-    overrides: Sequence[str], *, multirun: bool, added_dir: str | None
+    overrides: Sequence[str], *, multirun: bool, source: ConfigFile
 ) -> tuple[list[str], bool, DictConfig]:
     """The sweep that an experiment's file asks for, as overrides, and whether there is a sweep.
 
@@ -125,18 +128,22 @@ def _swept_by_option(
     fixed = [
         word for word, item in _by_word(overrides) if not (multirun and item.is_sweep_override())
     ]
-    asked = compose(fixed, added_dir=added_dir, with_hydra=True)
+    asked = compose(fixed, source=source, with_hydra=True)
+    if multirun and asked.hydra.mode == RunMode.RUN:
+        raise ValueError(
+            "-m begins a sweep and hydra.mode=RUN a single run; leave one of the two out"
+        )
     multirun = multirun or asked.hydra.mode == RunMode.MULTIRUN
     params = asked.hydra.sweeper.params if multirun else None
     return [f"{key}={values}" for key, values in (params or {}).items()], multirun, asked
 
 
-def _check_local(overrides: Sequence[str], added_dir: str | None) -> None:
+def _check_local(overrides: Sequence[str], source: ConfigFile) -> None:
     """Raise ValueError for a file of one's own that is not there, which Hydra passes over."""
     for word, item in _by_word(overrides):
         if item.key_or_group != "local":
             continue
-        with _composer(added_dir):
+        with _composer(source):
             options = GlobalHydra.instance().config_loader().get_group_options("local")
         names = list(item.sweep_string_iterator()) if item.is_sweep_override() else [item.value()]
         for name in names:
@@ -151,7 +158,7 @@ def command_of(
     overrides: Sequence[str],
     *,
     multirun: bool,
-    added_dir: str | None = None,
+    source: ConfigFile | None = None,
     is_shown: bool = False,
 ) -> Command:
     """What a command asks for; raises for the first impossible run.
@@ -161,15 +168,17 @@ def command_of(
     """
     from kdwatts.planning.feasibility import unmade_teacher
 
+    source = source or ConfigFile()
     check_words(overrides)
-    _check_local(overrides, added_dir)
+    _check_local(overrides, source)
     gpus = list_gpus()
-    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun, added_dir=added_dir)
+    swept, multirun, asked = _swept_by_option(overrides, multirun=multirun, source=source)
     if not is_shown:
         check_kind(overrides, asked, is_sweep=multirun)
     runs = expand([*swept, *overrides], multirun=multirun)
-    jobs = [compose(run, added_dir=added_dir, is_swept=len(runs) > 1) for run in runs]
+    jobs = [compose(run, source=source, is_swept=len(runs) > 1) for run in runs]
     if multirun and guards.goes_to_slurm(asked):
+        guards.check_one_node(asked.hydra.launcher.nodes)
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
     configs = [to_config(resolve_gpu(job, gpus)) for job in jobs]
@@ -177,8 +186,8 @@ def command_of(
         check_effects([*swept, *overrides], configs)
     for config in configs:
         data = config.data
-        for source in [data.source] if data.source else [part.source for part in data.sources]:
-            check_there(source.path)
+        for text in [data.source] if data.source else [part.source for part in data.sources]:
+            check_there(text.path)
         missing = unmade_teacher(config.model)
         if missing and config.until != "plan":
             raise ValueError(f"model={config.model.name}: {missing}")

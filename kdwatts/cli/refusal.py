@@ -21,11 +21,27 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from pynvml import NVMLError
 from safetensors import SafetensorError
+from yaml import MarkedYAMLError, YAMLError
 
-from kdwatts.cli.overrides import unread
+from kdwatts.cli.overrides import LAUNCHERS, unread
 from kdwatts.config.experiment import Config
+from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.ranks import launched
+
+EXPECTED = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    Preempted,
+    SafetensorError,
+    NVMLError,
+    YAMLError,
+    HydraException,
+    OmegaConfBaseException,
+)
+"""Their own words say what to do. Every other error is a fault, of ours or of a library."""
 
 
 def in_one_sentence(error: BaseException) -> str:
@@ -50,13 +66,38 @@ def in_one_sentence(error: BaseException) -> str:
         return f"{cause.full_key}: {found}; give a value of that type"
     if isinstance(error, OverrideParseException):
         return unread(error.override)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return (
+            f"{mark.name} is no YAML: {error.problem} in line {mark.line + 1}, column "
+            f"{mark.column + 1}; correct that line"
+        )
+    if found := re.match(r"In '(.+?)': \w+ raised while composing config:\n(.+)", str(error)):
+        return _in_file(found[1], str(error), found[2])
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if isinstance(error, SafetensorError) and "No space left" in str(error):
         return _disk_full()
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
-    return " ".join(str(error).split()) or type(error).__name__
+    words, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "OutOfMemoryError":  # Torch's, which is not imported here; it says a paragraph.
+        asked = re.search(r"Tried to allocate ([\d.]+ \w+)", words)
+        return (
+            f"the GPU has no room for {asked[1] if asked else 'what this stage needs'}; lower "
+            "training.micro_batch, eval.batch_size or eval.inference.batch_sizes, whichever the "
+            "stage reads, or choose a larger GPU"
+        )
+    return (words if isinstance(error, EXPECTED) else f"{kind}: {words}") if words else kind
+
+
+def _in_file(name: str, text: str, fault: str) -> str:
+    """A fault of an option's file, which Hydra words in several lines."""
+    key = re.search(r"full_key: (\S+)", text)
+    if key and "not in" in fault:
+        return f"{name}.yaml: {_unknown_key(key[1])}"
+    place = f"{key[1]}: " if key else ""
+    return f"{name}.yaml: {place}{_lower(fault).rstrip('.')}; correct that file"
 
 
 def print_error(error: Exception) -> None:
@@ -94,15 +135,18 @@ def _unknown_option(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
     if "/" not in str(missing):
         return (
-            "--config-name or --config-path names no file that is there; leave both out, the "
-            "configuration is conf/config.yaml, and --config-dir adds options to it"
+            f"a defaults list names {missing}, and there is no {missing}.yaml in the folders of "
+            "options; correct the list, or name the folder of that file by --config-dir"
         )
     # What is asked for may be written like a path; only Hydra's own groups have a / in them.
     parts = str(missing).split("/")
     depth = 2 if parts[0] == "hydra" else 1
     group, option = "/".join(parts[:depth]), "/".join(parts[depth:]) or parts[-1]
-    options = sorted(error.options or [])
-    return f"{group or 'config'}={option} is unknown; choose one of {', '.join(options)}"
+    options = LAUNCHERS if group == "hydra/launcher" else sorted(error.options or [])
+    asked = f"{group or 'config'}={option}"
+    if not options:
+        return f"{asked}, which the defaults list of a file names, is unknown; correct that list"
+    return f"{asked} is unknown; choose one of {', '.join(options)}"
 
 
 def _unknown_key(full_key: str) -> str:
@@ -111,8 +155,8 @@ def _unknown_key(full_key: str) -> str:
     path = full_key.split(".")
     if path[0] == "hydra":
         return (
-            f"{full_key} is no setting of Hydra's in this command; --cfg hydra prints those there "
-            "are, and hydra/launcher=slurm brings those of its launcher"
+            f"{full_key} is unknown among Hydra's settings of this command; --cfg hydra shows "
+            "them, and hydra/launcher=slurm adds those of Slurm"
         )
     for depth, name in enumerate(path):
         names = [field.name for field in dataclasses.fields(parent)]

@@ -134,7 +134,7 @@ def settings_of_first_start(run_dir: Path, tree: DictConfig) -> DictConfig:
         first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         assert isinstance(first, DictConfig)
         if sweep.differences(first, tree):
-            log.warning("%s is of an earlier start and wins over this command's settings", path)
+            log.warning("the run goes on with the settings of its first start, %s", path)
         for name in sweep.NOT_COMPARED:
             first[name.rstrip(".")] = tree[name.rstrip(".")]
         return first

@@ -7,6 +7,7 @@ a job until it is noted nothing may end this process, and an error in between ta
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import OmegaConf
 
+from kdwatts.cli.failure import FULL_ERROR, SHOWS_TRACE
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.sbatch_options import SETTINGS, option_name
 from kdwatts.runtime import interrupt, slurm_jobs
@@ -27,22 +29,34 @@ SRUN_ARGUMENTS = ["--kill-on-bad-exit=1"]
 """A rank that dies ends the others, which would wait for it, GPUs in hand, until the time limit."""
 
 BLAMED = (
-    (r"account|association", ("account", "partition"), "`sacctmgr show associations` lists them"),
-    (r"partition", ("partition",), "`sinfo` lists those of this cluster"),
-    (r"qos|policy", ("qos", "account", "time"), "`sacctmgr show qos` has their limits"),
-    (r"time limit|--time", ("time",), "`sinfo --format='%P %l'` lists the partitions' limits"),
-    (r"gres|generic resource|gpu", ("gres",), "`sinfo --format='%P %G'` lists what nodes have"),
-    (r"feature|constraint", ("constraint",), "`sinfo --format='%P %f'` lists nodes' features"),
-    (r"memory", ("mem",), "`sinfo --format='%P %m'` lists MB of nodes, null is the default"),
-    (r"processors|cpu", ("cpus-per-task",), "`sinfo --format='%P %c'` lists CPUs of nodes"),
+    (
+        r"account|association",
+        ("account", "partition"),
+        "`sacctmgr show associations` lists your accounts",
+    ),
+    (r"partition", ("partition",), "`sinfo` lists the partitions of this cluster"),
+    (r"qos|policy", ("qos", "account", "time"), "`sacctmgr show qos` lists the limits"),
+    (r"time limit|--time", ("time",), "`sinfo --format='%P %l'` lists the partitions' time limits"),
+    (r"gres|generic resource|gpu", ("gres",), "`sinfo --format='%P %G'` lists the GPUs of nodes"),
+    (
+        r"feature|constraint",
+        ("constraint",),
+        "`sinfo --format='%P %f'` lists the features of nodes",
+    ),
+    (
+        r"memory",
+        ("mem",),
+        "`sinfo --format='%P %m'` lists the MB of nodes, null asks for the default",
+    ),
+    (r"processors|cpu", ("cpus-per-task",), "`sinfo --format='%P %c'` lists the CPUs of nodes"),
     (
         r"node configuration",
         ("gres", "mem", "cpus-per-task", "constraint"),
         "`sinfo --format='%P %G %m %c %f'` lists what nodes have",
     ),
     (r"array", ("array",), "send fewer runs in a sweep"),
-    (r"node name", ("nodelist", "exclude"), "`sinfo --Node` lists them"),
-    (r"unable to contact", (), "run the same command again when it answers"),
+    (r"node name", ("nodelist", "exclude"), "`sinfo --Node` lists the nodes"),
+    (r"unable to contact", (), "run the same command again when Slurm answers"),
 )
 """What sbatch says, the options that it may mean, and how to find what it takes."""
 
@@ -83,7 +97,7 @@ def executor(
     theirs |= {option_name(key): f"hydra.launcher.additional_parameters.{key}" for key in more}
     for name in given.keys() & theirs:
         raise ValueError(
-            f"cluster.extra.{name}={given[name]} and {theirs[name]} both speak of sbatch's "
+            f"cluster.extra.{name}={given[name]} and {theirs[name]} both set sbatch's "
             f"--{name}; give one of them"
         )
     options = {**more, **given}
@@ -152,6 +166,8 @@ def _sbatch(script: Path, what: str, parameters: Mapping[str, Any]) -> str:
     # In a session of its own: Ctrl-C may not end it between Slurm's word and ours.
     done = subprocess.run(
         ["sbatch", str(script)],
+        # This process has Hydra raise every error; a job shows traces where the user asked for it.
+        env={**os.environ, FULL_ERROR: str(int(SHOWS_TRACE))},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -162,9 +178,9 @@ def _sbatch(script: Path, what: str, parameters: Mapping[str, Any]) -> str:
         return said[1]
     if done.returncode == 0:
         raise RuntimeError(
-            f"sbatch was given {what} and names no job in its answer {done.stdout.strip()!r}; "
-            "whether it is in the queue is not known: look with `squeue --me`, and end it there "
-            "with scancel before you send it again"
+            f"sbatch was given {what} and names no job in its answer {done.stdout.strip()!r}, so "
+            f"{what} may be in the queue or not; look with `squeue --me`, and end it with scancel "
+            "before you send it again"
         )
     raise RuntimeError(refusal(what, done.stderr, parameters))
 
@@ -176,11 +192,11 @@ def refusal(what: str, words: str, parameters: Mapping[str, Any]) -> str:
     found = "; ".join(line for line in lines if line and not line.startswith("Try ")) or "nothing"
     if UNSURE.search(found):
         return (
-            f"sbatch could not ask Slurm to take {what} ({found}); whether it is in the queue is "
-            "not known: look with `squeue --me`, and run the same command again"
+            f'sbatch had no answer from Slurm ("{found}"), so {what} may be in the queue or not; '
+            "look with `squeue --me`, and run the same command again"
         )
     settings, remedy = _blamed_settings(found, parameters)
-    said = f"sbatch refuses {what}, nothing of it is sent ({found}); {remedy}"
+    said = f'sbatch refuses {what} with the words "{found}", and nothing of it is sent; {remedy}'
     return f"{settings}: {said}" if settings else said
 
 
@@ -202,7 +218,7 @@ def _blamed_settings(found: str, parameters: Mapping[str, Any]) -> tuple[str, st
         named = [name for name in names if options.get(name) is not None] or names[:1]
     elif not named:
         named = [name for name in SETTINGS if options.get(name) is not None]
-        remedy = "correct what it means, or send from where Slurm answers"
+        remedy = "correct the setting that it means"
     said = []
     for name in named:
         setting = f"cluster.extra.{name}" if name in extra else SETTINGS.get(name, f"--{name}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import ledger, sbatch, sweep
+from kdwatts.cli.guards import check_one_node
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
@@ -50,7 +51,8 @@ class Build:
     arguments: tuple[Any, ...]
 
     def __call__(self) -> Any:
-        # The value raises what was raised, so that Slurm, and who waits for the job, see it fail.
+        # A run that fails ends the job with its exit code, which Slurm and the array see; the value
+        # raises what Hydra failed at before the run.
         return self.launcher(*self.arguments).return_value
 
     def checkpoint(self) -> Any:
@@ -105,12 +107,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
 
 def _num_ranks(launcher: Any) -> int:
     """Of each run: the tasks of its job. Raises ValueError for several nodes."""
-    num_nodes = launcher.params["nodes"]
-    if num_nodes > 1:
-        raise ValueError(
-            f"hydra.launcher.nodes={num_nodes}: one meter sees one node, so all ranks of a run are "
-            "on one; leave it out, and ask for hydra.launcher.tasks_per_node there"
-        )
+    check_one_node(launcher.params["nodes"])
     return max(1, launcher.params["tasks_per_node"])
 
 

@@ -54,8 +54,8 @@ def check_same(run_dir: Path, tree: DictConfig) -> None:
         return
     for key, (found, asked) in differences(OmegaConf.load(path), tree).items():
         raise ValueError(
-            f"{run_dir} holds a run with {key}={found}, this command asks for {asked}; give "
-            "another hydra.sweep.dir, or the settings of the run that is to go on"
+            f"{run_dir} holds a run with {key}={found}, and this command asks for {asked}; give "
+            "another hydra.sweep.dir, or the settings that the run has"
         )
 
 
@@ -101,8 +101,8 @@ def check_prerequisites() -> None:
     missing = [path for path in prerequisites if not Path(path).is_dir()]
     if missing:
         raise RuntimeError(
-            f"{missing[0]} was made before this job began, and this node does not find it; let "
-            "store_dir lie where all nodes see it, and run the same command again"
+            f"{missing[0]} was made before this job began, and this node cannot see it; set "
+            "store_dir to a folder that all nodes see, and run the same command again"
         )
 
 
@@ -130,7 +130,7 @@ def table(outcomes: Sequence[Outcome], num_untouched: int = 0) -> str:
 
     `num_untouched` runs of the sweep have not even a folder.
     """
-    folders = [_shown(found.run_dir) for found in outcomes]
+    folders = [shown_path(found.run_dir) for found in outcomes]
     width = max(map(len, folders))
     lines = [
         f"{found.state:<9}  {folder:<{width}}  {found.reason}".rstrip()
@@ -140,8 +140,8 @@ def table(outcomes: Sequence[Outcome], num_untouched: int = 0) -> str:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     last = f"{len(states)} runs: {counts}"
     if set(states) != {"done"}:
-        sweep_dir = _shown(sweep_dirs[outcomes[0].run_dir])
-        last += f"; the same command with hydra.sweep.dir={sweep_dir} goes on with what is not done"
+        sweep_dir = shown_path(sweep_dirs[outcomes[0].run_dir])
+        last += f"; to go on, run the same command with hydra.sweep.dir={sweep_dir}"
     return "\n".join([*lines, last])
 
 
@@ -153,7 +153,7 @@ def exit_code(outcomes: Sequence[Outcome], num_untouched: int = 0) -> int:
     return EXIT_DONE if states == {"done"} and not num_untouched else EXIT_PREEMPTED
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A folder as a person would type it from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

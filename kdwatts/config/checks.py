@@ -38,7 +38,7 @@ def _refuse_unreadable(group: Any, prefix: str) -> None:
             raise ValueError(f"{prefix}{name} is unknown; choose one of {', '.join(names)}")
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, float) and not math.isfinite(part):
-                raise ValueError(f"{prefix}{name}={part} is no number; give one")
+                raise ValueError(f"{prefix}{name}={part} is not a number; give a number")
             if is_dataclass(part):
                 _refuse_unreadable(part, f"{prefix}{name}.")
 
@@ -88,13 +88,13 @@ def check(config: Config, *, ranks: int | None = None) -> None:
         )
     if training.lora and pair.student.path is None and pair.student.init_from_teacher is None:
         raise ValueError(
-            f"training.lora trains around weights that are kept, the student of model={pair.name} "
-            "begins from random ones; set training.lora=null, model.student.path to a trained "
-            "model, or model.student.init_from_teacher"
+            f"training.lora needs a trained student, and the student of model={pair.name} begins "
+            "from random weights; set training.lora=null, model.student.path to a trained model, "
+            "or model.student.init_from_teacher"
         )
     if training.heldout_every and training.heldout_tokens >= training.target_tokens:
         raise ValueError(
-            f"training.heldout_tokens={training.heldout_tokens} is no smaller than "
+            f"training.heldout_tokens={training.heldout_tokens} is not below "
             f"training.target_tokens={training.target_tokens}; hold out less, or set "
             "training.heldout_every=0"
         )
@@ -138,10 +138,11 @@ def _check_decontaminate(config: Config) -> None:
         return
     foreign = [task.name for task in config.eval.tasks if task.harness != "lm_eval"]
     if foreign or not config.eval.tasks:
-        found = f"{', '.join(foreign)}, which lighteval alone can read" if foreign else "no tasks"
+        found = f"{', '.join(foreign)}, which only lighteval can read" if foreign else "no tasks"
         raise ValueError(
-            f"data.decontaminate.mode=drop leaves out what eval={config.eval.name} asks, which has "
-            f"{found}; choose eval tasks of lm_eval, or data.decontaminate.mode=report"
+            "data.decontaminate.mode=drop needs the texts of the eval tasks, and "
+            f"eval={config.eval.name} has {found}; choose eval tasks of lm_eval, or "
+            "data.decontaminate.mode=report"
         )
 
 
@@ -162,10 +163,9 @@ def _check_two_vocabularies(config: Config) -> None:
         found, advice = "teacher=cached", "teacher=online"
     if found:
         raise ValueError(
-            f"the models of model={config.model.name} have two vocabularies and tokens of "
-            f"different lengths, which paradigm={config.paradigm.name} with {found} cannot "
-            f"compare; set paradigm.{advice.replace(' and ', ' and paradigm.')}, or choose a pair "
-            "of one family"
+            f"the models of model={config.model.name} have two vocabularies, and "
+            f"paradigm={config.paradigm.name} with {found} needs one; set "
+            f"paradigm.{advice.replace(' and ', ' and paradigm.')}, or choose a pair of one family"
         )
 
 
@@ -188,9 +188,10 @@ def _check_groups(config: Config, group_size: int, num_ranks: int) -> None:
         )
     if training.heldout_every:
         raise ValueError(
-            f"training.heldout_every={training.heldout_every} with groups of {group_size} "
-            f"sequences over ranks of {training.micro_batch} is not supported: held-out rows fill "
-            "no such group; raise training.micro_batch or set training.heldout_every=0"
+            f"training.heldout_every={training.heldout_every} does not work where a group of "
+            f"{group_size} sequences spans several ranks of {training.micro_batch}, because "
+            "held-out rows fill no such group; raise training.micro_batch or set "
+            "training.heldout_every=0"
         )
 
 
@@ -205,8 +206,8 @@ def _check_ranks(config: Config, num_ranks: int) -> None:
         )
     if training.parallel == "fsdp" and config.paradigm.text == "student":
         raise ValueError(
-            f"paradigm={config.paradigm.name} has the student write, training.parallel=fsdp gives "
-            "each rank a shard of it, which writes nothing; choose training.parallel=ddp"
+            f"paradigm={config.paradigm.name} lets the student write, and training.parallel=fsdp "
+            "gives each rank only a part of the student; choose training.parallel=ddp"
         )
     if training.parallel == "fsdp" and training.compile:
         raise ValueError(
@@ -227,7 +228,7 @@ def _check_writing(config: Config, generate: Generate) -> None:
     if new_tokens < 1 or prompt_tokens + new_tokens > room:
         raise ValueError(
             f"paradigm.generate: {prompt_tokens} prompt + {new_tokens} new tokens do not fit in "
-            f"the {room} tokens that the {paradigm.text} writes in; lower prompt_tokens or "
+            f"the {room} tokens that the {paradigm.text} has for them; lower prompt_tokens or "
             "new_tokens, or leave both at null"
         )
 
@@ -238,25 +239,25 @@ def _check_feature(
     student, teacher = student_source.architecture, teacher_source.architecture
     if feature.layers == "cka" and config.paradigm.teacher == "cached":
         raise ValueError(
-            "paradigm.feature.layers=cka with paradigm.teacher=cached: which blocks to cache is "
-            "known only when they are measured; choose paradigm.teacher=online"
+            "paradigm.feature.layers=cka does not work with paradigm.teacher=cached, because the "
+            "blocks to cache are known only after they are measured; choose paradigm.teacher=online"
         )
     if feature.num_pairs > min(student.num_layers, teacher.num_layers):
         raise ValueError(
-            f"paradigm.feature.num_pairs={feature.num_pairs}, the models have "
-            f"{student.num_layers} and {teacher.num_layers} blocks; give at most "
+            f"paradigm.feature.num_pairs={feature.num_pairs} is too many: the student has "
+            f"{student.num_layers} blocks and the teacher {teacher.num_layers}; give at most "
             f"{min(student.num_layers, teacher.num_layers)}, or 0"
         )
     _check_positions(config, "paradigm.feature.positions", feature.positions)
     for student_block, teacher_block in feature.pairs:
         if student_block >= student.num_layers or teacher_block >= teacher.num_layers:
             raise ValueError(
-                f"paradigm.feature.pairs has {[student_block, teacher_block]}, the models have "
-                f"{student.num_layers} and {teacher.num_layers} blocks; count from 0"
+                f"paradigm.feature.pairs has {[student_block, teacher_block]}, and the student has "
+                f"{student.num_layers} blocks and the teacher {teacher.num_layers}; count from 0"
             )
     if feature.projector == "none" and student.hidden_size != teacher.hidden_size:
         raise ValueError(
-            f"paradigm.feature.projector=none needs equal widths, the student has "
+            f"paradigm.feature.projector=none needs equal widths, and the student has "
             f"{student.hidden_size} and the teacher {teacher.hidden_size}; choose projector=linear"
         )
 
@@ -273,14 +274,15 @@ def _check_relational(
         return
     if config.paradigm.teacher == "cached":
         raise ValueError(
-            "paradigm.relational.level=attention with paradigm.teacher=cached: queries, keys and "
-            "values are larger than what they are computed from; choose paradigm.teacher=online"
+            "paradigm.relational.level=attention does not work with paradigm.teacher=cached, "
+            "because queries, keys and values take more room than the states that they come from; "
+            "choose paradigm.teacher=online"
         )
     num_layers = teacher_source.architecture.num_layers
     if relational.teacher_block >= num_layers:
         raise ValueError(
-            f"paradigm.relational.teacher_block={relational.teacher_block}, the teacher has "
-            f"{num_layers} blocks; count from 0, or give -1 for the last"
+            f"paradigm.relational.teacher_block={relational.teacher_block} is no block of the "
+            f"teacher, which has {num_layers}; count from 0, or give -1 for the last"
         )
     sources = {"student": student_source, "teacher": teacher_source}
     widths = {

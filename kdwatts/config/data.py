@@ -149,8 +149,8 @@ class Data:
             at_least("data.num_documents", self.num_documents, 1)
         if self.num_documents is not None and self.sources:
             raise ValueError(
-                f"data.num_documents={self.num_documents} of a mix would draw none of its sources; "
-                "set data.fraction, or num_documents of each of data.sources"
+                f"data.num_documents={self.num_documents} is for a single source, and this corpus "
+                "is a mix; set data.fraction, or num_documents of each of data.sources"
             )
         above_zero("data.fraction", self.fraction)
         between("data.fraction", self.fraction, 0, 1)

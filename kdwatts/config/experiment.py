@@ -59,8 +59,8 @@ class Config:
         choice("until", self.until, STAGES)
         if not self.store_dir.strip():
             raise ValueError(
-                "store_dir is empty, by the command or by an empty KDWATTS_STORE, and names no "
-                "folder; give it one, or unset the variable"
+                "store_dir is empty, in the command or in the variable KDWATTS_STORE; give the "
+                "folder of the store, or unset the variable"
             )
         check_path("store_dir", self.store_dir)
 

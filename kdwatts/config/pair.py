@@ -139,8 +139,8 @@ class TeacherBlocks:
         choice("model.student.init_from_teacher.layers", self.layers, ("uniform", "explicit"))
         if (self.layers == "explicit") != bool(self.blocks) or min(self.blocks, default=0) < 0:
             raise ValueError(
-                f"model.student.init_from_teacher: layers={self.layers} with blocks={self.blocks}; "
-                "give blocks, counted from 0, with layers=explicit and only then"
+                f"model.student.init_from_teacher: blocks={self.blocks} does not go with "
+                f"layers={self.layers}; give blocks, counted from 0, for layers=explicit only"
             )
 
 

@@ -134,8 +134,8 @@ class Feature:
         at_least("paradigm.feature.positions", self.positions, 0)
         if (self.layers == "explicit") != bool(self.pairs):
             raise ValueError(
-                f"paradigm.feature.layers={self.layers} with pairs={self.pairs}; "
-                "give pairs with layers=explicit and only then"
+                f"paradigm.feature.pairs={self.pairs} does not go with layers={self.layers}; "
+                "give pairs for layers=explicit only"
             )
         for pair in self.pairs:
             if len(pair) != 2 or min(pair) < 0:
@@ -144,8 +144,9 @@ class Feature:
                 )
         if self.num_pairs and self.layers != "cka":
             raise ValueError(
-                f"paradigm.feature.num_pairs={self.num_pairs} with layers={self.layers}, which "
-                "says itself how many there are; leave it at 0 or choose layers=cka"
+                f"paradigm.feature.num_pairs={self.num_pairs} does not go with "
+                f"layers={self.layers}, which sets the number itself; leave it at 0 or choose "
+                "layers=cka"
             )
         if self.share_projector and self.projector == "none":
             raise ValueError(
@@ -260,9 +261,10 @@ class Paradigm:
             )
         if self.teacher == "cached" or not self.needs_signals:
             raise ValueError(
-                f"paradigm.text=student with paradigm.teacher={self.teacher} and "
-                f"{'a' if self.needs_signals else 'no'} term of the teacher's: it must score what "
-                "the student has just written; set teacher=online and a response term"
+                "paradigm.text=student needs a teacher that scores what the student has just "
+                f"written, and this paradigm has teacher={self.teacher} and "
+                f"{'a' if self.needs_signals else 'no'} term that asks the teacher; set "
+                "teacher=online and a response term"
             )
         if self.ce is not None:
             raise ValueError(

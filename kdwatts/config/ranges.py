@@ -19,7 +19,7 @@ def choice_or_plugin(key: str, value: str, shipped: tuple[str, ...], group: str)
     offering = plugins.packages(group, value)
     if value in shipped and offering:
         raise ValueError(
-            f"{key}={value} is the name of one that kdwatts ships and of one of package "
+            f"{key}={value} names two functions, one of kdwatts and one of package "
             f"{' and '.join(offering)}; rename the latter in its entry points ({group})"
         )
     if len(offering) > 1:

@@ -52,25 +52,23 @@ def check_extra(extra: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         name, shown = option_name(key), f"cluster.extra.{key}={value}"
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"cluster.extra has {key!r}, which is no long name of an option of sbatch; write "
-                "it as its manual does, without dashes in front, such as reservation"
+                f"cluster.extra has {key!r}, which is not the long name of an sbatch option; write "
+                "the name as sbatch's manual does, without the dashes, such as reservation"
             )
         if not isinstance(value, str | int | float | None) or value is False:
             raise ValueError(
-                f"{shown} is no value of an option of sbatch; give words or a number, true for an "
+                f"{shown} is not a value that sbatch takes; give words or a number, true for an "
                 "option without a value, or null to leave it out"
             )
         if any(ord(letter) < 32 for letter in str(value)):
             raise ValueError(f"cluster.extra.{key}={value!r} is more than one line; give one")
         if name in UNREADABLE:
             raise ValueError(
-                f"{shown}: with --{name} sbatch does not send a job and say which, as the "
-                "launcher needs it; leave it out"
+                f"{shown} does not work: with --{name} sbatch sends no job, or does not say which "
+                "one it sent; leave it out"
             )
         setting = SETTINGS.get(name)
         group, _, field = (setting or "").rpartition(".")
         if setting and value is not None and not (group == "cluster" and settings[field] is None):
             own = f"{setting}={settings[field]}" if group == "cluster" else setting
-            raise ValueError(
-                f"{shown} and {own} both speak of sbatch's --{name}; give {setting} alone"
-            )
+            raise ValueError(f"{shown} and {own} both set sbatch's --{name}; give {setting} only")

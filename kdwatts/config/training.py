@@ -38,7 +38,7 @@ class Lora:
             choice("training.lora.targets", name, LORA_TARGETS)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(
-                f"training.lora.targets={self.targets} names none or one twice; choose from "
+                f"training.lora.targets={self.targets} is empty or names one twice; choose from "
                 f"{', '.join(LORA_TARGETS)}"
             )
 

@@ -62,8 +62,8 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
         else:
             beside_gib += _between_steps_gib(budget)
         what = (
-            f"keys and values of a batch take {writing.cache_gib:.0f} GiB and what is beside them "
-            f"{beside_gib:.0f}"
+            f"keys and values of a batch take {writing.cache_gib:.0f} GiB and all else "
+            f"{beside_gib:.0f} GiB"
         )
         found.append(Demand("writing", beside_gib + writing.cache_gib, what))
     what = (

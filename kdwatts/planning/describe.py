@@ -29,7 +29,7 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
         f"gpu={config.gpu.name} seed={config.training.seed}",
         "",
         *(
-            [f"stages: not known before there is a teacher: {missing}"]
+            [f"stages: not known yet: {missing}"]
             if missing
             else _stage_lines(nodes, store, known=bool(gpus) or config.gpu.device == "cpu")
         ),

@@ -44,7 +44,7 @@ def unmade_teacher(pair: Pair) -> str | None:
     path = pair.teacher.path if pair.teacher else None
     if pair.made_by is None or path is None or resolve_dir(path).is_dir():
         return None
-    return f"its teacher is in no folder {path} yet; `{pair.made_by}` makes it"
+    return f"its teacher is not made yet, there is no folder {path}; `{pair.made_by}` makes it"
 
 
 def _as_on_disk(config: Config) -> Config:

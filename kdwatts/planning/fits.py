@@ -32,12 +32,13 @@ def check_memory(
 
 
 def _refusal(config: Config, demand: Demand) -> str:
-    gpu = f"one gpu={config.gpu.name} has room for {available_gib(config):.0f}"
+    gpu = f"and one gpu={config.gpu.name} has room for {available_gib(config):.0f} GiB"
     pair = f"model={config.model.name}"
     if demand.part == "training":
         return (
             f"{pair} on one gpu={config.gpu.name} needs about {demand.gib:.0f} GiB "
-            f"({demand.what}), the GPU has room for {available_gib(config):.0f}; {_remedy(config)}"
+            f"({demand.what}), and the GPU has room for {available_gib(config):.0f} GiB; "
+            f"{_remedy(config)}"
         )
     if demand.part == "writing":
         remedy = _smaller_batch(config) or _quantised(config) or _shorter(config, demand)
@@ -101,8 +102,8 @@ def _quantised(config: Config) -> str | None:
 
 
 def memory_lines(config: Config, budget: Budget) -> list[str]:
-    """Memory at a step's fullest moment, its parts, and a way to cut the step that fits."""
-    has = f", the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
+    """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
+    has = f"; the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     unit, scale = ("GiB", 1) if budget.total_gib >= 1 else ("MiB", 1024)
     parts = {
         "student with optimizer": budget.student_state_gib,
@@ -114,9 +115,10 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
         "logits": budget.chunk_gib,
     }
     lines = [
-        f"memory while training, estimated: {scale * budget.total_gib:,.2f} {unit} at its fullest "
-        f"moment, {budget.fullest}{has}",
-        "  of it " + ", ".join(f"{what} {scale * gib:,.2f}" for what, gib in parts.items() if gib),
+        f"memory while training: at most {scale * budget.total_gib:,.2f} {unit} (estimated), "
+        f"reached in the {budget.fullest} part of a step{has}",
+        "  made up of: "
+        + ", ".join(f"{what} {scale * gib:,.2f}" for what, gib in parts.items() if gib),
     ]
     if not config.gpu.memory_gib:
         return lines
@@ -126,10 +128,13 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
     if found := suggest(config):
         gpus = "one GPU" if found.ranks == 1 else f"{found.ranks} GPUs"
         lines.append(
-            f"same steps on {gpus} at {found.total_gib:,.0f} GiB each: {' '.join(found.overrides)}"
+            f"  the same steps fit {gpus} with {found.total_gib:,.0f} GiB each: "
+            f"{' '.join(found.overrides)}"
         )
     elif large := [demand.part for demand in others if demand.gib > available_gib(config)]:
-        lines.append(f"the GPU has no room for its {' and '.join(large)}, however steps are cut")
+        lines.append(
+            f"  the GPU has no room for its {' and '.join(large)}, whatever the micro-batch is"
+        )
     else:
-        lines.append(f"no cut of these steps fits up to {MOST_RANKS} GPUs")
+        lines.append(f"  these steps fit no number of GPUs up to {MOST_RANKS}")
     return lines

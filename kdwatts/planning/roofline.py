@@ -148,19 +148,21 @@ def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> lis
     if costs is None:
         return []
     if not costs:
-        return ["expected: nothing, the student is in the store"]
+        return ["expected: no time, the student is in the store already"]
     gpus = "one GPU" if ranks == 1 else f"{ranks} GPUs"
     by_stage = [f"  {stage}: {cost.in_words()}" for (stage, _), cost in costs.items()]
     return [
-        f"expected on {gpus}: {total(costs.values()).in_words()}; of {peak:,.5g} TFLOP/s "
-        f"({config.training.precision}) a half to a third, of {config.gpu.tdp_w:,.0f} W all",
+        f"expected on {gpus}: {total(costs.values()).in_words()}",
+        f"  (at a third to a half of {peak:,.5g} TFLOP/s in {config.training.precision}, and at "
+        f"{config.gpu.tdp_w:,.0f} W)",
         *(by_stage if len(costs) > 1 else []),
     ]
 
 
 def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
-    """The sum over the runs of a sweep, in words. What several runs share counts once."""
-    return f"all {num_runs} runs, shared stages once: {total(costs.values()).in_words()}"
+    """The sum over the runs of a sweep; what several share is in it once."""
+    cost = total(costs.values()).in_words()
+    return f"all {num_runs} runs together, shared stages counted once: {cost}"
 
 
 def serving_lines(config: Config, budget: Budget) -> list[str]:
@@ -174,4 +176,4 @@ def serving_lines(config: Config, budget: Budget) -> list[str]:
         for subject, size_gib in sizes_gib.items()
         if size_gib
     ]
-    return [f"decoding at the GPU's {bandwidth_gb_s:,.0f} GB/s, at most: {', '.join(steps)}"]
+    return [f"decoding: at most {', '.join(steps)} (memory read at {bandwidth_gb_s:,.0f} GB/s)"]

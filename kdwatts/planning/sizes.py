@@ -20,16 +20,19 @@ def size_lines(config: Config, budget: Budget) -> list[str]:
         + (f", {_count(budget.trained_params)} in adapters" if training.lora else "")
         + (f"; teacher: {_count(budget.teacher_params)}" if budget.teacher_params else "")
         + (f" in {quantization}" if quantization else ""),
-        f"training: {training.target_tokens:,} target tokens, {tokens_per_step:,} a step, "
-        f"{-(-training.target_tokens // tokens_per_step):,} steps, more where prompts are masked",
+        f"training: {training.target_tokens:,} target tokens in "
+        f"{-(-training.target_tokens // tokens_per_step):,} steps of {tokens_per_step:,} tokens "
+        "(more steps where prompts are masked)",
         f"operations: {_pflop(budget.train_pflop)} for the student, "
         f"{_pflop(budget.teacher_pflop)} for the teacher",
     ]
     if training.budget_kj is not None:
-        lines.append(f"stops at {training.budget_kj:g} kJ, load and earlier attempts included")
+        lines.append(
+            f"training stops at {training.budget_kj:g} kJ; loading and earlier attempts count too"
+        )
     if training.heldout_every:
         lines.append(
-            f"held-out loss: {training.heldout_tokens:,} targets every {training.heldout_every} "
+            f"held-out loss: on {training.heldout_tokens:,} tokens, every {training.heldout_every} "
             "steps and at the end"
         )
     if writing := estimate_writing(workload_of(config)):

@@ -30,8 +30,8 @@ def _note(number: int, frame: FrameType | None) -> None:
 def _give_up(number: int, frame: FrameType | None) -> None:
     del number, frame
     raise Preempted(
-        f"stopped by {requested()}; what was in progress came to no end in {_patience_s:g} s and "
-        "was given up, all before it is kept; run the same command to go on"
+        f"stopped by {requested()}; the stage in progress did not end within {_patience_s:g} s and "
+        "was given up, all stages before it are kept; run the same command to go on"
     )
 
 

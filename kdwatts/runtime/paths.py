@@ -65,7 +65,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 def _problem(path: str) -> str | None:
     """Why a path names nothing, and what to do; None where it does."""
     if not path.strip():
-        return "is empty, which names no place; give a path, . for where the command is started"
+        return "is empty; give a path, or . for the folder where the command is started"
     for found in _VARIABLE.finditer(path):
         name = found[1] or found[2]
         if not os.environ.get(name):

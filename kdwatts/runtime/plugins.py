@@ -38,8 +38,8 @@ def load(group: str, name: str) -> Callable[..., Any]:
     if len(offers) != 1:
         offering = " and ".join(packages(group, name)) or "no installed package"
         raise ValueError(
-            f"{group}: {name} is offered by {offering}; have one package offer it, by an entry "
-            "point of that group"
+            f"{group}: {name} is offered by {offering}, and exactly one package must offer it by "
+            "an entry point of that group; install or remove a package"
         )
     (point,) = offers
     offered = f"{group}: {name} of package {_package(point)}, {point.value},"

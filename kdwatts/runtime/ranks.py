@@ -85,7 +85,9 @@ def _number(environment: Mapping[str, str], name: str, default: str | None = Non
     """The whole number, 0 or more, that an environment variable holds."""
     text = environment[name] if default is None else environment.get(name, default)
     if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise ValueError(f"the environment has {name}={text!r}, no whole number; {_START_ANEW}")
+        raise ValueError(
+            f"the environment has {name}={text!r}, which is no whole number; {_START_ANEW}"
+        )
     return int(text)
 
 

@@ -59,7 +59,10 @@ def _recovered(
         if row:
             return asdict(row)
     log.warning(
-        "%s: no trace of attempt %d in %s; its energy is lost", window, attempt, telemetry_path
+        "%s: no trace of attempt %d in %s, so its energy is unknown",
+        window,
+        attempt,
+        telemetry_path,
     )
     nothing = dict.fromkeys(COMPONENTS)
     quality = dict.fromkeys(COMPONENTS, "missing")

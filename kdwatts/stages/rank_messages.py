@@ -59,11 +59,12 @@ def follow(company: Company) -> str:
 
     Returns how it ended.
     """
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from kdwatts.stages.ready import get_ready
 
     disable_progress_bar()
+    set_verbosity_error()  # Its own handlers: the first rank passes on what there is to say.
     while not isinstance(message := company.hear(), Ended):
         if isinstance(message, Prepare):
             get_ready(message.config, message.stages)

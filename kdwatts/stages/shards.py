@@ -98,7 +98,10 @@ def build(work: Work) -> None:
     commits = [_commit(part.source) for part in parts]
     shards, progress = kept_shards(kept_dir)
     if progress and progress["commits"] != commits:
-        log.warning("shards: begun anew, as %s are now read at %s", progress["commits"], commits)
+        log.warning(
+            "shards: begun again, the sources were read at %s before and are read at %s now",
+            *(progress["commits"], commits),
+        )
         shutil.rmtree(kept_dir)
         shards, progress = [], None
     sizes = [PartSize() for _ in parts]
@@ -177,8 +180,8 @@ def _commit(source: TextSource) -> str | None:
         commit = hub.commit_of(source)
     if not hub.is_pinned(source):
         log.warning(
-            "data %s has no commit for a revision: read at %s, the hub may serve other text "
-            "tomorrow under the same key; give it as data.source.revision",
+            "data %s names no commit, and the hub may serve other text tomorrow under the same "
+            "key; set data.source.revision=%s, the commit that is read now",
             source.path,
             commit,
         )
@@ -201,8 +204,9 @@ def _screen(config: Config, tally: Tally) -> _Screen:
     if unread:
         reasons = "; ".join(f"{task}, {reason}" for task, reason in unread.items())
         raise RuntimeError(
-            f"data.decontaminate.mode=drop needs the texts of all tasks, and of {reasons}; fetch "
-            "them, leave these tasks out, or choose data.decontaminate.mode=report"
+            "data.decontaminate.mode=drop needs the texts of all tasks, and some cannot be read: "
+            f"{reasons}; fetch them, leave these tasks out, or choose "
+            "data.decontaminate.mode=report"
         )
     return _Screen(grams, tally)
 

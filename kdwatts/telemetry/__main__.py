@@ -14,20 +14,26 @@ from kdwatts.runtime.whole_install import needs_the_whole_install
 EXIT_REFUSED = 2
 
 DESCRIPTION = """\
-Runs COMMAND and meanwhile measures the energy of this job's GPUs, CPUs and memory. stdin, stdout
-and the exit code are the command's. The exit code is 128 + N when signal N killed the command, 127
-when it was not found, 126 when it cannot be executed, and 2 when the meter refuses to start.
-Without a command it measures beside a job until SIGINT, SIGTERM or SIGHUP: CPU and memory of the
-whole node, and the job's GPUs. Start it before the job uses them, or give --allow-shared.
+Runs COMMAND and measures the energy that this job's GPUs, CPUs and memory draw meanwhile.
+
+  python -m kdwatts.telemetry -- python train.py
+  python -m kdwatts.telemetry --out energy --cpu-estimate-tdp 65 -- python train.py
+
+The command keeps its stdin, its stdout and its exit code. The exit code is 128 + N if signal N
+killed the command, 127 if it was not found, 126 if it cannot be executed, and 2 if the meter
+refused before it started anything.
+Without a command the meter measures until it gets SIGINT (Ctrl-C), SIGTERM or SIGHUP: the CPUs and
+the memory of the whole node, and the GPUs of the job. Start it before the job uses the GPUs, or
+give --allow-shared.
 """
 
 EPILOG = """\
-Leaves telemetry.jsonl (one row per device and tick), stages.jsonl (one row per window) and, at the
-end, summary.json. After kill -9 the meter leaves the rows up to its last tick and no summary.json;
-the command then gets SIGTERM and, five seconds later, SIGKILL.
-The meter passes the signals it gets on to the command. A signal that reached the whole process
-group, such as Ctrl-C, is not sent twice. The meter does not wait for what the command leaves in
-the background.
+It writes telemetry.jsonl (a row for each device and sample), stages.jsonl (a row for each measured
+window) and, at the end, summary.json. It prints a table of the energies to stderr.
+If kill -9 ends the meter, the rows up to the last sample are there and summary.json is not; the
+command is then ended by SIGTERM, and five seconds later by SIGKILL.
+The meter passes signals on to the command. It does not wait for what the command leaves in the
+background.
 """
 
 
@@ -42,39 +48,49 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--interval", type=float, default=0.1, metavar="S", help="seconds between samples (0.1)")
+    add(
+        "--interval",
+        type=float,
+        default=0.1,
+        metavar="S",
+        help="seconds between two samples (default 0.1)",
+    )
     add(
         "--out",
         type=argument_path,
         metavar="DIR",
-        help="folder of the records (runs/telemetry/DATE/TIME)",
+        help="folder of the records (default runs/telemetry/DATE/TIME)",
     )
     add(
         "--idle",
         type=float,
         default=0.0,
         metavar="S",
-        help="measure idle power so many seconds before the command",
+        help="measure idle power this long at first (default 0)",
     )
-    add("--allow-shared", action="store_true", help="measure GPUs that others use, and say so")
-    add("--openmetrics", metavar="PATH", help="live figures in a .prom or .om file, or in a folder")
+    add("--allow-shared", action="store_true", help="measure GPUs that others use too, and say so")
+    add(
+        "--openmetrics",
+        metavar="PATH",
+        help="write live figures to this .prom or .om file or folder",
+    )
     add(
         "--cpu-estimate-tdp",
         type=float,
         metavar="W",
-        help="without RAPL, estimate the CPU from processor time and this rated power",
+        help="where there is no RAPL, estimate the CPU from processor time and this rated power",
     )
     add(
         "--cpu-estimate-threads",
         type=int,
         metavar="N",
-        help="hardware threads that have the rated power together (all of this host)",
+        help="hardware threads that share the rated power (default: all of this host)",
     )
     add(
         "--rapl-root",
         default="/sys/class/powercap",
         metavar="DIR",
-        help="folder of RAPL's counters",
+        help="where RAPL's counters are",
     )
     add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="folder of CPU quotas")
     return parser
@@ -90,14 +106,16 @@ def main(words: Sequence[str]) -> int:
         own, command = own[:start], own[start + 1 :]
     options, strays = parser().parse_known_args(own)
     if strays:
-        parser().error(f"{strays[0]} is no option; write -- before the command")
+        parser().error(f"{strays[0]} is no option of the meter; write -- before the command")
     if command == []:
-        parser().error("nothing follows --; give a command or leave -- out")
+        parser().error("no command follows --; give one, or leave -- out")
     threads = options.cpu_estimate_threads
     if options.cpu_estimate_tdp is None and threads is not None:
-        parser().error("--cpu-estimate-threads goes with --cpu-estimate-tdp; give both")
+        parser().error("--cpu-estimate-threads needs --cpu-estimate-tdp; give both")
     if options.cpu_estimate_tdp is not None and command is None:
-        parser().error("--cpu-estimate-tdp estimates a command's processor time; give a command")
+        parser().error(
+            "--cpu-estimate-tdp counts a command's processor time; give a command after --"
+        )
 
     # Late: --help needs none of it.
     with needs_the_whole_install("python -m kdwatts.telemetry"):

@@ -75,7 +75,7 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     except (OSError, ValueError, NVMLError) as error:
         _print(_sentence(error))
         return EXIT_REFUSED
-    again = "" if attempt == 1 else f", attempt {attempt} beside the earlier rows"
+    again = "" if attempt == 1 else f", as attempt {attempt} after the earlier rows"
     _print(f"records go to {folder}{again}")
     child = supervisor.start(path, command) if command and path else None
     try:
@@ -100,7 +100,7 @@ def warn_unmeasurable(settings: Telemetry) -> None:
     if not zones and not nvml.list_gpus():
         _print(
             f"no energy can be measured here: this job has no GPU, {', '.join(absent.values())}; "
-            "run it on a node with one of them, or give a command and --cpu-estimate-tdp"
+            "run it where there is one of them, or give a command and --cpu-estimate-tdp"
         )
 
 
@@ -130,7 +130,7 @@ def _measure(
     except Exception:
         if not began:
             raise
-        log.exception("the meter failed; the exit code is still the command's")
+        log.exception("the meter failed; the command went on, and the exit code is its own")
     if meter.row is not None:
         _report(meter, meter.row, command, exit_code if command else None, settings, folder)
     return exit_code or 0
@@ -181,7 +181,7 @@ def _not_startable(program: str) -> tuple[str, int]:
     folders = [""] if os.sep in program else os.get_exec_path()
     found = [path for path in (Path(folder, program) for folder in folders) if path.exists()]
     if not found:
-        return f"{program} was not found; give a command from PATH, or its path", EXIT_NOT_FOUND
+        return f"{program} is not found; give a program in PATH, or its path", EXIT_NOT_FOUND
     what = "is a folder" if found[0].is_dir() else "is not executable"
     return f"{found[0]} {what}; give a program that can be executed", EXIT_NOT_EXECUTABLE
 
@@ -240,7 +240,7 @@ def _last_attempt(path: Path) -> int:
         return int(row["attempt"])
     except (ValueError, TypeError, AttributeError, KeyError):
         raise ValueError(
-            f"{path}: its last whole line is not a row of kdwatts; give another --out"
+            f"{path}: its last line is no row that kdwatts wrote; give another --out"
         ) from None
 
 

@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     """Of the options of `choose`, with what its verdicts and exit codes mean."""
     found = argparse.ArgumentParser(
         prog="python -m multirun_analysis choose",
-        description="Which student to serve, and why.",
+        description="Says which student to serve, and why. Of the students that keep enough "
+        "accuracy it is the one\nwhose building and serving draw the least energy over these days.",
         epilog="\n".join(
             [
                 "verdicts:",
@@ -58,31 +59,36 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument(
-        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of finished runs"
     )
     found.add_argument(
-        "--tokens-per-day", type=float, required=True, metavar="N", help="tokens served in a day"
+        "--tokens-per-day",
+        type=float,
+        required=True,
+        metavar="N",
+        help="tokens that the student will serve",
     )
     found.add_argument(
         "--min-kept",
         type=float,
         metavar="SHARE",
-        help="least share of the teacher's accuracy above chance "
-        f"(default {MIN_KEPT:g}, without --min-om-perf)",
+        help="least share of the teacher's accuracy above chance that the student must keep "
+        f"(default {MIN_KEPT:g}, if --min-om-perf is not given)",
     )
     found.add_argument(
         "--min-om-perf",
         type=float,
         metavar="SHARE",
-        help="least share of the teacher's plain scores",
+        help="least OM_perf: the student's scores as a share of the teacher's",
     )
     found.add_argument("--days", type=float, default=365.0, help="days of service (default 365)")
     found.add_argument(
         "--site",
         metavar="NAME",
-        help="site of CO2e and price, or its YAML file (default: the runs' own)",
+        help="count CO2e with the electricity of this site: an option of conf/site, or a YAML file "
+        "of yours (default: the site that the runs state)",
     )
-    found.add_argument("--json", action="store_true", help="a JSON record in place of words")
+    found.add_argument("--json", action="store_true", help="print a JSON record in place of words")
     found.add_argument(
         "--strict", action="store_true", help="exit with 3 unless the verdict is `settled`"
     )
@@ -92,14 +98,14 @@ def parser() -> argparse.ArgumentParser:
 def _refuse_senseless(options: argparse.Namespace) -> None:
     if not (0 < options.tokens_per_day < math.inf and 0 < options.days < math.inf):
         raise ValueError(
-            f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g}: give "
-            "numbers above 0"
+            f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g} must be "
+            "numbers above 0; correct them"
         )
     for name, example in (("min_kept", 0.5), ("min_om_perf", 0.95)):
         least = getattr(options, name)
         if least is not None and not math.isfinite(least):
             option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} {least:g}: give a number such as {example:g}")
+            raise ValueError(f"{option} {least:g} is no share; give a number such as {example:g}")
 
 
 def print_choice(collected: Collected, options: argparse.Namespace) -> int:
@@ -118,7 +124,7 @@ def print_choice(collected: Collected, options: argparse.Namespace) -> int:
     else:
         print(choice_words(choice, site, gate, options.days))
         if unfinished:
-            print(f"Not finished, so not among them: {', '.join(unfinished)}.")
+            print(f"Left out because they are not finished: {', '.join(unfinished)}.")
     if options.strict and choice.verdict in ("not settled", "cannot be told"):
         return 3
     return 0 if choice.enough and not collected.left_out else 1

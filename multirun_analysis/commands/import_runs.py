@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
         if not found.runs:
             told = "; ".join(f"{path}: {words}" for path, words in found.left_out[:1])
             raise ValueError(
-                f"{options.directory}: no folder in it or below has {FILES}, apart from the "
-                f"teacher's; {told or 'give the folder that holds the runs'}"
+                f"{options.directory} holds no run: neither it nor a folder below it has {FILES}, "
+                f"apart from the teacher's; {told or 'give the folder that holds the runs'}"
             )
         repeats = {name: repeat_of(name) for name in found.runs}
         if options.repeat_pattern is not None:
@@ -49,27 +49,34 @@ def parser() -> argparse.ArgumentParser:
     """Of the options of `import`."""
     parser = argparse.ArgumentParser(
         prog="python -m multirun_analysis import",
-        description="Read foreign records below DIR into run folders that are analysed beside "
-        "our own.",
+        description="Turns records of another program into run folders that are analysed like "
+        "those of kdwatts. A run needs telemetry.jsonl and, for its scores, eval.json.",
     )
     parser.add_argument(
-        "directory", type=argument_path, metavar="DIR", help="holds a folder per run, at any depth"
+        "directory",
+        type=argument_path,
+        metavar="DIR",
+        help="folder that holds a folder for each run, at any depth",
     )
     parser.add_argument(
-        "--out", type=argument_path, metavar="DIR", required=True, help="where the run folders go"
+        "--out",
+        type=argument_path,
+        metavar="DIR",
+        required=True,
+        help="where the new run folders go",
     )
     parser.add_argument(
         "--teacher",
         type=argument_path,
         metavar="NAME",
-        help="folder in DIR with the results of the teacher of all these runs; default: "
-        f"the folder {DEFAULT_TEACHER} nearest to each run",
+        help="folder in DIR with the results of the teacher of all runs (default: the folder "
+        f"{DEFAULT_TEACHER} nearest to each run)",
     )
     parser.add_argument(
         "--repeat-pattern",
         metavar="REGEX",
-        help="what differs between the folders of one method's repeats, as its group or as a "
-        "whole; default: the number at the end, as in feature_1 or MODEL 1",
+        help="a regular expression for what differs in the folder names of repeats (default: the "
+        "number at the end, as in feature_1 or MODEL 1)",
     )
     return parser
 
@@ -92,7 +99,7 @@ def _import(
             refused.append(_place_and_fault(error, folder, out_dir / name))
             continue
         own = units.energy(result.own_energy_j, error_j=result.own_energy_uncertainty_j)
-        state = "was there already" if was_there else "imported"
+        state = "was imported before" if was_there else "imported"
         print(f"{out_dir / name}: {state}, {own} {result.own_energy_quality}")
     return refused
 

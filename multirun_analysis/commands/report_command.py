@@ -34,6 +34,27 @@ from multirun_analysis.values.notices import notice_line, notices_of
 from multirun_analysis.values.order import options_of
 from multirun_analysis.values.rows import to_rows
 
+DESCRIPTION = """\
+Makes tables and a report, one web page, of the runs in the folders DIR and below them.
+"""
+
+EPILOG = """\
+other commands, each with a --help of its own:
+  status DIR             how far the runs of a sweep are, and why one failed
+  choose DIR             which student to serve, for so many tokens a day
+  import DIR --out DIR2  turn records of another program into run folders
+
+examples:
+  python -m multirun_analysis multirun/2026-11-30/09-00-00
+  python -m multirun_analysis runs multirun --out analysis --site germany
+  python -m multirun_analysis status multirun/2026-11-30/09-00-00
+
+It prints a line for each run, then the folders and files that it wrote. Open report.html in a
+browser. docs/glossary.md explains the words.
+exit codes: 0 all went well; 1 a run, a folder or a figure is left out, and a sentence says why;
+  2 the command was refused
+"""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code: 0, 1 where figures, folders or all runs are left out, 2 where asked amiss.
@@ -50,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         collected = collected if site is None else at_site(collected, site)
         missing = [*collected.left_out, *_unreadable(collected.runs)]
         if True not in list(collected.runs["finished"]):
-            missing.append("no run is finished: the page has their reasons and no figures")
+            missing.append("no run is finished, so the report has no figures and says why")
         shown = exhibits_of(collected, site)
         report_path = write_report(
             collected,
@@ -86,39 +107,54 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the options of a report."""
-    parser = argparse.ArgumentParser(prog="python -m multirun_analysis", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m multirun_analysis",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
-        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+        "directories",
+        nargs="+",
+        type=argument_path,
+        metavar="DIR",
+        help="folder of a run, of a sweep, or of many",
     )
     parser.add_argument(
         "--out",
         type=argument_path,
         metavar="DIR",
-        help="where tables and page go (default: DIR/analysis of one DIR)",
+        help="where tables and report go (default: DIR/analysis, if there is one DIR)",
     )
     parser.add_argument(
-        "--profile", choices=PROFILES, default="research", help="the reader that the page is for"
+        "--profile",
+        choices=PROFILES,
+        default="research",
+        help="the reader for whom the report is ordered (default research)",
     )
     parser.add_argument(
         "--site",
         metavar="NAME",
-        help="site of CO2e, water and price, or its YAML file (default: the runs' own)",
+        help="count CO2e with the electricity of this site: an option of conf/site, or a YAML file "
+        "of yours (default: the site that the runs state)",
     )
     parser.add_argument(
         "--tokens-per-day",
         type=float,
         default=1e9,
         metavar="N",
-        help="tokens served in a day (default 1e9)",
+        help="tokens that the student will serve (default 1e9)",
     )
     parser.add_argument(
-        "--static", choices=KINDS, help="figures as files too; needs a Chrome or Chromium"
+        "--static",
+        choices=KINDS,
+        help="write the figures as files, too; needs an installed Chrome or Chromium",
     )
     parser.add_argument(
         "--readme",
         type=argument_path,
         metavar="DIR",
-        help="folder of a page in Markdown, with figures as SVG",
+        help="write a page in Markdown, too, with its figures as SVG",
     )
     return parser
 
@@ -137,7 +173,9 @@ def _unreadable(runs: pd.DataFrame) -> list[str]:
 
 def _default_out(directories: Sequence[Path]) -> Path:
     if len(directories) > 1:
-        raise ValueError(f"{len(directories)} directories given and no --out; say where to write")
+        raise ValueError(
+            f"{len(directories)} folders are given and no --out; say by --out where to write"
+        )
     return directories[0] / "analysis"
 
 

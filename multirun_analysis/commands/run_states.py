@@ -58,8 +58,8 @@ def run_states(directory: Path) -> list[RunState]:
     found = in_counting_order(folders | set(sent))
     if not found:
         raise ValueError(
-            f"{directory}: no run folder (one with .hydra, config.yaml or status.json) in it or "
-            "below, and no submitted job; give the folder of a multirun"
+            f"{directory} holds no run, which has .hydra, config.yaml or status.json, and no "
+            "submitted job, nor does a folder below it; give the folder of a run or a sweep"
         )
     records = {folder: read_record(folder / "status.json") for folder in found}
     ids = {folder: sent.get(folder) or _own_job(folder, records[folder][0]) for folder in found}
@@ -109,22 +109,22 @@ def _state(
         if job and not job.is_over and job_id != _stated_job(record):
             return "running", None  # Sent again; its new job has not written yet.
         if said == "failed":
-            return "failed", error or "left no error"
+            return "failed", error or "the run did not say why"
         if job and not job.is_over:
-            return "waiting", f"its job ends or begins anew; {error}"
+            return "waiting", f"its job is ending or starts again; {error}"
         return "preempted", error or "stopped by a signal; run the same command to go on"
     if said not in (None, "running"):
         return "failed", f"status.json names the state {said!r}, which this version does not know"
     if job and job.is_over:
-        return "failed", f"its job is over, Slurm says {job.state}; it left no word of its end"
+        return "failed", f"its job is over and Slurm says {job.state}; the run did not say why"
     silent_s = _silent_s(folder)
     # A job that Slurm began anew has the trace of its last attempt until it writes.
     if job and job.up_s is not None:
         silent_s = min(silent_s, job.up_s)
     if silent_s > GONE_S and _process_is_gone(record):
-        return "failed", f"its process {record['pid']} is gone; it left no word of its end"
+        return "failed", f"its process {record['pid']} is gone; the run did not say why"
     if silent_s > SILENT_S:
-        since = f"silent for {_duration(silent_s)}, killed without a word"
+        since = f"silent for {_duration(silent_s)}, so it was killed"
         return "failed", since if record else f"{since} before its first stage"
     return "running", None
 
@@ -136,8 +136,8 @@ def _not_begun(job_id: str | None, job: Job | None) -> tuple[str, str | None]:
     if job.waits:
         return "waiting", _queued(job)
     if job.is_over:
-        return "failed", f"Slurm says {job.state} before it wrote anything"
-    return "running", f"Slurm says {job.state}, nothing is written yet"
+        return "failed", f"Slurm says {job.state}, and the run wrote nothing"
+    return "running", f"Slurm says {job.state}, and the run has written nothing yet"
 
 
 def _ended(one: RunState) -> bool:
@@ -159,7 +159,7 @@ def _stopped(
         return one
     logs = sorted((folder.parent / ".submitit" / first).glob("*.err"))
     log = f"; its log is {logs[0]}" if logs else ""
-    reason = f"it needs job {first}, {failed[first].name}, which failed{log}"
+    reason = f"it needs job {first} ({failed[first].name}), which failed{log}"
     return replace(one, state="failed", reason=reason)
 
 

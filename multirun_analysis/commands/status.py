@@ -32,12 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Of the options of `status`."""
     parser = argparse.ArgumentParser(
-        prog="python -m multirun_analysis status", description="How far the runs of a sweep are."
+        prog="python -m multirun_analysis status",
+        description="Prints a line for each run of a sweep: its state, its stage and, if it "
+        "failed, why. Exit code: 0, 1 if a run failed, 2 if DIR cannot be read.",
     )
     parser.add_argument(
-        "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of runs"
+        "directories",
+        nargs="+",
+        type=argument_path,
+        metavar="DIR",
+        help="folder of a run or a sweep",
     )
-    parser.add_argument("--json", action="store_true", help="JSON records in place of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON records in place of a table"
+    )
     return parser
 
 

@@ -45,9 +45,9 @@ def _record(*attempts: dict[str, Any]) -> dict[str, Any]:
         (Quantity(412.4, unit="J", quality="measured"), "412 J"),
         (Quantity(999.6, unit="J", quality="measured"), "1 kJ"),
         (Quantity(3_140_000, unit="J", quality="measured"), "3.14 MJ"),
-        (Quantity(7.2e9, unit="J", quality="mixed"), "7.2 GJ, mixed"),
+        (Quantity(7.2e9, unit="J", quality="mixed"), "7.2 GJ (mixed)"),
         (Quantity(0.0, unit="J", quality="measured"), "0 J"),
-        (Quantity(1500, unit="J", quality="estimated"), "1.5 kJ, estimated"),
+        (Quantity(1500, unit="J", quality="estimated"), "1.5 kJ (estimated)"),
         (MISSING_J, "energy not measured"),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_attempt_that_nobody_measured_makes_the_artifact_s_energy_missing(tmp
     record = _record(_attempt(1000, 200), _attempt(None, None))
     artifact = Artifact(tmp_path, record, reused=False)
     assert artifact.energy == MISSING_J
-    assert artifact.cost_in_words() == "energy not measured spent by run run-1"
+    assert artifact.cost_in_words() == "energy not measured by run run-1"
     assert component_energy_j(record, "gpu") is None
 
 

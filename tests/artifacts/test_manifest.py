@@ -49,7 +49,7 @@ def test_a_folder_is_left_alone_while_the_process_that_works_in_it_lives(tmp_pat
     manifest.check_alone(tmp_path)  # Our own.
     manifest.amend_status(tmp_path, pid=other.pid)
     try:
-        with pytest.raises(RuntimeError, match=f"is in use by pid {other.pid} of this"):
+        with pytest.raises(RuntimeError, match=f"is in use by pid {other.pid} on this"):
             manifest.check_alone(tmp_path)
     finally:
         other.communicate(b"\n")

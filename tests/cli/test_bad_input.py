@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdwatts.cli.command_line import EXPECTED
-from kdwatts.cli.refusal import in_one_sentence
+from kdwatts.cli.refusal import EXPECTED, in_one_sentence
 from kdwatts.models.load import load_tokenizer
 from kdwatts.runtime.paths import TINY_DIR
 from tests import whole_runs

@@ -95,6 +95,25 @@ def ask(
             ["-m", "paradigm.response.temperature=1,2,0"],
             "paradigm.response.temperature=0.0 is out of range; give a number above 0",
         ),
+        (["--cfgg", "job"], "--cfgg is no flag of kdwatts; did you mean --cfg? `python -m kdwatts"),
+        (["--cfg", "jobs"], "--cfg: invalid choice: 'jobs' (choose from 'job', 'hydra', 'all'); `"),
+        (["--config-name=nope"], "--config-name=nope needs a file nope.yaml, and there is none in"),
+        (["--config-dir=/nope"], "--config-dir=/nope names no folder; give a folder that is there"),
+        (["--config-path=/nope"], "--config-path=/nope names no folder; give a folder that is the"),
+        (["--config-path=/"], "--config-path=/ needs a file config.yaml, and there is none in /;"),
+        (
+            ["-m", "hydra/launcher=nope"],
+            "hydra/launcher=nope is unknown; choose one of basic, slur",
+        ),
+        (
+            ["-m", "hydra/launcher=slurm", "cluster.partition=x", "hydra.launcher.nodes=3"],
+            "hydra.launcher.nodes=3 asks for 3 nodes, and a run is metered on one node only; leave",
+        ),
+        (
+            ["-m", "hydra/launcher=slurm", "hydra.launcher.nope=1"],
+            "hydra.launcher.nope is unknown among Hydra's settings of this command; --cfg hydra",
+        ),
+        (["-m", "hydra.mode=RUN"], "-m begins a sweep and hydra.mode=RUN a single run; leave one"),
     ],
 )
 def test_an_impossible_command_is_refused_before_its_first_run_starts(
@@ -147,6 +166,6 @@ def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_aske
 
 
 def test_what_is_answered_without_a_run_makes_none_by_another_way_either(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"^until=plan makes no run, and --config-name and"):
+    with pytest.raises(ValueError, match=r"^until=plan begins no run"):
         run_in(tmp_path / "run", compose(["until=plan", "gpu=cpu", f"store_dir={tmp_path}/store"]))
     assert not (tmp_path / "store").exists()

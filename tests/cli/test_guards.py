@@ -55,8 +55,8 @@ def test_sweeping_the_gpu_on_slurm_is_refused_with_what_was_asked(no_word: None)
     with pytest.raises(ValueError) as refusal:
         preflight([SLURM, "gpu=h100,a100_80"], multirun=True)
     assert str(refusal.value) == (
-        "gpu is swept over a100_80, h100 with hydra/launcher=slurm, whose one array asks for one "
-        "partition and one kind of GPU; send a sweep for each gpu"
+        "gpu is swept over a100_80, h100 with hydra/launcher=slurm, and a job array has one "
+        "partition and one kind of GPU; send one sweep for each gpu"
     )
     assert guards.SUBMITTED not in os.environ
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from kdwatts.cli.flags import ConfigFile
 from kdwatts.cli.overrides import parsed, quoted, unread
 from kdwatts.cli.preflight import command_of, compose, expand, preflight
 from kdwatts.cli.refusal import in_one_sentence
@@ -35,11 +36,11 @@ def test_the_remedy_for_a_path_that_is_not_read_can_be_pasted_into_a_shell(path:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("training.seed", "'training.seed' is no override; write group.key=value"),
+        ("training.seed", "'training.seed' is no setting; write group.key=value"),
         ("training.seed==3", "'training.seed==3' has two = in a row; write group.key=value"),
-        ("training.seed=choice()", "'training.seed=choice()' calls what Hydra does not know so;"),
-        ("paradigm.ce={weight:", "'paradigm.ce={weight:' is a list or a mapping with no end;"),
-        ("training.betas=[0.9,", "'training.betas=[0.9,' is a list or a mapping with no end;"),
+        ("training.seed=choice()", "'training.seed=choice()' calls a function that Hydra does"),
+        ("paradigm.ce={weight:", "'paradigm.ce={weight:' is a list or a mapping that is not"),
+        ("training.betas=[0.9,", "'training.betas=[0.9,' is a list or a mapping that is not"),
     ],
 )
 def test_a_word_that_is_not_read_gets_the_remedy_of_its_kind(word: str, said: str):
@@ -52,20 +53,24 @@ def test_a_word_that_is_not_read_gets_the_remedy_of_its_kind(word: str, said: st
     ("words", "multirun", "said"),
     [
         (["hydra/launcher=slurm"], False, "hydra/launcher=slurm sends the runs of a sweep, and"),
-        (["hydra.sweep.dir=x"], False, "hydra.sweep.dir=x is for a sweep, this command is a sing"),
-        (["hydra.sweep.subdir=x"], False, "hydra.sweep.subdir=x is for a sweep, this command"),
-        (["hydra.run.dir=x"], True, "hydra.run.dir=x is for a single run, this command is a swe"),
+        (["hydra.sweep.dir=x"], False, "hydra.sweep.dir=x is for a sweep, and this command is a"),
+        (["hydra.sweep.subdir=x"], False, "hydra.sweep.subdir=x is for a sweep, and this command"),
+        (["hydra.run.dir=x"], True, "hydra.run.dir=x is for a single run, and this command is a"),
         (["hydra.run.dir=x", "experiment=paradigm_grid"], False, "hydra.run.dir=x is for a singl"),
-        (["cluster.partition=x"], True, "cluster.partition=x says how Slurm is asked, and this"),
-        (["launch.teacher_first=false"], False, "launch.teacher_first=false says how Slurm is"),
-        (["hydra.job.chdir=true"], False, "hydra.job.chdir=true would have relative paths begin"),
+        (["cluster.partition=x"], True, "cluster.partition=x is a setting for Slurm, and this"),
+        (
+            ["launch.teacher_first=false"],
+            False,
+            "launch.teacher_first=false is a setting for Slurm",
+        ),
+        (["hydra.job.chdir=true"], False, "hydra.job.chdir=true would read relative paths from"),
         (["local=nope"], False, "local=nope names no file of conf/local; choose one of "),
         (["local=example,nope"], True, "local=example,nope names no file of conf/local;"),
         (["training.seed=range(0)"], True, "the sweep over training.seed has no value and so no"),
-        (["~training.seed"], False, "~training.seed would take a part of the configuration away"),
+        (["~training.seed"], False, "~training.seed would delete a setting, and kdwatts"),
         (["=3"], False, "'=3' names no key; write group.key=value"),
         (["hydra.sweep.subdir=x"], True, "hydra.sweep.subdir=x is one folder for all runs of"),
-        (["hydra/launcher=submitit_local"], True, "hydra/launcher=submitit_local is none of kdw"),
+        (["hydra/launcher=submitit_local"], True, "hydra/launcher=submitit_local is not support"),
         (
             ["data.source.path=tiny:corpus/train.jsonl.xz,/none/a.jsonl"],
             True,
@@ -104,8 +109,9 @@ def test_what_this_kind_of_command_reads_is_let_pass():
         (
             ["+model.student.architecture.rope_scaling={rope_type: linear, factor: 2.0}"],
             "+model.student.architecture.rope_scaling={rope_type: linear, factor: 2.0} sets "
-            "model.student.architecture.rope_scaling as a whole, which is null in model=tiny; give "
-            "student.architecture.rope_scaling in an option's file in conf/model, and choose that",
+            "model.student.architecture.rope_scaling as a whole, which is null in model=tiny; "
+            "write student.architecture.rope_scaling into an option's file in conf/model, and "
+            "choose that",
         ),
         (
             ["data=tulu3_fineweb", "data.source.path=x"],
@@ -144,9 +150,8 @@ def test_options_of_a_folder_of_one_s_own_are_composed_and_checked_like_the_ship
     smoke = OmegaConf.create({"defaults": ["smoke", "_self_"], "seed": 7})
     OmegaConf.save(smoke, tmp_path / "training" / "mine.yaml")
     asked = ["training=mine", "gpu=cpu"]
-    (config,) = command_of(asked, multirun=False, added_dir=str(tmp_path)).configs
+    mine = ConfigFile(added_dir=str(tmp_path))
+    (config,) = command_of(asked, multirun=False, source=mine).configs
     assert (config.training.seed, config.training.target_tokens) == (7, 8192)
-    with pytest.raises(ValueError, match=r"^--config-dir /nope: there is no such folder"):
-        command_of(asked, multirun=False, added_dir="/nope")
     with pytest.raises(ValueError, match=r"^training\.micro_batch=0 is out of range"):
-        command_of([*asked, "training.micro_batch=0"], multirun=False, added_dir=str(tmp_path))
+        command_of([*asked, "training.micro_batch=0"], multirun=False, source=mine)

@@ -149,7 +149,7 @@ def test_everything_is_fetched_once_for_a_sweep_and_told(fetched: tuple[Site, li
         f"tokenizer org/teacher: 0.1 MB in {snapshot(site, 'teacher')}",
         f"model org/teacher: 1.7 MB in {snapshot(site, 'teacher')}",
         "data org/plays small train: 2 files, 0.3 MB, enough for 150 rows",
-        f"for jobs on nodes without a network: HF_HOME={site.home} HF_HUB_OFFLINE=1",
+        f"for jobs on nodes without a network, set: HF_HOME={site.home} HF_HUB_OFFLINE=1",
     ]
     sent = [name for name in site.hub.sent if not name.endswith("README.md")]
     assert len(sent) == len(set(sent))
@@ -253,7 +253,7 @@ def test_a_pair_that_ships_needs_nothing_and_says_so_without_a_network(
     before = sorted(home.rglob("*"))
     assert kdwatts("until=prefetch", "gpu=cpu") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "nothing is needed of a hub"
+    assert lines[-1] == "this command needs nothing from a hub"
     assert "tiny:teacher: local, nothing to fetch" in lines
     assert sorted(home.rglob("*")) == before
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_fetched_is_told_in_one_sentence(hub: Hub, tmp_path: Path
             f"allenai/ai2_arc is gated: accept its licence at {hub.url}/datasets/all",
         ),
         "another shape": (other_shape, 1, "model org/teacher has num_hidden_l"),
-        "offline": (forbidden, 1, "until=prefetch is to fetch org/teacher, org/tokenizer, org/pla"),
+        "offline": (forbidden, 1, "until=prefetch would fetch org/teacher, org/tokenizer, org/pla"),
         "no network": (unreachable, 1, "org/tokenizer cannot be fetched from http://127.0.0.1:9 ("),
     }
     for case, ((code, _, err), expected, said) in told.items():

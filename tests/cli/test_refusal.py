@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+import torch
 
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
@@ -51,7 +52,7 @@ from kdwatts.config.checks import to_config
         ),
         ("data=/etc/passwd", "data=/etc/passwd is unknown; choose one of dolly, fineweb_edu,"),
         ("hydra/launcher=none", "hydra/launcher=none is unknown; choose one of basic,"),
-        ("hydra.launcher.qos=x", "hydra.launcher.qos is no setting of Hydra's in this command;"),
+        ("hydra.launcher.qos=x", "hydra.launcher.qos is unknown among Hydra's settings of"),
         ("training.betas=1", "training.betas: invalid value assigned: int is not a ListConfig, li"),
         (
             "paradigm.relational.weight=2",
@@ -65,7 +66,7 @@ from kdwatts.config.checks import to_config
                 not version("omegaconf").startswith("2.3"), reason="OmegaConf 2.4 makes the part"
             ),
         ),
-        ("foo", "'foo' is no override; write group.key=value"),
+        ("foo", "'foo' is no setting; write group.key=value"),
     ],
 )
 def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override: str, said: str):
@@ -101,6 +102,15 @@ def test_an_override_that_cannot_be_composed_is_refused_in_one_sentence(override
         (ValueError("a; b"), "a; b"),
         (RuntimeError(), "RuntimeError"),
         (RuntimeError("two\nlines"), "two lines"),
+        (KeyError("rows"), "KeyError: 'rows'"),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+                "79.11 GiB of which 1.20 GiB is free."
+            ),
+            "the GPU has no room for 2.00 GiB; lower training.micro_batch, eval.batch_size or "
+            "eval.inference.batch_sizes, whichever the stage reads, or choose a larger GPU",
+        ),
     ],
 )
 def test_any_error_becomes_one_line(error: Any, said: str):

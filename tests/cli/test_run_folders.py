@@ -113,7 +113,7 @@ def test_a_folder_is_held_from_before_its_status_says_so_until_its_process_ends(
     link = tmp_path.with_name(f"{tmp_path.name}-link")
     link.symlink_to(tmp_path)
     with (
-        pytest.raises(RuntimeError, match=f"is being worked on by pid {process.pid} "),
+        pytest.raises(RuntimeError, match=f"is in use by pid {process.pid} "),
         guards.sole_worker(link),
     ):
         pass

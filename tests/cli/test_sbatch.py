@@ -29,17 +29,17 @@ def test_an_option_with_a_setting_of_its_own_is_taken_where_that_is_null(
     [
         (
             ("cluster.qos=low", "+cluster.extra.qos=high"),
-            "cluster.extra.qos=high and cluster.qos=low both speak of sbatch's --qos; give "
-            "cluster.qos alone",
+            "cluster.extra.qos=high and cluster.qos=low both set sbatch's --qos; give "
+            "cluster.qos only",
         ),
         (("+cluster.extra.time=60",), "cluster.extra.time=60 and cluster.timeout_min=720 both"),
         (("+cluster.extra.mem_per_cpu=4G",), "cluster.extra.mem_per_cpu=4G and cluster.mem_gb=64"),
         (("+cluster.extra.job-name=x",), "cluster.extra.job-name=x and hydra.launcher.name both"),
         (("+cluster.extra.output=x",), "cluster.extra.output=x and hydra.sweep.dir both"),
-        (("+cluster.extra.parsable=true",), "cluster.extra.parsable=True: with --parsable sbatch"),
-        (("+cluster.extra={--qos: a}",), "cluster.extra has '--qos', which is no long name"),
-        (("+cluster.extra.nodelist=[a,b]",), "cluster.extra.nodelist=['a', 'b'] is no value of"),
-        (("+cluster.extra.exclusive=false",), "cluster.extra.exclusive=False is no value of"),
+        (("+cluster.extra.parsable=true",), "cluster.extra.parsable=True does not work: with"),
+        (("+cluster.extra={--qos: a}",), "cluster.extra has '--qos', which is not the long"),
+        (("+cluster.extra.nodelist=[a,b]",), "cluster.extra.nodelist=['a', 'b'] is not a value"),
+        (("+cluster.extra.exclusive=false",), "cluster.extra.exclusive=False is not a value"),
         (("+cluster.extra.comment='a\nb'",), r"cluster.extra.comment='a\nb' is more than one line"),
     ],
 )
@@ -106,18 +106,21 @@ ASKED = {
 def test_a_refusal_of_sbatch_names_the_settings_that_it_may_mean(words: str, asked: str):
     said = refusal("the array of 12 runs", f"sbatch: error: {words}\n", ASKED)
     found = words.removeprefix("Batch job submission failed: ")
-    start = f"{asked}: sbatch refuses the array of 12 runs, nothing of it is sent ({found}); "
+    start = (
+        f'{asked}: sbatch refuses the array of 12 runs with the words "{found}", and nothing of it '
+        "is sent; "
+    )
     assert said.startswith(start) and len(said) > len(start)
 
 
 def test_a_refusal_that_no_setting_explains_names_all_that_was_asked():
     said = refusal("the run", "sbatch: error: Today is a holiday\n", ASKED)
     assert said.startswith("cluster.partition=gpu cluster.account=abc cluster.qos=long ")
-    assert "(Today is a holiday)" in said
+    assert 'with the words "Today is a holiday"' in said
 
 
 def test_a_controller_that_is_away_is_no_matter_of_settings():
     words = "Batch job submission failed: Unable to contact slurm controller (connect failure)"
     assert refusal("the run", f"sbatch: error: {words}\n", ASKED).startswith(
-        "sbatch refuses the run, nothing of it is sent (Unable to contact slurm controller"
+        'sbatch refuses the run with the words "Unable to contact slurm controller'
     )

@@ -176,7 +176,7 @@ def test_what_is_not_left_to_build_hinders_no_run(slurm: Put, send: Send, tmp_pa
 def test_several_nodes_are_refused_before_their_job_waits_in_the_queue(
     slurm: Put, send: Send, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match=r"^hydra\.launcher\.nodes=2: one meter sees one node"):
+    with pytest.raises(ValueError, match=r"^hydra\.launcher\.nodes=2 asks for 2 nodes, and"):
         send(SFT, fixed=("hydra.launcher.nodes=2",))
     assert not (tmp_path / "sbatch.calls").exists()
 
@@ -242,9 +242,9 @@ def test_what_sbatch_refuses_is_told_once_and_leaves_no_trace(
     with pytest.raises(RuntimeError) as refusal:
         send(f"{SFT} training.seed=0", f"{SFT} training.seed=1", fixed=("cluster.partition=nope",))
     assert str(refusal.value) == (
-        "cluster.partition=nope: sbatch refuses the array of 2 runs, nothing of it is sent "
-        "(invalid partition specified: nope; Invalid partition name specified); `sinfo` lists "
-        "those of this cluster"
+        "cluster.partition=nope: sbatch refuses the array of 2 runs with the words "
+        '"invalid partition specified: nope; Invalid partition name specified", and nothing of it '
+        "is sent; `sinfo` lists the partitions of this cluster"
     )
     assert table() == {}
     assert [path for path in (tmp_path / "sweep").rglob("*") if path.is_file()] == []
@@ -283,11 +283,11 @@ def test_an_array_that_cannot_be_noted_is_taken_back_and_not_called_unsent(
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("echo 4711", "names no job in its answer '4711'; whether it is in the queue is not known"),
+        ("echo 4711", "names no job in its answer '4711', so the run may be in the queue or not"),
         (
             "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv "
             "operation' >&2; exit 1",
-            r"\(Socket timed out on send/recv operation\); whether it is in the queue is not known",
+            r'\("Socket timed out on send/recv operation"\), so the run may be in the queue or not',
         ),
     ],
     ids=["no number", "no answer"],
@@ -328,14 +328,14 @@ def test_runs_that_a_failed_teacher_stops_name_its_job_and_its_log(
         **{
             f"{number}-response-tiny": (
                 "failed",
-                f"job 102_{number} did not come to begin it: it needs job 101, {teacher}, of which "
+                f"job 102_{number} never began the run: it needs job 101 ({teacher}), of which "
                 f"Slurm says FAILED, exit code 3; its log is {log}/101_0_log.err",
             )
             for number in range(2)
         },
         teacher: (
             "failed",
-            f"job 101 did not come to begin it: Slurm says FAILED, exit code 3, see {log}",
+            f"job 101 never began the run: Slurm says FAILED, exit code 3, see {log}",
         ),
     }
 
@@ -361,24 +361,24 @@ def test_a_job_of_an_earlier_driver_stands_in_the_table_of_the_next(
         (
             ("preempted", "101"),
             "101 PENDING",
-            ("waiting", "as job 101, which Slurm brings back; stopped by SIGUSR2"),
+            ("waiting", "as job 101, which Slurm starts again; stopped by SIGUSR2"),
         ),
         (
             ("running", "101"),
             "101 PENDING",
-            ("waiting", "as job 101, which Slurm brings back; its last attempt was cut off"),
+            ("waiting", "as job 101, which Slurm starts again; its last attempt was cut off"),
         ),
         (
             ("preempted", "101"),
             "101 COMPLETING",
-            ("waiting", "as job 101, which ends or begins anew; stopped by SIGUSR2"),
+            ("waiting", "as job 101, which is ending or starts again; stopped by SIGUSR2"),
         ),
         (("running", "101"), "101 RUNNING", ("running", "at distill as job 101")),
         (("preempted", "101"), "", ("preempted", "stopped by SIGUSR2")),
         (
             ("running", "101"),
             "",
-            ("failed", "job 101 left the queue without a word at distill"),
+            ("failed", "job 101 left the queue at distill and did not say why"),
         ),
         (("failed", "90"), "101 PENDING", ("waiting", "as job 101")),
         (("failed", "90"), "", ("failed", "job 101 left the queue before it began the run")),

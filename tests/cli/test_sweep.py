@@ -42,8 +42,8 @@ def test_the_table_has_a_line_a_run_and_says_how_to_go_on(runs: list[Path]):
         "done       multirun/0-sft",
         "failed     multirun/1-response  the loss is nan",
         "preempted  multirun/2-feature   stopped by SIGUSR2",
-        "5 runs: 1 done, 1 failed, 1 preempted, 2 not started; the same command with "
-        "hydra.sweep.dir=multirun goes on with what is not done",
+        "5 runs: 1 done, 1 failed, 1 preempted, 2 not started; to go on, run the same command "
+        "with hydra.sweep.dir=multirun",
     ]
 
 
@@ -77,9 +77,9 @@ def test_a_folder_is_gone_on_with_by_the_same_settings_alone(tmp_path: Path):
         found = compose(["paradigm=sft", f"gpu={gpu}", "cluster.timeout_min=5", "cluster.qos=long"])
         OmegaConf.save(found, tmp_path / "config.yaml", resolve=True)
         sweep.check_same(tmp_path, asked)
-    with pytest.raises(ValueError, match=r"a run with training\.seed=0, this command asks for 1;"):
+    with pytest.raises(ValueError, match=r"training\.seed=0, and this command asks for 1;"):
         sweep.check_same(tmp_path, compose(["paradigm=sft", "training.seed=1"]))
-    with pytest.raises(ValueError, match=r"a run with gpu\.name=h100, this command asks for cpu;"):
+    with pytest.raises(ValueError, match=r"gpu\.name=h100, and this command asks for cpu;"):
         sweep.check_same(tmp_path, compose(["paradigm=sft", "gpu=cpu"]))
 
 
@@ -132,5 +132,5 @@ def test_a_sweep_here_that_is_stopped_begins_no_further_run(tmp_path: Path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "2 runs: 1 preempted, 1 not started; the same command" in output
+    assert "2 runs: 1 preempted, 1 not started; to go on, run the same command" in output
     assert not (tmp_path / "sweep" / "1-sft-tiny").exists()

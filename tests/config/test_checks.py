@@ -96,7 +96,7 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: Feature(layers="all"), "paradigm.feature.layers=all is unknown"),
     (lambda: Feature(projector="deep"), "paradigm.feature.projector=deep is unknown"),
     (lambda: Feature(positions=-1), "paradigm.feature.positions=-1 is out of range"),
-    (lambda: Feature(num_pairs=2), "paradigm.feature.num_pairs=2 with layers=uniform, whi"),
+    (lambda: Feature(num_pairs=2), "paradigm.feature.num_pairs=2 does not go with layers=uni"),
     (
         lambda: Feature(projector="none", share_projector=True),
         "paradigm.feature.share_projector=true with projector=none leaves nothing to share; choose",
@@ -106,8 +106,8 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         "paradigm.feature.positions=8 with skip_first_position=false: sampling never draws the",
     ),
     (lambda: Feature(distance="l1"), "paradigm.feature.distance=l1 is unknown"),
-    (lambda: Feature(layers="explicit"), "layers=explicit with pairs=[]; give pairs"),
-    (lambda: Feature(pairs=[[0, 1]]), "layers=uniform with pairs=[[0, 1]]; give pairs"),
+    (lambda: Feature(layers="explicit"), "pairs=[] does not go with layers=explicit; give pairs"),
+    (lambda: Feature(pairs=[[0, 1]]), "pairs=[[0, 1]] does not go with layers=uniform; give pairs"),
     (
         lambda: Feature(layers="explicit", pairs=[[0, 1, 2]]),
         "paradigm.feature.pairs has [0, 1, 2]; give [student block, teacher block] from 0",
@@ -152,11 +152,11 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: Paradigm("p", "student", "cached", response=Response()),
-        "paradigm.text=student with paradigm.teacher=cached and a term of the teacher's: it must",
+        "written, and this paradigm has teacher=cached and a term that asks the teacher; set",
     ),
     (
         lambda: Paradigm("p", "student", "online", ce=CE),
-        "paradigm.text=student with paradigm.teacher=online and no term of the teacher's: it must",
+        "written, and this paradigm has teacher=online and no term that asks the teacher; set",
     ),
     (
         lambda: Paradigm("p", "student", "online", ce=CE, response=Response()),
@@ -255,10 +255,10 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
         lambda: Lora(targets=["lm_head"]),
         "training.lora.targets=lm_head is unknown; choose one of q_proj, k_proj",
     ),
-    (lambda: Lora(targets=[]), "training.lora.targets=[] names none or one twice; choose"),
+    (lambda: Lora(targets=[]), "training.lora.targets=[] is empty or names one twice; choose"),
     (
         lambda: Lora(targets=["q_proj", "q_proj"]),
-        "training.lora.targets=['q_proj', 'q_proj'] names none or one twice",
+        "training.lora.targets=['q_proj', 'q_proj'] is empty or names one twice",
     ),
     (
         lambda: TextSource("a", context_field="c"),
@@ -393,7 +393,7 @@ def test_every_shape_that_the_schema_lets_pass_is_one_that_a_model_can_be_made_o
 
 
 def test_a_setting_that_is_no_number_is_refused_by_its_name(configure: Callable[..., Any]):
-    with pytest.raises(ValueError, match=r"^gpu\.tdp_w=nan is no number; give one"):
+    with pytest.raises(ValueError, match=r"^gpu\.tdp_w=nan is not a number; give a num"):
         configure("gpu=h100", "gpu.tdp_w=nan")
 
 
@@ -427,13 +427,13 @@ def _change(config: Config, path: str, value: Any) -> None:
         ({"model.teacher": None}, "paradigm=combined needs a teacher, model=tiny has none; choose"),
         (
             {"model.one_vocabulary": False},
-            "two vocabularies and tokens of different lengths, which paradigm=combined with "
-            "response.divergence=forward_kl cannot compare; set paradigm.response.divergence="
+            "two vocabularies, and paradigm=combined with "
+            "response.divergence=forward_kl needs one; set paradigm.response.divergence="
             "universal and paradigm.response.support=dense, or",
         ),
         (
             {"model.one_vocabulary": False, "paradigm.response": None},
-            "paradigm=combined with a feature term cannot compare; set paradigm.feature=null",
+            "paradigm=combined with a feature term needs one; set paradigm.feature=null",
         ),
         (
             {
@@ -442,7 +442,7 @@ def _change(config: Config, path: str, value: Any) -> None:
                 "paradigm.feature": None,
                 "paradigm.relational.level": "token",
             },
-            "with relational.level=token cannot compare; set paradigm.relational.level=sequence",
+            "with relational.level=token needs one; set paradigm.relational.level=sequence",
         ),
         (
             {
@@ -451,7 +451,7 @@ def _change(config: Config, path: str, value: Any) -> None:
                 "paradigm.feature": None,
                 "paradigm.teacher": "cached",
             },
-            "with teacher=cached cannot compare; set paradigm.teacher=online",
+            "with teacher=cached needs one; set paradigm.teacher=online",
         ),
         (
             {"training.sequence_length": 129},
@@ -476,21 +476,22 @@ def _change(config: Config, path: str, value: Any) -> None:
         ),
         (
             {"paradigm.feature.pairs": [[1, 3], [2, 3]]},
-            "paradigm.feature.pairs has [2, 3], the models have 2 and 4 blocks; count from 0",
+            "paradigm.feature.pairs has [2, 3], and the student has 2 blocks and the teacher 4;",
         ),
         (
             {"paradigm.feature.projector": "none"},
-            "paradigm.feature.projector=none needs equal widths, the student has 48 and the "
+            "paradigm.feature.projector=none needs equal widths, and the student has 48 and the "
             "teacher 128; choose projector=linear",
         ),
         (
             {"paradigm.feature.layers": "cka", "paradigm.teacher": "cached"},
-            "paradigm.feature.layers=cka with paradigm.teacher=cached: which blocks to cache is "
-            "known only when they are measured; choose paradigm.teacher=online",
+            "paradigm.feature.layers=cka does not work with paradigm.teacher=cached, because the "
+            "blocks to cache are known only after they are measured; choose "
+            "paradigm.teacher=online",
         ),
         (
             {"paradigm.feature.layers": "cka", "paradigm.feature.num_pairs": 3},
-            "paradigm.feature.num_pairs=3, the models have 2 and 4 blocks; give at most 2, or 0",
+            "is too many: the student has 2 blocks and the teacher 4; give at most 2, or 0",
         ),
         (
             {"paradigm.feature.positions": 128},
@@ -503,11 +504,11 @@ def _change(config: Config, path: str, value: Any) -> None:
         ),
         (
             {"paradigm.relational.level": "attention", "paradigm.teacher": "cached"},
-            "paradigm.relational.level=attention with paradigm.teacher=cached: queries, keys and",
+            "paradigm.relational.level=attention does not work with paradigm.teacher=cached,",
         ),
         (
             {"paradigm.relational.level": "attention", "paradigm.relational.teacher_block": 4},
-            "paradigm.relational.teacher_block=4, the teacher has 4 blocks; count from 0, or give",
+            "teacher_block=4 is no block of the teacher, which has 4; count from 0, or give -1",
         ),
         (
             {"paradigm.relational.level": "attention", "paradigm.relational.relation_heads": 16},
@@ -516,12 +517,12 @@ def _change(config: Config, path: str, value: Any) -> None:
         ),
         (
             {"training.lora": Lora()},
-            "training.lora trains around weights that are kept, the student of model=tiny begins "
-            "from random ones; set training.lora=null, model.student.path to a trained",
+            "training.lora needs a trained student, and the student of model=tiny begins from "
+            "random weights; set training.lora=null, model.student.path to a trained",
         ),
         (
             {"training.heldout_every": 10, "training.heldout_tokens": 300_000},
-            "training.heldout_tokens=300000 is no smaller than training.target_tokens=300000; hold",
+            "training.heldout_tokens=300000 is not below training.target_tokens=300000; hold",
         ),
         (
             {"paradigm.response.k": 1024},

@@ -198,7 +198,7 @@ def test_nothing_of_a_site_is_in_a_key(configure: Callable[..., Any]):
 def test_a_pair_whose_teacher_has_to_be_made_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ValueError, match=r"smollm2_135m_to_81m: its .* yet; `make smollm2` makes it"
+        ValueError, match=r"smollm2_135m_to_81m: its .* not made yet, .*; `make smollm2` makes it"
     ):
         preflight(["model=smollm2_135m_to_81m"], multirun=False)
     (planned,) = preflight(["model=smollm2_135m_to_81m", "until=plan"], multirun=False)

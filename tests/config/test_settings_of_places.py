@@ -69,7 +69,7 @@ def test_the_store_of_an_empty_variable_is_refused(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("KDWATTS_STORE", "")
-    with pytest.raises(ValueError, match=r"^store_dir is empty, by the command or by an empty KD"):
+    with pytest.raises(ValueError, match=r"^store_dir is empty, in the command or in the variabl"):
         configure()
 
 

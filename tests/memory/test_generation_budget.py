@@ -76,7 +76,7 @@ def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
     [
         (
             ["paradigm=sequence", "paradigm.generate.new_tokens=97"],
-            "32 prompt + 97 new tokens do not fit in the 128 tokens that the teacher writes in",
+            "32 prompt + 97 new tokens do not fit in the 128 tokens that the teacher has for",
         ),
         (
             [
@@ -84,7 +84,7 @@ def test_a_corpus_as_it_is_has_nothing_written(configure: Configure):
                 "training.sequence_length=64",
                 "paradigm.generate.new_tokens=49",
             ],
-            "16 prompt + 49 new tokens do not fit in the 64 tokens that the student writes in",
+            "16 prompt + 49 new tokens do not fit in the 64 tokens that the student has for",
         ),
         (
             ["paradigm=sequence", "paradigm.generate.prompt_tokens=127"],
@@ -109,8 +109,8 @@ def test_a_batch_whose_keys_and_values_do_not_fit_on_the_gpu_is_refused(configur
     # twelve bytes of width 4,096 and six of 14,336 a token, 33 GiB beside the weights' 15.
     large: Any = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=512")
     said = (
-        "keys and values of a batch take 128 GiB and what is beside them 48, one gpu=h100 has room "
-        "for 79"
+        "keys and values of a batch take 128 GiB and all else 48 GiB, and one gpu=h100 has room "
+        "for 79 GiB"
     )
     with pytest.raises(ValueError, match=said):
         check_memory(large)

@@ -68,7 +68,7 @@ SMALL = (
         # A teacher of 14.2 GiB and its forward pass of 9.6 exceed 23 GiB, one in a byte does not.
         ("response", "its teacher needs about 24 GiB .* set model.teacher.quantization=int8"),
         # 64 prompts of 512 tokens: with half of them keys, values and their reading are halved.
-        ("sequence", "one gpu=rtx4090 has room for 23; set paradigm.generate.batch_size=32"),
+        ("sequence", "one gpu=rtx4090 has room for 23 GiB; set paradigm.generate.batch_size=32"),
     ],
 )
 def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configure):
@@ -80,7 +80,9 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
 
 def test_fewer_tokens_are_no_remedy_where_there_is_no_room_for_any(configure: Configure):
     large = configure("model=qwen25_7b_to_3b", "gpu=rtx4090", "eval=none", "paradigm=on_policy")
-    with pytest.raises(ValueError, match=r"room for 23; choose a larger GPU or a smaller pair$"):
+    with pytest.raises(
+        ValueError, match=r"room for 23 GiB; choose a larger GPU or a smaller pair$"
+    ):
         check_memory(large)
 
 
@@ -88,16 +90,16 @@ def test_small_memory_is_told_in_mib_and_what_takes_none_is_not(configure: Confi
     config = configure("gpu=cpu", "paradigm=sft")
     budget = estimate(workload_of(config))
     total, parts = memory_lines(config, budget)
-    assert f"estimated: {1024 * budget.total_gib:.2f} MiB at its fullest moment" in total
+    assert f"at most {1024 * budget.total_gib:.2f} MiB (estimated), reached in the " in total
     assert "student with optimizer 1.5" in parts  # 100 k parameters in sixteen bytes
     assert "teacher" not in parts and "cast weights" not in parts
 
 
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
-    said = "evaluation needs about 131 GiB .*, one gpu=h100 has room for 79; set model.teacher."
+    said = "evaluation needs about 131 GiB .*, and one gpu=h100 has room for 79 GiB; set "
     # A quantised teacher is no shard's.
-    bits = "quantization=int8 training.teacher_parallel=ddp, which fits on 4 GPUs"
+    bits = "model.teacher.quantization=int8 training.teacher_parallel=ddp, which fits on 4 GPUs"
     with pytest.raises(ValueError, match=said + bits):
         check_memory(config)
     remedy = ("model.teacher.quantization=int8", "training.teacher_parallel=ddp")
@@ -109,8 +111,8 @@ def test_a_plan_says_which_part_of_a_run_the_gpu_has_no_room_for(configure: Conf
     config = configure(*BIG, "paradigm=sft")
     lines = memory_lines(config, estimate(workload_of(config)))
     assert "  evaluation: 131.4 GiB on one GPU (the teacher whole, for its scores)" in lines
-    assert lines[-1] == "the GPU has no room for its evaluation, however steps are cut"
+    assert lines[-1] == "  the GPU has no room for its evaluation, whatever the micro-batch is"
     alone = configure(*BIG, "paradigm=sft", "eval=none")
     assert memory_lines(alone, estimate(workload_of(alone)))[-1].startswith(
-        "same steps on 4 GPUs at "
+        "  the same steps fit 4 GPUs with "
     )

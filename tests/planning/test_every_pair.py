@@ -138,5 +138,5 @@ def test_a_teacher_still_to_be_made_is_planned_with_the_command_that_makes_it(
     monkeypatch.chdir(tmp_path)
     (config, *_) = _runs("smollm2_135m_to_81m", "feature")
     text = describe(config, [], Store(tmp_path), [])
-    assert "in no folder runs/models/smollm2-135m-instruct yet; `make smollm2` makes it" in text
+    assert "there is no folder runs/models/smollm2-135m-instruct; `make smollm2` makes it" in text
     assert "81.4 M parameters; teacher: 135 M" in text

@@ -102,7 +102,7 @@ def test_what_the_store_holds_costs_nothing(configure: Configure, tmp_path: Path
     left = costs_left(config, nodes, store)
     assert {stage for stage, _ in left} == {"distill"}
     assert total(left.values()).hours[0] < total(missing.values()).hours[0]
-    assert time_lines(config, {}) == ["expected: nothing, the student is in the store"]
+    assert time_lines(config, {}) == ["expected: no time, the student is in the store already"]
 
 
 def test_a_sweep_pays_for_a_shared_cache_once(configure: Configure, tmp_path: Path):
@@ -114,7 +114,9 @@ def test_a_sweep_pays_for_a_shared_cache_once(configure: Configure, tmp_path: Pa
     assert sorted(stage for stage, _ in left) == ["distill"] * 3 + ["teacher"]
     hours = one["teacher"].hours[1] + 3 * one["distill"].hours[1]
     assert total(left.values()).hours[1] == pytest.approx(hours)
-    assert sweep_line(left, 3).startswith(f"all 3 runs, shared stages once: {hours:,.2f} to ")
+    assert sweep_line(left, 3).startswith(
+        f"all 3 runs together, shared stages counted once: {hours:,.2f} to "
+    )
 
 
 def test_without_the_gpu_s_figures_nothing_is_expected(configure: Configure, tmp_path: Path):

@@ -73,7 +73,7 @@ def test_work_without_a_boundary_is_ended_when_the_patience_is_over():
     with interrupt.deferred(patience_s=0.05):
         time.sleep(0.1)  # Nothing was asked yet.
         _send(signal.SIGUSR2)
-        with pytest.raises(interrupt.Preempted, match=r"^stopped by SIGUSR2; .* in 0.05 s and was"):
+        with pytest.raises(interrupt.Preempted, match=r"^stopped by SIGUSR2; .* within 0.05 s and"):
             time.sleep(5)
         assert interrupt.received() == (signal.SIGUSR2,)
 

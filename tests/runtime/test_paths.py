@@ -37,8 +37,8 @@ def test_a_path_is_of_the_package_of_a_variable_of_home_or_as_given(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("", "'' is empty, which names no place; give a path, . for where the command is started"),
-        ("  ", "'  ' is empty, which names no place"),
+        ("", "'' is empty; give a path, or . for the folder where the command is started"),
+        ("  ", "'  ' is empty; give a path"),
         ("/a/$KDWATTS_NONE/b", "the environment variable KDWATTS_NONE, which is not set; set it"),
         ("/a/${KDWATTS_NONE}", "the environment variable KDWATTS_NONE, which is not set; set it"),
         ("$KDWATTS_EMPTY/b", "the environment variable KDWATTS_EMPTY, which is empty; set it"),

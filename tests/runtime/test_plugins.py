@@ -69,7 +69,7 @@ def test_a_name_that_is_ours_too_is_refused_where_it_is_asked_for(site: Path):
     with pytest.raises(ValueError) as refusal:
         dense("forward_kl")
     assert str(refusal.value) == (
-        "paradigm.response.divergence=forward_kl is the name of one that kdwatts ships and of one "
+        "paradigm.response.divergence=forward_kl names two functions, one of kdwatts and one "
         "of package own-losses; rename the latter in its entry points (kdwatts.divergences)"
     )
 
@@ -79,7 +79,7 @@ def test_a_name_of_two_packages_is_refused_before_either_is_imported(site: Path)
     offer(site, "gap", "own_losses:gap", package="others")
     with pytest.raises(ValueError, match=r"=gap is offered by the packages others and own-losses;"):
         dense("gap")
-    with pytest.raises(ValueError, match=r"gap is offered by others and own-losses; have one"):
+    with pytest.raises(ValueError, match=r"gap is offered by others and own-losses, and exac"):
         plugins.load(plugins.DIVERGENCES, "gap")
 
 

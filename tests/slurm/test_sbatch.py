@@ -53,7 +53,7 @@ def test_a_real_refusal_names_our_setting(
 ):
     with pytest.raises(RuntimeError) as refusal:
         send(tmp_path, asked, extra)
-    assert told in str(refusal.value).partition(": sbatch refuses it, nothing of it is sent (")[0]
+    assert told in str(refusal.value).partition(": sbatch refuses it with the words ")[0]
     assert "\n" not in str(refusal.value)
 
 

@@ -148,7 +148,7 @@ def test_an_array_whose_teacher_fails_is_cancelled_and_the_reason_is_told(untaug
     assert [line.split()[0] for line in table[:3]] == ["failed"] * 3
     job, logs = one.job(teacher.name), list((one.sweep_dir / ".submitit").glob("*/*.err"))
     for line in table[:2]:
-        needs = f"did not come to begin it: it needs job {job}, {teacher.name}, of which Slurm says"
+        needs = f"never began the run: it needs job {job} ({teacher.name}), of which Slurm says"
         assert needs in line, output
         assert Path(line.rpartition("its log is ")[2]) in logs, output
     assert "SafetensorError" not in table[2], output
@@ -186,7 +186,7 @@ def test_ctrl_c_after_a_requeue_calls_the_run_waiting_since_slurm_brings_it_back
     command("scancel", job)
     assert code == 130, output
     (line,) = [line for line in output.splitlines() if line.startswith("waiting ")]
-    assert f"{run}  as job {job}, which Slurm brings back; stopped by SIGTERM" in line, output
+    assert f"{run}  as job {job}, which Slurm starts again; stopped by SIGTERM" in line, output
     assert f"scancel {job} ends them" in output and "preempted" not in output.splitlines()[-1]
 
 
@@ -206,14 +206,14 @@ def test_killed_and_cancelled_runs_are_told_and_the_same_command_goes_on_with_th
     assert table[killed].startswith("failed ")
     # srun and the shell around it tell a signal in different ways.
     assert re.search(
-        r"ended without a word at distill: Slurm says FAILED, .* (9|137),", table[killed]
+        r"ended at distill and did not say why: Slurm says FAILED, .* (9|137),", table[killed]
     )
     assert table[finished].startswith("done ")
     assert table[stopped].startswith("preempted ")
     assert "stopped by SIGTERM; saved after step" in table[stopped]
     assert table[waiting].startswith("failed ")
-    assert "did not come to begin it: Slurm has no record of it" in table[waiting]
-    assert "4 runs: 2 failed, 1 done, 1 preempted; the same command with" in output
+    assert "never began the run: Slurm has no record of it" in table[waiting]
+    assert "4 runs: 2 failed, 1 done, 1 preempted; to go on, run the same command with" in output
     assert one.status(killed)["state"] == "failed"
 
     before = one.status(finished)

@@ -270,8 +270,8 @@ def test_a_student_that_other_code_built_is_reused_under_one_warning_or_built_an
     second = code_keys("distill", config_of(*DENSE))[OPTION]
     warning, reused = run("other")
     assert warning.startswith(
-        f"WARNING distill: {record['key']} was built by other code: the code of {OPTION} was "
-        f"{first} and is {second}; run with store.code=strict, or delete "
+        f"WARNING distill: the artifact {record['key']} was built by other code: the code of "
+        f"{OPTION} was {first} and is {second}; it is reused all the same, set store.code=strict "
     )
     assert reused.startswith("INFO distill: reused")
     (built,) = run("strict", "store.code=strict")

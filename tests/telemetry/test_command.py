@@ -196,10 +196,10 @@ def test_a_script_without_an_interpreter_is_the_shells_and_a_missing_one_is_not_
     [
         (["--interval", "20"], "telemetry.interval_s=20.0 is out of range; give 0.01 to 10"),
         (["--idle", "-1"], "telemetry.idle_s=-1.0 is out of range; give at least 0"),
-        (["sleep", "1"], "sleep is no option; write -- before the command"),
-        (["--"], "nothing follows --; give a command or leave -- out"),
+        (["sleep", "1"], "sleep is no option of the meter; write -- before the command"),
+        (["--"], "no command follows --; give one, or leave -- out"),
         (["--cpu-estimate-tdp", "100"], "give a command"),
-        (["--cpu-estimate-threads", "8", "--", "true"], "goes with --cpu-estimate-tdp"),
+        (["--cpu-estimate-threads", "8", "--", "true"], "needs --cpu-estimate-tdp"),
         (["--cpu-estimate-tdp", "0", "--", "true"], "telemetry.cpu_tdp_w=0.0 is out of range"),
         (["--out", "trace.txt", "--", "true"], "trace.txt: file exists; give another --out"),
     ],
@@ -355,7 +355,7 @@ def test_a_second_run_in_a_folder_is_its_next_attempt_and_loses_nothing(start, t
     metered = start("--out", "out", "--", "true")
     code, _, errors = metered.end()
     assert code == 0
-    assert "records go to out, attempt 2 beside the earlier rows" in errors
+    assert "records go to out, as attempt 2 after the earlier rows" in errors
     for name in names:
         assert (tmp_path / "out" / name).read_bytes().startswith(before[name])
         rows = list(read_jsonl(tmp_path / "out" / name))
@@ -379,7 +379,7 @@ def test_a_folder_with_records_of_somebody_else_is_refused(start, tmp_path, text
     (tmp_path / "out" / "telemetry.jsonl").write_text(text)
     code, _, errors = start("--out", "out", "--", "touch", "started").end()
     assert code == 2
-    assert "not a row of kdwatts; give another --out" in errors
+    assert "no row that kdwatts wrote; give another --out" in errors
     assert not (tmp_path / "started").exists()
     assert (tmp_path / "out" / "telemetry.jsonl").read_text() == text
 
@@ -494,7 +494,7 @@ def test_where_no_energy_is_measured_that_is_said_before_it_is_waited_for(
     warn_unmeasurable(Telemetry(rapl_root=str(tmp_path)))
     assert capsys.readouterr().err == (
         "kdwatts: no energy can be measured here: this job has no GPU, no RAPL package zone under "
-        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it on a node with one of them, or "
+        f"{tmp_path}, no RAPL dram zone under {tmp_path}; run it where there is one of them, or "
         "give a command and --cpu-estimate-tdp\n"
     )
 

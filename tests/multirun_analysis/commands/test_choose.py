@@ -188,9 +188,9 @@ def test_strictly_what_is_not_settled_exits_with_3(runs: Path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--tokens-per-day", "0"], "give numbers above 0"),
-        (["--tokens-per-day", "inf"], "give numbers above 0"),
-        (["--tokens-per-day", "1", "--days", "nan"], "give numbers above 0"),
+        (["--tokens-per-day", "0"], "must be numbers above 0"),
+        (["--tokens-per-day", "inf"], "must be numbers above 0"),
+        (["--tokens-per-day", "1", "--days", "nan"], "must be numbers above 0"),
         (["--tokens-per-day", "1", "--min-om-perf", "nan"], "give a number such as 0.95"),
         (["--tokens-per-day", "1", "--min-kept", "inf"], "give a number such as 0.5"),
         (["--tokens-per-day", "1", "--site", "mars"], "there is no such site; choose one of fr"),

@@ -81,7 +81,7 @@ def test_a_sweep_of_every_kind_is_told_in_a_table_that_counts_and_fails(
         ["preempted", "11-sft-tiny"],
     ]
     assert "distill" in lines[2] and " 2" in lines[2]
-    assert "silent for 61 s, killed without a word" in lines[3]
+    assert "silent for 61 s, so it was killed" in lines[3]
     assert lines[4].endswith("the disk is full")
     assert lines[-1] == "5 runs: 1 done, 1 running, 2 failed, 1 preempted"
 
@@ -117,7 +117,7 @@ def test_a_run_whose_process_is_gone_from_this_host_failed_at_once(make: Make, t
     make("2-sft", {**here, "pid": ended.pid, "host": "gpu7"}, silent_s=6)
     assert states(tmp_path) == {"0-sft": "failed", "1-sft": "running", "2-sft": "running"}
     assert run_states(tmp_path)[0].reason == (
-        f"its process {ended.pid} is gone; it left no word of its end"
+        f"its process {ended.pid} is gone; the run did not say why"
     )
 
 
@@ -128,7 +128,7 @@ def test_torn_and_missing_words_are_failures_with_a_reason(make: Make, tmp_path:
     first, second = run_states(tmp_path)
     assert (first.state, second.state) == ("failed", "failed")
     assert first.reason and "status.json" in first.reason
-    assert second.reason == "silent for 90 s, killed without a word before its first stage"
+    assert second.reason == "silent for 90 s, so it was killed before its first stage"
 
 
 def test_slurm_tells_waiting_runs_from_dead_ones(
@@ -149,10 +149,10 @@ def test_slurm_tells_waiting_runs_from_dead_ones(
     )
     told = {one.folder: (one.state, one.reason) for one in run_states(tmp_path)}
     assert told == {
-        "0-sft": ("failed", "its job is over, Slurm says NODE_FAIL; it left no word of its end"),
+        "0-sft": ("failed", "its job is over and Slurm says NODE_FAIL; the run did not say why"),
         "1-sft": ("waiting", "in Slurm's queue (BeginTime); its last attempt was cut off"),
         "2-sft": ("running", None),  # Begun anew 42 s ago; the old trace says nothing of that.
-        "3-sft": ("failed", "silent for 2.0 h, killed without a word"),
+        "3-sft": ("failed", "silent for 2.0 h, so it was killed"),
         "4-sft": ("waiting", "in Slurm's queue (Priority); stopped by SIGUSR2"),
         "5-sft": ("preempted", "stopped by SIGUSR2"),
     }
@@ -172,7 +172,7 @@ def test_runs_that_slurm_has_not_begun_are_listed_from_what_was_submitted(
     assert told == {
         "0-sft": ("done", None, "12_0"),
         "1": ("waiting", "in Slurm's queue (Resources)", "12_1"),
-        "2": ("failed", "Slurm says CANCELLED before it wrote anything", "12_2"),
+        "2": ("failed", "Slurm says CANCELLED, and the run wrote nothing", "12_2"),
         "3": ("waiting", "in Slurm's queue", "12_3"),
     }
 
@@ -217,7 +217,7 @@ def test_runs_that_a_failed_teacher_stops_name_its_job_and_its_log_without_slurm
     ]
     lines = [json.dumps({"schema": 1, "jobs": jobs, "after": after}) for jobs, after in rows]
     (tmp_path / "jobs.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    needs = f"it needs job 11, teacher-0123abcd, which failed; its log is {logs}/11_0_log.err"
+    needs = f"it needs job 11 (teacher-0123abcd), which failed; its log is {logs}/11_0_log.err"
     for queue, account in (
         ("", ""),  # Years later.
         ("", "12|12|CANCELLED by 0\n13_[0-1]|13|CANCELLED by 0"),
@@ -280,7 +280,7 @@ def test_a_folder_that_is_no_sweep_is_refused_with_status_2(
     said = capsys.readouterr()
     assert said.out == ""
     first, second = said.err.splitlines()
-    assert first.endswith("and no submitted job; give the folder of a multirun")
+    assert first.endswith("nor does a folder below it; give the folder of a run or a sweep")
     assert second.endswith("no such directory; give the folder of a multirun")
 
 

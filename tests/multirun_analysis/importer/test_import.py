@@ -103,7 +103,7 @@ def test_the_same_import_again_is_said_to_be_there_and_changes_nothing(
     before = content(out_dir)
     code, printed, _ = imported(capsys, source_dir, "--out", out_dir)
     assert code == 0
-    assert printed == [f"{out_dir / 'relation_1'}: was there already, 3.00 ± 0.15 kJ measured"]
+    assert printed == [f"{out_dir / 'relation_1'}: was imported before, 3.00 ± 0.15 kJ measured"]
     assert content(out_dir) == before
 
 
@@ -192,7 +192,7 @@ def test_the_teachers_folder_may_have_another_name(source_dir, tmp_path, capsys)
     ("arguments", "message"),
     [
         (["absent"], "absent: no such directory"),
-        (["empty"], "empty: no folder in it or below has telemetry.jsonl"),
+        (["empty"], "empty holds no run: neither it nor a folder below it has"),
         (["in", "--teacher", "nobody"], "--teacher nobody: in/nobody holds no eval.json"),
     ],
 )

@@ -93,7 +93,7 @@ def test_runs_that_are_not_finished_are_named_by_what_chooses(make, tmp_path, ca
     make.run(tmp_path / "0")
     make.run(tmp_path / "1", state=make.status("failed", error="out of memory"), metrics=None)
     main(["choose", str(tmp_path), *CHOOSE])
-    assert capsys.readouterr().out.endswith("Not finished, so not among them: 1.\n")
+    assert capsys.readouterr().out.endswith("Left out because they are not finished: 1.\n")
     main(["choose", str(tmp_path), *CHOOSE, "--json"])
     assert json.loads(capsys.readouterr().out)["unfinished"] == ["1"]
 
@@ -102,7 +102,7 @@ def test_a_page_without_a_finished_run_is_no_success(make, tmp_path, capsys):
     make.run(tmp_path / "0", state=make.status("failed", error="out of memory"), metrics=None)
     assert main([str(tmp_path)]) == 1
     captured = capsys.readouterr()
-    assert "no run is finished: the page has their reasons" in captured.err
+    assert "no run is finished, so the report has no" in captured.err
     assert "out of memory" in captured.out
     assert (tmp_path / "analysis" / "report.html").is_file()
 
