@@ -82,7 +82,7 @@ def says(node: Defined) -> str:
     return ast.get_docstring(node) or ""
 
 
-def annotations(node: ast.FunctionDef) -> str:
+def types_of(node: ast.FunctionDef) -> str:
     """The types of a function's arguments and of what it returns, as they are written."""
     return " ".join([ast.unparse(node.args), ast.unparse(node.returns) if node.returns else ""])
 
@@ -125,7 +125,7 @@ def test_a_function_on_an_api_page_that_takes_or_returns_tensors_names_a_shape()
         name
         for name, node in shown().items()
         if isinstance(node, ast.FunctionDef)
-        and any(tensor in annotations(node) for tensor in TENSORS)
+        and any(tensor in types_of(node) for tensor in TENSORS)
         and not SHAPE.search(says(node))
     ]
     assert without == []
