@@ -214,6 +214,4 @@ def verdict_words(found: BreakEven) -> str:
 
 def count_words(count: float | None) -> str:
     """So many tokens or students."""
-    if count is not None and count >= 1000:
-        return units.quantity(count, "").rstrip()
-    return units.number(count)
+    return units.plain_count(count)

@@ -53,6 +53,23 @@ def number(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None else significant(value, digits)
 
 
+def plain_count(value: float | None) -> str:
+    """How many, as one says it: `690,000` or `1.29 million`, three digits of it."""
+    if value is None:
+        return MISSING
+    rounded = float(f"{value:.2e}")
+    for factor, name in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
+        if abs(rounded) >= factor:
+            return _short(value / factor) + name
+    return _short(value)
+
+
+def _short(value: float) -> str:
+    """Three digits, without a tail of zeros."""
+    text = significant(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def quantity(value: float | None, unit: str, *, error: float | None = None) -> str:
     """Such as `412 ± 21 kJ`; a dash where the value is missing."""
     if value is None:
