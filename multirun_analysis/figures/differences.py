@@ -32,9 +32,9 @@ def differences(runs: pd.DataFrame) -> Exhibit:
     words = {(c.column, c.group): comparison_words(c) for c in found if c.column in JUDGED}
     return Exhibit(
         "Settings against plain fine-tuning, by seed",
-        "Differences of runs with one seed, lines are their 95 % intervals. A filled mark differs "
-        "beyond noise, by a paired t-test corrected for all settings of its panel (Holm 1979); an "
-        "open one does not.",
+        "Each mark is the mean difference from plain fine-tuning (sft), over pairs of runs with "
+        "the same seed. Lines are 95 % intervals. A filled mark differs beyond noise, an open mark "
+        "does not: a paired t-test, corrected for all settings of the panel (Holm 1979).",
         comparisons_table(found),
         partial(_draw, words=words, runs=runs),
     )

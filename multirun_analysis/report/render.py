@@ -56,6 +56,7 @@ def _environment() -> Environment:
         "md": markdown_text,
         "number": units.number,
         "numbers_of": numbers_of,
+        "plain_count": units.plain_count,
         "paragraph": lambda text: f"{one_line(text)}\n",
         "quantity": units.quantity,
         "readable": readable,
