@@ -44,6 +44,17 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     return f"{shown[0]} ± {shown[1]}{tail}"
 
 
+def with_ends(value: float, low: float | None, high: float | None) -> str:
+    """Such as `0.60 (0.52 to 0.69)`: the ends of an interval, nothing finer than its half width."""
+    if low is None or high is None or low >= high:
+        return significant(value)
+    error = (high - low) / 2
+    leading = math.floor(math.log10(error))
+    decimals = -leading if error / 10**leading >= 3 else 1 - leading
+    middle, *ends = (f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high))
+    return f"{middle} ({' to '.join(ends)})"
+
+
 def count(number: int, what: str) -> str:
     """Such as `1 run` or `4 runs`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
