@@ -124,7 +124,8 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     covered = [share for share in covered if share is not None]
     if covered:
         lowest = units.significant(100 * min(covered))
-        parts.append(f"In every stage, readings cover at least {lowest} % of the time.")
+        share = "all" if lowest == "100" else f"at least {lowest} %"
+        parts.append(f"In every stage, readings cover {share} of the time.")
     imported = {run["run"] for run in known(students, "origin")}  # These have a word of their own.
     doubted = [
         window

@@ -35,6 +35,11 @@ class Numbers:
     note: str = ""
     """How to read them, in sentences."""
 
+    @property
+    def align(self) -> str:
+        """A letter for each column: l, or r for numbers."""
+        return "".join("r" if is_number else "l" for is_number in self.are_numbers)
+
 
 def cell_text(value: Any) -> str:
     """A number with four significant digits, or what else stands in a cell; plain text."""

@@ -153,7 +153,7 @@ def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
     # MMLU of relation_1 and of the teacher.
     assert "0.647 ± 0.004<small>teacher 0.806</small>" in page
     reason = "for the teacher: 3 runs</summary>feature_1, relation_1, response_1</details>"
-    assert 'Accuracy kept is not known. <details class="said">' in page and reason in page
+    assert 'Accuracy kept is not known: <details class="said">' in page and reason in page
     assert "<td>438 mJ<small>355 J, reported</small></td>" in page
 
 

@@ -128,7 +128,7 @@ def test_what_is_at_chance_is_marked(make, tmp_path):
         teacher_at_chance=['["mmlu"]', "[]"],
         student_at_chance=["[]", '["arc"]'],
     )
-    assert "sft cannot be told teacher at chance on mmlu" in text
+    assert "sft not known teacher at chance on mmlu" in text
     assert "feature 10.0 % interval unknown; at chance on arc" in text
     assert text.index("feature") < text.index("sft")
 
