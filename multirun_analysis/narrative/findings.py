@@ -151,9 +151,9 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
 
 def _sure_words(c: Comparison) -> str:
     """A difference beyond noise; of joules worse is more."""
-    word = c.verdict
-    if COLUMNS[c.column].quality and not COLUMNS[c.column].higher_is_better:
-        word = {"better": "less", "worse": "more"}[c.verdict]
+    is_energy = COLUMNS[c.column].quality and not COLUMNS[c.column].higher_is_better
+    words = {"better": "takes less", "worse": "takes more"} if is_energy else {}
+    word = words.get(c.verdict, f"is {c.verdict}")
     return f"{c.label} {word} than {c.baseline_label} ({size_words(c)[1]})"
 
 

@@ -131,8 +131,9 @@ def _break_even(of: str) -> list[Maker]:
 def _difference(row: Row) -> str:
     if row["difference"] is None:
         return units.MISSING
-    unit, error = row["unit"], row["difference_half_width"]
-    return units.signed(row["difference"], unit, error=error, prefixed="J" in unit)
+    is_energy = "J" in row["unit"]  # Of the others the first column says what they are.
+    unit, error = row["unit"] if is_energy else "", row["difference_half_width"]
+    return units.signed(row["difference"], unit, error=error, prefixed=is_energy)
 
 
 def _relative(row: Row) -> str:
@@ -148,7 +149,7 @@ _COMPARED = Layout(
         plain("label", "Setting"),
         lambda _: Column("Difference", lambda row: _difference(row) + mark_of(row)),
         lambda _: Column("Relative", _relative),
-        lambda _: Column("p, corrected", lambda row: "-" if row["p_holm"] is None
+        lambda _: Column("p", lambda row: "-" if row["p_holm"] is None
                          else p_words(row["p_holm"])),
         whole("num_pairs", "Pairs"),
         plain("verdict", "Verdict"),

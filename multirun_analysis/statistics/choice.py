@@ -1,10 +1,10 @@
 """Which student is to be served, and how sure that is.
 
-The rule: of the settings that keep enough, take the one that draws the least over the tokens, and
-all that cannot be told from it in whole joules. Of these those stay that are the cheapest to build
-as far as their intervals tell, of these those that keep the most as far as theirs tell, and of what
-is left the one whose building drew the least. Measured and estimated joules are never ranked
-against each other.
+The rule has four steps. Take the settings that keep enough; of these the one that draws the least
+over the tokens, with all whose whole joules do not differ clearly from it. Of these keep the
+cheapest to build, with all whose building does not differ clearly. Of these keep those that keep
+the most, with all whose accuracy does not differ clearly. Of what is left take the one whose
+building drew the least. Measured and estimated joules are never ranked against each other.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import Row, known
 
 VERDICTS = {
-    "settled": "it surely keeps enough, is told in joules from all others that do, and its saving "
-    "is resolved",
-    "not settled": "one is recommended, and the reasons say what is open",
-    "none keeps enough": "every setting that can be told keeps too little",
-    "cannot be told": "no setting can be judged, such as where no teacher is above chance",
+    "settled": "the recommended setting surely keeps enough, its energy differs clearly from that "
+    "of all others that keep enough, and its saving is resolved",
+    "not settled": "one setting is recommended; the reasons say what is open",
+    "none keeps enough": "every setting that can be judged keeps too little",
+    "cannot be told": "no setting can be judged, for example because no teacher is better than "
+    "guessing",
 }
 """Every verdict and what it means."""
 

@@ -83,7 +83,7 @@ def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, tex
     # d = 0.05 / 0.132 = 0.38 takes some 57 seeds.
     assert "). More than 50 seeds would decide, if the true difference is the observed" in accuracy
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
-    sure = "against plain fine-tuning (sft): response more than sft (+90.9 ± 2.3 %)."
+    sure = "against plain fine-tuning (sft): response takes more than sft (+90.9 ± 2.3 %)."
     assert energy == f"Own energy (estimated) {sure}"
     assert noise in text
     assert " | 3 | within noise | more than 50 |" in text
