@@ -48,8 +48,8 @@ def _energy_classes(found: list[Comparison], runs: pd.DataFrame) -> list[str | N
     classes: list[str | None] = []
     for c in found:
         quality = COLUMNS[c.column].quality
-        rows = [*by_group[c.group], *by_group[c.baseline_group]] if quality else []
-        kinds = {energy_class(row[quality]) for row in rows}
+        rows = [*by_group[c.group], *by_group[c.baseline_group]]
+        kinds = {energy_class(row[quality]) for row in rows} if quality else set()
         classes.append(max(kinds, key=CLASSES.index, default=None))
     return classes
 

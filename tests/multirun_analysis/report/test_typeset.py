@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from multirun_analysis.collect.collection import collect
+from multirun_analysis.figures.differences import differences
 from multirun_analysis.report.page import exhibits_of
 from multirun_analysis.report.table_layouts import layout_of, numbers_of
 from multirun_analysis.report.typeset import (
@@ -33,8 +35,8 @@ def test_joules_that_are_not_measured_have_a_mark_that_the_note_explains():
     assert found.note == (
         "One run each. † estimated, not measured. ‡ a sum of measured and estimated parts."
     )
-    measured = typeset(table[table["energy_class"] == "measured"], Layout([joules("e", "Energy")]))
-    assert measured.note == ""
+    measured = pd.DataFrame({"e": [2.0], "energy_class": ["measured"]})
+    assert typeset(measured, Layout([joules("e", "Energy")])).note == ""
 
 
 def test_an_interval_has_no_finer_digits_than_its_half_width():
@@ -90,3 +92,17 @@ def test_accuracy_kept_and_the_plain_ratio_of_a_setting_stand_in_one_row():
     found = numbers_of(table, "accuracy_kept")
     assert found.columns == ["Setting", "Seeds", "Accuracy kept (%)", "OM_perf"]
     assert found.rows == [("k", ["sft", "3", "27 (-1 to 56)", "0.49 (0.29 to 0.69)"])]
+
+
+def test_a_difference_of_joules_is_marked_where_they_are_estimated(make, tmp_path):
+    for seed in range(2):
+        for paradigm, own_j in (("sft", 100.0), ("response", 120.0 + seed)):
+            make.run(
+                tmp_path / f"{paradigm}{seed}", paradigm=paradigm, seed=seed,
+                student_key=f"{paradigm}{seed}", own_energy_j=own_j, own_energy_quality="estimated",
+            )  # fmt: skip
+    found = numbers_of(differences(collect([tmp_path]).runs).table, "comparisons")
+    rows = {row[0]: row for _, row in found.rows}
+    # 20 and 21 J: 12.706 times 0.5 J of their mean, 20.5 J.
+    assert rows["own energy"][2] == "+20 ± 6 J†"
+    assert "†" not in rows["accuracy kept"][2] and "† estimated" in found.note
