@@ -222,6 +222,7 @@ _LAYOUTS: dict[str, Layout] = {
         [
             plain("setting", "Setting"),
             plain("site", "Site"),
+            plain("what", "Energy of", folds=True),
             words("Factor covers", lambda row: _BOUNDARIES.get(row["grid_boundary"], "-")),
             number("grid_gco2e_per_kwh", "Grid (g/kWh)"),
             number("pue", "PUE"),
