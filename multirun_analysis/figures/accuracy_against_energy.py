@@ -49,7 +49,7 @@ class Quality:
     """Column of the teacher's value. None where the teacher is 1 by definition."""
 
 
-ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, chance subtracted", True, teacher=None)
+ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, above chance", True, teacher=None)
 BITS_PER_BYTE = Quality(
     "student_bits_per_byte", "Held-out text, bits per byte", False, "teacher_bits_per_byte"
 )
@@ -69,10 +69,10 @@ def quality_against_energy(
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return Exhibit(
         f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
-        f"Circles are runs, diamonds means over {draws}, which may leave the figure. Intervals of "
-        "quality are 95 %: of a run over the benchmarks' samples, of a mean the wider of those "
-        f"over {draws} and over samples. The dotted line joins the students that no other beats on "
-        f"both counts. {NOT_MEASURED} Squares are imported.",
+        f"Circles are runs, diamonds are means over {draws}, squares are imported runs. Vertical "
+        "lines are 95 % intervals and may leave the figure. A run has one over benchmark samples. "
+        f"A mean has the wider of two, over {draws} and over benchmark samples. The dotted line "
+        f"joins the students that no other beats in both quality and energy. {NOT_MEASURED}",
         _table(runs, energy, quality),
         partial(_draw, runs=runs, energy=energy, quality=quality),
     )
@@ -271,7 +271,7 @@ def _run_text(run: Row, is_on_front: bool) -> str:
     own = units.energy(run["own_energy_j"], error_j=run["own_energy_uncertainty_j"])
     lines = [
         f"<b>{escape(run['label'])}</b>",
-        f"own {own} ({escape(str(run['own_energy_quality']))})",
+        f"own energy {own} ({escape(str(run['own_energy_quality']))})",
         f"with its share of inherited work {units.energy(run['total_amortised_energy_j'])}",
         *_accuracy_lines(run),
         f"bits per byte {units.number(run['student_bits_per_byte'])}, "

@@ -77,11 +77,12 @@ def break_even_over_tokens(runs: pd.DataFrame) -> Exhibit:
     columns = [*_SETTING, *(f"break_even_tokens{end}" for end in _ENDS), "tokens_served"]
     columns += ["joules_saved", "joules_ratio", "low", "high", "lifetime_efficiency"]
     return Exhibit(
-        "Tokens served until joules are repaid",
-        "The teacher's joules for so many tokens over the student's, building and share of "
-        "inherited work included. Above 1 they are repaid; the mark is the break-even with its "
-        "95 % interval. never: the student saves nothing a token. unresolved: the joules "
-        f"do not tell the saving from none. Accuracy is not in it. {NOT_MEASURED}",
+        "Tokens served until building is repaid",
+        "Energy of the teacher / energy of the student, for so many tokens served. The student's "
+        "energy includes building and its share of inherited work. Above 1 the student has repaid "
+        "its building. The mark is this break-even, with its 95 % interval. never: the student "
+        "saves nothing per token. unresolved: the interval of the saving includes 0, or is not "
+        f"known. Accuracy does not count here. {NOT_MEASURED}",
         pd.DataFrame(rows, columns=columns),
         partial(_draw_tokens, looks=_looks_of(runs), left_out=len(found) - len(drawn)),
         curves=_curves(drawn, "tokens", joules_ratio, decades[:1] + decades[-1:]),
@@ -144,10 +145,10 @@ def break_even_over_students(runs: pd.DataFrame, train: pd.DataFrame) -> Exhibit
     columns += ["num_students", "j_per_student", "baseline_j", "baseline_sd_j"]
     return Exhibit(
         "How many students must share a teacher",
-        "Joules of one student, its part of what all of them inherit included. The dashed line "
-        "is fine-tuning without a teacher to the same held-out quality; the mark is the "
-        "break-even with its 95 % interval. not reached: fine-tuning never got there. "
-        f"{NOT_MEASURED}",
+        "Energy of building one student, its part of the inherited work included. The more "
+        "students share that work, the less each one pays. The dashed line is fine-tuning without "
+        "a teacher to the same quality on held-out text. The mark is the break-even, with its 95 % "
+        f"interval. not reached: fine-tuning never became that good. {NOT_MEASURED}",
         pd.DataFrame(rows, columns=columns),
         partial(_draw_students, looks=_looks_of(runs), left_out=len(found) - len(drawn)),
         curves=_curves(drawn, "students", _j_per_student, [1.0, furthest]),
@@ -217,7 +218,7 @@ def _draw_tokens(curves: pd.DataFrame, looks: Callable[[Row], Look], *, left_out
         fig.update_xaxes(**log_axis(lines[0][0]["place"], lines[0][-1]["place"], prefixed=True))
         fig.update_yaxes(**log_axis(0.1, min(highest, 1e4)))
     with_left_out(fig, left_out, "settings")
-    return styled(fig, height=430, x="Tokens served", y="Teacher's joules / student's, all in")
+    return styled(fig, height=430, x="Tokens served", y="Energy of teacher / energy of student")
 
 
 def _draw_students(
@@ -254,7 +255,7 @@ def _draw_students(
         fig.update_xaxes(**log_axis(1, lines[0][-1]["place"]))
         fig.update_yaxes(**log_axis(0.8 * min(ends_j) / factor, max(ends_j) / factor))
     y = f"Energy of one student, {prefix}J"
-    return styled(fig, height=430, x="Students that share one teacher's work", y=y)
+    return styled(fig, height=430, x="Students that share the inherited work", y=y)
 
 
 def _settings(curves: pd.DataFrame) -> list[list[Row]]:
@@ -316,7 +317,7 @@ def _add_answer(fig: go.Figure, row: Row, look: Look, what: str) -> None:
         return
     text = (
         f"<b>{escape(row['setting'])}</b><br>repaid after {count_words(count)} {what}"
-        f"<br>95 %: {count_words(row['answer_low'])} to {count_words(row['answer_high'])}"
+        f"<br>95 % interval {count_words(row['answer_low'])} to {count_words(row['answer_high'])}"
     )
     # Only what costs less than its own error may be repaid at once; 0 has no place on the axis.
     arms = {"up": (row["answer_high"] or 0) - count, "down": count - (row["answer_low"] or count)}

@@ -27,8 +27,8 @@ def energy_by_stage(runs: pd.DataFrame, stages: pd.DataFrame) -> Exhibit:
     columns = ["run", "label", "stage", "energy_j", "quality", "inherited", "how"]
     return Exhibit(
         "Energy by stage",
-        "All attempts of each run. Hatched stages were reused: the bar is what they once cost "
-        "another run, undivided.",
+        "Each bar is one run, with all its attempts. A hatched stage was not built by this run but "
+        "reused. Its bar is the energy that building it once took, not divided.",
         pd.DataFrame(rows, columns=columns),
         partial(_draw, runs=runs),
     )

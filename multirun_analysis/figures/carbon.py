@@ -41,15 +41,16 @@ def co2e_by_site(runs: pd.DataFrame, sites: Sequence[Site] | None = None) -> Exh
     """Kilograms of CO2e of each setting at each of `sites`. None means every site of conf/site."""
     draws = draws_of(distinct_students(runs))
     apart = (
-        " Sites whose grid factors count unlike things, or do not state what they count, have a "
-        "panel of their own: compare within a panel alone."
+        " Grid factors that count different things, or do not say what they count, have a panel of "
+        "their own. Compare within one panel only."
     )
     several = sites is None or len(sites) > 1
     return Exhibit(
         "CO2e by site",
-        "Of building one student with its share of inherited work; a triangle leaves out what was "
-        "inherited, which is unknown. Open marks are from estimated joules. Bars are 95 % "
-        f"intervals over {draws}, of the joules alone.{apart if several else ''}",
+        "CO2e of building one student, with its share of inherited work. A triangle is without "
+        "inherited work, whose energy is unknown. Open marks come from estimated energy. Bars are "
+        f"95 % intervals over {draws}. They hold the error of the energy, not that of the grid "
+        f"factor.{apart if several else ''}",
         _table(runs, all_sites() if sites is None else sites),
         _draw,
     )

@@ -40,8 +40,8 @@ def loss_curves(train: pd.DataFrame, runs: pd.DataFrame, *, term: str = "loss") 
     """One term of the loss of each distinct student, by split, step and target tokens."""
     return Exhibit(
         "Loss over training",
-        "One line for each student. Losses of different paradigms sum different terms: compare "
-        "a term, not the whole.",
+        "One line for each student. The loss of each paradigm is a sum of different terms. Compare "
+        "one term, not the sum.",
         _loss_table(train, runs, term),
         partial(_draw_loss, runs=runs, term=term),
     )
@@ -115,8 +115,9 @@ def quality_against_joules(train: pd.DataFrame, runs: pd.DataFrame) -> Exhibit:
     columns = ["run", "label", "group", "energy_j", "bits_per_byte", "energy_class"]
     return Exhibit(
         "Held-out text against energy while training",
-        "What each student had learned by the time it had drawn so many joules, on rows that "
-        f"are never trained on. Inherited work is not in it. {NOT_MEASURED}",
+        "One line for each student: bits per byte on held-out text (lower is better) after so much "
+        "energy. No student trains on this text. Inherited work is not included. "
+        f"{NOT_MEASURED}",
         pd.DataFrame(rows, columns=columns),
         partial(_draw_quality, runs=runs),
     )
@@ -140,7 +141,7 @@ def _draw_quality(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
             hovertemplate=f"<b>{in_template(run['label'])}</b><br>%{{y:.4g}} bits per byte at "
             f"%{{x:.4g}} {prefix}J<extra></extra>",
         )
-    x = f"Energy drawn so far, loading included, {prefix}J"
+    x = f"Energy so far, loading included, {prefix}J"
     return _finished(fig, left_out, x=x, y="Held-out text, bits per byte")
 
 

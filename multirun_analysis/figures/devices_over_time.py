@@ -48,11 +48,12 @@ def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) ->
     ]
     table = _table(ticks, starts_s)
     is_modelled = bool((table["method"] == "tdp_model").any())
-    estimated = "A dotted curve is estimated, not measured. " if is_modelled else ""
+    estimated = "Dotted curves are estimated, not measured. " if is_modelled else ""
     return Exhibit(
         "Devices over time",
-        f"Each device of one run, and the stage it was in. {estimated}Joules are those of the "
-        "energy counter where there is one. Long runs are averaged over equal spans.",
+        f"Each curve is one device of one run. Colours behind it are the stages. {estimated}Energy "
+        "is that of the energy counter, where there is one. For long runs each point is a mean "
+        "over a span of time.",
         table,
         partial(_draw, spans=spans, run=run),
     )

@@ -16,11 +16,13 @@ from multirun_analysis.figures.palette import MUTED
 from multirun_analysis.statistics.comparison_words import comparison_words
 from multirun_analysis.statistics.comparisons import (
     COLUMNS,
+    Comparison,
     against_baseline,
     comparable_columns,
     comparisons_table,
 )
-from multirun_analysis.values.rows import Row, grouped, known, to_rows
+from multirun_analysis.statistics.pareto import CLASSES, energy_class
+from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 JUDGED = ("accuracy_kept", "student_bits_per_byte", "own_energy_j")
 """Columns that a reader compares first: accuracy, held-out text, energy to build."""
@@ -32,12 +34,24 @@ def differences(runs: pd.DataFrame) -> Exhibit:
     words = {(c.column, c.group): comparison_words(c) for c in found if c.column in JUDGED}
     return Exhibit(
         "Settings against plain fine-tuning, by seed",
-        "Differences of runs with one seed, lines are their 95 % intervals. A filled mark differs "
-        "beyond noise, by a paired t-test corrected for all settings of its panel (Holm 1979); an "
-        "open one does not.",
-        comparisons_table(found),
+        "Each mark is the mean difference from plain fine-tuning (sft), over pairs of runs with "
+        "the same seed. Lines are 95 % intervals. A filled mark differs beyond noise, an open mark "
+        "does not: a paired t-test, corrected for all settings of the panel (Holm 1979).",
+        comparisons_table(found).assign(energy_class=_energy_classes(found, runs)),
         partial(_draw, words=words, runs=runs),
     )
+
+
+def _energy_classes(found: list[Comparison], runs: pd.DataFrame) -> list[str | None]:
+    """How the joules of each comparison were obtained, the worse of both; None of scores."""
+    by_group = grouped(distinct_students(runs), "group")
+    classes: list[str | None] = []
+    for c in found:
+        quality = COLUMNS[c.column].quality
+        rows = [*by_group[c.group], *by_group[c.baseline_group]]
+        kinds = {energy_class(row[quality]) for row in rows} if quality else set()
+        classes.append(max(kinds, key=CLASSES.index, default=None))
+    return classes
 
 
 def _draw(table: pd.DataFrame, words: dict[tuple[str, str], str], runs: pd.DataFrame) -> go.Figure:

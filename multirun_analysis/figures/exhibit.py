@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from multirun_analysis.figures.marks import left_out_words
 
-NOT_MEASURED = "What is open or dotted is not measured."
+NOT_MEASURED = "Open marks and dotted lines are not measured."
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ STAGE = "distill"
 BEFORE = "measured before the run"
 
 _SHARES = {
-    "idle_pct": ("idle power, share of the energy", "#8d7f6c"),
-    "data_wait_pct": ("waiting for data, share of the time", "#b88a00"),
-    "gpu_util_pct": ("GPU utilisation, mean", "#0f6e6e"),
-    "host_util_pct": ("CPU utilisation of the host without a GPU, mean", "#7b5ea7"),
+    "idle_pct": ("idle power, share of energy", "#8d7f6c"),
+    "data_wait_pct": ("waiting for data, share of time", "#b88a00"),
+    "gpu_util_pct": ("mean GPU utilisation", "#0f6e6e"),
+    "host_util_pct": ("mean CPU utilisation, without a GPU", "#7b5ea7"),
 }
 
 
@@ -41,11 +41,12 @@ def idle_and_wait(runs: pd.DataFrame, stages: pd.DataFrame, summaries: pd.DataFr
     """
     return Exhibit(
         "Idle power, waiting and utilisation",
-        f"While building the student, means over {draws_of(distinct_students(runs))} with 95 % "
-        "intervals. Idle share is what idle devices would have drawn in the same time, of all that "
-        "was drawn. A paler bar is not from idle power measured before the run, but from the least "
-        "that its GPUs drew at 0 % utilisation, and counts their energy alone. Utilisation is the "
-        "share of time in which some kernel ran, not how much of the GPU it used.",
+        f"While building the student: means over {draws_of(distinct_students(runs))}, with 95 % "
+        "intervals. Idle share is the energy that idle devices would have drawn in the same time, "
+        "as a share of all energy. Idle power was measured before the run. For a paler bar it was "
+        "not: the bar uses the least power that the GPUs drew at 0 % utilisation, and their energy "
+        "alone. Utilisation is the share of time in which a kernel ran. It does not say how much "
+        "of the GPU the kernel used.",
         _table(runs, stages, summaries),
         partial(_draw, runs=runs),
     )
@@ -188,14 +189,14 @@ def idle_words(table: pd.DataFrame) -> list[str]:
         )
         parts = []
         if util is not None and util < LOW_UTIL_PCT:
-            parts.append(f"its GPUs ran a kernel {units.significant(util, 2)} % of the time")
+            parts.append(f"Its GPUs ran a kernel {units.significant(util, 2)} % of the time.")
         if wait is not None and wait > HIGH_WAIT_PCT:
-            parts.append(f"it waited for data {units.significant(wait, 2)} % of the time")
+            parts.append(f"It waited for data {units.significant(wait, 2)} % of the time.")
         if parts and idle is not None:
             parts.append(
-                f"{units.significant(idle, 2)} % of its energy is what idle devices would have "
-                "drawn in as long"
+                f"Idle devices would have drawn {units.significant(idle, 2)} % of its energy in "
+                "the same time."
             )
         if parts:
-            found.append(f"{rows[0]['setting']}: {', and '.join(parts)}.")
+            found.append(f"{rows[0]['setting']}: {' '.join(parts)}")
     return found

@@ -71,7 +71,7 @@ def left_out_words(fig: go.Figure) -> str:
     meta: Any = fig.layout["meta"]
     if not isinstance(meta, dict) or not meta.get("left_out"):
         return ""
-    return f"{meta['left_out']} more {meta['what']} are not drawn; the table has them."
+    return f"The figure leaves out {meta['left_out']} more {meta['what']}. The table has them."
 
 
 def error_bars(

@@ -32,16 +32,16 @@ from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 ABOVE_TEACHER = (
-    "above the teacher's: the student is better there, or one of the two was asked in a "
-    "format that suits it less"
+    "above the teacher's: the student is better there, or the question format suits one of the "
+    "two less"
 )
 
 PALER = 0.35
 """Opacity of the second bar."""
 
 _FORMS = {
-    KEPT: "accuracy kept, chance subtracted",
-    "om_perf": "OM_perf, the plain ratio",
+    KEPT: "accuracy kept, above chance",
+    "om_perf": "OM_perf, plain ratio of scores",
 }
 
 _COLUMNS = ["group", "setting", "paradigm", "model", "gpu", "num_seeds"]
@@ -59,14 +59,12 @@ def accuracy_kept(runs: pd.DataFrame) -> Exhibit:
                 found.append(_row(setting, spread) | {"form": form, "at_chance": marks or None})
     return Exhibit(
         "Accuracy kept by setting",
-        "Mean over benchmarks of (student - chance) over (teacher - chance), of those whose "
-        "teacher is above chance: 0 is guessing. The paler bar is OM_perf, the plain ratio. "
-        f"Lines are 95 % intervals, the wider of those over {draws} and over the benchmarks' "
-        f"samples; they may leave the figure. Dots are runs. A hatched bar is {ABOVE_TEACHER}.",
+        "Accuracy kept is the mean of (student - chance) / (teacher - chance) over benchmarks: 0 "
+        "is guessing, 1 is the teacher. The paler bar is OM_perf, the mean of student score / "
+        "teacher score. Lines are 95 % intervals and may leave the figure: the wider of two, over "
+        f"{draws} and over benchmark samples. Dots are runs. A hatched bar is {ABOVE_TEACHER}.",
         pd.DataFrame(found, columns=[*_COLUMNS, "form", "at_chance"]),
-        partial(
-            _draw, runs=runs, forms=_FORMS, title="Accuracy kept, chance subtracted", row_px=62
-        ),
+        partial(_draw, runs=runs, forms=_FORMS, title="Accuracy kept, above chance", row_px=62),
     )
 
 
@@ -80,16 +78,16 @@ def eff_overall(runs: pd.DataFrame) -> Exhibit:
     ]
     return Exhibit(
         "Eff_overall by setting",
-        "OM_perf times the teacher's over the student's joules per token served, without "
-        f"building. Lines are 95 % intervals, the wider of those over {draws} and over samples "
-        "and measurements; they may leave the figure. Dots are runs. A bar that is an outline "
-        "is not measured. Settings whose accuracy kept cannot be told are not in it.",
+        "Eff_overall is OM_perf times the ratio of energies per token served: teacher / student. "
+        "Building is not included. Lines are 95 % intervals and may leave the figure: the wider of "
+        f"two, over {draws} and over samples and measurements. Dots are runs. An outlined bar is "
+        "not measured. Settings whose accuracy kept is not known are left out.",
         pd.DataFrame(found, columns=_COLUMNS),
         partial(
             _draw,
             runs=runs,
             forms={"eff_overall": "Eff_overall"},
-            title="OM_perf x teacher / student J/token",
+            title="Eff_overall: OM_perf x teacher J/token / student J/token",
             row_px=44,
         ),
     )

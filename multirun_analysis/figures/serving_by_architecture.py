@@ -61,10 +61,11 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> Exhibit:
     columns = [*PAIR, "subject", "quantization", "phase", *PLACE]
     columns += ["j_per_token", "half_width_j_per_token", "num_measurements"]
     return Exhibit(
-        "Joules per token served, by architecture",
-        "Filled points are students, rings their teachers, on the same prompts, batch and "
-        "device. Students of one architecture serve alike, so all settings have one point. "
-        "Bars are 95 % intervals over measurements, which may leave the figure.",
+        "Energy per token served, by architecture",
+        "Prefill reads the prompt, decode writes the answer. Filled points are students, rings are "
+        "their teachers. Both had the same prompts, batch size and device. Students of one "
+        "architecture share one point, whatever trained them. Bars are 95 % intervals over "
+        "measurements and may leave the figure.",
         pd.DataFrame(found, columns=[*columns, "energy_class", "groups"]),
         _draw,
     )

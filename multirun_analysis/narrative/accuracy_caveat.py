@@ -27,17 +27,20 @@ def accuracy_caveat(scores: list[Row], students: list[Row]) -> str:
         }
         more = f" and {len(tasks) - 12} more" if len(tasks) > 12 else ""
         parts.append(
-            "Accuracy kept is the mean over benchmarks of (student - chance) over (teacher - "
-            "chance), of those whose teacher is at least two standard errors above chance. "
-            "OM_perf, beside it, is the mean over all of student score over teacher score. Scored "
-            f"on {', '.join(list(tasks)[:12])}{more}."
+            "For accuracy kept, each benchmark gives (student - chance) / (teacher - chance). "
+            "Chance is what guessing scores. Accuracy kept is the mean of these shares. It leaves "
+            "out benchmarks where the teacher is less than two standard errors above chance. "
+            "OM_perf is the mean of student score / teacher score over all benchmarks. "
+            f"Benchmarks: {', '.join(list(tasks)[:12])}{more}."
         )
     parts += _left_out(students)
     by_run = grouped(scores, "run").values()
     if len({frozenset((row["task"], row["num_fewshot"]) for row in rows) for rows in by_run}) > 1:
-        parts.append("Runs were scored on different sets: compare accuracy only within one set.")
+        parts.append(
+            "Runs were scored on different sets of benchmarks. Compare accuracy only within a set."
+        )
     if scores and len({run["model"] for run in students}) > 1:
-        parts.append("The pairs differ: each student is held against its own teacher.")
+        parts.append("There are several pairs. Each student is compared with its own teacher.")
     return " ".join(parts)
 
 
@@ -46,22 +49,22 @@ def _is_compared(run: Row) -> bool:
 
 
 def _left_out(students: list[Row]) -> list[str]:
-    """Benchmarks that say nothing of what was kept, and why; and students at chance."""
+    """Benchmarks that do not count, and why; and students at chance."""
     total = len(students)
     parts = [
-        f"Accuracy kept {NOT_TOLD} of {len(rows)} of {total} students: {reason}."
+        f"Accuracy kept is {NOT_TOLD} for {len(rows)} of {total} students: {reason}."
         for reason, rows in missing_reasons(students).items()
-        # What imported runs were asked is told with them.
+        # How imported runs were evaluated stands with them.
         if any(run["om_perf_reason"] != reason for run in rows)
     ]
     for column, why in (
         ("teacher_at_chance", "the teacher is less than two standard errors above chance"),
-        ("benchmarks_without_chance", "guessing has no score there"),
+        ("benchmarks_without_chance", "guessing has no known score there"),
     ):
         if words := _counted(known(students, KEPT), column):
-            parts.append(f"Left out of it, as {why}: {words}.")
+            parts.append(f"Left out, because {why}: {words}.")
     if words := _counted(students, "student_at_chance"):
-        parts.append(f"Students {AT_CHANCE}, so no better than guessing: {words}.")
+        parts.append(f"Students {AT_CHANCE} (no better than guessing): {words}.")
     return parts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import median
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from multirun_analysis.statistics.accuracy_words import (
     mean_interval_of,
     missing_reasons,
     names_of,
+    share_and_ends,
     share_words,
 )
 from multirun_analysis.statistics.comparisons import Comparison, every_pair
@@ -29,13 +30,14 @@ from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
 _BITS = BITS_PER_BYTE.column
+INHERITED = "Several students inherit the same work: data, teacher signals, teacher training."
 MAX_LABELS = 8
 """Settings that a sentence names."""
 
 _WARNINGS = {
-    "mixed": "These energies are sums of measured and estimated parts: no measurement.",
-    "estimated": "These energies are estimates from processor load and rated power: no sensor was "
-    "readable. They may compare methods on one machine; they are no measurement of it.",
+    "mixed": "These energies add measured and estimated parts. They are not measurements.",
+    "estimated": "No energy sensor could be read. These energies are estimates from processor load "
+    "and rated power. Use them to compare methods on one machine, not as measurements.",
     "missing": "The energy of these runs is unknown.",
 }
 
@@ -89,7 +91,7 @@ def answer(runs: pd.DataFrame) -> Answer:
     """
     students = distinct_students(runs)
     if not students:
-        text = f"{len(runs)} runs were found; each is listed below with its reason."
+        text = f"Runs in this folder: {len(runs)}. Each is listed below with its reason."
         return Answer("No run has finished yet.", [text], None, [])
     scored = [run for run in students if known([run], KEPT) or known([run], _BITS)]
     candidates = scored or students
@@ -99,17 +101,18 @@ def answer(runs: pd.DataFrame) -> Answer:
     ranked = [run for run, found in zip(candidates, kinds, strict=True) if found == kind]
     sure = [_energy_words(ranked, kind, energy)]
     if apart := len(candidates) - len(ranked):
-        sure.append(f"Left out of this ranking, as their energy is not {kind}: {apart}.")
+        sure.append(f"Not ranked, because their energy is not {kind}: {_students(apart)}.")
     if apart := len(students) - len(candidates):
-        sure.append(f"Left out of this ranking, as no score places them: {apart}.")
+        sure.append(f"Not ranked, because they have no score: {_students(apart)}.")
     if imported := len(known(students, "origin")):
-        sure.append(f"Imported, recorded elsewhere by other software: {imported}.")
+        sure.append(f"Imported from records of other software: {_students(imported)}.")
     warning = _WARNINGS.get(kind)
-    note = "" if kind == "measured" else f", {kind}"
+    note = "" if kind == "measured" else f" ({kind})"
     accurate = _ranked_settings(runs, ranked, energy, ACCURACY_KEPT)
     if accurate and not is_at_chance(accurate[0].students):
         if apart := len(ranked) - sum(len(setting.students) for setting in accurate):
-            sure.append(f"Left out of this ranking, as accuracy kept {NOT_TOLD} of them: {apart}.")
+            why = f"because their accuracy kept is {NOT_TOLD}"
+            sure.append(f"Not ranked, {why}: {_students(apart)}.")
         sure.insert(0, _quality_words(accurate, ACCURACY_KEPT))
         headline = _headline(accurate, ACCURACY_KEPT, note=note)
         return Answer(headline, sure, warning, _highlights(accurate, ACCURACY_KEPT))
@@ -120,14 +123,18 @@ def answer(runs: pd.DataFrame) -> Answer:
         return Answer(headline, sure, warning, _highlights(predicting, BITS_PER_BYTE))
     frugal = _least_energy(ranked, energy)
     if lead and frugal:
-        lead += f"{_capital(frugal.student)} takes the least energy to build: {frugal.figure}."
+        lead += f"{_capital(frugal.student)} took the least energy to build: {frugal.figure}."
     elif not lead:
-        why = ", none was evaluated: no advice follows"
+        why = "None was evaluated, so none is recommended."
         if known(students, "om_perf_reason"):
-            why = ", and no score of theirs can be set beside their teacher's"
+            why = "No score can be compared with the teacher's, so none is recommended."
         was = "was" if len(students) == 1 else "were"
-        lead = f"{units.count(len(students), 'student')} {was} built{why}."
+        lead = f"{_students(len(students))} {was} built. {why}"
     return Answer(lead, sure, warning, [frugal] if frugal else [])
+
+
+def _students(number: int) -> str:
+    return units.count(number, "student")
 
 
 def _ranked_settings(
@@ -176,7 +183,7 @@ def _no_accuracy_words(accurate: list[_Setting], ranked: list[Row]) -> str:
                  for name in names_of(run, "student_at_chance")]  # fmt: skip
         names = ", ".join(dict.fromkeys(found))
         return (
-            f"No student keeps its teacher's accuracy: all are {AT_CHANCE} on every benchmark "
+            f"No student is better than guessing: all are {AT_CHANCE} on every benchmark "
             f"({names}). "
         )
     reasons = [
@@ -185,27 +192,31 @@ def _no_accuracy_words(accurate: list[_Setting], ranked: list[Row]) -> str:
         # An imported run's reason is a paragraph about how it was asked.
         if all(run["om_perf_reason"] != reason for run in rows)
     ]
-    return f"Accuracy kept {NOT_TOLD}: {'; '.join(reasons)}. " if reasons else ""
+    return f"Accuracy kept is {NOT_TOLD}: {'; '.join(reasons)}. " if reasons else ""
 
 
 def _headline(settings: list[_Setting], quality: Quality, *, note: str) -> str:
-    """The best setting and its cost, and a cheaper one that the seeds do not tell from it."""
-    best, *others = settings
-    by_accuracy = quality is ACCURACY_KEPT
-    words = "predicts held-out text best"
-    if by_accuracy:
-        words = f"keeps {share_words(best.value)} of its teacher's accuracy above chance"
-    text = f"{_capital(best.label)} {words}"
+    """What the best setting keeps and what building it took. Nothing else: a student reads it."""
+    best = settings[0]
+    text = f"{_capital(best.label)} predicts held-out text best ({_score(best.value, quality)})."
+    if quality is ACCURACY_KEPT:
+        value, ends = share_and_ends(best.value)
+        interval = ends if best.value.low is None else f"95 % interval {ends}"
+        text = f"{_capital(best.label)} keeps {value} of its teacher's accuracy above chance"
+        text += f" ({interval})."
     if best.energy is None:
-        return f"{text}."
-    text += f" for {units.energy(best.energy.number)}{note}"
-    for other in others:
-        cheaper = other.energy and other.energy.number < 0.95 * best.energy.number
-        if other.energy and cheaper and other.is_apart is False:
-            score = share_words(other.value) if by_accuracy else _score(other.value, quality)
-            cost = units.energy(other.energy.number)
-            return f"{text}; {other.label}, not told apart from it, {score} for {cost}{note}."
-    return f"{text}."
+        return text
+    return f"{text} Building it took {units.energy(best.energy.number)}{note}."
+
+
+def _cheaper_words(settings: list[_Setting], quality: Quality) -> str:
+    """A setting that took less to build and is as good as far as the seeds tell; empty if none."""
+    most_j = 0.95 * settings[0].energy.number if settings[0].energy else 0.0
+    for other in settings[1:]:
+        if other.is_apart is False and other.energy and other.energy.number < most_j:
+            joules, keeps = units.energy(other.energy.number), _score(other.value, quality)
+            return f" Building {other.label} took less energy ({joules}), and it has {keeps}."
+    return ""
 
 
 def _capital(text: str) -> str:
@@ -216,12 +227,11 @@ def _highlights(settings: list[_Setting], quality: Quality) -> list[Highlight]:
     """The best setting, the cheapest one, and what serving the best takes."""
     best, *others = settings
     first = "Most accurate" if quality is ACCURACY_KEPT else "Best on held-out text"
-    serving = f"Serving the {_uncapital(first)}"
     if any(other.is_apart is False for other in others):
-        first += ", not beyond noise"
+        first += " (within noise)"
     elif any(other.is_apart is None for other in others):
         one, several = draws_words(best.students)
-        first += f", by one {one}" if best.value.num_seeds == 1 else f", by few {several}"
+        first += f" (one {one})" if best.value.num_seeds == 1 else f" (few {several})"
     detail = _and_chance(_cost(best), best)
     highlights = [_highlight(first, best, _score(best.value, quality), detail)]
     costed = [setting for setting in settings if setting.energy]
@@ -233,12 +243,9 @@ def _highlights(settings: list[_Setting], quality: Quality) -> list[Highlight]:
     student = served(best.students[0], "student")
     if student.value is not None:
         figure = units.quantity_words(student)
-        highlights.append(_highlight(serving, best, figure, _serving_detail(best, student)))
+        detail = _serving_detail(best, student)
+        highlights.append(_highlight("Energy to serve the best", best, figure, detail))
     return highlights
-
-
-def _uncapital(text: str) -> str:
-    return f"{text[:1].lower()}{text[1:]}"
 
 
 def _and_chance(text: str, setting: _Setting) -> str:
@@ -249,17 +256,17 @@ def _and_chance(text: str, setting: _Setting) -> str:
 def _serving_detail(setting: _Setting, student: Quantity) -> str:
     """What stands beside the joules per token; a reported figure is compared with none."""
     if student.quality == "reported":
-        return "prompt and answer together, as reported, without a trace"
+        return "prompt and answer together, as the other software reports it"
     teacher = served(setting.students[0], "teacher")
     if teacher.value is None:
         return "prompt and answer together"
     takes = f"its teacher takes {units.quantity_words(teacher)}"
     times = ratio(teacher, student)
     if times.value is None or times.low is None or times.high is None:
-        return f"{takes}; how many times that is unresolved"
+        return f"{takes}; the ratio of the two is unresolved"
     low, high = (units.significant(end, 2) for end in (times.low, times.high))
     value = units.significant(times.value, 2)
-    return f"{takes}, {value} times that ({low} to {high}); calibration apart"
+    return f"{takes}, {value} times as much (95 % interval {low} to {high}, without calibration)"
 
 
 def _least_energy(students: list[Row], energy: str) -> Highlight | None:
@@ -272,17 +279,12 @@ def _least_energy(students: list[Row], energy: str) -> Highlight | None:
     value = mean_interval_of(same, energy)
     assert value is not None, "a setting with a mean has the number"
     setting = _Setting(same[0]["group_label"], same, value, means[group])
-    detail = _and_chance("its accuracy is not compared", setting)
+    detail = _and_chance("its accuracy cannot be compared", setting)
     return _highlight("Least energy to build", setting, _cost(setting), detail)
 
 
 def _highlight(question: str, setting: _Setting, figure: str, detail: str) -> Highlight:
     return Highlight(question, setting.label, setting.students[0]["group"], figure, detail)
-
-
-def _mean(setting: _Setting, column: str) -> float | None:
-    values = [run[column] for run in known(setting.students, column)]
-    return fmean(values) if values else None
 
 
 def _cost(setting: _Setting) -> str:
@@ -301,31 +303,28 @@ def _score(value: MeanInterval, quality: Quality) -> str:
 def _quality_words(settings: list[_Setting], quality: Quality) -> str:
     """How sure the first place is: its interval, and what cannot be told from it."""
     best, *others = settings
-    what = "Accuracy kept" if quality is ACCURACY_KEPT else "Held-out text"
-    spread = (
-        best.value.words
-        if best.value.low is not None
-        else f"from a single {draws_words(best.students)[0]}"
-    )
-    text = f"{what} of {best.label}: {_score(best.value, quality)}, {spread}"
+    what = "Bits per byte on held-out text (lower is better)"
+    if quality is ACCURACY_KEPT:
+        what = "Accuracy kept (0 % is guessing, 100 % is the teacher)"
+    one, several = draws_words(best.students)
+    spread = best.value.words if best.value.low is not None else f"from a single {one}"
+    text = f"{what}: {best.label} has {_score(best.value, quality)}, {spread}."
     if not others:
-        return f"{text}. There is no other setting to compare with."
-    text += f"; the runner-up, {others[0].label}, has {_score(others[0].value, quality)}"
+        return f"{text} There is no other setting to compare with."
+    text += f" Second is {others[0].label} with {_score(others[0].value, quality)}."
     same = [other.label for other in others if other.is_apart is False]
     open_ = [other.label for other in others if other.is_apart is None]
-    verdicts = []
     if same:
-        verdicts.append(
-            f"It cannot be told apart from {_listed(same)}: what differs is within noise."
-        )
+        differs = "difference" if len(same) == 1 else "differences"
+        is_are = "is" if len(same) == 1 else "are"
+        text += f" The {differs} from {_listed(same)} {is_are} within noise."
     if open_:
-        of_whom = "" if len(open_) == len(others) else f" against {_listed(open_)}"
-        one, several = draws_words(best.students)
-        so_few = f"One {one}" if best.value.num_seeds == 1 else f"So few {several}"
-        verdicts.append(f"{so_few} cannot tell whether this order holds{of_whom}.")
-    if not verdicts:
-        verdicts.append("It is better than every other beyond noise: the first place holds.")
-    return f"{text}. {' '.join(verdicts)}"
+        whom = "the others" if len(open_) == len(others) else _listed(open_)
+        few = f"One {one} is" if best.value.num_seeds == 1 else f"So few {several} are"
+        text += f" {few} not enough to say that {best.label} is better than {whom}."
+    if not same and not open_:
+        text += " It is better than every other setting, beyond noise."
+    return text + _cheaper_words(settings, quality)
 
 
 def _listed(labels: list[str]) -> str:
@@ -341,8 +340,10 @@ def _energy_words(students: list[Row], kind: str, energy: str) -> str:
         for run in known(students, "own_energy_uncertainty_j", "own_energy_j")
         if run["own_energy_j"] > 0
     ]
-    sigma = f", ± {units.significant(100 * median(shares), 2)} % (one sigma)" if shares else ""
-    scope = "building the student alone; what it inherited is unknown for some"
+    sigma = ""
+    if shares:
+        sigma = f", ± {units.significant(100 * median(shares), 2)} % (one standard deviation)"
+    scope = "building the student alone. The energy of inherited work is unknown for some students."
     if energy == "total_amortised_energy_j":
-        scope = "building the student and its share of the work it inherited"
-    return f"Energy is {kind}{sigma}. It covers {scope}."
+        scope = f"building the student and its share of inherited work. {INHERITED}"
+    return f"The energy is {kind}{sigma}. It covers {scope}"

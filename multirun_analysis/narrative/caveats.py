@@ -67,7 +67,8 @@ def _provenance(students: list[Row]) -> str:
     kinds = Counter(energy_class(run["own_energy_quality"]) for run in students)
     words = {
         "measured": "measured by sensors",
-        "estimated": "estimated from processor load and rated power, as no sensor was readable",
+        "estimated": "estimated from processor load and rated power, because no sensor could be "
+        "read",
         "mixed": "a sum of measured and estimated parts",
         "missing": "unknown",
     }
@@ -76,7 +77,7 @@ def _provenance(students: list[Row]) -> str:
     if sources := sorted({run["cpu_estimate"] for run in known(students, "cpu_estimate")}):
         text += f" Rated power: {'; '.join(sources)}."
     if len(kinds) > 1:
-        text += " Measured and estimated students are ranked apart, never against each other."
+        text += " Measured and estimated students are never ranked against each other."
     return text
 
 
@@ -93,8 +94,8 @@ def _not_counted(students: list[Row], stages: list[Row]) -> str:
     if not absent:
         return ""
     return (
-        f"Without a figure, and so in no sum: {', '.join(absent)}. Power supplies, fans, disks and "
-        "network are outside every figure."
+        f"These parts have no figure, so no sum contains them: {', '.join(absent)}. Power "
+        "supplies, fans, disks and network are never included."
     )
 
 
@@ -113,8 +114,9 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     if shares:
         ends = dict.fromkeys(units.significant(end, 2) for end in (min(shares), max(shares)))
         parts.append(
-            f"One standard deviation of a student's energy is {' to '.join(ends)} % of it, the "
-            "error of calibration or of the model included, which cancels in ratios on one device."
+            f"One standard deviation of a student's energy is {' to '.join(ends)} % of that energy."
+            " It includes the error of calibration or of the power model. This error cancels in "
+            "ratios of energies on one device."
         )
     names = {run["run"] for run in students}
     windows = [w for w in top_windows(stages) if w["run"] in names and w["outcome"] != "reused"]
@@ -122,7 +124,8 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     covered = [share for share in covered if share is not None]
     if covered:
         lowest = units.significant(100 * min(covered))
-        parts.append(f"Readings span at least {lowest} % of the time of every stage.")
+        share = "all" if lowest == "100" else f"at least {lowest} %"
+        parts.append(f"In every stage, readings cover {share} of the time.")
     imported = {run["run"] for run in known(students, "origin")}  # These have a word of their own.
     doubted = [
         window
@@ -132,8 +135,8 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
     ]
     if doubted:
         parts.append(
-            f"In {len(doubted)} of {len(windows)} stages some reading was refused or doubted; the "
-            "columns of reasons in stages.csv say why."
+            f"In {len(doubted)} of {len(windows)} stages some reading was rejected or doubtful. "
+            "The reason columns of stages.csv say why."
         )
     return " ".join(parts)
 
@@ -141,16 +144,17 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
 def _idle(students: list[Row]) -> str:
     netted = known(students, "own_energy_j", "own_net_energy_j")
     netted = [run for run in netted if run["own_energy_j"] > 0]
-    text = "Idle power is inside every energy unless it is called net."
+    text = "Every energy includes idle power, unless it is called net."
     if netted:
         shares = [100 * (1 - run["own_net_energy_j"] / run["own_energy_j"]) for run in netted]
         ends = dict.fromkeys(units.significant(end, 2) for end in (min(shares), max(shares)))
         text += (
-            f" For {len(netted)} of {len(students)} students it was measured before the run: it is "
-            f"{' to '.join(ends)} % of their own energy; own_net_energy_j in runs.csv is the rest."
+            f" Idle power was measured before the run for {len(netted)} of {len(students)} "
+            f"students. It is {' to '.join(ends)} % of their own energy. The rest is "
+            "own_net_energy_j in runs.csv."
         )
     elif students:
-        text += " It was measured before none of these runs, so nothing here is net."
+        text += " Idle power was not measured before any of these runs, so nothing here is net."
     return text if students else ""
 
 
@@ -166,16 +170,17 @@ def _sharing(students: list[Row], stages: list[Row]) -> str:
     made = [joules for joules in elsewhere if joules is not None]
     several, amount = len(elsewhere) != 1, units.energy(sum(made)) if made else "unknown energy"
     before = (
-        f" {len(elsewhere)} artifact{'s' * several} of {amount}{' in all' * several}, such as a "
-        f"teacher's training, {'are' if several else 'is'} in no figure of stages: no stage of "
-        f"these runs made {'them' if several else 'it'}."
+        f" {len(elsewhere)} artifact{'s' * several} ({amount}{' in all' * several}) "
+        f"{'were' if several else 'was'} made before these runs, for example by a teacher's "
+        f"training. The figure of stages does not show {'them' if several else 'it'}."
     )
     return (
-        f"{len(sharers)} artifacts (token shards, the teacher's text and signals) have up to "
-        f"{max(sharers.values())} sharers. A share divides an artifact's energy by the distinct "
-        "students found in these folders; students elsewhere would make it smaller. Where the "
-        "uncertainty of inherited energy is not recorded, it is taken in proportion to that of the "
-        "student's own."
+        "Inherited work is work that several students use: token shards, the teacher's text and "
+        f"signals, the teacher's training. Here it is {units.count(len(sharers), 'artifact')}, "
+        f"each shared by up to {max(sharers.values())}. A share is the artifact's energy divided "
+        "by the number of distinct students in these folders. More students elsewhere would make "
+        "it smaller. Where the uncertainty of inherited energy is not recorded, it is taken to be "
+        "proportional to that of the student's own energy."
     ) + (before if elsewhere else "")
 
 
@@ -190,20 +195,20 @@ def _served(runs: list[Row], inference: list[Row]) -> str:
     counts = [f"{name} {' and '.join(numbers)}" for name, numbers in named.items()]
     more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
     text = (
-        "Models of one architecture that serve alike have one figure, the mean of all that "
-        "measured it, by Student's t; what several runs share counts once. Measurements behind "
-        f"each: {', '.join(counts[:8])}{more}."
+        "Students of one architecture, served on one machine in one way, have one figure. It is "
+        "the mean of their measurements, with an interval by Student's t. A measurement that "
+        f"several runs share counts once. Number of measurements: {', '.join(counts[:8])}{more}."
     )
     single = [pool for pool in pools if len(pool.measurements) == 1]
     if lent := [pool for pool in single if pool.borrowed]:
         text += (
-            " One measurement says nothing of the spread between runs, so that of other models on "
-            f"the same machine is taken for: {_each(lent)}."
+            " One measurement has no spread between runs. The spread of other models on the same "
+            f"machine is used for: {_each(lent)}."
         )
     if alone := [pool for pool in single if not pool.borrowed]:
         text += (
-            " Measured once, with no other spread on that machine, so that break-even and savings "
-            f"are unresolved: {_each(alone)}."
+            " Measured once, on a machine without another spread: "
+            f"{_each(alone)}. Their break-even and savings are unresolved."
         )
     for pool in pools:
         p = pool.agree_p()
@@ -213,8 +218,8 @@ def _served(runs: list[Row], inference: list[Row]) -> str:
                 for each in pool.measurements.values()
             )
             text += (
-                f" Runs of {_pool_words(pool)} differ by more than the windows within them do (F "
-                f"test, p {p_words(p)}): {found}. The interval over runs has that in it."
+                f" Runs of {_pool_words(pool)} differ more than measurements within a run do (F "
+                f"test, p is {p_words(p)}): {found}. The interval over runs includes this."
             )
     return text
 
@@ -235,11 +240,11 @@ def _quantised(students: list[Row]) -> str:
     taught = Counter(run["teacher_quantization"] for run in known(students, "teacher_quantization"))
     if not taught:
         return ""
-    words = ", ".join(f"{count} by one in {bits}" for bits, count in sorted(taught.items()))
+    words = ", ".join(f"{count} in {bits}" for bits, count in sorted(taught.items()))
     return (
-        f"Of {len(students)} students, taught or compared: {words}. Its joules per token, its "
-        "scores and what is divided by them (accuracy kept, OM_perf, Eff_overall, break-even) are "
-        "of the quantised teacher, not of the published one, and compare with no other teacher's."
+        f"Teachers of {len(students)} students: {words}. Their joules per token and scores are "
+        "those of the quantised teacher, not of the published one. So are accuracy kept, OM_perf, "
+        "Eff_overall and break-even. Do not compare them with those of another teacher."
     )
 
 
@@ -248,10 +253,10 @@ def _seeds(students: list[Row]) -> str:
     few = sum(len(rows) < 3 for rows in groups)
     draws = draws_of(students)
     text = (
-        f"Intervals over {draws} are 95 %, by Student's t; those of energy leave out the sensor's "
-        "calibration, which all of them share. Accuracy kept has the wider of the intervals "
-        f"over {draws} and over benchmark samples, single runs the latter; thin bars "
-        "of their energy are one standard deviation."
+        f"Intervals over {draws} are 95 % intervals by Student's t. Those of energy leave out the "
+        f"sensor's calibration, because all {draws} share it. Accuracy kept has two intervals, one "
+        f"over {draws} and one over benchmark samples. The wider one is shown. A single run has "
+        "the second alone. Thin bars of its energy are one standard deviation."
     )
     if few:
         least = "runs" if "repeats" in draws else draws
@@ -263,7 +268,7 @@ def _carbon(students: list[Row]) -> str:
     sites = sorted(
         f"{factor_words(site)}, {provenance_words(site)}" for site in stated_sites(students)
     )
-    text = f"CO2e is own energy times PUE times the grid's factor ({'; '.join(sites)})."
+    text = f"CO2e is own energy times PUE times the grid factor ({'; '.join(sites)})."
     return f"{text} {site_words(students)}" if sites else ""
 
 
@@ -276,7 +281,7 @@ def _hardware(runs: list[Row], *, name_hosts: bool) -> str:
         machines.add(", ".join(filter(None, (host, run["cards"] or run["cpu"], driver))))
     text = f"{'; '.join(sorted(machines))}." if machines else ""
     if len({run["cards"] or run["cpu"] for run in found}) > 1:
-        text += " Devices differ: energies compare methods only on the same device."
+        text += " The devices differ. Compare energies of methods on one device only."
     return text
 
 
@@ -288,7 +293,7 @@ def _software(runs: list[Row]) -> str:
         found = json.loads(text).items()
         parts.append(", ".join(f"{name} {version}" for name, version in found) + ".")
     if len(commits) > 1 or len(versions) > 1:
-        parts.append("Runs of different software are compared here.")
+        parts.append("These runs used different software.")
     return " ".join(parts)
 
 
@@ -303,7 +308,7 @@ def _repeats(runs: list[Row]) -> str:
     resumed = sum((run["num_attempts"] or 1) > 1 for run in runs)
     parts = []
     if duplicates:
-        parts.append(f"Runs of a student that another run holds too, counted once: {duplicates}.")
+        parts.append(f"Runs that repeat a student: {duplicates}. Each student counts once.")
     if resumed:
-        parts.append(f"Runs resumed after an interruption, energy of all attempts: {resumed}.")
+        parts.append(f"Resumed runs: {resumed}. Their energy includes all attempts.")
     return " ".join(parts)

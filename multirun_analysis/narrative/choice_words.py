@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import co2e_kg
+from multirun_analysis.statistics.accuracy_words import MeanInterval, share_and_ends
 from multirun_analysis.statistics.candidates import (
     Candidate,
     Point,
@@ -27,22 +28,22 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     elif choice.too_little:
         lines.append(_closest(choice.too_little, gate))
     elif choice.teacher_at_chance:
-        lines.append("Cannot be told: no teacher is above chance.")
+        lines.append("No recommendation: no teacher is better than guessing.")
     else:
         lines.append(
-            "Cannot be told: no student has a score beside its teacher's, a serving cost and a "
-            "known energy; run with eval=tiny, quick or paper."
+            "No recommendation: no student has benchmark scores (its own and its teacher's), a "
+            "serving energy and a building energy. Run with eval=tiny, eval=quick or eval=paper."
         )
     lines += _too_little(choice.too_little, gate)
     lines += [
-        f"What {c.label} keeps cannot be told: its teacher is at chance on "
+        f"What {c.label} keeps is not known: its teacher is at chance on "
         f"{', '.join(c.teacher_at_chance)}."
         for c in choice.teacher_at_chance
     ]
     if choice.apart:
         lines.append(
-            f"Not ranked, as a score, a serving cost or the same quality of energy is missing: "
-            f"{choice.apart}."
+            f"Not ranked: {units.count(choice.apart, 'student')} without a score, without a "
+            "serving energy, or with energy that was obtained in another way."
         )
     return "\n".join(lines)
 
@@ -51,8 +52,8 @@ def _too_little(found: list[Candidate], gate: Gate) -> list[str]:
     """Those that surely keep too little, and those whose intervals reach the bars."""
     open_ones = [c for c in found if may_keep_enough(c, gate)]
     parts = (
-        ("They keep too little:", [c for c in found if c not in open_ones]),
-        ("Below what is asked, but not surely:", open_ones),
+        ("Keeps too little:", [c for c in found if c not in open_ones]),
+        ("Seems to keep too little, but the interval reaches your limit:", open_ones),
     )
     return [
         f"{words} {', '.join(f'{c.label} ({_short(c, gate)})' for c in those)}."
@@ -63,27 +64,34 @@ def _too_little(found: list[Candidate], gate: Gate) -> list[str]:
 
 def _closest(too_little: list[Candidate], gate: Gate) -> str:
     best = max(too_little, key=lambda c: gate.bars(c)[0][0].value or 0.0)
-    asked = " and ".join(f"{least:g}" for _, least in gate.bars(best))
+    asked = " and ".join(_limit(share, least, best) for share, least in gate.bars(best))
+    maybe = " This may be enough." if may_keep_enough(best, gate) else ""
     return (
-        f"None keeps enough: no setting keeps {asked} of its teacher's accuracy; {best.label} "
-        f"comes closest with {_short(best, gate)}{_maybe(best, gate)}."
+        f"No recommendation: no setting keeps enough. You ask for {asked}. The closest is "
+        f"{best.label} ({_short(best, gate)}).{maybe}"
     )
 
 
-def _maybe(candidate: Candidate, gate: Gate) -> str:
-    return ", which may be enough" if may_keep_enough(candidate, gate) else ""
+def _limit(share: Interval, least: float, candidate: Candidate) -> str:
+    """A bar with what it is of: accuracy kept is told in per cent, OM_perf as a ratio."""
+    if share is candidate.accuracy:
+        return f"{units.significant(100 * least)} % of the teacher's accuracy above chance"
+    return f"an OM_perf of {least:g}"
 
 
 def _short(candidate: Candidate, gate: Gate) -> str:
     """What a setting keeps, of each bar, and where it is at chance."""
-    shares = [_span(share) for share, _ in gate.bars(candidate)]
+    shares = [_span(share, candidate) for share, _ in gate.bars(candidate)]
     return "; ".join([*shares, *_at_chance(candidate)])
 
 
-def _span(share: Interval) -> str:
+def _span(share: Interval, candidate: Candidate) -> str:
+    if share is candidate.accuracy:
+        return ", ".join(filter(None, share_and_ends(share)))
     if share.low is None or share.high is None:
-        return units.number(share.value)
-    return f"{units.number(share.value)}, {units.number(share.low)} to {units.number(share.high)}"
+        return f"OM_perf {units.number(share.value)}"
+    ends = f"{units.number(share.low)} to {units.number(share.high)}"
+    return f"OM_perf {units.number(share.value)}, {ends}"
 
 
 def _at_chance(candidate: Candidate) -> list[str]:
@@ -93,16 +101,17 @@ def _at_chance(candidate: Candidate) -> list[str]:
 
 def _reasons(choice: Choice, site: Site | None, gate: Gate, days: float) -> list[str]:
     best, *others = choice.enough
-    lines = [f"{best.label}: {', '.join(best.runs)}", _verdict(choice), *_kept(best, gate)]
+    lines = [f"Serve {best.label} ({', '.join(best.runs)}).", _verdict(choice), *_kept(best, gate)]
     taken, per_token = whole_j(best), best.serving
-    lines.append(
-        f"{units.quantity(best.tokens, 'tokens')} in {days:g} days take "
-        f"{units.energy(taken.value)} ({units.watt_hours(taken.value)}; "
-        f"{_ends(absolute_interval(taken), 'J')}), {best.energy_quality}: "
-        f"{units.energy(building_j(best).value)} to build with its share of inherited work, "
-        f"{units.quantity(per_token.value, 'J/token')} to serve "
-        f"({_ends(absolute_interval(per_token), 'J/token')})."
-    )
+    span = f"{days:g} day{'s' * (days != 1)}"
+    lines += [
+        f"Building it and serving {units.plain_count(best.tokens)} tokens in {span} take "
+        f"{units.energy(taken.value)} ({units.watt_hours(taken.value)}), {best.energy_quality} "
+        f"({_ends(absolute_interval(taken), 'J')}).",
+        f"Building took {units.energy(building_j(best).value)}, its share of inherited work "
+        f"included. Serving takes {units.quantity(per_token.value, 'J/token')} "
+        f"({_ends(absolute_interval(per_token), 'J/token')}).",
+    ]
     lines += served_words(best)
     saved = whole_saving(best)
     lines += _saved(best, saved)
@@ -110,13 +119,15 @@ def _reasons(choice: Choice, site: Site | None, gate: Gate, days: float) -> list
         lines.append(_carbon(best, saved, site))
     if choice.cannot_tell:
         lines.append(
-            "Of settings that joules do not tell apart the cheaper to build is preferred, then the "
-            "one that keeps more, as far as intervals tell."
+            "Of settings whose energies do not differ clearly, this is the cheapest to build, or "
+            "the one that keeps most."
         )
     if choice.as_accurate:
-        lines.append(f"Accuracy does not tell it from {listed(choice.as_accurate)}.")
+        found = listed(choice.as_accurate)
+        lines.append(f"Its accuracy does not differ clearly from that of {found}.")
     lines += [
-        f"Next: {other.label}, {units.energy(whole_j(other).value)}, keeps {_short(other, gate)}."
+        f"Second choice: {other.label} ({_short(other, gate)}). It takes "
+        f"{units.energy(whole_j(other).value)}."
         for other in others[:1]
     ]
     return lines
@@ -130,38 +141,44 @@ def _verdict(choice: Choice) -> str:
 
 def _kept(best: Candidate, gate: Gate) -> list[str]:
     lines = []
-    shares = (
-        (best.accuracy, gate.min_kept, "its teacher's accuracy above chance"),
-        (best.om_perf, gate.min_om_perf, "its teacher's scores as they are, OM_perf"),
-    )
-    for share, least, what in shares:
-        if share.value is None:
-            continue
-        sure = "of unknown spread"
-        if share.low is not None and share.high is not None:
-            low, high = units.significant(share.low), units.significant(share.high)
-            sure = f"{low} to {high}, {share.words}"
-        if least is not None and (share.low is None or share.low < least):
-            sure += f", so that {least:g} is not certain"
-        lines.append(f"It keeps {units.significant(share.value)} of {what} ({sure}).")
+    if best.accuracy.value is not None:
+        value, ends = share_and_ends(best.accuracy)
+        sure = _sure(best.accuracy, ends)
+        lines.append(f"It keeps {value} of its teacher's accuracy above chance ({sure}).")
+    if best.om_perf.value is not None:
+        ends = "interval unknown"
+        if best.om_perf.low is not None and best.om_perf.high is not None:
+            ends = (
+                f"{units.significant(best.om_perf.low)} to {units.significant(best.om_perf.high)}"
+            )
+        sure = _sure(best.om_perf, ends)
+        value = units.significant(best.om_perf.value)
+        lines.append(f"Its OM_perf (mean of student score / teacher score) is {value} ({sure}).")
     if best.accuracy.value is None and best.teacher_at_chance:
         lines.append(f"Its teacher is at chance on {', '.join(best.teacher_at_chance)}.")
     lines += [f"It is {words}." for words in _at_chance(best)]
     return lines
 
 
+def _sure(share: MeanInterval, ends: str) -> str:
+    """The ends of an interval and what it is over; without ends their words alone."""
+    is_bounded = share.low is not None and share.high is not None
+    return f"{ends}; {share.words}" if is_bounded and share.words else ends
+
+
 def served_words(candidate: Candidate) -> list[str]:
     """The point that answers, the range over all that were measured, and how many it pools."""
-    parts = []
-    if candidate.point:
-        parts.append(f"at {point_words(candidate.point)}")
+    words = []
+    at = f" at {point_words(candidate.point)}" if candidate.point else ""
     if candidate.num_measurements:
-        number = candidate.num_measurements
-        parts.append(f"from {number} independent measurement{'s' * (number != 1)}")
+        found = units.count(candidate.num_measurements, "independent measurement")
+        words.append(f"The serving energy is from {found}{at}.")
+    elif at:
+        words.append(f"The serving energy was measured{at}.")
     if candidate.grid and candidate.grid[0] < candidate.grid[1]:
         least, most = (units.quantity(end, "J/token") for end in candidate.grid)
-        parts.append(f"{least} to {most} over all points that were measured")
-    return [f"Served {'; '.join(parts)}."] if parts else []
+        words.append(f"Over all measured batch sizes and lengths it is {least} to {most}.")
+    return [" ".join(words)] if words else []
 
 
 def point_words(point: Point) -> str:
@@ -176,28 +193,29 @@ def _saved(best: Candidate, saved: Saving) -> list[str]:
     teacher = teacher_j(best).value
     if teacher is None or saved.share.value is None:
         return []
-    compared = f"what is saved is {UNRESOLVED}"
+    compared = f"The saving is {UNRESOLVED}: its interval includes 0 or is not known"
     if saved.is_resolved:
         word = "less" if saved.share.value >= 0 else "more"
         ends = sorted(100 * abs(end or 0.0) for end in (saved.share.low, saved.share.high))
         low, high = (units.significant(end) for end in ends)
         compared = (
-            f"{units.significant(100 * abs(saved.share.value))} % {word} (95 % interval {low} to "
-            f"{high} %), or {amount(saved.joules, 'J')}"
+            f"The student takes {units.significant(100 * abs(saved.share.value))} % {word} (95 % "
+            f"interval {low} to {high} %). That is {amount(saved.joules, 'J')}"
         )
-    return [f"Its teacher would take {units.energy(teacher)}: {compared}."]
+    return [f"Its teacher would take {units.energy(teacher)}. {compared}."]
 
 
 def _carbon(best: Candidate, saved: Saving, site: Site) -> str:
     kg = carbon_kg(absolute_interval(whole_j(best)), site)
     grams, less = (one.times(1000) for one in (kg, carbon_kg(saved.joules, site)))
-    compared = f"what is saved is {UNRESOLVED}"
+    compared = f"The CO2e saved is {UNRESOLVED}"
     if saved.is_resolved and saved.joules.value is not None:
         word = "less" if saved.joules.value >= 0 else "more"
-        compared = f"{amount(less, 'gCO2e')} {word} than with its teacher"
+        compared = f"That is {amount(less, 'gCO2e')} {word} than with its teacher"
     return (
-        f"At site {site.name} ({site.grid_gco2e_per_kwh:g} gCO2e/kWh, PUE {site.pue:g}) that is "
-        f"{units.quantity(grams.value, 'gCO2e')} ({_ends(grams, 'gCO2e')}); {compared}."
+        f"At site {site.name} ({site.grid_gco2e_per_kwh:g} gCO2e/kWh, PUE {site.pue:g}) the "
+        f"student causes {units.quantity(grams.value, 'gCO2e')} ({_ends(grams, 'gCO2e')}). "
+        f"{compared}."
     )
 
 
@@ -218,6 +236,6 @@ def amount(found: Interval, unit: str) -> str:
 
 def _ends(found: Interval, unit: str) -> str:
     if found.low is None or found.high is None:
-        return "of unknown spread"
+        return "interval unknown"
     low, high = units.quantity(found.low, unit), units.quantity(found.high, unit)
     return f"95 % interval {low} to {high}"

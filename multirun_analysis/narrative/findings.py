@@ -50,7 +50,7 @@ def result_rows(students: list[Row]) -> Table:
     site = common_site(students)
     draws = draws_of(students).capitalize()
     heads = ["Setting", draws, "Accuracy kept", "OM_perf", "Bits per byte", "Building"]
-    heads += ["With share", "Training", "CO2e", "Energy is"]
+    heads += ["With inherited share", "Training", "CO2e", "Energy is"]
     rows = [
         [
             setting.label,
@@ -88,7 +88,7 @@ def _kept_and_marks(rows: list[Row]) -> str:
 def comparison_rows(runs: pd.DataFrame) -> Table:
     """Each setting against plain fine-tuning, p corrected within each column."""
     heads = ["Compared", "Setting", "Difference", "Relative", "p, corrected", "Pairs", "Verdict"]
-    heads += ["Seeds to settle it"]
+    heads += ["Seeds to decide"]
     rows = []
     for column in comparable_columns(runs):
         compared = f"{COLUMNS[column].words}{_kinds(runs, column)}"
@@ -106,12 +106,12 @@ def noise_words(runs: pd.DataFrame) -> list[str]:
     found = []
     for column in [column for column in JUDGED if column in comparable_columns(runs)]:
         parts = [
-            _judged_words(against_baseline(runs, [column]), "against plain fine-tuning"),
-            _judged_words(every_pair(distilled, [column]), "among the distilled settings"),
+            _judged_words(against_baseline(runs, [column]), "against plain fine-tuning (sft)"),
+            _judged_words(every_pair(distilled, [column]), "between distilled settings"),
         ]
-        if words := "; ".join(filter(None, parts)):
-            title = COLUMNS[column].words
-            found.append(f"{title[:1].upper()}{title[1:]}{_kinds(runs, column)}, {words}.")
+        title = COLUMNS[column].words
+        title = f"{title[:1].upper()}{title[1:]}{_kinds(runs, column)}"
+        found += [f"{title} {words}" for words in parts if words]
     return found
 
 
@@ -129,32 +129,37 @@ def _judged_words(comparisons: list[Comparison], where: str) -> str:
     many seeds would show one as large as was observed."""
     if not comparisons:
         return ""
-    parts = [
-        f"{c.label} {c.verdict} than {c.baseline_label} ({size_words(c)[1]})"
-        for c in comparisons
-        if c.verdict in ("better", "worse")
-    ]
+    total, lines = len(comparisons), []
+    if differing := [c for c in comparisons if c.verdict in ("better", "worse")]:
+        lines.append(f"{', '.join(map(_sure_words, differing))}.")
     if noise := [c for c in comparisons if c.verdict == "within noise"]:
-        every = len(noise) == len(comparisons)
-        count = "all" if every and len(noise) > 1 else str(len(noise))
         widths = [c.effect_half_width_pct for c in noise if c.effect_half_width_pct is not None]
         unit = COLUMNS[noise[0].column].effect_unit
-        told = [f"intervals up to ± {units.significant(max(widths), 2)} {unit}"] if widths else []
+        most = f" (95 % intervals up to ± {units.significant(max(widths), 2)} {unit})"
+        lines.append(f"{len(noise)} of {total} within noise{most if widths else ''}.")
         if seeds := seeds_words(c.seeds_needed for c in noise):
-            what = "them at the differences" if len(noise) > 1 else "it at the difference"
-            told.append(f"{seeds} seeds would settle {what} observed")
-        hidden = f" ({'; '.join(told)})" if told else ""
-        parts.append(f"{count} of {len(comparisons)} within noise{hidden}")
+            lines.append(
+                f"{seeds[:1].upper()}{seeds[1:]} seeds would decide, if the true difference is the "
+                "observed one."
+            )
     if same := [c.same_within_pct or 0 for c in comparisons if c.is_same]:
-        parts.append(f"{len(same)} of {len(comparisons)} the same within {max(same)} %")
+        lines.append(f"{len(same)} of {total} the same within {max(same)} %.")
     if few := sum(c.verdict == "too few seeds to tell" for c in comparisons):
-        parts.append(f"{few} of {len(comparisons)} that these seeds cannot tell")
-    return f"{where}: {', '.join(parts)}"
+        lines.append(f"{few} of {total} with too few seeds to tell.")
+    return f"{where}: {' '.join(lines)}"
+
+
+def _sure_words(c: Comparison) -> str:
+    """A difference beyond noise; of joules worse is more."""
+    is_energy = COLUMNS[c.column].quality and not COLUMNS[c.column].higher_is_better
+    words = {"better": "takes less", "worse": "takes more"} if is_energy else {}
+    word = words.get(c.verdict, f"is {c.verdict}")
+    return f"{c.label} {word} than {c.baseline_label} ({size_words(c)[1]})"
 
 
 def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
     """What a token costs served by student and by teacher, and when distilling is repaid."""
-    heads = ["Setting", "Student", "Teacher", "Repaid after", "Students", "Energy is"]
+    heads = ["Setting", "Student", "Teacher", "Repaid after", "Students to share", "Energy is"]
     rows = [
         [
             r.label,
@@ -170,7 +175,7 @@ def serving_rows(runs: pd.DataFrame, train: pd.DataFrame) -> Table:
 
 
 def served_alike_words(runs: pd.DataFrame) -> list[str]:
-    """Of students that serve alike: what a token of theirs takes, together.
+    """For students that serve alike: what one token takes.
 
     They differ by their weights alone, so what differs between settings is noise of measuring.
     """
@@ -183,18 +188,17 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
         limit = "" if limit_w is None else f" at {limit_w:g} W"
         count = first["student_served_measurements"]
         single = [run["student_total_j_per_token"] for run in known(rows, _OF_ONE_RUN)]
+        kind = energy_class(first["inference_energy_quality"])
         words = (
-            f"The {len(rows)} students of {first['model']} on {first['gpu']}{limit} "
-            "have one architecture and serve alike: a token takes "
-            f"{units.quantity_words(served(first, 'student'))} (95 %, "
-            f"{energy_class(first['inference_energy_quality'])}, {count} "
-            f"measurement{'s' * (count != 1)})"
+            f"The {len(rows)} students of {first['model']} on {first['gpu']}{limit} have one "
+            "architecture, so they share one serving energy: "
+            f"{units.quantity_words(served(first, 'student'))} (95 % interval, {kind}, "
+            f"{units.count(count, 'measurement')})."
         )
         if len(set(single)) > 1:
             ends = " to ".join(units.quantity(end, "J") for end in (min(single), max(single)))
-            words += f", from {ends} in single runs. What differs between settings is noise"
-            words += " of measuring"
-        found.append(f"{words}.")
+            words += f" Single runs measured {ends}. These differences are measurement noise."
+        found.append(words)
     return found
 
 

@@ -16,7 +16,7 @@ def imported_passages(students: list[Row], stages: list[Row]) -> list[Passage]:
     imported = known(students, "origin")
     if not imported:
         return []
-    parts: list[Passage] = [f"{len(imported)} of {len(students)} students."]
+    parts: list[Passage] = [f"{len(imported)} of {len(students)} students are imported."]
     origins = grouped(imported, lambda run: format_of(run["origin"]))
     parts += [
         Notice(f"Imported records of {records}", tuple(source_of(run["origin"]) for run in runs))
@@ -32,14 +32,16 @@ def imported_passages(students: list[Row], stages: list[Row]) -> list[Passage]:
         if all(run[f"{part}_energy_j"] is None for run in imported)
     ]
     if missing:
-        parts.append(f"Not measured, which is not 0: {', '.join(missing)}.")
+        parts.append(f"Not measured (unknown, not 0): {', '.join(missing)}.")
     if sampled := known(imported, "sampling_mean_s", "sampling_longest_s"):
         means = [run["sampling_mean_s"] for run in sampled]
         ends = dict.fromkeys(units.significant(end) for end in (min(means), max(means)))
         longest = units.significant(max(run["sampling_longest_s"] for run in sampled))
-        parts.append(f"Sampled every {' to '.join(ends)} s on average, {longest} s at most.")
+        parts.append(
+            f"Power was sampled every {' to '.join(ends)} s on average, every {longest} s at worst."
+        )
     parts += notices_of(
-        (run_name(run), f"Accuracy kept cannot be told, as {run['om_perf_reason']}")
+        (run_name(run), f"Accuracy kept is not known, because {run['om_perf_reason']}")
         for run in known(imported, "om_perf_reason")
     )
     parts += notices_of(
@@ -47,7 +49,7 @@ def imported_passages(students: list[Row], stages: list[Row]) -> list[Passage]:
         for run in known(imported, "inference_reason")
         for remark in run["inference_reason"].split("; ")
     )
-    parts.append("What their records do not say, such as tokens, data, seed or site, is empty.")
+    parts.append("Cells are empty where the records say nothing: tokens, data, seed, site.")
     return parts
 
 
@@ -66,9 +68,9 @@ def _repeats(imported: list[Row]) -> list[Passage]:
     counts = ", ".join(f"{rows[0]['setting_name']} ({len(rows)})" for rows in several)
     return [
         Notice(
-            f"Repeats of one method, as the names of their folders differ by a number: {counts}. "
-            "Means and intervals take each for one draw, and no two methods are compared by pairs "
-            "of them",
+            "Means and intervals count each repeat of a method once. Repeats of two methods are "
+            "not compared in pairs. Taken as repeats, because the names of their folders differ "
+            f"only by a number ({counts})",
             runs,
         )
     ]

@@ -14,23 +14,24 @@ def site_words(runs: list[Row]) -> str:
     site, stated = common_site(students), stated_sites(students)
     if site is None:
         return several_words(students) if stated else ""
-    text = f"CO2e, water and price on this page are those at site {site.name}"
+    text = f"CO2e, water and price on this page are for site {site.name}."
     if others := sorted({run[RECORDED] for run in known(runs, RECORDED)}):
-        return f"{text}; the runs' own records state {_listed(others)}."
-    return f"{text}."
+        return f"{text} The runs themselves state {_listed(others)}."
+    return text
 
 
 def several_words(students: list[Row]) -> str:
     """Why runs of several sites have no CO2e in common, and what to do."""
     stated = stated_sites(students)
     names = sorted({site.name for site in stated})
-    what = "sites, " if len(names) == len(stated) else "grid factors, of "
+    what = "sites: " if len(names) == len(stated) else "grid factors, of "
     kinds = {site.counts: counts_words(site) for site in stated}
-    words = f", which count unlike things ({'; '.join(kinds.values())})"
+    words = f" Their factors count different things ({'; '.join(kinds.values())})."
     unlike = words if len(kinds) > 1 else ""
     return (
-        f"The runs state {len(stated)} {what}{_listed(names)}{unlike}: the CO2e of each is at its "
-        "own, and none is added, averaged or ranked; name one with --site."
+        f"The runs state {len(stated)} {what}{_listed(names)}.{unlike} Each run has the CO2e of "
+        "its own site. CO2e is not added, averaged or ranked over sites. Choose one site with "
+        "--site."
     )
 
 

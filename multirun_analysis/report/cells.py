@@ -1,4 +1,4 @@
-"""Numbers of a figure as texts: the rows that stand below it, to be read and copied."""
+"""Cells as texts, and the rows that stand below a figure, to be read and copied."""
 
 from __future__ import annotations
 
@@ -27,30 +27,18 @@ class Numbers:
     """The first rows of a figure's table."""
 
     columns: list[str]
+    are_numbers: list[bool]
+    """Of each column, which is to the right then."""
     rows: list[tuple[str | None, list[str]]]
     """The run or setting that a row is of, if it has one, and its cells."""
     num_left_out: int
+    note: str = ""
+    """How to read them, in sentences."""
 
-
-def numbers_of(table: pd.DataFrame) -> Numbers:
-    """What the page shows of a table; the keys of groups are for programs."""
-    shown = table.head(MAX_SHOWN)
-    subject = next((column for column in ("run", "group") if column in shown), None)
-    names: list[Any] = list(shown[subject]) if subject else [None] * len(shown)
-    shown = shown.drop(columns="group", errors="ignore")
-    subjects = [name if isinstance(name, str) else None for name in names]
-    rows = list(zip(subjects, cell_texts(shown), strict=True))
-    return Numbers([str(column) for column in shown.columns], rows, len(table) - len(shown))
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without the keys of groups, which are for programs."""
-    return table.drop(columns=[name for name in table.columns if str(name).endswith("group")])
-
-
-def cell_texts(table: pd.DataFrame) -> list[list[str]]:
-    """The table row by row, as `cell_text` has it."""
-    return [[cell_text(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    @property
+    def align(self) -> str:
+        """A letter for each column: l, or r for numbers."""
+        return "".join("r" if is_number else "l" for is_number in self.are_numbers)
 
 
 def cell_text(value: Any) -> str:

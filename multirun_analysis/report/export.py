@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.report.cells import cell_texts, readable
-from multirun_analysis.report.render import one_line, render_markdown
+from multirun_analysis.report.latex import latex_table
+from multirun_analysis.report.render import render_markdown
+from multirun_analysis.report.table_layouts import layout_of
+from multirun_analysis.report.typeset import typeset
 from multirun_analysis.values.atomic import csv_text, replace_whole
 
 KINDS = ("png", "svg", "pdf")
@@ -31,14 +32,14 @@ _SCALE = {"png": 2.0}
 def write_exhibit_tables(shown: Mapping[str, Exhibit], out_dir: Path) -> list[Path]:
     """Paths of tables/NAME.csv, .md and .tex of each exhibit; older ones there are removed.
 
-    CSV keeps all digits and an empty cell where a number is missing. The others have four
-    significant digits, and LaTeX needs booktabs.
+    CSV keeps all columns and digits, and an empty cell where a number is missing. The others have
+    the columns of the exhibit's layout, with numbers rounded to their errors.
     """
     tables_dir = out_dir / "tables"
     tables_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, exhibit in shown.items():
-        for kind, text in _texts(exhibit).items():
+        for kind, text in _texts(name, exhibit).items():
             path = tables_dir / f"{name}.{kind}"
             replace_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
             paths.append(path)
@@ -46,33 +47,19 @@ def write_exhibit_tables(shown: Mapping[str, Exhibit], out_dir: Path) -> list[Pa
     return paths
 
 
-def _texts(exhibit: Exhibit) -> dict[str, str]:
-    """The table in each of FORMATS; all that is not readable stays in CSV."""
-    head = readable(exhibit.table).head(MAX_TYPESET)
-    left_out = len(exhibit.table) - len(head)
+def _texts(name: str, exhibit: Exhibit) -> dict[str, str]:
+    """The table in each of FORMATS; what nobody reads stays in CSV."""
+    whole = typeset(exhibit.table, layout_of(name))
+    shown = replace(whole, rows=whole.rows[:MAX_TYPESET])
+    left_out = len(whole.rows) - len(shown.rows)
     more = f"{left_out} more rows are in the CSV file." if left_out else ""
     return {
         "csv": csv_text(exhibit.table),
         "md": render_markdown(
-            "exhibit_table",
-            {
-                "title": exhibit.title,
-                "heads": list(map(str, head.columns)),
-                "rows": cell_texts(head),
-                "more": more,
-            },
+            "exhibit_table", {"title": exhibit.title, "shown": shown, "more": more}
         ),
-        "tex": _latex(exhibit.title, head, more),
+        "tex": latex_table(name, exhibit.title, shown, more),
     }
-
-
-def _latex(title: str, table: pd.DataFrame, more: str) -> str:
-    rows = [[one_line(text) for text in row] for row in cell_texts(table)]
-    texts = pd.DataFrame(rows, columns=table.columns)
-    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
-    columns = "".join("r" if is_number else "l" for is_number in numbers)
-    body = texts.to_latex(index=False, escape=True, column_format=columns)
-    return f"% {title}. {more}\n% Needs \\usepackage{{booktabs}}.\n{body}"
 
 
 def why_not(kind: str) -> str | None:

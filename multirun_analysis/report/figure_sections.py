@@ -76,7 +76,7 @@ def stages(study: Study) -> Values | None:
     ours = finished["origin"].isna()
     figures, origins = {"0": exhibit.figure}, {}
     if ours.any() and not ours.all():
-        apart = {"Runs of ours": finished.loc[ours], "Imported runs": finished.loc[~ours]}
+        apart = {"Runs of kdwatts": finished.loc[ours], "Imported runs": finished.loc[~ours]}
         origins = {str(i): origin for i, origin in enumerate(apart)}
         figures = {i: energy_by_stage(apart[origins[i]], all_stages).figure for i in origins}
     return {"exhibit": exhibit, "figures": figures, "origins": origins, "absent": sorted(absent)}

@@ -78,7 +78,7 @@ SECTIONS: dict[str, Callable[[Study], Values | None]] = {
 EXHIBITS = {
     "break_even": ("Break-even", "break_even_over_tokens", "break_even_over_students"),
     "carbon": ("CO2e by site", "co2e_by_site"),
-    "kept": ("Accuracy kept, and what for", "accuracy_kept", "eff_overall"),
+    "kept": ("Accuracy kept, and energy to serve", "accuracy_kept", "eff_overall"),
     "learning": ("Quality while training", "quality_against_joules"),
     "serving": ("Energy to serve", "energy_per_token", "energy_per_token_by_length"),
 }

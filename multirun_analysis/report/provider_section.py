@@ -13,7 +13,7 @@ from multirun_analysis.narrative.choice_words import UNRESOLVED, point_words
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
-from multirun_analysis.statistics.accuracy_words import share_words
+from multirun_analysis.statistics.accuracy_words import NOT_TOLD, share_and_ends
 from multirun_analysis.statistics.candidates import (
     Candidate,
     building_j,
@@ -92,10 +92,9 @@ def _kept(c: Candidate) -> Cell:
     if c.accuracy.value is None:
         if not c.teacher_at_chance:
             return Cell(units.MISSING)
-        return Cell("cannot be told", f"teacher at chance on {', '.join(c.teacher_at_chance)}")
-    words = share_words(c.accuracy)
-    value, _, ends = words.partition(" (")
-    notes = [ends.rstrip(")")]
+        return Cell(NOT_TOLD, f"teacher at chance on {', '.join(c.teacher_at_chance)}")
+    value, ends = share_and_ends(c.accuracy)
+    notes = [ends]
     if c.student_at_chance:
         notes.append(f"at chance on {', '.join(c.student_at_chance)}")
     return Cell(value, "; ".join(notes))
@@ -116,7 +115,7 @@ def _with_ends(found: Interval, factor: float) -> Cell:
         return Cell(units.MISSING)
     text = units.significant(factor * found.value)
     if found.low is None or found.high is None:
-        return Cell(text, "of unknown spread")
+        return Cell(text, "interval unknown")
     low, high = (units.significant(factor * end) for end in (found.low, found.high))
     return Cell(text, "" if low == high else f"{low} to {high}")
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from multirun_analysis.collect.labels import run_name
-from multirun_analysis.report.cells import cell_texts, numbers_of, readable
+from multirun_analysis.report.table_layouts import numbers_of
 from multirun_analysis.values import units
 
 Values = dict[str, Any]
@@ -46,7 +46,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "cell_texts": cell_texts,
         "counted": units.count,
         "duration": units.duration,
         "energy": units.energy,
@@ -56,9 +55,9 @@ def _environment() -> Environment:
         "md": markdown_text,
         "number": units.number,
         "numbers_of": numbers_of,
+        "plain_count": units.plain_count,
         "paragraph": lambda text: f"{one_line(text)}\n",
         "quantity": units.quantity,
-        "readable": readable,
         "run_name": run_name,
         "sha256": script_hash,
         "significant": units.significant,

@@ -16,7 +16,7 @@ from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, known
 
 KEPT = "accuracy_kept"
-NOT_TOLD = "cannot be told"
+NOT_TOLD = "not known"
 AT_CHANCE = "at chance"
 """Less than two standard errors above what guessing scores."""
 MAX_NAMES = 3
@@ -53,32 +53,36 @@ def mean_interval_of(rows: Sequence[Row], column: str) -> MeanInterval | None:
     )
     if seeds and samples:
         is_wider = seeds[1] - seeds[0] >= samples[1] - samples[0]
-        words = f"95 % over {count} {draws}, wider than over benchmark samples"
+        words = f"95 % interval over {count} {draws}; over benchmark samples it is narrower"
         if not is_wider:
-            words = f"95 % over benchmark samples, wider than over {count} {draws}"
+            words = f"95 % interval over benchmark samples; over {count} {draws} it is narrower"
         return MeanInterval(mean.number, *(seeds if is_wider else samples), words, count)
     if seeds:
-        return MeanInterval(mean.number, *seeds, f"95 % over {count} {draws}", count)
+        return MeanInterval(mean.number, *seeds, f"95 % interval over {count} {draws}", count)
     if samples:
-        return MeanInterval(mean.number, *samples, f"95 % over benchmark samples, {one}", count)
-    return MeanInterval(mean.number, None, None, f"none: {one}", count)
+        words = f"95 % interval over benchmark samples, {one}"
+        return MeanInterval(mean.number, *samples, words, count)
+    return MeanInterval(mean.number, None, None, f"no interval: {one}", count)
 
 
 def share_words(share: Interval) -> str:
-    """A share with the ends of its interval, such as `40 % (25 to 55 %)`.
+    """Such as `40 % (25 to 55 %)`: a share with the ends of its interval, no finer than these."""
+    value, ends = share_and_ends(share)
+    return f"{value} ({ends})" if ends else value
 
-    It is no finer than they are.
-    """
+
+def share_and_ends(share: Interval) -> tuple[str, str]:
+    """Such as `40 %` and `25 to 55 %`; the second is empty where the share is missing."""
     if share.value is None:
-        return units.MISSING
+        return units.MISSING, ""
     low, high = share.low, share.high
     if low is None or high is None or low == high:
-        return f"{units.significant(100 * share.value)} % (interval unknown)"
+        return f"{units.significant(100 * share.value)} %", "interval unknown"
     error_pct = 50 * (high - low)
     leading = math.floor(math.log10(error_pct))
     decimals = max(0, -leading if error_pct / 10**leading >= 3 else 1 - leading)
     middle, least, most = (f"{100 * one:,.{decimals}f}" for one in (share.value, low, high))
-    return f"{middle} % ({least} to {most} %)"
+    return f"{middle} %", f"{least} to {most} %"
 
 
 def kept_words(rows: Sequence[Row]) -> str:

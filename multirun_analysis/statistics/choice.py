@@ -38,11 +38,12 @@ from multirun_analysis.statistics.served import served
 from multirun_analysis.values.rows import Row, known
 
 VERDICTS = {
-    "settled": "it surely keeps enough, is told in joules from all others that do, and its saving "
-    "is resolved",
-    "not settled": "one is recommended, and the reasons say what is open",
-    "none keeps enough": "every setting that can be told keeps too little",
-    "cannot be told": "no setting can be judged, such as where no teacher is above chance",
+    "settled": "the recommended setting surely keeps enough, its energy differs clearly from that "
+    "of all others that keep enough, and its saving is resolved",
+    "not settled": "one setting is recommended; the reasons say what is open",
+    "none keeps enough": "every setting that can be judged keeps too little",
+    "cannot be told": "no setting can be judged, for example because no teacher is better than "
+    "guessing",
 }
 """Every verdict and what it means."""
 
@@ -169,30 +170,30 @@ def _open_questions(
 ) -> list[str]:
     reasons = []
     if ties:
-        reasons.append(f"in joules it cannot be told from {listed(ties)}")
+        reasons.append(f"its energy does not differ clearly from that of {listed(ties)}")
     reasons += [
-        f"that it keeps {least:g} is not certain"
+        f"it may keep less than the {least:g} that you ask for"
         for share, least in gate.bars(winner)
         if share.low is None or share.low < least
     ]
     if winner.accuracy.value is None:
-        reasons.append("what it keeps above chance cannot be told")
+        reasons.append("the accuracy that it keeps above chance is not known")
     saved = whole_saving(winner)
     if saved.share.value is None:
-        reasons.append("what its teacher would take is not known")
+        reasons.append("the energy that its teacher would take is not known")
     elif not saved.is_resolved:
-        reasons.append("what it saves is unresolved")
+        reasons.append("its saving is unresolved")
     elif saved.share.value < 0:
-        reasons.append("it draws more than its teacher")
+        reasons.append("it takes more energy than its teacher")
     rivals = [
         c
         for c in too_little
         if may_keep_enough(c, gate) and not surely_more(c, winner, more_joules(c, winner))
     ]
     if rivals:
-        reasons.append(f"{listed(rivals)} may keep enough too, and may draw less")
+        reasons.append(f"{listed(rivals)} may keep enough too, and may take less energy")
     if len({c.point for c in (winner, *others)}) > 1:
-        reasons.append("not all were served at the same batch size and lengths")
+        reasons.append("the settings were served at different batch sizes or lengths")
     return reasons
 
 

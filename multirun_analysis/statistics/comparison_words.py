@@ -23,29 +23,30 @@ def comparison_words(comparison: Comparison) -> str:
     c, about = comparison, COLUMNS[comparison.column]
     head = f"{c.label} against {c.baseline_label}, {about.words}: {c.verdict}"
     if c.difference is None:
-        return f"{head}. One is measured and the other estimated, so no pair can be compared."
-    pairs = f"{c.num_pairs} pair{'s' * (c.num_pairs != 1)} of one seed"
-    apart = f", {c.num_apart} left out where one is estimated" if c.num_apart else ""
+        return f"{head}. One is measured and the other estimated, so they are not compared."
+    pairs = units.count(c.num_pairs, "pair")
+    apart = f"; {c.num_apart} left out, where one run is estimated" if c.num_apart else ""
     size, percent = size_words(c)
     if about.is_share:
         size = percent
     elif c.effect_pct is not None:
-        size += f" ({percent})"
+        size += f" or {percent}"
     if c.num_pairs < 2:
-        return f"{head}. {size} in {pairs}{apart}: one pair says nothing about chance."
+        return f"{head}. Difference {size} ({pairs}{apart}). One pair cannot be tested."
     if c.p is None or c.p_holm is None:
         return (
-            f"{head}. {size} in each of {pairs}{apart}: "
-            "differences that are all alike say nothing about chance."
+            f"{head}. Difference {size} in each of {pairs}{apart}. "
+            "Differences without any spread cannot be tested."
         )
-    text = f"{head}. {size}, 95 % interval, {pairs}{apart}; p {p_words(c.p_holm)}"
+    p = p_words(c.p_holm)
+    text = f"{head}. Difference {size} (95 % interval, {pairs}{apart}); p is {p}."
     if c.is_same and c.p_same_holm is not None:
         p = p_words(c.p_same_holm)
-        return f"{text}. That they differ by {c.same_within_pct} % or more has p {p}."
+        return f"{text} For a difference of {c.same_within_pct} % or more p is {p}."
     if c.num_pairs <= FEW_PAIRS and c.verdict == "within noise" and c.effect_half_width_pct:
         least = f"{units.significant(c.effect_half_width_pct, 2)} {about.effect_unit}"
-        text += f". So few pairs would not have shown a difference below {least}"
-    return f"{text}.{_settling_words(c)}"
+        text += f" {pairs} cannot show a difference below {least}."
+    return f"{text}{_settling_words(c)}"
 
 
 def _settling_words(c: Comparison) -> str:
@@ -53,17 +54,17 @@ def _settling_words(c: Comparison) -> str:
     if c.verdict != "within noise":
         return ""
     if c.seeds_needed is None:
-        return " No pair differs, so it cannot be said how many seeds would settle it."
+        return " No pair differs, so the number of seeds that would decide is not known."
     words = seeds_words([c.seeds_needed])
     text = (
-        f" {words[:1].upper()}{words[1:]} seeds would settle it, "
-        "if the true difference is the one observed."
+        f" {words[:1].upper()}{words[1:]} seeds would decide it, "
+        "if the true difference is the observed one."
     )
     if c.seeds_for_same is not None and c.seeds_for_same <= MOST_SEEDS:
         margin = COLUMNS[c.column].margins_pct[0]
         text += (
-            f" If there is none, about {c.seeds_for_same} would show both to be the same within "
-            f"{margin} %."
+            f" If there is no difference, about {c.seeds_for_same} seeds would show that both are "
+            f"the same within {margin} %."
         )
     return text
 
@@ -102,12 +103,14 @@ def verdict_note() -> str:
         for margins in (JOULE_MARGINS_PCT, SCORE_MARGINS_PCT)
     )
     return (
-        f"Within noise: p is {ALPHA:g} or more, so chance alone may well make such a difference. "
-        f"The seeds named beside it, in all, settle it in {100 * POWER:.0f} % of cases if the true "
-        "difference is the one observed; few seeds know it only roughly. The same within x %: the "
-        f"smallest of {joules} (of accuracy and bits per byte {scores}) that two one-sided t-tests "
-        "allow, corrected likewise. Students that are served alike have one figure of joules per "
-        "token, so it is not compared."
+        f"Within noise: p is {ALPHA:g} or more, so chance alone may explain the difference. "
+        "Beside it stands how many seeds in all would decide it. That many decide it in "
+        f"{100 * POWER:.0f} % of cases, if the true difference is the observed one. From few seeds "
+        "this number is only a rough guess. The same within x %: two one-sided t-tests show that "
+        "the settings differ by less than x %. x is the smallest that passes, of "
+        f"{scores} for accuracy and bits per byte and of {joules} for energy. These tests are "
+        "corrected in the same way. Energy per token served is not compared between students of "
+        "one architecture: they share one figure."
     )
 
 

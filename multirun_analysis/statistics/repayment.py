@@ -220,6 +220,4 @@ def verdict_words(found: BreakEven) -> str:
 
 def count_words(count: float | None) -> str:
     """A number of tokens or students in words."""
-    if count is not None and count >= 1000:
-        return units.quantity(count, "").rstrip()
-    return units.number(count)
+    return units.plain_count(count)

@@ -130,5 +130,5 @@ def _stage_energy(run: Row, stage: str, windows: list[Row], builders: dict[str, 
         # Evaluations are nobody's ancestors: the run that did the work may be among these.
         builder = builders.get(key, {"energy_j": None, "energy_quality": "missing"})
         energy_j, quality = builder["energy_j"], builder["energy_quality"]
-    how = "reused: what building it cost, not divided among its sharers"
+    how = "reused: the energy that building it once took, not divided"
     return {"energy_j": energy_j, "quality": quality, "inherited": True, "how": how}

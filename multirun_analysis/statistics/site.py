@@ -64,7 +64,7 @@ def counts_words(site: Site) -> str:
     """What the factor counts, in words."""
     facts = {fact: str(getattr(site, fact)) for fact in GRID_FACTS}
     if set(facts.values()) == {UNSTATED}:
-        return f"what the factor of {site.name} counts is unstated"
+        return "contents of the factor unstated"
     return ", ".join(
         f"{fact.removeprefix('grid_')} {UNSTATED}"
         if found == UNSTATED

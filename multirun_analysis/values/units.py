@@ -44,6 +44,17 @@ def with_error(value: float | None, error: float | None, unit: str = "") -> str:
     return f"{shown[0]} ± {shown[1]}{tail}"
 
 
+def with_ends(value: float, low: float | None, high: float | None) -> str:
+    """Such as `0.60 (0.52 to 0.69)`: the ends of an interval, nothing finer than its half width."""
+    if low is None or high is None or low >= high:
+        return significant(value)
+    error = (high - low) / 2
+    leading = math.floor(math.log10(error))
+    decimals = -leading if error / 10**leading >= 3 else 1 - leading
+    middle, *ends = (f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high))
+    return f"{middle} ({' to '.join(ends)})"
+
+
 def count(number: int, what: str) -> str:
     """A number of things, such as `1 run` or `4 runs`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
@@ -52,6 +63,23 @@ def count(number: int, what: str) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A number in words, and a dash where it is missing."""
     return MISSING if value is None else significant(value, digits)
+
+
+def plain_count(value: float | None) -> str:
+    """How many, as one says it: `690,000` or `1.29 million`, three digits of it."""
+    if value is None:
+        return MISSING
+    rounded = float(f"{value:.2e}")
+    for factor, name in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
+        if abs(rounded) >= factor:
+            return _short(value / factor) + name
+    return _short(value)
+
+
+def _short(value: float) -> str:
+    """Three digits, without a tail of zeros."""
+    text = significant(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def quantity(value: float | None, unit: str, *, error: float | None = None) -> str:

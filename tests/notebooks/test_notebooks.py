@@ -58,8 +58,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, which, runs_dirs, tmp_path, mo
     num_drawn = {"01_energy_curves": 4, "02_trade_offs": 6, "03_break_even": 5, "04_report": 0}
     assert num_figures == num_drawn[path.stem]
     expected = {
-        ("01_energy_curves", "recorded"): "its GPUs ran a kernel 33 % of the time",
-        ("02_trade_offs", "ours"): "95 % interval, 3 pairs of one seed",
+        ("01_energy_curves", "recorded"): "Its GPUs ran a kernel 33 % of the time",
+        ("02_trade_offs", "ours"): "(95 % interval, 3 pairs)",
         ("03_break_even", "ours"): "(measured)",
         ("04_report", "ours"): "keeps 9",
         ("04_report", "recorded"): "Slimming-Models-Saving-Watts",

@@ -87,10 +87,10 @@ def test_what_is_not_known_stays_unknown_at_another_site(make, tmp_path):
 def test_a_record_of_the_same_site_is_no_other(make, tmp_path):
     make.run(tmp_path / "0", **record_of(FRANCE))
     text = site_words(to_rows(at_site(collect([tmp_path]), FRANCE).runs))
-    assert text == "CO2e, water and price on this page are those at site france."
+    assert text == "CO2e, water and price on this page are for site france."
     make.run(tmp_path / "1", student_key="b", **record_of(FRANCE) | {"pue": 1.0})
     text = site_words(to_rows(at_site(collect([tmp_path]), FRANCE).runs))
-    assert text.endswith("; the runs' own records state france with other figures.")
+    assert text.endswith(" The runs themselves state france with other figures.")
 
 
 def test_old_and_new_records_of_one_site_are_told_apart_in_a_sentence(make, tmp_path):
@@ -98,9 +98,10 @@ def test_old_and_new_records_of_one_site_are_told_apart_in_a_sentence(make, tmp_
     make.run(tmp_path / "0", **record_of(FRANCE))
     make.run(tmp_path / "1", student_key="b", **record_of(FRANCE) | old)
     assert site_words(to_rows(collect([tmp_path]).runs)) == (
-        "The runs state 2 grid factors, of france, which count unlike things (life cycle, "
-        "generation, average, CO2e; what the factor of france counts is unstated): the CO2e of "
-        "each is at its own, and none is added, averaged or ranked; name one with --site."
+        "The runs state 2 grid factors, of france. Their factors count different things (life "
+        "cycle, generation, average, CO2e; contents of the factor unstated). Each run has the CO2e "
+        "of its own site. CO2e is not added, averaged or ranked over sites. Choose one site with "
+        "--site."
     )
 
 
@@ -116,9 +117,8 @@ def foreign_in(text: str) -> list[str]:
 def test_a_page_at_one_site_has_nothing_of_another_s_factor(two_sites, profile):
     collected = collect([two_sites])
     text = words_of(report_html(collected, profile=profile, site=FRANCE))
-    said = "CO2e, water and price on this page are those at site france; the runs' own records"
-    said += " state texas and"
-    assert f"{said} world." in text
+    said = "CO2e, water and price on this page are for site france. The runs themselves state"
+    assert f"{said} texas and world." in text
     assert "CO2e at france" in text and "59.4 g" in text and "119 g" in text
     assert "building one student at france" in text
     assert not foreign_in(text)
@@ -128,7 +128,7 @@ def test_a_page_at_one_site_has_nothing_of_another_s_factor(two_sites, profile):
 
 def test_a_page_of_several_sites_names_each_run_s_and_ranks_none(two_sites):
     text = words_of(report_html(collect([two_sites]), profile="esg"))
-    assert "The runs state 2 sites, texas and world, which count unlike things (" in text
+    assert "The runs state 2 sites: texas and world. Their factors count different things (" in text
     assert "CO2e at each run's site" in text
     assert "738 g world, life cycle " in text
     assert "735 g texas, combustion alone " in text
@@ -140,7 +140,7 @@ def test_the_page_in_markdown_has_the_same_site(two_sites):
     shown = exhibits_of(collected, FRANCE)
     drawn = {name: shown[name] for name in figure_names(collected.runs) if name in shown}
     text = readme_text(collected, drawn, arguments="x --site france")
-    assert "are those at site france; the runs' own records state texas and world." in text
+    assert "are for site france. The runs themselves state texas and world." in text
     assert "| Electricity | france: 44 gCO2e/kWh, PUE 1.35, life cycle," in text
     assert "59.4 g" in text and "119 g" in text
     assert not foreign_in(text)
@@ -154,7 +154,7 @@ def test_a_mean_of_unlike_factors_is_withheld(two_sites):
     heads, rows = result_rows(distinct_students(sited.runs))
     assert [row[heads.index("CO2e")] for row in rows][:2] == ["59.4 g", "119 g"]
     carbon = dict(caveats(collected))["Carbon"]
-    assert "none is added, averaged or ranked; name one with --site." in carbon
+    assert "CO2e is not added, averaged or ranked over sites." in carbon
     assert "texas: 334.1 gCO2e/kWh, PUE 1.1, combustion alone, generation, average, CO2e" in carbon
     assert "year 2023, release eGRID2023 revision 2, licence unstated" in carbon
 
@@ -166,8 +166,8 @@ def test_old_records_have_one_site_that_leaves_unstated_what_it_counts(make, tmp
     heads, (row, *_) = result_rows(distinct_students(collected.runs))
     assert row[heads.index("CO2e")].startswith("52.8")
     carbon = dict(caveats(collected))["Carbon"]
-    assert "what the factor of world counts is unstated, year unstated" in carbon
-    assert carbon.endswith("CO2e, water and price on this page are those at site world.")
+    assert "contents of the factor unstated, year unstated" in carbon
+    assert carbon.endswith("CO2e, water and price on this page are for site world.")
 
 
 def test_the_command_line_puts_page_and_tables_at_the_site_and_leaves_records_alone(
@@ -175,7 +175,7 @@ def test_the_command_line_puts_page_and_tables_at_the_site_and_leaves_records_al
 ):
     assert main([str(two_sites), "--out", str(tmp_path / "out"), "--site", "france"]) == 0
     capsys.readouterr()
-    assert "at site france; the runs' own" in words_of(
+    assert "are for site france. The runs themselves" in words_of(
         (tmp_path / "out" / "report.html").read_text()
     )
     table = (tmp_path / "out" / "tables" / "co2e_by_site.csv").read_text()

@@ -48,23 +48,27 @@ def test_what_the_pooled_figure_saves_stands_with_its_fieller_interval(four: Col
     print_choice(four, choose_options(tokens="365e9"))
     text = capsys.readouterr().out
     assert text.startswith(
-        "sft: 3\nSettled.\nIt keeps 0.800 of its teacher's accuracy above chance"
+        "Serve sft (3).\nSettled.\nIt keeps 80 % of its teacher's accuracy above chance"
     )
-    assert "53.9 % less (95 % interval 34.9 to 72.7 %), or 80.8 MJ (51.8 MJ to 110 MJ)." in text
+    assert (
+        "53.9 % less (95 % interval 34.9 to 72.7 %). That is 80.8 MJ (51.8 MJ to 110 MJ)." in text
+    )
     assert "from 4 independent measurements" in text
 
 
 def test_a_single_measurement_saves_an_unresolved_amount(four: Collected, capsys: Any):
     four.runs["student_served_random_sd_j"] = None
     said = record(four, capsys, "--site", "france")
-    assert said["verdict"] == "not settled" and said["reasons"] == ["what it saves is unresolved"]
+    assert said["verdict"] == "not settled" and said["reasons"] == ["its saving is unresolved"]
     assert (said["interval"], said["saved_share"], said["co2e_interval_kg"]) == (None, None, None)
     assert said["recommended"]["label"] == "sft"
     print_choice(four, choose_options("--site", "france"))
     text = capsys.readouterr().out
     assert " % less" not in text
-    assert "Its teacher would take 411 J: what is saved is unresolved." in text
-    assert text.count("what is saved is unresolved") == 2  # CO2e follows.
+    assert (
+        "Its teacher would take 411 J. The saving is unresolved: its interval includes 0 or" in text
+    )
+    assert "The CO2e saved is unresolved." in text
 
 
 def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys: Any):
@@ -73,28 +77,32 @@ def test_the_words_hold_the_reason_and_the_carbon_of_the_site(runs: Path, capsys
     found = gathered(runs, **SURE)
     assert print_choice(found, choose_options("--site", "france", "--min-om-perf", "0.95")) == 0
     said = capsys.readouterr().out
-    assert said.startswith("feature: 2\nNot settled: that it keeps 0.95 is not certain; sft may ")
-    assert "It keeps 0.970 of its teacher's scores as they are, OM_perf (of unknown spread" in said
-    assert "take 15.0 kJ (4.17 Wh; 95 % interval 15.0 kJ to 15.0 kJ), measured: 5.00 kJ to" in said
+    assert said.startswith(
+        "Serve feature (2).\nNot settled: it may keep less than the 0.95 that you ask"
+    )
+    assert "Its OM_perf (mean of student score / teacher score) is 0.970 (interval unknown)" in said
     assert (
-        "Its teacher would take 110 kJ: 86.4 % less (95 % interval 86.3 to 86.5 %), or 95.0 kJ "
-        "(94.9 kJ to 95.1 kJ)." in said
+        "Building it and serving 1 million tokens in 1 day take 15.0 kJ (4.17 Wh), measured (95 % "
+        "interval 15.0 kJ to 15.0 kJ).\nBuilding took 5.00 kJ" in said
     )
     assert (
-        "At site france (44 gCO2e/kWh, PUE 1.35) that is 248 mgCO2e (95 % interval 248 mgCO2e to "
-        "248 mgCO2e); 1.57 gCO2e (1.57 gCO2e to 1.57 gCO2e) less than with its teacher." in said
+        "Its teacher would take 110 kJ. The student takes 86.4 % less (95 % interval 86.3 to 86.5 "
+        "%). That is 95.0 kJ (94.9 kJ to 95.1 kJ)." in said
     )
-    assert "Below what is asked, but not surely: sft (0.900)." in said
+    assert (
+        "At site france (44 gCO2e/kWh, PUE 1.35) the student causes 248 mgCO2e (95 % interval 248 "
+        "mgCO2e to 248 mgCO2e). That is 1.57 gCO2e (1.57 gCO2e to 1.57 gCO2e) less than with its "
+        "teacher." in said
+    )
+    assert "the interval reaches your limit: sft (OM_perf 0.900)." in said
 
 
 def test_an_interval_that_reaches_below_what_is_asked_is_said(runs: Path, capsys: Any):
     wide = SURE | {"run2": SURE["run2"] | {"accuracy_kept_low": 0.45}}
     print_choice(gathered(runs, **wide), choose_options())
     text = capsys.readouterr().out
-    assert (
-        "0.450 to 0.920, 95 % over benchmark samples, one seed, so that 0.5 is not certain" in text
-    )
-    assert "Not settled: that it keeps 0.5 is not certain." in text
+    assert "90 % of its teacher's accuracy above chance (45 to 92 %; 95 % interval over" in text
+    assert "Not settled: it may keep less than the 0.5 that you ask for." in text
 
 
 def test_a_setting_whose_teacher_is_at_chance_everywhere_is_listed_apart(runs: Path, capsys: Any):
@@ -105,19 +113,21 @@ def test_a_setting_whose_teacher_is_at_chance_everywhere_is_listed_apart(runs: P
         {"label": "feature", "runs": ["2"], "benchmarks": ["mmlu", "arc"]}
     ]
     print_choice(found, choose_options())
-    sentence = "What feature keeps cannot be told: its teacher is at chance on mmlu, arc.\n"
+    sentence = "What feature keeps is not known: its teacher is at chance on mmlu, arc.\n"
     assert sentence in capsys.readouterr().out
 
 
 def test_where_no_teacher_is_above_chance_nothing_can_be_told(runs: Path, capsys: Any):
     found = gathered(runs, every=NOTHING)
     assert print_choice(found, choose_options()) == 1
-    assert capsys.readouterr().out.startswith("Cannot be told: no teacher is above chance.\n")
+    assert capsys.readouterr().out.startswith(
+        "No recommendation: no teacher is better than guessing.\n"
+    )
     assert record(found, capsys)["verdict"] == "cannot be told"
     assert print_choice(found, choose_options("--strict")) == 3
     said = record(found, capsys, "--min-om-perf", "0.95")
     assert said["recommended"]["label"] == "feature"
-    assert "what it keeps above chance cannot be told" in said["reasons"]
+    assert "the accuracy that it keeps above chance is not known" in said["reasons"]
 
 
 def test_a_student_at_chance_is_marked(runs: Path, capsys: Any):
@@ -127,7 +137,7 @@ def test_a_student_at_chance_is_marked(runs: Path, capsys: Any):
     print_choice(found, choose_options())
     said = capsys.readouterr().out
     assert "It is at chance on mmlu." in said
-    assert "They keep too little: sft (0.400, 0.350 to 0.450; at chance on mmlu)." in said
+    assert "Keeps too little: sft (40 %, 35 to 45 %; at chance on mmlu)." in said
 
 
 def test_the_point_that_answers_and_the_range_over_the_grid_are_named(runs: Path, capsys: Any):
@@ -136,15 +146,15 @@ def test_the_point_that_answers_and_the_range_over_the_grid_are_named(runs: Path
     found = gathered(runs, every=point | grid, **SURE)
     print_choice(found, choose_options())
     assert (
-        "Served at batch size 8, 64 prompt and 32 new tokens; from 3 independent measurements; "
-        "4.00 mJ/token to 30.0 mJ/token over all points that were measured." in
+        "The serving energy is from 3 independent measurements at batch size 8, 64 prompt and 32 "
+        "new tokens. Over all measured batch sizes and lengths it is 4.00 mJ/token to 30.0 " in
         capsys.readouterr().out
     )  # fmt: skip
     said = record(found, capsys)
     assert said["recommended"]["serve_range_j_per_token"] == [0.004, 0.03]
     found.runs["serving_batch_size"] = [8, 8, 16]
     assert record(found, capsys)["reasons"] == [
-        "not all were served at the same batch size and lengths"
+        "the settings were served at different batch sizes or lengths"
     ]
 
 
@@ -168,8 +178,8 @@ def test_no_setting_that_keeps_enough_is_an_answer_with_its_own_exit_code(runs: 
     found = gathered(runs, **SURE)
     assert print_choice(found, choose_options("--min-om-perf", "0.99")) == 1
     assert (
-        "None keeps enough: no setting keeps 0.99 of its teacher's accuracy; feature comes closest "
-        "with 0.970, which may be enough." in capsys.readouterr().out
+        "No recommendation: no setting keeps enough. You ask for an OM_perf of 0.99. The closest "
+        "is feature (OM_perf 0.970). This may be enough." in capsys.readouterr().out
     )
     assert print_choice(found, choose_options("--min-kept", "0.95", "--strict")) == 1
     assert record(found, capsys, "--min-kept", "0.95")["verdict"] == "none keeps enough"

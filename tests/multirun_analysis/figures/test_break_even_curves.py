@@ -44,7 +44,7 @@ def test_the_line_crosses_1_where_the_joules_are_repaid_and_the_mark_is_there(wr
     assert (list(mark.x), list(mark.y)) == ([50], [1])
     crossing = np.interp(1.0, line.y, line.x)
     assert crossing == pytest.approx(50, rel=0.02)
-    assert line.name == "response: 50.0 tokens"
+    assert line.name == "response: 50 tokens"
     assert line.meta["group"] == mark.customdata[0] == runs["group"].iloc[0]
 
 

@@ -78,7 +78,7 @@ def test_factors_that_leave_unstated_what_they_count_share_no_panel(make, tmp_pa
     fig = co2e_by_site(collect([tmp_path]).runs, sites).figure
     assert sorted(trace.xaxis for trace in fig.data) == ["x", "x2", "x3"]
     titles = [fig.layout[axis].title.text for axis in ("xaxis", "xaxis2", "xaxis3")]
-    assert any("here alone: what the factor of here counts is unstated" in t for t in titles)
+    assert any("here alone: contents of the factor unstated" in t for t in titles)
 
 
 def test_one_site_that_is_asked_for_is_named_and_stands_alone(make, tmp_path):

@@ -108,9 +108,9 @@ def test_figures_of_many_settings_stay_small_and_say_what_they_leave_out(collect
     losses = every["loss_curves"]
     assert len(losses.figure.data) == MAX_LINES
     assert len({trace.meta["run"].split("-")[0] for trace in losses.figure.data}) == MAX_LINES
-    assert f"{200 - MAX_LINES} more runs are not drawn" in losses.note
+    assert f"The figure leaves out {200 - MAX_LINES} more runs." in losses.note
     assert losses.table["run"].nunique() == 200
-    assert f"{100 - MAX_ROWS} more settings are not drawn" in every["accuracy_kept"].note
+    assert f"The figure leaves out {100 - MAX_ROWS} more settings." in every["accuracy_kept"].note
     assert every["accuracy_kept"].table["group"].nunique() == 100
 
 
@@ -121,7 +121,7 @@ def test_the_devices_of_one_run_are_an_exhibit_too(collected):
     assert len(exhibit.table) == len(ticks)
     assert "estimated" not in exhibit.note
     modelled = devices_over_time(ticks.assign(method="tdp_model"), collected.stages, run=run)
-    assert "A dotted curve is estimated" in modelled.note
+    assert "Dotted curves are estimated" in modelled.note
 
 
 def titles(fig):

@@ -78,8 +78,8 @@ def test_the_feature_run_is_called_expensive_in_words_and_the_others_are_not(imp
     found = collect([imported_dir])
     table = idle_and_wait(found.runs, found.stages, found.summaries).table
     assert idle_words(table) == [
-        "feature · imported: its GPUs ran a kernel 33 % of the time, and 56 % of its energy is "
-        "what idle devices would have drawn in as long."
+        "feature · imported: Its GPUs ran a kernel 33 % of the time. Idle devices would have drawn "
+        "56 % of its energy in the same time."
     ]
 
 
@@ -90,5 +90,5 @@ def test_waiting_for_data_is_said_in_words_from_a_tenth_of_the_time(make, tmp_pa
     found = collect([tmp_path])
     table = idle_and_wait(found.runs, found.stages, NONE).table
     waited = table[table["run"] == "0"]
-    assert "it waited for data 25 % of the time" in idle_words(waited)[0]
+    assert "It waited for data 25 % of the time" in idle_words(waited)[0]
     assert idle_words(table[table["run"] == "1"]) == []

@@ -152,7 +152,7 @@ def test_a_quantised_teacher_is_named_by_its_bits_and_averaged_with_no_other(mak
         "student, batch 8": [1], "teacher, batch 8": [4], "teacher in int8, batch 8": [3],
     }  # fmt: skip
     text = dict(caveats(collect([tmp_path])))["Quantised teacher"]
-    assert text.startswith("Of 2 students, taught or compared: 1 by one in int8. Its joules")
+    assert text.startswith("Teachers of 2 students: 1 in int8. Their joules per token")
 
 
 def test_serving_under_two_power_limits_is_two_lines_and_no_mean(make, tmp_path):

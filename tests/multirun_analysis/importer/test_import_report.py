@@ -72,17 +72,18 @@ def test_an_imported_student_twice_is_counted_once(imported_dir, tmp_path):
 def test_alone_they_answer_with_their_energy_and_no_accuracy(alone):
     found = answer(alone.runs)
     assert found.headline == (
-        "3 students were built, and no score of theirs can be set beside their teacher's."
+        "3 students were built. No score can be compared with the teacher's, so none is "
+        "recommended."
     )
     (highlight,) = found.highlights
     assert (highlight.student, highlight.figure) == ("response · imported", "306 kJ (85.0 Wh)")
-    assert "Imported, recorded elsewhere by other software: 3." in found.sureness
+    assert "Imported from records of other software: 3 students." in found.sureness
 
 
 def test_beside_our_runs_ours_are_still_ranked(mixed, sweep_dir):
     found = answer(mixed.runs)
     assert found.headline.startswith("Combined")
-    assert "Left out of this ranking, as no score places them: 3." in found.sureness
+    assert "Not ranked, because they have no score: 3 students." in found.sureness
     ours = answer(collect([sweep_dir]).runs)
     first, last = ([each.figure for each in one.highlights] for one in (found, ours))
     assert first == last
@@ -93,8 +94,11 @@ def test_estimated_runs_with_scores_are_ranked_though_imports_were_measured(
 ):
     make.run(tmp_path / "0", own_energy_quality="estimated", inherited_energy_quality="estimated")
     found = answer(collect([imported_dir, tmp_path]).runs)
-    assert "keeps 93.0 % (interval unknown) of its teacher's accuracy" in found.headline
-    assert "they are no measurement" in found.warning
+    assert (
+        "keeps 93.0 % of its teacher's accuracy above chance (interval unknown). Building"
+        in found.headline
+    )
+    assert "not as measurements" in found.warning
 
 
 def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_with_none(
@@ -106,25 +110,25 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     assert found.headline.startswith("Response · imported")
     serving = found.highlights[-1]
     assert serving.figure == "2.00 J/token"
-    assert serving.detail == "prompt and answer together, as reported, without a trace"
+    assert serving.detail == "prompt and answer together, as the other software reports it"
     fig = quality_against_energy(collected.runs).figure
     points = {t.name: t for t in fig.data if t.mode == "markers"}
     assert [t.marker.symbol for t in points.values()] == [("circle",), ("square",)]
     imported = next(name for name in points if name.startswith("response · imported"))
     assert "import of in/response_1" in points[imported].hovertext[0]
-    assert "Squares are imported." in report_html(collected)
+    assert "Squares are imported runs." in report_html(collected)
 
 
 def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):
     text = dict(caveats(mixed))["Imported runs"]
     for words in (
-        "3 of 13 students. Imported records of Slimming-Models-Saving-Watts telemetry: 3 runs "
-        "(h100_runs/feature_1, h100_runs/relation_1, h100_runs/response_1).",
+        "3 of 13 students are imported. Imported records of Slimming-Models-Saving-Watts "
+        "telemetry: 3 runs (h100_runs/feature_1, h100_runs/relation_1, h100_runs/response_1).",
         "energy_mJ rises 998.3 to 1000 times as fast as power_watts says, so it is rescaled by "
         "0.001: 3 runs (feature_1, relation_1, response_1).",
-        "Not measured, which is not 0: CPU, DRAM.",
-        "Sampled every 1.02 s on average, 1.39 s at most.",
-        "Accuracy kept cannot be told, as student and teacher were evaluated differently",
+        "Not measured (unknown, not 0): CPU, DRAM.",
+        "Power was sampled every 1.02 s on average, every 1.39 s at worst.",
+        "Accuracy kept is not known, because student and teacher were evaluated differently",
         "Serving energy: reported without a trace to check it, prefill and decode together: 3 runs",
         "Serving energy: the teacher's 355 J/token is 741 to 810 times the student's",
     ):
@@ -132,7 +136,7 @@ def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):
     accuracy = dict(caveats(mixed))["Accuracy"]
     assert "mmlu (acc" not in accuracy
     # feature_1 scores 0.2465 on MMLU, with a standard error of 0.0036.
-    assert "Students at chance, so no better than guessing: mmlu (1 of 13 students)" in accuracy
+    assert "Students at chance (no better than guessing): mmlu (1 of 13 students)" in accuracy
     assert "a host that is not recorded, 4 x NVIDIA H100 NVL" in dict(caveats(mixed))["Hardware"]
 
 
@@ -149,13 +153,13 @@ def test_the_page_about_imports_alone_has_every_score_and_its_reason(alone):
     # MMLU of relation_1 and of the teacher.
     assert "0.647 ± 0.004<small>teacher 0.806</small>" in page
     reason = "for the teacher: 3 runs</summary>feature_1, relation_1, response_1</details>"
-    assert 'Accuracy kept cannot be told. <details class="said">' in page and reason in page
+    assert 'Accuracy kept is not known: <details class="said">' in page and reason in page
     assert "<td>438 mJ<small>355 J, reported</small></td>" in page
 
 
 def test_the_page_about_both_shows_the_stages_of_each_origin_apart(mixed):
     page = own_html(report_html(mixed))
-    assert "<span>Runs of ours</span>" in page and "<span>Imported runs</span>" in page
+    assert "<span>Runs of kdwatts</span>" in page and "<span>Imported runs</span>" in page
     fig = energy_by_stage(mixed.runs[mixed.runs["origin"].notna()], mixed.stages).figure
     assert {round(float(x), 1) for trace in fig.data for x in trace.x} == {513.3, 416.3, 305.9}
 

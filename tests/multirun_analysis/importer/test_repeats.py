@@ -115,9 +115,9 @@ def test_means_over_repeats_are_not_called_means_over_seeds(study):
     text = readme_text(study, shown, arguments="DIR")
     for words in (page, text, *(exhibit.note for exhibit in shown.values())):
         assert not re.search(r"(over|one|few|fewer than 3|of) (\d+ )?seeds?\b", words)
-        assert "seeds, wider" not in words
-    assert "means over repeats with" in shown["idle_and_wait"].note
-    assert "Means over repeats with 95 % intervals" in text and "| Repeats |" in text
+        assert "seeds it is narrower" not in words
+    assert "means over repeats, with" in shown["idle_and_wait"].note
+    assert "Numbers are means over repeats with 95 % intervals" in text and "| Repeats |" in text
 
 
 def test_where_seeds_and_repeats_are_both_shown_both_are_named(study):

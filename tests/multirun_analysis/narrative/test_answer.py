@@ -9,12 +9,12 @@ from multirun_analysis.narrative.answer import answer
 def test_the_first_screen_answers_which_student_at_what_energy_how_sure(sweep):
     found = answer(sweep.runs)
     assert re.match(
-        r"Combined keeps 9\d\.\d % \(9\d\.\d to \d+\.\d %\) of its teacher's accuracy above "
-        r"chance for \d+ kJ",
+        r"Combined keeps 9\d\.\d % of its teacher's accuracy above chance \(95 % interval 9\d\.\d "
+        r"to \d+\.\d %\)\. Building it took \d+ kJ\.$",
         found.headline,
     )
-    assert "%), 95 % over 2 seeds; the runner-up, " in found.sureness[0]
-    assert found.sureness[1].startswith("Energy is measured, ± 4.8 % (one sigma)")
+    assert "%), 95 % interval over 2 seeds. Second is " in found.sureness[0]
+    assert found.sureness[1].startswith("The energy is measured, ± 4.8 % (one standard deviation)")
     assert found.warning is None
     assert [highlight.student for highlight in found.highlights] == ["combined", "sft", "combined"]
 
@@ -24,7 +24,7 @@ def test_a_single_seed_is_said_to_settle_nothing(make, tmp_path):
     make.run(tmp_path / "1", student_key="b", paradigm="sft", om_perf=0.90)
     found = answer(collect([tmp_path]).runs)
     assert "from a single seed" in found.sureness[0]
-    assert "One seed cannot tell" in found.sureness[0]
+    assert "One seed is not enough to say that response is better" in found.sureness[0]
 
 
 def test_seeds_apart_settle_the_first_place_and_seeds_together_do_not(make, tmp_path):
@@ -36,9 +36,9 @@ def test_seeds_apart_settle_the_first_place_and_seeds_together_do_not(make, tmp_
             make.run(tmp_path / f"{name}{seed}", student_key=f"{name}{seed}", **changes)
     runs = collect([tmp_path]).runs
     sure = answer(runs).sureness[0]
-    assert "It cannot be told apart from feature: what differs is within noise." in sure
+    assert "The difference from feature is within noise." in sure
     runs = runs[runs["paradigm"] != "feature"]
-    assert "the first place holds" in answer(runs).sureness[0]
+    assert "It is better than every other setting, beyond noise." in answer(runs).sureness[0]
 
 
 def test_measured_students_are_ranked_without_the_estimated_ones(make, tmp_path):
@@ -47,7 +47,7 @@ def test_measured_students_are_ranked_without_the_estimated_ones(make, tmp_path)
     make.run(tmp_path / "1", student_key="b", paradigm="sft", om_perf=0.99, **changes)
     found = answer(collect([tmp_path]).runs)
     assert found.headline.startswith("Response")
-    assert "Left out of this ranking, as their energy is not measured: 1." in found.sureness
+    assert "Not ranked, because their energy is not measured: 1 student." in found.sureness
 
 
 def test_without_benchmarks_held_out_text_decides_and_lower_wins(make, tmp_path):

@@ -29,20 +29,21 @@ def test_a_component_without_a_figure_is_told_with_its_reason_and_no_host_is_pub
     found = dict(caveats(collected, name_hosts=False))
     assert f"DRAM in 1 of 1 ({why})." in found["What is not counted"]
     assert (
-        "In 1 of 1 stages some reading was refused or doubted" in found["Uncertainty and coverage"]
+        "In 1 of 1 stages some reading was rejected or doubtful"
+        in found["Uncertainty and coverage"]
     )
     assert found["Hardware"] == "1 x NVIDIA H100 80GB HBM3, driver 575.57."
     # The fixture's run inherits shards of 10 kJ and signals of 90 kJ, and has no stage of either.
     assert found["Inherited work"].endswith(
-        " 2 artifacts of 100 kJ in all, such as a teacher's training, are in no figure of stages: "
-        "no stage of these runs made them."
+        " 2 artifacts (100 kJ in all) were made before these runs, for example by a teacher's "
+        "training. The figure of stages does not show them."
     )
-    assert found["Idle power"].endswith("before none of these runs, so nothing here is net.")
+    assert found["Idle power"].endswith("before any of these runs, so nothing here is net.")
 
 
 def test_caveats_tell_the_share_of_idle_power_where_it_was_measured(run_in, tmp_path):
     run_in("0-response-tiny", own_energy_j=400e3, own_net_energy_j=300e3)
     run_in("1-sft-tiny", student_key="b", own_net_energy_j=None)
     text = dict(caveats(collect([tmp_path])))["Idle power"]
-    assert "For 1 of 2 students" in text
-    assert "it is 25 % of their own energy" in text
+    assert "before the run for 1 of 2 students." in text
+    assert "It is 25 % of their own energy." in text

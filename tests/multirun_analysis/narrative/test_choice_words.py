@@ -28,5 +28,5 @@ def test_a_setting_whose_interval_reaches_what_is_asked_is_not_said_to_keep_too_
     students = distinct_students(collect([tmp_path]).runs)
     choice = choose(students, gate=Gate(0.5), tokens=1e9)
     said = choice_words(choice, None, Gate(0.5), days=365)
-    assert "They keep too little: sft (0.390, 0.308 to 0.475)." in said
-    assert "Below what is asked, but not surely: relational (0.475, 0.394 to 0.564)." in said
+    assert "Keeps too little: sft (39 %, 31 to 48 %)." in said
+    assert "the interval reaches your limit: relational (48 %, 39 to 56 %)." in said

@@ -26,13 +26,13 @@ def test_noise_and_sameness_are_counted_with_what_would_settle_them(make, tmp_pa
                 tmp_path / name, paradigm=paradigm, seed=seed, student_key=name,
                 own_energy_j=float(own_j),
             )  # fmt: skip
-    *_, energy = noise_words(collect([tmp_path]).runs)
+    *_, energy, _ = noise_words(collect([tmp_path]).runs)
     # d = 2 and 3 of three comparisons: between the 5 and 4 of one and the 7 and 5 of four.
-    assert "2 of 3 within noise (intervals up to ± 50 %; about 5 to 6 seeds would settle them " in (
-        energy
+    assert energy == (
+        "Own energy against plain fine-tuning (sft): 2 of 3 within noise (95 % intervals up to ± "
+        "50 %). About 5 to 6 seeds would decide, if the true difference is the observed one. 1 of "
+        "3 the same within 10 %."
     )
-    assert "them at the differences observed), 1 of 3" in energy
-    assert "1 of 3 the same within 10 %" in energy
 
 
 def test_students_under_two_power_limits_or_on_two_hosts_are_not_pooled_as_noise(make, tmp_path):
@@ -50,8 +50,8 @@ def test_students_under_two_power_limits_or_on_two_hosts_are_not_pooled_as_noise
             )
     low, high = served_alike_words(collect([tmp_path]).runs)
     assert "The 2 students of tiny on h100 at 250 W" in low
-    assert "from 10.0 mJ to 12.0 mJ" in low
-    assert "at 700 W" in high and "from 30.0 mJ to 32.0 mJ" in high
+    assert "Single runs measured 10.0 mJ to 12.0 mJ." in low
+    assert "at 700 W" in high and "Single runs measured 30.0 mJ to 32.0 mJ." in high
     manifest = tmp_path / "sft-250" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("node7", "node8"))
     assert len(served_alike_words(collect([tmp_path]).runs)) == 1

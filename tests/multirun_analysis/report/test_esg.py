@@ -85,7 +85,7 @@ def test_kwh_overhead_carbon_and_water_follow_from_the_site_with_its_sources(mak
 def test_without_a_common_site_there_are_kwh_and_no_carbon(make, tmp_path):
     make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
     _, text = text_of(collect([tmp_path]), site=None)
-    assert "name one with --site" in text
+    assert "Choose one site with --site." in text
     assert re.search(r"Building students measured 1 0\.000278 - - -", text)
 
 
@@ -99,10 +99,10 @@ def test_co2e_of_runs_whose_factors_count_unlike_things_is_not_added(make, tmp_p
     _, text = text_of(collect([tmp_path]), site=None)
     assert "Sum measured 2 2.00 - - -" in text
     assert (
-        "The runs state 2 sites, at-combustion and at-lifecycle, which count unlike "
+        "The runs state 2 sites: at-combustion and at-lifecycle. Their factors count different "
         "things (combustion alone, generation, average, CO2e; life cycle, generation, average, "
-        "CO2e): the CO2e of each is at its own, and none is added, averaged or ranked; name one "
-        "with --site." in text
+        "CO2e). Each run has the CO2e of its own site. CO2e is not added, averaged or ranked over "
+        "sites. Choose one site with --site." in text
     )
     _, text = text_of(collect([tmp_path]))
     assert "Sum measured 2 2.00 4.00 0.400 3.00" in text
@@ -111,16 +111,18 @@ def test_co2e_of_runs_whose_factors_count_unlike_things_is_not_added(make, tmp_p
 def test_what_the_factor_counts_and_where_it_is_from_stand_beside_it(make, tmp_path):
     make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
     _, text = text_of(collect([tmp_path]), site=site_of("texas"))
-    assert "It counts combustion alone, generation, average, CO2e; year 2023, release" in text
+    assert (
+        "The factor counts combustion alone, generation, average, CO2e; year 2023, release" in text
+    )
     _, text = text_of(collect([tmp_path]))
-    assert "It counts what the factor of here counts is unstated; year unstated" in text
+    assert "The factor counts contents of the factor unstated; year unstated" in text
 
 
 def test_runs_that_state_no_site_are_said_to_be_counted_at_the_others(make, tmp_path):
     make.append(make.run(tmp_path / "0") / "stages.jsonl", [make.stage("distill")])
     make.run(tmp_path / "1", student_key="b", site=None, grid_gco2e_per_kwh=None, pue=None)
     _, text = text_of(collect([tmp_path]))
-    assert "1 of 2 runs state none: their joules are counted at it too." in text
+    assert "1 of 2 runs state no site. Their energy counts at this site too." in text
 
 
 def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_path):
@@ -134,7 +136,7 @@ def test_avoided_emissions_deduct_building_and_state_what_is_assumed(make, tmp_p
     assert "6.30" in text
     # 6.3 kWh, PUE 2, 100 g/kWh.
     assert "1.26" in text
-    for assumption in ("365 days", "same device", "demand does not grow", "no offset"):
+    for assumption in ("365 days", "same device", "Demand does not grow", "nor an offset"):
         assert assumption in text
 
 
@@ -173,4 +175,4 @@ def test_a_student_that_saves_nothing_avoids_nothing(make, tmp_path):
 def test_the_assumed_demand_is_said(make, tmp_path, tokens_per_day):
     make.run(tmp_path / "0")
     _, text = text_of(collect([tmp_path]), tokens_per_day=tokens_per_day)
-    assert ("1.00 ktokens a day" in text) == (tokens_per_day == 1e3)
+    assert ("1,000 tokens a day" in text) == (tokens_per_day == 1e3)

@@ -26,10 +26,11 @@ def texts_of(found, tmp_path):
 
 
 def test_a_missing_number_is_empty_in_csv_and_a_dash_to_be_read(tmp_path):
-    texts = texts_of({"a": exhibit(run=["0"], energy_j=[None], co2e_g=[float("nan")])}, tmp_path)
-    assert texts[".csv"] == "run,energy_j,co2e_g\n0,,\n"
+    columns = {"run": ["0", "1"], "energy_j": [None, 2.0], "co2e_g": [float("nan"), 3.0]}
+    texts = texts_of({"a": exhibit(**columns)}, tmp_path)
+    assert texts[".csv"] == "run,energy_j,co2e_g\n0,,\n1,2.0,3.0\n"
     assert "| 0 | - | - |" in texts[".md"]
-    assert "0 & - & - \\\\" in texts[".tex"]
+    assert "0 & -- & -- \\\\" in texts[".tex"]
 
 
 def test_csv_keeps_all_digits_and_what_is_read_has_four(tmp_path):
@@ -41,7 +42,7 @@ def test_csv_keeps_all_digits_and_what_is_read_has_four(tmp_path):
 def test_text_of_a_run_cannot_leave_its_cell(tmp_path):
     texts = texts_of({"a": exhibit(label=["50 % | <b>a_b</b>\n& \\x"])}, tmp_path)
     assert r"| 50 % \| \<b\>a\_b\</b\> & \\x |" in texts[".md"]
-    assert r"50 \% | <b>a\_b</b> \& \textbackslash x \\" in texts[".tex"]
+    assert r"50 \% $|$ $<$b$>$a\_b$<$/b$>$ \& \textbackslash{}x \\" in texts[".tex"]
     assert r"\usepackage{booktabs}" in texts[".tex"]
 
 
@@ -114,4 +115,4 @@ def test_names_that_hold_the_signs_of_a_format_stay_in_their_cell(tmp_path):
         rows = list(csv.reader(io.StringIO(text, newline="")))
         assert rows == [["run", "energy_j"], ['a|b,c_d & "e"\nf g', "1.0"], ["plain", "2.0"]]
     assert '| a\\|b,c\\_d & "e" f g | 1.000 |' in texts[".md"]
-    assert 'a|b,c\\_d \\& "e" f g & 1.000 \\\\' in texts[".tex"]
+    assert "a$|$b,c\\_d \\& ''e'' f g & 1.000 \\\\" in texts[".tex"]

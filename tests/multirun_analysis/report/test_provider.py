@@ -128,7 +128,7 @@ def test_what_is_at_chance_is_marked(make, tmp_path):
         teacher_at_chance=['["mmlu"]', "[]"],
         student_at_chance=["[]", '["arc"]'],
     )
-    assert "sft cannot be told teacher at chance on mmlu" in text
+    assert "sft not known teacher at chance on mmlu" in text
     assert "feature 10.0 % interval unknown; at chance on arc" in text
     assert text.index("feature") < text.index("sft")
 
@@ -137,10 +137,10 @@ def test_the_point_that_answers_is_named_in_the_heading(make, tmp_path):
     make.run(tmp_path / "0", paradigm="sft", **SERVED)
     make.run(tmp_path / "1", paradigm="feature", student_key="b", **SERVED)
     point: dict[str, Any] = {"serving_prompt_tokens": 64, "serving_new_tokens": 32}
-    heading = "A year of 36.0 ktokens a day at batch size 8, 64 prompt and 32 new tokens"
+    heading = "A year of 36,000 tokens a day at batch size 8, 64 prompt and 32 new tokens"
     assert heading in text_of(tmp_path, serving_batch_size=8, **point)
     apart = text_of(tmp_path, serving_batch_size=[8, 16], **point)
-    assert "a day Prompt and" in apart
+    assert "a day Tokens are" in apart
     assert "feature at batch size 16, 64 prompt and 32 new tokens" in apart
 
 
@@ -148,7 +148,7 @@ def test_without_a_price_there_are_joules_and_no_money(make, tmp_path):
     make.run(tmp_path / "0", **SERVED)
     assert "no price" in text_of(tmp_path, site=None)
     text = text_of(tmp_path, site=Site("here", 100.0, 2.0))
-    assert "Of site here no price is known." in text and text.rstrip().endswith("- -")
+    assert "No price is known for site here." in text and text.rstrip().endswith("- -")
 
 
 def test_a_student_that_saves_nothing_is_never_repaid(make, tmp_path):
@@ -174,7 +174,7 @@ def test_seeds_served_on_two_machines_have_a_row_and_days_for_each(make, tmp_pat
     text = text_of(tmp_path, **keys)
     first, second = text.partition("response · machine 1")[2].split("response · machine 2")
     assert " 1.00 50 " in first and " 1.00 100 " in second
-    assert "so seeds served on several machines have a row for each." in text
+    assert "a setting that was served on several machines has a row for each." in text
     assert "several machines" not in text_of(tmp_path)
 
 

@@ -78,13 +78,14 @@ def test_energy_has_its_interval_over_three_seeds(text):
 def test_accuracies_that_seeds_do_not_tell_apart_are_called_noise(collected, text):
     """Differences of 0.1, -0.1 and 0.15 are noise; 101, 100 and 99 J more are not."""
     accuracy, _, energy = noise_words(collected.runs)
-    assert accuracy.startswith("Accuracy kept, against plain fine-tuning: 1 of 1 within noise")
+    noise = "Accuracy kept against plain fine-tuning (sft): 1 of 1 within noise"
+    assert accuracy.startswith(noise)
     # d = 0.05 / 0.132 = 0.38 takes some 57 seeds.
-    assert accuracy.endswith("; more than 50 seeds would settle it at the difference observed).")
+    assert "). More than 50 seeds would decide, if the true difference is the observed" in accuracy
     # s = 1 J: 4.303 / sqrt(3) of it are 2.5 J, 2.3 % of 110 J.
-    sure = "against plain fine-tuning: response worse than sft (+90.9 ± 2.3 %)."
-    assert energy == f"Own energy (estimated), {sure}"
-    assert "Accuracy kept, against plain fine-tuning: 1 of 1 within noise" in text
+    sure = "against plain fine-tuning (sft): response takes more than sft (+90.9 ± 2.3 %)."
+    assert energy == f"Own energy (estimated) {sure}"
+    assert noise in text
     assert " | 3 | within noise | more than 50 |" in text
     row = "| response | +100.0 ± 2.5 J | +90.9 ± 2.3 % | below 0.001 | 3 | worse | - |"
     assert f"| own energy (estimated) {row}" in text
@@ -97,7 +98,7 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
     assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([5, 0, 90.91], abs=1e-3)
     assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
     assert energy.marker.symbol == "circle"
-    assert "More than 50 seeds would settle it" in accuracy.hovertext[0]
+    assert "More than 50 seeds would decide it" in accuracy.hovertext[0]
     assert energy.error_x.array[0] == pytest.approx(2.258, abs=1e-3)
     assert list(energy.customdata) == [energy.meta["group"]]
 
@@ -105,8 +106,12 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
 def test_students_of_one_architecture_are_served_for_one_number(collected):
     (words,) = served_alike_words(collected.runs)
     # Values that runs share count once: 20, 21 and 22 mJ, 2.5 mJ on either side.
-    assert "The 6 students of tiny on h100 have one architecture and serve alike" in words
-    assert "21.0 ± 2.5 mJ/token (95 %, measured, 3 measurements), from 20.0 mJ to 22.0 mJ" in words
+    assert (
+        "The 6 students of tiny on h100 have one architecture, so they share one serving energy"
+        in words
+    )
+    assert "21.0 ± 2.5 mJ/token (95 % interval, measured, 3 measurements)." in words
+    assert "Single runs measured 20.0 mJ to 22.0 mJ." in words
 
 
 def test_what_was_run_is_told_as_manifests_and_configurations_say_it(text):

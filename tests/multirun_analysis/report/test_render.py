@@ -8,6 +8,7 @@ from jinja2 import UndefinedError
 
 from multirun_analysis.report.page import EXHIBITS, PROFILES, SECTIONS
 from multirun_analysis.report.render import render_html, render_markdown
+from multirun_analysis.report.typeset import Typeset
 from multirun_analysis.values.notices import Notice
 
 ANALYSIS = Path(__file__).parents[3] / "multirun_analysis"
@@ -27,9 +28,9 @@ def test_the_page_unfolds_the_names_of_a_notice_and_escapes_each_text_once():
 
 
 def test_a_table_in_markdown_keeps_the_signs_of_its_cells():
-    values = {"title": "T", "heads": ["a|b", "c"], "rows": [["*x*\ny", "1"]], "more": ""}
-    text = render_markdown("exhibit_table", values)
-    assert text == "**T**\n\n| a\\|b | c |\n| --- | --- |\n| \\*x\\* y | 1 |\n"
+    shown = Typeset(["a|b", "c"], "lr", [["*x*\ny", "1"]], [None], "A note.")
+    text = render_markdown("exhibit_table", {"title": "T", "shown": shown, "more": ""})
+    assert text == "**T**\n\n| a\\|b | c |\n| --- | ---: |\n| \\*x\\* y | 1 |\n\nA note.\n"
 
 
 def test_every_section_of_a_profile_has_what_makes_it():

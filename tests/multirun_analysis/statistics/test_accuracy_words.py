@@ -73,8 +73,8 @@ def test_a_benchmark_without_a_chance_level_is_left_out_and_said_to_be(make, tmp
     assert both["accuracy_kept"] == pytest.approx(0.5)
     assert alone["accuracy_kept_reason"] == "no chance level is known of truthfulqa_mc2"
     text = dict(caveats(collected))["Accuracy"]
-    assert "Left out of it, as guessing has no score there: truthfulqa_mc2 (1 of 1 stud" in text
-    assert "cannot be told of 1 of 2 students: no chance level is known of truthfulqa_mc2" in text
+    assert "Left out, because guessing has no known score there: truthfulqa_mc2 (1 of 1" in text
+    assert "is not known for 1 of 2 students: no chance level is known of truthfulqa_mc2" in text
 
 
 def test_a_record_that_says_that_it_cannot_be_told_is_not_asked_again(make, tmp_path):
@@ -109,10 +109,10 @@ def test_of_two_intervals_the_wider_is_told_and_named():
     # Over 0.5 and 0.52 Student's is 12.706 * 0.01 wide on each side.
     over_seeds = mean_interval_of([run(0.5, 0.1), run(0.52, 0.1)], "accuracy_kept")
     assert over_seeds.half_width == pytest.approx(0.12706, rel=1e-4)
-    assert over_seeds.words == "95 % over 2 seeds, wider than over benchmark samples"
+    assert over_seeds.words == "95 % interval over 2 seeds; over benchmark samples it is narrower"
     over_samples = mean_interval_of([run(0.5, 0.1), run(0.502, 0.2)], "accuracy_kept")
     assert (over_samples.low, over_samples.high) == pytest.approx((0.351, 0.651))
-    assert over_samples.words == "95 % over benchmark samples, wider than over 2 seeds"
+    assert over_samples.words == "95 % interval over benchmark samples; over 2 seeds it is narrower"
     assert mean_interval_of([run(0.5, 0.1)], "accuracy_kept").words.endswith("samples, one seed")
     assert mean_interval_of([{"accuracy_kept": 0.5}], "accuracy_kept").low is None
 
@@ -132,14 +132,14 @@ def test_a_share_is_told_with_its_interval_and_no_finer(value, half, words):
     assert share_words(spread) == words
 
 
-def test_a_teacher_at_chance_everywhere_means_cannot_be_told_in_the_headline(at_chance_dir):
+def test_a_teacher_at_chance_everywhere_is_not_known_in_the_headline(at_chance_dir):
     found = answer(collect([at_chance_dir]).runs)
     assert found.headline == (
-        "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
-        "Response predicts held-out text best for 326 kJ."
+        "Accuracy kept is not known: the teacher is at chance on every benchmark (mmlu). "
+        "Response predicts held-out text best (1.011 ± 0.010 bits/byte). Building it took 326 kJ."
     )
     assert [highlight.question for highlight in found.highlights] == [
-        "Best on held-out text", "Least energy to build", "Serving the best on held-out text",
+        "Best on held-out text", "Least energy to build", "Energy to serve the best",
     ]  # fmt: skip
     assert all("at chance on mmlu" in highlight.detail for highlight in found.highlights[:2])
     assert not re.search(r"accura|OM_perf", " ".join(found.sureness))
@@ -149,10 +149,10 @@ def test_without_held_out_text_the_headline_goes_on_with_the_least_energy(at_cha
     runs = collect([at_chance_dir]).runs.assign(student_bits_per_byte=None)
     found = answer(runs)
     assert found.headline == (
-        "Accuracy kept cannot be told: the teacher is at chance on every benchmark (mmlu). "
-        "Sft takes the least energy to build: 226 ± 13 kJ (62.8 Wh)."
+        "Accuracy kept is not known: the teacher is at chance on every benchmark (mmlu). "
+        "Sft took the least energy to build: 226 ± 13 kJ (62.8 Wh)."
     )
-    assert found.highlights[0].detail == "its accuracy is not compared; at chance on mmlu"
+    assert found.highlights[0].detail == "its accuracy cannot be compared; at chance on mmlu"
 
 
 def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance_dir):
@@ -166,7 +166,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
     assert against_baseline(collected.runs, ["accuracy_kept"]) == []
     page = own_html(report_html(collected))
     assert "<h2>Held-out text against energy</h2>" in page
-    assert "There is no figure of accuracy kept, which cannot be told: the teacher is at" in page
+    assert "There is no figure of accuracy kept. It is not known: the teacher is at" in page
     assert not re.search(r"keeps [\d.]+ %", page)
 
 
@@ -175,7 +175,7 @@ def test_a_score_at_chance_is_marked_wherever_it_stands(at_chance_dir):
     section = section_of(collected, "scores")
     mark = '<span class="chance">at chance</span>'
     assert f"<td>0.252 ± 0.010 {mark}<small>teacher 0.250 {mark}</small></td>" in section
-    assert "cannot be told, at chance on mmlu" in table(collected.runs)
+    assert "not known, at chance on mmlu" in table(collected.runs)
     hovers = [
         text
         for exhibit in exhibits_of(collected).values()
@@ -186,7 +186,7 @@ def test_a_score_at_chance_is_marked_wherever_it_stands(at_chance_dir):
     assert hovers and all("at chance on mmlu" in text for text in hovers)
     page = own_html(report_html(collected))
     runs_table = page.split("<h2>Runs</h2>")[1].split("</section>")[0]
-    assert runs_table.count("cannot be told") == runs_table.count("at chance on mmlu") == 4
+    assert runs_table.count("not known") == runs_table.count("at chance on mmlu") == 4
 
 
 def test_a_student_at_chance_under_a_better_teacher_is_never_praised(make, tmp_path):
@@ -199,7 +199,7 @@ def test_a_student_at_chance_under_a_better_teacher_is_never_praised(make, tmp_p
     assert rows[0]["accuracy_kept"] == pytest.approx(0.025) and is_at_chance(rows)
     headline = answer(runs).headline
     assert headline.startswith(
-        "No student keeps its teacher's accuracy: all are at chance on every benchmark (mmlu). "
+        "No student is better than guessing: all are at chance on every benchmark (mmlu). "
     )
     assert "keeps 2" not in headline
 
@@ -207,7 +207,7 @@ def test_a_student_at_chance_under_a_better_teacher_is_never_praised(make, tmp_p
 def test_a_setting_above_chance_goes_before_one_at_chance(make, tmp_path):
     make.scored(tmp_path / "0", {"mmlu": 0.26}, {"mmlu": 0.65}, student_key="a")
     make.scored(tmp_path / "1", {"mmlu": 0.45}, {"mmlu": 0.65}, student_key="b", paradigm="sft")
-    assert answer(collect([tmp_path]).runs).headline.startswith("Sft keeps 50 % (")
+    assert answer(collect([tmp_path]).runs).headline.startswith("Sft keeps 50 % of")
 
 
 def test_the_headline_goes_no_further_than_the_interval(make, tmp_path):
@@ -215,7 +215,9 @@ def test_the_headline_goes_no_further_than_the_interval(make, tmp_path):
     ends = {"accuracy_kept_low": 0.25, "accuracy_kept_high": 0.56}
     make.run(tmp_path / "0", accuracy_kept=0.4, **ends)
     found = answer(collect([tmp_path]).runs)
-    assert found.headline.startswith("Response keeps 40 % (25 to 56 %) of its teacher's")
+    assert found.headline.startswith(
+        "Response keeps 40 % of its teacher's accuracy above chance (95 % interval 25 to 56 %). "
+    )
 
 
 def test_seeds_that_pair_up_tell_what_overlapping_intervals_do_not(make, tmp_path):
@@ -228,13 +230,13 @@ def test_seeds_that_pair_up_tell_what_overlapping_intervals_do_not(make, tmp_pat
                 om_perf=value + seed / 10 + own,
             )  # fmt: skip
     sure = answer(collect([tmp_path]).runs).sureness[0]
-    assert sure.endswith("It is better than every other beyond noise: the first place holds.")
+    assert sure.endswith("It is better than every other setting, beyond noise.")
 
 
 def test_one_run_at_chance_of_two_says_of_how_many_seeds():
     rows = [{"student_at_chance": '["mmlu"]'}, {"student_at_chance": "[]"}]
     assert at_chance_words(rows) == "at chance on mmlu (1 of 2 seeds)"
-    assert kept_words([{"accuracy_kept": None, "accuracy_kept_reason": "why"}]) == "cannot be told"
+    assert kept_words([{"accuracy_kept": None, "accuracy_kept_reason": "why"}]) == "not known"
     assert kept_words([{"accuracy_kept": None}]) == "-"
 
 
@@ -242,7 +244,7 @@ def test_the_markdown_page_marks_the_students_and_the_teacher(at_chance_dir):
     heads, rows = result_rows(rows_of(at_chance_dir))
     kept = {row[0]: row[heads.index("Accuracy kept")] for row in rows}
     assert kept == {
-        "sft": "cannot be told, at chance on mmlu",
-        "response": "cannot be told, at chance on mmlu",
+        "sft": "not known, at chance on mmlu",
+        "response": "not known, at chance on mmlu",
         "teacher": "-, at chance on mmlu",
     }

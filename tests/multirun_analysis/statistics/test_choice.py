@@ -48,7 +48,7 @@ def test_of_two_that_cannot_be_told_the_cheaper_to_build_is_chosen(runs: Path):
     found = choose(distinct_students(gathered(runs, **SURE).runs), gate=PLAIN, tokens=405e3)
     assert [c.label for c in found.enough] == ["response", "feature"]
     assert [c.label for c in found.cannot_tell] == ["feature"]
-    assert found.reasons[0] == "in joules it cannot be told from feature"
+    assert found.reasons[0] == "its energy does not differ clearly from that of feature"
 
 
 def test_of_two_whose_building_cannot_be_told_either_the_one_that_keeps_more_is_chosen(
@@ -136,7 +136,7 @@ def test_a_rejected_setting_that_may_keep_enough_and_may_draw_less_leaves_it_ope
 ):
     near = SURE | {"run0": SURE["run0"] | {"accuracy_kept_high": 0.55}}
     said = record(gathered(runs, **near), capsys)
-    assert said["reasons"] == ["sft may keep enough too, and may draw less"]
+    assert said["reasons"] == ["sft may keep enough too, and may take less energy"]
 
 
 def test_both_bars_must_be_cleared_where_both_are_asked(runs: Path, capsys: Any):

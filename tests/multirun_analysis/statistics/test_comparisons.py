@@ -49,8 +49,8 @@ def test_more_is_better_only_where_the_column_says_so(runs_of):
     runs = runs_of("om_perf", sft=[0.8, 0.81, 0.82], response=[0.9, 0.911, 0.92])
     (found,) = against_baseline(runs, ["om_perf"])
     assert found.verdict == "better"
-    assert "OM_perf: better. +0.1003 ± 0.0014" in comparison_words(found)
-    assert "3 pairs of one seed" in comparison_words(found)
+    assert "OM_perf: better. Difference +0.1003 ± 0.0014 or " in comparison_words(found)
+    assert "(95 % interval, 3 pairs)" in comparison_words(found)
 
 
 def test_what_seeds_cannot_tell_is_within_noise_and_the_words_say_what_could_be_told(runs_of):
@@ -59,12 +59,12 @@ def test_what_seeds_cannot_tell_is_within_noise_and_the_words_say_what_could_be_
     # s = 2.83, t = 1.5 with 1 degree of freedom.
     assert found.verdict == "within noise"
     # Half width 12.706 * 2.828 / sqrt(2) = 25.4 J of 100 J.
-    assert "would not have shown a difference below 25 %. " in comparison_words(found)
+    assert "2 pairs cannot show a difference below 25 %. " in comparison_words(found)
     # d = 3 / 2.828 = 1.061, a little more than the 1 that takes 10 seeds.
     assert paired_power(3 / 8**0.5, 9) < 0.8 < paired_power(3 / 8**0.5, 10)
     assert found.seeds_needed == 10
     assert comparison_words(found).endswith(
-        "About 10 seeds would settle it, if the true difference is the one observed."
+        "About 10 seeds would decide it, if the true difference is the observed one."
     )
 
 
@@ -76,15 +76,15 @@ def test_of_a_tiny_difference_the_words_say_what_would_show_the_two_to_be_the_sa
     # x / sd = 1.67: between the 6 seeds of 1.5 and the 4 of 2.
     assert found.seeds_for_same == 5
     assert comparison_words(found).endswith(
-        "More than 50 seeds would settle it, if the true difference is the one observed. "
-        "If there is none, about 5 would show both to be the same within 10 %."
+        "More than 50 seeds would decide it, if the true difference is the observed one. If there "
+        "is no difference, about 5 seeds would show that both are the same within 10 %."
     )
 
 
 def test_settings_without_any_difference_are_not_promised_a_number_of_seeds(runs_of):
     (found,) = against_baseline(runs_of("om_perf", sft=[0.9] * 3, response=[0.9] * 3), ["om_perf"])
     assert (found.verdict, found.seeds_needed, found.p_same_holm) == ("within noise", None, None)
-    assert comparison_words(found).endswith("it cannot be said how many seeds would settle it.")
+    assert comparison_words(found).endswith("the number of seeds that would decide is not known.")
 
 
 def test_settings_that_are_shown_to_be_alike_are_the_same_within_the_smallest_margin(runs_of):
@@ -97,7 +97,7 @@ def test_settings_that_are_shown_to_be_alike_are_the_same_within_the_smallest_ma
     words = comparison_words(found)
     assert "own energy: the same within 1 %. " in words
     assert words.endswith(
-        "5 pairs of one seed; p 0.92. That they differ by 1 % or more has p 0.027."
+        "(95 % interval, 5 pairs); p is 0.92. For a difference of 1 % or more p is 0.027."
     )
 
 
@@ -183,7 +183,7 @@ def test_one_seed_in_common_is_too_few(runs_of):
     (found,) = against_baseline(runs, ["own_energy_j"])
     assert (found.verdict, found.p, found.num_pairs) == ("too few seeds to tell", None, 1)
     assert found.difference == 20
-    assert "one pair says nothing about chance" in comparison_words(found)
+    assert "One pair cannot be tested." in comparison_words(found)
 
 
 def test_measured_and_estimated_energies_are_never_compared(runs_of):
@@ -192,10 +192,10 @@ def test_measured_and_estimated_energies_are_never_compared(runs_of):
     (found,) = against_baseline(runs, ["own_energy_j"])
     assert (found.num_pairs, found.num_apart) == (2, 1)
     assert found.mean == pytest.approx(109.75)
-    assert "1 left out where one is estimated" in comparison_words(found)
+    assert "1 left out, where one run is estimated" in comparison_words(found)
     (all_apart,) = against_baseline(runs[runs["seed"] == 0], ["own_energy_j"])
     assert (all_apart.difference, all_apart.verdict) == (None, "too few seeds to tell")
-    assert "no pair can be compared" in comparison_words(all_apart)
+    assert "so they are not compared" in comparison_words(all_apart)
     # What holds no joules is compared all the same.
     (kept,) = against_baseline(runs, ["om_perf"])
     assert kept.num_pairs == 3

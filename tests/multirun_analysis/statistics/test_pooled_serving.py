@@ -156,8 +156,8 @@ def test_a_single_measurement_borrows_the_relative_spread_of_others_on_its_machi
     assert row["teacher_served_random_sd_j"] == pytest.approx(0.011)
     assert row["teacher_served_degrees"] == 2
     text = dict(caveats(collect([tmp_path])))["Joules per token"]
-    assert "Measurements behind each: student of tiny on h100 3, teacher of tiny on h100 1." in text
-    assert "on the same machine is taken for: teacher of tiny on h100." in text
+    assert "Number of measurements: student of tiny on h100 3, teacher of tiny on h100 1." in text
+    assert "on the same machine is used for: teacher of tiny on h100." in text
 
 
 def test_a_single_measurement_borrows_nothing_from_another_machine(make, tmp_path):
@@ -167,7 +167,7 @@ def test_a_single_measurement_borrows_nothing_from_another_machine(make, tmp_pat
     assert row["student_served_degrees"] is None
     assert served(row, "student").random_sd is None
     text = dict(caveats(collect([tmp_path])))["Joules per token"]
-    assert "are unresolved: student of tiny on h100 at 700 W, teacher of tiny on h100 at" in text
+    assert "without another spread: student of tiny on h100 at 700 W, teacher of tiny" in text
 
 
 def test_runs_that_differ_beyond_their_windows_are_named(make, tmp_path):
@@ -182,7 +182,7 @@ def test_runs_that_differ_beyond_their_windows_are_named(make, tmp_path):
             cost["total_interval_95_j"] = 4.302653 * 0.01 / math.sqrt(3)
         path.write_text(json.dumps(costs))
     text = dict(caveats(collect([tmp_path])))["Joules per token"]
-    assert "Runs of student of tiny on h100 differ by more than the windows within them do" in text
+    assert "Runs of student of tiny on h100 differ more than measurements within a run do" in text
     assert "0 1.00 J, 1 1.20 J" in text
     assert "Runs of teacher" not in text
 

@@ -199,7 +199,7 @@ def test_students_to_share_a_teacher_have_fiellers_interval_over_seeds(make, tmp
 def test_the_page_says_the_verdict_in_words(make: Any, tmp_path: Path):
     collected, _ = pair(make, tmp_path, [(150.0, 3.5), (250.0, 3.1)])
     text = section_of(collected, "repayment")
-    assert "not reached" in text and "7.14 k" in text
+    assert "not reached" in text and "7,140" in text
 
 
 def test_runs_that_served_nothing_and_read_nothing_are_in_no_table(make: Any, tmp_path: Path):

@@ -97,7 +97,7 @@ def test_an_old_record_of_a_shipped_site_has_its_price_and_leaves_unstated_what_
     found = common_site(to_rows(collect([tmp_path]).runs))
     assert found == replace(france, grid_source=found.grid_source, **unstated)
     assert found.price_usd_per_kwh == 0.179
-    assert counts_words(found) == "what the factor of france counts is unstated"
+    assert counts_words(found) == "contents of the factor unstated"
 
 
 def test_what_is_stated_and_what_is_not_have_no_site_in_common_though_figures_are_equal(

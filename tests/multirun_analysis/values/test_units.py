@@ -64,3 +64,27 @@ def test_one_is_singular_and_all_others_are_plural():
     assert [units.count(number, "run") for number in (0, 1, 2, 1500)] == [
         *("0 runs", "1 run", "2 runs", "1,500 runs")
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (12.34, "12.3"),
+        (2.5, "2.5"),
+        (690_123.0, "690,000"),
+        (999_600.0, "1 million"),
+        (1.2851e6, "1.29 million"),
+        (365e9, "365 billion"),
+        (5e15, "5,000 trillion"),
+        (None, "-"),
+    ],
+)
+def test_a_count_is_told_in_common_words(value, words):
+    assert units.plain_count(value) == words
+
+
+def test_an_interval_and_its_middle_have_the_digits_of_half_its_width():
+    assert units.with_ends(0.6042, 0.5221, 0.6942) == "0.60 (0.52 to 0.69)"
+    assert units.with_ends(1.5474, 0.9089, 2.185) == "1.5 (0.9 to 2.2)"
+    assert units.with_ends(23_840.0, 12_350.0, 55_000.0) == "24,000 (12,000 to 55,000)"
+    assert units.with_ends(0.5, None, None) == "0.500"
