@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
 from kdwatts.cli import sweep
@@ -48,7 +48,8 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     Empty where the command names it so already: the manifest keeps what was typed.
 
     Of two that start in the same second one gets another folder, NAME-2. Raises RuntimeError when
-    a process that lives is at work in the folder of a single run.
+    a process that lives is at work in the folder of a single run, and ValueError when the folder
+    holds a run of other settings.
     """
     kind = "sweep" if is_sweep else "run"
     path = Path(folder_of(asked, is_sweep=is_sweep))
@@ -63,6 +64,7 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
                 f"sweep by -m and hydra.sweep.dir={path}"
             )
         check_alone(path)
+        _check_settings(path, asked)
     try:
         is_named = isinstance(written, dict) and str(path) == written["dir"]
         yield [] if is_named else [f"hydra.{kind}.dir={quoted(str(path))}"]
@@ -70,6 +72,18 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
         if is_fresh:
             with suppress(OSError):  # Not empty, or already gone.
                 path.rmdir()
+
+
+def _check_settings(run_dir: Path, asked: DictConfig) -> None:
+    """Raise ValueError where a command asks for something else than the run in its folder.
+
+    A command that names the folder alone goes on with the settings of the run.
+    """
+    if asked.hydra.overrides.task:
+        tree = asked.copy()
+        with open_dict(tree):
+            del tree["hydra"]
+        sweep.check_same(run_dir, tree, kind="run")
 
 
 @contextmanager

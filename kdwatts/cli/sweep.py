@@ -47,7 +47,7 @@ def is_done(run_dir: Path) -> bool:
     return read_status(run_dir).get("state") == "done"
 
 
-def check_same(run_dir: Path, tree: DictConfig) -> None:
+def check_same(run_dir: Path, tree: DictConfig, *, kind: str = "sweep") -> None:
     """Raise ValueError when the folder holds a run of other settings than these."""
     path = run_dir / CONFIG_NAME
     if not path.is_file():
@@ -55,7 +55,7 @@ def check_same(run_dir: Path, tree: DictConfig) -> None:
     for key, (found, asked) in differences(OmegaConf.load(path), tree).items():
         raise ValueError(
             f"{run_dir} holds a run with {key}={found}, and this command asks for {asked}; give "
-            "another hydra.sweep.dir, or the settings that the run has"
+            f"another hydra.{kind}.dir, or the settings that the run has"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -83,6 +84,24 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused_before_anything_is_writte
             pass
     finally:
         other.communicate(b"\n")
+
+
+def test_a_folder_is_refused_to_other_settings_and_open_to_its_own(tmp_path: Path):
+    folder = f"hydra.run.dir={tmp_path}"
+    first = compose(["training.seed=1"])
+    OmegaConf.save(first, tmp_path / manifest.CONFIG_NAME, resolve=True)
+    for again in ([], ["training.seed=1"], ["training.seed=1", "cluster.partition=other"]):
+        with claimed(asked(folder, *again), is_sweep=False):
+            pass
+    sentence = (
+        f"{tmp_path} holds a run with training.seed=1, and this command asks for 2; give another "
+        "hydra.run.dir, or the settings that the run has"
+    )
+    with (
+        pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"),
+        claimed(asked(folder, "training.seed=2"), is_sweep=False),
+    ):
+        pass
 
 
 def test_many_names_are_tried_until_one_is_free(tmp_path: Path):
