@@ -27,6 +27,8 @@ class Numbers:
     """The first rows of a figure's table."""
 
     columns: list[str]
+    are_numbers: list[bool]
+    """Of each column, which is to the right then."""
     rows: list[tuple[str | None, list[str]]]
     """The run or setting that a row is of, if it has one, and its cells."""
     num_left_out: int
@@ -40,7 +42,10 @@ def numbers_of(table: pd.DataFrame) -> Numbers:
     shown = shown.drop(columns="group", errors="ignore")
     subjects = [name if isinstance(name, str) else None for name in names]
     rows = list(zip(subjects, cell_texts(shown), strict=True))
-    return Numbers([str(column) for column in shown.columns], rows, len(table) - len(shown))
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in shown.dtypes]
+    return Numbers(
+        [str(column) for column in shown.columns], numeric, rows, len(table) - len(shown)
+    )
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.report.cells import cell_texts, numbers_of, readable
+from multirun_analysis.report.signs import sign_name
 from multirun_analysis.values import units
 
 Values = dict[str, Any]
@@ -52,6 +53,7 @@ def _environment() -> Environment:
         "energy": units.energy,
         "figure_json": figure_json,
         "general": lambda number: f"{number:g}",
+        "sign_name": sign_name,
         "html": lambda text: escape(one_line(text)),
         "md": markdown_text,
         "number": units.number,

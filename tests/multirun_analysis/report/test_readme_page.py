@@ -95,8 +95,8 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
     accuracy, bits, energy = (marks[axis] for axis in ("x", "x2", "x3"))
     # 0.65 against 0.6, nothing of 2.1 bits, and 100 J of 110 J.
     assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([5, 0, 90.91], abs=1e-3)
-    assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
-    assert energy.marker.symbol == "circle"
+    assert [m.marker.symbol for m in (accuracy, bits)] == ["square-open"] * 2
+    assert energy.marker.symbol == "square"
     assert "More than 50 seeds would settle it" in accuracy.hovertext[0]
     assert energy.error_x.array[0] == pytest.approx(2.258, abs=1e-3)
     assert list(energy.customdata) == [energy.meta["group"]]
@@ -146,7 +146,7 @@ def test_without_a_finished_run_there_is_no_page_and_one_sentence(make, tmp_path
 
 @pytest.mark.slow
 def test_every_figure_that_the_page_shows_lies_beside_it(make, tmp_path):
-    if problem := why_not("svg"):
+    if problem := why_not("svg figures"):
         pytest.skip(problem)
     write_study(make, tmp_path / "runs", distilled=(201.0, 210.0, 219.0), kept=(0.6, 0.5, 0.85))
     page_dir = tmp_path / "page"
