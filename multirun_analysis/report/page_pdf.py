@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ def write_pdf(page_path: Path, pdf_path: Path) -> Path:
     Paper, margins and page numbers are those of the page's style, so the browser's own print is
     the same. `export.why_not` tells beforehand whether there is a browser.
     """
-    pdf = asyncio.run(_printed(page_path.resolve().as_uri()))
+    address = page_path.resolve().as_uri()
+    # A thread of its own has no event loop yet, as that of a notebook would.
+    with ThreadPoolExecutor(1) as thread:
+        pdf = thread.submit(lambda: asyncio.run(_printed(address))).result()
     pdf_path.parent.mkdir(parents=True, exist_ok=True)
     replace_whole(pdf_path, partial(Path.write_bytes, data=pdf))
     return pdf_path

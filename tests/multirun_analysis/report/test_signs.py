@@ -54,8 +54,8 @@ def test_a_reader_of_energy_and_emissions_has_them_in_the_headline(make, tmp_pat
     make.append(folder / "stages.jsonl", [make.stage("distill")])
     text = report_html(collect([tmp_path]), profile="esg", site=site_of("france"))
     headline = re.search("<h1>(.*?)</h1>", text)[1]
-    # A stage of 100 kJ.
-    assert headline.startswith("At site france, this work drew 0.0278 kWh and emitted 0.00")
+    # A stage of 1 kJ.
+    assert headline.startswith("At site france, this work drew 0.000278 kWh and emitted ")
     assert headline.endswith(" kg CO2e (measured).")
 
 
