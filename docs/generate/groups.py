@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from docs.generate.option_files import CONF, content_of, head_and_rest
+from docs.generate.option_files import CONF, content_of, head_and_rest, option_paths
 
 INTRODUCTION = """\
 # Groups
@@ -50,7 +50,7 @@ WORDS = {
 
 def groups() -> dict[str, list[str]]:
     """Each group of conf/ to its options."""
-    folders = sorted({path.parent for path in CONF.glob("*/**/*.yaml")})
+    folders = sorted({path.parent for path in option_paths()})
     names = {folder.relative_to(CONF).as_posix(): folder for folder in folders}
     return {
         name: sorted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -9,6 +10,18 @@ from omegaconf import OmegaConf
 from docs.generate.class_fields import REPOSITORY
 
 CONF = REPOSITORY / "conf"
+
+OF_THE_SCREEN = {"hydra/help", "hydra/hydra_logging", "hydra/job_logging"}
+"""Folders that say how help and log lines look, of which nobody chooses."""
+
+
+def option_paths() -> list[Path]:
+    """The files of all groups in which one chooses."""
+    return [
+        path
+        for path in sorted(CONF.glob("*/**/*.yaml"))
+        if path.parent.relative_to(CONF).as_posix() not in OF_THE_SCREEN
+    ]
 
 
 def content_of(file: str) -> dict[str, Any]:

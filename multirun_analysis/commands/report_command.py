@@ -25,7 +25,8 @@ from multirun_analysis.collect.record_files import TORN
 from multirun_analysis.collect.siting import at_site
 from multirun_analysis.figures.catalogue import curves_by_setting, with_comparisons
 from multirun_analysis.report.export import KINDS, why_not, write_exhibit_tables, write_figures
-from multirun_analysis.report.page import PROFILES, exhibits_of, write_report
+from multirun_analysis.report.page import PAPERS, PROFILES, exhibits_of, write_report
+from multirun_analysis.report.page_pdf import write_pdf
 from multirun_analysis.report.readme_page import write_readme
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
 from multirun_analysis.statistics.site import site_of
@@ -80,16 +81,22 @@ def main(arguments: Sequence[str]) -> int:
             site=site,
             tokens_per_day=options.tokens_per_day,
             shown=shown,
+            paper=PAPERS[options.paper],
         )
         # Tables change with the figures' code too, not with the runs alone.
         by_setting = curves_by_setting(collected.train, collected.runs)
         tables = with_comparisons(shown, collected.runs) | by_setting
         written = write_exhibit_tables(tables, out_dir)
         if options.static:
-            if problem := why_not(options.static):
+            if problem := why_not(f"{options.static} figures"):
                 missing.append(f"--static {options.static}: {problem}")
             else:
                 written += write_figures(shown | by_setting, out_dir, options.static)
+        if options.pdf:
+            if problem := why_not("the page as PDF"):
+                missing.append(f"--pdf {options.pdf}: {problem}")
+            else:
+                written.append(write_pdf(report_path, options.pdf))
         if options.readme:
             typed = shlex.join(arguments)
             written += write_readme(collected, options.readme, shown, arguments=typed)
@@ -99,8 +106,9 @@ def main(arguments: Sequence[str]) -> int:
     for problem in missing:
         print(f"multirun_analysis: {problem}", file=sys.stderr)
     print(table(collected.runs))
-    folders = dict.fromkeys(path.parent for path in written)
-    for path in (*folders, *table_paths(out_dir), report_path):
+    folders = dict.fromkeys(path.parent for path in written if path != options.pdf)
+    printed = [path for path in written if path == options.pdf]
+    for path in (*folders, *table_paths(out_dir), report_path, *printed):
         print(path)
     return int(bool(missing))
 
@@ -149,6 +157,15 @@ def parser() -> argparse.ArgumentParser:
         "--static",
         choices=KINDS,
         help="write the figures as files, too; needs an installed Chrome or Chromium",
+    )
+    parser.add_argument(
+        "--pdf",
+        type=argument_path,
+        metavar="FILE",
+        help="the page as PDF too, where a browser is installed",
+    )
+    parser.add_argument(
+        "--paper", choices=PAPERS, default="a4", help="of --pdf and of the page's own print"
     )
     parser.add_argument(
         "--readme",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from operator import itemgetter
 from typing import Any
 
@@ -24,6 +23,7 @@ from multirun_analysis.figures.marks import (
     symbol,
 )
 from multirun_analysis.figures.palette import INK, MUTED, faded, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.accuracy_words import (
     KEPT,
     at_chance_words,
@@ -42,11 +42,11 @@ class Quality:
     """A column that says how good a student is."""
 
     column: str
-    """Its interval over samples, if it was recorded, is in `column_low` and `column_high`."""
+    """Its interval over samples, where one is recorded, is in `column_low` and `column_high`."""
     title: str
     higher_is_better: bool
     teacher: str | None
-    """Column of the teacher's value. None where the teacher is 1 by definition."""
+    """Column of the teacher's value; None where the teacher is 1 by definition."""
 
 
 ACCURACY_KEPT = Quality(KEPT, "Accuracy kept, above chance", True, teacher=None)
@@ -64,15 +64,16 @@ ENERGY_TITLES = {
 def quality_against_energy(
     runs: pd.DataFrame, *, energy: str = "own_energy_j", quality: Quality = ACCURACY_KEPT
 ) -> Exhibit:
-    """Students by energy in J and by quality, with the Pareto front of each class of energy."""
+    """Students by energy and quality, with the Pareto front of each class of energy."""
     draws = draws_of(distinct_students(runs))
     better = "higher is better" if quality.higher_is_better else "lower is better"
     return Exhibit(
         f"{quality.title}, {better}, against {ENERGY_TITLES[energy].lower()}",
-        f"Circles are runs, diamonds are means over {draws}, squares are imported runs. Vertical "
-        "lines are 95 % intervals and may leave the figure. A run has one over benchmark samples. "
-        f"A mean has the wider of two, over {draws} and over benchmark samples. The dotted line "
-        f"joins the students that no other beats in both quality and energy. {NOT_MEASURED}",
+        f"Small marks are runs, large ones are means over {draws}, a dot marks imported runs. "
+        "Vertical lines are 95 % intervals and may leave the figure. A run has one over benchmark "
+        f"samples. A mean has the wider of two, over {draws} and over benchmark samples. The "
+        "dotted line joins the students that no other beats in both quality and energy. "
+        f"{NOT_MEASURED}",
         _table(runs, energy, quality),
         partial(_draw, runs=runs, energy=energy, quality=quality),
     )
@@ -139,8 +140,8 @@ def _table(runs: pd.DataFrame, energy: str, quality: Quality) -> pd.DataFrame:
 
 
 def _draw(table: pd.DataFrame, runs: pd.DataFrame, energy: str, quality: Quality) -> go.Figure:
-    """A circle is a run, with its 95 % interval over samples; a diamond the mean of two or more
-    seeds, with its own. Open marks are not measured, squares are imported.
+    """A small mark is a run, with its 95 % interval over samples; a large one the mean of two or
+    more seeds, with its own. Open marks are not measured, those with a dot are imported.
     """
     drawn: Any = table.rename(columns={energy: "energy_j", quality.column: "quality"})
     for arm, end in (("up", "quality_high"), ("down", "quality_low")):
@@ -194,8 +195,8 @@ def _add_fronts(fig: go.Figure, marks: list[Row], factor: float) -> None:
 def _add_runs(
     fig: go.Figure, marks: list[Row], members: dict[str, Row], look: Look, factor: float
 ) -> None:
-    shapes = ["square" if members[mark["run"]]["origin"] else "circle" for mark in marks]
-    kinds = [mark["energy_class"] for mark in marks]
+    dots = ["-dot" if members[mark["run"]]["origin"] else "" for mark in marks]
+    kinds = [symbol(look.shape, mark["energy_class"]) for mark in marks]
     bars = {"color": faded(look.color, 0.4), "thickness": 1}
     fig.add_scatter(
         **points(
@@ -207,14 +208,20 @@ def _add_runs(
         error_y=error_bars(marks, "up", "down", **bars),
         name=escape(look.name),
         legendgroup=escape(look.name),
-        marker={"color": look.color, "size": 8, "symbol": list(map(symbol, shapes, kinds))},
+        marker={
+            "color": look.color,
+            "size": 9,
+            "symbol": [kind + dot for kind, dot in zip(kinds, dots, strict=True)],
+            # The dot has the colour of the edge.
+            "line": {"width": 1.5 if any(dots) else 0, "color": "#fff"},
+        },
     )  # fmt: skip
 
 
 def _add_means(
     fig: go.Figure, means: list[Row], draws: str, look: Look, factor: float, quality: Quality
 ) -> None:
-    """Adds a diamond for each setting of one look that has two or more of the runs drawn."""
+    """Adds a large mark for each setting of one look that has two or more of the runs drawn."""
     bars = {"color": look.color, "thickness": 2}
     open_edge = {"width": 2, "color": look.color}
     edges = [EDGE if mean["energy_class"] == "measured" else open_edge for mean in means]
@@ -230,8 +237,8 @@ def _add_means(
         legendgroup=escape(look.name),
         marker={
             "color": look.color,
-            "size": 12,
-            "symbol": [symbol("diamond", mean["energy_class"]) for mean in means],
+            "size": 15,
+            "symbol": [symbol(look.shape, mean["energy_class"]) for mean in means],
             "line": {key: [edge[key] for edge in edges] for key in ("width", "color")},
         },
     )  # fmt: skip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from multirun_analysis.figures.looks import Look, look_by_group
 from multirun_analysis.figures.marks import (
     EDGE,
     MAX_LINES,
+    MAX_MARKS,
     braceless,
     coordinates,
     dash,
@@ -27,9 +27,11 @@ from multirun_analysis.figures.marks import (
     in_template,
     log_axis,
     points,
+    symbol,
     with_left_out,
 )
 from multirun_analysis.figures.palette import MUTED, faded, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.repayment import (
     Repayment,
     count_words,
@@ -271,7 +273,7 @@ def _looks_of(runs: pd.DataFrame) -> Callable[[Row], Look]:
 
     def look(row: Row) -> Look:
         mine = own[row["group"]]
-        return Look(mine.name + row["setting"].removeprefix(labels[row["group"]]), mine.color)
+        return replace(mine, name=mine.name + row["setting"].removeprefix(labels[row["group"]]))
 
     return look
 
@@ -302,9 +304,10 @@ def _add_line(fig: go.Figure, rows: list[Row], look: Look, *, has_band: bool) ->
     fig.add_scatter(
         x=coordinates([row["place"] for row in rows]),
         y=coordinates([row["value"] for row in rows]),
-        mode="lines",
+        mode="lines+markers",
         name=name + ("" if kind == "measured" else f" ({kind})"),
-        line={"color": look.color, "width": 2, "dash": dash(kind)},
+        line={"color": look.color, "width": 2, "dash": dash(kind, look.dash)},
+        marker={"size": 6, "symbol": symbol(look.shape, kind), "maxdisplayed": MAX_MARKS},
         hovertemplate=f"<b>{braceless(name)}</b><br>%{{y:.3g}} at %{{x:.3g}}<extra></extra>",
         **_of(rows[0]),
     )
@@ -325,7 +328,7 @@ def _add_answer(fig: go.Figure, row: Row, look: Look, what: str) -> None:
         **points([row], x="answer", y="level", of="group", text=lambda _: text),
         mode="markers",
         showlegend=False,
-        marker={"color": look.color, "size": 11, "symbol": "diamond", "line": EDGE},
+        marker={"color": look.color, "size": 13, "symbol": look.shape, "line": EDGE},
         error_x=error_bars([arms], "up", "down", color=look.color, thickness=1.5, width=4),
         **_of(row),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,6 +10,7 @@ import plotly.graph_objects as go
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import HATCH, MAX_ROWS, first_of_each, in_rows, points
 from multirun_analysis.figures.palette import STAGE_COLORS, stage_color, stage_words
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.seeds import stage_energies
 from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order, position
@@ -73,8 +73,9 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
         [run["label"] for run in drawn],
         left_out=len(every) - len(drawn),
         what="runs",
-        height=150 + 38 * len(drawn),
+        height=150 + 44 * len(drawn),
         x=f"Energy, {prefix}J",
+        y="Run",
     )
 
 

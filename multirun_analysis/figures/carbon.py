@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import cycle
 
 import pandas as pd
@@ -24,12 +23,17 @@ from multirun_analysis.figures.marks import (
     settings_by_kind,
     symbol,
 )
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.statistics.site import GRID, Site, all_sites, counts_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
 
 _SITE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#b88a00", "#66717b", "#a3475c")
+
+# A shape of each site too, for grey prints; of building alone they are the triangles.
+_SITE_SHAPES = ("circle", "square", "diamond", "cross", "x", "star", "pentagon")
+_TRIANGLES = tuple(f"triangle-{way}" for way in ("up", "down", "left", "right", "ne", "se", "sw"))
 
 _AXIS_PX = 85
 """Room below a panel for its ticks and the two lines of its title."""
@@ -133,12 +137,12 @@ def _draw(table: pd.DataFrame) -> go.Figure:
     panels = grouped(rows, "counts")
     num_panels, panel_px = max(1, len(panels)), 40 * max(1, len(shown)) + _AXIS_PX
     fig = make_subplots(num_panels, 1, vertical_spacing=_AXIS_PX / (num_panels * panel_px))
-    color = cycle(_SITE_COLORS)
+    look = cycle(zip(_SITE_COLORS, _SITE_SHAPES, _TRIANGLES, strict=True))
     for place, (counts, same) in enumerate(panels.items(), start=1):
         # Least first, so that the legend reads as the marks lie.
         by_site = grouped(sorted(same, key=lambda r: r["pue"] * r["grid_gco2e_per_kwh"]), "site")
         for marks in by_site.values():
-            fig.add_trace(_marks(marks, factor, next(color)), row=place, col=1)
+            fig.add_trace(_marks(marks, factor, *next(look)), row=place, col=1)
         title = f"CO2e of building one student{only}, {prefix}<br>{escape(counts)}"
         values = [row["co2e_kg"] / factor for row in same if row["co2e_kg"]]
         axis = log_axis(min(values), max(values)) if values else {}
@@ -148,10 +152,10 @@ def _draw(table: pd.DataFrame) -> go.Figure:
     return fig.update_yaxes(showgrid=True)
 
 
-def _marks(marks: list[Row], factor: float, color: str) -> go.Scatter:
+def _marks(marks: list[Row], factor: float, color: str, shape: str, alone: str) -> go.Scatter:
     """One site's, a mark for each setting."""
     site = marks[0]["site"]
-    shapes = {WITH_SHARE: "circle", ALONE: "triangle-up"}
+    shapes = {WITH_SHARE: shape, ALONE: alone}
     return go.Scatter(
         **points(marks, x="co2e_kg", x_factor=factor, y="setting", of="group", text=_mark_text),
         mode="markers",

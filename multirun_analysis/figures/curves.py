@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import plotly.graph_objects as go
 from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
 from multirun_analysis.figures.looks import Look, look_by_group
 from multirun_analysis.figures.marks import (
+    MAX_MARKS,
     coordinates,
     dash,
     first_of_each,
@@ -23,6 +23,7 @@ from multirun_analysis.figures.marks import (
     with_left_out,
 )
 from multirun_analysis.figures.palette import MUTED, faded, stage_words, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import held_out_curves
 from multirun_analysis.values import units
@@ -86,9 +87,10 @@ def _draw_loss(table: pd.DataFrame, runs: pd.DataFrame, term: str) -> go.Figure:
             fig.add_scatter(
                 x=coordinates(points["tokens"] / factor),
                 y=coordinates(points[term]),
-                mode="lines+markers" if is_held_out else "lines",
+                mode="lines+markers",
                 **_legend(run, own, more=where),
-                line=_stroke(own[run["group"]], "dot" if is_held_out else "solid"),
+                marker=_marker(own[run["group"]], most=None if is_held_out else MAX_MARKS),
+                line=_stroke(own[run["group"]], "dot" if is_held_out else own[run["group"]].dash),
                 hovertemplate=f"<b>{in_template(run['label'])}</b>{where}<br>"
                 f"%{{y:.4g}} at %{{x:.4g}} {count}<extra></extra>",
             )
@@ -136,8 +138,8 @@ def _draw_quality(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
             y=coordinates(points["bits_per_byte"]),
             mode="lines+markers",
             **_legend(run, own),
-            marker={"size": 6, "symbol": symbol("circle", kind)},
-            line=_stroke(own[run["group"]], dash(kind)),
+            marker=_marker(own[run["group"]], kind=kind),
+            line=_stroke(own[run["group"]], dash(kind, own[run["group"]].dash)),
             hovertemplate=f"<b>{in_template(run['label'])}</b><br>%{{y:.4g}} bits per byte at "
             f"%{{x:.4g}} {prefix}J<extra></extra>",
         )
@@ -168,6 +170,11 @@ def _legend(run: Row, own: dict[str, Look], *, more: str = "") -> dict[str, Any]
     """Name and group of a line in the legend, where each setting stands once."""
     name = escape(own[run["group"]].name)
     return {"name": name + more, "legendgroup": name, "meta": {"run": run["run"]}}
+
+
+def _marker(look: Look, *, kind: str = "measured", most: int | None = None) -> dict[str, Any]:
+    """The setting's mark on its line, on at most so many of its points."""
+    return {"size": 6, "symbol": symbol(look.shape, kind), "maxdisplayed": most or 0}
 
 
 def _stroke(look: Look, dashes: str) -> dict[str, Any]:

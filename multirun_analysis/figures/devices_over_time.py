@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from plotly.subplots import make_subplots
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import coordinates, dash, legend_once, points, thin
 from multirun_analysis.figures.palette import INK, MUTED, faded, stage_color, stage_words, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
 from multirun_analysis.statistics.seeds import top_windows
 from multirun_analysis.values import units
@@ -23,6 +23,8 @@ MAX_POINTS = 1200
 """Points of one panel; longer curves are averaged over equal spans, which keeps their energy."""
 
 _DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a", "host": "#7b5ea7"}
+
+_DEVICE_DASHES = {"cpu": "longdash", "dram": "dashdot", "host": "longdashdot"}
 
 _PANELS = {
     "power_w": "Power, W",
@@ -134,7 +136,9 @@ def _device_trace(
         "line": {
             "color": faded(color, max(0.4, 1 - 0.15 * place)),
             "width": 1.4,
-            "dash": dash("estimated" if modelled else "measured"),
+            "dash": dash(
+                "estimated" if modelled else "measured", _DEVICE_DASHES.get(kind, "solid")
+            ),
         },
         "hovertemplate": f"{name}: %{{y:.4g}} at %{{x:.4g}} {unit}<extra></extra>",
     }

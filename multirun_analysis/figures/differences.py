@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.looks import look_in
 from multirun_analysis.figures.marks import error_bars, first_rows, in_rows, points, symbol
 from multirun_analysis.figures.palette import MUTED
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.comparison_words import comparison_words
 from multirun_analysis.statistics.comparisons import (
     COLUMNS,
@@ -56,7 +56,7 @@ def _energy_classes(found: list[Comparison], runs: pd.DataFrame) -> list[str | N
 
 def _draw(table: pd.DataFrame, words: dict[tuple[str, str], str], runs: pd.DataFrame) -> go.Figure:
     """A panel for each column of JUDGED, a mark for each setting."""
-    hue = hue_of(to_rows(runs))
+    look = look_in(to_rows(runs))
 
     def text(row: Row) -> str:
         return escape(words[row["column"], row["group"]])
@@ -69,19 +69,19 @@ def _draw(table: pd.DataFrame, words: dict[tuple[str, str], str], runs: pd.DataF
         for row in rows:
             if row["label"] not in shown:
                 continue
-            color = hue(row["group"])
+            own = look(row["group"])
             is_sure = row["verdict"] in ("better", "worse")
             fig.add_scatter(
                 **points([row], x="effect_pct", y="label", of="group", text=text),
                 mode="markers",
                 showlegend=False,
                 marker={
-                    "color": color,
+                    "color": own.color,
                     "size": 11,
-                    "symbol": symbol("circle", is_sure),
-                    "line": {"width": 2, "color": color},
+                    "symbol": symbol(own.shape, is_sure),
+                    "line": {"width": 2, "color": own.color},
                 },
-                error_x=error_bars([row], "effect_half_width_pct", color=color, thickness=2),
+                error_x=error_bars([row], "effect_half_width_pct", color=own.color, thickness=2),
                 meta={"group": row["group"]},
                 row=1,
                 col=place,
@@ -92,4 +92,6 @@ def _draw(table: pd.DataFrame, words: dict[tuple[str, str], str], runs: pd.DataF
         fig.update_xaxes(title_text=f"{title}<br>{better} is better", row=1, col=place)
     fig.add_vline(0.0, line={"color": MUTED, "width": 1})
     height = 110 + 40 * max(1, len(shown))
-    return in_rows(fig, shown, left_out=left_out, what="settings", height=height)
+    in_rows(fig, shown, left_out=left_out, what="settings", height=height)
+    # All panels have the rows of the first.
+    return fig.update_yaxes(title_text="", selector=lambda axis: axis.matches is not None)

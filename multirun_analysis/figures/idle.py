@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from html import escape
 from operator import itemgetter
 
 import pandas as pd
@@ -13,6 +12,7 @@ from kdwatts.metrics.quantity import mean_of
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import MAX_ROWS, error_bars, in_rows, points
 from multirun_analysis.figures.palette import INK
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.seeds import draws_of, draws_words, top_windows
 from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order
@@ -137,6 +137,8 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
             error_x=error_bars(marks, "half_width", color=INK, thickness=1.3, width=3),
             text=[f"{units.significant(mark['mean'], 2)} %" for mark in marks],
             textposition="outside",
+            textfont={"size": 11},
+            constraintext="none",
             cliponaxis=False,
             meta={"column": column},
         )

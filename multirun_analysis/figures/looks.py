@@ -1,9 +1,12 @@
-"""How settings are told apart in figures: a name and a colour for each, the same in all of them.
+"""How settings are told apart in figures: name, colour, shape and dash, alike in all of them.
 
-Where only paradigms differ, each has its name and its hue. Where a paradigm has several settings,
-their names are what differs, in the order of its values. Their colours are shades of the paradigm's
-hue beside other paradigms, and run from dark violet to amber where there is no other paradigm. Both
-get lighter from the first to the last, so they can be told apart without colour vision.
+Where paradigms alone differ, each has its name and its hue. Where a paradigm has several settings,
+their names are what differs, and they are in the order of its values: shades of the paradigm's hue
+beside other paradigms, and colours from dark violet to amber where there is no other. Both grow
+lighter from the first to the last, so that they are told apart without seeing hues.
+
+Shapes and dashes do the same for grey prints: those of the paradigm where there are several, and
+one for each setting where there is one paradigm.
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from dataclasses import dataclass
 
 from plotly.colors import hex_to_rgb
 
-from multirun_analysis.figures.palette import paradigm_color
+from multirun_analysis.figures.palette import (
+    DASHES,
+    OTHER_SHAPES,
+    SHAPES,
+    paradigm_color,
+    paradigm_dash,
+    paradigm_shape,
+)
 from multirun_analysis.values.order import settings_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
 
@@ -32,6 +42,10 @@ class Look:
     name: str
     """Plain text, not escaped."""
     color: str
+    shape: str
+    """Of its marks, filled, as plotly names it."""
+    dash: str
+    """Of its lines where they are measured."""
 
 
 def looks(runs: list[Row]) -> dict[str, Look]:
@@ -41,23 +55,30 @@ def looks(runs: list[Row]) -> dict[str, Look]:
     found = {}
     if len(settings) > MAX_LOOKS:
         return found
+    every_shape = SHAPES + OTHER_SHAPES
     for paradigm, firsts in paradigms.items():
-        if len(firsts) == 1:
+        alone, only = len(firsts) == 1, len(paradigms) == 1
+        if alone:
             colors = [paradigm_color(paradigm)]
-        elif len(paradigms) == 1:
+        elif only:
             colors = between(SCALE, len(firsts))
         else:
             colors = shades(paradigm_color(paradigm), len(firsts))
-        for first, color in zip(firsts, colors, strict=True):
-            alone, only = len(firsts) == 1, len(paradigms) == 1
-            found[first["group"]] = Look(paradigm if alone else _name(first, only), color)
+        for i, (first, color) in enumerate(zip(firsts, colors, strict=True)):
+            name = paradigm if alone else _name(first, only)
+            by_place = only and not alone
+            shape = every_shape[i % len(every_shape)] if by_place else paradigm_shape(paradigm)
+            dash = DASHES[i % len(DASHES)] if by_place else paradigm_dash(paradigm)
+            found[first["group"]] = Look(name, color, shape, dash)
     return found
 
 
 def look_of(run: Row, known_looks: dict[str, Look]) -> Look:
     """The look of a run's setting, or its paradigm's where the setting has none of its own."""
     paradigm = _paradigm(run)
-    return known_looks.get(run.get("group") or "") or Look(paradigm, paradigm_color(paradigm))
+    return known_looks.get(run.get("group") or "") or Look(
+        paradigm, paradigm_color(paradigm), paradigm_shape(paradigm), paradigm_dash(paradigm)
+    )
 
 
 def look_by_group(runs: list[Row]) -> dict[str, Look]:
@@ -66,10 +87,9 @@ def look_by_group(runs: list[Row]) -> dict[str, Look]:
     return {run["group"]: look_of(run, known_looks) for run in runs}
 
 
-def hue_of(runs: list[Row]) -> Callable[[str], str]:
-    """A function that gives the colour of a setting among these runs, by its group."""
-    found = look_by_group(runs)
-    return lambda group: found[group].color
+def look_in(runs: list[Row]) -> Callable[[str], Look]:
+    """The look of a setting, by its group, among these runs."""
+    return look_by_group(runs).__getitem__
 
 
 def _paradigm(run: Row) -> str:
@@ -98,7 +118,7 @@ def between(stops: Sequence[str], count: int) -> list[str]:
 
 def shades(color: str, count: int) -> list[str]:
     """So many shades of one hue, from dark to pale."""
-    return between((_mixed(color, "#000000", 0.4), color, _mixed(color, "#ffffff", 0.55)), count)
+    return between((_mixed(color, "#000000", 0.4), color, _mixed(color, "#ffffff", 0.4)), count)
 
 
 def _mixed(one: str, other: str, share: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import plotly.graph_objects as go
 
 from kdwatts.metrics.quantity import Quantity
 from multirun_analysis.figures.palette import MUTED, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.seeds import over_seeds
 from multirun_analysis.values import units
@@ -25,6 +25,8 @@ from multirun_analysis.values.rows import Row, grouped, known
 
 MAX_LINES = 60
 """Lines of one figure; more can be told apart by nobody."""
+MAX_MARKS = 8
+"""Marks on a line of many points: enough to tell whose it is."""
 MAX_ROWS = 60
 """Settings of a figure that has a row for each."""
 
@@ -126,9 +128,9 @@ def symbol(shape: str, kind: str | bool | None) -> str:
     return shape if kind in ("measured", True) else f"{shape}-open"
 
 
-def dash(kind: str) -> str:
+def dash(kind: str, measured: str = "solid") -> str:
     """How a line is drawn: dotted where it is not measured."""
-    return "solid" if kind == "measured" else "dot"
+    return measured if kind == "measured" else "dot"
 
 
 def braceless(text: str) -> str:
@@ -252,11 +254,18 @@ def first_rows(table: list[Row], column: str) -> tuple[list[str], list[Row], int
 
 
 def in_rows(
-    fig: go.Figure, shown: Sequence[str], *, left_out: int, what: str, height: int, x: str = ""
+    fig: go.Figure,
+    shown: Sequence[str],
+    *,
+    left_out: int,
+    what: str,
+    height: int,
+    x: str = "",
+    y: str = "Setting",
 ) -> go.Figure:
     """The finished figure: a row for each name, the first on top, short enough for a phone."""
     labels = list(reversed(shown))
-    with_left_out(styled(fig, height=height, x=x), left_out, what)
+    with_left_out(styled(fig, height=height, x=x, y=y), left_out, what)
     fig.update_yaxes(
         type="category",
         categoryorder="array",

@@ -1,4 +1,4 @@
-"""One look for all figures: ink, grid, a colour per paradigm and a quieter one per stage."""
+"""One look for all figures: ink, grid, colour, shape and dash per paradigm, quieter stages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ _COLORS = ("#7a828a", "#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#b88a00", "#4
 PARADIGM_COLORS: dict[str, str] = dict(zip(PARADIGMS, _COLORS, strict=True))
 _OTHER_COLORS = ("#a3475c", "#5b6f1f", "#35507a", "#8c6239")
 
+# Shapes and dashes tell apart what colours do, also in grey and by eyes that see few hues. A dotted
+# line is not measured, and `dash` is the line of a baseline: no paradigm has these two.
+SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "x")
+DASHES = ("solid", "longdash", "dashdot", "longdashdot", "16px,3px,3px,3px,3px,3px",
+          "24px,4px", "10px,3px,10px,3px,3px,3px")  # fmt: skip
+PARADIGM_SHAPES: dict[str, str] = dict(zip(PARADIGMS, SHAPES, strict=True))
+PARADIGM_DASHES: dict[str, str] = dict(zip(PARADIGMS, DASHES, strict=True))
+OTHER_SHAPES = ("star", "pentagon", "hourglass", "hexagram")
+
 STAGE_COLORS = {
     "shards": "#c9c3b8",
     "generate": "#a99a80",
@@ -31,9 +40,22 @@ _OTHER_STAGE = "#dddddd"
 
 def paradigm_color(paradigm: object) -> str:
     """The paradigm's colour, the same in every figure and on the page."""
-    name = str(paradigm)
-    fallback = _OTHER_COLORS[sum(name.encode()) % len(_OTHER_COLORS)]
-    return PARADIGM_COLORS.get(name, fallback)
+    return PARADIGM_COLORS.get(str(paradigm)) or _of_name(paradigm, _OTHER_COLORS)
+
+
+def paradigm_shape(paradigm: object) -> str:
+    """The paradigm's mark, named as plotly names it; the same in every figure and on the page."""
+    return PARADIGM_SHAPES.get(str(paradigm)) or _of_name(paradigm, OTHER_SHAPES)
+
+
+def paradigm_dash(paradigm: object) -> str:
+    """How the paradigm's lines are drawn where they are measured."""
+    return PARADIGM_DASHES.get(str(paradigm)) or _of_name(paradigm, DASHES[1:])
+
+
+def _of_name(name: object, choices: tuple[str, ...]) -> str:
+    """One of them, the same for a name on every page."""
+    return choices[sum(str(name).encode()) % len(choices)]
 
 
 def stage_color(stage: object) -> str:

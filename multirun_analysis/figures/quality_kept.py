@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.looks import Look, look_in
 from multirun_analysis.figures.marks import (
     HATCH,
     Setting,
@@ -21,6 +20,7 @@ from multirun_analysis.figures.marks import (
     settings_by_kind,
 )
 from multirun_analysis.figures.palette import INK, MUTED, faded
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.accuracy_words import (
     KEPT,
     MeanInterval,
@@ -122,7 +122,7 @@ def _draw(
 
     The line at 1 is the teacher. A bar that is only an outline is not measured.
     """
-    hue = hue_of(to_rows(runs))
+    look = look_in(to_rows(runs))
     every = to_rows(table)
     shown, rows, left_out = first_rows(every, "setting")
     first, *others = forms
@@ -130,7 +130,7 @@ def _draw(
     fig = go.Figure()
     for form in reversed([form for form in forms if form in by_form]):
         alpha = 1.0 if form == first else PALER
-        fig.add_bar(**_bars(by_form[form], form, forms[form], hue, alpha, is_share=bool(others)))
+        fig.add_bar(**_bars(by_form[form], form, forms[form], look, alpha, is_share=bool(others)))
     _add_runs(fig, runs, first, shown)
     if others:
         # Greys: the bars themselves have the colours of their settings.
@@ -166,14 +166,14 @@ def _bars(
     rows: list[Row],
     column: str,
     words: str,
-    hue: Callable[[str], str],
+    look: Callable[[str], Look],
     alpha: float,
     *,
     is_share: bool,
 ) -> dict:
     """Arguments of a trace of bars; outlines alone where joules in it are not measured, and
     hatched where a share of the teacher's is above 1."""
-    colors = [hue(row["group"]) for row in rows]
+    colors = [look(row["group"]).color for row in rows]
     opened = [row["energy_class"] not in (None, "measured") for row in rows]
     fills = [
         faded(color, 0.15 if is_open else alpha)

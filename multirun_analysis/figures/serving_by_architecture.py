@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from multirun_analysis.figures.marks import (
     symbol,
 )
 from multirun_analysis.figures.palette import ACCENT, faded
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.pooled_serving import PHASES, serving_pools
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, to_rows
@@ -95,7 +95,7 @@ def _draw(table: pd.DataFrame) -> go.Figure:
         span = [0.0, 1.12 * most / factor]
         fig.update_xaxes(title_text=title, range=span, row=place, col=1)
     height = 200 + 76 * len(shown)
-    return in_rows(fig, shown, left_out=left_out, what="architectures", height=height)
+    return in_rows(fig, shown, left_out=left_out, what="architectures", height=height, y="Pair")
 
 
 def _trace(marks: list[Row], factor: float, pairs: list[tuple]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,8 @@ from plotly.subplots import make_subplots
 from kdwatts.metrics.pooling import pool, relative_spread
 from multirun_analysis.figures.exhibit import NOT_MEASURED, Exhibit
 from multirun_analysis.figures.marks import dash, legend_once, log_axis, points, symbol
-from multirun_analysis.figures.palette import INK, faded, styled
+from multirun_analysis.figures.palette import DASHES, INK, faded, styled
+from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.figures.serving_by_architecture import (
     PAIR,
     PAIR_COLORS,
@@ -127,7 +127,7 @@ def _draw(table: pd.DataFrame) -> go.Figure:
     batches = sorted({point["batch_size"] for point in every})
     pairs = list(dict.fromkeys(map(pair_of, every)))
     machine = machine_words(every)
-    fig = make_subplots(2, 1, vertical_spacing=0.16)
+    fig = make_subplots(2, 1, vertical_spacing=0.2)
     for row, phase in enumerate(PHASES, start=1):
         marks = [mark for mark in every if mark["phase"] == phase]
         values = [mark["j_per_token"] for mark in marks]
@@ -147,8 +147,8 @@ def _draw(table: pd.DataFrame) -> go.Figure:
         lengths = sorted({mark["prompt_tokens"] for mark in marks})
         shown = [str(length) for length in lengths]
         fig.update_xaxes(type="log", tickvals=lengths, ticktext=shown, row=row, col=1)
-    fig.update_xaxes(title_text="Tokens of the prompt", row=2, col=1)
-    return styled(legend_once(fig), height=560)
+    fig.update_xaxes(title_text="Tokens of the prompt")
+    return styled(legend_once(fig), height=590)
 
 
 def _trace(
@@ -180,7 +180,11 @@ def _trace(
         "mode": "lines+markers",
         "name": name + estimated,
         "legendgroup": name + estimated,
-        "line": {"color": faded(color, 0.7), "width": 1.6, "dash": dash(first["energy_class"])},
+        "line": {
+            "color": faded(color, 0.7),
+            "width": 1.6,
+            "dash": dash(first["energy_class"], DASHES[place]),
+        },
         "marker": {
             "color": color,
             "size": 9,

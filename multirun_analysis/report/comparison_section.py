@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
-from multirun_analysis.statistics.comparison_words import comparison_words, verdict_note
+from multirun_analysis.statistics.comparison_words import comparison_words
 from multirun_analysis.statistics.comparisons import (
     COLUMNS,
     Comparison,
@@ -30,7 +30,6 @@ def comparisons(study: Study) -> Values | None:
             f"{words[:1].upper()}{words[1:]}": [_row(c) for c in found[:MAX_COMPARISONS]]
             for words, found in tables.items()
         },
-        "verdict_note": verdict_note(),
         "num_left_out": sum(max(0, len(found) - MAX_COMPARISONS) for found in tables.values()),
     }
 

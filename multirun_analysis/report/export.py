@@ -62,19 +62,16 @@ def _texts(name: str, exhibit: Exhibit) -> dict[str, str]:
     }
 
 
-def why_not(kind: str) -> str | None:
-    """Why figures cannot be drawn as files of a kind, and what to install; None if they can."""
+def why_not(what: str) -> str | None:
+    """Why no browser can draw files such as `png figures`, and what to install; None if one can."""
     if find_spec("kaleido") is None:
-        return (
-            f"{kind} figures are drawn by kaleido, which is not installed; pip install "
-            "'kdwatts[static]'"
-        )
+        return f"kaleido draws {what}, and it is not installed; pip install 'kdwatts[static]'"
     from choreographer.browsers.chromium import Chromium
 
     if Chromium.find_browser(skip_local=False) is None:
         return (
-            f"{kind} figures are drawn by a Chrome or Chromium, and none was found; install one, "
-            "or set BROWSER_PATH"
+            f"a Chrome or Chromium draws {what}, and none was found; install one, or set "
+            "BROWSER_PATH"
         )
     return None
 

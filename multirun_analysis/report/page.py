@@ -6,25 +6,30 @@ leak what it shows, and all text that comes from run folders is escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import RECORDED, at_site
 from multirun_analysis.figures.catalogue import exhibits
+from multirun_analysis.figures.looks import looks
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveat_passages
 from multirun_analysis.narrative.site_words import site_words
 from multirun_analysis.report import figure_sections, run_sections
 from multirun_analysis.report.comparison_section import comparisons
 from multirun_analysis.report.esg_sections import avoided, footprint
+from multirun_analysis.report.headlines import HEADLINES
 from multirun_analysis.report.provider_section import provider
 from multirun_analysis.report.render import Values, render_html
 from multirun_analysis.report.repayment_section import repayment
 from multirun_analysis.report.scores_section import scores
+from multirun_analysis.report.signs import figure_signs, signs_of
 from multirun_analysis.report.study import Exhibits, Study
 from multirun_analysis.statistics.site import Site, common_site
 from multirun_analysis.values.rows import Row, distinct_students, known
@@ -84,6 +89,9 @@ EXHIBITS = {
 }
 """Section to its heading and its exhibits, where it is figures and their notes alone."""
 
+PAPERS = {"a4": "A4", "letter": "Letter"}
+"""Paper as it is asked for, and as CSS names it."""
+
 FACETS = ("paradigm", "model", "gpu")
 """What the page is filtered by."""
 
@@ -110,12 +118,18 @@ def write_report(
     site: Site | None = None,
     tokens_per_day: float = 1e9,
     shown: Exhibits | None = None,
+    paper: str = "A4",
 ) -> Path:
     """Path of the page; see `report_html`."""
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / report_name(profile)
     text = report_html(
-        collected, profile=profile, site=site, tokens_per_day=tokens_per_day, shown=shown
+        collected,
+        profile=profile,
+        site=site,
+        tokens_per_day=tokens_per_day,
+        shown=shown,
+        paper=paper,
     )
     path.write_text(text, encoding="utf-8")
     return path
@@ -128,19 +142,43 @@ def report_html(
     site: Site | None = None,
     tokens_per_day: float = 1e9,
     shown: Exhibits | None = None,
+    paper: str = "A4",
 ) -> str:
     """The page as text, for one of PROFILES.
 
     All cost and emissions are those at `site`, or where it is None at the runs' own; those of a
     service are of so many tokens served a day. `shown` are the exhibits, where they are made
-    already, for the same site.
+    already, for the same site. `paper`, as CSS names it, is what it prints on.
     """
     shown = exhibits_of(collected, site) if shown is None else shown
     collected = collected if site is None else at_site(collected, site)
     site = site or common_site(distinct_students(collected.runs))
     study = Study(collected, shown, site, tokens_per_day)
-    sections = [section_html(name, study) for name in PROFILES[profile]]
-    return render_html("page", _frame(study) | {"profile": profile, "sections": sections})
+    sections = [*filter(None, (section_html(name, study) for name in PROFILES[profile]))]
+    sections.append(_signs_html(study, sections))
+    return render_html(
+        "page",
+        _frame(study, profile, paper)
+        | {"sections": sections}
+        | {"contents": [heading for text in sections if (heading := _heading(text))]},
+    )
+
+
+def _heading(section: str) -> tuple[str, Markup] | None:
+    """Address and title of a section, as its template wrote them."""
+    found = re.search(r'<section id="([\w-]+)">\s*<h2>([^<]+)', section)
+    return (found[1], Markup(found[2])) if found else None
+
+
+def _signs_html(study: Study, sections: list[str]) -> str:
+    return render_html(
+        "signs",
+        {
+            "signs": signs_of(sections),
+            "figure_signs": figure_signs(any_imported=bool(known(study.rows, "origin"))),
+            "settings": list(looks(study.rows).values()),
+        },
+    )
 
 
 def section_html(name: str, study: Study) -> str:
@@ -149,13 +187,15 @@ def section_html(name: str, study: Study) -> str:
         template, values = "exhibits", figure_sections.exhibits(study, *EXHIBITS[name])
     else:
         template, values = name, SECTIONS[name](study)
-    return render_html(template, values | {"hue": study.hue}) if values else ""
+    return render_html(template, values | {"look": study.look, "section": name}) if values else ""
 
 
-def _frame(study: Study) -> Values:
+def _frame(study: Study, profile: str, paper: str) -> Values:
     """What stands above and below the sections: the answer, filters, style and scripts."""
     rows, own = study.rows, files("multirun_analysis.report")
     found = answer(study.runs)
+    headline = HEADLINES[profile](study) if profile in HEADLINES else None
+    leads = [found.headline if headline else None, *found.sureness, site_words(rows)]
     return {
         "answer": found,
         "choices": _choices(study.students),
@@ -165,15 +205,21 @@ def _frame(study: Study) -> Values:
             for name in (run["run"], run["group"])
         },
         "folders": sorted({str(Path(run["folder"]).parent) for run in rows}),
-        "hue": study.hue,
+        "headline": headline or found.headline,
         "is_at_site": RECORDED in study.runs,
-        "leads": [text for text in (*found.sureness, site_words(rows)) if text],
+        "leads": [text for text in leads if text],
+        "look": study.look,
         "num_imported": len(known(rows, "origin")),
         "num_open": sum(not run["finished"] for run in rows),
         "num_runs": len(rows),
         "num_students": len(study.students),
+        "paper": paper,
+        "profile": profile,
         "scripts": [get_plotlyjs(), own.joinpath("report.js").read_text("utf-8")],
-        "style": own.joinpath("report.css").read_text("utf-8"),
+        "style": "".join(
+            own.joinpath(name).read_text("utf-8") for name in ("report.css", "print.css")
+        ),
+        "style_without_scripts": own.joinpath("no_scripts.css").read_text("utf-8"),
     }
 
 

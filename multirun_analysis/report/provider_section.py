@@ -34,9 +34,7 @@ from multirun_analysis.values.rows import Row
 
 def provider(study: Study) -> Values | None:
     """A table of a year's service by each setting; nothing where no student was served."""
-    students = [run for run in study.students if _is_served(run)]
-    tokens = units.DAYS_A_YEAR * study.tokens_per_day
-    found = sorted(candidates_by_machine(in_order(students), tokens), key=_place)
+    found = candidates_of(study)
     if not found:
         return None
     # By run: with the machine that a setting was served on.
@@ -61,6 +59,13 @@ def provider(study: Study) -> Values | None:
         "several_machines": len({(c.group, c.energy_quality) for c in found}) < len(found),
         "kinds": sorted({c.energy_quality for c in found}, key=CLASSES.index),
     }
+
+
+def candidates_of(study: Study) -> list[Candidate]:
+    """Settings that were served, with their year of tokens, in the order of the table."""
+    students = [run for run in study.students if _is_served(run)]
+    tokens = units.DAYS_A_YEAR * study.tokens_per_day
+    return sorted(candidates_by_machine(in_order(students), tokens), key=_place)
 
 
 def _is_served(run: Row) -> bool:

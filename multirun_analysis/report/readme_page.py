@@ -52,7 +52,7 @@ def write_readme(
     """
     if not distinct_students(collected.runs):
         raise ValueError(f"--readme {readme_dir}: no run has finished, so there is nothing to tell")
-    if problem := why_not("svg"):
+    if problem := why_not("svg figures"):
         raise ValueError(f"--readme {readme_dir}: {problem}")
     shown = with_comparisons(shown, collected.runs)
     drawn = {name: shown[name] for name in figure_names(collected.runs) if name in shown}

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from multirun_analysis.collect.labels import run_name
+from multirun_analysis.report.signs import sign_name
 from multirun_analysis.report.table_layouts import numbers_of
 from multirun_analysis.values import units
 
@@ -51,6 +52,7 @@ def _environment() -> Environment:
         "energy": units.energy,
         "figure_json": figure_json,
         "general": lambda number: f"{number:g}",
+        "sign_name": sign_name,
         "html": lambda text: escape(one_line(text)),
         "md": markdown_text,
         "number": units.number,

@@ -66,6 +66,9 @@
       for (const key of ["categoryarray", "tickvals", "ticktext"]) axis[key] = keep(axis[key], left);
     }
   };
+  // Pixels of a figure on paper: A4 and Letter between margins, less the panel's edge.
+  const PRINTED_PX = 656;
+  let isPrinting = false;
   const draw = (slot, choice) => {
     const source = slot.querySelector(`script[data-choice="${choice}"]`);
     if (!source) return;
@@ -74,16 +77,23 @@
     narrow(figure);
     // A finger that drags scrolls the page; plotly would zoom.
     if (touch || compact) figure.layout.dragmode = false;
-    if (compact) {
+    // Given, and not the window's: paper is narrower, and the browser measures it too late.
+    if (isPrinting) {
+      figure.layout.width = PRINTED_PX;
+      // Two figures fit a page; rows keep the height that their names need.
+      if (!Object.values(figure.layout).some((axis) => axis?.type === "category")) figure.layout.height *= 0.85;
+    }
+    if (compact && !isPrinting) {
       figure.layout.font.size = 12;
       // Legends have one column here; the plot keeps its height.
       figure.layout.height += 9 * figure.data.filter((trace) => trace.showlegend !== false).length;
     }
     const target = slot.querySelector(".plot");
     target.style.height = `${figure.layout.height}px`;
-    window.Plotly.react(target, figure.data, figure.layout, config);
+    const own = isPrinting ? { ...config, responsive: false, staticPlot: true } : config;
+    window.Plotly.react(target, figure.data, figure.layout, own);
   };
-  const waiting = new Set();
+  const sections = [];
   for (const section of document.querySelectorAll("section")) {
     const slots = [...section.querySelectorAll(".slot")];
     const control = section.querySelector(".control");
@@ -99,19 +109,20 @@
     }, { rootMargin: "1200px" });
     const drawFirst = () => {
       observer.disconnect();
-      waiting.delete(drawFirst);
       isDrawn = true;
       drawAll();
     };
-    waiting.add(drawFirst);
+    sections.push(drawFirst);
     observer.observe(section);
   }
   const hideRows = () => {
     for (const row of document.querySelectorAll("tr[data-facet]")) row.hidden = !row.dataset.facet.split("\n").some(fits);
   };
   for (const box of filters) box.addEventListener("change", hideRows);
-  window.addEventListener("beforeprint", () => {
-    for (const drawFirst of [...waiting]) drawFirst();
-    for (const plot of document.querySelectorAll(".js-plotly-plot")) window.Plotly.Plots.resize(plot);
-  });
+  const drawEach = (printing) => () => {
+    isPrinting = printing;
+    for (const drawFirst of sections) drawFirst();
+  };
+  window.addEventListener("beforeprint", drawEach(true));
+  window.addEventListener("afterprint", drawEach(false));
 })();

@@ -46,11 +46,6 @@ def scores(study: Study) -> Values | None:
         ],
         "above_teacher": ABOVE_TEACHER,
         "any_above": any(pair.is_above for pair in every),
-        "any_at_chance": any(
-            score and score["is_at_chance"]
-            for pair in every
-            for score in (pair.student, pair.teacher)
-        ),
         "why_none": notices_of((run_name(run), why) for why, same in reasons for run in same),
     }
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.figures.looks import hue_of
+from multirun_analysis.figures.looks import Look, look_in
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.rows import Row, distinct_students, to_rows
 
@@ -40,6 +40,6 @@ class Study:
         return distinct_students(self.rows)
 
     @cached_property
-    def hue(self) -> Callable[[str], str]:
-        """The colour of a setting, by its group."""
-        return hue_of(self.rows)
+    def look(self) -> Callable[[str], Look]:
+        """Colour and shape of a setting, by its group."""
+        return look_in(self.rows)

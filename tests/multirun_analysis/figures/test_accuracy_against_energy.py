@@ -22,14 +22,14 @@ def test_runs_stand_at_their_energy_and_accuracy(make, tmp_path):
     assert list(points.error_x.array) == [20]
 
 
-def test_estimated_runs_are_open_circles_with_a_front_of_their_own(make, tmp_path):
+def test_estimated_runs_are_open_marks_with_a_front_of_their_own(make, tmp_path):
     make.run(tmp_path / "0", student_key="a")
     make.run(tmp_path / "1", student_key="b", seed=1, own_energy_quality="estimated")
     fig = quality_against_energy(collect([tmp_path]).runs).figure
     names = [trace.name for trace in fig.data]
     assert {"Pareto front, measured", "Pareto front, estimated"} <= set(names)
     (points,) = [trace for trace in fig.data if trace.name == "response"]
-    assert list(points.marker.symbol) == ["circle", "circle-open"]
+    assert list(points.marker.symbol) == ["square", "square-open"]
 
 
 def test_names_from_run_folders_are_escaped_in_figures(make, tmp_path):

@@ -38,7 +38,7 @@ def test_the_line_crosses_1_where_the_joules_are_repaid_and_the_mark_is_there(wr
     one("0")
     runs = collected().runs
     fig = break_even_over_tokens(runs).figure
-    line = next(t for t in fig.data if t.mode == "lines" and t.name)
+    line = next(t for t in fig.data if t.mode == "lines+markers" and t.name)
     (mark,) = [t for t in fig.data if t.mode == "markers"]
     # 100 J over 2 J a token.
     assert (list(mark.x), list(mark.y)) == ([50], [1])
@@ -63,7 +63,7 @@ def test_the_line_begins_and_ends_at_the_numbers_of_the_table(write):
     one, collected = write
     one("0")
     exhibit = break_even_over_tokens(collected().runs)
-    line = next(t for t in exhibit.figure.data if t.mode == "lines" and t.name)
+    line = next(t for t in exhibit.figure.data if t.mode == "lines+markers" and t.name)
     ends = exhibit.table.iloc[[0, -1]]
     assert line.x[[0, -1]] == pytest.approx(ends["tokens_served"])
     assert line.y[[0, -1]] == pytest.approx(ends["joules_ratio"])

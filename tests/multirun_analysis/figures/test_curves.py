@@ -53,7 +53,7 @@ def test_readings_on_held_out_rows_are_a_line_of_their_own_and_old_rows_are_trai
     )
     collected = collect([tmp_path])
     train, held_out = loss_curves(collected.train, collected.runs).figure.data
-    assert (list(train.y), train.mode) == ([5.0, 4.0, 3.0], "lines")
+    assert (list(train.y), train.line.dash) == ([5.0, 4.0, 3.0], "longdash")
     assert (list(held_out.y), held_out.line.dash) == ([4.5, 4.25], "dot")
     assert held_out.name.endswith(", held out") and not train.name.endswith("held out")
     assert loss_terms(collected.train) == ["loss", "bits_per_byte"]

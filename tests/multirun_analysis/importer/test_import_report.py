@@ -113,10 +113,10 @@ def test_a_comparable_import_is_ranked_marked_and_its_serving_energy_compared_wi
     assert serving.detail == "prompt and answer together, as the other software reports it"
     fig = quality_against_energy(collected.runs).figure
     points = {t.name: t for t in fig.data if t.mode == "markers"}
-    assert [t.marker.symbol for t in points.values()] == [("circle",), ("square",)]
+    assert [t.marker.symbol for t in points.values()] == [("circle",), ("square-dot",)]
     imported = next(name for name in points if name.startswith("response · imported"))
     assert "import of in/response_1" in points[imported].hovertext[0]
-    assert "Squares are imported runs." in report_html(collected)
+    assert "A dot in a mark says that the run is imported." in report_html(collected)
 
 
 def test_caveats_name_origin_correction_cpu_interval_and_comparability(mixed):

@@ -148,7 +148,7 @@ def test_the_five_students_at_chance_are_marked_and_no_other(study):
     marked = {label: tasks for label, tasks in at_chance.items() if "mmlu" in tasks}
     assert set(marked) == {f"feature_{i} · imported" for i in range(1, 6)}
     page = own_html(report_html(study))
-    assert page.count('0.247 ± 0.004 <span class="chance">at chance</span>') == 5
+    assert page.count('0.247 ± 0.004 <a class="sign" href="#sign-chance">') == 5
     assert "mmlu (5 of 16 students)" in dict(caveats(study))["Accuracy"]
 
 

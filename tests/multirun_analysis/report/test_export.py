@@ -73,8 +73,8 @@ def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_w
     assert main([str(tmp_path), "--static", "png"]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
-        "multirun_analysis: --static png: png figures are drawn by kaleido, which is not "
-        "installed; pip install 'kdwatts[static]'\n"
+        "multirun_analysis: --static png: kaleido draws png figures, and it is not installed; "
+        "pip install 'kdwatts[static]'\n"
     )
     assert (tmp_path / "analysis" / "report.html").is_file()
     assert not (tmp_path / "analysis" / "figures").exists()
@@ -82,7 +82,7 @@ def test_without_a_browser_figures_are_skipped_in_one_sentence_and_the_page_is_w
 
 @pytest.mark.slow
 def test_equal_figures_are_equal_svg_files_as_wide_as_asked(tmp_path):
-    if problem := why_not("svg"):
+    if problem := why_not("svg figures"):
         pytest.skip(problem)
     hatched = go.Bar(x=[1, 2], marker_pattern_shape="/", showlegend=True)
     found = Exhibit("a", "b", pd.DataFrame({"x": [1]}), lambda _: go.Figure([hatched]))
@@ -99,7 +99,7 @@ def test_equal_figures_are_equal_svg_files_as_wide_as_asked(tmp_path):
     ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")]
 )
 def test_figures_are_drawn_as_files(tmp_path, kind, start):
-    if problem := why_not(kind):
+    if problem := why_not(f"{kind} figures"):
         pytest.skip(problem)
     (path,) = write_figures({"a": exhibit(x=[1])}, tmp_path, kind)
     assert path == tmp_path / "figures" / f"a.{kind}"

@@ -1,8 +1,5 @@
 """The page in a real browser: Debian's chromium, driven without a display or a network."""
 
-import re
-import shutil
-
 import pytest
 
 from multirun_analysis.collect.collection import collect
@@ -10,54 +7,6 @@ from multirun_analysis.report.page import report_html
 from multirun_analysis.statistics.site import site_of
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, tmp_path):
-    """Opens a page, scrolls it to its end, and gives what the console said and what was asked for.
-
-    A context in a test that fails is closed all the same.
-    """
-    contexts = []
-
-    def open_page(html, *, width=1280, height=900, **options):
-        path = tmp_path / "report.html"
-        path.write_text(html)
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto(path.as_uri())
-        end = page.evaluate("document.body.scrollHeight")
-        for top in [*range(0, 2 * end, height), 0]:
-            page.evaluate(f"window.scrollTo(0, {top})")
-            page.wait_for_timeout(50)
-        page.wait_for_function(f"{UNDRAWN} === 0")
-        assert page.asked == [path.as_uri()]
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-UNDRAWN = "document.querySelectorAll('.plot:not(.js-plotly-plot)').length"
 
 
 @pytest.mark.parametrize("profile", ["research", "provider", "esg"])
@@ -124,16 +73,12 @@ def test_a_filter_leaves_the_points_and_rows_of_its_runs_alone(visit, sweep_page
     assert page.said == []
 
 
-def test_the_summary_of_the_esg_page_prints_on_one_page(visit, sweep, tmp_path):
-    html = report_html(sweep, profile="esg", site=site_of("france"))
-    page = visit(html)
-    page.pdf(path=tmp_path / "first.pdf", format="A4", page_ranges="1")
-    whole = page.pdf(format="A4")
-    assert len(re.findall(rb"/Type\s*/Page\b", whole)) > 2
+def test_the_summary_of_the_esg_page_prints_on_one_page(visit, sweep):
+    page = visit(report_html(sweep, profile="esg", site=site_of("france")))
     page.emulate_media(media="print")
-    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within its margins at 96 dpi.
+    page.set_viewport_size({"width": 680, "height": 1000})  # A4 within its margins at 96 dpi.
     height_px = page.evaluate(
         "document.getElementById('summary').getBoundingClientRect().bottom + window.scrollY"
     )
-    assert height_px <= 1046
+    assert 300 < height_px <= 1001
     assert page.said == []

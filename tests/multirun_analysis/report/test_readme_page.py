@@ -96,8 +96,8 @@ def test_only_what_differs_beyond_noise_is_drawn_filled(collected):
     accuracy, bits, energy = (marks[axis] for axis in ("x", "x2", "x3"))
     # 0.65 against 0.6, nothing of 2.1 bits, and 100 J of 110 J.
     assert [m.x[0] for m in (accuracy, bits, energy)] == pytest.approx([5, 0, 90.91], abs=1e-3)
-    assert [m.marker.symbol for m in (accuracy, bits)] == ["circle-open"] * 2
-    assert energy.marker.symbol == "circle"
+    assert [m.marker.symbol for m in (accuracy, bits)] == ["square-open"] * 2
+    assert energy.marker.symbol == "square"
     assert "More than 50 seeds would decide it" in accuracy.hovertext[0]
     assert energy.error_x.array[0] == pytest.approx(2.258, abs=1e-3)
     assert list(energy.customdata) == [energy.meta["group"]]
@@ -151,7 +151,7 @@ def test_without_a_finished_run_there_is_no_page_and_one_sentence(make, tmp_path
 
 @pytest.mark.slow
 def test_every_figure_that_the_page_shows_lies_beside_it(make, tmp_path):
-    if problem := why_not("svg"):
+    if problem := why_not("svg figures"):
         pytest.skip(problem)
     write_study(make, tmp_path / "runs", distilled=(201.0, 210.0, 219.0), kept=(0.6, 0.5, 0.85))
     page_dir = tmp_path / "page"
@@ -185,13 +185,3 @@ def test_the_committed_study_shows_its_figures_and_quotes_the_commands_of_make()
     size = sum(path.stat().st_size for path in STUDY.parent.rglob("*") if path.is_file())
     assert size < 600_000
     assert not re.search(r"(?<![\w.])/(work|home|root|tmp|scratch)\b", text)
-
-
-def test_the_readme_says_of_the_study_what_its_page_says():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    section = readme.split("\n## A worked study\n")[1].split("\n## ")[0]
-    quoted = [line.removeprefix("> ") for line in section.splitlines() if line.startswith("> ")]
-    told = STUDY.read_text("utf-8").splitlines()
-    assert len(quoted) >= 3 and set(quoted) <= set(told)
-    shown = re.findall(r"\]\((docs/study[^)]*)\)", section)
-    assert len(shown) == 3 and all((ROOT / name).is_file() for name in shown)

@@ -30,7 +30,7 @@ class Resources(HTMLParser):
 
 def test_the_page_loads_nothing_from_outside_itself(sweep_page):
     own = own_html(sweep_page)
-    assert set(Resources(own).addresses) == {"#unfinished"}
+    assert all(address.startswith("#") for address in Resources(own).addresses)
     assert not re.search(r"https?://|@import|url\(", own)
     assert "default-src 'none'" in own and "connect-src" not in own
     assert sweep_page.count(get_plotlyjs()) == 1

@@ -173,7 +173,7 @@ def test_nothing_is_ranked_or_drawn_by_an_accuracy_that_cannot_be_told(at_chance
 def test_a_score_at_chance_is_marked_wherever_it_stands(at_chance_dir):
     collected = collect([at_chance_dir])
     section = section_of(collected, "scores")
-    mark = '<span class="chance">at chance</span>'
+    mark = '<a class="sign" href="#sign-chance"><span class="chance">at chance</span></a>'
     assert f"<td>0.252 ± 0.010 {mark}<small>teacher 0.250 {mark}</small></td>" in section
     assert "not known, at chance on mmlu" in table(collected.runs)
     hovers = [
