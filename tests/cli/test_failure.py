@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = ("training=smoke", "gpu=cpu", "until=distill", "paradigm=response")
 NO_TEACHER = "model.teacher.path=/nowhere/model"
-REFUSAL = "kdwatts: model: there is no folder /nowhere/model; check the path or give a hub id\n"
+REFUSAL = (
+    "kdwatts: model: the folder /nowhere/model does not exist; check the path, or give a hub id\n"
+)
 
 FAULTY = """
 import sys

@@ -32,7 +32,7 @@ def test_the_plan_of_a_sweep_for_slurm_counts_shared_stages_once(tmp_path: Path)
         *("paradigm=sft,response", "training.seed=0,1,2", f"store_dir={tmp_path}"),
     )
     assert plan.count("stages:") == 6
-    assert plan.count("all 6 runs, shared stages once: ") == 1
+    assert plan.count("all 6 runs together, shared stages counted once: ") == 1
 
 
 def test_of_several_ranks_the_first_alone_prints_the_plan():

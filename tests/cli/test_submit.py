@@ -137,7 +137,11 @@ def _unreadable(folder: Path) -> Path:
             r"^model=llama31_8b_to_1b on one gpu=rtx4090 needs about \d+ GiB",
         ),
         ("paradigm=response model.teacher.path={unreadable}", (), "has no weights as safetensors"),
-        ("paradigm=response model.teacher.path={tmp}/nowhere", (), "there is no folder"),
+        (
+            "paradigm=response model.teacher.path={tmp}/nowhere",
+            (),
+            "nowhere does not exist",
+        ),
         (
             "training.accumulation=3",
             ("hydra.launcher.tasks_per_node=2", "training.accumulation=4"),

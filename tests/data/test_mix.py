@@ -79,7 +79,7 @@ def test_the_shares_are_refused_where_they_cannot_be():
         Data("d", source, "none", sources=[MixPart(source, 1.0, "none")])
     drawn = [MixPart(source, 1.0, "none", num_documents=5), MixPart(source, 1.0, "none")]
     assert Data("d", sources=drawn, fraction=0.5).sources == drawn
-    with pytest.raises(ValueError, match=r"data.num_documents=7 of a mix would draw none of its"):
+    with pytest.raises(ValueError, match=r"data.num_documents=7 is for a single source, and this"):
         Data("d", sources=drawn, num_documents=7)
 
 

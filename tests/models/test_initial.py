@@ -142,7 +142,7 @@ def test_what_has_no_meaning_is_refused(teacher_dir: Path):
         Pair("p", "t", ModelSource(architecture=TEACHER), source, "none")
     with pytest.raises(ValueError, match="path=a with init_from_teacher: a student begins from"):
         ModelSource("a", None, TEACHER, TeacherBlocks())
-    with pytest.raises(ValueError, match="layers=uniform with blocks="):
+    with pytest.raises(ValueError, match=r"blocks=\[1\] does not go with layers=uniform"):
         TeacherBlocks("uniform", [1])
     untied = replace(TEACHER, tied_head=False)
     with pytest.raises(ValueError, match="for which a student with tied_head=true has no place"):

@@ -41,9 +41,8 @@ SMALL = (
 )
 
 TWO_VOCABULARIES = (
-    "the models of model=llama31_8b_to_qwen25_1b5 have two vocabularies and tokens of different "
-    "lengths, which paradigm={name} with {found} cannot compare; set paradigm.{advice}, or choose "
-    "a pair of one family"
+    "the models of model=llama31_8b_to_qwen25_1b5 have two vocabularies, and paradigm={name} with "
+    "{found} needs one; set paradigm.{advice}, or choose a pair of one family"
 )
 UNIVERSAL = "response.divergence=universal and paradigm.response.support=dense"
 FOUND = {

@@ -161,8 +161,8 @@ def test_the_exit_code_is_the_commands(start, script, expected, outcome):
 @pytest.mark.parametrize(
     ("command", "expected", "words"),
     [
-        ("no-such-command", 127, "no-such-command was not found"),
-        ("./no/such", 127, "./no/such was not found"),
+        ("no-such-command", 127, "no-such-command is not found"),
+        ("./no/such", 127, "./no/such is not found"),
         ("./trace.txt", 126, "trace.txt is not executable"),
         ("/", 126, "/ is a folder"),
     ],

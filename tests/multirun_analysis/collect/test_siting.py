@@ -110,7 +110,7 @@ FOREIGN = ("473", "334", "1.56", "combustion", "eGRID", "Uptime", "usa", "sweden
 
 
 def foreign_in(text: str) -> list[str]:
-    return [word for word in FOREIGN if re.search(rf"(?<![\w.]){re.escape(word)}\b", text)]
+    return [word for word in FOREIGN if re.search(rf"(?<![\w.-]){re.escape(word)}\b", text)]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.commands.choose import parser, print_choice
-from multirun_analysis.statistics.choice import VERDICTS
 from multirun_analysis.statistics.site import site_of
 from tests.multirun_analysis.choosing import (
     NOTHING,
@@ -23,8 +20,6 @@ from tests.multirun_analysis.choosing import (
     record,
     write_three,
 )
-
-README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -218,13 +213,6 @@ def test_the_help_names_every_verdict_and_exit_code():
     text = parser().format_help()
     for word in ("settled:", "not settled:", "none keeps enough:", "cannot be told:", "exit codes"):
         assert word in text
-
-
-def test_the_readme_has_the_verdicts_of_the_program_and_a_command_that_it_understands():
-    listed = re.findall(r"^\| `([a-z ]+)` \| (?:it |one |every |no )", README, re.MULTILINE)
-    assert listed == list(VERDICTS)
-    (command,) = re.findall(r"^python -m multirun_analysis choose (.*)$", README, re.MULTILINE)
-    assert parser().parse_args(shlex.split(command)).min_kept == 0.4
 
 
 def test_a_sites_figures_are_those_of_conf():
