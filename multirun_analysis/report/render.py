@@ -20,6 +20,9 @@ from multirun_analysis.values import units
 Values = dict[str, Any]
 """What a template is given, by name."""
 
+_BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=%|[kMGmµ]?(?:J|Wh|W|g)\b)")
+"""Where a line of large type is not broken."""
+
 _MARKDOWN_SIGNS = ("\\", "|", "<", ">", "*", "_", "`", "[", "]", "~", "$")
 
 
@@ -64,6 +67,7 @@ def _environment() -> Environment:
         "sha256": script_hash,
         "significant": units.significant,
         "with_error": units.with_error,
+        "with_units": lambda text: _BEFORE_A_UNIT.sub("\u00a0", text),
     }
     return found
 

@@ -26,6 +26,13 @@ class Anchors(HTMLParser):
         self.targets += [f"#{values['id']}"] if "id" in values else []
 
 
+def headline_of(text):
+    """The headline as it is read: a unit is not broken from its number."""
+    headline = re.search("<h1>(.*?)</h1>", text)[1]
+    assert not re.search(r"\d (?:%|J|kWh)", headline)
+    return headline.replace("\u00a0", " ")
+
+
 @pytest.mark.parametrize("profile", ["research", "provider", "esg"])
 def test_every_link_has_its_place_and_every_section_its_link(sweep, profile):
     text = report_html(sweep, profile=profile, site=site_of("france"))
@@ -53,7 +60,7 @@ def test_a_reader_of_energy_and_emissions_has_them_in_the_headline(make, tmp_pat
     folder = make.run(tmp_path / "0", inherited_energy_by_artifact_j=None)
     make.append(folder / "stages.jsonl", [make.stage("distill")])
     text = report_html(collect([tmp_path]), profile="esg", site=site_of("france"))
-    headline = re.search("<h1>(.*?)</h1>", text)[1]
+    headline = headline_of(text)
     # A stage of 1 kJ.
     assert headline.startswith("At site france, this work drew 0.000278 kWh and emitted ")
     assert headline.endswith(" kg CO2e (measured).")
@@ -61,12 +68,12 @@ def test_a_reader_of_energy_and_emissions_has_them_in_the_headline(make, tmp_pat
 
 def test_a_provider_has_a_year_of_service_in_the_headline(sweep):
     text = report_html(sweep, profile="provider", site=site_of("france"), tokens_per_day=2e9)
-    headline = re.search("<h1>(.*?)</h1>", text)[1]
+    headline = headline_of(text)
     assert re.match(
         r"A year of 2 billion tokens a day takes [\d,.]+ kWh with \w+ and [\d,.]+ kWh with its "
         r"teacher \(measured\)\.", headline,
     )  # fmt: skip
-    research = re.search("<h1>(.*?)</h1>", report_html(sweep))[1]
+    research = headline_of(report_html(sweep))
     assert f'<p class="lead">{research}</p>' in text
 
 
