@@ -13,6 +13,7 @@ class ScreenLine(logging.Formatter):
         super().__init__("%(asctime)s  %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """The time of day and the sentence; from WARNING on, the level stands before it."""
         if record.levelno >= logging.WARNING:
             record.message = f"{record.levelname.lower()}: {record.message}"
         record.message = record.message.expandtabs(2)

@@ -74,7 +74,13 @@ def test_a_provider_has_a_year_of_service_in_the_headline(sweep):
         r"teacher \(measured\)\.", headline,
     )  # fmt: skip
     research = headline_of(report_html(sweep))
-    assert f'<p class="lead">{research}</p>' in text
+    assert f'<p class="lead">{research}</p>' in text.replace("\u00a0", " ")
+
+
+def test_a_line_of_the_first_sentences_never_begins_with_a_percent_sign(sweep):
+    text = report_html(sweep)
+    first = re.findall('<h1>.*?</h1>|<p class="lead">.*?</p>', text)
+    assert any("\u00a0%" in line for line in first) and not any(" %" in line for line in first)
 
 
 def test_a_profile_without_its_numbers_has_the_answer_as_its_headline(make, tmp_path):
