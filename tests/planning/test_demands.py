@@ -95,6 +95,16 @@ def test_small_memory_is_told_in_mib_and_what_takes_none_is_not(configure: Confi
     assert "teacher" not in parts and "cast weights" not in parts
 
 
+def test_a_plan_of_a_small_pair_on_a_gpu_shows_mib_and_no_zeros(configure: Configure):
+    config = configure("gpu=h100", "paradigm=response", "training=smoke")
+    budget = estimate(workload_of(config))
+    teacher, evaluation, fits = memory_lines(config, budget)[2:]
+    whole_mib = 1024 * budget.teacher_whole_gib
+    assert evaluation.startswith(f"  evaluation: {whole_mib:.1f} MiB on one GPU (")
+    assert f" MiB on one GPU (the teacher {whole_mib:.0f}, a forward pass " in teacher
+    assert f"the same steps fit one GPU with {1024 * budget.total_gib:.0f} MiB each: " in fits
+
+
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
     said = "evaluation needs about 131 GiB .*, and one gpu=h100 has room for 79 GiB; set "
