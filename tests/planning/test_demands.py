@@ -10,6 +10,7 @@ import pytest
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed, workload_of
 from kdwatts.planning.fits import check_memory, memory_lines
+from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.suggest import suggest
 
 Configure = Callable[..., Any]
@@ -126,3 +127,10 @@ def test_a_plan_says_which_part_of_a_run_the_gpu_has_no_room_for(configure: Conf
     assert memory_lines(alone, estimate(workload_of(alone)))[-1].startswith(
         "  the same steps fit 4 GPUs with "
     )
+
+
+def test_a_small_teacher_cache_is_shown_in_mb(configure: Configure):
+    """126 bytes of each of 8,192 tokens are 1.03 MB."""
+    config = configure("gpu=cpu", "paradigm=response", "training=smoke")
+    lines = size_lines(config, estimate(workload_of(config)))
+    assert "teacher cache: 126 bytes a token, about 1.03 MB on disk" in lines
