@@ -13,6 +13,7 @@ class ScreenLine(logging.Formatter):
         super().__init__("%(asctime)s  %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """The sentence, after its level from WARNING on, with blanks for tabs."""
         if record.levelno >= logging.WARNING:
             record.message = f"{record.levelname.lower()}: {record.message}"
         record.message = record.message.expandtabs(2)
