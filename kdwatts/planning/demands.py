@@ -37,6 +37,11 @@ def workload_of(config: Config) -> Workload:
     return Workload(config.paradigm, config.model, config.training, config.gpu)
 
 
+def shown_unit(total_gib: float) -> tuple[str, int]:
+    """The unit in which a sum and its parts are shown, and how many of it are a GiB."""
+    return ("GiB", 1) if total_gib >= 1 else ("MiB", 1024)
+
+
 def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
     """The memory that each part of a run takes on its GPU, for `ranks` ranks, in order.
 
@@ -50,7 +55,8 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
         whole_gib = budget.teacher_whole_gib
         if paradigm.needs_signals and paradigm.teacher == "cached":
             work_gib = _reading_gib(workload, teacher.architecture)
-            what = f"the teacher {whole_gib:.0f}, a forward pass {work_gib:.0f}"
+            _, scale = shown_unit(whole_gib + work_gib)
+            what = f"the teacher {scale * whole_gib:.0f}, a forward pass {scale * work_gib:.0f}"
             found.append(Demand("teacher", whole_gib + work_gib, what))
         if config.eval.tasks or config.eval.inference:
             what = "the teacher whole, for its scores"
@@ -61,15 +67,20 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
             beside_gib += writing.weights_gib
         else:
             beside_gib += _between_steps_gib(budget)
+        unit, scale = shown_unit(beside_gib + writing.cache_gib)
         what = (
-            f"keys and values of a batch take {writing.cache_gib:.0f} GiB and all else "
-            f"{beside_gib:.0f} GiB"
+            f"keys and values of a batch take {scale * writing.cache_gib:.0f} {unit} and all else "
+            f"{scale * beside_gib:.0f} {unit}"
         )
         found.append(Demand("writing", beside_gib + writing.cache_gib, what))
-    what = (
-        f"student with optimizer {budget.student_state_gib:.0f}, teacher {budget.teacher_gib:.0f}, "
-        f"activations {budget.activations_gib:.0f}, states compared {budget.compared_gib:.0f}"
-    )
+    _, scale = shown_unit(budget.total_gib)
+    parts = {
+        "student with optimizer": budget.student_state_gib,
+        "teacher": budget.teacher_gib,
+        "activations": budget.activations_gib,
+        "states compared": budget.compared_gib,
+    }
+    what = ", ".join(f"{name} {scale * gib:.0f}" for name, gib in parts.items())
     found.append(Demand("training", budget.total_gib, what))
     return found
 

@@ -9,7 +9,14 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.pair import QUANTIZATIONS
 from kdwatts.memory.budget import Budget
 from kdwatts.memory.generation_budget import estimate_writing
-from kdwatts.planning.demands import Demand, available_gib, demands, is_allowed, workload_of
+from kdwatts.planning.demands import (
+    Demand,
+    available_gib,
+    demands,
+    is_allowed,
+    shown_unit,
+    workload_of,
+)
 from kdwatts.planning.suggest import MOST_RANKS, suggest
 
 ANOTHER = "choose a larger GPU or a smaller pair"
@@ -104,7 +111,7 @@ def _quantised(config: Config) -> str | None:
 def memory_lines(config: Config, budget: Budget) -> list[str]:
     """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
     has = f"; the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
-    unit, scale = ("GiB", 1) if budget.total_gib >= 1 else ("MiB", 1024)
+    unit, scale = shown_unit(budget.total_gib)
     parts = {
         "student with optimizer": budget.student_state_gib,
         "projectors": budget.projectors_gib,
@@ -124,11 +131,15 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
         return lines
     others = [demand for demand in demands(config) if demand.part != "training"]
     for demand in others:
-        lines.append(f"  {demand.part}: {demand.gib:,.1f} GiB on one GPU ({demand.what})")
+        unit, scale = shown_unit(demand.gib)
+        lines.append(
+            f"  {demand.part}: {scale * demand.gib:,.1f} {unit} on one GPU ({demand.what})"
+        )
     if found := suggest(config):
         gpus = "one GPU" if found.ranks == 1 else f"{found.ranks} GPUs"
+        unit, scale = shown_unit(found.total_gib)
         lines.append(
-            f"  the same steps fit {gpus} with {found.total_gib:,.0f} GiB each: "
+            f"  the same steps fit {gpus} with {scale * found.total_gib:,.0f} {unit} each: "
             f"{' '.join(found.overrides)}"
         )
     elif large := [demand.part for demand in others if demand.gib > available_gib(config)]:

@@ -45,9 +45,10 @@ def size_lines(config: Config, budget: Budget) -> list[str]:
     if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
         width = teacher_source(config).architecture.hidden_size
         each = bytes_per_token(plan_signals(config), training.sequence_length, width)
+        whole = each * training.target_tokens
+        unit, size = ("GB", 1e9) if whole >= 1e9 else ("MB", 1e6)
         lines.append(
-            f"teacher cache: {each:,.0f} bytes a token, about "
-            f"{each * training.target_tokens / 1e9:,.2f} GB on disk"
+            f"teacher cache: {each:,.0f} bytes a token, about {whole / size:,.2f} {unit} on disk"
         )
     return lines
 

@@ -190,9 +190,11 @@ class Exposition:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             log.warning(
-                "telemetry.openmetrics: cannot write %s (%s); the run goes on without this file",
+                "telemetry.openmetrics: cannot write %s (%s); the run goes on without this file; "
+                "make the folder %s, or make it writable, and the next sample is written there",
                 self.path,
                 error.strerror or error,
+                self.path.parent,
             )
         self._warned = True
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+CORRECT = "correct it, or leave this run out"
+"""What to do about a value that no recorder should write."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -70,7 +73,7 @@ def read_lines(source: Source) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
             if is_unended:
                 return records, True
             raise ValueError(
-                f"{where}: not JSON ({error}); only a torn last line is tolerated"
+                f"{where}: not JSON ({error}), and only a torn last line is passed over; {CORRECT}"
             ) from None
         records.append((where, as_object(value, where)))
     return records, False
@@ -79,7 +82,9 @@ def read_lines(source: Source) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
 def as_object(value: Any, where: str) -> dict[str, Any]:
     """The value, which has to be a JSON object."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: holds {type(value).__name__}, expected a JSON object")
+        raise ValueError(
+            f"{where}: holds {type(value).__name__}, expected a JSON object; {CORRECT}"
+        )
     return value
 
 
@@ -96,7 +101,9 @@ def number(record: dict[str, Any], key: str, where: str) -> float | None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{where}: {key} is {value!r}, expected a number of 0 or more, or null")
+        raise ValueError(
+            f"{where}: {key} is {value!r}, expected a number of 0 or more, or null; {CORRECT}"
+        )
     return float(value)
 
 
@@ -104,5 +111,7 @@ def count(record: dict[str, Any], key: str, where: str) -> int:
     """The whole number of 0 or more below a key, which has to be there."""
     value = record.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{where}: {key} is {value!r}, expected a whole number of 0 or more")
+        raise ValueError(
+            f"{where}: {key} is {value!r}, expected a whole number of 0 or more; {CORRECT}"
+        )
     return value

@@ -14,7 +14,15 @@ from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry.energy import Tally, advance
 from kdwatts.telemetry.parts import AGREEMENT
 from kdwatts.telemetry.readings import MAX_DELTA_S, UNKNOWN_LIMIT_W, Reading, Sensor, may_be_power
-from multirun_analysis.importer.foreign import Source, as_object, count, number, read_lines, section
+from multirun_analysis.importer.foreign import (
+    CORRECT,
+    Source,
+    as_object,
+    count,
+    number,
+    read_lines,
+    section,
+)
 
 WINDOW = "run/distill"
 """The recorder ran from the start of a distillation to its end; ours calls that window so."""
@@ -225,10 +233,10 @@ def _of_device(trace: Trace, index: int) -> Iterator[tuple[float, DeviceTick]]:
 def _tick(record: dict[str, Any], where: str) -> Tick:
     gpus = record.get("gpus")
     if not isinstance(gpus, list):
-        raise ValueError(f"{where}: gpus is {gpus!r}, expected a list of GPUs")
+        raise ValueError(f"{where}: gpus is {gpus!r}, expected a list of GPUs; {CORRECT}")
     devices = tuple(_device(as_object(gpu, f"{where}: gpus"), where) for gpu in gpus)
     if len({device.index for device in devices}) < len(devices):
-        raise ValueError(f"{where}: one gpu_index stands on two GPUs; this is no sample of a node")
+        raise ValueError(f"{where}: one gpu_index stands on two GPUs; {CORRECT}")
     host = section(record, "cpu", where)
     return Tick(
         time=_time(record.get("timestamp"), where),
@@ -254,7 +262,7 @@ def _device(gpu: dict[str, Any], where: str) -> DeviceTick:
 
 def _name(value: Any, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{where}: gpu_name is {value!r}, expected a text or null")
+        raise ValueError(f"{where}: gpu_name is {value!r}, expected a text or null; {CORRECT}")
     return value
 
 
@@ -268,7 +276,9 @@ def _time(value: Any, where: str) -> datetime:
     try:
         time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: timestamp is {value!r}, expected an ISO 8601 time") from None
+        raise ValueError(
+            f"{where}: timestamp is {value!r}, expected an ISO 8601 time; {CORRECT}"
+        ) from None
     if time.tzinfo is None:
         raise ValueError(f"{where}: timestamp {value} has no offset from UTC; add it")
     return time

@@ -32,7 +32,8 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     else:
         lines.append(
             "No recommendation: no student has benchmark scores (its own and its teacher's), a "
-            "serving energy and a building energy. Run with eval=tiny, eval=quick or eval=paper."
+            "serving energy and a building energy. Run with eval=tiny, eval=offline, eval=quick or "
+            "eval=paper."
         )
     lines += _too_little(choice.too_little, gate)
     lines += [

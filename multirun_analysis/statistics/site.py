@@ -73,6 +73,10 @@ def counts_words(site: Site) -> str:
     )
 
 
+_MAY_BE_NULL = ("price_usd_per_kwh", "wue_l_per_kwh")
+"""Figures that a site may lack."""
+
+
 def site_of(name: str) -> Site:
     """The site of that name, or of a file of one's own, which ends with .yaml.
 
@@ -87,16 +91,20 @@ def site_of(name: str) -> Site:
             "file of your own, such as my_site.yaml"
         )
     entries = read_settings(path)
-    for key in ("grid_gco2e_per_kwh", "pue"):
-        if not isinstance(value_at(entries, key), int | float):
-            raise ValueError(f"{path}: {key} is no number; give one, as conf/site/world.yaml does")
-    price, wue = (entries.get(key) for key in ("price_usd_per_kwh", "wue_l_per_kwh"))
+    for key in ("grid_gco2e_per_kwh", "pue", *_MAY_BE_NULL):
+        value = value_at(entries, key)
+        if value is None and key in _MAY_BE_NULL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            or_null = ", or null if you know none" if key in _MAY_BE_NULL else ""
+            raise ValueError(
+                f"{path}: {key} is no number; give one, as conf/site/world.yaml does{or_null}"
+            )
     return Site(
         path.stem,
         float(entries["grid_gco2e_per_kwh"]),
         float(entries["pue"]),
-        price_usd_per_kwh=None if price is None else float(price),
-        wue_l_per_kwh=None if wue is None else float(wue),
+        **{key: None if entries.get(key) is None else float(entries[key]) for key in _MAY_BE_NULL},
         **{key: entries.get(key) for key in ("grid_source", "pue_source")},
         **{key: entries.get(key) for key in ("price_source", "wue_source")},
         **_stated_grid(entries, path),

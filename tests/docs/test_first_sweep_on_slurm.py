@@ -7,18 +7,29 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from kdwatts.cli import guards
+from kdwatts.cli import flags, guards
 from kdwatts.cli.preflight import preflight
+from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Cluster
 from kdwatts.planning.fits import check_memory
+from tests.docs.pages import ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/tutorials/first_sweep_on_slurm.md").read_text()
-COMMANDS = re.findall(r"^python -m kdwatts (.*)$", PAGE, re.MULTILINE)
+COMMANDS = [
+    command.removeprefix("python -m kdwatts ")
+    for block in blocks(PAGE)
+    if block.language == "bash"
+    for command in block.commands
+    if command.startswith("python -m kdwatts ")
+]
+
+
+def composed(command: str) -> list[Config]:
+    arguments = flags.parse(shlex.split(command))
+    return preflight(arguments.overrides, multirun=arguments.multirun)
 
 
 @pytest.fixture
@@ -30,11 +41,7 @@ def no_word(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_page_composes_and_its_runs_fit_their_gpu(command: str, no_word: None):
-    words = shlex.split(command)
-    # Hydra's own words are for its launcher.
-    overrides = [w for w in words if w != "-m" and not w.startswith("hydra.")]
-    configs = preflight(overrides, multirun="-m" in words)
-    for config in configs:
+    for config in composed(command):
         assert config.gpu.name == "h100"
         check_memory(config)
 
@@ -43,8 +50,7 @@ def test_the_page_has_its_commands_and_the_array_that_it_speaks_of(no_word: None
     assert len(COMMANDS) == 7
     assert "one array of twelve jobs" in PAGE
     sweep = [command for command in COMMANDS if "training.seed=0,1,2" in command]
-    words = [word for word in shlex.split(sweep[0]) if word != "-m"]
-    assert len(preflight(words, multirun=True)) == 12
+    assert len(composed(sweep[0])) == 12
 
 
 def test_the_page_names_every_key_of_the_section_cluster_and_only_those():

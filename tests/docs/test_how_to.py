@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hydra._internal.utils import get_args_parser
 
-from kdwatts.cli import guards
+from kdwatts.cli import flags, guards
 from kdwatts.cli.preflight import command_of
 from kdwatts.config.checks import check
 from kdwatts.config.experiment import STAGES, Config
 from multirun_analysis.report.page import PROFILES, report_name
 from multirun_analysis.statistics.choice import VERDICTS
+from tests.docs.pages import ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs/how_to").glob("*.md")), ROOT / "docs/faq.md"]
-BLOCK = re.compile(r"(?:<!-- ([a-z ]+): [^\n]+ -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 
 class Command(NamedTuple):
@@ -38,10 +36,9 @@ class Command(NamedTuple):
 
 def _commands() -> Iterator[Command]:
     for page in PAGES:
-        for note, language, block in BLOCK.findall(page.read_text("utf-8")):
-            if language == "bash":
-                for line in block.replace("\\\n", " ").splitlines():
-                    yield Command(page, line.partition("  #")[0].strip(), not note)
+        for block in blocks(page.read_text("utf-8")):
+            for line in block.commands if block.language == "bash" else []:
+                yield Command(page, line, not block.mark)
 
 
 COMMANDS = list(_commands())
@@ -65,13 +62,13 @@ def section(page: str, title: str) -> str:
 
 def write_files(page: Path, folder: Path) -> None:
     """The files that a page has its reader write, and texts and models that it speaks of."""
-    blocks = BLOCK.findall(page.read_text("utf-8"))
-    for _, _, block in blocks:
+    texts = [block.text for block in blocks(page.read_text("utf-8"))]
+    for text in texts:
         # Hydra reads a file's package off its first line alone.
-        if name := re.match(r"(?:# @package \w+\n)?# ([\w./-]+\.yaml)\n", block):
+        if name := re.match(r"(?:# @package \w+\n)?# ([\w./-]+\.yaml)\n", text):
             path = folder / name[1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block, "utf-8")
+            path.write_text(text, "utf-8")
     (folder / "texts").mkdir(exist_ok=True)
     (folder / "runs/models/smollm2-135m-instruct").mkdir(parents=True, exist_ok=True)
     words = ["sun", "moon", "star", "river", "stone", "tree", "wind", "cloud", "bird", "song"]
@@ -83,16 +80,16 @@ def write_files(page: Path, folder: Path) -> None:
     for name in ("texts/a.jsonl", "texts/b.jsonl", "texts/ünï=1.jsonl", "answers.jsonl"):
         (folder / name).write_text(lines, "utf-8")
     if page.stem == "ask_benchmarks":
-        (question,) = [block for _, _, block in blocks if block.startswith('{"question"')]
+        (question,) = [text for text in texts if text.startswith('{"question"')]
         (folder / "my_tasks/capitals.jsonl").write_text(question * 4, "utf-8")
 
 
 def composed(line: str) -> list[Config]:
-    arguments = get_args_parser().parse_intermixed_args(shlex.split(line))
+    arguments = flags.parse(shlex.split(line))
     command = command_of(
         arguments.overrides,
         multirun=arguments.multirun,
-        added_dir=arguments.config_dir,
+        source=flags.config_file(arguments),
         is_shown=bool(arguments.cfg),
     )
     return command.configs

@@ -10,6 +10,7 @@ import pytest
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_allowed, workload_of
 from kdwatts.planning.fits import check_memory, memory_lines
+from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.suggest import suggest
 
 Configure = Callable[..., Any]
@@ -95,6 +96,16 @@ def test_small_memory_is_told_in_mib_and_what_takes_none_is_not(configure: Confi
     assert "teacher" not in parts and "cast weights" not in parts
 
 
+def test_a_plan_of_a_small_pair_on_a_gpu_shows_mib_and_no_zeros(configure: Configure):
+    config = configure("gpu=h100", "paradigm=response", "training=smoke")
+    budget = estimate(workload_of(config))
+    teacher, evaluation, fits = memory_lines(config, budget)[2:]
+    whole_mib = 1024 * budget.teacher_whole_gib
+    assert evaluation.startswith(f"  evaluation: {whole_mib:.1f} MiB on one GPU (")
+    assert f" MiB on one GPU (the teacher {whole_mib:.0f}, a forward pass " in teacher
+    assert f"the same steps fit one GPU with {1024 * budget.total_gib:.0f} MiB each: " in fits
+
+
 def test_a_teacher_of_seventy_billion_is_refused_with_the_bits_that_fit(configure: Configure):
     config = configure(*BIG, "paradigm=sft", "training=fsdp")
     said = "evaluation needs about 131 GiB .*, and one gpu=h100 has room for 79 GiB; set "
@@ -116,3 +127,10 @@ def test_a_plan_says_which_part_of_a_run_the_gpu_has_no_room_for(configure: Conf
     assert memory_lines(alone, estimate(workload_of(alone)))[-1].startswith(
         "  the same steps fit 4 GPUs with "
     )
+
+
+def test_a_small_teacher_cache_is_shown_in_mb(configure: Configure):
+    """126 bytes of each of 8,192 tokens are 1.03 MB."""
+    config = configure("gpu=cpu", "paradigm=response", "training=smoke")
+    lines = size_lines(config, estimate(workload_of(config)))
+    assert "teacher cache: 126 bytes a token, about 1.03 MB on disk" in lines

@@ -183,6 +183,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_stops_nothing(
     (message,) = caplog.messages
     assert os.strerror(errno.ENOENT) in message
     assert "the run goes on without this file" in message
+    assert f"; make the folder {tmp_path / 'nowhere'}, or make it writable, and" in message
     (tmp_path / "nowhere").mkdir()
     exposition.write([GPU])
     assert exposition.path.is_file(), "it is tried again"

@@ -33,7 +33,7 @@ def test_a_quotient_that_is_not_the_energy_over_its_tokens_is_refused(key):
         ({"E_run_J": None}, "E_run_J, T_in and T_out are None, 100 and 200"),
         ({"T_out": 0}, "are 600.0, 100 and 0, expected numbers above 0"),
         ({"T_in": 1.5}, "T_in is 1.5, expected a whole number"),
-        ({"E_run_J": "much"}, "E_run_J is 'much', expected a number"),
+        ({"E_run_J": "much"}, "E_run_J is 'much', expected a number .*; correct it, or leave"),
     ],
 )
 def test_an_energy_without_its_tokens_is_refused(changes, message):

@@ -186,8 +186,9 @@ def test_a_sample_that_is_not_as_agreed_is_refused_by_file_and_line(
     lines = (folder / "telemetry.jsonl").read_text().splitlines()
     lines[2] = broken(lines[2], **change)
     (folder / "telemetry.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=r"telemetry\.jsonl" + message):
+    with pytest.raises(ValueError, match=r"telemetry\.jsonl" + message) as refusal:
         trace_of(folder)
+    assert re.search("; (correct it, or leave this run out|add it|sort .*)$", str(refusal.value))
 
 
 def test_a_broken_line_that_is_not_the_last_is_refused_by_file_and_line(foreign, tmp_path):
@@ -195,7 +196,10 @@ def test_a_broken_line_that_is_not_the_last_is_refused_by_file_and_line(foreign,
     lines = (folder / "telemetry.jsonl").read_text().splitlines()
     lines[4] = lines[4][:40]
     (folder / "telemetry.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=r"telemetry\.jsonl:5: not JSON .* only a torn last line"):
+    with pytest.raises(
+        ValueError,
+        match=r"telemetry\.jsonl:5: not JSON .* a torn last line is passed over; correct",
+    ):
         trace_of(folder)
 
 

@@ -30,3 +30,8 @@ def test_a_setting_whose_interval_reaches_what_is_asked_is_not_said_to_keep_too_
     said = choice_words(choice, None, Gate(0.5), days=365)
     assert "Keeps too little: sft (39 %, 31 to 48 %)." in said
     assert "the interval reaches your limit: relational (48 %, 39 to 56 %)." in said
+
+
+def test_runs_without_scores_are_answered_with_the_benchmarks_that_need_no_network():
+    said = choice_words(choose([], gate=Gate(0.5), tokens=1e9), None, Gate(0.5), days=365)
+    assert said.endswith("Run with eval=tiny, eval=offline, eval=quick or eval=paper.")

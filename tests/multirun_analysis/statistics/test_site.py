@@ -47,6 +47,15 @@ def test_a_file_of_one_s_own_is_a_site_that_has_the_file_s_name(tmp_path):
         site_of(str(tmp_path / "none.yaml"))
 
 
+@pytest.mark.parametrize("key", ["price_usd_per_kwh", "wue_l_per_kwh"])
+def test_a_price_or_a_water_figure_that_is_no_number_is_refused_with_file_and_key(tmp_path, key):
+    path = tmp_path / "our_room.yaml"
+    for value in ("20 cents", "true"):
+        path.write_text(f"grid_gco2e_per_kwh: 120\npue: 1.4\n{key}: {value}\n")
+        with pytest.raises(ValueError, match=f"^{path}: {key} is no number; give one, .* or null"):
+            site_of(str(path))
+
+
 def test_a_site_of_one_s_own_is_read_as_yaml_and_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("multirun_analysis.statistics.site.conf_dir", lambda: tmp_path)
     (tmp_path / "site").mkdir()
