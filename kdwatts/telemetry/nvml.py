@@ -66,10 +66,7 @@ class OpenDevice:
 
 @dataclass(frozen=True)
 class SlowQuantities:
-    """Quantities that change slowly and cost more to read.
-
-    None where the GPU does not state one.
-    """
+    """What changes slowly and costs more to read. None where the GPU does not state it."""
 
     util_pct: float | None
     memory_used_gib: float | None
