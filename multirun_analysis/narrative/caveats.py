@@ -268,7 +268,10 @@ def _carbon(students: list[Row]) -> str:
     sites = sorted(
         f"{factor_words(site)}, {provenance_words(site)}" for site in stated_sites(students)
     )
-    text = f"CO2e is own energy times PUE times the grid factor ({'; '.join(sites)})."
+    text = (
+        f"CO2e is energy times PUE times the grid factor ({'; '.join(sites)}). It is that of own "
+        "energy where nothing else is said."
+    )
     return f"{text} {site_words(students)}" if sites else ""
 
 

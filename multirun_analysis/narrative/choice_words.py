@@ -120,8 +120,9 @@ def _reasons(choice: Choice, site: Site | None, gate: Gate, days: float) -> list
         lines.append(_carbon(best, saved, site))
     if choice.cannot_tell:
         lines.append(
-            "Of settings whose energies do not differ clearly, this is the cheapest to build, or "
-            "the one that keeps most."
+            "Several settings do not differ clearly in energy. Of these it is the cheapest to "
+            "build, then the one that keeps most accuracy, as far as intervals tell. If they do "
+            "not tell, it is the one whose building drew the least."
         )
     if choice.as_accurate:
         found = listed(choice.as_accurate)
