@@ -55,7 +55,7 @@ each combination.
 | 1 | a run failed; the sentence on stderr and the run's `status.json` say why |
 | 2 | the command was refused, and nothing was started |
 | 75 | a run was stopped by a signal or has still to go on; give the same command again |
-| 130 | you ended the driver of a sweep on Slurm by Ctrl-C; its jobs go on |
+| 130 | Ctrl-C ended the command at once; jobs that it sent to Slurm go on |
 | 141 | nobody reads the output any more, as when it goes to `head` |
 
 Under `torchrun` the exit code is 1 in place of 75.

@@ -43,7 +43,10 @@ def next_attempt(run_dir: Path) -> int:
 def read_status(run_dir: Path) -> dict[str, Any]:
     """The content of status.json. Empty in a folder where no run has started."""
     path = run_dir / STATUS_NAME
-    return read_json(path) if path.is_file() else {}
+    status = read_json(path) if path.is_file() else {}
+    if not isinstance(status, dict):
+        raise ValueError(f"{path} is not what kdwatts wrote; delete it and run again")
+    return status
 
 
 def check_alone(run_dir: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 # Before torch is imported: workers that spin starve the sampler's thread and each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -23,7 +24,7 @@ from kdwatts.cli.closing import report_line
 from kdwatts.cli.failure import print_failure, raised_by_hydra
 from kdwatts.cli.flags import ConfigFile, config_file, parse
 from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
-from kdwatts.cli.refusal import EXPECTED
+from kdwatts.cli.refusal import EXPECTED, print_error
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
 from kdwatts.cli.sweep import EXIT_FAILED
 from kdwatts.config.experiment import Config
@@ -41,9 +42,9 @@ SWEEP_OF_ONE = (
 
 REFUSED = (
     *(ValueError, NVMLError, YAMLError, HydraException, OmegaConfBaseException),
-    *(AttributeError, AssertionError),
+    *(AttributeError, AssertionError, RecursionError, OSError),
 )
-"""What composing raises; the last two come from OmegaConf for a key below a part that is null."""
+"""What composing raises; two of these come from OmegaConf for a key below a part that is null."""
 
 
 def _print_plans(configs: Sequence[Config]) -> None:
@@ -84,8 +85,8 @@ def _main() -> None:
     try:
         arguments = parse(sys.argv[1:])
         source, leads = config_file(arguments), launched().leads
-    except ValueError as error:
-        print(f"kdwatts: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print_error(error)
         sys.exit(EXIT_REFUSED)
     asks_only = any(
         (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)
@@ -107,11 +108,17 @@ def _main() -> None:
                 if leads and "plan" not in command.until:
                     _prefetch(command.configs)
                 return
-        with folder_of_hydra(leads, None if arguments.cfg else command), raised_by_hydra():
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(folder_of_hydra(leads, None if arguments.cfg else command))
+            except EXPECTED as error:  # Nothing is written yet.
+                print_failure(error)
+                sys.exit(EXIT_REFUSED)
+            stack.enter_context(raised_by_hydra())
             hydra.main(config_path=str(source.folder), config_name=source.name, **VERSION_BASE)(
                 run
             )()
-    except EXPECTED as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
             raise
         print_failure(error)
@@ -148,6 +155,8 @@ def _checked(arguments: Namespace, source: ConfigFile, *, leads: bool) -> Comman
             print(SWEEP_OF_ONE, file=sys.stderr)
         if leads and not arguments.cfg and "plan" in command.until:
             _print_plans(command.configs)
+    except BrokenPipeError:
+        raise  # Nobody reads the plan any more.
     except REFUSED as error:
         if leads:
             print_failure(error)

@@ -42,6 +42,8 @@ def parsed(words: Sequence[str]) -> list[Override]:
 def unread(word: str) -> str:
     """What is wrong with a word that Hydra cannot read as an override, and what helps."""
     key, equals, value = word.partition("=")
+    if value.endswith(",") and value[:1] not in ("[", "{"):
+        return f"{word!r} ends with a comma; write the values without blanks, as group.key=a,b"
     if value.startswith("="):
         return f"{word!r} has two = in a row; write group.key=value"
     if equals and re.fullmatch(r"\w+\(.*\)", value):

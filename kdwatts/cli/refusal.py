@@ -74,6 +74,22 @@ def in_one_sentence(error: BaseException) -> str:
         )
     if found := re.match(r"In '(.+?)': \w+ raised while composing config:\n(.+)", str(error)):
         return _in_file(found[1], str(error), found[2])
+    if several := re.search(r"Ambiguous value for argument '(.+?)'\n", str(error)):
+        key, _, values = several[1].partition("=")
+        or_list = "" if re.match(r"\w+\(", values) else f", or write a list as '{key}=[{values}]'"
+        return (
+            f"{several[1]} has several values, and this command is a single run; add -m for a run "
+            f"of each{or_list}"
+        )
+    if isinstance(error, RecursionError):
+        return (
+            "a defaults list names its own file, or two name each other, so the settings have no "
+            "end; take that entry out"
+        )
+    if isinstance(error, HydraException | ValueError) and (
+        said := _of_defaults_list(_words(error))
+    ):
+        return said
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if isinstance(error, SafetensorError) and "No space left" in str(error):
@@ -89,6 +105,28 @@ def in_one_sentence(error: BaseException) -> str:
             "stage reads, or choose a larger GPU"
         )
     return (words if isinstance(error, EXPECTED) else f"{kind}: {words}") if words else kind
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
+def _of_defaults_list(words: str) -> str | None:
+    """What is wrong with the defaults list of a file of one's own; None for other words."""
+    if found := re.match(r"Could not override '(.+?)'\. ?No match in the defaults list", words):
+        return (
+            f"{found[1]} is chosen, and the file that the settings begin with lists no {found[1]} "
+            "in its defaults; begin that file with `defaults: [config, _self_]`"
+        )
+    if found := re.match(r"(\S+) appears more than once in the final defaults list", words):
+        return (
+            f"{found[1]} appears more than once in the defaults lists; write `override {found[1]}: "
+            "OPTION` in the list of your file"
+        )
+    if found := re.match(r"Invalid defaults list in '(.+?)', (.+)", words):
+        return f"{found[1]}.yaml: {found[2]}; write `defaults: [config, _self_]`"
+    return None
 
 
 def _in_file(name: str, text: str, fault: str) -> str:

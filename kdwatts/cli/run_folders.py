@@ -17,7 +17,6 @@ from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
 from kdwatts.cli import sweep
 from kdwatts.cli.overrides import quoted
 from kdwatts.cli.preflight import Command
-from kdwatts.config.experiment import Config
 from kdwatts.runtime.paths import check_path, expanded
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,13 @@ def claimed(asked: DictConfig, *, is_sweep: bool) -> Iterator[list[str]]:
     is_fresh = isinstance(written, dict) and "${now:" in str(written["dir"])
     if is_fresh:
         path = fresh_dir(path)
-    elif not is_sweep:
+    elif is_sweep:
+        if (path / CONFIG_NAME).is_file() and not (path / SWEEP_NAME).is_file():
+            raise ValueError(
+                f"hydra.sweep.dir={path} is the folder of a single run; give another, or go on "
+                f"with the run by hydra.run.dir={path} without -m"
+            )
+    else:
         if (path / SWEEP_NAME).is_file():
             raise ValueError(
                 f"hydra.run.dir={path} is the folder of a sweep; give another, or go on with the "
@@ -144,9 +149,8 @@ def settings_of_first_start(run_dir: Path, tree: DictConfig) -> DictConfig:
     Where its artifacts lie and how it is sent, which change no result, are as asked for now.
     """
     path = run_dir / CONFIG_NAME
-    if path.is_file():
-        first = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        assert isinstance(first, DictConfig)
+    first = sweep.first_settings(run_dir)
+    if first is not None:
         if sweep.differences(first, tree):
             log.warning("the run goes on with the settings of its first start, %s", path)
         for name in sweep.NOT_COMPARED:

@@ -22,14 +22,12 @@ from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.runtime import slurm_jobs
+from kdwatts.runtime.interrupt import EXIT_INTERRUPTED
 
 log = logging.getLogger(__name__)
 
 BEFORE_THE_STUDENT = ("shards", "generate", "teacher")
 """Stages of a job that is submitted before the array."""
-
-EXIT_INTERRUPTED = 130
-"""What a shell says of a command that Ctrl-C ended."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from kdwatts.artifacts.manifest import CONFIG_NAME, read_status
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.experiment import Config
 
 EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
@@ -49,14 +52,47 @@ def is_done(run_dir: Path) -> bool:
 
 def check_same(run_dir: Path, tree: DictConfig, *, kind: str = "sweep") -> None:
     """Raise ValueError when the folder holds a run of other settings than these."""
+    first = first_settings(run_dir, kind=kind)
+    if first is None:
+        return
+    for key, (found, asked) in differences(first, tree).items():
+        raise ValueError(
+            f"{run_dir} holds a run with {key}={_shown(found)}, and this command asks for "
+            f"{_shown(asked)}; give another hydra.{kind}.dir, or the settings that the run has"
+        )
+
+
+def _shown(value: Any) -> Any:
+    """A value as a command has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def first_settings(run_dir: Path, *, kind: str = "run") -> DictConfig | None:
+    """The configuration of the folder's first attempt; None where it has none.
+
+    Raises ValueError for a file that is torn, or of a version with other settings.
+    """
     path = run_dir / CONFIG_NAME
     if not path.is_file():
-        return
-    for key, (found, asked) in differences(OmegaConf.load(path), tree).items():
-        raise ValueError(
-            f"{run_dir} holds a run with {key}={found}, and this command asks for {asked}; give "
-            f"another hydra.{kind}.dir, or the settings that the run has"
-        )
+        return None
+    try:
+        saved = OmegaConf.load(path)
+        if not isinstance(saved, DictConfig):
+            raise ValueError("it is a list")
+        first = OmegaConf.merge(OmegaConf.structured(Config), saved)
+        missing = OmegaConf.missing_keys(first)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        problem = in_one_sentence(error).partition(";")[0]
+    else:
+        if isinstance(first, DictConfig) and not missing:
+            return first
+        problem = f"it lacks {min(missing, default='all')}"
+    raise ValueError(
+        f"{path} is torn or of another version of kdwatts ({problem}); give another "
+        f"hydra.{kind}.dir, or remove that folder"
+    )
 
 
 def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Schedulers send SIGTERM or SIGUSR2 before they kill; a person presses Ctrl-C (SIGINT)."""
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""What a shell says of a command that Ctrl-C ended."""
 
 _received: list[int] = []
 _patience_s: float | None = None
@@ -33,6 +37,16 @@ def _give_up(number: int, frame: FrameType | None) -> None:
         f"stopped by {requested()}; the stage in progress did not end within {_patience_s:g} s and "
         "was given up, all stages before it are kept; run the same command to go on"
     )
+
+
+@contextmanager
+def ended_in_a_sentence(command: str) -> Iterator[None]:
+    """A context that a Ctrl-C ends with one sentence and exit code 130, where it ends it at all."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{command}: stopped by Ctrl-C; run the same command to go on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def until_unread() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            _flush()
     except BrokenPipeError as error:
         unread = [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]
         if not unread:
@@ -54,6 +54,21 @@ def until_unread() -> Iterator[None]:
         ended = error.__context__
         failed = isinstance(ended, SystemExit) and ended.code
         sys.exit(ended.code if isinstance(ended, SystemExit) and failed else EXIT_UNREAD)
+
+
+def _flush() -> None:
+    """Write what was printed. Exits with 1, after one sentence, where stdout takes no more."""
+    try:
+        if sys.stdout is not None:  # It is None where the shell closed it: `>&-`.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        found = str(error.strerror).lower()
+        sentence = f"stdout cannot be written ({found}); give it a place that can, and run it again"
+        print(f"kdwatts: {sentence}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def is_unread(stream: object) -> bool:

@@ -178,6 +178,8 @@ def _note_signals() -> Callable[[], int]:
 
 def _not_startable(program: str) -> tuple[str, int]:
     """Why a program cannot be started, and the exit code that shells give then."""
+    if not program:
+        return "the command after -- has an empty name; give a program", EXIT_NOT_FOUND
     folders = [""] if os.sep in program else os.get_exec_path()
     found = [path for path in (Path(folder, program) for folder in folders) if path.exists()]
     if not found:
@@ -213,7 +215,10 @@ def _open_folder(folder: Path) -> int:
     last = max(_last_attempt(folder / name) for name in ROWS_NAMES)
     summary_path = folder / SUMMARY_NAME
     if summary_path.is_file():
-        last = max(last, read_json(summary_path)["attempt"])
+        summary = read_json(summary_path)
+        if not isinstance(summary, dict) or not isinstance(summary.get("attempt"), int):
+            raise ValueError(f"{summary_path} is not what kdwatts wrote; give another --out")
+        last = max(last, summary["attempt"])
     return last + 1
 
 

@@ -22,6 +22,7 @@ from multirun_analysis.statistics.candidates import Candidate, building_j, teach
 from multirun_analysis.statistics.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.statistics.savings import absolute_interval, whole_saving
 from multirun_analysis.statistics.site import Site, common_site, site_of
+from multirun_analysis.values.refusals import in_words
 from multirun_analysis.values.rows import distinct_students, to_rows
 
 MIN_KEPT = 0.5
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise  # `until_unread` ends quietly where nobody reads the answer any more.
     except (ValueError, OSError) as error:
-        print(f"multirun_analysis: {error}", file=sys.stderr)
+        print(f"multirun_analysis: {in_words(error)}", file=sys.stderr)
         return 2
 
 

@@ -33,6 +33,7 @@ from multirun_analysis.statistics.site import site_of
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import notice_line, notices_of
 from multirun_analysis.values.order import options_of
+from multirun_analysis.values.refusals import in_words
 from multirun_analysis.values.rows import to_rows
 
 DESCRIPTION = """\
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
+        _check_pdf(options.pdf)
         site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
@@ -91,17 +93,23 @@ def main(arguments: Sequence[str]) -> int:
             if problem := why_not(f"{options.static} figures"):
                 missing.append(f"--static {options.static}: {problem}")
             else:
-                written += write_figures(shown | by_setting, out_dir, options.static)
+                try:
+                    written += write_figures(shown | by_setting, out_dir, options.static)
+                except OSError as error:  # The tables and the page are written.
+                    missing.append(f"--static {options.static}: {in_words(error)}")
         if options.pdf:
             if problem := why_not("the page as PDF"):
                 missing.append(f"--pdf {options.pdf}: {problem}")
             else:
-                written.append(write_pdf(report_path, options.pdf))
+                try:
+                    written.append(write_pdf(report_path, options.pdf))
+                except OSError as error:  # The tables and the page are written.
+                    missing.append(f"--pdf {options.pdf}: {in_words(error)}")
         if options.readme:
             typed = shlex.join(arguments)
             written += write_readme(collected, options.readme, shown, arguments=typed)
     except (ValueError, OSError) as error:
-        print(f"multirun_analysis: {error}", file=sys.stderr)
+        print(f"multirun_analysis: {in_words(error)}", file=sys.stderr)
         return 2
     for problem in missing:
         print(f"multirun_analysis: {problem}", file=sys.stderr)
@@ -186,6 +194,13 @@ def _unreadable(runs: pd.DataFrame) -> list[str]:
         if re.match(r"[\w-]+\.jsonl?\b", note) and TORN not in note
     )
     return [notice_line(said) for said in found]
+
+
+def _check_pdf(path: Path | None) -> None:
+    """Raise ValueError for a path that is no PDF's: what is there would be replaced."""
+    if path is not None and (path.is_dir() or path.suffix.lower() != ".pdf"):
+        found = "is a folder" if path.is_dir() else "does not end with .pdf"
+        raise ValueError(f"--pdf {path} {found}; name the file that is to be written, as page.pdf")
 
 
 def _default_out(directories: Sequence[Path]) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import aligned
 from multirun_analysis.commands.run_states import STATES, RunState, run_states
+from multirun_analysis.values.refusals import in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = [one for directory in options.directories for one in run_states(directory)]
     except (ValueError, OSError) as error:
-        print(f"multirun_analysis: {error}", file=sys.stderr)
+        print(f"multirun_analysis: {in_words(error)}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps([asdict(one) for one in runs], indent=2))

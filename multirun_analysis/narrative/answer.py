@@ -36,8 +36,9 @@ MAX_LABELS = 8
 
 _WARNINGS = {
     "mixed": "These energies add measured and estimated parts. They are not measurements.",
-    "estimated": "No energy sensor could be read. These energies are estimates from processor load "
-    "and rated power. Use them to compare methods on one machine, not as measurements.",
+    "estimated": "For these students no energy sensor could be read. Their energies are estimates "
+    "from processor load and rated power. Use them to compare methods on one machine, not as "
+    "measurements.",
     "missing": "The energy of these runs is unknown.",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,10 @@ FORMATS = ("csv", "md", "tex")
 
 MAX_TYPESET = 200
 """Rows of a Markdown or LaTeX table, which is read and not computed with; CSV has all."""
+NO_BROWSER = (
+    "the browser that draws it does not start, or ended too early; install another, or set "
+    "BROWSER_PATH"
+)
 WIDTH_PX = 900
 _SCALE = {"png": 2.0}
 """Dots a pixel: print wants more than a screen, and lines need none."""
@@ -82,10 +87,11 @@ def write_figures(
     """Paths of figures/NAME.KIND of each exhibit, drawn by a browser that fetches nothing.
 
     Equal figures are equal files where they are SVG. Older ones of the kind are removed. `why_not`
-    tells beforehand whether they can be drawn.
+    tells beforehand whether they can be drawn. Raises OSError where the browser fails.
     """
     import kaleido
 
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # The browser's end is told by us.
     figures_dir = out_dir / "figures"
     figures_dir.mkdir(parents=True, exist_ok=True)
     paths = {figures_dir / f"{name}.{kind}": exhibit.figure for name, exhibit in shown.items()}
@@ -99,7 +105,10 @@ def write_figures(
         for path, figure in paths.items()
     ]
     # MathJax would be fetched; no label of ours needs it.
-    kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+    try:
+        kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+    except RuntimeError as error:
+        raise OSError(NO_BROWSER) from error
     if kind == "svg":
         for path in paths:
             path.write_text(_without_chance(path.read_text("utf-8")), encoding="utf-8")

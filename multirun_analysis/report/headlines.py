@@ -43,8 +43,7 @@ def esg_headline(study: Study) -> str | None:
         sentences.append(f"{subject} drew {kwh} kWh{emitted} ({line.energy_class}).")
     if site is None:
         return f"{' '.join(sentences)} Its CO2e is unknown, because its runs have no common site."
-    first, *rest = sentences
-    return " ".join([f"At site {site.name}, t{first[1:]}", *rest])
+    return f"{' '.join(sentences)} CO2e is at the grid factor of site {site.name}."
 
 
 HEADLINES = {"provider": provider_headline, "esg": esg_headline}

@@ -22,12 +22,22 @@ _SIGNS = str.maketrans(
         "<": "$<$",
         ">": "$>$",
         "|": "$|$",
+        # After the end of a row, brackets and an asterisk belong to it.
+        "[": "{[}",
+        "]": "{]}",
+        "*": "{*}",
+        "`": r"\textasciigrave{}",
         '"': "''",
         "±": r"$\pm$",
         "\N{MULTIPLICATION SIGN}": r"$\times$",
         "·": r"$\cdot$",
         "µ": r"$\mu$",
         "°": r"$^\circ$",
+        "\N{MINUS SIGN}": "$-$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "≈": r"$\approx$",
+        "→": r"$\to$",
         "…": r"\ldots{}",
         "†": r"$^\dagger$",
         "‡": r"$^\ddagger$",
@@ -35,12 +45,20 @@ _SIGNS = str.maketrans(
     }
 )
 
+_UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Signs without a shape, at which LaTeX stops."""
+_FOREIGN = re.compile(
+    r"[^\x00-\x7f\xa1-\xaa\xac-\xba\xbc-\xcf\xd1-\xdd\xdf-\xef\xf1-\xfd\xff"
+    r"\u2013\u2014\u2018\u2019\u201c\u201d\u2022]"
+)
+"""Letters that pdfLaTeX stops at with its own fonts: all but those of western Europe."""
+
 
 def latex_text(text: str) -> str:
-    """Plain text that LaTeX prints as it stands."""
+    """Plain text that LaTeX prints as it stands; signs that steer a terminal are left out."""
     if text == units.MISSING:
         return "--"
-    found = one_line(text).translate(_SIGNS).replace("CO2", "CO$_2$")
+    found = _UNPRINTED.sub("", one_line(text)).translate(_SIGNS).replace("CO2", "CO$_2$")
     return re.sub(r"(?<![\w.)}-])-(?=\d)", "$-$", found)  # A minus, and no hyphen of a name.
 
 
@@ -72,4 +90,6 @@ def latex_table(name: str, title: str, shown: Typeset, more: str) -> str:
         body = body.replace("\\caption", f"\\centering{_size(len(shown.heads))}\n\\caption", 1)
         body = body.replace("\\begin{tabular}", "\\smallskip\n\\begin{tabular}", 1)
     packages = "booktabs,longtable" if is_long else "booktabs"
-    return f"% Needs \\usepackage{{{packages}}}.\n{body}"
+    foreign = "".join(dict.fromkeys(_FOREIGN.findall(body)))
+    more = f" and, for {foreign}, LuaLaTeX with a font that has these" if foreign else ""
+    return f"% Needs \\usepackage{{{packages}}}{more}.\n{body}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from multirun_analysis.report.export import NO_BROWSER
 from multirun_analysis.values.atomic import replace_whole
 
 
@@ -16,12 +18,16 @@ def write_pdf(page_path: Path, pdf_path: Path) -> Path:
     """`pdf_path`, which holds the page: text that is searched, figures of lines, and an outline.
 
     Paper, margins and page numbers are those of the page's style, so the browser's own print is
-    the same. `export.why_not` tells beforehand whether there is a browser.
+    the same. `export.why_not` tells beforehand whether there is a browser. Raises OSError where it
+    does not print, or the file cannot be written.
     """
     address = page_path.resolve().as_uri()
     # A thread of its own has no event loop yet, as that of a notebook would.
     with ThreadPoolExecutor(1) as thread:
-        pdf = thread.submit(lambda: asyncio.run(_printed(address))).result()
+        try:
+            pdf = thread.submit(lambda: asyncio.run(_printed(address))).result()
+        except (RuntimeError, asyncio.CancelledError) as error:  # The browser's own end.
+            raise OSError(NO_BROWSER) from error
     pdf_path.parent.mkdir(parents=True, exist_ok=True)
     replace_whole(pdf_path, partial(Path.write_bytes, data=pdf))
     return pdf_path
@@ -30,6 +36,7 @@ def write_pdf(page_path: Path, pdf_path: Path) -> Path:
 async def _printed(address: str) -> bytes:
     from choreographer import Browser
 
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # Its end is told by us.
     async with Browser(headless=True) as browser:
         tab = await browser.create_tab()
         await _sent(tab, "Page.enable")

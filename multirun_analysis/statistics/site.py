@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def site_of(name: str) -> Site:
             raise ValueError(
                 f"{path}: {key} is no number; give one, as conf/site/world.yaml does{or_null}"
             )
+        least = 1 if key == "pue" else 0
+        if not least <= value < math.inf:
+            raise ValueError(f"{path}: {key}={value}; give a number of at least {least}")
     return Site(
         path.stem,
         float(entries["grid_gco2e_per_kwh"]),

@@ -116,6 +116,29 @@ def test_a_broken_file_of_one_s_own_is_named_with_its_fault(
     assert said in errors and errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "kdwatts: training is chosen, and the file that the settings begin with lists no"),
+        ("defaults: [mine]\n", "kdwatts: a defaults list names its own file, or two name each"),
+        ("defaults: {config: null}\n", "kdwatts: mine.yaml: defaults must be a list (got mapping"),
+        ("defaults: [config, training: tiny]\n", "kdwatts: training appears more than once in the"),
+    ],
+)
+def test_a_file_to_begin_with_whose_defaults_list_is_wrong_is_refused_in_one_sentence(
+    text: str,
+    said: str,
+    tmp_path: Path,
+    kdwatts: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+):
+    (tmp_path / "mine.yaml").write_text(text)
+    own = (f"--config-dir={tmp_path}", "--config-name=mine")
+    assert kdwatts("until=plan", *own, "training=smoke") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(said) and errors.count("\n") == 1
+
+
 def test_a_command_that_begins_with_a_file_of_one_s_own_is_checked_and_planned_like_others(
     tmp_path: Path, kdwatts: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ):

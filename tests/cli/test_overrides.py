@@ -37,6 +37,7 @@ def test_the_remedy_for_a_path_that_is_not_read_can_be_pasted_into_a_shell(path:
     ("word", "said"),
     [
         ("training.seed", "'training.seed' is no setting; write group.key=value"),
+        ("paradigm=sft,", "'paradigm=sft,' ends with a comma; write the values without blanks, as"),
         ("training.seed==3", "'training.seed==3' has two = in a row; write group.key=value"),
         ("training.seed=choice()", "'training.seed=choice()' calls a function that Hydra does"),
         ("paradigm.ce={weight:", "'paradigm.ce={weight:' is a list or a mapping that is not"),

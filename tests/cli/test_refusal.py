@@ -37,6 +37,15 @@ from kdwatts.config.checks import to_config
             "training.seed=abc",
             "training.seed: value 'abc' of type 'str' could not be converted to Integer; give a",
         ),
+        (
+            "training.seed=1,2",
+            "training.seed=1,2 has several values, and this command is a single run; add -m for a "
+            "run of each, or write a list as 'training.seed=[1,2]'",
+        ),
+        (
+            "training.seed=range(1,3)",
+            "training.seed=range(1,3) has several values, and this command is a single run; add -m",
+        ),
         ("data.source=null", "data=tiny has neither source nor sources; give exactly one of them"),
         ("data.name=null", "data.name: field 'data.name' is not Optional; give a value"),
         ("training.target_tokens=???", "training.target_tokens has no value; give one on the"),

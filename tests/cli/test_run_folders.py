@@ -17,7 +17,13 @@ from kdwatts.artifacts import manifest
 from kdwatts.cli import guards
 from kdwatts.cli.overrides import parsed
 from kdwatts.cli.preflight import compose
-from kdwatts.cli.run_folders import claimed, folder_of, fresh_dir, keep_first_command
+from kdwatts.cli.run_folders import (
+    claimed,
+    folder_of,
+    fresh_dir,
+    keep_first_command,
+    settings_of_first_start,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -104,6 +110,23 @@ def test_a_folder_is_refused_to_other_settings_and_open_to_its_own(tmp_path: Pat
         pass
 
 
+@pytest.mark.parametrize(
+    "text", ["a: [1, 2", "", "- 1\n", "hello\n", "\xff", "training:\n  old: 3\n", "training: 3\n"]
+)
+def test_settings_that_are_torn_or_of_another_version_are_refused_by_the_name_of_their_file(
+    text: str, tmp_path: Path
+):
+    path = tmp_path / manifest.CONFIG_NAME
+    path.write_bytes(text.encode("latin-1"))
+    sentence = rf"^{re.escape(str(path))} is torn or of another version of kdwatts \([^;]+\); give"
+    command = asked(f"hydra.run.dir={tmp_path}", "training.seed=1")
+    with pytest.raises(ValueError, match=sentence), claimed(command, is_sweep=False):
+        pass
+    with pytest.raises(ValueError, match=sentence):
+        settings_of_first_start(tmp_path, compose([]))
+    assert path.read_bytes() == text.encode("latin-1")
+
+
 def test_many_names_are_tried_until_one_is_free(tmp_path: Path):
     folders = [fresh_dir(tmp_path / "day" / "12-00-00").name for _ in range(3)]
     assert folders == ["12-00-00", "12-00-00-2", "12-00-00-3"]
@@ -156,6 +179,17 @@ def test_what_the_first_start_was_asked_stays_whatever_a_later_one_asks(tmp_path
     assert told["config"].training.seed == 1
     assert told["hydra"].hydra.job.name == "kdwatts"
     assert set(told) == {"config", "hydra", "overrides"}
+
+
+def test_a_sweep_is_not_put_into_the_folder_of_a_single_run(tmp_path: Path):
+    OmegaConf.save(compose([]), tmp_path / manifest.CONFIG_NAME, resolve=True)
+    command = asked(f"hydra.sweep.dir={tmp_path}")
+    sentence = r"is the folder of a single run; give another, or go on with the run by hydra\.run"
+    with pytest.raises(ValueError, match=sentence), claimed(command, is_sweep=True):
+        pass
+    (tmp_path / "multirun.yaml").touch()  # Of a version that put one there.
+    with claimed(command, is_sweep=True):
+        pass
 
 
 def test_a_run_is_not_put_on_top_of_a_sweep(tmp_path: Path):

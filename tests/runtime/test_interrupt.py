@@ -84,3 +84,11 @@ def test_work_that_has_ended_is_not_interrupted_any_more():
         interrupt.settle()
         time.sleep(0.1)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_ctrl_c_that_ends_a_command_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop, interrupt.ended_in_a_sentence("kdwatts"):
+        raise KeyboardInterrupt
+    assert stop.value.code == interrupt.EXIT_INTERRUPTED == 130
+    said = capsys.readouterr().err
+    assert said == "kdwatts: stopped by Ctrl-C; run the same command to go on\n"

@@ -113,3 +113,28 @@ def test_the_exit_code_of_a_failure_stays_and_another_pipe_that_breaks_is_told()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("BrokenPipeError: [Errno 32] Broken pipe")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_shell_closed_changes_no_exit_code(closed: str):
+    command = f'exec "$0" -m kdwatts.telemetry --nope {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this full disk")
+def test_output_that_no_disk_takes_is_told_in_one_sentence():
+    program = "from kdwatts.runtime.streams import until_unread\nwith until_unread(): print(1)"
+    command = f'exec "$0" -c "{program}" > /dev/full'
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, env=environment
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"kdwatts: stdout cannot be written (no space left on device);")
+    assert done.stderr.count(b"\n") == 1

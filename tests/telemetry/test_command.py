@@ -165,6 +165,7 @@ def test_the_exit_code_is_the_commands(start, script, expected, outcome):
         ("./no/such", 127, "./no/such is not found"),
         ("./trace.txt", 126, "trace.txt is not executable"),
         ("/", 126, "/ is a folder"),
+        ("", 127, "the command after -- has an empty name"),
     ],
 )
 def test_what_cannot_be_started_is_said_in_one_sentence_before_any_measurement(

@@ -14,7 +14,7 @@ from multirun_analysis.__main__ import main
 from multirun_analysis.report.latex import MAX_FLOAT_ROWS, latex_table, latex_text
 from multirun_analysis.report.typeset import Typeset
 
-EVIL = 'a_b & 50 % #1 $x^{2}$ ~ \\textbf{c} <d> | "e" ± 1'
+EVIL = 'a_b & 50 % #1 $x^{2}$ ~ \\textbf{c} <d> | "e" ± [*`1]'
 """A name that holds all signs that LaTeX reads."""
 
 
@@ -23,6 +23,20 @@ def test_text_is_printed_as_it_stands():
     assert latex_text("\\x ~ ^") == r"\textbackslash{}x \textasciitilde{} \textasciicircum{}"
     assert latex_text("<a> | ± 3 µJ†") == r"$<$a$>$ $|$ $\pm$ 3 $\mu$J$^\dagger$"
     assert latex_text("3 gCO2e") == "3 gCO$_2$e"
+
+
+def test_what_stands_after_the_end_of_a_row_does_not_belong_to_it():
+    assert latex_text("[a] *b") == "{[}a{]} {*}b"
+    assert latex_text("a\x1bb\x07") == "ab"
+    assert latex_text("\N{MINUS SIGN}3 ≤ x") == r"$-$3 $\le$ x"
+
+
+def test_a_table_with_letters_that_pdflatex_lacks_says_which_program_has_them():
+    shown = Typeset(["Run", "Energy (J)"], "lr", [["жук", "20"]], [None], "")
+    first = latex_table("energy_by_stage", "Energy by stage", shown, "").splitlines()[0]
+    assert first == (
+        r"% Needs \usepackage{booktabs} and, for жук, LuaLaTeX with a font that has these."
+    )
 
 
 def test_a_minus_is_one_and_the_hyphen_of_a_name_stays():

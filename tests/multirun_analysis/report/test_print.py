@@ -26,6 +26,35 @@ def test_without_a_browser_the_page_is_written_and_one_sentence_says_what_is_mis
     assert (tmp_path / "analysis" / "report.html").is_file() and not pdf_path.exists()
 
 
+def test_a_pdf_takes_the_place_of_nothing_else(make, tmp_path, capsys):
+    make.run(tmp_path / "0")
+    (tmp_path / "page.pdf").mkdir()
+    for path, found in (
+        (tmp_path / "page.pdf", "is a folder"),
+        (tmp_path / "0" / "config.yaml", "does not end with .pdf"),
+    ):
+        assert main([str(tmp_path), "--pdf", str(path)]) == 2
+        assert capsys.readouterr().err == (
+            f"multirun_analysis: --pdf {path} {found}; name the file that is to be written, as "
+            "page.pdf\n"
+        )
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_a_browser_that_ends_at_once_is_told_in_one_sentence_and_the_page_is_written(
+    make, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("choreographer")
+    monkeypatch.setenv("BROWSER_PATH", "/bin/false")
+    monkeypatch.setattr("multirun_analysis.commands.report_command.why_not", lambda what: None)
+    make.run(tmp_path / "0")
+    assert main([str(tmp_path), "--pdf", str(tmp_path / "page.pdf")]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"multirun_analysis: --pdf {tmp_path}/page.pdf: the browser ")
+    assert said.err.count("\n") == 1
+    assert f"{tmp_path}/analysis/report.html" in said.out
+
+
 @pytest.mark.parametrize(("arguments", "paper"), [([], "A4"), (["--paper", "letter"], "Letter")])
 def test_the_page_prints_on_the_paper_that_is_asked_for_and_on_a4_by_default(
     make, tmp_path, arguments, paper

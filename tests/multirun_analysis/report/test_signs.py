@@ -62,8 +62,8 @@ def test_a_reader_of_energy_and_emissions_has_them_in_the_headline(make, tmp_pat
     text = report_html(collect([tmp_path]), profile="esg", site=site_of("france"))
     headline = headline_of(text)
     # A stage of 1 kJ.
-    assert headline.startswith("At site france, this work drew 0.000278 kWh and emitted ")
-    assert headline.endswith(" kg CO2e (measured).")
+    assert headline.startswith("This work drew 0.000278 kWh and emitted ")
+    assert headline.endswith(" kg CO2e (measured). CO2e is at the grid factor of site france.")
 
 
 def test_a_provider_has_a_year_of_service_in_the_headline(sweep):

@@ -56,6 +56,21 @@ def test_a_price_or_a_water_figure_that_is_no_number_is_refused_with_file_and_ke
             site_of(str(path))
 
 
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ("grid_gco2e_per_kwh: -5\npue: 1.1\n", "grid_gco2e_per_kwh=-5; give a number of at least"),
+        ("grid_gco2e_per_kwh: .nan\npue: 1.1\n", "grid_gco2e_per_kwh=nan; give a number of at"),
+        ("grid_gco2e_per_kwh: 5\npue: 0.5\n", "pue=0.5; give a number of at least 1"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused(figures, said, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(figures)
+    with pytest.raises(ValueError, match=rf"mine\.yaml: {said}"):
+        site_of(str(path))
+
+
 def test_a_site_of_one_s_own_is_read_as_yaml_and_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("multirun_analysis.statistics.site.conf_dir", lambda: tmp_path)
     (tmp_path / "site").mkdir()
