@@ -58,16 +58,18 @@ def until_unread() -> Iterator[None]:
 
 def _flush() -> None:
     """Write what was printed. Exits with 1, after one sentence, where stdout takes no more."""
+    stdout = sys.stdout
+    if stdout is None:  # The shell closed it: `>&-`.
+        return
     try:
-        if sys.stdout is not None:  # It is None where the shell closed it: `>&-`.
-            sys.stdout.flush()
+        stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         found = str(error.strerror).lower()
         sentence = f"stdout cannot be written ({found}); give it a place that can, and run it again"
         print(f"kdwatts: {sentence}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         sys.exit(1)
 
 
