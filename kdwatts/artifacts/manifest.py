@@ -41,7 +41,10 @@ def next_attempt(run_dir: Path) -> int:
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
-    """The content of status.json. Empty in a folder where no run has started."""
+    """The content of status.json. Empty in a folder where no run has started.
+
+    Raises ValueError for a file that kdwatts did not write.
+    """
     path = run_dir / STATUS_NAME
     status = read_json(path) if path.is_file() else {}
     if not isinstance(status, dict):
