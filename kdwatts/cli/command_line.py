@@ -24,7 +24,7 @@ from kdwatts.cli.closing import report_line
 from kdwatts.cli.failure import print_failure, raised_by_hydra
 from kdwatts.cli.flags import ConfigFile, config_file, parse
 from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
-from kdwatts.cli.refusal import EXPECTED, print_error
+from kdwatts.cli.refusal import EXPECTED, in_one_sentence
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
 from kdwatts.cli.sweep import EXIT_FAILED
 from kdwatts.config.experiment import Config
@@ -86,7 +86,8 @@ def _main() -> None:
         arguments = parse(sys.argv[1:])
         source, leads = config_file(arguments), launched().leads
     except (ValueError, OSError) as error:
-        print_error(error)
+        # Not by `print_error`, which asks for the rank: perhaps it is what is wrong.
+        print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
     asks_only = any(
         (arguments.help, arguments.hydra_help, arguments.info, arguments.shell_completion)

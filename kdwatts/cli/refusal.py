@@ -74,7 +74,9 @@ def in_one_sentence(error: BaseException) -> str:
         )
     if found := re.match(r"In '(.+?)': \w+ raised while composing config:\n(.+)", str(error)):
         return _in_file(found[1], str(error), found[2])
-    if several := re.search(r"Ambiguous value for argument '(.+?)'\n", str(error)):
+    if several := re.search(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\n| requires)", str(error)
+    ):
         key, _, values = several[1].partition("=")
         or_list = "" if re.match(r"\w+\(", values) else f", or write a list as '{key}=[{values}]'"
         return (

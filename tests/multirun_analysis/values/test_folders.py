@@ -80,13 +80,13 @@ def test_a_folder_that_may_not_be_read_is_an_error(two_runs, monkeypatch, capsys
 
     def locked(path):
         if os.fspath(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", os.fspath(path))
+            raise PermissionError(13, "permission denied", os.fspath(path))
         return scandir(path)
 
     (two_runs / "locked").mkdir()
     monkeypatch.setattr(os, "scandir", locked)  # To the root user no folder is closed.
     assert main([str(two_runs)]) == 2
-    assert "Permission denied" in capsys.readouterr().err
+    assert "permission denied" in capsys.readouterr().err
 
 
 def test_runs_that_are_not_finished_are_named_by_what_chooses(make, tmp_path, capsys):
