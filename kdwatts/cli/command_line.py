@@ -30,10 +30,8 @@ from kdwatts.cli.sweep import EXIT_FAILED
 from kdwatts.config.experiment import Config
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
+from kdwatts.runtime.whole_install import EXIT_REFUSED
 from kdwatts.telemetry.nvml import list_gpus
-
-EXIT_REFUSED = 2
-"""Nothing was begun; how a run or a sweep ends is in kdwatts.cli.sweep."""
 
 SWEEP_OF_ONE = (
     "kdwatts: -m begins a sweep, and this command has one value for each setting, so the sweep has "

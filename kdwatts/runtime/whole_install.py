@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_REFUSED = 2
+"""Nothing was begun; how a run or a sweep ends is in kdwatts.cli.sweep."""
 
 
 @contextmanager

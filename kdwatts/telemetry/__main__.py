@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import print_anywhere, until_unread
-from kdwatts.runtime.whole_install import needs_the_whole_install
-
-EXIT_REFUSED = 2
+from kdwatts.runtime.whole_install import EXIT_REFUSED, needs_the_whole_install
 
 DESCRIPTION = """\
 Runs COMMAND and measures the energy that this job's GPUs, CPUs and memory draw meanwhile.

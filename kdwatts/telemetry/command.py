@@ -26,13 +26,13 @@ from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
 from kdwatts.runtime.paths import expanded
 from kdwatts.runtime.ranks import place_on_node
 from kdwatts.runtime.streams import aligned
+from kdwatts.runtime.whole_install import EXIT_REFUSED
 from kdwatts.telemetry import nvml, rapl, supervisor
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.supervisor import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Supervisor
 
 log = logging.getLogger(__name__)
 
-EXIT_REFUSED = 2
 SUMMARY_NAME = "summary.json"
 ROWS_NAMES = ("telemetry.jsonl", "stages.jsonl")
 DEFAULT_DIR = Path("runs/telemetry")
