@@ -8,10 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from kdwatts.config.device_choices import not_compiled_with, settle
 from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.config.pair import ModelSource
 from kdwatts.config.paradigm import Feature, Relational
+from kdwatts.config.quantization_checks import check_quantizations
+from kdwatts.config.serving_checks import check_serving
+from kdwatts.config.signals_checks import check_signals_engine
+from kdwatts.config.writing_checks import check_writers
 from kdwatts.runtime.ranks import launched
 
 
@@ -23,6 +28,7 @@ def to_config(tree: DictConfig) -> Config:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     _refuse_unreadable(config, "")
+    settle(config)
     check(config)
     return config
 
@@ -82,7 +88,11 @@ def check(config: Config, *, ranks: int | None = None) -> None:
     if relational and relational.level == "sequence":
         _check_groups(config, relational.group_size, num_ranks)
     _check_ranks(config, num_ranks)
-    if config.gpu.device == "cpu" and training.precision == "bf16" and training.compile:
+    check_serving(config, num_ranks)
+    check_quantizations(config)
+    check_writers(config)
+    check_signals_engine(config, num_ranks)
+    if config.gpu.device == "cpu" and training.precision == "bf16" and training.is_compiled:
         raise ValueError(
             "training.compile=true with bf16 on gpu=cpu is not supported; use precision=fp32"
         )
@@ -209,10 +219,10 @@ def _check_ranks(config: Config, num_ranks: int) -> None:
             f"paradigm={config.paradigm.name} lets the student write, and training.parallel=fsdp "
             "gives each rank only a part of the student; choose training.parallel=ddp"
         )
-    if training.parallel == "fsdp" and training.compile:
+    refused = not_compiled_with(config)
+    if refused and training.is_compiled:
         raise ValueError(
-            "training.compile=true with training.parallel=fsdp is not supported; set one of them "
-            "to its default"
+            f"training.compile=true with {refused} is not supported; set one of them to its default"
         )
 
 

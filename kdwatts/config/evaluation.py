@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from kdwatts.config.generation import WRITERS
 from kdwatts.config.ranges import at_least, between, choice
+from kdwatts.config.serving import Serving
 from kdwatts.runtime.paths import check_path
 
 HARNESSES = ("lm_eval", "lighteval")
@@ -160,11 +162,18 @@ class Eval:
     """Folder with your own tasks of lm-evaluation-harness, as YAML files. null adds none."""
     lighteval: Lighteval = field(default_factory=Lighteval)
     """How tasks of lighteval are run."""
+    engine: str = "loop"
+    """What writes the answers of lm-eval's tasks that generate: our own loop, transformers or vllm.
+    Tasks that compare likelihoods are always read by our own loop, and lighteval's by its own.
+    Interpreter and flags are those of eval.serving."""
     inference: InferenceGrid | None = None
-    """The serving benchmark. null measures no serving."""
+    """The serving benchmark of our own eager loop. null measures none."""
+    serving: Serving = field(default_factory=Serving)
+    """Serving under load, by an engine. With engine=loop it is not measured."""
 
     def __post_init__(self) -> None:
         at_least("eval.batch_size", self.batch_size, 1)
+        choice("eval.engine", self.engine, WRITERS)
         check_path("eval.data_dir", self.data_dir)
         check_path("eval.tasks_dir", self.tasks_dir)
         names = [task.display_name for task in self.tasks if isinstance(task, EvalTask)]

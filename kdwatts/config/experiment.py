@@ -18,7 +18,7 @@ from kdwatts.runtime.paths import check_path
 
 STAGES = (
     *("prefetch", "plan", "shards", "contamination", "generate", "teacher"),
-    *("distill", "evaluate", "inference"),
+    *("distill", "quantize", "evaluate", "inference", "serving"),
 )
 
 
@@ -48,7 +48,7 @@ class Config:
     """How the runs of a sweep are sent out."""
     store: StoreRules = field(default_factory=StoreRules)
     """When the store's artifacts may be reused."""
-    until: str = "inference"
+    until: str = "serving"
     """Stop after this stage. plan prints what the run would take and starts nothing; prefetch
     fetches what the run needs from hubs."""
     store_dir: str = MISSING

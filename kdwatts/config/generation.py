@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdwatts.config.ranges import above_zero, at_least, between
+from kdwatts.config.ranges import above_zero, at_least, between, choice
 
 TEXTS = ("corpus", "teacher", "student")
+WRITERS = ("loop", "transformers", "vllm")
+"""What writes text: our own loop, or an engine that is started for it."""
 
 
 @dataclass
@@ -32,6 +34,10 @@ class Generate:
     sampling). 1 draws from all."""
     seed: int = 0
     """Seed of what the teacher writes (text=teacher). All training seeds share one text."""
+    engine: str = "loop"
+    """What the teacher writes with (text=teacher): our own loop, transformers or vllm. Interpreter
+    and flags are those of eval.serving. The engine, its version and its flags are in the text's
+    key."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "new_tokens", "num_prompts"):
@@ -42,6 +48,7 @@ class Generate:
         above_zero("paradigm.generate.top_p", self.top_p)
         between("paradigm.generate.top_p", self.top_p, 0, 1)
         at_least("paradigm.generate.seed", self.seed, 0)
+        choice("paradigm.generate.engine", self.engine, WRITERS)
 
     def sizes(self, sequence_length: int) -> tuple[int, int]:
         """Tokens of a prompt and most tokens written after it, for rows of this length."""

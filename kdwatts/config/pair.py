@@ -116,6 +116,13 @@ class Architecture:
             )
 
 
+def block_weights_of(architecture: Architecture) -> int:
+    """Number of weights in the linear layers of one block."""
+    shape = architecture
+    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    return shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.intermediate_size)
+
+
 QUANTIZATIONS = ("int8", "int4")
 
 SAME_SHAPE = (

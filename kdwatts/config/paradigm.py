@@ -24,6 +24,7 @@ LAYER_MAPS = ("uniform", "last", "explicit", "cka")
 PROJECTORS = ("linear", "mlp", "none")
 DISTANCES = ("normalized_mse", "mse", "cosine")
 LEVELS = ("sequence", "token", "attention")
+SIGNALS_ENGINES = ("loop", "vllm")
 
 
 @dataclass
@@ -229,10 +230,19 @@ class Paradigm:
     """The teacher's hidden states."""
     relational: Relational | None = None
     """How the teacher's states lie to each other."""
+    signals_engine: str = "loop"
+    """What reads the text for a cached teacher: our own forward pass (loop), or vLLM (vllm), which
+    gives the k likeliest tokens at temperature 1. eval.serving.vllm says how vLLM is started."""
 
     def __post_init__(self) -> None:
         choice("paradigm.text", self.text, TEXTS)
         choice("paradigm.teacher", self.teacher, ("cached", "online"))
+        if self.signals_engine in ("transformers", "url"):
+            raise ValueError(
+                f"paradigm.signals_engine={self.signals_engine} cannot be used, as only vLLM gives "
+                "the log-probabilities of a prompt; choose vllm or loop"
+            )
+        choice("paradigm.signals_engine", self.signals_engine, SIGNALS_ENGINES)
         if self.ce is None and not self.needs_signals:
             raise ValueError(
                 f"paradigm={self.name} has no term; "

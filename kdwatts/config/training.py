@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -78,8 +79,10 @@ class Training:
     gradient_checkpointing: bool = False
     """Keep less for the backward pass and compute it again: less memory, about a third more
     work."""
-    compile: bool = False
-    """Compile the student with torch.compile. Compiling is metered in a window of its own."""
+    compile: Any = "auto"
+    """Whether student and teacher are compiled with torch.compile: true, false, or auto. auto
+    compiles if this saves more time than it takes. On a CPU it never compiles, nor on a GPU whose
+    rate is not known. The manifest says why. Compiling is metered in a window of its own."""
     respect_documents: bool = False
     """Whether a token sees its own document alone. If so, positions restart where a document begins
     in a row."""
@@ -99,16 +102,28 @@ class Training:
     shard."""
     teacher_parallel: str = "ddp"
     """How the ranks share a teacher that runs beside the student: as parallel."""
-    chunk_rows: int = 256
-    """Positions whose logits are held at once by the terms on the head. Fewer need less memory."""
+    chunk_rows: int | None = None
+    """Positions whose logits are held at once by the terms on the head. Fewer need less memory.
+    null is 256 on a CPU and 2,048 on a GPU."""
     checkpoint_every_s: float = 900.0
     """Least time between two checkpoints of the training."""
     log_every: int = 10
     """Steps between two rows of train.jsonl and two lines of the log."""
 
+    # Not annotated, so no option: why `compile` has its value.
+    compile_why = "training.compile was set"
+
     def __post_init__(self) -> None:
-        for name in ("target_tokens", "micro_batch", "accumulation", "chunk_rows", "log_every"):
+        for name in ("target_tokens", "micro_batch", "accumulation", "log_every"):
             at_least(f"training.{name}", getattr(self, name), 1)
+        if self.chunk_rows is not None:
+            at_least("training.chunk_rows", self.chunk_rows, 1)
+        # 1 == True, but a number is no answer to the question.
+        if not isinstance(self.compile, bool) and self.compile != "auto":
+            value = "null" if self.compile is None else self.compile
+            raise ValueError(
+                f"training.compile={value} is unknown; choose one of true, false, auto"
+            )
         at_least("training.seed", self.seed, 0)
         at_least("training.sequence_length", self.sequence_length, 2)
         for name in ("learning_rate", "clip_norm", "checkpoint_every_s"):
@@ -127,3 +142,20 @@ class Training:
             raise ValueError(
                 f"training.betas={self.betas} is out of range; give two numbers from 0 to below 1"
             )
+
+    @property
+    def rows_at_once(self) -> int:
+        """Positions whose logits are held at once, after `device_choices.settle`."""
+        assert self.chunk_rows is not None, "the device has not decided yet"
+        return self.chunk_rows
+
+    @property
+    def compiles_by_choice(self) -> bool:
+        """Whether models are compiled because somebody said so, and not by `auto`."""
+        return self.is_compiled and self.compile_why == Training.compile_why
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether models are compiled, after `device_choices.settle`."""
+        assert isinstance(self.compile, bool), "the device has not decided yet"
+        return self.compile

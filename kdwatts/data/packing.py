@@ -4,7 +4,7 @@ Row r holds the tokens from r T to r T + T, both included: T inputs, and T targe
 token further on.
 """
 
-# B sequences of a batch, T positions.
+# B sequences of a batch, T positions, N of the B T that have a target.
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.data.positions import attention_inputs, positions_in_documents
+from kdwatts.data.positions import positions_in_documents
 from kdwatts.data.shards import NO_TARGET, TokenShards
+from kdwatts.runtime.sending import send
 
 IGNORE = -100
 """Target of a position without a loss, as in torch's cross entropy."""
@@ -37,11 +38,34 @@ class Batch:
     """True where a position holds text, false at padding. None where there is no padding."""
     position_BT: Tensor | None = None
     """Place of each token in its document. None where a row is taken as one text."""
+    target_place_N: Tensor | None = None
+    """`target_places` of a batch that was sent to a device. None where it was not."""
+    sent_from: Batch | None = None
+    """The same batch in the CPU's memory, where this one was sent to a device."""
+
+    @property
+    def on_cpu(self) -> Batch:
+        """The batch as it was before it was sent to a device.
+
+        What is counted is counted here: a count on a GPU makes the host wait for all its work.
+        """
+        return self.sent_from or self
 
     @property
     def num_targets(self) -> int:
         """Number of positions that have a target."""
-        return int((self.target_BT != IGNORE).sum())
+        return int((self.on_cpu.target_BT != IGNORE).sum())
+
+    @property
+    def target_places(self) -> Tensor:
+        """Places of the positions that have a target, int64 [N], ascending.
+
+        They count over all positions, row after row, from 0 to B T - 1. Of a batch that was sent to
+        a device they lie there.
+        """
+        if self.target_place_N is not None:
+            return self.target_place_N
+        return (self.target_BT != IGNORE).flatten().nonzero()[:, 0]
 
     @property
     def text_BT(self) -> Tensor:
@@ -58,14 +82,11 @@ class Batch:
         """
         return self.text_BT if self.position_BT is None else self.text_BT & (self.position_BT > 0)
 
-    @property
-    def model_inputs(self) -> dict[str, Tensor]:
-        """The arguments for a decoder's body: tokens [B, T], and what `attention_inputs` gives."""
-        return {"input_ids": self.input_BT, **attention_inputs(self.position_BT)}
-
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on `device`. With pinned memory the host does not wait."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch with its tensors on `device`. The host does not wait for the copies."""
+        made = replace(self.on_cpu, target_place_N=self.on_cpu.target_places)
+        sent = made._changed(lambda tensor: send(tensor, device))
+        return replace(sent, sent_from=self.on_cpu)
 
     def pinned(self) -> Batch:
         """The batch in page-locked memory, which a GPU reads by itself."""

@@ -1,14 +1,13 @@
 """Positions of a row: which are compared where not all are, and which are inside each document."""
 
-# B rows of a batch, M positions drawn in each; T positions of a row; Q and K are T as the place of
-# a query and of a key.
+# B rows of a batch, M positions drawn in each; T positions of a row.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 _STREAM = 0x6B64
 
@@ -28,11 +27,15 @@ def sampled_positions(
             f"sampled_positions: cannot draw {count} positions from a sequence of "
             f"{sequence_length}; give 1 to {sequence_length - 1}"
         )
-    drawn = [
-        np.random.default_rng([_STREAM, int(row)]).choice(sequence_length - 1, count, replace=False)
-        for row in rows
-    ]
-    return np.sort(np.stack(drawn).astype(np.int64), axis=1) + 1
+    return np.stack([_drawn(int(row), sequence_length, count) for row in rows])
+
+
+# A micro-batch's positions are asked for by its count, by its teacher and by its loss.
+@lru_cache(maxsize=1024)
+def _drawn(row: int, sequence_length: int, count: int) -> NDArray[np.int64]:
+    generator = np.random.default_rng([_STREAM, row])
+    drawn = generator.choice(sequence_length - 1, count, replace=False)
+    return np.sort(drawn.astype(np.int64)) + 1
 
 
 def positions_in_documents(sequence_length: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -45,20 +48,3 @@ def positions_in_documents(sequence_length: int, starts: NDArray[np.int64]) -> N
     inside = starts[starts < sequence_length]
     begin_T[inside] = inside
     return np.arange(sequence_length) - np.maximum.accumulate(begin_T)
-
-
-def attention_inputs(position_BT: Tensor | None) -> dict[str, Tensor]:
-    """Arguments for a decoder's body with which each token sees its own document alone.
-
-    They are the positions [B, T], which restart with every document, and a mask [B, 1, Q, K] that
-    is true where a query sees a key. The mask is given in full: transformers makes one from the
-    positions only when no other is given, and only in some versions. Without `position_BT` there
-    are no arguments.
-    """
-    if position_BT is None:
-        return {}
-    place_T = torch.arange(position_BT.shape[1], device=position_BT.device)
-    begin_BT = place_T - position_BT
-    same_BQK = begin_BT[:, :, None] == begin_BT[:, None, :]
-    causal_QK = place_T[:, None] >= place_T[None, :]
-    return {"position_ids": position_BT, "attention_mask": (same_BQK & causal_QK)[:, None]}

@@ -6,6 +6,7 @@
   each of them the temperature divides the logits, and its square multiplies the loss.
 - `feature` has the distances between hidden states. `relational` and `attention` compare the
   relations between states.
+- `fused_rows` computes the same losses by one kernel on a GPU. `fused_choice` checks it first.
 - `logit_rows` is what a divergence is given. `plain` differentiates a divergence that has no closed
   form.
 """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-LOGIT_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
-"""Logits that the losses take at a time.
+LOGIT_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+"""Logits that the plain form of the losses takes at a time.
 
-On a CPU they are 4 MiB, so that a dozen passes stay in the processor's cache. On a GPU they are 32
-MiB: enough to fill it, and still small beside the rest.
+On a CPU they are 4 MiB, so that a dozen passes stay in the processor's cache. On a GPU they are 128
+MiB, so that its dozens of launches are few beside the time that each of them takes.
 """
 RELATION_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 """Entries of a relation that exist at a time. There are three copies of them.

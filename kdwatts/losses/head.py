@@ -8,7 +8,8 @@ times the vocabulary.
 """
 
 # N positions kept by the loss mask, n those of one chunk, D student width, E teacher width,
-# V student vocabulary, W teacher vocabulary (both cut to the shared one where they are compared).
+# R those of the longest, V student vocabulary, W teacher vocabulary (both cut to the shared one
+# where they are compared).
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdwatts.losses.chunks import LOGIT_ELEMENTS
-from kdwatts.losses.logit_rows import Block, RowTerm, term_loss
+from kdwatts.losses.fused_choice import agreed_plan, scaled_in_place
+from kdwatts.losses.fused_rows import fused_losses
+from kdwatts.losses.logit_rows import Block, RowTerm, block_losses
+from kdwatts.losses.products import Buffers, add_product, product
 from kdwatts.losses.rounding import floored
 
 
@@ -86,43 +90,84 @@ class _HeadLoss(torch.autograd.Function):
         hidden_cast_ND, weight_cast_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         teacher = teacher and _cast(teacher)
         sums = torch.zeros(len(terms), dtype=torch.float64, device=hidden_ND.device)
+        # Chunks differ in length. Memory that grew with them would leave the old one behind.
+        most_rows = min(chunk_rows, len(hidden_ND))
         for rows in _even_slices(len(hidden_ND), chunk_rows):
             hidden_nD, teacher_nW = hidden_cast_ND[rows], None
-            logits_nV = _logits("student", hidden_nD, weight_cast_VD, bias_V, buffers)
+            buffer_RV = buffers.take("student", most_rows, len(weight_VD), hidden_nD)
+            logits_nV = _logits(hidden_nD, weight_cast_VD, bias_V, buffer_RV)
             if teacher:
-                teacher_nE = teacher.hidden_NE[rows]
-                teacher_nW = _logits(
-                    "teacher", teacher_nE, teacher.weight_WE, teacher.bias_W, buffers
-                )
-            for block in _blocks(rows, logits_nV, teacher_nW, needs_grad=needs_grad):
-                losses = [
-                    term_loss(name, term, block, weights[name]).sum()
-                    for name, term in terms.items()
-                ]
-                sums += torch.stack(losses)
-                if needs_grad:
-                    block.close()
+                teacher_nE, weight_WE = teacher.hidden_NE[rows], teacher.weight_WE
+                buffer_RW = buffers.take("teacher", most_rows, len(weight_WE), teacher_nE)
+                teacher_nW = _logits(teacher_nE, weight_WE, teacher.bias_W, buffer_RW)
+            plan = agreed_plan(terms, weights, rows, logits_nV, teacher_nW, needs_grad=needs_grad)
+            if plan:
+                sums += fused_losses(plan, rows, logits_nV, teacher_nW, needs_grad=needs_grad)
+            else:
+                for block in _blocks(rows, logits_nV, teacher_nW, needs_grad=needs_grad):
+                    sums += block_losses(block, terms, weights)
             if needs_grad:
                 # The chunk's logits now hold their gradient.
                 gradients.add_chunk(rows, logits_nV, hidden_nD, weight_cast_VD, buffers)
         ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD, gradients.bias_V)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
-        total = sums @ sums.new_tensor([weights[name] for name in terms])
+        ctx.scale = None
+        total = _weighted(sums, [weights[name] for name in terms])
         ctx.mark_non_differentiable(sums)
         return total.to(torch.promote_types(hidden_ND.dtype, torch.float32)), sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad_outputs[0].item()
-        grads = [
-            # Multiplying by 1 would copy the head's gradient, the largest tensor there is.
-            grad
-            if grad is None or (scale == 1 and grad.dtype == dtype)
-            else (grad * scale).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        # Unpacked once, and named nowhere else: then the caller may keep them without a copy.
+        kept = list(zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        scale = grad_outputs[0]
+        if scale.device.type == "cuda":
+            grads = _scaled_unseen(ctx, kept, scale)
+        else:
+            number = scale.item()
+            grads = [
+                # Multiplying by 1 would copy the head's gradient, the largest tensor there is.
+                grad
+                if grad is None or (number == 1 and grad.dtype == dtype)
+                else (grad * number).to(dtype)
+                for grad, dtype in kept
+            ]
         return *grads, None, None, None, None, None
+
+
+def _weighted(sums: Tensor, weights: list[float]) -> Tensor:
+    if sums.device.type == "cpu":
+        return sums @ sums.new_tensor(weights)
+    # As numbers: the CPU waits until a list of them has arrived on a GPU.
+    parts = [part * weight for part, weight in zip(sums.unbind(), weights, strict=True)]
+    return torch.stack(parts).sum()
+
+
+def _scaled_unseen(ctx: Any, kept: list[Any], scale: Tensor) -> list[Tensor | None]:
+    """The gradients times a scale that the CPU does not learn: it would wait for the GPU.
+
+    The head's is multiplied in its own memory, since a copy would be as large as the head. A later
+    backward pass through here makes that copy: whoever was given the first one may still hold it.
+    """
+    grads: list[Tensor | None] = []
+    done = ctx.scale
+    ctx.scale = scale if done is None else done
+    for place, (grad, dtype) in enumerate(kept):
+        if grad is None:
+            grads.append(None)
+            continue
+        is_own = place == 1 and grad.dtype == dtype
+        if is_own and done is None:
+            scaled_in_place(grad, scale)
+            grads.append(grad)
+            continue
+        # The first pass has multiplied it already.
+        by = scale / done if is_own and done is not None else scale
+        # With as many axes as the gradient: torch would round a scalar to bfloat16 first.
+        by = by.reshape([1] * grad.dim())
+        grads.append(torch.mul(grad, by, out=torch.empty_like(grad, dtype=dtype)))
+    return grads
 
 
 def _blocks(
@@ -175,9 +220,9 @@ class _Gradients:
     ) -> None:
         """Add what the gradient of a chunk's logits makes of the head and of its hidden states."""
         if self.hidden_ND is not None:
-            _product(grad_nV, weight_VD, self.hidden_ND[rows])
+            product(grad_nV, weight_VD, self.hidden_ND[rows])
         if self.weight_VD is not None:
-            _add_product(grad_nV.T, hidden_nD, self.weight_VD, buffers, first=rows.start == 0)
+            add_product(grad_nV.T, hidden_nD, self.weight_VD, buffers, first=rows.start == 0)
         if self.bias_V is not None:
             self.bias_V.add_(grad_nV.sum(0, dtype=self.bias_V.dtype))
 
@@ -197,33 +242,12 @@ def _cast(teacher: DenseTeacher) -> DenseTeacher:
 
 
 def _logits(
-    name: str, hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffers: Buffers
+    hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffer_RV: Tensor
 ) -> Tensor:
-    out_nV = buffers.take(name, len(hidden_nD), len(weight_VD), hidden_nD)
+    """The logits [n, V], in the first rows of the buffer."""
+    out_nV = buffer_RV[: len(hidden_nD)]
     torch.mm(hidden_nD, weight_VD.T, out=out_nV)
     return out_nV if bias_V is None else out_nV.add_(floored(bias_V))
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    if out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    else:
-        out.copy_(left @ right)
-
-
-def _add_product(
-    left: Tensor, right: Tensor, total: Tensor, buffers: Buffers, *, first: bool
-) -> None:
-    """Add left @ right to `total`, or fill it where this is the first product."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right, beta=0 if first else 1)
-        return
-    product = buffers.take("product", len(total), total.shape[1], right)
-    torch.mm(left, right, out=product)
-    if first:
-        total.copy_(product)
-    else:
-        total += product
 
 
 def _even_slices(length: int, most: int) -> list[slice]:
@@ -231,23 +255,3 @@ def _even_slices(length: int, most: int) -> list[slice]:
     count = -(-length // most)
     edges = [length * index // count for index in range(count + 1)] if count else []
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-class Buffers:
-    """Memory for the logits of one chunk, kept between calls.
-
-    Fresh memory costs a page fault for every 4 KiB. On a CPU that is a quarter of the time of the
-    product that fills it.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[object, ...], Tensor] = {}
-
-    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """Uninitialised memory [R, C] for `rows` and `columns`, with dtype and device of `like`."""
-        key = (name, like.dtype, like.device)
-        held = self._held.get(key)
-        if held is None or held.numel() < rows * columns:
-            self._held.pop(key, None)
-            held = self._held[key] = like.new_empty(rows * columns)
-        return held[: rows * columns].view(rows, columns)

@@ -9,7 +9,7 @@ closed form, or from autograd (`kdwatts.losses.plain`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +186,16 @@ def term_loss(name: str, term: RowTerm, block: Block, weight: float) -> Tensor:
             "number per row from its function"
         )
     return loss_n
+
+
+def block_losses(
+    block: Block, terms: Mapping[str, RowTerm], weights: Mapping[str, float]
+) -> Tensor:
+    """The sum of each term over the block's rows, in float64. The block takes their gradient."""
+    losses = [term_loss(name, term, block, weights[name]).sum() for name, term in terms.items()]
+    if block.needs_grad:
+        block.close()
+    return torch.stack(losses)
 
 
 def row_loss(term: RowTerm, student_NV: Tensor, teacher_NV: Tensor | None = None) -> Tensor:

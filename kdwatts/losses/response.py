@@ -17,7 +17,8 @@ sum(h) with h = q df/dq. Autograd differentiates a divergence that has a definit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -190,6 +191,24 @@ def divergence_of(name: str) -> Callable[..., Tensor]:
     return DIVERGENCES.get(name) or plain(plugins.load(plugins.DIVERGENCES, name))
 
 
+@dataclass(frozen=True, eq=False)
+class DenseTerm:
+    """A divergence with its options: a term, and what the fused kernels read of it."""
+
+    divergence: str
+    function: Callable[..., Tensor]
+    temperature: float
+    options: Mapping[str, float]
+
+    def __call__(self, block: Block, weight: float) -> Tensor:
+        return self.function(block, weight, temperature=self.temperature, **self.options)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the function is this file's closed form of that name."""
+        return self.function is CLOSED_FORMS.get(self.divergence)
+
+
 def dense_term(
     divergence: str, *, temperature: float = 1.0, beta: float = 0.5, skew: float = 0.1
 ) -> RowTerm:
@@ -197,7 +216,7 @@ def dense_term(
     function = divergence_of(divergence)
     given = {"beta": beta, "skew": skew}
     options = {name: given[name] for name in named_options(function) if name in given}
-    return lambda block, weight: function(block, weight, temperature=temperature, **options)
+    return DenseTerm(divergence, function, temperature, options)
 
 
 def divergence_loss(

@@ -44,21 +44,16 @@ def top_k_of(teacher_NV: Tensor, *, k: int, temperature: float = 1.0) -> TopK:
     return TopK(ids_NK, log_p_NK, log_tail_N)
 
 
-def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
-    """A term: T^2 KL(teacher || student) over K + 1 bins, in nats, [n].
+@dataclass(frozen=True, eq=False)
+class TopKTerm:
+    """A term: T^2 KL(teacher || student) over K + 1 bins, in nats, [n] (see `top_k_term`)."""
 
-    The last bin holds all tokens outside the K named ones. It makes probability outside of them
-    cost what it should. The result is the exact KL of the K + 1 bins, and a lower bound of the full
-    KL (log-sum inequality). Without the last bin, the best student would be the teacher
-    renormalised on its K tokens: an over-confident head. With P and Q the last bin's probabilities,
-    the gradient is T (q - p) on the K tokens and T (q - q P / Q) elsewhere.
+    teacher: TopK
+    temperature: float
 
-    The student's last bin is summed directly, since 1 - sum(q) loses its digits when it is small.
-    Below the least normal number, relative to the likeliest token, it counts as that number.
-    """
-
-    def term(block: Block, weight: float) -> Tensor:
-        bins = teacher.rows(block.rows)
+    def __call__(self, block: Block, weight: float) -> Tensor:
+        temperature = self.temperature
+        bins = self.teacher.rows(block.rows)
         q, ids_nK = block.student(temperature), bins.ids_NK
         log_p_nB = torch.cat([bins.log_p_NK, bins.log_tail_N[:, None]], dim=-1).double()
         # Rounding in a cache leaves the bins' sum at 1 +- 1e-4: divide by it again.
@@ -78,7 +73,41 @@ def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
         kl_nB = torch.where(p_nB > 0, p_nB * (log_p_nB - log_q_nB), 0.0)
         return temperature**2 * kl_nB.sum(-1)
 
-    return term
+
+def top_k_term(teacher: TopK, *, temperature: float) -> RowTerm:
+    """A term: T^2 KL(teacher || student) over K + 1 bins, in nats, [n].
+
+    The last bin holds all tokens outside the K named ones. It makes probability outside of them
+    cost what it should. The result is the exact KL of the K + 1 bins, and a lower bound of the full
+    KL (log-sum inequality). Without the last bin, the best student would be the teacher
+    renormalised on its K tokens: an over-confident head. With P and Q the last bin's probabilities,
+    the gradient is T (q - p) on the K tokens and T (q - q P / Q) elsewhere.
+
+    The student's last bin is summed directly, since 1 - sum(q) loses its digits when it is small.
+    Below the least normal number, relative to the likeliest token, it counts as that number.
+    """
+    return TopKTerm(teacher, temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledTerm:
+    """A term: T^2 sum f (log f - log q) over sampled tokens, in nats, [n] (see `sampled_term`)."""
+
+    ids_NK: Tensor
+    share_NK: Tensor
+    temperature: float
+
+    def __call__(self, block: Block, weight: float) -> Tensor:
+        ids_nK, share_nK = self.ids_NK[block.rows], self.share_NK[block.rows].double()
+        temperature = self.temperature
+        q = block.student(temperature)
+        if block.needs_grad:
+            factor = weight * temperature
+            drawn_n1 = share_nK.sum(-1, keepdim=True).to(q.exp_nV.dtype)
+            block.add_gradient(q.exp_nV, factor * drawn_n1 * q.scale_n1)
+            block.add_gradient_at(ids_nK, -factor * share_nK)
+        loss_nK = torch.xlogy(share_nK, share_nK) - share_nK * q.log_at(ids_nK)
+        return temperature**2 * loss_nK.sum(-1)
 
 
 def sampled_term(ids_NK: Tensor, share_NK: Tensor, *, temperature: float) -> RowTerm:
@@ -90,19 +119,7 @@ def sampled_term(ids_NK: Tensor, share_NK: Tensor, *, temperature: float) -> Row
     section 3). The value is not that of the full KL: on average it is larger, by T^2 times the
     entropy that f lacks of p's.
     """
-
-    def term(block: Block, weight: float) -> Tensor:
-        ids_nK, share_nK = ids_NK[block.rows], share_NK[block.rows].double()
-        q = block.student(temperature)
-        if block.needs_grad:
-            factor = weight * temperature
-            drawn_n1 = share_nK.sum(-1, keepdim=True).to(q.exp_nV.dtype)
-            block.add_gradient(q.exp_nV, factor * drawn_n1 * q.scale_n1)
-            block.add_gradient_at(ids_nK, -factor * share_nK)
-        loss_nK = torch.xlogy(share_nK, share_nK) - share_nK * q.log_at(ids_nK)
-        return temperature**2 * loss_nK.sum(-1)
-
-    return term
+    return SampledTerm(ids_NK, share_NK, temperature)
 
 
 def cross_entropy_term(target_N: Tensor) -> RowTerm:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdwatts.config.pair import block_weights_of
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, norm_bytes
 from kdwatts.memory.model_shape import (
     adapter_parameters_of,
-    block_weights_of,
     forward_flops_per_token,
     linear_weights_of,
     parameters_of,
@@ -49,7 +49,7 @@ class Budget:
     copies_gib: float
     """The bfloat16 weights of the linear layers, which autocast makes.
 
-    They are whole on every rank.
+    They are whole on every rank. Shards are gathered in bfloat16 and have none.
     """
     projectors_gib: float
     """The projectors of feature pairs with their optimizer state. They are whole on every rank."""
@@ -109,6 +109,8 @@ def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
     is_online = paradigm.needs_signals and paradigm.teacher == "online"
     teacher_bytes = weights_bytes_of(teacher, value_bytes) if teacher else 0.0
     projector_params = projector_params_of(workload)
+    if student_shards > 1:
+        copied = 0
     parts = _Parts(
         held=(trained_params * WEIGHT_AND_MOMENTS_BYTES + frozen_bytes) / student_shards
         + projector_params * WEIGHT_AND_MOMENTS_BYTES
@@ -120,6 +122,7 @@ def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
         activations=_activation_bytes(workload),
         targets=target_bytes_of(workload),
         compared=compared_bytes_of(workload),
+        gathered_bytes=value_bytes if student_shards > 1 else 0,
         whole_bytes=4 if student_shards > 1 else 0,
     )
     student_forward = forward_flops_per_token(student, training.sequence_length)
@@ -167,8 +170,10 @@ class _Parts:
     targets: float
     """The teacher's states."""
     compared: float
-    whole_bytes: int
+    gathered_bytes: int
     """Of a weight that ranks put together for a moment; 0 where each has all."""
+    whole_bytes: int
+    """Of its whole gradient before it is cut, and of a head; 0 where each has all."""
 
 
 def _moments(workload: Workload, parts: _Parts) -> dict[str, float]:
@@ -192,7 +197,9 @@ def _moments(workload: Workload, parts: _Parts) -> dict[str, float]:
     if not lora:
         head_gradient = 4 * table
         if value_bytes == 2:
-            product, cast = 2 * table, 2 * table + 2 * width * tokens
+            cast = 2 * table + 2 * width * tokens
+            # A GPU adds products to float32 directly.
+            product = 0 if workload.processor == "cuda" else 2 * table
     waiting = parts.gradients if parts.keeps_gradients else 0.0
     copies = parts.copies
     held = parts.held + parts.targets + waiting + product + buffers
@@ -214,11 +221,13 @@ def _moments(workload: Workload, parts: _Parts) -> dict[str, float]:
         backward += copies
     pair_gradients = 4 * width * tokens * num_pairs_of(workload) + 4 * projector_params_of(workload)
     gathered_head = parts.whole_bytes * table
-    gathered_block = 3 * parts.whole_bytes * block_weights_of(student)
+    # Its gradient, which is added up in float32, and the next block's weights.
+    gathered_each = 2 * parts.gathered_bytes + parts.whole_bytes
+    gathered_block = gathered_each * block_weights_of(student)
     table_gradient = 0
     if not lora:
         table_gradient = 4 * table * (2 * student.tied_head + parts.keeps_gradients)
-        table_gradient = max(table_gradient, 2 * parts.whole_bytes * table)
+        table_gradient = max(table_gradient, (parts.gathered_bytes + parts.whole_bytes) * table)
     return {
         "teacher": held + live_teacher_bytes_of(workload),
         "loss": forward + 3 * state_bytes + cast + block_of_logits + gathered_head,
@@ -244,5 +253,9 @@ def _activation_bytes(workload: Workload) -> float:
 
 
 def _mask(workload: Workload) -> int:
-    """Positions that a mask of attention has for each token; 0 without one."""
-    return workload.training.sequence_length if workload.training.respect_documents else 0
+    """Positions that a mask of attention has for each token; 0 without one.
+
+    A GPU keeps documents apart by blocks of 128 positions, which take next to nothing.
+    """
+    is_masked = workload.training.respect_documents and workload.processor == "cpu"
+    return workload.training.sequence_length if is_masked else 0

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.config.training import Training
 from kdwatts.memory.budget import GIB
-from kdwatts.memory.model_shape import forward_flops_per_token, weights_bytes_of
+from kdwatts.memory.model_shape import (
+    cache_bytes_per_token,
+    forward_flops_per_token,
+    weights_bytes_of,
+)
 from kdwatts.memory.term_sizes import forward_work_bytes
 from kdwatts.memory.workload import Workload
 
@@ -66,8 +70,7 @@ def estimate_writing(workload: Workload) -> WritingBudget | None:
         num_prompts = math.ceil(fraction * training.target_tokens / per_row)
     length, shape = prompt_tokens + new_tokens, writer.architecture
     value_bytes = workload.value_bytes
-    # Keys and values of every block and position.
-    cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * length * value_bytes
+    cache_bytes = cache_bytes_per_token(shape, value_bytes) * length
     return WritingBudget(
         writer=paradigm.text,
         num_prompts=num_prompts,
@@ -82,16 +85,22 @@ def estimate_writing(workload: Workload) -> WritingBudget | None:
 def writing_work_bytes_of(workload: Workload, writing: WritingBudget) -> float:
     """Bytes of a batch beside weights, keys and values.
 
-    It is the larger of the prompts' forward pass and four copies of the next token's probabilities
-    in float64.
+    The cache has its full length from the start, and so has the mask of the prompts: a truth value
+    for each token of a prompt and place of the cache, and the copy that attention adds. Beside it
+    stands the largest of the prompts' forward pass, the keys and values of one block repeated for
+    all query heads, and four copies of the next token's probabilities in float64.
     """
     assert workload.paradigm.generate
     source = workload.pair.student if writing.writer == "student" else workload.pair.teacher
     assert source
+    shape, value_bytes = source.architecture, workload.value_bytes
     batch = min(writing.num_prompts, workload.paradigm.generate.batch_size)
+    num_places = writing.prompt_tokens + writing.new_tokens
+    mask = (1 + value_bytes) * batch * writing.prompt_tokens * num_places
     forward = forward_work_bytes(
-        source.architecture,
-        tokens=batch * writing.prompt_tokens,
-        value_bytes=workload.value_bytes,
+        shape, tokens=batch * writing.prompt_tokens, value_bytes=value_bytes
     )
-    return max(forward, 4.0 * 8 * batch * source.architecture.vocab_size)
+    repeated = 0
+    if shape.num_heads > shape.num_kv_heads:
+        repeated = 2 * shape.num_heads * shape.head_dim * value_bytes * batch * num_places
+    return mask + max(forward, float(repeated), 4.0 * 8 * batch * shape.vocab_size)

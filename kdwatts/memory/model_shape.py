@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdwatts.config.pair import Architecture, ModelSource
+from kdwatts.config.pair import Architecture, ModelSource, block_weights_of
 from kdwatts.config.training import Lora
 
 
@@ -26,11 +26,8 @@ def linear_weights_of(architecture: Architecture) -> int:
     return architecture.num_layers * block_weights_of(architecture)
 
 
-def block_weights_of(architecture: Architecture) -> int:
-    """Number of weights in the linear layers of one block."""
-    shape = architecture
-    query, key_value = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    return shape.hidden_size * (2 * query + 2 * key_value + 3 * shape.intermediate_size)
+QUANTIZED_BYTES = {"int8": 1.0, "fp8": 1.0, "int4": 0.5}
+"""Quantisation to the bytes of a weight of the linear layers of blocks."""
 
 
 def weights_bytes_of(source: ModelSource, value_bytes: int) -> float:
@@ -38,9 +35,32 @@ def weights_bytes_of(source: ModelSource, value_bytes: int) -> float:
 
     The scales of quantised blocks, a few per cent, are left out.
     """
-    linear_bytes = {None: value_bytes, "int8": 1.0, "int4": 0.5}[source.quantization]
-    linear = linear_weights_of(source.architecture)
-    return linear * linear_bytes + (parameters_of(source.architecture) - linear) * value_bytes
+    return served_bytes_of(source.architecture, source.quantization, value_bytes)
+
+
+def served_bytes_of(
+    architecture: Architecture, quantization: str | None, value_bytes: int
+) -> float:
+    """Bytes of the weights of a model that is served so, as `weights_bytes_of` counts them."""
+    linear = linear_weights_of(architecture)
+    linear_bytes = QUANTIZED_BYTES[quantization] if quantization else value_bytes
+    return linear * linear_bytes + (parameters_of(architecture) - linear) * value_bytes
+
+
+def step_bytes_of(architecture: Architecture, quantization: str | None, value_bytes: int) -> float:
+    """Bytes of the weights that one decoding step reads: all but a table that is only looked up.
+
+    A tied table is the head too, and the head is read whole.
+    """
+    served = served_bytes_of(architecture, quantization, value_bytes)
+    table = architecture.vocab_size * architecture.hidden_size * value_bytes
+    return served if architecture.tied_head else served - table
+
+
+def cache_bytes_per_token(architecture: Architecture, value_bytes: int) -> int:
+    """Bytes that the keys and values of one token take in all blocks."""
+    shape = architecture
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * value_bytes
 
 
 def adapter_parameters_of(architecture: Architecture, lora: Lora) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdwatts.config.pair import Architecture
 from kdwatts.losses.chunks import LOGIT_ELEMENTS, RELATION_ELEMENTS, SPARSE_ROWS
+from kdwatts.losses.fused_kinds import KINDS
 from kdwatts.memory.activations import feature_bytes
 from kdwatts.memory.workload import Workload
 from kdwatts.models.align import shared_vocabulary
@@ -12,6 +13,11 @@ SUPPORT_BYTES = 20
 """Bytes per token and position of a sparse teacher.
 
 Id and log-probability take 8 as they are read, and 12 as the loss uses them.
+"""
+NAMED_BYTES = 128
+"""Bytes per token that a term names and row of a chunk, where the fused kernel runs.
+
+Ids, logits, shares and sums, most of them in eight bytes.
 """
 
 
@@ -113,27 +119,44 @@ def compared_work_bytes_of(workload: Workload) -> float:
 
 
 def logits_bytes_of(workload: Workload) -> tuple[float, float]:
-    """Bytes of a chunk's logits, which are kept from step to step, and of the losses' copies.
+    """Bytes of a chunk's logits, which are kept from step to step, and of what losses make of them.
 
-    The losses make float32 copies of a block of logits. A dense teacher needs more of them.
+    On a GPU the fused kernel makes no copy of logits, and a little for each token that is named.
+    The plain form, which runs elsewhere and for divergences that the kernel does not know, makes
+    float32 copies of a block of logits. A dense teacher needs more of them.
     """
     training, response, teacher = (
         workload.training,
         workload.paradigm.response,
         workload.pair.teacher,
     )
-    rows = min(training.chunk_rows, workload.tokens)
+    rows = min(training.rows_at_once, workload.tokens)
     columns = others = workload.pair.student.architecture.vocab_size
     if teacher:
         others = teacher.architecture.vocab_size
         if workload.pair.one_vocabulary:
             columns = others = shared_vocabulary(columns, others)
+    dense = response.divergence if response and response.support == "dense" else None
+    both = columns + others if dense else columns
+    logits = float(workload.value_bytes * rows * both)
+    if workload.processor == "cuda" and (dense is None or dense in KINDS):
+        return logits, float(NAMED_BYTES * rows * _num_named(workload))
     # The softmax and its logarithm, and a gradient that does not fit into the logits' own type.
-    copies, both = 2 if workload.value_bytes == 4 else 3, columns
-    if response and response.support == "dense":
-        copies, both = 5 if response.divergence == "forward_kl" else 9, columns + others
+    copies = 2 if workload.value_bytes == 4 else 3
+    if dense:
+        copies = 5 if dense == "forward_kl" else 9
     block = min(rows * columns, LOGIT_ELEMENTS[workload.processor])
-    return float(workload.value_bytes * rows * both), 4.0 * copies * block
+    return logits, 4.0 * copies * block
+
+
+def _num_named(workload: Workload) -> int:
+    """Tokens that the terms on logits name in one row."""
+    paradigm, named = workload.paradigm, 0
+    if paradigm.ce:
+        named += 1
+    if response := paradigm.response:
+        named += {"top_k": response.k, "sampled": response.num_samples}.get(response.support, 0)
+    return named
 
 
 def live_teacher_bytes_of(workload: Workload) -> float:

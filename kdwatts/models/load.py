@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.access import check_tokenizer, check_weights, hub_errors_in_one_sentence
 from kdwatts.models.quantization import check_quantization, loading_settings
-from kdwatts.models.sharding import gathered
+from kdwatts.models.sharding import gathered, gathered_for_products
 from kdwatts.records.files import read_json
 from kdwatts.runtime.fingerprint import fingerprint, fingerprint_dir
 from kdwatts.runtime.paths import resolve_dir
@@ -212,6 +212,17 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         ).eval()
 
 
+def without_weights(source: ModelSource) -> Any:
+    """The model of `source` on the device `meta`: all but its weights, for what asks it no token.
+
+    Raises what `read_architecture` raises.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(read_architecture(source)).eval()
+
+
 def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any:
     """The configuration beside the weights of `source`. The weights are not read.
 
@@ -283,9 +294,9 @@ def recompute_blocks(model: nn.Module) -> None:
 def head_weight(model: nn.Module) -> Tensor:
     """The weight [V, D] of the output head, tied or not.
 
-    Of a sharded model it is the whole weight.
+    Of a sharded model it is the whole weight. Under autocast it has the values that products read.
     """
-    return gathered(model.get_output_embeddings().weight)  # pyright: ignore[reportCallIssue]
+    return gathered_for_products(model.get_output_embeddings().weight)  # pyright: ignore[reportCallIssue]
 
 
 def head_bias(model: nn.Module) -> Tensor | None:

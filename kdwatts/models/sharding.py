@@ -3,6 +3,9 @@
 FSDP2 gathers a block's weights just before the block runs, drops them afterwards, and adds up the
 ranks' gradients. The objective calls a model's body and computes the head itself. So body,
 embedding and head are each sharded by themselves. A tied head is the shard of the embedding.
+
+In bfloat16 arithmetic float32 weights are rounded before they are gathered. That is half the bytes,
+and autocast would round most of them anyway. Gradients are added up in float32.
 """
 
 # V vocabulary, D width.
@@ -13,28 +16,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
 from kdwatts.models.quantization import on_device
 
 
-def place(model: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
-    """The model on `device`: whole, or this rank's shard when `sharded` and not alone."""
+def place(
+    model: nn.Module, device: torch.device, *, sharded: bool = False, precision: str = "fp32"
+) -> nn.Module:
+    """The model on `device`: whole, or this rank's shard when `sharded` and not alone.
+
+    `precision` is that of the arithmetic, bf16 or fp32. Only shards depend on it.
+    """
     if not sharded or not distributed.is_initialized():
         return on_device(model, device)
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    dtypes: dict[str, Any] = {}
+    if precision == "bf16":
+        # Inputs are not cast: autocast keeps the residual stream in float32.
+        dtypes = {
+            "param_dtype": torch.bfloat16,
+            "reduce_dtype": torch.float32,
+            "cast_forward_inputs": False,
+        }
     settings: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (distributed.get_world_size(),)),
         "reshard_after_forward": True,
+        "mp_policy": MixedPrecisionPolicy(**dtypes),
     }
     body, head = model.get_submodule("model"), model.get_submodule("lm_head")
     embedding = body.get_submodule("embed_tokens")
     tied = head.weight is embedding.weight
     for block in body.get_submodule("layers").children():
         fully_shard(block, **settings)
-    fully_shard(embedding, **settings)
+    # The residual stream begins here, in the dtype that it has without shards.
+    stream = MixedPrecisionPolicy(**dtypes, output_dtype=next(embedding.parameters()).dtype)
+    fully_shard(embedding, **{**settings, "mp_policy": stream})
     fully_shard(body, **settings)
     if tied:
         head.weight = embedding.weight
@@ -59,6 +79,39 @@ def gathered(weight: Tensor) -> Tensor:
     # By default torch takes the gradient for one that all ranks have alike: a rank's shard would
     # then learn from that rank's text alone.
     return weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim)
+
+
+def gathered_for_products(weight: Tensor) -> Tensor:
+    """The whole of a sharded weight with the values that matrix products read, in its own dtype.
+
+    Under autocast a float32 weight is rounded before it is sent. Its gradient is not rounded: the
+    ranks' are added up in float32. Every rank must call it, as `gathered`.
+    """
+    device = weight.device.type
+    if (
+        isinstance(weight, DTensor)
+        and weight.dtype == torch.float32
+        and torch.is_autocast_enabled(device)
+    ):
+        return _Rounded.apply(weight, torch.get_autocast_dtype(device))  # pyright: ignore[reportReturnType]
+    return gathered(weight)
+
+
+class _Rounded(torch.autograd.Function):
+    """A weight that travels rounded. A cast of torch's own would round its gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: DTensor, dtype: torch.dtype) -> Tensor:
+        ctx.mesh, ctx.placements = weight.device_mesh, weight.placements
+        sent: Any = weight.to(dtype)
+        return sent.full_tensor().to(weight.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        parts = [Partial()] * ctx.mesh.ndim
+        whole = DTensor.from_local(grad_outputs[0], ctx.mesh, parts, run_check=False)
+        return whole.redistribute(placements=ctx.placements), None
 
 
 def is_sharded(tensor: Tensor) -> bool:

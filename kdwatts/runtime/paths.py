@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from argparse import ArgumentTypeError
+from datetime import datetime
 from pathlib import Path
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
@@ -76,3 +77,19 @@ def _problem(path: str) -> str | None:
         user = text.partition(os.sep)[0]
         return f"begins with {user}, and there is no such user; write ./{user} for a name"
     return None
+
+
+def new_dated_dir(parent: Path) -> Path:
+    """A new folder named by date and time, nobody else's even when many start at once."""
+    now = datetime.now()
+    day_dir = parent / now.strftime("%Y-%m-%d")
+    day_dir.mkdir(parents=True, exist_ok=True)
+    name, number = now.strftime("%H-%M-%S"), 1
+    while True:
+        folder = day_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder

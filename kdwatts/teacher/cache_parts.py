@@ -13,10 +13,11 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,15 @@ from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import sha256_file
-from kdwatts.teacher.cache_record import SAMPLES_NAME, STATES_NAME, Form, encode_rows
+from kdwatts.runtime.work_behind import work_behind
+from kdwatts.teacher.cache_record import (
+    SAMPLES_NAME,
+    STATES_NAME,
+    Form,
+    OnHost,
+    encode_rows,
+    on_host,
+)
 from kdwatts.teacher.signals import Signals
 
 INDEX_NAME = "signals.json"
@@ -37,6 +46,10 @@ _WRITING = ".writing-"
 PART_POSITIONS = 1 << 16
 """A kill costs a maker at most these positions. A reader checks a part as a whole."""
 PART_BYTES = 1 << 26
+
+BATCHES_BEHIND = 2
+"""Batches that wait to be encoded, or are, while the teacher reads the next one."""
+NOT_FINITE = "teacher: what the teacher says is not finite (NaN or infinite); check its files"
 
 SignalsOf = Callable[[NDArray[np.int64]], Signals]
 """The teacher's signals of some rows of the data."""
@@ -66,74 +79,131 @@ def write_parts(
     *,
     rank: int = 0,
     num_ranks: int = 1,
+    not_finite: str = NOT_FINITE,
 ) -> None:
     """Make every `num_ranks`-th part, from `rank` on, that does not exist yet.
 
-    `rows` must ascend. After an exception of `signals_of` the finished parts stay.
+    `rows` must ascend. `signals_of` is called here. What it gives is encoded and written by a
+    thread, so that a GPU computes meanwhile. After an exception of `signals_of` the parts that have
+    all their rows are finished.
+
+    Raises RuntimeError with `not_finite`, a sentence, where a number of the teacher's is not.
     """
     assert np.all(np.diff(rows) > 0), "a reader finds rows by bisection"
-    for number in range(rank, num_parts(len(rows), form), num_ranks):
-        if not part_dir(parts_dir, number).is_dir():
-            write_part(parts_dir, number, rows, form, signals_of)
+    numbers = (
+        number
+        for number in range(rank, num_parts(len(rows), form), num_ranks)
+        if not part_dir(parts_dir, number).is_dir()
+    )
+    _make(parts_dir, numbers, rows, form, signals_of, not_finite)
 
 
 def write_part(
-    parts_dir: Path, number: int, rows: NDArray[np.int64], form: Form, signals_of: SignalsOf
+    parts_dir: Path,
+    number: int,
+    rows: NDArray[np.int64],
+    form: Form,
+    signals_of: SignalsOf,
+    *,
+    not_finite: str = NOT_FINITE,
 ) -> None:
-    """Make one part of the cache of `rows`."""
+    """Make one part of the cache of `rows`, as `write_parts` does."""
+    _make(parts_dir, [number], rows, form, signals_of, not_finite)
+
+
+def _make(
+    parts_dir: Path,
+    numbers: Iterable[int],
+    rows: NDArray[np.int64],
+    form: Form,
+    signals_of: SignalsOf,
+    not_finite: str,
+) -> None:
     step = rows_per_part(form)
-    part_rows = rows[number * step : (number + 1) * step]
-    target = part_dir(parts_dir, number)
-    work_dir = parts_dir / f"{target.name}{_WRITING}{uuid.uuid4().hex[:8]}"
-    work_dir.mkdir(parents=True)
-    try:
-        _fill(work_dir, part_rows, form, signals_of)
-        work_dir.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise  # Otherwise another maker was faster.
-    finally:
-        shutil.rmtree(work_dir, ignore_errors=True)
+    with ExitStack() as stack, work_behind(BATCHES_BEHIND) as later:
+        for number in numbers:
+            part_rows = rows[number * step : (number + 1) * step]
+            part = PartWriter(parts_dir, number, part_rows, form, not_finite)
+            stack.callback(part.drop)
+            for start in range(0, len(part_rows), ROWS_PER_FORWARD):
+                some = part_rows[start : start + ROWS_PER_FORWARD]
+                later(part.add, on_host(signals_of(some), len(some), form))
 
 
-def _fill(work_dir: Path, part_rows: NDArray[np.int64], form: Form, signals_of: SignalsOf) -> None:
-    samples = [SAMPLES_NAME] if form.plan.samples else []
-    names = [*form.records, *samples]
-    hashes = {name: hashlib.sha256() for name in names}
-    files = {name: (work_dir / name).open("wb") for name in names}
+class PartWriter:
+    """A part that gets its batches one after another. It gets its name when it has all rows."""
 
-    def write(name: str, content: bytes) -> None:
-        files[name].write(content)
-        hashes[name].update(content)
+    def __init__(
+        self,
+        parts_dir: Path,
+        number: int,
+        part_rows: NDArray[np.int64],
+        form: Form,
+        not_finite: str,
+    ) -> None:
+        self._rows, self._form, self._not_finite = part_rows, form, not_finite
+        self._target = part_dir(parts_dir, number)
+        self._work_dir = parts_dir / f"{self._target.name}{_WRITING}{uuid.uuid4().hex[:8]}"
+        self._work_dir.mkdir(parents=True)
+        samples = [SAMPLES_NAME] if form.plan.samples else []
+        self._hashes = {name: hashlib.sha256() for name in (*form.records, *samples)}
+        self._files: dict[str, BinaryIO] = {}
+        self._num_rows = self._num_entries = 0
 
-    num_entries = 0
-    try:
-        for start in range(0, len(part_rows), ROWS_PER_FORWARD):
-            some = part_rows[start : start + ROWS_PER_FORWARD]
-            found, entries = encode_rows(signals_of(some), len(some), form)
-            if samples:
-                found[STATES_NAME]["sample_start"] += num_entries
-                num_entries += len(entries)
-                write(SAMPLES_NAME, entries.tobytes())
-            for name, records in found.items():
-                write(name, records.tobytes())
-            os.utime(work_dir)
-        if samples:  # Four bytes can then be read where the last entry of three begins.
-            write(SAMPLES_NAME, b"\0")
-        for file in files.values():
+    def add(self, batch: OnHost) -> None:
+        """Encode the next rows and write them. The last ones finish the part."""
+        batch.wait()
+        if batch.worst.isnan():
+            raise RuntimeError(self._not_finite)
+        if not self._files:
+            self._files = {name: (self._work_dir / name).open("wb") for name in self._hashes}
+        found, entries = encode_rows(batch, self._form)
+        if self._form.plan.samples:
+            found[STATES_NAME]["sample_start"] += self._num_entries
+            self._num_entries += len(entries)
+            self._write(SAMPLES_NAME, entries.tobytes())
+        for name, records in found.items():
+            self._write(name, records.tobytes())
+        os.utime(self._work_dir)
+        # A batch that failed is not counted: then the part is never finished.
+        self._num_rows += batch.num_rows
+        if self._num_rows == len(self._rows):
+            self._finish()
+
+    def drop(self) -> None:
+        """Remove what is not finished. A finished part stays."""
+        with ExitStack() as stack:
+            # On a full disk a file cannot be closed either. Its folder is removed all the same.
+            stack.callback(shutil.rmtree, self._work_dir, ignore_errors=True)
+            for file in self._files.values():
+                stack.callback(file.close)
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._files[name].write(content)
+        self._hashes[name].update(content)
+
+    def _finish(self) -> None:
+        if self._form.plan.samples:
+            # Four bytes can then be read where the last entry of three begins.
+            self._write(SAMPLES_NAME, b"\0")
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-    finally:
-        for file in files.values():
             file.close()
-    record = {
-        "schema": SCHEMA,
-        "rows": [int(part_rows[0]), int(part_rows[-1])],
-        "num_rows": len(part_rows),
-        "bytes": {name: (work_dir / name).stat().st_size for name in names},
-        "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
-    }
-    write_json(work_dir / PART_NAME, record)
+        record = {
+            "schema": SCHEMA,
+            "rows": [int(self._rows[0]), int(self._rows[-1])],
+            "num_rows": len(self._rows),
+            "bytes": {name: (self._work_dir / name).stat().st_size for name in self._hashes},
+            "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()},
+        }
+        write_json(self._work_dir / PART_NAME, record)
+        try:
+            self._work_dir.rename(self._target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            self.drop()  # Another maker was faster.
 
 
 def missing_parts(parts_dir: Path, num_rows: int, form: Form) -> list[int]:
@@ -151,6 +221,7 @@ def complete_parts(
     patience_s: float,
     check: Callable[[], None],
     poll_s: float = 0.2,
+    not_finite: str = NOT_FINITE,
 ) -> None:
     """Return when all parts exist. Makes parts that nobody works on, and waits for the others.
 
@@ -178,7 +249,7 @@ def complete_parts(
         if free is None:
             time.sleep(poll_s)
         else:
-            write_part(parts_dir, free, rows, form, signals_of)
+            write_part(parts_dir, free, rows, form, signals_of, not_finite=not_finite)
 
 
 def finish(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits
+from kdwatts.teacher.signals import SignalPlan, Signals, SparseLogits, worst
 from kdwatts.teacher.sparse_coding import (
     BLOCK_POSITIONS,
     Array,
@@ -124,48 +124,104 @@ def bytes_per_token(plan: SignalPlan, sequence_length: int, width: int) -> float
     return Form(plan, sequence_length, width).row_bytes / sequence_length
 
 
-def encode_rows(signals: Signals, num_rows: int, form: Form) -> tuple[dict[str, Records], Entries]:
-    """Records of a batch's rows by file, and the entries [E, bytes] of their samples.
+@dataclass(frozen=True)
+class OnHost:
+    """A batch's signals in the CPU's memory, or on their way to it, ordered as a cache has them."""
 
-    `sample_start` counts from the batch's first entry.
+    num_rows: int
+    tensors: dict[str, Tensor]
+    worst: Tensor
+    """NaN where a number of the teacher's is not finite, else 0."""
+    arrival: torch.cuda.Event | None
+    """No tensor may be read before it. None where all are there."""
+
+    def wait(self) -> None:
+        """Return when all tensors are there."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+
+
+def on_host(signals: Signals, num_rows: int, form: Form) -> OnHost:
+    """What `encode_rows` reads of the signals of so many rows.
+
+    A GPU orders it and sends it to page-locked memory, and nobody waits for that here.
     """
-    found = {name: np.zeros(num_rows, record) for name, record in form.records.items()}
-    entries = np.empty((0, entry_bytes(form.plan.samples)), dtype=np.uint8)
+    found: dict[str, Tensor] = {}
     if signals.sparse:
-        _encode_sparse(signals.sparse, found[TOP_K_NAME], form)
-    states = found.get(STATES_NAME, np.empty(0))
+        found |= _ordered(signals.sparse, form)
     if signals.sampled:
-        ids_NK, counts_NK = (
-            tensor.cpu().numpy().astype(np.int64, copy=False)
-            for tensor in (signals.sampled.ids_NK, signals.sampled.counts_NK)
-        )
-        entries, distinct_N = encode_samples(ids_NK, counts_NK, form.plan.samples)
-        states["distinct"] = distinct_N.reshape(num_rows, -1)
-        num_B = distinct_N.reshape(num_rows, -1).sum(axis=1, dtype=np.int64)
-        states["sample_start"] = np.cumsum(num_B) - num_B
+        found["sampled_ids"] = signals.sampled.ids_NK
+        found["sampled_counts"] = signals.sampled.counts_NK
     if signals.final_ND is not None:
-        states["final_hidden"] = _bits(signals.final_ND).reshape(states["final_hidden"].shape)
+        found["final_hidden"] = _bits(signals.final_ND)
     if signals.blocks:
         for place, block in enumerate(form.plan.blocks):
-            states["blocks"][:, place] = _bits(signals.blocks[block])
+            found[f"block {place}"] = _bits(signals.blocks[block])
     if signals.tokens_BMD is not None:
-        states["tokens"] = _bits(signals.tokens_BMD)
+        found["tokens"] = _bits(signals.tokens_BMD)
     if signals.pooled_BD is not None:
-        states["pooled"] = signals.pooled_BD.float().cpu().numpy()
-    return found, entries
+        found["pooled"] = signals.pooled_BD.float()
+    is_bad = worst(signals)
+    cpu = torch.device("cpu")
+    tensors = {name: part.to(cpu, non_blocking=True) for name, part in found.items()}
+    bad, arrival = is_bad.to(cpu, non_blocking=True), None
+    if is_bad.device.type == "cuda" and torch.cuda.is_initialized():
+        arrival = torch.cuda.Event()
+        arrival.record(torch.cuda.current_stream(is_bad.device))
+    return OnHost(num_rows, tensors, bad, arrival)
 
 
-def _encode_sparse(sparse: SparseLogits, records: Records, form: Form) -> None:
-    precision, num_rows = form.plan.precision, len(records)
+def _ordered(sparse: SparseLogits, form: Form) -> dict[str, Tensor]:
+    """Ids that ascend, with their depths below the likeliest token's, in float32."""
     top_N1 = sparse.log_p_NK.amax(-1, keepdim=True)
     ids_NK, order_NK = sparse.ids_NK.sort(-1)
     depth_NK = (top_N1 - sparse.log_p_NK).gather(-1, order_NK)
     # log p_T(i) = -d_i / T - (c_T - l_top / T). The bracket is kept.
     temperature_M = torch.tensor(form.plan.temperatures, device=top_N1.device, dtype=top_N1.dtype)
     offset_NM = sparse.offset_NM - top_N1 / temperature_M
+    return {
+        "ids": ids_NK,
+        "depth": depth_NK.float(),
+        "offset": offset_NM.float(),
+        "log_tail": sparse.log_tail_NM.float(),
+    }
+
+
+def encode_rows(batch: OnHost, form: Form) -> tuple[dict[str, Records], Entries]:
+    """Records of a batch's rows by file, and the entries [E, bytes] of their samples.
+
+    `sample_start` counts from the batch's first entry. The batch must have arrived. All of it is
+    numpy's work, so a thread may do it while torch computes.
+    """
+    num_rows, parts = batch.num_rows, {name: part.numpy() for name, part in batch.tensors.items()}
+    found = {name: np.zeros(num_rows, record) for name, record in form.records.items()}
+    entries = np.empty((0, entry_bytes(form.plan.samples)), dtype=np.uint8)
+    if "ids" in parts:
+        _encode_sparse(parts, found[TOP_K_NAME], form)
+    states = found.get(STATES_NAME, np.empty(0))
+    if "sampled_ids" in parts:
+        ids_NK, counts_NK = (
+            parts[name].astype(np.int64, copy=False) for name in ("sampled_ids", "sampled_counts")
+        )
+        entries, distinct_N = encode_samples(ids_NK, counts_NK, form.plan.samples)
+        states["distinct"] = distinct_N.reshape(num_rows, -1)
+        num_B = distinct_N.reshape(num_rows, -1).sum(axis=1, dtype=np.int64)
+        states["sample_start"] = np.cumsum(num_B) - num_B
+    if "final_hidden" in parts:
+        states["final_hidden"] = parts["final_hidden"].reshape(states["final_hidden"].shape)
+    for place in range(len(form.plan.blocks)):
+        states["blocks"][:, place] = parts[f"block {place}"]
+    for name in ("tokens", "pooled"):
+        if name in parts:
+            states[name] = parts[name]
+    return found, entries
+
+
+def _encode_sparse(parts: Mapping[str, Array], records: Records, form: Form) -> None:
+    precision, num_rows = form.plan.precision, len(records)
     ids, depth, offset, log_tail = (
-        tensor.cpu().numpy().reshape(num_rows, form.sequence_length, -1)
-        for tensor in (ids_NK, depth_NK.float(), offset_NM.float(), sparse.log_tail_NM.float())
+        parts[name].reshape(num_rows, form.sequence_length, -1)
+        for name in ("ids", "depth", "offset", "log_tail")
     )
     records["offset"] = encode_offsets(offset, precision)
     # float16 ends at 65504, so minus infinity is kept as -60000.
@@ -235,8 +291,9 @@ def _flat(array_BT: Array) -> Array:
     return array_BT.reshape(-1, *array_BT.shape[2:])
 
 
-def _bits(state: Tensor) -> NDArray[np.int16]:
-    return state.to(torch.bfloat16).view(torch.int16).cpu().numpy()
+def _bits(state: Tensor) -> Tensor:
+    """The 16 bits of bfloat16, as numpy has no such type."""
+    return state.to(torch.bfloat16).view(torch.int16)
 
 
 def _bfloat16(bits: Array) -> Tensor:

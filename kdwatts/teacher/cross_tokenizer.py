@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdwatts.data.packing import Batch
+from kdwatts.runtime.sending import send
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
 
 UNREAD = -1
@@ -146,47 +147,48 @@ def universal_signals(
 ) -> Signals:
     """What the teacher, whose tokenizer is `reader`, says at the student's positions.
 
-    Its final states [N, E] stand where the student's tokens end. `aligned_N` [N] is false where it
-    has none. Pooled states are over the teacher's own tokens. The plan must have no other signals
-    of single positions: they have no meaning here. The caller chooses autocast.
+    Its final states [N, E] stand where the student's tokens end. `aligned_N` [N], in the CPU's
+    memory, is false where it has none. Pooled states are over the teacher's own tokens. The plan
+    must have no other signals of single positions: they have no meaning here. Texts are aligned on
+    the CPU, and no device is waited for. The caller chooses autocast.
     """
     assert not (plan.top_k or plan.samples or plan.blocks or plan.token_positions)
     assert plan.attention_block is None
+    text, device = batch.on_cpu, batch.input_BT.device
     rows = [
         read_row(
             student,
             reader,
             ids[:length],
-            _starts(batch.position_BT, row, length),
+            _starts(text.position_BT, row, length),
         )
         for row, (ids, length) in enumerate(
-            zip(batch.input_BT.tolist(), batch.text_BT.sum(1).tolist(), strict=True)
+            zip(text.input_BT.tolist(), text.text_BT.sum(1).tolist(), strict=True)
         )
     ]
-    device = batch.input_BT.device
     most = int(teacher.config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     width = min(max(1, *(len(row.ids) for row in rows)), most)
-    length_B = torch.tensor([min(len(row.ids), width) for row in rows], device=device)
+    length_B = torch.tensor([min(len(row.ids), width) for row in rows])
     signals = compute_signals(
         teacher,
-        _padded([row.ids for row in rows], width).to(device),
+        send(_padded([row.ids for row in rows], width), device),
         plan,
         rows=batch.rows,
-        valid_BT=torch.arange(width, device=device) < length_B[:, None],
+        valid_BT=send(torch.arange(width) < length_B[:, None], device),
         position_BT=(
             None
             if batch.position_BT is None
-            else _padded([row.positions for row in rows], width).to(device)
+            else send(_padded([row.positions for row in rows], width), device)
         ),
     )
     if signals.final_ND is None:
         return signals
     length = batch.input_BT.shape[1]
-    place_BT = _padded([row.place_T.tolist() for row in rows], length, UNREAD).to(device)
+    place_BT = _padded([row.place_T.tolist() for row in rows], length, UNREAD)
     aligned_BT = (place_BT != UNREAD) & (place_BT < width)
     flat_BT = place_BT.clamp(0, width - 1)
-    flat_BT = flat_BT + width * torch.arange(len(rows), device=device)[:, None]
-    final_ND = signals.final_ND[flat_BT.flatten()]
+    flat_BT = flat_BT + width * torch.arange(len(rows))[:, None]
+    final_ND = signals.final_ND.index_select(0, send(flat_BT.flatten(), device))
     return replace(signals, final_ND=final_ND, aligned_N=aligned_BT.flatten())
 
 

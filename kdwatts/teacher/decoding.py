@@ -5,18 +5,22 @@ text after a prompt would then depend on the other prompts. Here every prompt br
 numbers.
 """
 
-# B prompts still written to, P positions so far, V shared vocabulary.
+# B prompts still written to, P positions of the prompts, N tokens of the longest text, E end
+# tokens, V shared vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache
+
+from kdwatts.runtime.sending import send
+from kdwatts.teacher.decoding_steps import MakeSteps, steps_of
+from kdwatts.teacher.late_looks import LateLooks, Pace, pace_of
 
 
 def uniform_draws(key: Sequence[int], count: int) -> NDArray[np.float64]:
@@ -51,7 +55,9 @@ def choose_tokens(
     total_B1 = cumulated_BV[:, -1:]
     # Rounding may bring the product up to the total, beyond which no token has probability.
     goal_B1 = (draw_B[:, None] * total_B1).minimum(total_B1 * (1 - 1e-12))
-    return torch.searchsorted(cumulated_BV, goal_B1, right=True)[:, 0]
+    next_B = torch.searchsorted(cumulated_BV, goal_B1, right=True)[:, 0]
+    # It is beyond the last token for NaN alone. That is refused later, and read before by a GPU.
+    return next_B.clamp(max=logits_BV.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -65,76 +71,92 @@ def write_text(
     temperature: float,
     top_p: float = 1.0,
     writer: str = "model",
+    make_steps: MakeSteps = steps_of,
+    make_pace: Callable[[torch.device], Pace] = pace_of,
 ) -> list[NDArray[np.int64]]:
     """What the model writes after each prompt, int64 [L]: at least one token, without the prompt.
 
     A text ends with the first of `end_ids` that is written, which belongs to it, or after as many
     tokens as its prompt has random numbers. Only ids below `vocabulary` are written. A text does
-    not depend on the other prompts, up to rounding of logits. A prompt whose text has ended leaves
-    the batch. The caller chooses device and autocast, and sets the model to evaluation mode: with
-    gradient checkpointing it would keep no cache.
+    not depend on the other prompts, up to rounding of logits. The caller chooses device and
+    autocast, and sets the model to evaluation mode: with gradient checkpointing it would keep no
+    cache.
+
+    On a CPU a prompt whose text has ended leaves the batch at once. On a GPU the host looks only
+    now and then which have ended, and waits for no token: what is written after an end is cut off.
 
     Raises ValueError for a prompt without a token. Raises RuntimeError, which names the `writer`,
     for logits that are not finite: ordinary tokens would be drawn from NaN.
     """
-    lengths = [len(prompt) for prompt in prompts]
-    if not all(lengths):
+    if not all(len(prompt) for prompt in prompts):
         raise ValueError("generate: a prompt has no tokens; give each prompt at least one")
     if not prompts:
         return []
     assert all(len(draw) for draw in draws), "a prompt without draws is to be left out"
     device = next(model.parameters()).device
-    token_BP, mask_BP = (tensor.to(device) for tensor in _left_padded(prompts))
-    # Pads have no position: a text's first token is at position 0 whatever stands before it.
-    position_BP = (mask_BP.cumsum(-1) - 1).clamp(min=0)
-    limit_B = np.array([len(draw) for draw in draws])
-    draw_BN = np.zeros((len(prompts), limit_B.max()))
+    token_BP, mask_BP = (_sent(array, device) for array in _left_padded(prompts))
+    limits = np.array([len(draw) for draw in draws])
+    draw_BN = np.zeros((len(prompts), limits.max()))
     for row, draw in enumerate(draws):
         draw_BN[row, : len(draw)] = draw
-    draws_BN = torch.from_numpy(draw_BN).to(device)
+    draws_BN, limit_B = _sent(draw_BN, device), _sent(limits, device)
     text_BN = torch.zeros(draw_BN.shape, dtype=torch.int64, device=device)
-    ends = torch.tensor(sorted(end_ids), device=device)
-    num_written = np.zeros(len(prompts), dtype=np.int64)
-    open_B = torch.arange(len(prompts), device=device)
-    cache = DynamicCache(config=model.config)  # pyright: ignore[reportArgumentType]
+    end_E = _sent(np.array(sorted(end_ids), dtype=np.int64), device)
+    steps = make_steps(model, token_BP, mask_BP, new_tokens=draw_BN.shape[1])
+    pace = make_pace(device)
+    looks = LateLooks(pace)
+    row_B = torch.arange(len(prompts), device=device)
+    # Whether a text has ended, and whether logits inside it were not finite.
+    flags_2B = torch.zeros(2, len(prompts), dtype=torch.bool, device=device)
+    next_B = row_B
     for place in range(draw_BN.shape[1]):
-        said = model(
-            input_ids=token_BP,
-            attention_mask=mask_BP,
-            position_ids=position_BP,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV = said.logits[:, -1, :vocabulary]
-        finite_B = logits_BV.amax(-1).isfinite()
-        draw_B = draws_BN[open_B, place]
+        seen_2B = looks.read(written=place)
+        if seen_2B is not None:
+            _refuse_damaged(seen_2B[1], writer)
+            open_rows = np.flatnonzero(~seen_2B[0])
+            if not len(open_rows):
+                break
+            if pace.lets_leave(len(open_rows), len(row_B)):
+                stay_B = _sent(open_rows, device)
+                steps.keep(stay_B)
+                row_B, next_B, limit_B = row_B[stay_B], next_B[stay_B], limit_B[stay_B]
+                flags_2B = flags_2B[:, stay_B]
+        logits_BV = (steps.step(next_B) if place else steps.begin())[:, :vocabulary]
+        draw_B = draws_BN[row_B, place]
         next_B = choose_tokens(logits_BV, draw_B, temperature=temperature, top_p=top_p)
-        text_BN[open_B, place] = next_B
-        num_written[open_B.cpu().numpy()] = place + 1
-        # One transfer, since each is a wait. A row's maximum is NaN if one of its logits is.
-        ended_B, finite_B = torch.stack([torch.isin(next_B, ends), finite_B]).cpu().numpy()
-        if not finite_B.all():
-            raise RuntimeError(
-                f"generate: the {writer}'s logits are not finite (NaN or infinite), so its text "
-                f"would mean nothing; its weights may be damaged: check the {writer}'s files"
-            )
-        done = ended_B | (limit_B[open_B.cpu().numpy()] == place + 1)
-        if done.all():
-            break
-        token_BP, position_BP = next_B[:, None], position_BP[:, -1:] + 1
-        mask_BP = torch.cat([mask_BP, mask_BP.new_ones(len(mask_BP), 1)], dim=-1)
-        if done.any():
-            stay = torch.from_numpy(np.flatnonzero(~done)).to(device)
-            cache.batch_select_indices(stay)
-            open_B, token_BP, position_BP, mask_BP = (
-                tensor[stay] for tensor in (open_B, token_BP, position_BP, mask_BP)
-            )
+        text_BN[row_B, place] = next_B
+        ended_B, damaged_B = flags_2B
+        # A row's maximum is NaN if one of its logits is.
+        damaged_B |= ~(ended_B | logits_BV.amax(-1).isfinite())
+        ended_B |= (next_B[:, None] == end_E).any(-1) | (limit_B <= place + 1)
+        looks.start(flags_2B, written=place + 1)
+    _refuse_damaged(flags_2B[1].cpu().numpy(), writer)
     texts_BN = text_BN.cpu().numpy()
-    return [text_N[:count] for text_N, count in zip(texts_BN, num_written, strict=True)]
+    return [_cut(text_N[:limit], end_ids) for text_N, limit in zip(texts_BN, limits, strict=True)]
 
 
-def _left_padded(prompts: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+def _sent(array: NDArray, device: torch.device) -> Tensor:
+    """An array on a device, which the host does not wait for."""
+    return send(torch.from_numpy(array), device)
+
+
+def _refuse_damaged(damaged_B: NDArray[np.bool_], writer: str) -> None:
+    if damaged_B.any():
+        raise RuntimeError(
+            f"generate: the {writer}'s logits are not finite (NaN or infinite), so its text "
+            f"would mean nothing; its weights may be damaged: check the {writer}'s files"
+        )
+
+
+def _cut(text_N: NDArray[np.int64], end_ids: Collection[int]) -> NDArray[np.int64]:
+    """A text up to its first end token, which belongs to it."""
+    end_indices = np.flatnonzero(np.isin(text_N, list(end_ids)))
+    return text_N[: end_indices[0] + 1] if len(end_indices) else text_N
+
+
+def _left_padded(
+    prompts: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tokens and mask [B, P]. A pad is told by its place, never by its id, which any token has."""
     longest = max(len(prompt) for prompt in prompts)
     token_BP = np.zeros((len(prompts), longest), dtype=np.int64)
@@ -142,7 +164,7 @@ def _left_padded(prompts: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
     for row, prompt in enumerate(prompts):
         token_BP[row, longest - len(prompt) :] = prompt
         mask_BP[row, longest - len(prompt) :] = 1
-    return torch.from_numpy(token_BP), torch.from_numpy(mask_BP)
+    return token_BP, mask_BP
 
 
 def keep_texts(path: Path, texts: Mapping[tuple[int, ...], NDArray[np.int64]]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdwatts.config.paradigm import Paradigm
-from kdwatts.data.positions import attention_inputs, sampled_positions
+from kdwatts.data.positions import sampled_positions
 from kdwatts.losses.chunks import SPARSE_ROWS
 from kdwatts.losses.relational import mean_pool
 from kdwatts.losses.rounding import wide
 from kdwatts.losses.sparse import TopK
 from kdwatts.models.layers import LayerPairs, captured_blocks, captured_projections
 from kdwatts.models.load import head_bias, head_weight
+from kdwatts.models.row_attention import final_states
+from kdwatts.runtime.sending import send
 from kdwatts.teacher.sampling import SampledLogits, sampled_logits, uniforms
 
 
@@ -106,9 +108,9 @@ class SparseLogits:
         log_p_NK = wide(self.log_p_NK) / temperature - wide(self.offset_NM[:, place, None])
         return TopK(self.ids_NK.long(), log_p_NK, wide(self.log_tail_NM[:, place]))
 
-    def rows(self, keep_N: Tensor) -> SparseLogits:
-        """The positions where `keep_N` [N] is true."""
-        return SparseLogits(*(getattr(self, f.name)[keep_N] for f in fields(self)))
+    def at_places(self, place_n: Tensor) -> SparseLogits:
+        """The positions with the numbers `place_n`, int64 [n]."""
+        return SparseLogits(*(getattr(self, f.name).index_select(0, place_n) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Signals:
     aligned_N: Tensor | None = None
     """Where the final states stand for the student's positions. None where all do.
 
-    See `universal`.
+    See `universal`. It always lies in the CPU's memory, where it was made.
     """
     blocks: dict[int, Tensor] | None = None
     """Teacher block to its output [B, T, D], or [B, M, D] at the plan's sampled positions."""
@@ -132,8 +134,13 @@ class Signals:
     """Queries, keys and values [B, T, heads times head width] under q, k and v."""
 
     def to(self, device: torch.device) -> Signals:
-        """The signals on `device`. With pinned memory the host does not wait for the copy."""
-        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True))
+        """The signals on `device`. The host does not wait for the copies."""
+        sent = _mapped(self, lambda tensor: send(tensor, device))
+        return replace(sent, aligned_N=self.aligned_N)
+
+    def first(self, num_rows: int, *, of: int) -> Signals:
+        """The signals of the first `num_rows` of `of` rows."""
+        return _mapped(self, lambda tensor: tensor[: len(tensor) // of * num_rows])
 
     def pinned(self) -> Signals:
         """The signals in page-locked memory, which a GPU reads by itself."""
@@ -195,7 +202,7 @@ def sparse_logits(logits_NV: Tensor, *, k: int, temperatures: tuple[float, ...])
 def sampled_index(rows: NDArray[np.int64], like: Tensor, *, count: int) -> Tensor:
     """The `count` sampled positions of each row, int64 [B, M], on the device of `like` [B, ...]."""
     places = sampled_positions(rows, sequence_length=like.shape[1], count=count)
-    return torch.from_numpy(places).to(like.device)
+    return send(torch.from_numpy(places), like.device)
 
 
 def at_positions(state: Tensor, index_BM: Tensor) -> Tensor:
@@ -223,14 +230,11 @@ def compute_signals(
     [B, T], the places of tokens in their documents, each token sees its own document alone. Logits
     exist for `chunk_rows` positions at a time. The caller chooses autocast and device.
     """
-    body = teacher.get_submodule("model")
     with (
         captured_blocks(teacher, plan.blocks) as blocks,
         captured_projections(teacher, plan.attention_block) as attention,
     ):
-        final_BTD = body(
-            input_ids=input_BT, use_cache=False, **attention_inputs(position_BT)
-        ).last_hidden_state
+        final_BTD = final_states(teacher, input_BT, position_BT)
     final_ND = final_BTD.flatten(0, 1)
     sparse, sampled = _of_logits(teacher, final_ND, plan, rows, chunk_rows=chunk_rows)
     if plan.block_positions:
@@ -272,7 +276,7 @@ def _of_logits(
         assert rows is not None
         length = len(final_ND) // len(rows)
         drawn = uniforms(rows, sequence_length=length, num_samples=plan.samples)
-        uniform_NS = torch.from_numpy(drawn).flatten(0, 1)
+        uniform_NS = send(torch.from_numpy(drawn), final_ND.device).flatten(0, 1)
     sparse, sampled = [], []
     for start in range(0, len(final_ND), chunk_rows):
         part = slice(start, start + chunk_rows)
@@ -284,11 +288,7 @@ def _of_logits(
             sparse.append(sparse_logits(logits_nV, k=plan.top_k, temperatures=plan.temperatures))
         if uniform_NS is not None:
             sampled.append(
-                sampled_logits(
-                    logits_nV,
-                    uniform_NS[part].to(logits_nV.device),
-                    temperature=plan.sample_temperature,
-                )
+                sampled_logits(logits_nV, uniform_NS[part], temperature=plan.sample_temperature)
             )
     return _joined(SparseLogits, sparse), _joined(SampledLogits, sampled)
 

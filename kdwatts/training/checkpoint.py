@@ -20,7 +20,7 @@ from kdwatts.artifacts.store import as_readable_as
 from kdwatts.models.sharding import gathered, is_sharded, part_of
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
-from kdwatts.telemetry.meter import OpenWindow
+from kdwatts.telemetry.open_window import OpenWindow
 from kdwatts.training.parallel import collected, rank
 
 STATE_NAME = "state.safetensors"

@@ -37,7 +37,7 @@ class JouleBudget:
         if self.start_j >= self._limit_j:
             raise ValueError(
                 f"training.budget_kj={budget_kj} is used up before the first step, since loading "
-                f"drew {self.start_j / 1000:.3g} kJ; raise it"
+                f"and compiling drew {self.start_j / 1000:.3g} kJ; raise it"
             )
 
     def used(self) -> float:

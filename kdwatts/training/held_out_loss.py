@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.training.learner import Learner, share_of
@@ -46,7 +47,8 @@ def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
     is_taught_ce = learner.objective.head_terms.ce is not None
     reader = replace(learner, objective=learner.objective.with_cross_entropy())
     size = reader.objective.step_size(held_out.batches)
-    total, terms = 0.0, dict[str, float]()
+    # Added up on the device, which is waited for once. Float64 adds as Python's own numbers do.
+    added = dict[str, Tensor]()
     num_batches = len(held_out.batches)
     learner.student.eval()
     # All ranks run equally often, since shards meet in each run. The last may repeat a batch.
@@ -55,12 +57,13 @@ def held_out_losses(learner: Learner, held_out: HeldOut) -> dict[str, float]:
         micro_batch = learner.source.read(held_out.batches[place]).to(learner.device)
         share = share_of(reader, micro_batch, size)
         counts = place == start + rank()
-        total += share.loss.item() if counts else 0.0
-        for name, part in share.terms.items():
-            terms[name] = terms.get(name, 0.0) + (part.item() if counts else 0.0)
+        for name, part in {"loss": share.loss, **share.terms}.items():
+            part = part.double() if counts else torch.zeros_like(part, dtype=torch.float64)
+            added[name] = added[name] + part if name in added else part
     learner.student.train()
-    total, *sums = summed([total, *terms.values()])
-    terms = dict(zip(terms, sums, strict=True))
+    sums = summed(torch.stack(list(added.values())).tolist())
+    terms = dict(zip(added, sums, strict=True))
+    total = terms.pop("loss")
     if not is_taught_ce:
         total -= terms["ce_nats"]
     losses = {"loss": total, **terms}

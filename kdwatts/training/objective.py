@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdwatts.config.paradigm import CrossEntropy, Paradigm
 from kdwatts.data.packing import Batch
 from kdwatts.models.layers import LayerPairs
+from kdwatts.models.row_attention import final_states
 from kdwatts.teacher.signals import SignalPlan
 from kdwatts.training.micro_batch import MicroBatch
 from kdwatts.training.parallel import summed
@@ -87,9 +88,8 @@ class Objective:
         """
         with ExitStack() as stack:
             captured = [stack.enter_context(term.captured(student)) for term in self.state_terms]
-            body = student.get_submodule("model")
-            inputs = micro_batch.batch.model_inputs
-            final_BTD = body(**inputs, use_cache=False).last_hidden_state
+            batch = micro_batch.batch
+            final_BTD = final_states(student, batch.input_BT, batch.position_BT)
         loss, parts = self.head_terms.loss(student, final_BTD, micro_batch, size.num_targets)
         for term, caught in zip(self.state_terms, captured, strict=True):
             states = caught or {FINAL: final_BTD}

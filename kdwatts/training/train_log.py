@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from kdwatts.records.files import append_jsonl
@@ -33,11 +34,14 @@ def step_row(
     run: TrainingRun, progress: Progress, outcome: StepLoss, learning_rate: float
 ) -> dict[str, Any]:
     """The row of a step, with the losses of all ranks. Every rank must call it."""
-    loss, *terms = summed([part.item() for part in (outcome.loss, *outcome.terms.values())])
+    numbers = (outcome.grad_norm, outcome.loss, *outcome.terms.values())
+    # One read: each would wait for the device.
+    grad_norm, *parts = torch.stack([number.double() for number in numbers]).tolist()
+    loss, *terms = summed(parts)
     return {
         **row_head(run, progress, split="train"),
         "learning_rate": learning_rate,
-        "grad_norm": outcome.grad_norm.item(),
+        "grad_norm": grad_norm,
         "loss": loss,
         **dict(zip(outcome.terms, terms, strict=True)),
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kdwatts.config.training import Training
 from kdwatts.metrics.quantity import Quantity
-from kdwatts.telemetry.meter import Meter, OpenWindow
+from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.open_window import OpenWindow
 from kdwatts.training.held_out_loss import HeldOut
 from kdwatts.training.learner import Learner
 from kdwatts.training.rollout import Rollouts

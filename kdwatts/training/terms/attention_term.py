@@ -33,7 +33,7 @@ class AttentionTerm:
 
     def count(self, batch: Batch) -> int:
         """Number of positions with text."""
-        return int(batch.text_BT.sum())
+        return int(batch.on_cpu.text_BT.sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
         """The micro-batch's share of the step's loss, a scalar in nats, before its weight."""

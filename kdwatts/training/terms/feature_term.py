@@ -40,7 +40,8 @@ class FeatureTerm:
 
     def count(self, batch: Batch) -> int:
         """Number of positions whose states are compared."""
-        return int(self._is_text(batch).sum())
+        batch = batch.on_cpu
+        return int(self._is_text(batch, self._index(batch)).sum())
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
         """The micro-batch's share of the step's loss, a scalar without a unit, before its weight.
@@ -50,13 +51,14 @@ class FeatureTerm:
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.blocks
         whole = batch.valid_BT is None and batch.position_BT is None
-        text_N = None if whole else self._is_text(batch).flatten()
+        index_BM = self._index(batch)
+        text_N = None if whole else self._is_text(batch, index_BM).flatten()
         distances = []
         for place, (student_block, teacher_block) in enumerate(self.pairs):
-            state_ND = self._compared(batch, states[student_block]).flatten(0, 1)
+            state_ND = self._compared(states[student_block], index_BM).flatten(0, 1)
             goal = signals.blocks[teacher_block]
             # The teacher gives its blocks at the sampled positions only.
-            goal = goal if self.settings.positions else self._compared(batch, goal)
+            goal = goal if self.settings.positions else self._compared(goal, None)
             state_ND = project(self.projectors, place, state_ND)
             distance_N = distance_of(self.settings.distance)(state_ND, goal.flatten(0, 1))
             self._check_is_one_a_position(distance_N, len(state_ND))
@@ -75,17 +77,21 @@ class FeatureTerm:
                 "positions; return one number per position from its function"
             )
 
-    def _compared(self, batch: Batch, state: Tensor) -> Tensor:
+    def _index(self, batch: Batch) -> Tensor | None:
+        """The sampled positions [B, M], on the batch's device. None where none are sampled."""
+        count = self.settings.positions
+        return sampled_index(batch.rows, batch.input_BT, count=count) if count else None
+
+    def _compared(self, state: Tensor, index_BM: Tensor | None) -> Tensor:
         """What is compared of a state, or of a mask, over all positions [B, T, ...].
 
         Sampled positions, or all but the first, which is a sink of attention.
         """
-        count = self.settings.positions
-        if count:
-            return at_positions(state, sampled_index(batch.rows, state, count=count))
+        if index_BM is not None:
+            return at_positions(state, index_BM)
         return state[:, 1:] if self.settings.skip_first_position else state
 
-    def _is_text(self, batch: Batch) -> Tensor:
+    def _is_text(self, batch: Batch, index_BM: Tensor | None) -> Tensor:
         """Where what is compared is text, and no first token unless those count."""
         skips = self.settings.skip_first_position
-        return self._compared(batch, batch.beyond_first_BT if skips else batch.text_BT)
+        return self._compared(batch.beyond_first_BT if skips else batch.text_BT, index_BM)

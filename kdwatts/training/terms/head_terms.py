@@ -5,8 +5,8 @@ likeliest tokens (`Signals.sparse`), tokens drawn from it (`sampled`), or its fi
 (`final_ND`).
 """
 
-# B sequences, T positions, N those that count, K tokens of the teacher; D width and V vocabulary of
-# the student, E and W those of the teacher.
+# B sequences, T positions, N those of all B T that count, K tokens of the teacher; D width and V
+# vocabulary of the student, E and W those of the teacher.
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kdwatts.config.paradigm import CrossEntropy, Response
-from kdwatts.data.packing import IGNORE
+from kdwatts.data.packing import Batch
 from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
 from kdwatts.losses.logit_rows import RowTerm
 from kdwatts.losses.response import dense_term
@@ -68,26 +68,27 @@ class HeadTerms:
         They are scalars in nats. `final_BTD` [B, T, D] are the student's final states.
         `num_targets` is the number of targets of the whole step.
         """
-        target_N = micro_batch.batch.target_BT.flatten()
-        keep_N = target_N != IGNORE
+        batch = micro_batch.batch
+        place_N = batch.target_places
         # A step of prompts alone has no target; its sums are 0 and so must its gradient be.
         num_targets = max(1, num_targets)
         terms: dict[str, RowTerm] = {}
         weights: dict[str, float] = {}
         teacher = None
         if self.ce:
-            terms["ce_nats"] = cross_entropy_term(target_N[keep_N])
+            target_N = batch.target_BT.flatten().index_select(0, place_N)
+            terms["ce_nats"] = cross_entropy_term(target_N)
             weights["ce_nats"] = self.ce.weight / num_targets
         if self.response:
             assert micro_batch.signals
             terms["response_nats"], teacher = self._response(
-                self.response, micro_batch.signals, keep_N
+                self.response, micro_batch.signals, batch, place_N
             )
             weights["response_nats"] = self.response.weight / num_targets
         if not terms:
             return final_BTD.new_zeros(()), {}
         total, sums = head_loss(
-            final_BTD.flatten(0, 1)[keep_N],
+            final_BTD.flatten(0, 1).index_select(0, place_N),
             _cut(head_weight(student), self.vocabulary),
             terms,
             weights,
@@ -99,27 +100,31 @@ class HeadTerms:
         return total, {name: part / num_targets for name, part in sums.items()}
 
     def _response(
-        self, response: Response, signals: Signals, keep_N: Tensor
+        self, response: Response, signals: Signals, batch: Batch, place_N: Tensor
     ) -> tuple[RowTerm, DenseTeacher | None]:
-        """The term of the positions that count, and the teacher's rows where it compares all."""
+        """The term of the positions that count, and the teacher's rows where it compares all.
+
+        These positions are `place_N` of the batch.
+        """
         temperature = response.temperature
         if signals.sparse:
-            top_k = signals.sparse.rows(keep_N).at(temperature, self.plan.temperatures)
+            top_k = signals.sparse.at_places(place_N).at(temperature, self.plan.temperatures)
             return top_k_term(top_k, temperature=temperature), None
         if signals.sampled:
             drawn = signals.sampled
-            share_NK = drawn.counts_NK[keep_N] / drawn.num_samples
-            ids_NK = drawn.ids_NK[keep_N].long()
+            share_NK = drawn.counts_NK.index_select(0, place_N) / drawn.num_samples
+            ids_NK = drawn.ids_NK.index_select(0, place_N).long()
             return sampled_term(ids_NK, share_NK, temperature=temperature), None
         assert signals.final_ND is not None and self.teacher_head
         teacher = DenseTeacher(
-            signals.final_ND[keep_N],
+            signals.final_ND.index_select(0, place_N),
             _cut(self.teacher_head.weight_WE, self.plan.vocabulary),
             _cut(self.teacher_head.bias_W, self.plan.vocabulary),
         )
         if response.divergence == "universal":
-            aligned_N = signals.aligned_N
-            compared_N = None if aligned_N is None else aligned_N[keep_N]
+            compared_N = signals.aligned_N
+            if compared_N is not None:
+                compared_N = compared_N.index_select(0, batch.on_cpu.target_places)
             return universal_term(temperature=temperature, compared_N=compared_N), teacher
         term = dense_term(
             response.divergence, temperature=temperature, beta=response.beta, skew=response.skew

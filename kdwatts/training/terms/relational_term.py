@@ -64,24 +64,25 @@ class TokenTerm:
 
     def count(self, batch: Batch) -> int:
         """Number of sequences with enough tokens for relations."""
-        return num_groups(self._sampled(batch, batch.beyond_first_BT))
+        mask_BT = batch.on_cpu.beyond_first_BT
+        return num_groups(at_positions(mask_BT, self._index(batch, mask_BT)))
 
     def loss(self, states: States, micro_batch: MicroBatch, count: int) -> Tensor:
         """The micro-batch's share of the step's loss, a scalar without unit, before its weight."""
         batch, signals = micro_batch.batch, micro_batch.signals
         assert signals and signals.tokens_BMD is not None
+        index_BM = self._index(batch, states[FINAL])
         total = group_loss(
-            self._sampled(batch, states[FINAL]),
+            at_positions(states[FINAL], index_BM),
             signals.tokens_BMD,
-            self._sampled(batch, batch.beyond_first_BT),
+            at_positions(batch.beyond_first_BT, index_BM),
             **_weights(self.settings),
         )
         return total / max(1, count)
 
-    def _sampled(self, batch: Batch, state: Tensor) -> Tensor:
-        """What a state, or a mask, has at the sampled positions, [B, M, ...]."""
-        index_BM = sampled_index(batch.rows, state, count=self.settings.tokens)
-        return at_positions(state, index_BM)
+    def _index(self, batch: Batch, like: Tensor) -> Tensor:
+        """The sampled positions [B, M], on the device of `like` [B, T, ...]."""
+        return sampled_index(batch.rows, like, count=self.settings.tokens)
 
 
 def _weights(relational: Relational) -> dict[str, float]:
