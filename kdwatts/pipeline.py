@@ -53,7 +53,8 @@ class Run:
 
 def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     """Obtain every node's artifact under the meter and summarize the run when all are there."""
-    from kdwatts.stages import contamination, inference
+    from kdwatts.stages import contamination, inference, serving
+    from kdwatts.stages.engine_measurements import read_engine_served
     from kdwatts.stages.serving_measurements import read_served
     from kdwatts.stages.summarize import summarize
 
@@ -76,8 +77,9 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
                 continue
             artifacts[node.name] = artifact
             contamination.copy_report(artifact.directory, run.run_dir)
-            if node.stage == "shards" and any(one.stage == "inference" for one in missing):
-                inference.check_corpus(config, artifact.directory)
+            for stage in (inference, serving):
+                if node.stage == "shards" and any(one.stage == stage.NAME for one in missing):
+                    stage.check_corpus(config, artifact.directory)
     assert meter.row
     if "distill" in artifacts:
         served = {
@@ -85,7 +87,14 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
             for node in nodes
             if node.stage == "inference"
         }
-        summarize(config, run.run_dir, artifacts, served, meter.row, run.gpus)
+        by_engine = {
+            node.name.removeprefix("serving_"): read_engine_served(
+                node.folders(run.store), node.key
+            )
+            for node in nodes
+            if node.stage == "serving"
+        }
+        summarize(config, run.run_dir, artifacts, served, by_engine, meter.row, run.gpus)
     return artifacts
 
 
@@ -96,7 +105,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from kdwatts.stages import evaluate, inference, vocabulary
+    from kdwatts.stages import evaluate, inference, quantize, serving, vocabulary
     from kdwatts.stages.rank_messages import Prepare
     from kdwatts.stages.ready import get_ready
 
@@ -104,7 +113,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     names, stages = {node.name for node in missing}, sorted({node.stage for node in missing})
     check_models(run.config, names)
     vocabulary.check(run.config, names)
-    for stage in (evaluate, inference):
+    for stage in (evaluate, inference, quantize, serving):
         if stage.NAME in stages:
             stage.check(run.config)
     if run.company:
@@ -194,6 +203,8 @@ def _build(
             meter=meter,
             window=window,
             device=device,
+            measurement=node.settings.get("measurement", 1),
+            keyed=node.settings,
         )
         # Of unfinished attempts at this artifact, also of those whose work was lost.
         before = earlier_attempts(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +13,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Gpu
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.runtime.ranks import launched
+from kdwatts.telemetry.host import cpu_name
 from kdwatts.telemetry.nvml import Device
 
 
@@ -90,14 +89,3 @@ def joule_settings(config: Config, gpus: Sequence[Device]) -> dict[str, Any]:
         "threads": psutil.cpu_count(),
         "cpu_estimate": estimate if telemetry.cpu_estimate == "tdp" else None,
     }
-
-
-def cpu_name() -> str:
-    """The processor's model name as the kernel states it, or else the type of machine."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n"):
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

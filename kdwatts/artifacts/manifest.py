@@ -17,13 +17,13 @@ from typing import Any
 import psutil
 
 from kdwatts import __version__
-from kdwatts.artifacts.hardware import cpu_name
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR
 from kdwatts.runtime.slurm_jobs import alive, own_id
+from kdwatts.telemetry.host import cpu_name
 from kdwatts.telemetry.nvml import Device
 
 PACKAGES = (
@@ -146,6 +146,10 @@ def write_manifest(
             "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
             "cpu_estimate": _cpu_estimate(config),
             "site": to_dict(config.site),
+            "compile": {
+                "value": config.training.compile,
+                "why": config.training.compile_why,
+            },
             "teacher_quantization": config.model.teacher and config.model.teacher.quantization,
             "earlier_attempts": earlier,
         },

@@ -47,7 +47,7 @@ REFUSED = (
 
 def _print_plans(configs: Sequence[Config]) -> None:
     from kdwatts.planning.describe import describe
-    from kdwatts.planning.feasibility import unmade_teacher
+    from kdwatts.planning.feasibility import check_requests, unmade_teacher
     from kdwatts.planning.fits import check_memory
     from kdwatts.planning.roofline import costs_left, sweep_line
     from kdwatts.stages.graph import plan
@@ -63,6 +63,7 @@ def _print_plans(configs: Sequence[Config]) -> None:
         print(sweep_line(costs, len(configs)), end="\n\n")
     for config in configs:
         check_memory(config)
+        check_requests(config)
 
 
 def _prefetch(configs: Sequence[Config]) -> None:

@@ -6,11 +6,13 @@ Only typed words are checked. The file of an option may set what a run does not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 from kdwatts.cli.overrides import parsed
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Pair
 from kdwatts.config.paradigm import DIVERGENCES, Relational, Response
+from kdwatts.config.serving import ENGINES, Replay, Serving
 from kdwatts.runtime.paths import resolve_dir
 
 Reads = Callable[[Config], bool]
@@ -45,6 +47,7 @@ def _has_stage(config: Config) -> bool:
         "generate": paradigm.text != "teacher",
         "teacher": not paradigm.needs_signals or paradigm.teacher != "cached",
         "evaluate": not evaluation.tasks,
+        "serving": not evaluation.serving.is_measured,
     }
     return not absent.get(config.until, False)
 
@@ -85,9 +88,52 @@ _lighteval: tuple[Reads, str] = (
     "with tasks of lighteval in eval",
 )
 
+_engine: tuple[Reads, str] = (
+    lambda c: c.eval.serving.is_measured,
+    "with eval.serving.engine=transformers, vllm or url",
+)
+_PLANNED = ("concurrency", "rates_per_s", "workload", "slo")
+_load: tuple[Reads, str] = (
+    # A plan estimates loads without an engine, too.
+    lambda c: c.eval.serving.is_measured or c.until == "plan",
+    f"{_engine[1]}, and by until=plan",
+)
+
+
+def _started(config: Config) -> set[str]:
+    """The engines that a run starts: to measure them, or to have them write."""
+    generate = config.paradigm.generate
+    return {
+        config.eval.serving.engine,
+        config.eval.engine if config.eval.tasks else "loop",
+        generate.engine if generate else "loop",
+        config.paradigm.signals_engine,
+    }
+
+
+def _behind(engine: str) -> tuple[Reads, str]:
+    writers = {
+        "transformers": ", or as paradigm.generate.engine or eval.engine",
+        "vllm": ", or as paradigm.generate.engine, eval.engine or paradigm.signals_engine",
+    }
+    words = f"with eval.serving.engine={engine}{writers.get(engine, '')}"
+    return lambda c: engine in _started(c), words
+
+
+_any_server: tuple[Reads, str] = (
+    lambda c: bool(_started(c) - {"loop"}),
+    "with an engine in eval.serving.engine, eval.engine, paradigm.generate.engine or "
+    "paradigm.signals_engine",
+)
+
+
 READ_BY: dict[str, tuple[Reads, str]] = {
     "until": (_has_stage, "by runs that have that stage"),
     "paradigm.teacher": (lambda c: c.paradigm.needs_signals, "with a term of the teacher's"),
+    "paradigm.signals_engine": (
+        lambda c: c.paradigm.needs_signals and c.paradigm.teacher == "cached",
+        "with paradigm.teacher=cached",
+    ),
     "paradigm.generate.seed": (lambda c: c.paradigm.text == "teacher", "with text=teacher"),
     "paradigm.response.k": _top_k,
     "paradigm.response.cache_precision": _top_k,
@@ -139,9 +185,36 @@ READ_BY: dict[str, tuple[Reads, str]] = {
     ),
     "eval.batch_size": _tasks,
     "eval.apply_chat_template": _tasks,
+    "eval.engine": _tasks,
     "eval.data_dir": _tasks,
     "eval.tasks_dir": _tasks,
     "eval.lighteval": _lighteval,
+    **{
+        f"eval.serving.{one.name}": _load if one.name in _PLANNED else _engine
+        for one in fields(Serving)
+        # Quantizations without an engine are refused where settings are checked.
+        if one.name not in ("engine", "arrivals", "replay", "quantizations", *ENGINES)
+    },
+    "eval.serving.replay.log": _load,
+    **{
+        f"eval.serving.replay.{one.name}": (
+            lambda c: _load[0](c) and c.eval.serving.replay.log is not None,
+            "with eval.serving.replay.log",
+        )
+        for one in fields(Replay)
+        if one.name not in ("log", "speeds")
+    },
+    "eval.serving.replay.speeds": (
+        lambda c: _load[0](c) and c.eval.serving.is_replayed,
+        "with eval.serving.replay.log, and without rates_per_s",
+    ),
+    "eval.serving.start_timeout_s": _any_server,
+    "eval.serving.request_timeout_s": _any_server,
+    "eval.serving.arrivals": (
+        lambda c: c.eval.serving.is_measured and bool(c.eval.serving.rates_per_s),
+        "with an engine and eval.serving.rates_per_s",
+    ),
+    **{f"eval.serving.{name}": _behind(name) for name in ENGINES if name != "loop"},
     "telemetry.cpu_tdp_w": _tdp,
     "telemetry.cpu_tdp_threads": _tdp,
     "telemetry.cpu_tdp_source": _tdp,

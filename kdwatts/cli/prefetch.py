@@ -20,16 +20,9 @@ from kdwatts.data.local_rows import local_files
 from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import is_shipped
 from kdwatts.models.access import hub_errors_in_one_sentence
+from kdwatts.models.hub_files import MODEL_FILES, SUBFOLDERS, TOKENIZER_FILES
 from kdwatts.models.load import check_readable, load_tokenizer, local_dir
 from kdwatts.stages.shards import parts_of
-
-TOKENIZER_FILES = [
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt",
-    "chat_template*", "config.json",
-]  # fmt: skip
-MODEL_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json", "generation_config*"]
-SUBFOLDERS = ["*/*"]
-"""Copies of the weights in other forms."""
 
 
 @dataclass
@@ -119,6 +112,7 @@ def _add(needs: Needs, config: Config) -> None:
         or pair.student.init_from_teacher is not None
         or bool(evaluation.tasks)
         or evaluation.inference is not None
+        or evaluation.serving.is_measured
     )
     sources = [pair.student, *([pair.teacher] if pair.teacher and reads_teacher else [])]
     paths = [source.path for source in sources if source.path is not None]

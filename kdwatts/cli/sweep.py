@@ -21,6 +21,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
 
 NOT_COMPARED = ("cluster.", "launch.", "store_dir")
 """Settings that another attempt at a run may have: they change nothing that it finds out."""
+LEFT_TO_THE_DEVICE = {"training.compile": (False, "auto"), "training.chunk_rows": (256, None)}
+"""The default of older folders, and that of now. A run goes on with the value in its folder."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +100,35 @@ def first_settings(run_dir: Path, *, kind: str = "run") -> DictConfig | None:
 def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:
     """Key to the value there and here, of all that matters to a run.
 
-    What GPU `gpu=auto` found there, and where and how runs are sent, does not.
+    What GPU `gpu=auto` found there, and where and how runs are sent, does not. A value that was the
+    default before the device decided is what was left to the device then.
     """
     first: Any = OmegaConf.merge(OmegaConf.structured(Config), saved)
     if tree.gpu.name == "auto":
         tree = tree.copy()  # Other settings may follow from the GPU's.
         with open_dict(tree):
             tree.gpu = first.gpu
-    there, here = _flat(first), _flat(tree)
+    there, here = _read_of(_flat(first)), _read_of(_flat(tree))
     pairs = {key: (there.get(key), here.get(key)) for key in there | here}
     return {
         key: (found, asked)
         for key, (found, asked) in pairs.items()
-        if found != asked and not key.startswith(NOT_COMPARED)
+        if found != asked
+        and not key.startswith(NOT_COMPARED)
+        and LEFT_TO_THE_DEVICE.get(key) != (found, asked)
     }
+
+
+def _read_of(flat: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those of serving under load where no engine is measured.
+
+    Then nothing comes after inference, which was the last stage when older folders were made.
+    """
+    if flat.get("eval.serving.engine") != "loop":
+        return flat
+    unread = "eval.serving."
+    kept = {k: v for k, v in flat.items() if k == f"{unread}engine" or not k.startswith(unread)}
+    return kept | ({"until": "serving"} if flat.get("until") == "inference" else {})
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdwatts.telemetry.meter import OpenWindow
+from kdwatts.telemetry.open_window import OpenWindow
 
 
 class TokenCount:
@@ -24,7 +24,8 @@ class TokenCount:
         """Count in this window from now on."""
         self._window = window
 
-    def _add(self, tokens: int) -> None:
+    def add(self, tokens: int) -> None:
+        """Count tokens that pass by another way than through the HFLM."""
         assert self._window
         self._window.tokens += tokens
 
@@ -32,7 +33,7 @@ class TokenCount:
         """Answers of one token after the same words are read off one pass, so it counts once."""
         texts = [tuple(context + answer[:-1]) for _, context, answer in requests]
         texts = set(texts) if self._groups else texts
-        self._add(sum(min(len(text), self._max_length) for text in texts))
+        self.add(sum(min(len(text), self._max_length) for text in texts))
         return self._read(requests, *arguments, **options)
 
     def _counted(self, context: Tensor, *arguments: Any, **options: Any) -> Tensor:
@@ -40,7 +41,7 @@ class TokenCount:
         texts = self._write(context, *arguments, **options)
         prompt_tokens = int(options["attention_mask"].sum())
         written = texts[:, context.shape[1] :].tolist()
-        self._add(prompt_tokens + sum(map(self._length, written)))
+        self.add(prompt_tokens + sum(map(self._length, written)))
         return texts
 
     def _length(self, ids: list[int]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation.answers import finite_error, finite_or_none
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
+from kdwatts.runtime.child_environment import child_environment
 from kdwatts.runtime.paths import expanded, resolve_dir
 from kdwatts.telemetry.meter import Meter
 
@@ -26,17 +26,6 @@ log = logging.getLogger(__name__)
 
 HARNESS = "lighteval"
 CHILD = Path(__file__).with_name("lighteval_child.py")
-
-_OF_A_LAUNCH = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
-"""Variables of torchrun that would make the child wait for other ranks."""
-_OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 
 @dataclass(frozen=True)
@@ -149,7 +138,10 @@ def running_child(
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 encoding="utf-8",
-                env=child_environment(served.device_index, cpu=served.device_index is None),
+                env=child_environment(
+                    None if served.device_index is None else (served.device_index,),
+                    cpu=served.device_index is None,
+                ),
                 start_new_session=True,  # What is sent to our group is heeded between tasks.
             )
         assert process.stdin and process.stdout
@@ -190,26 +182,6 @@ def _last_words(path: Path) -> str:
     return (
         lines[-1][:400] if lines else "it printed nothing; start its interpreter by hand to see why"
     )
-
-
-def child_environment(device_index: int | None, *, cpu: bool = False) -> dict[str, str]:
-    """Our environment with one GPU or none, and without what concerns this process alone.
-
-    What concerns it alone are its interpreter and its launch.
-    """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in (*_OF_A_LAUNCH, *_OF_THIS_PYTHON)
-    }
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if cpu:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    elif device_index is not None:
-        gpus = visible.split(",") if visible else []
-        gpu = gpus[device_index] if device_index < len(gpus) else str(device_index)
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
-    return environment
 
 
 def _scores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from kdwatts.evaluation.lm_tasks import (
     harness_version,
     load_task,
 )
+from kdwatts.evaluation.written_answers import NotWritten, Write, write_with
 from kdwatts.records.schema import Score, StageRow
 from kdwatts.runtime import interrupt
 from kdwatts.telemetry.meter import Meter
@@ -47,13 +48,16 @@ def evaluate(
     sources: TaskSources,
     meter: Meter,
     into: list[Score] | None = None,
+    loaded: Sequence[LoadedTask] | None = None,
+    write: Write | None = None,
 ) -> list[Score]:
     """Every metric of every task for one model. Each task is a metered window of its own.
 
-    Each task comes with a flag: whether its prompts are rendered by the chat template. Reading the
-    tasks' data is a window of its own. A metric that is no number is None and is named in the log.
-    Scores are added to `into` as soon as their task ends, so a task that fails does not lose those
-    before it.
+    Each task comes with a flag: whether its prompts are rendered by the chat template. Tasks that
+    are not `loaded` yet are, in a window of its own. With `write` all answers come from there: the
+    tasks are such that generate, and the model's weights are not read. A metric that is no number
+    is None and is named in the log. Scores are added to `into` as soon as their task ends, so a
+    task that fails does not lose those before it.
 
     Raises ValueError for a task that the harness does not know, or whose primary metric it lacks.
     Raises RuntimeError, with the task's name, for whatever the harness raises.
@@ -70,9 +74,11 @@ def evaluate(
         )
         refuse_not_finite(served, subject=subject)
         count = TokenCount(served)
-        with meter.window("load_tasks"):
-            all_loaded = [load_task(task, sources) for task, _ in tasks]
-        for (task, templated), parts in zip(tasks, all_loaded, strict=True):
+        if write:
+            write_with(served, write, count)
+        if loaded is None:
+            loaded = load_tasks(tasks, sources=sources, meter=meter)
+        for (task, templated), parts in zip(tasks, loaded, strict=True):
             with meter.window(task.display_name) as window:
                 count.into(window)
                 try:
@@ -88,10 +94,18 @@ def evaluate(
     return scores
 
 
+def load_tasks(
+    tasks: Sequence[tuple[EvalTask, bool]], *, sources: TaskSources, meter: Meter | None
+) -> list[LoadedTask]:
+    """The tasks with their data, read in a window of the meter, where there is one."""
+    with _quiet_libraries(), meter.window("load_tasks") if meter else nullcontext():
+        return [load_task(task, sources) for task, _ in tasks]
+
+
 def _in_one_sentence(task: EvalTask, subject: str, error: Exception) -> str:
     """One sentence of what stopped a task, which is named: the harness's own words rarely do."""
     words = " ".join(str(error).split())
-    if not isinstance(error, NotFinite):
+    if not isinstance(error, NotFinite | NotWritten):
         words = f"lm-eval raised {type(error).__name__}{f' ({words})' if words else ''}"
     return f"evaluate: {task.name} for the {subject}: {words}"
 

@@ -1,4 +1,4 @@
-"""Break-even: how many tokens served, or students of one teacher, repay the joules of distilling.
+"""Break-even: how many tokens or requests served, or students of one teacher, repay distilling.
 
 The definitions are those of arXiv 2605.13981. The answer is a number only where the data settle it.
 Otherwise it is one of these words:
@@ -30,16 +30,21 @@ about 1 %, a model of a processor's power to about 20 %.
 
 @dataclass(frozen=True)
 class BreakEven:
-    """A number of tokens or students, or the reason why there is none."""
+    """A number of tokens, requests or students, or the reason why there is none."""
 
     verdict: str
     """`reached`, `never`, `unresolved`, `not reached` or `unknown`."""
     value: float | None = None
-    """Tokens or students. None unless `reached`."""
+    """Tokens, requests or students. None unless `reached`."""
     low: float | None = None
     """Lower end of its 95 % interval. Where unresolved, break-even comes no earlier than this."""
     high: float | None = None
     """Upper end of its 95 % interval."""
+
+    def times(self, factor: float) -> BreakEven:
+        """The answer in another unit, such as days. `factor` is above 0 and has no error."""
+        ends = (self.value, self.low, self.high)
+        return BreakEven(self.verdict, *(None if end is None else factor * end for end in ends))
 
 
 def tokens_to_break_even(
@@ -51,6 +56,18 @@ def tokens_to_break_even(
     `student` are joules per token; the reference is the model that the student replaces. When one
     meter read everything (`same_meter`), its calibration cancels, and `UNSHARED` of the extra
     joules remains.
+    """
+    return _repaid(extra, difference(reference, student, same_meter=same_meter), same_meter)
+
+
+def requests_to_break_even(
+    extra: Quantity, reference: Quantity, student: Quantity, *, same_meter: bool = True
+) -> BreakEven:
+    """The number of requests to serve until the joules of building the student are repaid.
+
+    requests* = `extra` / (`reference` - `student`), as `tokens_to_break_even` with joules per
+    request. Both are of one load and one objective, each at the replicas that it needs. A student
+    may write longer answers than its teacher: a request holds that, a token does not.
     """
     return _repaid(extra, difference(reference, student, same_meter=same_meter), same_meter)
 

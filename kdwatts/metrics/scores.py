@@ -22,9 +22,14 @@ def with_chance(scores: Iterable[Record], primaries: Primaries) -> list[dict[str
     ]
 
 
-def benchmark_scores(scores: Sequence[Record], primaries: Primaries) -> list[BenchmarkScore]:
-    """The primary, higher-is-better scores that student and teacher both have."""
-    students, teachers = (_by_task(scores, primaries, who) for who in ("student", "teacher"))
+def benchmark_scores(
+    scores: Sequence[Record], primaries: Primaries, *, subject: str = "student"
+) -> list[BenchmarkScore]:
+    """The primary, higher-is-better scores that a subject, the student, and its teacher both have.
+
+    Another subject is one of the two in few bits, such as teacher_int4.
+    """
+    students, teachers = (_by_task(scores, primaries, who) for who in (subject, "teacher"))
     return [
         BenchmarkScore(
             task,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
+from statistics import NormalDist
 from typing import Any
 
 NORMAL_975 = 1.959963984540054
@@ -17,10 +19,37 @@ def t_quantile(degrees: float, confidence: float = 0.95) -> float:
     """
     if math.isinf(degrees) and confidence == 0.95:
         return NORMAL_975
+    if find_spec("scipy") is None:
+        return _quantile_by_integral(degrees, confidence)
     from scipy.special import ndtri, stdtrit
 
     quantile = 0.5 + confidence / 2
     return float(ndtri(quantile) if math.isinf(degrees) else stdtrit(degrees, quantile))
+
+
+def _quantile_by_integral(degrees: float, confidence: float) -> float:
+    """The same without scipy, which measuring does not need: a borrowed GPU machine may lack it.
+
+    With t = sqrt(degrees) tan(angle), Student's density is a power of the angle's cosine. The angle
+    that holds the share `confidence` is found by bisection.
+    """
+    import numpy as np
+
+    if math.isinf(degrees):
+        return NormalDist().inv_cdf(0.5 + confidence / 2)
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    scale = math.exp(log_scale) / math.sqrt(math.pi)
+
+    def share_within(angle: float) -> float:
+        cosines = np.cos(angle / 2 * (nodes + 1))
+        return scale * angle * float(weights @ cosines ** (degrees - 1))
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_within(middle) < confidence else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def to_half_width(sd: Any, degrees: float = math.inf, confidence: float = 0.95) -> Any:

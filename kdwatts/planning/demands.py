@@ -58,7 +58,7 @@ def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
             _, scale = shown_unit(whole_gib + work_gib)
             what = f"the teacher {scale * whole_gib:.0f}, a forward pass {scale * work_gib:.0f}"
             found.append(Demand("teacher", whole_gib + work_gib, what))
-        if config.eval.tasks or config.eval.inference:
+        if config.eval.tasks or config.eval.inference or config.eval.serving.is_measured:
             what = "the teacher whole, for its scores"
             found.append(Demand("evaluation", whole_gib, what))
     if writing := estimate_writing(workload):

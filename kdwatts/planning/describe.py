@@ -12,7 +12,10 @@ from kdwatts.planning.demands import workload_of
 from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import memory_lines
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
+from kdwatts.planning.serving_time import load_lines
+from kdwatts.planning.serving_words import estimate_lines
 from kdwatts.planning.sizes import size_lines
+from kdwatts.planning.writer_lines import writer_lines
 from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.nvml import Device
 
@@ -35,15 +38,19 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
         ),
         "",
         *size_lines(config, budget),
+        *writer_lines(config, nodes),
         *memory_lines(config, budget),
         *time_lines(config, costs_left(config, nodes, store)),
         *serving_lines(config, budget),
+        *load_lines(config, [node for node in nodes if is_missing(node, store)]),
+        *estimate_lines(config),
     ]
     return "\n".join(lines)
 
 
 def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
     lines = ["stages:"]
+    width = max(18, *(len(node.name) for node in nodes)) if nodes else 0
     for node in nodes:
         folders = list(node.folders(store).values())
         if folders and not is_missing(node, store):
@@ -54,5 +61,5 @@ def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[st
             state = "would be built"
         else:
             state = "would be built; its key depends on the GPU that the job finds"
-        lines.append(f"  {node.name:<18} {node.key}  {state}")
+        lines.append(f"  {node.name:<{width}} {node.key}  {state}")
     return lines

@@ -9,6 +9,7 @@ from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Pair
 from kdwatts.planning.fits import check_memory
+from kdwatts.records.quantized_model import without_bits
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.stages.graph import Node, is_missing, plan
 from kdwatts.stages.readable_models import check_models
@@ -24,16 +25,49 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
     check(config, ranks=ranks)
     nodes, store = plan(config, []), Store(config.store_dir)
     missing = {node.name for node in nodes if is_missing(node, store)}
+    models = {without_bits(name) for name in missing}
     makers = {
         "teacher": {"teacher"},
         "writing": {"generate"} if config.paradigm.text == "teacher" else {"distill"},
         "training": {"distill"},
-        "evaluation": {"evaluate_teacher", "inference_teacher"},
+        "evaluation": {"evaluate_teacher", "inference_teacher", "serving_teacher"},
     }
-    parts = [part for part, stages in makers.items() if stages & missing]
+    parts = [part for part, stages in makers.items() if stages & models]
     check_memory(config, ranks=ranks, parts=parts)
     check_models(_as_on_disk(config), missing)
+    if any(name.startswith("serving_") for name in missing):
+        check_requests(config)
     return nodes
+
+
+def check_requests(config: Config) -> None:
+    """Raise ValueError for lengths and a file of prompts with which a run would serve nothing.
+
+    The file is counted in tokens where the tokenizers are folders: no hub is asked for one.
+    """
+    # They load torch, which a command that is refused before need not wait for.
+    from kdwatts.serving.load.lengths import lengths_of
+    from kdwatts.serving.serving_text import ENGINE_PROMPTS, prompts_file, text_of_file
+    from kdwatts.stages import serving
+    from kdwatts.stages.measured_subject import tokenizer_path
+
+    asked, pair = config.eval.serving, config.model
+    if not asked.is_measured:
+        return
+    subjects = ("student", "teacher") if pair.teacher else ("student",)
+    has_tokenizers = all(
+        resolve_dir(tokenizer_path(config, subject)).is_dir() for subject in subjects
+    )
+    if asked.replay.log:
+        if has_tokenizers:
+            serving.check_requests(config)
+        return
+    for source in filter(None, (pair.student, pair.teacher)):
+        lengths_of(asked.workload, max_positions=source.architecture.max_positions)
+    if path := prompts_file(asked.workload):
+        text_of_file(path, setting=ENGINE_PROMPTS)
+        if has_tokenizers:
+            serving.check_requests(config)
 
 
 def unmade_teacher(pair: Pair) -> str | None:

@@ -9,7 +9,7 @@ from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
-from kdwatts.memory.model_shape import forward_flops_per_token
+from kdwatts.memory.model_shape import forward_flops_per_token, step_bytes_of
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.runtime.fingerprint import fingerprint
@@ -166,14 +166,16 @@ def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
 
 
 def serving_lines(config: Config, budget: Budget) -> list[str]:
-    """The least time of a token, in words: a decoding step reads every weight once."""
+    """The least time of a token, in words: a decoding step reads its weights once."""
     bandwidth_gb_s = config.gpu.memory_bandwidth_gb_s
     if not bandwidth_gb_s:
         return []
-    sizes_gib = {"student": budget.student_served_gib, "teacher": budget.teacher_weights_gib}
+    teacher = config.model.teacher if budget.teacher_weights_gib else None
+    value_bytes = workload_of(config).value_bytes
     steps = [
-        f"{subject} {bandwidth_gb_s * 1e9 / (size_gib * GIB):,.0f} steps/s"
-        for subject, size_gib in sizes_gib.items()
-        if size_gib
+        f"{subject} {bandwidth_gb_s * 1e9 / step_bytes_of(shape, bits, value_bytes):,.0f} steps/s"
+        for subject, source in (("student", config.model.student), ("teacher", teacher))
+        if source
+        for shape, bits in [(source.architecture, source.quantization)]
     ]
     return [f"decoding: at most {', '.join(steps)} (memory read at {bandwidth_gb_s:,.0f} GB/s)"]

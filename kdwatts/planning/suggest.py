@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kdwatts.config.device_choices import settle_again
 from kdwatts.config.experiment import Config
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed, workload_of
@@ -81,5 +82,6 @@ def _candidates(config: Config) -> Iterator[tuple[Config, int, tuple[str, ...]]]
             for training.micro_batch in range(rows // ranks, 0, -1):
                 if rows % (training.micro_batch * ranks) == 0:
                     training.accumulation = rows // training.micro_batch
+                    settle_again(found)
                     yield found, ranks, sharded
         ranks *= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdwatts.records.quantized_model import QuantizedModel
 from kdwatts.records.schema import SCHEMA
 
 
@@ -228,4 +229,90 @@ class Metrics:
     """Name of an imported run's method: its folder without what tells repeats apart."""
     repeat: str | None = None
     """What tells an imported run from its method's other repeats, such as 1. It is no seed."""
+    serving_engine: str | None = None
+    """What the figures of serving are of: transformers, vllm, url or loop, our own eager loop; None
+    where serving was not measured. The fields `*_engine_*` are null with loop."""
+    serving_engine_version: str | None = None
+    """Version of the engine; None where it does not tell it, and with loop."""
+    serving_load: str | None = None
+    """Load of the fields `*_engine_*`: closed, poisson, gamma, constant or replay."""
+    serving_level: float | None = None
+    """How much of it: requests at once in a closed loop, else requests a second; their mean in a
+    replay, None where it is not measured yet."""
+    serving_energy_j: float | None = None
+    """Measuring each model behind the engine once, now or as recorded; waits and the server's start
+    included."""
+    student_engine_j_per_output_token: float | None = None
+    """Joules of the server over tokens written, at the load `serving_*`; mean over measurements."""
+    student_engine_j_per_output_token_low: float | None = None
+    """Lower end of its 95 % interval."""
+    student_engine_j_per_output_token_high: float | None = None
+    student_engine_j_per_token: float | None = None
+    """Joules over tokens read and written."""
+    student_engine_j_per_token_low: float | None = None
+    """Lower end of its 95 % interval."""
+    student_engine_j_per_token_high: float | None = None
+    student_engine_j_per_request: float | None = None
+    """Joules over requests that ended well."""
+    student_engine_j_per_request_low: float | None = None
+    """Lower end of its 95 % interval."""
+    student_engine_j_per_request_high: float | None = None
+    student_engine_j_per_good_request: float | None = None
+    """Joules over requests that kept the SLO; None without an SLO."""
+    student_engine_j_per_good_request_low: float | None = None
+    """Lower end of its 95 % interval."""
+    student_engine_j_per_good_request_high: float | None = None
+    student_engine_energy_quality: str | None = None
+    """As own_energy_quality."""
+    student_engine_verdict: str | None = None
+    """steady, unsteady, saturated, client_bound or failed: whether the figures stand."""
+    student_engine_power_w: float | None = None
+    """Mean power of the server at that load."""
+    student_engine_parking_power_w: float | None = None
+    """Power of the idle server, model loaded, after its last answer. None where it was not
+    measured: an estimate has no idle power."""
+    student_engine_ttft_p99_s: float | None = None
+    """99th percentile of the time to the first token, from when a request was due."""
+    student_engine_tpot_p99_s: float | None = None
+    """99th percentile of the time per token after the first."""
+    student_engine_e2e_p99_s: float | None = None
+    """99th percentile of the time to the last token, from when a request was due."""
+    student_engine_output_tokens_per_s: float | None = None
+    """Tokens written a second, of all requests together."""
+    student_engine_requests_per_s: float | None = None
+    """Requests that ended well a second."""
+    student_engine_goodput_per_s: float | None = None
+    """Requests a second that kept the SLO; None without an SLO."""
+    student_engine_capacity_per_s: float | None = None
+    """Greatest Poisson rate that keeps the SLO, the least of the measurements; None where it was
+    not found."""
+    student_engine_measurements: int | None = None
+    """Independent measurements in these figures, each of a fresh server. 0 where other runs were
+    still making them."""
+    teacher_engine_j_per_output_token: float | None = None
+    teacher_engine_j_per_output_token_low: float | None = None
+    teacher_engine_j_per_output_token_high: float | None = None
+    teacher_engine_j_per_token: float | None = None
+    teacher_engine_j_per_token_low: float | None = None
+    teacher_engine_j_per_token_high: float | None = None
+    teacher_engine_j_per_request: float | None = None
+    teacher_engine_j_per_request_low: float | None = None
+    teacher_engine_j_per_request_high: float | None = None
+    teacher_engine_j_per_good_request: float | None = None
+    teacher_engine_j_per_good_request_low: float | None = None
+    teacher_engine_j_per_good_request_high: float | None = None
+    teacher_engine_energy_quality: str | None = None
+    teacher_engine_verdict: str | None = None
+    teacher_engine_power_w: float | None = None
+    teacher_engine_parking_power_w: float | None = None
+    teacher_engine_ttft_p99_s: float | None = None
+    teacher_engine_tpot_p99_s: float | None = None
+    teacher_engine_e2e_p99_s: float | None = None
+    teacher_engine_output_tokens_per_s: float | None = None
+    teacher_engine_requests_per_s: float | None = None
+    teacher_engine_goodput_per_s: float | None = None
+    teacher_engine_capacity_per_s: float | None = None
+    teacher_engine_measurements: int | None = None
+    quantized: dict[str, QuantizedModel] | None = None
+    """Teacher and student in few bits, such as `teacher_int4`; None where none was asked for."""
     schema: int = SCHEMA

@@ -136,7 +136,7 @@ class Score:
     """One metric of one task for one model."""
 
     subject: str
-    """student or teacher."""
+    """student or teacher, or one of them in few bits, such as teacher_int4."""
     harness: str
     """lm-evaluation-harness or lighteval."""
     harness_version: str

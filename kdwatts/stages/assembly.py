@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from kdwatts.artifacts.manifest import add_to_manifest
+from kdwatts.config.device_choices import compiles_teacher
 from kdwatts.config.experiment import Config
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.models.initial import load_student
 from kdwatts.models.load import pair_tokenizer, recompute_blocks
+from kdwatts.models.row_attention import attend_by_rows, compile_body
 from kdwatts.models.sharding import is_sharded, place, whole_state
 from kdwatts.stages.pairing import PairedBlocks, paired_blocks
 from kdwatts.stages.signal_readers import online_teacher, signal_source
@@ -51,7 +53,12 @@ def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlock
     student = fresh_student(config)
     if training.gradient_checkpointing:
         recompute_blocks(student)
-    place(student, work.device, sharded=training.parallel == "fsdp")
+    place(
+        student,
+        work.device,
+        sharded=training.parallel == "fsdp",
+        precision=training.precision,
+    )
     teacher = online_teacher(work)
     # Measured pairs may differ by rounding from rank to rank.
     paired, *_ = collected(paired_blocks(work, student, teacher, text.shards, text.schedule))
@@ -59,6 +66,11 @@ def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlock
         add_to_manifest(work.run_dir, feature_pairs=[asdict(pair) for pair in paired])
     pairs = [(pair.student_block, pair.teacher_block) for pair in paired]
     plan = plan_signals(config, pairs)
+    if training.is_compiled:
+        # Now that blocks are measured. The first pass compiles.
+        compile_body(student)
+        if teacher and compiles_teacher(config):
+            compile_body(teacher)
     source, teacher_head = signal_source(work, teacher, plan)
     mine = config.model.student.architecture
     theirs = config.model.teacher.architecture if config.model.teacher else mine
@@ -67,7 +79,7 @@ def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlock
         pairs,
         plan,
         sizes=PairSizes(compared_rows(config)[0], mine.hidden_size, theirs.hidden_size),
-        chunk_rows=training.chunk_rows,
+        chunk_rows=training.rows_at_once,
         teacher_head=teacher_head,
         seed=training.seed,
     ).to(work.device)
@@ -80,6 +92,7 @@ def fresh_student(config: Config) -> nn.Module:
     # Weights that adapters train around are only read.
     dtype = frozen_dtype(config) if training.lora else torch.float32
     student = load_student(config.model, dtype=dtype, seed=training.seed)
+    attend_by_rows(student)
     if training.lora:
         add_adapters(student, training.lora, seed=training.seed)
     return student

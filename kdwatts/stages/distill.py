@@ -28,6 +28,7 @@ from kdwatts.models.load import (
 )
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA
+from kdwatts.runtime.ranks import launched
 from kdwatts.stages.assembly import (
     fresh_learner,
     held_out_rows,
@@ -42,7 +43,7 @@ from kdwatts.training.checkpoint import Progress
 from kdwatts.training.loop import train
 from kdwatts.training.lora import merge_adapters
 from kdwatts.training.training_run import TrainingRun
-from kdwatts.training.warm_up import warm_up
+from kdwatts.training.warm_up import is_due, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,14 @@ def settings(config: Config) -> dict[str, Any]:
     """
     paradigm = to_dict(config.paradigm)
     del paradigm["name"]
+    # What made the teacher's signals is in their own key, a parent's.
+    del paradigm["signals_engine"]
     if config.paradigm.text == "teacher":
         # The text's own key, a parent's, says how it was written.
         del paradigm["generate"]
+    elif paradigm["generate"]:
+        # A student writes by our loop alone.
+        del paradigm["generate"]["engine"]
     if paradigm["response"]:
         del paradigm["response"]["teacher_temperatures"]
     training = to_dict(config.training)
@@ -77,7 +83,10 @@ def settings(config: Config) -> dict[str, Any]:
     feature = config.paradigm.feature
     # Those of an installed package's map, which is called here: before anything is built.
     is_plugged = feature is not None and feature.layers not in LAYER_MAPS
+    # Shards were once gathered in float32, whose embedding and norms were not rounded.
+    is_rounded = training["precision"] == "bf16" and training["parallel"] == "fsdp"
     return {
+        **({"shards": "bf16"} if is_rounded and launched().world > 1 else {}),
         **({"divergence_revision": revision} if revision else {}),
         **({"feature_pairs": feature_pairs(config)} if is_plugged else {}),
         "paradigm": paradigm,
@@ -86,6 +95,8 @@ def settings(config: Config) -> dict[str, Any]:
         "teacher": source_fingerprint(teacher_source(config)) if needs_teacher else None,
         "one_vocabulary": config.model.one_vocabulary,
         **head,
+        # Compiled code once had a mask, and the teacher was not compiled.
+        **({"compiled_revision": 2} if config.training.is_compiled else {}),
     }
 
 
@@ -137,10 +148,8 @@ def _trained(
     with work.meter.window("load"):
         learner, paired = fresh_learner(work, text)
     held_out = held_out_rows(config, text)
-    if training.compile:
+    if is_due(training, work.device):
         with work.meter.window("compile"):
-            # The objective calls the body and does the head itself.
-            learner.student.get_submodule("model").compile()
             warm_up(learner, text.batch(text.micro_batches(0)[0]), held_out)
     with work.meter.window("train") as window:
         run = TrainingRun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from torch import nn
 
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.config.pair import ModelSource
 from kdwatts.data.chat import DATE_STRING, template_arguments
 from kdwatts.evaluation import lighteval
 from kdwatts.evaluation.chat_prompts import check_same_prompts
-from kdwatts.evaluation.lm_eval import evaluate
+from kdwatts.evaluation.lm_eval import evaluate, load_tasks
 from kdwatts.evaluation.lm_tasks import TaskSources, dataset_dir, harness_version, task_files
 from kdwatts.evaluation.own_tasks import check_own_tasks
 from kdwatts.evaluation.task_needs import check_cache, check_known
+from kdwatts.evaluation.written_answers import is_generated
 from kdwatts.metrics.scores import Primaries, with_chance
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
@@ -25,46 +26,36 @@ from kdwatts.models.load import (
     local_dir,
     location,
     pair_tokenizer,
-    source_fingerprint,
-    tokenizer_fingerprint,
     tokenizer_location,
 )
 from kdwatts.models.quantization import on_device
+from kdwatts.models.rounding_to_bits import load_rounded
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import Score
 from kdwatts.runtime.fingerprint import fingerprint_tree, sha256_file
 from kdwatts.runtime.paths import resolve_dir
+from kdwatts.stages.answering import evaluate_with_engine
 from kdwatts.stages.attempts import note_attempt
-from kdwatts.stages.distill import STUDENT_NAME
+from kdwatts.stages.gpu_memory import release
+from kdwatts.stages.measured_subject import (
+    quantized_settings,
+    subject_settings,
+    subject_source,
+    tokenizer_path,
+)
+from kdwatts.stages.quantized_subjects import name_of
 from kdwatts.stages.teacher import teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, shared_rows, teacher_source
+from kdwatts.stages.writers import check_gpus, writer_key
+
+log = logging.getLogger(__name__)
 
 NAME = "evaluate"
 VERSION = 4
 SCORES_NAME = "eval.json"
 
 
-def subject_settings(config: Config, subject: str) -> dict[str, Any]:
-    """The measured weights: the teacher by its own key, the student by its parent artifact."""
-    teacher = source_fingerprint(teacher_source(config)) if subject == "teacher" else None
-    return {
-        "subject": subject,
-        "teacher": teacher,
-        "precision": config.training.precision,
-        "tokenizer": tokenizer_fingerprint(config.model, tokenizer_path(config, subject)),
-    }
-
-
-def tokenizer_path(config: Config, subject: str) -> str:
-    """The subject's tokenizer. Where one vocabulary serves both models, it is the pair's."""
-    if subject == "student" or config.model.one_vocabulary:
-        return config.model.tokenizer
-    path = teacher_source(config).path
-    assert path, "a teacher has weights"
-    return path
-
-
-def settings(config: Config, subject: str) -> dict[str, Any]:
+def settings(config: Config, subject: str, quantization: str | None = None) -> dict[str, Any]:
     """What the scores and their joules depend on, besides hardware.
 
     Raises ValueError where a harness or a local copy of a dataset is missing.
@@ -75,9 +66,20 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
     clock = {"clock": DATE_STRING} if any(map(evaluation.templated, evaluation.tasks)) else {}
     # In the key of those alone who read it.
     sentences = _sentence_ends(config)
+    scored = (
+        quantized_settings(config, subject, quantization)
+        if quantization
+        else subject_settings(config, subject)
+    )
+    # What our own loop writes keeps the keys that it had before there was another way.
+    by_engine = {}
+    if _has_engine(config):
+        source = config.model.student if subject == "student" else teacher_source(config)
+        by_engine = {"engine": writer_key(config, evaluation.engine, subject, source)}
     return {
+        **by_engine,
         **({"nltk_data": fingerprint_tree(sentences)} if sentences else {}),
-        **subject_settings(config, subject),
+        **scored,
         "tasks": [
             {**to_dict(task), "apply_chat_template": evaluation.templated(task)}
             for task in evaluation.tasks
@@ -87,6 +89,12 @@ def settings(config: Config, subject: str) -> dict[str, Any]:
         "batch_size": evaluation.batch_size,
         **clock,
     }
+
+
+def _has_engine(config: Config) -> bool:
+    """Whether an engine writes the answers of tasks that generate; lighteval writes its own."""
+    tasks = config.eval.tasks
+    return config.eval.engine != "loop" and any(task.harness == "lm_eval" for task in tasks)
 
 
 def _sentence_ends(config: Config) -> Path | None:
@@ -158,7 +166,11 @@ def check(config: Config) -> None:
     """
     tasks = config.eval.tasks
     check_cache(tasks, task_sources(config).data_dir)
-    check_known([task for task in tasks if task.harness == "lm_eval"], task_sources(config))
+    of_lm_eval = [task for task in tasks if task.harness == "lm_eval"]
+    check_known(of_lm_eval, task_sources(config))
+    if _has_engine(config):
+        check_gpus(config, config.eval.engine)
+        _check_kinds(config, of_lm_eval)
     student, teacher = pair_tokenizer(config.model), _own_tokenizer(config)
     if teacher is not None and config.model.one_vocabulary:
         check_same_tokens(student, teacher, rows=shared_rows(config))
@@ -173,6 +185,24 @@ def check(config: Config) -> None:
             )
 
 
+def _check_kinds(config: Config, tasks: list[EvalTask]) -> None:
+    """Raise ValueError for a benchmark that neither our loop alone nor an engine alone can read.
+
+    The kinds of a group's parts are known only when they are loaded.
+    """
+    sources = task_sources(config)
+    loaded = load_tasks([(task, False) for task in tasks], sources=sources, meter=None)
+    kinds = [
+        is_generated(parts, task.name, config.eval.engine)
+        for task, parts in zip(tasks, loaded, strict=True)
+    ]
+    if not any(kinds):
+        log.warning(
+            "eval.engine=%s writes nothing: no task of eval=%s generates",
+            *(config.eval.engine, config.eval.name),
+        )
+
+
 def _own_tokenizer(config: Config) -> Any | None:
     """The teacher's; None without a teacher, and for one that was saved without, as ours may be."""
     teacher = config.model.teacher
@@ -182,22 +212,16 @@ def _own_tokenizer(config: Config) -> Any | None:
     return teacher_tokenizer(config)
 
 
-def load_subject(work: Work, subject: str) -> nn.Module:
+def load_subject(work: Work, subject: str, quantization: str | None = None) -> nn.Module:
     """The model to measure, on its device, in the precision it is served in."""
-    config = work.config
-    source = (
-        teacher_source(config) if subject == "teacher" else _student_source(config, work.inputs)
-    )
+    source = subject_source(work.config, work.inputs, subject, quantization)
     with work.meter.window("load"):
-        return on_device(load_model(source, dtype=frozen_dtype(config)), work.device)
+        if quantization:
+            return load_rounded(source, dtype=frozen_dtype(work.config), device=work.device)
+        return on_device(load_model(source, dtype=frozen_dtype(work.config)), work.device)
 
 
-def _student_source(config: Config, inputs: dict[str, Path]) -> ModelSource:
-    student_dir = inputs["distill"] / STUDENT_NAME
-    return ModelSource(str(student_dir), None, config.model.student.architecture)
-
-
-def build(work: Work, subject: str) -> None:
+def build(work: Work, subject: str, quantization: str | None = None) -> None:
     """Run every task and write the scores to `work.out_dir`, in the order of the configuration.
 
     When a task fails, the scores before it are in the run's folder.
@@ -209,9 +233,9 @@ def build(work: Work, subject: str) -> None:
         chosen = [(t, work.config.eval.templated(t)) for t in tasks if t.harness == harness]
         if chosen:
             try:
-                run(work, subject, chosen, scores)
+                run(work, subject, quantization, chosen, scores)
             except Exception:
-                keep_scores(work.run_dir, subject, _rows(scores, tasks))
+                keep_scores(work.run_dir, name_of(subject, quantization), _rows(scores, tasks))
                 raise
     order = [task.display_name for task in tasks]
     scores.sort(key=lambda score: order.index(score.benchmark or score.task))
@@ -237,28 +261,47 @@ def keep_scores(run_dir: Path, subject: str, scores: list[dict[str, Any]]) -> No
 
 
 def _by_lm_eval(
-    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+    work: Work,
+    subject: str,
+    quantization: str | None,
+    tasks: list[tuple[EvalTask, bool]],
+    scores: list[Score],
 ) -> None:
+    config, path = work.config, tokenizer_path(work.config, subject)
+    if config.eval.engine != "loop":
+        evaluate_with_engine(
+            work,
+            name_of(subject, quantization),
+            subject_source(work.config, work.inputs, subject, quantization),
+            tasks,
+            tokenizer_path=path,
+            sources=task_sources(config),
+            load=lambda: load_subject(work, subject, quantization),
+            into=scores,
+        )
+        return
     evaluate(
-        load_subject(work, subject),
-        pair_tokenizer(work.config.model, tokenizer_path(work.config, subject)),
+        load_subject(work, subject, quantization),
+        pair_tokenizer(config.model, path),
         tasks,
-        subject=subject,
-        batch_size=work.config.eval.batch_size,
-        sources=task_sources(work.config),
+        subject=name_of(subject, quantization),
+        batch_size=config.eval.batch_size,
+        sources=task_sources(config),
         meter=work.meter,
         into=scores,
     )
 
 
 def _by_lighteval(
-    work: Work, subject: str, tasks: list[tuple[EvalTask, bool]], scores: list[Score]
+    work: Work,
+    subject: str,
+    quantization: str | None,
+    tasks: list[tuple[EvalTask, bool]],
+    scores: list[Score],
 ) -> None:
+    assert quantization is None, "config.quantization_checks refuses lighteval beside it"
     config = work.config
-    if subject == "student":
-        source = _student_source(config, work.inputs)
-    else:
-        source = teacher_source(config)
+    source = subject_source(config, work.inputs, subject)
     assert source.path
     path = tokenizer_path(config, subject)
     is_templated = any(templated for _, templated in tasks)
@@ -273,6 +316,7 @@ def _by_lighteval(
         batch_size=config.eval.batch_size,
         device_index=None if work.device.type == "cpu" else work.device.index or 0,
     )
+    release(work.device)
     lighteval.evaluate(
         served,
         tasks,

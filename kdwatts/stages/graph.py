@@ -93,10 +93,13 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
         evaluate,
         generate,
         inference,
+        quantize,
+        serving,
         shards,
         teacher,
     )
     from kdwatts.stages.named_code import code_keys
+    from kdwatts.stages.quantized_subjects import each_quantized, name_of, quantize_node
 
     hardware = joule_settings(config, gpus)
     nodes: dict[str, Node] = {}
@@ -109,6 +112,7 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
         *,
         measured: bool,
         subject: str | None = None,
+        quantization: str | None = None,
         reads: Sequence[str] = (),
         measurements: int | None = None,
     ) -> None:
@@ -124,7 +128,7 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
             key=stage_key(stage.NAME, stage.VERSION, settings, list(keys.values())),
             settings=settings,
             parents=keys,
-            build=stage.build if subject is None else lambda work: stage.build(work, subject),
+            build=_builder(stage, [one for one in (subject, quantization) if one]),
             is_assisted=hasattr(stage, "assist"),
             code=code,
             version=stage.VERSION,
@@ -146,11 +150,21 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
     ancestors = [name for name in nodes if name != "contamination"]
     add("distill", distill, distill.settings(config), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
-    # What a stage beyond `until` would need, a harness or a file, is not asked for.
-    for subject in subjects if config.eval.tasks and _is_reached("evaluate", config) else []:
+    quantized = each_quantized(config, subjects) if _is_reached("quantize", config) else []
+    for subject, bits in quantized:
         parents = ["distill"] if subject == "student" else []
-        settings = evaluate.settings(config, subject)
-        add(f"evaluate_{subject}", evaluate, settings, parents, measured=True, subject=subject)
+        settings = quantize.settings(config, subject, bits)
+        how: dict[str, Any] = {"measured": True, "subject": subject, "quantization": bits}
+        add(quantize_node(subject, bits), quantize, settings, parents, **how)
+    models = [*((subject, None) for subject in subjects), *quantized]
+    # What a stage beyond `until` would need, a harness or a file, is not asked for.
+    for subject, bits in models if config.eval.tasks and _is_reached("evaluate", config) else []:
+        parents = ["distill"] if subject == "student" else []
+        if bits:
+            parents = [quantize_node(subject, bits)]
+        settings = evaluate.settings(config, subject, bits)
+        how = {"measured": True, "subject": subject, "quantization": bits}
+        add(f"evaluate_{name_of(subject, bits)}", evaluate, settings, parents, **how)
     grid = config.eval.inference
     for subject in subjects if grid and _is_reached("inference", config) else []:
         assert grid
@@ -165,7 +179,27 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
             reads=read,
             measurements=grid.measurements,
         )
+    under_load = config.eval.serving
+    is_served = under_load.is_measured and _is_reached("serving", config)
+    for subject, bits in models if is_served else []:
+        keyed, read = serving.stands_on(config, subject, bits)
+        add(
+            f"serving_{name_of(subject, bits)}",
+            serving,
+            serving.settings(config, subject, bits, num_gpus=len(gpus)),
+            keyed,
+            measured=True,
+            subject=subject,
+            quantization=bits,
+            reads=read,
+            measurements=under_load.measurements,
+        )
     return [node for node in nodes.values() if _is_reached(node.stage, config)]
+
+
+def _builder(stage: Any, of: Sequence[str]) -> Callable[[Work], None]:
+    """What builds a stage: of a subject, in few bits or not, where it has several nodes."""
+    return lambda work: stage.build(work, *of)
 
 
 def _is_reached(stage: str, config: Config) -> bool:

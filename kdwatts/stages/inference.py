@@ -11,20 +11,21 @@ import transformers
 
 from kdwatts.config.experiment import Config, to_dict
 from kdwatts.data.shards import TokenShards
-from kdwatts.evaluation.energy_per_token import serving_costs
-from kdwatts.evaluation.serving_text import (
-    Prompts,
-    prompts_file,
-    prompts_of_corpus,
-    prompts_of_file,
-)
 from kdwatts.models.load import pair_tokenizer, tokenizer_fingerprint
 from kdwatts.models.serving_shape import depends_on_text, serving_shape, student_configuration
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import sha256_file
+from kdwatts.serving.eager_loop import serving_costs
+from kdwatts.serving.serving_text import (
+    Prompts,
+    prompts_file,
+    prompts_of_corpus,
+    prompts_of_file,
+)
 from kdwatts.stages.attempts import note_attempt
-from kdwatts.stages.evaluate import load_subject, subject_settings, tokenizer_path
+from kdwatts.stages.evaluate import load_subject
+from kdwatts.stages.measured_subject import subject_settings, tokenizer_path
 from kdwatts.stages.work import Work
 
 NAME = "inference"

@@ -21,9 +21,10 @@ from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import LAYER_MAPS, layer_map_of
 from kdwatts.runtime import plugins
 from kdwatts.runtime.code import code_key
-from kdwatts.teacher.cache_record import encode_rows
+from kdwatts.teacher.cache_record import encode_rows, on_host
 from kdwatts.teacher.cross_tokenizer import universal_signals
 from kdwatts.teacher.decoding import uniform_draws, write_text
+from kdwatts.teacher.engine_answers import prompt_of, sparse_of, top_of_answer
 from kdwatts.teacher.signals import compute_signals
 from kdwatts.training.projectors import PROJECTORS, project
 from kdwatts.training.rollout import with_text
@@ -38,6 +39,7 @@ LEVELS = {
 }
 SUPPORTS = {"top_k": (top_k_term,), "sampled": (sampled_term,)}
 WRITING = (write_text, uniform_draws)
+OF_ENGINE = (prompt_of, top_of_answer, sparse_of)
 OFFERED: dict[str, Callable[[str], Any]] = {
     plugins.DIVERGENCES: divergence_of,
     plugins.DISTANCES: distance_of,
@@ -126,8 +128,9 @@ def _of_relational(relational: Relational) -> Named:
 
 
 def _of_teacher(config: Config) -> Named:
-    del config
-    return {"paradigm.teacher=cached": (compute_signals, encode_rows)}
+    if config.paradigm.signals_engine != "loop":
+        return {"paradigm.teacher=cached": (*OF_ENGINE, on_host, encode_rows)}
+    return {"paradigm.teacher=cached": (compute_signals, on_host, encode_rows)}
 
 
 def _of_generate(config: Config) -> Named:

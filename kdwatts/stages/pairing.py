@@ -15,6 +15,7 @@ from kdwatts.data.packing import Schedule, load_batch
 from kdwatts.data.shards import TokenShards
 from kdwatts.models.cka import best_pairs, cka_table, unbiased_gram
 from kdwatts.models.layers import captured_blocks
+from kdwatts.models.row_attention import final_states
 from kdwatts.stages.work import Work, feature_pairs
 from kdwatts.teacher.signals import at_positions, sampled_index
 from kdwatts.training.autocast import autocast
@@ -100,7 +101,7 @@ def _grams(
         index_BM = sampled_index(row, batch.input_BT, count=min(POSITIONS_PER_ROW, length - 1))
         kept_BM = batch.beyond_first_BT.gather(1, index_BM)
         with autocast(config.training.precision, device), captured_blocks(model, blocks) as outputs:
-            model.get_submodule("model")(**batch.model_inputs, use_cache=False)
+            final_states(model, batch.input_BT, batch.position_BT)
         for block in blocks:
             states[block].append(at_positions(outputs[block], index_BM)[kept_BM])
     return [unbiased_gram(torch.cat(states[block])) for block in blocks]

@@ -78,10 +78,10 @@ def follow(company: Company) -> str:
 def _help(company: Company, call: Call) -> None:
     """Take part in one build, under a meter that measures nothing."""
     from kdwatts.stages import distill, teacher
+    from kdwatts.stages.gpu_memory import release
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.work import Work
-    from kdwatts.telemetry.bystander import Bystander
-    from kdwatts.telemetry.meter import OpenWindow
+    from kdwatts.telemetry.bystander import Bystander, unmeasured_window
     from kdwatts.training.parallel import device_of, together
 
     device = device_of(company.ranks, call.config.gpu.device)
@@ -94,8 +94,10 @@ def _help(company: Company, call: Call) -> None:
         run_dir=call.run_dir,
         attempt=call.attempt,
         meter=meter,
-        window=OpenWindow(meter, call.stage, None, None),
+        window=unmeasured_window(call.stage),
         device=device,
     )
     stages = {teacher.NAME: teacher, distill.NAME: distill}
     stages[call.stage].assist(work, call.artifact_dir)
+    # An engine that the first rank starts later may take this rank's GPU too.
+    release(device)

@@ -11,12 +11,15 @@ def check_models(config: Config, stages: set[str]) -> None:
     Otherwise an unreadable teacher would stop the run after its corpus, or its student, was built.
     """
     from kdwatts.models.load import check_readable
+    from kdwatts.records.quantized_model import without_bits
 
     pair, paradigm = config.model, config.paradigm
+    stages = {without_bits(stage) for stage in stages}
     if "distill" in stages:
         check_readable(pair.student, licence=pair.licence)
     is_online = paradigm.needs_signals and paradigm.teacher == "online"
-    reads_teacher = stages & {"generate", "teacher", "evaluate_teacher", "inference_teacher"}
+    readers = {"generate", "teacher", "evaluate_teacher", "inference_teacher", "serving_teacher"}
+    reads_teacher = stages & (readers | {"quantize_teacher"})
     if "distill" in stages and (is_online or pair.student.init_from_teacher):
         reads_teacher.add("distill")
     if pair.teacher and reads_teacher:

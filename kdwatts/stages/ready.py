@@ -28,6 +28,7 @@ from kdwatts.evaluation.lm_eval import fetch_data
 from kdwatts.evaluation.lm_tasks import harness
 from kdwatts.evaluation.task_needs import check_known
 from kdwatts.models.load import load_model, pair_tokenizer
+from kdwatts.models.rounding_to_bits import load_rounded, save_rounded
 from kdwatts.stages.evaluate import task_sources
 from kdwatts.stages.shards import parts_of
 from kdwatts.training.autocast import autocast
@@ -53,14 +54,18 @@ def get_ready(config: Config, stages: Collection[str]) -> None:
         if teacher and teacher.path:
             with suppress(OSError, ValueError, KeyError):  # Told by who cannot do without it.
                 pair_tokenizer(config.model, teacher.path)
+    if config.eval.serving.quantizations and {"quantize", "evaluate"} & set(stages):
+        _rehearse_rounding(config.model.student.architecture.family)
     if "distill" in stages:
         # With a GPU nothing is computed: it is the meter's before it is anybody's.
         if config.gpu.device == "cpu":
             _rehearse_training(config.model.student.architecture.family, training.precision)
         if training.lora:
             _rehearse_adapters()
-        if training.compile:
-            import_module("torch._inductor.compile_fx")
+    if {"teacher", "distill"} & set(stages) and training.is_compiled:
+        import_module("torch._inductor.compile_fx")
+    if config.paradigm.generate and config.gpu.device != "cpu":
+        import_module("torch._dynamo")  # The static cache of our own text loop imports it.
     is_dropping = "shards" in stages and config.data.decontaminate.mode == "drop"
     if is_dropping or {"contamination", "evaluate"} & set(stages):
         tasks = [task for task in config.eval.tasks if task.harness == "lm_eval"]
@@ -127,6 +132,16 @@ def _rehearse_training(family: str, precision: str) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+
+@cache
+def _rehearse_rounding(family: str) -> None:
+    """Round a model of the family, write it and read it again."""
+    source, dtype = _smallest(family), torch.float32
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        model = load_model(source, dtype=dtype)
+        save_rounded(model, "int8", Path(folder), inputs_per_scale=None)
+        load_rounded(replace(source, path=folder), dtype=dtype, device=torch.device("cpu"))
 
 
 @cache

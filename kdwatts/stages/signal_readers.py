@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdwatts.config.experiment import Config
 from kdwatts.data.packing import Batch
 from kdwatts.models.load import load_model, pair_tokenizer
+from kdwatts.models.row_attention import attend_by_rows
 from kdwatts.models.sharding import place
 from kdwatts.stages.teacher import check_vocabularies, dense_head, teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, teacher_source
@@ -21,14 +22,21 @@ from kdwatts.training.terms.head_terms import TeacherHead
 
 def online_teacher(work: Work) -> nn.Module | None:
     """The frozen teacher, where it runs beside the student. None where it is cached or absent."""
-    config = work.config
+    config, training = work.config, work.config.training
     if not config.paradigm.needs_signals or "teacher" in work.inputs:
         return None
     if config.model.one_vocabulary:
         check_vocabularies(config)
     teacher = load_model(teacher_source(config), dtype=frozen_dtype(config))
-    sharded = config.training.teacher_parallel == "fsdp"
-    return place(teacher.requires_grad_(False), work.device, sharded=sharded)
+    if config.model.one_vocabulary or not training.respect_documents:
+        # Rows in another vocabulary have any length, and each has its own kernel for documents.
+        attend_by_rows(teacher)
+    return place(
+        teacher.requires_grad_(False),
+        work.device,
+        sharded=training.teacher_parallel == "fsdp",
+        precision=training.precision,
+    )
 
 
 def signal_source(

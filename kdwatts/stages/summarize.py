@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from kdwatts.records.files import read_json, write_json
 from kdwatts.records.run_metrics import Metrics
 from kdwatts.records.schema import StageRow
 from kdwatts.stages.distill import LOG_NAME, STUDENT_NAME, SUMMARY_NAME, trained_models
+from kdwatts.stages.engine_measurements import EngineServed, engine_columns, engines
 from kdwatts.stages.evaluate import SCORES_NAME, primaries
 from kdwatts.stages.inference import COST_NAME
+from kdwatts.stages.quantized_metrics import quantized_models
+from kdwatts.stages.serving import RECORD_NAME
 from kdwatts.stages.serving_measurements import Point, Pooled, Served
 from kdwatts.telemetry.nvml import Device
 
@@ -34,13 +37,15 @@ def summarize(
     run_dir: Path,
     artifacts: Mapping[str, Artifact],
     served: Mapping[str, Served],
+    by_engine: Mapping[str, EngineServed],
     root: StageRow,
     gpus: Sequence[Device],
 ) -> Metrics:
-    """The metrics of a run, which are written with its eval.json, inference.json and links.
+    """The metrics of a run, which are written with eval.json, inference.json, serving.json, links.
 
     A reused student brings the log of its training, and its pairs of blocks. `served` has each
-    subject's measurements in the store, whichever runs made them.
+    subject's measurements by the eager loop in the store, whichever runs made them, and `by_engine`
+    those behind an engine.
     """
     student_artifact = artifacts["distill"]
     _link(run_dir / STUDENT_NAME, student_artifact.directory / STUDENT_NAME)
@@ -52,8 +57,8 @@ def summarize(
         add_to_manifest(run_dir, feature_pairs=summary["feature_pairs"])
     scores = [
         score
-        for name in ("evaluate_student", "evaluate_teacher")
-        if name in artifacts
+        for name in artifacts
+        if name.startswith("evaluate_")
         for score in read_json(artifacts[name].directory / SCORES_NAME)
     ]
     # Artifacts of older versions do not say what guessing scores, so the configuration tells it.
@@ -63,7 +68,10 @@ def summarize(
     costs = [row for measured in served.values() for row in measured.rows]
     if costs:
         write_json(run_dir / COST_NAME, costs)
-    result = _metrics(config, run_dir.name, artifacts, scores, served, root, gpus)
+    if records := [record for one in by_engine.values() for record in one.records]:
+        write_json(run_dir / RECORD_NAME, records)
+        add_to_manifest(run_dir, serving_engine=engines(by_engine))
+    result = _metrics(config, run_dir.name, artifacts, scores, served, by_engine, root, gpus)
     write_json(run_dir / "metrics.json", asdict(result))
     return result
 
@@ -80,9 +88,12 @@ def _metrics(
     artifacts: Mapping[str, Artifact],
     scores: list[dict[str, Any]],
     served: Mapping[str, Served],
+    by_engine: Mapping[str, EngineServed],
     root: StageRow,
     gpus: Sequence[Device],
 ) -> Metrics:
+    # In few bits they are other models, with figures of their own.
+    as_they_are = {name: one for name, one in by_engine.items() if name in ("student", "teacher")}
     student = artifacts["distill"]
     summary = read_json(student.directory / SUMMARY_NAME)
     own = student.energy
@@ -128,7 +139,7 @@ def _metrics(
         inherited_energy_quality=inherited.quality,
         inherited_energy_by_artifact_j={key: e.value for key, e in ancestors.items()},
         evaluation_energy_j=_sum_of(artifacts, "evaluate"),
-        inference_energy_j=_measuring_j(artifacts, served),
+        inference_energy_j=_measuring_j(artifacts, "inference", served),
         spent_energy_j=root.energy.value,
         saved_energy_j=saved.value,
         gpu_energy_j=component_energy_j(student.record, "gpu"),
@@ -211,6 +222,9 @@ def _metrics(
         grid_year=site.grid_year,
         grid_release=site.grid_release,
         grid_licence=site.grid_licence,
+        serving_energy_j=_measuring_j(artifacts, "serving", as_they_are),
+        **engine_columns(as_they_are, config.eval.serving, has_loop=bool(served)),
+        quantized=quantized_models(config, artifacts, scores, counted, by_engine),
     )
 
 
@@ -247,18 +261,21 @@ def _serving_point(
     return columns
 
 
-def _measuring_j(artifacts: Mapping[str, Artifact], served: Mapping[str, Served]) -> float | None:
+def _measuring_j(
+    artifacts: Mapping[str, Artifact], stage: str, subjects: Collection[str]
+) -> float | None:
     """Joules of the measurement of each subject that this run made, or found where it made none.
 
     Those that other runs made for the same figure are in theirs. None where one subject has none.
     """
-    has_all = all(f"inference_{subject}" in artifacts for subject in served)
-    return _sum_of(artifacts, "inference") if has_all else None
+    has_all = all(f"{stage}_{subject}" in artifacts for subject in subjects)
+    return _sum_of(artifacts, stage) if has_all else None
 
 
 def _sum_of(artifacts: Mapping[str, Artifact], stage: str) -> float | None:
     """Joules of both subjects; None where the stage did not run or was not measured."""
-    energies = [a.energy for name, a in artifacts.items() if name.startswith(f"{stage}_")]
+    names = [f"{stage}_{subject}" for subject in ("student", "teacher")]
+    energies = [artifacts[name].energy for name in names if name in artifacts]
     return add(energies).value if energies else None
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kdwatts.config.device_choices import compiles_teacher
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import ModelSource
-from kdwatts.data.packing import Schedule, load_batch, make_schedule
+from kdwatts.data.packing import Batch, Schedule, load_batch, make_schedule
 from kdwatts.data.shards import TokenShards
+from kdwatts.losses.chunks import ROWS_PER_FORWARD
 from kdwatts.models.align import check_same_tokens
 from kdwatts.models.load import (
     head_bias,
@@ -28,9 +33,11 @@ from kdwatts.models.load import (
     tokenizer_fingerprint,
 )
 from kdwatts.models.quantization import on_device
+from kdwatts.models.row_attention import attend_by_rows, compile_body
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
+from kdwatts.stages import signals_engine
 from kdwatts.stages.attempts import ATTEMPTS_NAME, note_attempt
 from kdwatts.stages.work import (
     Work,
@@ -50,9 +57,10 @@ from kdwatts.teacher.cache_parts import (
     write_parts,
 )
 from kdwatts.teacher.cache_record import Form
-from kdwatts.teacher.signals import Signals, compute_signals, worst
+from kdwatts.teacher.signals import Signals, compute_signals
 from kdwatts.training.autocast import autocast
 from kdwatts.training.rollout import targets_kept
+from kdwatts.training.warm_up import builds_code
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +75,7 @@ def settings(config: Config) -> dict[str, Any]:
     """What the bytes of the signals depend on. Seeds and the student are not part of it."""
     training = config.training
     return {
+        **signals_engine.settings(config),
         "teacher": source_fingerprint(teacher_source(config)),
         "plan": asdict(plan_signals(config)),
         "sequence_length": training.sequence_length,
@@ -74,6 +83,8 @@ def settings(config: Config) -> dict[str, Any]:
         "rows_per_step": training.micro_batch * training.accumulation,
         "precision": training.precision,
         "respect_documents": training.respect_documents,
+        # What auto decides follows from the GPU and the student: neither is in this key.
+        **({"compiled": True} if training.compiles_by_choice and compiles_teacher(config) else {}),
         "heldout": [training.heldout_tokens, training.micro_batch] * bool(training.heldout_every),
     }
 
@@ -136,10 +147,15 @@ def build(work: Work) -> None:
     They are written in parts. Each rank of a torchrun or Slurm launch makes its share. Finished
     parts stay in `work.scratch_dir` until all are there, so a killed build can continue.
     """
-    config = work.config
     note_attempt(work)
-    with work.meter.window("load"):
-        job = _job(work)
+    with ExitStack() as stack:
+        with work.meter.window("load"):
+            job = stack.enter_context(_job(work))
+        _make_all(work, job)
+
+
+def _make_all(work: Work, job: _Job) -> None:
+    config = work.config
     parts_dir, num_rows = _parts_dir(work.scratch_dir), len(job.rows)
     num, num_missing = (
         num_parts(num_rows, job.form),
@@ -147,13 +163,24 @@ def build(work: Work) -> None:
     )
     if num_missing < num:
         log.info("teacher: resumed after %d/%d parts", num - num_missing, num)
+    if num_missing and job.teacher and builds_code(config.training, work.device):
+        with work.meter.window("compile"):
+            job.signals_of(job.rows[:ROWS_PER_FORWARD])
 
     def signals_of(rows: NDArray[np.int64]) -> Signals:
         work.window.tokens += len(rows) * config.training.sequence_length
         return job.signals_of(rows)
 
     ranks = launched()
-    write_parts(parts_dir, job.rows, job.form, signals_of, rank=ranks.rank, num_ranks=ranks.world)
+    write_parts(
+        parts_dir,
+        job.rows,
+        job.form,
+        signals_of,
+        rank=ranks.rank,
+        num_ranks=ranks.world,
+        not_finite=job.not_finite,
+    )
     complete_parts(
         parts_dir,
         job.rows,
@@ -161,8 +188,10 @@ def build(work: Work) -> None:
         signals_of,
         patience_s=PATIENCE_S,
         check=lambda: interrupt.stop_if_requested(_SAVED),
+        not_finite=job.not_finite,
     )
     if job.form.plan.final_hidden:
+        assert job.teacher, "an engine gives no hidden states"
         head = dense_head(job.teacher, job.form.plan.vocabulary)
         copies = {name: tensor.cpu().contiguous().clone() for name, tensor in head.items()}
         save_file(copies, work.out_dir / HEAD_NAME)
@@ -182,60 +211,83 @@ def assist(work: Work, artifact_dir: Path) -> None:
             return
         interrupt.stop_if_requested(_SAVED)
         time.sleep(0.2)
-    job, ranks = _job(work), launched()
-    try:
-        write_parts(
-            _parts_dir(work.scratch_dir),
-            job.rows,
-            job.form,
-            job.signals_of,
-            rank=ranks.rank,
-            num_ranks=ranks.world,
-        )
-    except FileNotFoundError:
-        # The leader took our last parts over and is done: the folder they are made in is gone.
-        if not artifact_dir.is_dir():
-            raise
+    ranks = launched()
+    with _job(work) as job:
+        try:
+            write_parts(
+                _parts_dir(work.scratch_dir),
+                job.rows,
+                job.form,
+                job.signals_of,
+                rank=ranks.rank,
+                num_ranks=ranks.world,
+                not_finite=job.not_finite,
+            )
+        except FileNotFoundError:
+            # The leader took our last parts over and is done: the folder they are made in is gone.
+            if not artifact_dir.is_dir():
+                raise
 
 
 @dataclass(frozen=True)
 class _Job:
     """All that making a part takes."""
 
-    teacher: nn.Module
+    teacher: nn.Module | None
+    """None where an engine has it."""
     rows: NDArray[np.int64]
     form: Form
     signals_of: SignalsOf
+    not_finite: str
+    """What is said where a number of the teacher's is not finite."""
 
 
-def _job(work: Work) -> _Job:
-    config, training, device = work.config, work.config.training, work.device
+@contextmanager
+def _job(work: Work) -> Iterator[_Job]:
+    """The teacher in this process, or behind an engine, for as long as the context lasts."""
+    config, training = work.config, work.config.training
     check_vocabularies(config)
     shards, source = text_shards(work), teacher_source(config)
-    plan = plan_signals(config)
-    form = Form(plan, training.sequence_length, source.architecture.hidden_size)
-    teacher = on_device(load_model(source, dtype=frozen_dtype(config)), device)
+    form = Form(plan_signals(config), training.sequence_length, source.architecture.hidden_size)
+    is_ours = config.paradigm.signals_engine == "loop"
+    # Another number of rows would be compiled anew, so the last row is repeated.
+    least = ROWS_PER_FORWARD if is_ours and builds_code(training, work.device) else 0
 
     def signals_of(rows: NDArray[np.int64]) -> Signals:
         interrupt.stop_if_requested(_SAVED)
+        asked = np.pad(rows, (0, max(0, least - len(rows))), mode="edge")
         batch = load_batch(
-            shards, rows, training.sequence_length, respect_documents=training.respect_documents
-        ).to(device)
-        with autocast(training.precision, device):
-            signals = compute_signals(
-                teacher,
-                batch.input_BT,
-                plan,
-                rows=batch.rows,
-                valid_BT=batch.valid_BT,
-                position_BT=batch.position_BT,
-            )
-        if worst(signals).isnan():
-            raise RuntimeError(not_finite(source, training.precision))
-        return signals
+            shards, asked, training.sequence_length, respect_documents=training.respect_documents
+        )
+        return read(batch).first(len(rows), of=len(asked))
 
     rows = training_schedule(config, shards).taught_rows
-    return _Job(teacher, rows, form, signals_of)
+    bad = not_finite(source, training.precision)
+    if is_ours:
+        teacher = on_device(load_model(source, dtype=frozen_dtype(config)), work.device)
+        attend_by_rows(teacher)
+        if training.is_compiled and compiles_teacher(config):
+            compile_body(teacher)
+        read = partial(_computed, work, teacher)
+        yield _Job(teacher, rows, form, signals_of, bad)
+        return
+    with signals_engine.engine_running(work) as server:
+        read = partial(signals_engine.signals_of_engine, config, server, kept=_SAVED)
+        yield _Job(None, rows, form, signals_of, bad)
+
+
+def _computed(work: Work, teacher: nn.Module, batch: Batch) -> Signals:
+    """What our own forward pass says of a batch."""
+    batch = batch.to(work.device)
+    with autocast(work.config.training.precision, work.device):
+        return compute_signals(
+            teacher,
+            batch.input_BT,
+            plan_signals(work.config),
+            rows=batch.rows,
+            valid_BT=batch.valid_BT,
+            position_BT=batch.position_BT,
+        )
 
 
 def not_finite(source: ModelSource, precision: str) -> str:

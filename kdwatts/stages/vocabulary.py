@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdwatts.config.experiment import Config
 from kdwatts.models.align import check_rows, check_tokenizer
 from kdwatts.models.load import pair_tokenizer
+from kdwatts.records.quantized_model import without_bits
 from kdwatts.stages.shards import parts_of
 from kdwatts.stages.teacher import check_vocabularies, teacher_tokenizer
 from kdwatts.stages.work import teacher_source
@@ -17,6 +18,7 @@ def check(config: Config, stages: set[str]) -> None:
     the vocabulary rows of each model that reads them.
     """
     pair, needs_teacher = config.model, config.paradigm.needs_teacher
+    stages = {without_bits(stage) for stage in stages}
     if not stages:
         return
     tokenizer = pair_tokenizer(pair)
@@ -29,8 +31,8 @@ def check(config: Config, stages: set[str]) -> None:
     is_templated = any(map(config.eval.templated, config.eval.tasks))
     # Model to the stages in which it reads the corpus.
     readers = {
-        "student": {"distill", "inference_student"},
-        "teacher": {"generate", "teacher", "inference_teacher"},
+        "student": {"distill", "inference_student", "serving_student"},
+        "teacher": {"generate", "teacher", "inference_teacher", "serving_teacher"},
     }
     if needs_teacher:
         readers["teacher"].add("distill")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from kdwatts.data.shards import TokenShards
 from kdwatts.models.align import shared_vocabulary
 from kdwatts.models.layers import LayerPairs, layer_pairs
 from kdwatts.teacher.signals import SignalPlan, signal_plan
-from kdwatts.telemetry.meter import Meter, OpenWindow
+from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.open_window import OpenWindow
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Work:
     meter: Meter
     window: OpenWindow
     device: torch.device
+    measurement: int = 1
+    """Number of this independent measurement; 1 for what is built once."""
+    keyed: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that the key of this build is made of."""
 
 
 def text_shards(work: Work) -> TokenShards:
@@ -45,7 +51,11 @@ def end_tokens(tokenizer: Any, writer: nn.Module) -> list[int]:
 
     An instruct model has several, and ends some texts with another one than the tokenizer's.
     """
-    settings: Any = writer.generation_config
+    return ends_of(tokenizer, writer.generation_config)
+
+
+def ends_of(tokenizer: Any, settings: Any) -> list[int]:
+    """The end tokens of `end_tokens`, from a model's own settings for writing."""
     own = settings.eos_token_id
     own = own if isinstance(own, list) else [own] * (own is not None)
     assert tokenizer.eos_token_id is not None, "stages.vocabulary refuses a tokenizer without"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from kdwatts.runtime.paths import argument_path
 from kdwatts.runtime.streams import print_anywhere, until_unread
 from kdwatts.runtime.whole_install import EXIT_REFUSED, needs_the_whole_install
+from kdwatts.telemetry.meter_options import add_meter_options, meter_settings
 
 DESCRIPTION = """\
 Runs COMMAND and measures the energy that this job's GPUs, CPUs and memory draw meanwhile.
@@ -23,6 +23,11 @@ refused before it started anything.
 Without a command the meter measures until it gets SIGINT (Ctrl-C), SIGTERM or SIGHUP: the CPUs and
 the memory of the whole node, and the GPUs of the job. Start it before the job uses the GPUs, or
 give --allow-shared.
+
+With --listen it also answers another host, which measures a server here from there:
+
+  python -m kdwatts.telemetry --listen 10.0.0.7:9400 -- vllm serve MODEL
+  python -m kdwatts.serving --url http://10.0.0.7:8000 --meter-url http://10.0.0.7:9400 ...
 """
 
 EPILOG = """\
@@ -32,6 +37,8 @@ If kill -9 ends the meter, the rows up to the last sample are there and summary.
 command is then ended by SIGTERM, and five seconds later by SIGKILL.
 The meter passes signals on to the command. It does not wait for what the command leaves in the
 background.
+Without a host, --listen answers this host alone. KDWATTS_METER_TOKEN, or the file that
+KDWATTS_METER_TOKEN_FILE names, holds the token that both sides must have; nothing is encrypted.
 """
 
 
@@ -45,52 +52,27 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add(
-        "--interval",
-        type=float,
-        default=0.1,
-        metavar="S",
-        help="seconds between two samples (default 0.1)",
-    )
-    add(
+    parser.add_argument(
         "--out",
         type=argument_path,
         metavar="DIR",
         help="folder of the records (default runs/telemetry/DATE/TIME)",
     )
-    add(
-        "--idle",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="measure idle power this long at first (default 0)",
+    parser.add_argument(
+        "--listen",
+        metavar="[HOST:]PORT",
+        help="answer whoever measures a server of this host from another one",
     )
-    add("--allow-shared", action="store_true", help="measure GPUs that others use too, and say so")
-    add(
-        "--openmetrics",
-        metavar="PATH",
-        help="write live figures to this .prom or .om file or folder",
-    )
-    add(
-        "--cpu-estimate-tdp",
-        type=float,
-        metavar="W",
-        help="where there is no RAPL, estimate the CPU from processor time and this rated power",
-    )
-    add(
-        "--cpu-estimate-threads",
+    parser.add_argument(
+        "--pid",
         type=int,
-        metavar="N",
-        help="hardware threads that share the rated power (default: all of this host)",
+        action="append",
+        default=[],
+        metavar="PID",
+        help="with --listen: a process of a server that runs already, whose CPU time, with that of "
+        "all that it started, is told apart; repeatable",
     )
-    add(
-        "--rapl-root",
-        default="/sys/class/powercap",
-        metavar="DIR",
-        help="where RAPL's counters are",
-    )
-    add("--cgroup-root", default="/sys/fs/cgroup", metavar="DIR", help="folder of CPU quotas")
+    add_meter_options(parser)
     return parser
 
 
@@ -107,44 +89,24 @@ def main(words: Sequence[str]) -> int:
         parser().error(f"{strays[0]} is no option of the meter; write -- before the command")
     if command == []:
         parser().error("no command follows --; give one, or leave -- out")
-    threads = options.cpu_estimate_threads
-    if options.cpu_estimate_tdp is None and threads is not None:
-        parser().error("--cpu-estimate-threads needs --cpu-estimate-tdp; give both")
-    if options.cpu_estimate_tdp is not None and command is None:
+    if options.pid and (command or not options.listen):
+        parser().error("--pid names a server that runs already: give it with --listen, without --")
+    if options.cpu_estimate_tdp is not None and command is None and not options.pid:
         parser().error(
             "--cpu-estimate-tdp counts a command's processor time; give a command after --"
         )
 
     # Late: --help needs none of it.
     with needs_the_whole_install("python -m kdwatts.telemetry"):
-        from kdwatts.config.machine import Telemetry
         from kdwatts.telemetry.command import measure
 
-    estimate = {}
-    if options.cpu_estimate_tdp is not None:
-        estimate = {
-            "cpu_estimate": "tdp",
-            "cpu_tdp_w": options.cpu_estimate_tdp,
-            "cpu_tdp_threads": threads if threads is not None else os.cpu_count() or 1,
-            "cpu_tdp_source": "--cpu-estimate-tdp",
-        }
     try:
-        settings = Telemetry(
-            interval_s=options.interval,
-            slow_interval_s=max(1.0, options.interval),
-            # Beside a job, the CPU time of this process tree says nothing about the job.
-            cpu_scope="auto" if command else "node",
-            rapl_root=options.rapl_root,
-            cgroup_root=options.cgroup_root,
-            allow_shared=options.allow_shared,
-            idle_s=options.idle,
-            openmetrics=options.openmetrics,
-            **estimate,
-        )
+        # Beside a job, the CPU time of this process tree says nothing about the job.
+        settings = meter_settings(options, cpu_scope="auto" if command or options.pid else "node")
     except ValueError as error:
         print(f"kdwatts: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    return measure(command, settings, options.out)
+    return measure(command, settings, options.out, listen=options.listen, pids=options.pid)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.telemetry.meter import Meter, OpenWindow
+from kdwatts.metrics.quantity import MISSING_J
+from kdwatts.telemetry.meter import Meter
+from kdwatts.telemetry.open_window import OpenWindow
+
+
+def unmeasured_window(name: str, key: str | None = None) -> OpenWindow:
+    """A window without energy."""
+    return OpenWindow(name, key, None, lambda _: MISSING_J)
 
 
 class Bystander(Meter):
@@ -31,5 +38,5 @@ class Bystander(Meter):
         """A window without energy, inside the innermost open one."""
         del synchronize
         self._synchronize()
-        yield OpenWindow(self, name, key, None)
+        yield unmeasured_window(name, key)
         self._synchronize()

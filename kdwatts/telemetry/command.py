@@ -11,9 +11,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,13 +22,15 @@ from pynvml import NVMLError
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import check_schema, read_json, write_json
 from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
-from kdwatts.runtime.paths import expanded
+from kdwatts.runtime.paths import expanded, new_dated_dir
 from kdwatts.runtime.ranks import place_on_node
 from kdwatts.runtime.streams import aligned
 from kdwatts.runtime.whole_install import EXIT_REFUSED
 from kdwatts.telemetry import nvml, rapl, supervisor
+from kdwatts.telemetry.descendants import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS
 from kdwatts.telemetry.meter import Meter
-from kdwatts.telemetry.supervisor import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, SIGNALS, Supervisor
+from kdwatts.telemetry.supervisor import Supervisor
+from kdwatts.telemetry.tallies_over_http import Listener, listener_at
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,17 @@ class _Failed(Exception):
     """The command failed, so that its window says so."""
 
 
-def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | None) -> int:
+def measure(
+    command: Sequence[str] | None,
+    settings: Telemetry,
+    out_dir: Path | None,
+    *,
+    listen: str | None = None,
+    pids: Sequence[int] = (),
+) -> int:
     """The exit code after a command was measured. Without a command, it measures until a signal.
 
+    With `listen` it answers there meanwhile; `pids` are those of a server that runs already.
     Once the command has started, the exit code is the command's, even if the meter fails.
     """
     logging.basicConfig(level=logging.WARNING, format="kdwatts: %(message)s", stream=sys.stderr)
@@ -70,7 +79,8 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     try:
         if command is None:
             warn_unmeasurable(settings)
-        folder = _fresh_dir() if out_dir is None else out_dir
+        listener = None if listen is None else listener_at(listen, pids)
+        folder = new_dated_dir(DEFAULT_DIR) if out_dir is None else out_dir
         attempt = _open_folder(folder)
     except (OSError, ValueError, NVMLError) as error:
         _print(_sentence(error))
@@ -79,7 +89,7 @@ def measure(command: Sequence[str] | None, settings: Telemetry, out_dir: Path | 
     _print(f"records go to {folder}{again}")
     child = supervisor.start(path, command) if command and path else None
     try:
-        return _measure(command, child, settings, folder, attempt)
+        return _measure(command, child, settings, folder, attempt, listener, pids)
     except _Stopped as stop:
         _print(str(stop))
         exit_code = stop.exit_code
@@ -110,19 +120,22 @@ def _measure(
     settings: Telemetry,
     folder: Path,
     attempt: int,
+    listener: Listener | None,
+    pids: Sequence[int],
 ) -> int:
     """As `measure`. Raises only what happened before the command or the measurement began."""
     _listen(_stop)
     exit_code: int | None = None
     began = False
     # Each process of a launch runs this command, and each meter gets its part of the node.
-    meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node())
+    meter = Meter(folder, settings, attempt=attempt, meter_of=place_on_node(), peers=pids)
     try:
         with meter:
             _set_aside_summary(folder)
             wait = _pass_signals_to(child) if child else _note_signals()
             began = True
-            exit_code = wait()
+            with _answering(listener, meter, [child.pid] if child else pids):
+                exit_code = wait()
             if exit_code:
                 raise _Failed
     except _Failed:
@@ -134,6 +147,18 @@ def _measure(
     if meter.row is not None:
         _report(meter, meter.row, command, exit_code if command else None, settings, folder)
     return exit_code or 0
+
+
+@contextlib.contextmanager
+def _answering(listener: Listener | None, meter: Meter, pids: Sequence[int]) -> Iterator[None]:
+    if listener is None:
+        yield
+        return
+    with listener.answering(meter, pids):
+        who = "whoever has the token" if listener.wants_token else "everybody who gets there"
+        _print(f"the meter answers {who} at {listener.url}")
+        yield
+    listener.close()
 
 
 def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -186,22 +211,6 @@ def _not_startable(program: str) -> tuple[str, int]:
         return f"{program} is not found; give a program in PATH, or its path", EXIT_NOT_FOUND
     what = "is a folder" if found[0].is_dir() else "is not executable"
     return f"{found[0]} {what}; give a program that can be executed", EXIT_NOT_EXECUTABLE
-
-
-def _fresh_dir() -> Path:
-    """A new folder named by date and time, nobody else's even when many start at once."""
-    now = datetime.now()
-    day_dir = DEFAULT_DIR / now.strftime("%Y-%m-%d")
-    day_dir.mkdir(parents=True, exist_ok=True)
-    name, number = now.strftime("%H-%M-%S"), 1
-    while True:
-        folder = day_dir / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
 
 
 def _open_folder(folder: Path) -> int:

@@ -6,10 +6,12 @@ import contextlib
 import logging
 import math
 import os
+import platform
 import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +26,17 @@ _COSTLY_SHARE = 0.0001
 _SAME_TICK_S = 0.005
 _SAME_EDGE_S = 0.0005
 """Times read this recently belong to the same tick, or to the same edge of a window."""
+
+
+def cpu_name() -> str:
+    """The processor's model name as the kernel states it, or else the type of machine."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n"):
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def memory_used_gib() -> float:
@@ -72,13 +85,15 @@ def own_pids(peers: Sequence[int] = ()) -> set[int]:
     return {process.pid for process in own}
 
 
-def num_holding(path: str, peers: Sequence[int] = ()) -> int:
+def num_holding(path: str, peers: Sequence[int] = (), *, with_this: bool = True) -> int:
     """Number of this job's processes that hold a file or device open.
 
-    These are this process, its descendants, and the peers with theirs.
+    These are this process where it counts, its descendants, and the peers with theirs.
     """
     me = psutil.Process()
     pids = {process.pid for process in (me, *me.children(recursive=True), *_trees(peers))}
+    if not with_this:
+        pids.remove(me.pid)
     return sum(_holds(pid, path) for pid in pids)
 
 
@@ -111,6 +126,27 @@ def process_name(pid: int) -> str:
         return "not visible from here"
 
 
+def tree_cpu_s(pid: int) -> float | None:
+    """CPU seconds of a process, its live descendants, and those that they reaped.
+
+    None where the process has ended.
+    """
+    try:
+        root = psutil.Process(pid)
+        return sum(map(_used_s, [root, *root.children(recursive=True)]))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _used_s(process: psutil.Process) -> float:
+    """Its own CPU seconds and those of children that it reaped; 0 where it has ended."""
+    try:
+        used = process.cpu_times()
+    except psutil.Error:
+        return 0.0  # Its parent's children hold its time now.
+    return used.user + used.system + used.children_user + used.children_system
+
+
 class TreeClock:
     """CPU seconds of this process, its ended children and its live descendants. It never goes back.
 
@@ -139,12 +175,7 @@ class TreeClock:
         now_s = time.monotonic()
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         total_s = time.process_time() + children.ru_utime + children.ru_stime + self._lost_s
-        for process in self._descendants:
-            try:
-                used = process.cpu_times()
-            except psutil.Error:
-                continue  # It ended; its parent's children hold its time now.
-            total_s += used.user + used.system + used.children_user + used.children_system
+        total_s += sum(map(_used_s, self._descendants))
         if total_s < self._cpu_s and self._dipped:
             # Still lower at the second look: init has adopted a descendant, and its time is gone.
             self._lost_s += self._cpu_s - total_s

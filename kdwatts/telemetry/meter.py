@@ -12,60 +12,32 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.quantity import MEASURED, Quantity
 from kdwatts.records.schema import COMPONENTS, StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import host, nvml, parts
 from kdwatts.telemetry.discovery import find_probes
-from kdwatts.telemetry.energy import Tally, span
+from kdwatts.telemetry.energy import Span, span
 from kdwatts.telemetry.journal import Journal
 from kdwatts.telemetry.node_share import find_allocation
+from kdwatts.telemetry.open_window import OpenWindow
 from kdwatts.telemetry.openmetrics import Exposition, run_labels
-from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.sampler import Sampler
 from kdwatts.telemetry.strangers import Watch
-from kdwatts.telemetry.window_edges import find_edge
+from kdwatts.telemetry.window_edges import Edge, find_edge
 
 log = logging.getLogger(__name__)
 
 MAX_IDLE_LOAD_PCT = 10.0
 """Load of the node above which it is not idle. Its power then says nothing about idle power."""
-
-
-class OpenWindow:
-    """A part of the run with an energy of its own. Callers count its work as it happens."""
-
-    def __init__(self, meter: Meter, path: str, key: str | None, parent: OpenWindow | None) -> None:
-        self.path = path
-        self.parent = parent
-        self.key = key
-        self.tokens = 0
-        self.steps = 0
-        self.data_wait_s = 0.0
-        self.synchronize: Callable[[], None] | None = None
-        """Waits for the devices' queued work at both edges."""
-        self.outcome = "done"
-        """A caller that finds the work already done sets `reused`. Errors set the other words."""
-        self.row: StageRow | None = None
-        """The window's record with its energy. None while the window is open."""
-        self.start_utc = ""
-        self.start_s = 0.0
-        self.starts: dict[Probe, Tally] = {}
-        """The tally of each probe at the start. A device that has been silent since has none."""
-        self._meter = meter
-
-    def so_far(self) -> Quantity:
-        """Joules from the start to the sampler's last tick. This is cheap: no device is read."""
-        duration_s = self._meter.last_tick_s() - self.start_s
-        return parts.total(self._meter.parts_of(self, {}, max(0.0, duration_s)))
 
 
 class Meter:
@@ -107,6 +79,8 @@ class Meter:
         self._peers = peers
         self._meter_of = meter_of
         self._stack: list[OpenWindow] = []
+        self.idle_w_of_gpu: dict[str, float] = {}
+        """UUID to the W of that GPU while it was idle."""
 
     def __enter__(self) -> Meter:
         settings = self._settings
@@ -118,14 +92,14 @@ class Meter:
         )
         try:
             self._watch = Watch(gpus, allowed=settings.allow_shared, peers=self._peers)
-            self._probes = find_probes(gpus, settings, self._allocation, self._peers)
+            self.probes = find_probes(gpus, settings, self._allocation, self._peers)
         except BaseException:
             self._close_nvml()
             raise
-        self._devices = self._probes.devices
+        self._devices = self.probes.devices
         if no_gpu:
-            self._probes.absent["gpu"] = no_gpu
-        for kind, reason in self._probes.absent.items():
+            self.probes.absent["gpu"] = no_gpu
+        for kind, reason in self.probes.absent.items():
             log.info("telemetry: no energy for %s: %s", kind, reason)
         self._out_dir.mkdir(parents=True, exist_ok=True)
         self._telemetry = Journal(self._out_dir / "telemetry.jsonl")
@@ -136,7 +110,7 @@ class Meter:
             exposition = Exposition(place, run_labels(self._out_dir, self._attempt))
         self._sampler = Sampler(
             self._devices,
-            self._probes.clocks,
+            self.probes.clocks,
             self._telemetry,
             attempt=self._attempt,
             interval_s=settings.interval_s,
@@ -208,72 +182,102 @@ class Meter:
         what they used until then would be counted too late to be believed.
         """
         with self._sampler.lock:
-            self._probes.clocks.read(scan=True)
+            self.probes.clocks.read(scan=True)
 
-    def last_tick_s(self) -> float:
-        """Monotonic seconds of the latest reading of any device. Minus infinity without one."""
+    def _used_since(self, start: Edge) -> Quantity:
+        """Joules from a moment to the latest reading of any device."""
         latest = [p.tally.counter or p.tally.sample for p in self._devices]
-        return max((reading.time_s for reading in latest if reading), default=-math.inf)
+        last_s = max((one.time_s for one in latest if one), default=-math.inf)
+        return parts.total(self.used_between(start, Edge(last_s, {})))
 
-    def parts_of(
-        self, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
-    ) -> dict[str, parts.Part]:
-        """Every component of a window.
+    def edge(self) -> Edge:
+        """This moment, and what every device has used by now.
 
-        Where `ends` has no tally, the device's last reading counts.
+        It waits for the next update of the GPUs' counters, for at most two of their periods.
         """
-        components: dict[str, parts.Part] = {}
-        for kind in COMPONENTS:
-            part = self._part(kind, window, ends, duration_s)
-            if kind in self._probes.attributed:
-                node = self._part(f"node_{kind}", window, ends, duration_s)
-                components[f"node_{kind}"] = node
-                part = parts.attributed(part, node)
-            ended = self._ended_before(window.start_s + duration_s)
-            components[kind] = parts.remarked(part, ended)
+        edge = find_edge(self._devices, self._sampler.lock)
+        for probe in self._devices:
+            if probe not in edge.tallies:
+                probe.late_starts.append(edge.tallies)
+        return edge
+
+    def job_cpu_s(self) -> float:
+        """CPU seconds of this job's processes, the measured ones and this one, until now."""
+        return self._cpu_times().job_s
+
+    def counter_period_s(self) -> float:
+        """The longest period of the GPUs' energy counters, in s. 0 without a GPU."""
+        periods_s = [p.sensor.delta_s for p in self._devices if p.sensor.kind == "gpu"]
+        return max(periods_s, default=0.0)
+
+    def idle_power_of_all_w(self, gpus: Collection[str] | None = None) -> tuple[float | None, str]:
+        """W of all components with a sensor while they were idle, and the quality.
+
+        Of the GPUs those with these UUIDs count, or all. None where it is unknown for one
+        component: the others would pass for all. A model knows no idle power.
+        """
+        qualities = {p.sensor.kind: parts.QUALITY[p.sensor.method] for p in self._devices}
+        kinds = [kind for kind in COMPONENTS if qualities.get(kind) in MEASURED]
+        idle_w = self._idle_power_w(gpus)
+        powers_w = [power_w for kind in kinds if (power_w := idle_w[kind]) is not None]
+        if not kinds or len(powers_w) < len(kinds):
+            return None, "missing"
+        return sum(powers_w), max((qualities[kind] for kind in kinds), key=MEASURED.index)
+
+    def used_between(
+        self, start: Edge, end: Edge, *, gpus: Collection[str] | None = None
+    ) -> dict[str, parts.Part]:
+        """Every component between two moments.
+
+        Where `end` has no tally, the device's last reading counts. With `gpus`, UUIDs, only these
+        GPUs count, and their joules are missing where one of them was not read.
+        """
+        spans: dict[str, list[Span]] = {}
+        for probe in self._devices:
+            if gpus is None or probe.sensor.kind != "gpu" or probe.sensor.label in gpus:
+                tally = end.tallies.get(probe, probe.tally)
+                one = span(probe.sensor, start.tallies.get(probe), tally)
+                spans.setdefault(probe.sensor.kind, []).append(one)
+        duration_s = max(0.0, end.time_s - start.time_s)
+        components = parts.of_window(
+            spans,
+            duration_s,
+            absent=self.probes.absent,
+            attributed_kinds=self.probes.attributed,
+            idle_power_w=self._idle_power_w(gpus),
+            notes=self.notes(start.time_s),
+            remark=self.ended_before(end.time_s),
+        )
+        if gpus is not None and "gpu" in spans:
+            components["gpu"] = parts.of_every_gpu(components["gpu"], spans["gpu"], duration_s)
         return components
 
-    def _ended_before(self, end_s: float) -> str | None:
+    def _idle_power_w(self, gpus: Collection[str] | None) -> dict[str, float | None]:
+        """W of the idle components, with some of the GPUs or all."""
+        if gpus is None:
+            return self.idle_power_w
+        powers_w = [power_w for uuid, power_w in self.idle_w_of_gpu.items() if uuid in gpus]
+        known = len(powers_w) == len(set(gpus)) and self.idle_power_w["gpu"] is not None
+        return self.idle_power_w | {"gpu": sum(powers_w) if known and powers_w else None}
+
+    def ended_before(self, end_s: float) -> str | None:
         """Why nothing was sampled any more at the end of a window; None where something was."""
         ended = self._sampler.ended
         return ended[1] if ended and ended[0] < end_s else None
 
-    def _part(
-        self, kind: str, window: OpenWindow, ends: Mapping[Probe, Tally], duration_s: float
-    ) -> parts.Part:
-        spans = [
-            span(probe.sensor, window.starts.get(probe), ends.get(probe, probe.tally))
-            for probe in self._devices
-            if probe.sensor.kind == kind
-        ]
-        if not spans:
-            return parts.missing(self._probes.absent.get(kind, "not measured"))
-        return parts.component(
-            spans,
-            duration_s,
-            idle_power_w=self.idle_power_w.get(kind),
-            note=self._remark(kind, spans[0].sensor.method, window.start_s),
-        )
-
-    def _remark(self, kind: str, method: str, since_s: float) -> str | None:
-        """Who else uses or counts what a figure is of."""
-        num_others, others = self._allocation.num_meters - 1, None
-        if num_others and kind in COMPONENTS:
-            processes = "process" if num_others == 1 else "processes"
-            launch = f"{num_others} more {processes} of this launch"
-            if kind == "gpu":
-                others = f"the meters of {launch} may count these GPUs, too"
-            elif method == "rapl":
-                others = f"the whole node, shared with {launch} on it"
-        return parts.joined(self._watch.remark(since_s) if kind == "gpu" else None, others) or None
+    def notes(self, since_s: float) -> dict[str, str | None]:
+        """Who else uses or counts what the figures of each component since then are of."""
+        methods = {probe.sensor.kind: probe.sensor.method for probe in self._devices}
+        notes = {kind: self._allocation.remark(kind, method) for kind, method in methods.items()}
+        if "gpu" in notes:
+            notes["gpu"] = parts.joined(self._watch.remark(since_s), notes["gpu"]) or None
+        return notes
 
     def _open(self, path: str, key: str | None) -> OpenWindow:
-        window = OpenWindow(self, path, key, self._stack[-1] if self._stack else None)
-        window.start_s, window.starts = self._edge()
+        parent = self._stack[-1] if self._stack else None
+        window = OpenWindow(path, key, parent, self._used_since)
+        window.start = self.edge()
         window.start_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for probe in self._devices:
-            if probe not in window.starts:
-                probe.late_starts.append(window.starts)
         self._stack.append(window)
         self._sampler.window = path
         return window
@@ -281,49 +285,34 @@ class Meter:
     def _close(self, window: OpenWindow, error: BaseException | None) -> StageRow:
         popped = self._stack.pop()
         assert popped is window, f"{window.path} closes while {popped.path} is open"
-        end_s, ends = self._edge()
-        duration_s = end_s - window.start_s
+        end = find_edge(self._devices, self._sampler.lock)
         self._sampler.window = window.parent.path if window.parent else ""
         if error is not None:
             window.outcome = "preempted" if isinstance(error, Preempted) else "failed"
-        counted = window.steps > 0 or window.data_wait_s > 0
-        row = StageRow(
-            window=window.path,
-            parent=window.parent.path if window.parent else None,
-            key=window.key,
-            attempt=self._attempt,
-            outcome=window.outcome,
-            start_utc=window.start_utc,
-            start_s=window.start_s,
-            duration_s=duration_s,
-            data_wait_s=window.data_wait_s if counted else None,
-            tokens=window.tokens or None,
-            steps=window.steps or None,
-            idle_power_w=dict(self.idle_power_w),
-            **parts.columns(self.parts_of(window, ends, duration_s)),
-        )
+        used = self.used_between(window.start, end)
+        row = window.closed(end, used, attempt=self._attempt, idle_power_w=self.idle_power_w)
         self._stages.write([row])
-        window.row = row
         return row
-
-    def _edge(self) -> tuple[float, dict[Probe, Tally]]:
-        return find_edge(self._devices, self._sampler.lock)
 
     def _measure_idle(self, idle_s: float) -> None:
         idle = self._open("idle", None)
         before = self._cpu_times()
         time.sleep(idle_s)
         self._stack.pop()
-        end_s, ends = self._edge()
-        duration_s = end_s - idle.start_s
+        end = find_edge(self._devices, self._sampler.lock)
+        duration_s = end.time_s - idle.start.time_s
         load_pct = host.utilisation_pct(before, self._cpu_times()) or 0.0
         power_w = {
             kind: part.energy_j / duration_s
-            for kind, part in self.parts_of(idle, ends, duration_s).items()
+            for kind, part in self.used_between(idle.start, end).items()
             if part.energy_j is not None and part.quality == "measured"
         }
-        if "gpu" in power_w and self._watch.remark(idle.start_s) is None:
+        if "gpu" in power_w and self._watch.remark(idle.start.time_s) is None:
             self.idle_power_w["gpu"] = power_w["gpu"]
+            for gpu in self.gpus:
+                part = self.used_between(idle.start, end, gpus=[gpu.uuid])["gpu"]
+                if part.energy_j is not None:
+                    self.idle_w_of_gpu[gpu.uuid] = part.energy_j / duration_s
         if load_pct > MAX_IDLE_LOAD_PCT:
             log.warning(
                 "telemetry: the node was %.0f %% busy while its idle power was measured, so there "
@@ -332,7 +321,7 @@ class Meter:
             )
             power_w = {}
         for kind in ("cpu", "dram"):
-            if counter := self._probes.attributed.get(kind):
+            if counter := self.probes.attributed.get(kind):
                 counter.idle_power_w = power_w.get(f"node_{kind}", 0.0)
                 if counter.idle_power_w:
                     self.idle_power_w[kind] = counter.idle_power_w * self._allocation.share
@@ -342,7 +331,7 @@ class Meter:
 
     def _cpu_times(self) -> host.CpuTimes:
         with self._sampler.lock:
-            return self._probes.clocks.read()
+            return self.probes.clocks.read()
 
     def _close_nvml(self) -> None:
         if self._has_nvml:

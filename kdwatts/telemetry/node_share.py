@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry import cgroup
 from kdwatts.telemetry.host import Clocks, CpuTimes
 from kdwatts.telemetry.readings import Reading
@@ -38,6 +39,17 @@ class Allocation:
     def share(self) -> float:
         """The job's share of the idle power, where it has a part of the node. Else 0."""
         return self.job_cpus / self.node_cpus / self.num_meters if self.is_part else 0.0
+
+    def remark(self, kind: str, method: str) -> str | None:
+        """What to say of a component that other meters of this launch may count too."""
+        num_others = self.num_meters - 1
+        if not num_others or kind not in COMPONENTS:
+            return None
+        processes = "process" if num_others == 1 else "processes"
+        launch = f"{num_others} more {processes} of this launch"
+        if kind == "gpu":
+            return f"the meters of {launch} may count these GPUs, too"
+        return f"the whole node, shared with {launch} on it" if method == "rapl" else None
 
 
 def find_allocation(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,9 @@ SHORT_NVML_WINDOW_S = 5.0
 
 MIN_RAPL_COVERAGE = 0.99
 """With less coverage RAPL is missing: no power limit bounds what was not read."""
+
+MAX_UNREAD_SHARE = 0.1
+"""Of a window in which one GPU of a server was not read. With more the server has no joules."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,74 @@ def component(
         reason=joined(*remarks) or None,
         shared_uncertainty_j=CALIBRATION[method] * energy_j,
     )
+
+
+def of_window(
+    spans: Mapping[str, Sequence[Span]],
+    duration_s: float,
+    *,
+    absent: Mapping[str, str],
+    attributed_kinds: Collection[str] = (),
+    idle_power_w: Mapping[str, float | None] | None = None,
+    notes: Mapping[str, str | None] | None = None,
+    remark: str | None = None,
+) -> dict[str, Part]:
+    """Every component of one window, from the spans of its devices.
+
+    `absent` says why a component has no device. Of `attributed_kinds` the job has a part, and the
+    whole node stands beside it as `node_cpu`. `notes` are remarks on one component, `remark` is one
+    on all of them.
+    """
+
+    def part(kind: str) -> Part:
+        if not spans.get(kind):
+            return missing(absent.get(kind, "not measured"))
+        return component(
+            spans[kind],
+            duration_s,
+            idle_power_w=(idle_power_w or {}).get(kind),
+            note=(notes or {}).get(kind),
+        )
+
+    components: dict[str, Part] = {}
+    for kind in COMPONENTS:
+        one = part(kind)
+        if kind in attributed_kinds:
+            node = components[f"node_{kind}"] = part(f"node_{kind}")
+            one = attributed(one, node)
+        components[kind] = remarked(one, remark)
+    return components
+
+
+def of_every_gpu(part: Part, spans: Sequence[Span], duration_s: float) -> Part:
+    """The joules of several GPUs, missing where one of them was not read: not those of the others.
+
+    What a server draws on two GPUs would else be halved.
+    """
+    unread = [
+        one.sensor.label
+        for one in spans
+        if gap_s(one, duration_s) > MAX_UNREAD_SHARE * duration_s or one.covered_s <= 0
+    ]
+    if part.energy_j is None or not unread:
+        return part
+    return missing(
+        f"{', '.join(unread)} could not be read for a part of the window, and the joules of the "
+        "other GPUs would pass for all"
+    )
+
+
+def skewed(part: Part, duration_s: float, skews_s: Sequence[float]) -> Part:
+    """The part of a window whose edges another host's clock states, each within its skew in s.
+
+    Up to P times the skew lies on the wrong side of an edge: u^2 += (P skew)^2 for each. It is a
+    random error, and no calibration.
+    """
+    if part.energy_j is None or part.uncertainty_j is None or duration_s <= 0:
+        return part
+    power_w = part.energy_j / duration_s
+    wrong_j = [power_w * skew_s for skew_s in skews_s]
+    return replace(part, uncertainty_j=math.hypot(part.uncertainty_j, *wrong_j))
 
 
 def remarked(part: Part, remark: str | None) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _CUDA_DEVICE = "/dev/nvidia-uvm"
 _here_before: set[int] = set()
 """Those on a GPU when this process first looked, before it used one itself: never its own."""
 _has_looked = False
+_taken_for_own: set[int] = set()
+"""Numbers of another namespace that were this job's own when they were looked at."""
 
 
 @dataclass
@@ -67,9 +70,15 @@ class Watch:
             )
 
     def look(self) -> None:
-        """Look once more. In a container, the processes that were there at first stand for all."""
+        """Look once more. In a container, the processes that were there at first stand for all.
+
+        Only the numbers of this job's own are learned there, for later runs of this process.
+        """
         if self._knows_own:
             self._look(first=False)
+        else:
+            present = {pid for gpu in self._gpus for pid in nvml.compute_pids(gpu)}
+            _own_by_count(present - host.own_pids(self._peers), self._peers)
 
     def remark(self, since_s: float) -> str | None:
         """What to say about a GPU figure of a window since `since_s`.
@@ -111,15 +120,31 @@ def _own_by_count(unknown: set[int], peers: Sequence[int]) -> set[int]:
     """Those that are this job's own though their numbers are of another namespace.
 
     A second run in one process finds what the first left on the GPU. Whoever came since the first
-    look is own if the job's processes that use CUDA are as many; if they are more, somebody
-    else is among them, and none of them is taken for own.
+    look is own if the job's processes that use CUDA are as many. If they are more, somebody else is
+    among them: then those are own that were taken for it before, where there are not too many.
     """
     global _has_looked
     if not _has_looked:
         _here_before.update(unknown)
         _has_looked = True
     came = unknown - _here_before
-    return came if came and len(came) <= host.num_holding(_CUDA_DEVICE, peers) else set()
+    if not came:
+        return set()
+    num_own = host.num_holding(_CUDA_DEVICE, peers, with_this=_may_have_context())
+    if len(came) <= num_own:
+        _taken_for_own.update(came)
+        return came
+    known = came & _taken_for_own
+    return known if len(known) <= num_own else set()
+
+
+def _may_have_context() -> bool:
+    """Whether this process can have something on a GPU.
+
+    Asking torch for a GPU opens the device of CUDA, too, and leaves nothing on the GPU.
+    """
+    torch = sys.modules.get("torch")
+    return torch is None or torch.cuda.is_initialized()
 
 
 def _namespace() -> str:

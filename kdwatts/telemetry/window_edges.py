@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kdwatts.telemetry.energy import Tally
 from kdwatts.telemetry.probe import Probe
@@ -22,6 +23,14 @@ _LOST_S = 1.0
 """A GPU that has failed for longer is not waited for: it may never come back."""
 
 
+class Edge(NamedTuple):
+    """One moment, and what every device that answered had used by then."""
+
+    time_s: float
+    """Monotonic seconds of this host."""
+    tallies: dict[Probe, Tally]
+
+
 @dataclass(frozen=True)
 class _Update:
     """A tally whose counter was updated at a known moment."""
@@ -32,7 +41,7 @@ class _Update:
     tally: Tally
 
 
-def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> tuple[float, dict[Probe, Tally]]:
+def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> Edge:
     """The moment of an edge, and a fresh tally of every device that answers.
 
     GPU counters are steps. So the next update is waited for, and the edge is halfway between the
@@ -49,7 +58,7 @@ def find_edge(probes: Sequence[Probe], lock: threading.Lock) -> tuple[float, dic
     for probe in probes:
         if probe not in gpus and (tally := _look(probe, lock)) is not None:
             tallies[probe] = tally
-    return edge_s, tallies
+    return Edge(edge_s, tallies)
 
 
 def _look(probe: Probe, lock: threading.Lock) -> Tally | None:

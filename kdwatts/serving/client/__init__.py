@@ -1,0 +1,1 @@
+"""The process that sends requests and writes down when the answers came."""

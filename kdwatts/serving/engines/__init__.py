@@ -1,0 +1,1 @@
+"""Servers: started, waited for, stopped with all that they started, or found running."""

@@ -1,0 +1,1 @@
+"""From answers and joules to figures: the steady window, intervals, verdicts. Pure functions."""
