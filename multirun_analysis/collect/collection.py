@@ -7,7 +7,7 @@ folder to write to, it keeps what it read there, and next time it reads only the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from multirun_analysis.statistics.pooled_serving import SUBJECTS
 from multirun_analysis.statistics.seeds import add_totals
 from multirun_analysis.statistics.served import SERVED, pool_served
 from multirun_analysis.values.atomic import file_paths, write_files
-from multirun_analysis.values.folders import find_run_folders
+from multirun_analysis.values.folders import find_folders
+from multirun_analysis.values.rows import Row
 
 _NUMBERS = (
     *("inherited_amortised_energy_j", "total_energy_j", "total_amortised_energy_j"),
@@ -53,6 +54,9 @@ class Collected:
     """One row per model, task and metric."""
     inference: pd.DataFrame
     """One row per model, batch size, prompt length and new length that was served."""
+    serving: pd.DataFrame
+    """One row per load of each measurement of a server. `run` may also be the folder of a
+    measurement without a run."""
     telemetry: Telemetry
     """The ticks of each run, read when you ask for them."""
     left_out: tuple[str, ...] = ()
@@ -78,35 +82,57 @@ def collect(
     Raises ValueError when a directory is missing, when none holds a run, and for a record of a
     foreign or newer schema.
     """
-    paths, left_out = find_run_folders(directories)
+    below = find_folders(directories)
+    paths = [*below.runs, *below.serving]
     folders = dict(zip(_names(paths), paths, strict=True))
+    alone = {name for name, path in folders.items() if path in set(below.serving)}
     if out_dir is None:
-        return replace(_compared(read_all(folders, num_workers=num_workers)), left_out=left_out)
+        found = read_all(folders, num_workers=num_workers)
+        return _with_left_out(_compared(found, alone), found, alone, below.left_out)
     with collection_index.locked(out_dir):
         found = read_changed(folders, out_dir, num_workers=num_workers)
-        collected = _compared(found)
+        collected = _compared(found, alone)
         if found.is_changed:
             written = write_files(_frames(collected), out_dir)
             tables = {path.name: collection_index.stat_of(path) for path in written}
             collection_index.write_index(
                 out_dir, collection_index.CollectionIndex(found.runs, tables)
             )
-    return replace(collected, left_out=left_out)
+    return _with_left_out(collected, found, alone, below.left_out)
 
 
-def _compared(found: RunsRead) -> Collected:
-    """The tables for pandas, with what a run's row can say only beside those of the others."""
-    rows = [dict(run.row) for run in found.runs.values()]
-    for step in (mark_duplicates, label_runs, add_totals):
+def _with_left_out(
+    collected: Collected, found: RunsRead, alone: Collection[str], left_out: tuple[str, ...]
+) -> Collected:
+    """With a sentence about each measurement without a run whose file does not read."""
+    notes = {name: found.runs[name].row["notes"] for name in found.runs if name in alone}
+    said = [f"{name}: {note}" for name, note in notes.items() if note]
+    return replace(collected, left_out=(*left_out, *said))
+
+
+def _compared(found: RunsRead, alone: Collection[str]) -> Collected:
+    """The tables for pandas, with what a run's row can say only beside those of the others.
+
+    `alone` are the folders that are no runs.
+    """
+    read = {name: run.row for name, run in found.runs.items()}
+    rows = [dict(row) for name, row in read.items() if name not in alone]
+    for step in (mark_duplicates, label_runs, add_totals) if rows else ():
         step(rows)
     pool_served(rows, found.tables["inference"].to_pylist())
-    runs = _typed_runs(pd.DataFrame(rows))
+    runs = _typed_runs(pd.DataFrame(rows) if rows else _no_runs(next(iter(read.values()))))
     tables = {
         # Losses have no agreed type: numbers are numpy's, as in any frame.
         part: table.to_pandas(types_mapper=None if part == "train" else _NULLABLE.get)
         for part, table in found.tables.items()
     }
     return Collected(runs=runs, **tables, telemetry=found.telemetry)
+
+
+def _no_runs(row: Row) -> pd.DataFrame:
+    """A table of runs without rows, where every folder is a measurement of a server alone."""
+    of_others = [*_TYPES, "total_energy_quality"]
+    return pd.DataFrame(columns=list(dict.fromkeys([*row, *of_others])), dtype=object)
 
 
 _NULLABLE = {pa.int64(): pd.Int64Dtype()}

@@ -18,6 +18,7 @@ from multirun_analysis.collect import run_accuracy, tick_blocks
 from multirun_analysis.collect.device_summaries import summarise_part
 from multirun_analysis.collect.record_files import read_record, type_problem
 from multirun_analysis.collect.run_tables import read_tables
+from multirun_analysis.collect.serving_columns import with_run
 from multirun_analysis.values.yaml_files import read_settings, value_at
 
 CHOICES = ("paradigm", "model", "data", "gpu")
@@ -25,6 +26,7 @@ CHOICES = ("paradigm", "model", "data", "gpu")
 
 FILES = (
     *("status.json", "metrics.json", "manifest.json", "eval.json", "inference.json"),
+    "serving.json",
     *("stages.jsonl", "train.jsonl", tick_blocks.FILE),
     *("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"),
 )
@@ -118,6 +120,8 @@ def read_run(job: Job) -> Reading:
         "updated_utc": _text(status.get("time_utc")),
         "notes": "; ".join(problem for problem in problems if problem) or None,
     }
+    served, problem = tables["serving"]
+    tables["serving"] = with_run(served, row), problem
     return Reading(row, {part: table for part, (table, _) in tables.items()}, has_ticks)
 
 

@@ -1,7 +1,8 @@
-"""Small files of one run as tables: stages, training, scores, serving."""
+"""Small files of one run as tables: stages, training, scores, serving, serving under load."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from multirun_analysis.collect import columns
 from multirun_analysis.collect.device_summaries import SUMMARIES
 from multirun_analysis.collect.json_lines import read_blocks
 from multirun_analysis.collect.record_files import not_as_agreed, read_records
+from multirun_analysis.collect.serving_columns import SERVING, flat_record
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""
@@ -23,6 +25,7 @@ TABLES = {
     "train": columns.TRAIN,
     "scores": columns.SCORES,
     "inference": columns.INFERENCE,
+    "serving": SERVING,
     "summaries": SUMMARIES,
 }
 """Every table but runs and telemetry, with the columns that it has at least."""
@@ -32,6 +35,7 @@ _FILES = {
     "train": "train.jsonl",
     "scores": "eval.json",
     "inference": "inference.json",
+    "serving": "serving.json",
 }
 
 
@@ -49,10 +53,10 @@ def read_tables(run: str, folder: Path) -> dict[str, Reading]:
 
 
 def _read_small(run: str, path: Path, part: str) -> Reading:
-    flat = {"stages": _flat_stage, "scores": dict, "inference": _flat_cost}[part]
     records, problem = read_records(path)
     try:
-        return columns.to_table(run, [flat(r) for r in records], TABLES[part]), problem
+        rows = [row for record in records for row in _FLAT[part](record)]
+        return columns.to_table(run, rows, TABLES[part]), problem
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return TABLES[part].empty_table(), not_as_agreed(error, path)
 
@@ -82,6 +86,15 @@ def _flat_cost(row: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+_FLAT: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
+    "stages": lambda row: [_flat_stage(row)],
+    "scores": lambda row: [dict(row)],
+    "inference": lambda row: [_flat_cost(row)],
+    "serving": flat_record,
+}
+"""Table to what makes the rows of one record."""
 
 
 def _read_train(run: str, path: Path, _part: str) -> Reading:

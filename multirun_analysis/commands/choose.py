@@ -1,7 +1,8 @@
-"""Which student to serve, and why: `python -m multirun_analysis choose DIR --tokens-per-day 1e9`.
+"""What to serve, and why: `python -m multirun_analysis choose DIR --rate 20`.
 
-Of the settings that keep enough of their teacher's accuracy, the one whose building, inherited
-share and serving draw the least over the days asked for, and how sure that is (see `choice`).
+Of what keeps enough of its teacher's accuracy, the one whose building, inherited share and serving
+draw the least over the days asked for, and how sure that is (see `choice`). A load decides by the
+servers that were measured (`fleet_choice`), tokens a day by our eager loop.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import Any
 from kdwatts.metrics.fieller import Interval
 from kdwatts.runtime.paths import argument_path
 from multirun_analysis.collect.collection import Collected, collect
+from multirun_analysis.commands.fleet_answer import answer
+from multirun_analysis.commands.load_options import LOAD_OPTIONS, add_load_options
 from multirun_analysis.narrative.choice_words import carbon_kg, choice_words
+from multirun_analysis.narrative.server_methods import rests_on_the_loop
 from multirun_analysis.statistics.candidates import Candidate, building_j, teacher_j, whole_j
 from multirun_analysis.statistics.choice import VERDICTS, Choice, Gate, choose
 from multirun_analysis.statistics.savings import absolute_interval, whole_saving
@@ -27,6 +31,8 @@ from multirun_analysis.values.rows import distinct_students, to_rows
 
 MIN_KEPT = 0.5
 """Of accuracy kept, where no bar is asked for."""
+MOST_DAYS = 1e6
+"""Of service: 2,700 years."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +53,10 @@ def parser() -> argparse.ArgumentParser:
     """Of the options of `choose`, with what its verdicts and exit codes mean."""
     found = argparse.ArgumentParser(
         prog="python -m multirun_analysis choose",
-        description="Says which student to serve, and why. Of the students that keep enough "
-        "accuracy it is the one\nwhose building and serving draw the least energy over these days.",
+        description="Says what to serve, and why. Of what keeps enough accuracy it is the one "
+        "whose building and serving\ndraw the least energy over these days. With --rate or "
+        "--replay it says on how many replicas, by servers\nthat were measured in open loops. "
+        "With --tokens-per-day it goes by the eager loop, which knows no load.",
         epilog="\n".join(
             [
                 "verdicts:",
@@ -62,13 +70,23 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "directories", nargs="+", type=argument_path, metavar="DIR", help="folder of finished runs"
     )
-    found.add_argument(
+    load = found.add_mutually_exclusive_group(required=True)
+    load.add_argument(
+        "--rate", type=float, metavar="R", help="requests a second that the service gets all day"
+    )
+    load.add_argument(
+        "--replay",
+        type=argument_path,
+        metavar="FILE",
+        help="a log of requests, whose hours are repeated to fill a day",
+    )
+    load.add_argument(
         "--tokens-per-day",
         type=float,
-        required=True,
         metavar="N",
-        help="tokens that the student will serve",
+        help="tokens read and written a day: the answer of the eager loop, without load or latency",
     )
+    add_load_options(found)
     found.add_argument(
         "--min-kept",
         type=float,
@@ -97,10 +115,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _refuse_senseless(options: argparse.Namespace) -> None:
-    if not (0 < options.tokens_per_day < math.inf and 0 < options.days < math.inf):
+    if options.tokens_per_day is not None:
+        if not (0 < options.tokens_per_day < math.inf and 0 < options.days < math.inf):
+            raise ValueError(
+                f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g} must be "
+                "numbers above 0; correct them"
+            )
+        for name in LOAD_OPTIONS:
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} was given with --tokens-per-day, which knows no "
+                    "load; give --rate or --replay in its place"
+                )
+    elif not 0 < options.days <= MOST_DAYS:
         raise ValueError(
-            f"--tokens-per-day {options.tokens_per_day:g} and --days {options.days:g} must be "
-            "numbers above 0; correct them"
+            f"--days {options.days:g} must be a number above 0, up to {MOST_DAYS:g}; correct it"
         )
     for name, example in (("min_kept", 0.5), ("min_om_perf", 0.95)):
         least = getattr(options, name)
@@ -117,6 +146,11 @@ def print_choice(collected: Collected, options: argparse.Namespace) -> int:
         print(f"multirun_analysis: {problem}", file=sys.stderr)
     unfinished = [run["run"] for run in to_rows(collected.runs) if not run["finished"]]
     gate = _gate(options)
+    if options.tokens_per_day is None:
+        choice = answer(collected, options, gate, site).choice
+        if unfinished and not options.json:
+            print(f"Left out because they are not finished: {', '.join(unfinished)}.")
+        return _exit_code(choice, collected, options)
     tokens = options.tokens_per_day * options.days
     choice = choose(students, gate=gate, tokens=tokens)
     if options.json:
@@ -124,8 +158,13 @@ def print_choice(collected: Collected, options: argparse.Namespace) -> int:
         print(json.dumps(_record(choice, site, asked) | {"unfinished": unfinished}, indent=2))
     else:
         print(choice_words(choice, site, gate, options.days))
+        print(rests_on_the_loop(to_rows(collected.runs)))
         if unfinished:
             print(f"Left out because they are not finished: {', '.join(unfinished)}.")
+    return _exit_code(choice, collected, options)
+
+
+def _exit_code(choice: Choice, collected: Collected, options: argparse.Namespace) -> int:
     if options.strict and choice.verdict in ("not settled", "cannot be told"):
         return 3
     return 0 if choice.enough and not collected.left_out else 1

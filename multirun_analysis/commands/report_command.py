@@ -23,6 +23,11 @@ from multirun_analysis.collect.collection import collect, table_paths
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.collect.record_files import TORN
 from multirun_analysis.collect.siting import at_site
+from multirun_analysis.commands.service_options import (
+    add_service_options,
+    at_measured_limits,
+    service_of,
+)
 from multirun_analysis.figures.catalogue import curves_by_setting, with_comparisons
 from multirun_analysis.report.export import KINDS, why_not, write_exhibit_tables, write_figures
 from multirun_analysis.report.page import PAPERS, PROFILES, exhibits_of, write_report
@@ -43,7 +48,7 @@ Makes tables and a report, one web page, of the runs in the folders DIR and belo
 EPILOG = """\
 other commands, each with a --help of its own:
   status DIR             how far the runs of a sweep are, and why one failed
-  choose DIR             which student to serve, for so many tokens a day
+  choose DIR             what to serve at a load, and on how many GPUs
   import DIR --out DIR2  turn records of another program into run folders
 
 examples:
@@ -67,21 +72,29 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not 0 < options.tokens_per_day < math.inf:
             raise ValueError(f"--tokens-per-day {options.tokens_per_day:g}: give a number above 0")
+        service = service_of(options)
         _check_pdf(options.pdf)
         site = None if options.site is None else site_of(options.site)
         out_dir = options.out or _default_out(options.directories)
         collected = collect(options.directories, out_dir)
         collected = collected if site is None else at_site(collected, site)
         missing = [*collected.left_out, *_unreadable(collected.runs)]
-        if True not in list(collected.runs["finished"]):
+        if len(collected.runs) and True not in list(collected.runs["finished"]):
             missing.append("no run is finished, so the report has no figures and says why")
-        shown = exhibits_of(collected, site)
+        if service is not None:
+            try:
+                service = at_measured_limits(service, collected)
+            except ValueError as error:  # The page then has the answer of the eager loop.
+                missing.append(f"no answer at this load: {in_words(error)}")
+                service = None
+        shown = exhibits_of(collected, site, service)
         report_path = write_report(
             collected,
             out_dir,
             profile=options.profile,
             site=site,
             tokens_per_day=options.tokens_per_day,
+            service=service,
             shown=shown,
             paper=PAPERS[options.paper],
         )
@@ -113,7 +126,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     for problem in missing:
         print(f"multirun_analysis: {problem}", file=sys.stderr)
-    print(table(collected.runs))
+    if len(collected.runs):
+        print(table(collected.runs))
     folders = dict.fromkeys(path.parent for path in written if path != options.pdf)
     printed = [path for path in written if path == options.pdf]
     for path in (*folders, *table_paths(out_dir), report_path, *printed):
@@ -154,13 +168,7 @@ def parser() -> argparse.ArgumentParser:
         help="count CO2e with the electricity of this site: an option of conf/site, or a YAML file "
         "of yours (default: the site that the runs state)",
     )
-    parser.add_argument(
-        "--tokens-per-day",
-        type=float,
-        default=1e9,
-        metavar="N",
-        help="tokens that the student will serve (default 1e9)",
-    )
+    add_service_options(parser)
     parser.add_argument(
         "--static",
         choices=KINDS,

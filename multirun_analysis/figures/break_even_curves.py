@@ -32,6 +32,7 @@ from multirun_analysis.figures.marks import (
 )
 from multirun_analysis.figures.palette import MUTED, faded, styled
 from multirun_analysis.figures.plotly_text import escape
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.repayment import (
     Repayment,
     count_words,
@@ -76,15 +77,17 @@ def break_even_over_tokens(runs: pd.DataFrame) -> Exhibit:
         for r in found
         for count in decades
     ]
+    loop = loop_words(to_rows(runs))
+    by = f" by {loop}" if loop else ""
     columns = [*_SETTING, *(f"break_even_tokens{end}" for end in _ENDS), "tokens_served"]
     columns += ["joules_saved", "joules_ratio", "low", "high", "lifetime_efficiency"]
     return Exhibit(
         "Tokens served until building is repaid",
-        "Energy of the teacher / energy of the student, for so many tokens served. The student's "
-        "energy includes building and its share of inherited work. Above 1 the student has repaid "
-        "its building. The mark is this break-even, with its 95 % interval. never: the student "
-        "saves nothing per token. unresolved: the interval of the saving includes 0, or is not "
-        f"known. Accuracy does not count here. {NOT_MEASURED}",
+        f"Energy of the teacher / energy of the student, for so many tokens served{by}. The "
+        "student's energy includes building and its share of inherited work. Above 1 the student "
+        "has repaid its building. The mark is this break-even, with its 95 % interval. never: the "
+        "student saves nothing per token. unresolved: the interval of the saving includes 0, or is "
+        f"not known. Accuracy does not count here. {NOT_MEASURED}",
         pd.DataFrame(rows, columns=columns),
         partial(_draw_tokens, looks=_looks_of(runs), left_out=len(found) - len(drawn)),
         curves=_curves(drawn, "tokens", joules_ratio, decades[:1] + decades[-1:]),

@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
+from kdwatts.records.quantized_model import without_bits
 from multirun_analysis.figures.exhibit import Exhibit
 from multirun_analysis.figures.marks import HATCH, MAX_ROWS, first_of_each, in_rows, points
 from multirun_analysis.figures.palette import STAGE_COLORS, stage_color, stage_words
@@ -49,7 +50,9 @@ def _draw(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
     order = list(STAGE_COLORS)
     bars = grouped(parts, lambda part: (part["stage"], part["inherited"]))
     fig = go.Figure()
-    for stage, inherited in sorted(bars, key=lambda bar: (position(order, bar[0]), bar)):
+    for stage, inherited in sorted(
+        bars, key=lambda bar: (position(order, without_bits(bar[0])), bar)
+    ):
         fig.add_bar(
             **points(
                 bars[stage, inherited],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -21,15 +22,20 @@ from multirun_analysis.figures.carbon import co2e_by_site
 from multirun_analysis.figures.curves import loss_curves, quality_against_joules
 from multirun_analysis.figures.differences import differences
 from multirun_analysis.figures.exhibit import Exhibit
+from multirun_analysis.figures.fleet_over_load import fleet_over_load
 from multirun_analysis.figures.idle import idle_and_wait
-from multirun_analysis.figures.looks import file_part
+from multirun_analysis.figures.looks import file_part, look_in
 from multirun_analysis.figures.marks import MAX_LINES
 from multirun_analysis.figures.quality_kept import accuracy_kept, eff_overall
 from multirun_analysis.figures.serving_by_architecture import energy_per_token
 from multirun_analysis.figures.serving_by_length import energy_per_token_by_length
+from multirun_analysis.figures.traffic_by_hour import traffic_by_hour
+from multirun_analysis.figures.under_load import under_load
+from multirun_analysis.statistics.one_fleet import Fleet
+from multirun_analysis.statistics.operating_point import OperatingPoint
 from multirun_analysis.statistics.site import Site
 from multirun_analysis.values.order import options_of
-from multirun_analysis.values.rows import distinct_students
+from multirun_analysis.values.rows import Row, distinct_students
 
 Exhibits = dict[str, Exhibit]
 
@@ -41,32 +47,49 @@ def exhibits(
     inference: pd.DataFrame,
     summaries: pd.DataFrame,
     *,
+    serving: pd.DataFrame | None = None,
     site: Site | None = None,
 ) -> Exhibits:
     """Every exhibit over all runs by name, without empty ones. The tables are those of Collected.
 
-    `inference` and `summaries` may be empty. CO2e is at `site`, or at every site there is.
+    `inference` and `summaries` may be empty, and `serving` may be missing. CO2e is
+    at `site`, or at every site there is.
     """
-    found = {
-        f"{quality.column}_against_{energy}": quality_against_energy(
-            runs, energy=energy, quality=quality
-        )
-        for quality in (ACCURACY_KEPT, BITS_PER_BYTE)
-        for energy in ENERGY_TITLES
-    } | {
-        "accuracy_kept": accuracy_kept(runs),
-        "eff_overall": eff_overall(runs),
-        "energy_per_token": energy_per_token(runs, inference),
-        "energy_per_token_by_length": energy_per_token_by_length(inference, runs),
-        "break_even_over_tokens": break_even_over_tokens(runs),
-        "break_even_over_students": break_even_over_students(runs, train),
-        "co2e_by_site": co2e_by_site(runs, None if site is None else [site]),
-        "energy_by_stage": energy_by_stage(runs, stages),
-        "idle_and_wait": idle_and_wait(runs, stages, summaries),
-        "quality_against_joules": quality_against_joules(train, runs),
-        "loss_curves": loss_curves(train, runs),
-    }
+    found = (
+        {
+            f"{quality.column}_against_{energy}": quality_against_energy(
+                runs, energy=energy, quality=quality
+            )
+            for quality in (ACCURACY_KEPT, BITS_PER_BYTE)
+            for energy in ENERGY_TITLES
+        }
+        | {
+            "accuracy_kept": accuracy_kept(runs),
+            "eff_overall": eff_overall(runs),
+            "energy_per_token": energy_per_token(runs, inference),
+            "energy_per_token_by_length": energy_per_token_by_length(inference, runs),
+            "break_even_over_tokens": break_even_over_tokens(runs),
+            "break_even_over_students": break_even_over_students(runs, train),
+            "co2e_by_site": co2e_by_site(runs, None if site is None else [site]),
+            "energy_by_stage": energy_by_stage(runs, stages),
+            "idle_and_wait": idle_and_wait(runs, stages, summaries),
+            "quality_against_joules": quality_against_joules(train, runs),
+            "loss_curves": loss_curves(train, runs),
+        }
+        | ({} if serving is None else under_load(serving, runs))
+    )
     return _without_empty(found)
+
+
+def at_load(found: Sequence[Fleet], point: OperatingPoint, runs: list[Row]) -> Exhibits:
+    """The exhibits of fleets at an operating point, without empty ones; of a log its hours too.
+
+    `runs` say how settings look.
+    """
+    shown = {"fleet_over_load": fleet_over_load(found, look_in(runs))}
+    if point.log is not None:
+        shown |= {"traffic_by_hour": traffic_by_hour(point.log)}
+    return _without_empty(shown)
 
 
 def _without_empty(found: Exhibits) -> Exhibits:

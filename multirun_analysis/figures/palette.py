@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
+from kdwatts.records.quantized_model import without_bits
 from multirun_analysis.values.order import PARADIGMS
 
 INK, MUTED, GRID, ACCENT = "#1d2730", "#66717b", "#e6e8ea", "#0f6e6e"
@@ -30,10 +31,14 @@ STAGE_COLORS = {
     "generate": "#a99a80",
     "teacher": "#8d7f6c",
     "distill": "#0f6e6e",
+    "quantize_student": "#c08457",
+    "quantize_teacher": "#e2c3a6",
     "evaluate_student": "#7fb2ab",
     "evaluate_teacher": "#bcd8d3",
     "inference_student": "#5d6f94",
     "inference_teacher": "#b9c2d6",
+    "serving_student": "#7d5a86",
+    "serving_teacher": "#cdb9d3",
 }
 _OTHER_STAGE = "#dddddd"
 
@@ -59,8 +64,8 @@ def _of_name(name: object, choices: tuple[str, ...]) -> str:
 
 
 def stage_color(stage: object) -> str:
-    """The stage's colour."""
-    return STAGE_COLORS.get(str(stage), _OTHER_STAGE)
+    """The stage's colour; that of a model in few bits is the model's."""
+    return STAGE_COLORS.get(without_bits(str(stage)), _OTHER_STAGE)
 
 
 def stage_words(stage: object) -> str:

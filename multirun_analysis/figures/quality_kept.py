@@ -27,6 +27,7 @@ from multirun_analysis.statistics.accuracy_words import (
     at_chance_words,
     mean_interval_of,
 )
+from multirun_analysis.statistics.loop_words import loop_label, loop_words
 from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known, to_rows
@@ -70,7 +71,8 @@ def accuracy_kept(runs: pd.DataFrame) -> Exhibit:
 
 def eff_overall(runs: pd.DataFrame) -> Exhibit:
     """OM_perf times teacher over student J/token, with a 95 % interval over two or more seeds."""
-    draws = draws_of(distinct_students(runs))
+    draws, loop = draws_of(distinct_students(runs)), loop_words(to_rows(runs))
+    label = loop_label(to_rows(runs))
     found = [
         _row(setting, spread)
         for setting in _settings(runs, "eff_overall")
@@ -78,16 +80,19 @@ def eff_overall(runs: pd.DataFrame) -> Exhibit:
     ]
     return Exhibit(
         "Eff_overall by setting",
-        "Eff_overall is OM_perf times the ratio of energies per token served: teacher / student. "
-        "Building is not included. Lines are 95 % intervals and may leave the figure: the wider of "
-        f"two, over {draws} and over samples and measurements. Dots are runs. An outlined bar is "
-        "not measured. Settings whose accuracy kept is not known are left out.",
+        "Eff_overall is OM_perf times the ratio of energies per token served"
+        f"{f' by {loop}' if loop else ''}: teacher / student. Building is not included. Lines are "
+        f"95 % intervals and may leave the figure: the wider of two, over {draws} and over samples "
+        "and measurements. Dots are runs. An outlined bar is not measured. Settings whose accuracy "
+        "kept is not known are left out.",
         pd.DataFrame(found, columns=_COLUMNS),
         partial(
             _draw,
             runs=runs,
             forms={"eff_overall": "Eff_overall"},
-            title="Eff_overall: OM_perf x teacher J/token / student J/token",
+            title=", ".join(
+                filter(None, ("Eff_overall: OM_perf x teacher / student J/token", label))
+            ),
             row_px=44,
         ),
     )

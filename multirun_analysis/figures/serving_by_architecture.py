@@ -20,6 +20,7 @@ from multirun_analysis.figures.marks import (
 )
 from multirun_analysis.figures.palette import ACCENT, faded
 from multirun_analysis.figures.plotly_text import escape
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.pooled_serving import PHASES, serving_pools
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped, to_rows
@@ -36,10 +37,10 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> Exhibit:
     of the 95 % interval by Student's t. A single measurement has the spread of others on its
     machine, or none.
     """
-    found = []
-    group_of = {run["run"]: run["group"] for run in to_rows(runs)}
+    found, rows = [], to_rows(runs)
+    group_of = {run["run"]: run["group"] for run in rows}
     about = about_of(runs)
-    for one in serving_pools(to_rows(runs), to_rows(inference)):
+    for one in serving_pools(rows, to_rows(inference)):
         for phase in PHASES:
             served = one.phase(phase)
             if served.value is None or one.quality == "reported":
@@ -61,11 +62,12 @@ def energy_per_token(runs: pd.DataFrame, inference: pd.DataFrame) -> Exhibit:
     columns = [*PAIR, "subject", "quantization", "phase", *PLACE]
     columns += ["j_per_token", "half_width_j_per_token", "num_measurements"]
     return Exhibit(
-        "Energy per token served, by architecture",
-        "Prefill reads the prompt, decode writes the answer. Filled points are students, rings are "
-        "their teachers. Both had the same prompts, batch size and device. Students of one "
-        "architecture share one point, whatever trained them. Bars are 95 % intervals over "
-        "measurements and may leave the figure.",
+        "Energy per token served by our eager loop, by architecture",
+        f"Served by {loop_words(rows) or 'our eager loop'}. Prefill reads the prompt, decode "
+        "writes the answer. Filled points are students, rings are their teachers. Both had the "
+        "same prompts, batch size and device. Students of one architecture share one point, "
+        "whatever trained them. Bars are 95 % intervals over measurements and may leave the "
+        "figure.",
         pd.DataFrame(found, columns=[*columns, "energy_class", "groups"]),
         _draw,
     )

@@ -46,9 +46,9 @@ def energy_per_token_by_length(inference: pd.DataFrame, runs: pd.DataFrame) -> E
     is written after it: its `new_tokens` is missing.
     """
     return Exhibit(
-        "Energy per token served, by length and batch",
-        "Each line is one model at one batch size. A single measurement takes the spread of others "
-        f"on its machine, or has no bar. {NOT_MEASURED}",
+        "Energy per token served by our eager loop, by length and batch",
+        "Each line is one model at one batch size of our eager loop. A single measurement takes "
+        f"the spread of others on its machine, or has no bar. {NOT_MEASURED}",
         _table(inference, runs),
         _draw,
     )

@@ -23,6 +23,7 @@ from multirun_analysis.statistics.accuracy_words import (
     share_words,
 )
 from multirun_analysis.statistics.comparisons import Comparison, every_pair
+from multirun_analysis.statistics.loop_words import loop_label
 from multirun_analysis.statistics.pareto import CLASSES, energy_class, quality_of
 from multirun_analysis.statistics.seeds import draws_words, over_seeds
 from multirun_analysis.statistics.served import served
@@ -243,9 +244,8 @@ def _highlights(settings: list[_Setting], quality: Quality) -> list[Highlight]:
         highlights.append(_highlight("Least energy to build", frugal, _cost(frugal), score))
     student = served(best.students[0], "student")
     if student.value is not None:
-        figure = units.quantity_words(student)
-        detail = _serving_detail(best, student)
-        highlights.append(_highlight("Energy to serve the best", best, figure, detail))
+        words = units.quantity_words(student), _serving_detail(best, student)
+        highlights.append(_highlight("Energy to serve the best", best, *words))
     return highlights
 
 
@@ -258,10 +258,10 @@ def _serving_detail(setting: _Setting, student: Quantity) -> str:
     """What stands beside the joules per token; a reported figure is compared with none."""
     if student.quality == "reported":
         return "prompt and answer together, as the other software reports it"
-    teacher = served(setting.students[0], "teacher")
+    loop, teacher = loop_label(setting.students), served(setting.students[0], "teacher")
     if teacher.value is None:
-        return "prompt and answer together"
-    takes = f"its teacher takes {units.quantity_words(teacher)}"
+        return f"{loop}; prompt and answer together"
+    takes = f"{loop}; its teacher takes {units.quantity_words(teacher)}"
     times = ratio(teacher, student)
     if times.value is None or times.low is None or times.high is None:
         return f"{takes}; the ratio of the two is unresolved"

@@ -9,9 +9,11 @@ from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.narrative.accuracy_caveat import accuracy_caveat
 from multirun_analysis.narrative.imported_runs import imported_passages
+from multirun_analysis.narrative.server_methods import method_words
 from multirun_analysis.narrative.site_words import factor_words, provenance_words, site_words
 from multirun_analysis.statistics.comparison_words import p_words
 from multirun_analysis.statistics.comparisons import ALPHA
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.pooled_serving import Pool, serving_pools
 from multirun_analysis.statistics.seeds import (
@@ -20,6 +22,7 @@ from multirun_analysis.statistics.seeds import (
     num_students,
     top_windows,
 )
+from multirun_analysis.statistics.server_words import WITHOUT_IDLE
 from multirun_analysis.statistics.site import stated_sites
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Passage, notices_of, plain_text
@@ -48,6 +51,7 @@ def caveat_passages(
         ("Idle power", _idle(students)),
         ("Inherited work", _sharing(students, stages)),
         ("Joules per token", _served(runs, to_rows(collected.inference))),
+        ("Serving under load", method_words(to_rows(collected.serving), runs)),
         ("Quantised teacher", _quantised(students)),
         ("Imported runs", imported_passages(students, stages)),
         ("Accuracy", accuracy_caveat(to_rows(collected.scores), students)),
@@ -144,7 +148,9 @@ def _uncertainty(students: list[Row], stages: list[Row]) -> str:
 def _idle(students: list[Row]) -> str:
     netted = known(students, "own_energy_j", "own_net_energy_j")
     netted = [run for run in netted if run["own_energy_j"] > 0]
-    text = "Every energy includes idle power, unless it is called net."
+    text = "Every energy that a sensor read includes idle power, unless it is called net."
+    if any(run["own_energy_quality"] in ("estimated", "mixed") for run in students):
+        text += f" {WITHOUT_IDLE}"
     if netted:
         shares = [100 * (1 - run["own_net_energy_j"] / run["own_energy_j"]) for run in netted]
         ends = dict.fromkeys(units.significant(end, 2) for end in (min(shares), max(shares)))
@@ -195,6 +201,7 @@ def _served(runs: list[Row], inference: list[Row]) -> str:
     counts = [f"{name} {' and '.join(numbers)}" for name, numbers in named.items()]
     more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
     text = (
+        f"They are those of {loop_words(runs) or 'our eager loop'}, not of a server under load. "
         "Students of one architecture, served on one machine in one way, have one figure. It is "
         "the mean of their measurements, with an interval by Student's t. A measurement that "
         f"several runs share counts once. Number of measurements: {', '.join(counts[:8])}{more}."

@@ -26,7 +26,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     if choice.enough:
         lines += _reasons(choice, site, gate, days)
     elif choice.too_little:
-        lines.append(_closest(choice.too_little, gate))
+        lines.append(closest_line(choice.too_little, gate))
     elif choice.teacher_at_chance:
         lines.append("No recommendation: no teacher is better than guessing.")
     else:
@@ -35,7 +35,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
             "serving energy and a building energy. Run with eval=tiny, eval=offline, eval=quick or "
             "eval=paper."
         )
-    lines += _too_little(choice.too_little, gate)
+    lines += too_little_lines(choice.too_little, gate)
     lines += [
         f"What {c.label} keeps is not known: its teacher is at chance on "
         f"{', '.join(c.teacher_at_chance)}."
@@ -49,7 +49,7 @@ def choice_words(choice: Choice, site: Site | None, gate: Gate, days: float) -> 
     return "\n".join(lines)
 
 
-def _too_little(found: list[Candidate], gate: Gate) -> list[str]:
+def too_little_lines(found: list[Candidate], gate: Gate) -> list[str]:
     """Those that surely keep too little, and those whose intervals reach the bars."""
     open_ones = [c for c in found if may_keep_enough(c, gate)]
     parts = (
@@ -57,19 +57,20 @@ def _too_little(found: list[Candidate], gate: Gate) -> list[str]:
         ("Seems to keep too little, but the interval reaches your limit:", open_ones),
     )
     return [
-        f"{words} {', '.join(f'{c.label} ({_short(c, gate)})' for c in those)}."
+        f"{words} {', '.join(f'{c.label} ({short_words(c, gate)})' for c in those)}."
         for words, those in parts
         if those
     ]
 
 
-def _closest(too_little: list[Candidate], gate: Gate) -> str:
+def closest_line(too_little: list[Candidate], gate: Gate) -> str:
+    """Why nothing is recommended, and which setting comes closest."""
     best = max(too_little, key=lambda c: gate.bars(c)[0][0].value or 0.0)
     asked = " and ".join(_limit(share, least, best) for share, least in gate.bars(best))
     maybe = " This may be enough." if may_keep_enough(best, gate) else ""
     return (
         f"No recommendation: no setting keeps enough. You ask for {asked}. The closest is "
-        f"{best.label} ({_short(best, gate)}).{maybe}"
+        f"{best.label} ({short_words(best, gate)}).{maybe}"
     )
 
 
@@ -80,7 +81,7 @@ def _limit(share: Interval, least: float, candidate: Candidate) -> str:
     return f"an OM_perf of {least:g}"
 
 
-def _short(candidate: Candidate, gate: Gate) -> str:
+def short_words(candidate: Candidate, gate: Gate) -> str:
     """What a setting keeps, of each bar, and where it is at chance."""
     shares = [_span(share, candidate) for share, _ in gate.bars(candidate)]
     return "; ".join([*shares, *_at_chance(candidate)])
@@ -102,20 +103,24 @@ def _at_chance(candidate: Candidate) -> list[str]:
 
 def _reasons(choice: Choice, site: Site | None, gate: Gate, days: float) -> list[str]:
     best, *others = choice.enough
-    lines = [f"Serve {best.label} ({', '.join(best.runs)}).", _verdict(choice), *_kept(best, gate)]
+    lines = [
+        f"Serve {best.label} ({', '.join(best.runs)}).",
+        verdict_line(choice),
+        *kept_lines(best, gate),
+    ]
     taken, per_token = whole_j(best), best.serving
     span = f"{days:g} day{'s' * (days != 1)}"
     lines += [
-        f"Building it and serving {units.plain_count(best.tokens)} tokens in {span} take "
+        f"Building it and serving {units.plain_count(best.units)} tokens in {span} take "
         f"{units.energy(taken.value)} ({units.watt_hours(taken.value)}), {best.energy_quality} "
-        f"({_ends(absolute_interval(taken), 'J')}).",
+        f"({ends_words(absolute_interval(taken), 'J')}).",
         f"Building took {units.energy(building_j(best).value)}, its share of inherited work "
         f"included. Serving takes {units.quantity(per_token.value, 'J/token')} "
-        f"({_ends(absolute_interval(per_token), 'J/token')}).",
+        f"({ends_words(absolute_interval(per_token), 'J/token')}){_loop_words(best)}.",
     ]
     lines += served_words(best)
     saved = whole_saving(best)
-    lines += _saved(best, saved)
+    lines += saved_lines(best, saved)
     if site:
         lines.append(_carbon(best, saved, site))
     if choice.cannot_tell:
@@ -128,20 +133,29 @@ def _reasons(choice: Choice, site: Site | None, gate: Gate, days: float) -> list
         found = listed(choice.as_accurate)
         lines.append(f"Its accuracy does not differ clearly from that of {found}.")
     lines += [
-        f"Second choice: {other.label} ({_short(other, gate)}). It takes "
+        f"Second choice: {other.label} ({short_words(other, gate)}). It takes "
         f"{units.energy(whole_j(other).value)}."
         for other in others[:1]
     ]
     return lines
 
 
-def _verdict(choice: Choice) -> str:
+def _loop_words(best: Candidate) -> str:
+    if best.serving.quality == "reported":
+        return ""
+    at = f" at batch {best.point.batch_size}" if best.point else ""
+    return f" with our eager loop{at}"
+
+
+def verdict_line(choice: Choice) -> str:
+    """Settled, or what is open."""
     if not choice.reasons:
         return "Settled."
     return f"Not settled: {'; '.join(choice.reasons)}."
 
 
-def _kept(best: Candidate, gate: Gate) -> list[str]:
+def kept_lines(best: Candidate, gate: Gate) -> list[str]:
+    """What a candidate keeps of its teacher, and where it is at chance."""
     lines = []
     if best.accuracy.value is not None:
         value, ends = share_and_ends(best.accuracy)
@@ -191,7 +205,8 @@ def point_words(point: Point) -> str:
     )
 
 
-def _saved(best: Candidate, saved: Saving) -> list[str]:
+def saved_lines(best: Candidate, saved: Saving, *, who: str = "The student") -> list[str]:
+    """What its teacher would take, and what is saved; nothing where that is not known."""
     teacher = teacher_j(best).value
     if teacher is None or saved.share.value is None:
         return []
@@ -201,7 +216,7 @@ def _saved(best: Candidate, saved: Saving) -> list[str]:
         ends = sorted(100 * abs(end or 0.0) for end in (saved.share.low, saved.share.high))
         low, high = (units.significant(end) for end in ends)
         compared = (
-            f"The student takes {units.significant(100 * abs(saved.share.value))} % {word} (95 % "
+            f"{who} takes {units.significant(100 * abs(saved.share.value))} % {word} (95 % "
             f"interval {low} to {high} %). That is {amount(saved.joules, 'J')}"
         )
     return [f"Its teacher would take {units.energy(teacher)}. {compared}."]
@@ -216,7 +231,7 @@ def _carbon(best: Candidate, saved: Saving, site: Site) -> str:
         compared = f"That is {amount(less, 'gCO2e')} {word} than with its teacher"
     return (
         f"At site {site.name} ({site.grid_gco2e_per_kwh:g} gCO2e/kWh, PUE {site.pue:g}) the "
-        f"student causes {units.quantity(grams.value, 'gCO2e')} ({_ends(grams, 'gCO2e')}). "
+        f"student causes {units.quantity(grams.value, 'gCO2e')} ({ends_words(grams, 'gCO2e')}). "
         f"{compared}."
     )
 
@@ -236,7 +251,8 @@ def amount(found: Interval, unit: str) -> str:
     return f"{size} ({units.quantity(low, unit)} to {units.quantity(high, unit)})"
 
 
-def _ends(found: Interval, unit: str) -> str:
+def ends_words(found: Interval, unit: str) -> str:
+    """Such as `95 % interval 1.00 J to 1.20 J`."""
     if found.low is None or found.high is None:
         return "interval unknown"
     low, high = units.quantity(found.low, unit), units.quantity(found.high, unit)

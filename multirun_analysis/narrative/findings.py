@@ -16,6 +16,7 @@ from multirun_analysis.statistics.comparisons import (
     comparable_columns,
     every_pair,
 )
+from multirun_analysis.statistics.loop_words import loop_label
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import count_words, repayments, verdict_words
 from multirun_analysis.statistics.seeds import draws_of
@@ -185,13 +186,14 @@ def served_alike_words(runs: pd.DataFrame) -> list[str]:
         if len({run["group"] for run in rows}) < 2:
             continue
         first, limit_w = rows[0], rows[0]["power_limit_w"]
+        label = loop_label(rows)
         limit = "" if limit_w is None else f" at {limit_w:g} W"
         count = first["student_served_measurements"]
         single = [run["student_total_j_per_token"] for run in known(rows, _OF_ONE_RUN)]
         kind = energy_class(first["inference_energy_quality"])
         words = (
             f"The {len(rows)} students of {first['model']} on {first['gpu']}{limit} have one "
-            "architecture, so they share one serving energy: "
+            f"architecture, so they share one serving energy{f' ({label})' if label else ''}: "
             f"{units.quantity_words(served(first, 'student'))} (95 % interval, {kind}, "
             f"{units.count(count, 'measurement')})."
         )

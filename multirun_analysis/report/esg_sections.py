@@ -13,11 +13,13 @@ from kdwatts.metrics.break_even import apart_from_serving
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.footprint import J_PER_KWH, UNSTATED, co2e_kg, water_l
 from kdwatts.metrics.quantity import Quantity, add, scaled
+from kdwatts.records.quantized_model import without_bits
 from multirun_analysis.narrative.site_words import provenance_words, several_words, site_words
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.pareto import energy_class
 from multirun_analysis.statistics.repayment import Repayment, repayments
 from multirun_analysis.statistics.savings import saving
@@ -44,10 +46,14 @@ WORK = {
     "generate": "Teacher: text and signals",
     "shards": "Preparing data",
     "contamination": "Preparing data",
+    "quantize_student": "Rounding to few bits",
+    "quantize_teacher": "Rounding to few bits",
     "evaluate_student": "Evaluation",
     "evaluate_teacher": "Evaluation",
     "inference_student": "Serving benchmark",
     "inference_teacher": "Serving benchmark",
+    "serving_student": "Serving under load",
+    "serving_teacher": "Serving under load",
 }
 """Stage to the kind of work that it is."""
 
@@ -64,7 +70,10 @@ def energy_drawn(runs: pd.DataFrame, stages: pd.DataFrame) -> list[Drawn]:
         Drawn(name, kind, _sum_j(rows), len(rows))
         for (name, kind), rows in grouped(
             windows,
-            lambda w: (WORK.get(w["stage"], "Other stages"), energy_class(w["energy_quality"])),
+            lambda w: (
+                WORK.get(without_bits(w["stage"]), "Other stages"),
+                energy_class(w["energy_quality"]),
+            ),
         ).items()
     ]
     built = {window["key"] for window in windows}
@@ -166,6 +175,7 @@ def avoided(study: Study) -> Values | None:
              "energy_class": r.energy_class}
         )  # fmt: skip
     found = {"settings": settings, "tokens_per_day": study.tokens_per_day}
+    found["loop_words"] = loop_words(study.rows)
     return found if settings else None
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 from kdwatts.metrics.footprint import J_PER_KWH
 from multirun_analysis.report.esg_sections import footprint
 from multirun_analysis.report.provider_section import candidates_of
+from multirun_analysis.report.service_section import answer_and_reasons
 from multirun_analysis.report.study import Study
 from multirun_analysis.statistics.candidates import serving_j, teacher_j
+from multirun_analysis.statistics.loop_words import loop_label
 from multirun_analysis.statistics.savings import saving
+from multirun_analysis.statistics.server_words import engine_words
 from multirun_analysis.values import units
+from multirun_analysis.values.rows import to_rows
 
 
 def provider_headline(study: Study) -> str | None:
-    """What a year of service takes with the first setting of its table; None without a table."""
+    """What to serve at the load; without one what a year of service takes with the first setting.
+
+    None where there is neither.
+    """
+    if study.service is not None:
+        return answer_and_reasons(study)[0][0]
     found = candidates_of(study)
     if not found:
         return None
@@ -20,10 +29,11 @@ def provider_headline(study: Study) -> str | None:
     if student.value is None or teacher.value is None:
         return None
     tokens = f"{units.plain_count(study.tokens_per_day)} tokens"
+    loop = loop_label(study.rows)
     takes, instead = (units.significant(j / J_PER_KWH) for j in (student.value, teacher.value))
     sentence = (
         f"A year of {tokens} a day takes {takes} kWh with {found[0].label} and {instead} kWh with "
-        f"its teacher ({found[0].energy_quality})."
+        f"its teacher ({', '.join(filter(None, (found[0].energy_quality, loop)))})."
     )
     if saving(student, teacher).joules.is_bounded:
         return sentence
@@ -44,6 +54,15 @@ def esg_headline(study: Study) -> str | None:
     if site is None:
         return f"{' '.join(sentences)} Its CO2e is unknown, because its runs have no common site."
     return f"{' '.join(sentences)} CO2e is at the grid factor of site {site.name}."
+
+
+def servers_headline(study: Study) -> str | None:
+    """What was served, where there is no run; None where there is one."""
+    if study.rows:
+        return None
+    rows = to_rows(study.collected.serving)
+    servers = dict.fromkeys(f"{row['run']} behind {engine_words(row)}" for row in rows)
+    return f"Measured under load: {', '.join(servers) or 'nothing'}. There is no run here."
 
 
 HEADLINES = {"provider": provider_headline, "esg": esg_headline}

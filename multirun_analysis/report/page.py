@@ -16,40 +16,44 @@ from plotly.offline import get_plotlyjs
 
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.collect.siting import RECORDED, at_site
-from multirun_analysis.figures.catalogue import exhibits
+from multirun_analysis.figures.catalogue import at_load, exhibits
 from multirun_analysis.figures.looks import looks
 from multirun_analysis.narrative.answer import answer
 from multirun_analysis.narrative.caveats import caveat_passages
 from multirun_analysis.narrative.site_words import site_words
-from multirun_analysis.report import figure_sections, run_sections
+from multirun_analysis.report import figure_sections, run_sections, service_section
 from multirun_analysis.report.comparison_section import comparisons
 from multirun_analysis.report.esg_sections import avoided, footprint
-from multirun_analysis.report.headlines import HEADLINES
+from multirun_analysis.report.few_bits_section import few_bits
+from multirun_analysis.report.headlines import HEADLINES, servers_headline
+from multirun_analysis.report.load_sections import load, load_by_model
 from multirun_analysis.report.provider_section import provider
 from multirun_analysis.report.render import Values, render_html
 from multirun_analysis.report.repayment_section import repayment
 from multirun_analysis.report.scores_section import scores
+from multirun_analysis.report.service_section import answer_and_reasons
 from multirun_analysis.report.signs import figure_signs, signs_of
-from multirun_analysis.report.study import Exhibits, Study
+from multirun_analysis.report.study import Exhibits, Service, Study
+from multirun_analysis.statistics.fleets import fleets
 from multirun_analysis.statistics.site import Site, common_site
-from multirun_analysis.values.rows import Row, distinct_students, known
+from multirun_analysis.values.rows import Row, distinct_students, known, to_rows
 
 # fmt: off
 PROFILES = {
     "research": (
         "quality", "comparisons", "kept", "learning", "loss", "stages", "why", "serving",
-        "repayment", "break_even", "carbon", "runs", "scores", "imported", "unfinished", "devices",
-        "caveats",
+        "load", "repayment", "break_even", "carbon", "runs", "scores", "few_bits", "imported",
+        "unfinished", "devices", "caveats",
     ),
     "provider": (
-        "provider", "serving", "break_even", "repayment", "kept", "quality", "comparisons",
-        "stages", "why", "carbon", "runs", "scores", "imported", "unfinished", "learning", "loss",
-        "devices", "caveats",
+        "service", "provider", "load", "load_by_model", "serving", "break_even", "repayment",
+        "kept", "quality", "comparisons", "stages", "why", "carbon", "runs", "scores", "few_bits",
+        "imported", "unfinished", "learning", "loss", "devices", "caveats",
     ),
     "esg": (
         "footprint", "avoided", "carbon", "stages", "caveats", "why", "repayment", "break_even",
-        "serving", "quality", "kept", "comparisons", "runs", "scores", "imported", "unfinished",
-        "learning", "loss", "devices",
+        "serving", "load", "quality", "kept", "comparisons", "runs", "scores", "few_bits",
+        "imported", "unfinished", "learning", "loss", "devices",
     ),
 }
 # fmt: on
@@ -66,14 +70,18 @@ SECTIONS: dict[str, Callable[[Study], Values | None]] = {
     "caveats": _caveats,
     "comparisons": comparisons,
     "devices": figure_sections.devices,
+    "few_bits": few_bits,
     "footprint": footprint,
     "imported": run_sections.imported,
+    "load": load,
+    "load_by_model": load_by_model,
     "loss": figure_sections.loss,
     "provider": provider,
     "quality": figure_sections.quality,
     "repayment": repayment,
     "runs": run_sections.runs,
     "scores": scores,
+    "service": service_section.service,
     "stages": figure_sections.stages,
     "unfinished": run_sections.unfinished,
     "why": figure_sections.why,
@@ -85,7 +93,7 @@ EXHIBITS = {
     "carbon": ("CO2e by site", "co2e_by_site"),
     "kept": ("Accuracy kept, and energy to serve", "accuracy_kept", "eff_overall"),
     "learning": ("Quality while training", "quality_against_joules"),
-    "serving": ("Energy to serve", "energy_per_token", "energy_per_token_by_length"),
+    "serving": ("Energy to serve (eager loop)", "energy_per_token", "energy_per_token_by_length"),
 }
 """Section to its heading and its exhibits, where it is figures and their notes alone."""
 
@@ -101,13 +109,25 @@ def report_name(profile: str) -> str:
     return "report.html" if profile == "research" else f"report_{profile}.html"
 
 
-def exhibits_of(collected: Collected, site: Site | None = None) -> Exhibits:
-    """Every exhibit over all runs, by name; CO2e at `site` alone where one is asked for."""
-    return exhibits(
+def exhibits_of(
+    collected: Collected, site: Site | None = None, service: Service | None = None
+) -> Exhibits:
+    """Every exhibit over all runs, by name; CO2e at `site` alone where one is asked for.
+
+    With a service also its fleets, and the hours of its log. Raises ValueError where no server was
+    measured in an open loop.
+    """
+    shown = exhibits(
         *(collected.runs, collected.stages, collected.train, collected.inference),
         collected.summaries,
+        serving=collected.serving,
         site=site,
     )
+    if service is None:
+        return shown
+    rows = to_rows(collected.runs)
+    found = fleets(to_rows(collected.serving), rows, service.point)
+    return shown | at_load(found, service.point, rows)
 
 
 def write_report(
@@ -117,6 +137,7 @@ def write_report(
     profile: str = "research",
     site: Site | None = None,
     tokens_per_day: float = 1e9,
+    service: Service | None = None,
     shown: Exhibits | None = None,
     paper: str = "A4",
 ) -> Path:
@@ -128,6 +149,7 @@ def write_report(
         profile=profile,
         site=site,
         tokens_per_day=tokens_per_day,
+        service=service,
         shown=shown,
         paper=paper,
     )
@@ -141,19 +163,21 @@ def report_html(
     profile: str = "research",
     site: Site | None = None,
     tokens_per_day: float = 1e9,
+    service: Service | None = None,
     shown: Exhibits | None = None,
     paper: str = "A4",
 ) -> str:
     """The page as text, for one of PROFILES.
 
     All cost and emissions are those at `site`, or where it is None at the runs' own; those of a
-    service are of so many tokens served a day. `shown` are the exhibits, where they are made
-    already, for the same site. `paper`, as CSS names it, is what it prints on.
+    service are of so many tokens served a day, or of `service` where servers were measured. `shown`
+    are the exhibits, where they are made already, for the same site and service. `paper`, as CSS
+    names it, is what it prints on.
     """
-    shown = exhibits_of(collected, site) if shown is None else shown
+    shown = exhibits_of(collected, site, service) if shown is None else shown
     collected = collected if site is None else at_site(collected, site)
     site = site or common_site(distinct_students(collected.runs))
-    study = Study(collected, shown, site, tokens_per_day)
+    study = Study(collected, shown, site, tokens_per_day, service)
     sections = [*filter(None, (section_html(name, study) for name in PROFILES[profile]))]
     sections.append(_signs_html(study, sections))
     return render_html(
@@ -194,8 +218,12 @@ def _frame(study: Study, profile: str, paper: str) -> Values:
     """What stands above and below the sections: the answer, filters, style and scripts."""
     rows, own = study.rows, files("multirun_analysis.report")
     found = answer(study.runs)
-    headline = HEADLINES[profile](study) if profile in HEADLINES else None
-    leads = [found.headline if headline else None, *found.sureness, site_words(rows)]
+    servers = servers_headline(study)
+    headline = HEADLINES[profile](study) if profile in HEADLINES and not servers else servers
+    how_sure = answer_and_reasons(study)[0][1:]  # How sure the answer at a load is.
+    others = [found.headline if headline else None, *found.sureness]
+    leads = [*(how_sure or others), site_words(rows)]
+    leads = [] if servers else leads
     return {
         "answer": found,
         "choices": _choices(study.students),
@@ -204,7 +232,7 @@ def _frame(study: Study, profile: str, paper: str) -> Values:
             for run in rows
             for name in (run["run"], run["group"])
         },
-        "folders": sorted({str(Path(run["folder"]).parent) for run in rows}),
+        "folders": sorted({str(Path(run["folder"]).parent) for run in rows}) or ["serving.json"],
         "headline": headline or found.headline,
         "is_at_site": RECORDED in study.runs,
         "leads": [text for text in leads if text],

@@ -22,6 +22,7 @@ from multirun_analysis.statistics.candidates import (
     teacher_j,
     whole_j,
 )
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.pareto import CLASSES
 from multirun_analysis.statistics.repayment import repayments
 from multirun_analysis.statistics.savings import absolute_interval, saving
@@ -33,9 +34,12 @@ from multirun_analysis.values.rows import Row
 
 
 def provider(study: Study) -> Values | None:
-    """A table of a year's service by each setting; nothing where no student was served."""
+    """A table of a year's service by each setting; nothing where no student was served.
+
+    Nothing either where servers answer for a load: `service_section` has that answer.
+    """
     found = candidates_of(study)
-    if not found:
+    if not found or study.service is not None:
         return None
     # By run: with the machine that a setting was served on.
     repaid = {
@@ -56,6 +60,7 @@ def provider(study: Study) -> Values | None:
         "site": study.site,
         "tokens_per_day": study.tokens_per_day,
         "point": point and point_words(point),
+        "loop_words": loop_words(study.rows),
         "several_machines": len({(c.group, c.energy_quality) for c in found}) < len(found),
         "kinds": sorted({c.energy_quality for c in found}, key=CLASSES.index),
     }

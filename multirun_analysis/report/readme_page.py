@@ -16,6 +16,7 @@ import pandas as pd
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.figures.accuracy_against_energy import BITS_PER_BYTE
 from multirun_analysis.figures.catalogue import with_comparisons
+from multirun_analysis.figures.under_load import load_names
 from multirun_analysis.narrative.answer import answer, energy_column
 from multirun_analysis.narrative.caveats import caveat_passages, short_commit
 from multirun_analysis.narrative.findings import (
@@ -25,12 +26,14 @@ from multirun_analysis.narrative.findings import (
     served_alike_words,
     serving_rows,
 )
+from multirun_analysis.narrative.server_methods import apart_from_the_loop
 from multirun_analysis.narrative.site_words import factor_words, site_words
 from multirun_analysis.report.export import why_not, write_figures
 from multirun_analysis.report.render import render_markdown
 from multirun_analysis.report.study import Exhibits
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparison_words import verdict_note
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.seeds import draws_of
 from multirun_analysis.statistics.site import stated_sites
 from multirun_analysis.values import units
@@ -55,7 +58,8 @@ def write_readme(
     if problem := why_not("svg figures"):
         raise ValueError(f"--readme {readme_dir}: {problem}")
     shown = with_comparisons(shown, collected.runs)
-    drawn = {name: shown[name] for name in figure_names(collected.runs) if name in shown}
+    names = [*figure_names(collected.runs), *load_names(shown)]
+    drawn = {name: shown[name] for name in names if name in shown}
     paths = write_figures(drawn, readme_dir, "svg", width_px=WIDTH_PX)
     path = readme_dir / "README.md"
     text = readme_text(collected, drawn, arguments=arguments)
@@ -99,9 +103,11 @@ def readme_text(collected: Collected, drawn: Exhibits, *, arguments: str) -> str
         "verdict_note": verdict_note(),
         "serving": serving_rows(runs, collected.train),
         "served_alike": served_alike_words(runs),
+        "loop_words": loop_words(rows),
+        "load_words": apart_from_the_loop(rows),
         "exhibits": {
             section: [(name, drawn[name]) for name in names if name in drawn]
-            for section, names in _figures(runs).items()
+            for section, names in (_figures(runs) | {"load": load_names(drawn)}).items()
         },
         "max_numbers": MAX_NUMBERS,
         "caveats": caveat_passages(collected, name_hosts=False),

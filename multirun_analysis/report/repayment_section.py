@@ -6,6 +6,7 @@ from kdwatts.metrics.break_even import BreakEven
 from multirun_analysis.report.cells import Cell
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
+from multirun_analysis.statistics.loop_words import loop_words
 from multirun_analysis.statistics.repayment import (
     LIFETIMES,
     Repayment,
@@ -30,7 +31,10 @@ def repayment(study: Study) -> Values | None:
         }
         for r in repayments(study.runs, study.collected.train)
     ]
-    return {"settings": settings, "lifetimes": list(LIFETIMES)} if settings else None
+    if not settings:
+        return None
+    loop = loop_words(study.rows)
+    return {"settings": settings, "lifetimes": list(LIFETIMES), "loop_words": loop}
 
 
 def _efficiency(r: Repayment, tokens: float) -> Cell:

@@ -8,6 +8,7 @@ from multirun_analysis.narrative.imported_runs import format_of, source_of
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
 from multirun_analysis.statistics.accuracy_words import at_chance_words, kept_words
+from multirun_analysis.statistics.loop_words import loop_label
 from multirun_analysis.statistics.site import boundary_words, common_site, stated_sites
 from multirun_analysis.values.notices import notices_of
 from multirun_analysis.values.rows import Row, distinct_students, grouped, known
@@ -29,6 +30,7 @@ def runs(study: Study) -> Values | None:
         "runs": [run | _words(run) for run in finished],
         "site": common_site(distinct_students(finished)),
         "notes": notes,
+        "loop_label": loop_label(finished),
     }
 
 

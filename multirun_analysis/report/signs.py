@@ -42,8 +42,9 @@ SIGNS = (
 _FIGURE_SIGNS = (
     ("Small and large marks", "A small mark is one run. A large mark is the mean of several runs "
      "of one setting."),
-    ("Open marks, dotted lines", "The energy is not measured. In \"Training loss\" a dotted line "
-     "is held-out text. A dotted line without marks joins the students that no other student "
+    ("Open marks, dotted lines", "The energy is not measured. In \"Serving under load\" an open "
+     "mark is a load that was not steady. In \"Training loss\" a dotted line is held-out text. A "
+     "dotted line without marks joins the students that no other student "
      "beats on both axes."),
     ("Hatched bars", "In \"Energy by stage\" the work was reused from another run. In bars of "
      "accuracy the student is above its teacher."),

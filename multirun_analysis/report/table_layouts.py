@@ -34,6 +34,7 @@ from multirun_analysis.report.typeset import (
 from multirun_analysis.statistics.accuracy_words import KEPT
 from multirun_analysis.statistics.comparison_words import p_words
 from multirun_analysis.statistics.comparisons import COLUMNS
+from multirun_analysis.statistics.serving_curves import verdict_words
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, grouped
 
@@ -41,13 +42,20 @@ _IN_BRACKETS = "95 % intervals are in brackets."
 _PLUS_MINUS = "± is half of a 95 % interval."
 
 _BOUNDARIES = {"lifecycle": "life cycle", "combustion": "combustion", "unstated": "unstated"}
-_SHORT = {"total_amortised_energy_j": "energy with share", "student_total_j_per_token": "serving"}
+_SHORT = {
+    "total_amortised_energy_j": "energy with share",
+    "student_total_j_per_token": "serving (eager loop)",
+}
 """Columns whose words are too long for a table."""
 
 
 def layout_of(name: str) -> Layout | None:
     """Of the exhibit of that name; curves of one setting have the layout of all. None of others."""
     return _LAYOUTS.get(name.partition("-")[0])
+
+
+def _ends(name: str) -> tuple[str, str]:
+    return f"{name}_low", f"{name}_high"
 
 
 def _subject(row: Row) -> str:
@@ -104,7 +112,7 @@ _SERVED = Layout(
         joules("j_per_token", "Energy", error="half_width_j_per_token", per="/token"),
         whole("num_measurements", "Measurements"),
     ],
-    _PLUS_MINUS,
+    f"Served by our eager loop. {_PLUS_MINUS}",
 )
 
 
@@ -198,15 +206,65 @@ _LAYOUTS: dict[str, Layout] = {
             whole("num_seeds", "Seeds"),
             with_interval("value", "Eff_overall", "low", "high", kind="energy_class"),
         ],
-        "OM_perf times teacher / student energy per token served, building not included. "
+        "OM_perf times teacher / student energy per token served by our eager loop, building not "
+        "included. "
         f"{_IN_BRACKETS}",
     ),
     "energy_per_token": _SERVED,
     "energy_per_token_by_length": _SERVED,
+    "serving_under_load": Layout(
+        [
+            plain("engine", "Engine", folds=True),
+            plain("engine_version", "Version", folds=True),
+            plain("flags", "Flags", folds=True),
+            plain("precision", "Precision", folds=True),
+            plain("load", "Arrivals", folds=True),
+            whole("workload_prompt_tokens", "Prompt tokens", folds=True),
+            whole("workload_output_tokens", "Output tokens", folds=True),
+            words("Model", lambda row: row["curve"]),
+            number("level", "Load"),
+            with_interval("j_per_token", "J/token", *_ends("j_per_token"), kind="energy_class"),
+            with_interval(
+                "j_per_output_token",
+                "J/output token",
+                *_ends("j_per_output_token"),
+                kind="energy_class",
+            ),
+            with_interval("ttft_p99_s", "First token, p99 (s)", *_ends("ttft_p99_s")),
+            with_interval("tpot_p99_s", "Per output token, p99 (s)", *_ends("tpot_p99_s")),
+            with_interval("goodput_per_s", "Goodput (requests/s)", *_ends("goodput_per_s")),
+            words("Verdict", lambda row: verdict_words(row["verdict"])),
+        ],
+        "Load: requests at once in a closed loop, requests a second in an open one. "
+        f"{_IN_BRACKETS}",
+    ),
+    "fleet_over_load": Layout(
+        [
+            plain("name", "Candidate"),
+            whole("num_replicas", "Replicas"),
+            whole("num_gpus", "GPUs"),
+            plain("at", "Mark"),
+            number("requests_per_s", "Requests/s"),
+            with_interval(
+                "j_per_request", "J/request", *_ends("j_per_request"), kind="energy_class"
+            ),
+            number("capacity_per_s", "Capacity (requests/s)"),
+        ],
+        "Requests a second, and the capacity, are those of the whole fleet, whose replicas share "
+        f"the load evenly. {_IN_BRACKETS}",
+    ),
+    "traffic_by_hour": Layout(
+        [
+            number("from_h", "From hour"),
+            whole("duration_s", "Seconds"),
+            number("requests_per_s", "Requests/s"),
+        ],
+        "Hours count from the first request of the log.",
+    ),
     "break_even_over_tokens": Layout(
         _break_even("tokens"),
         "Tokens that a student must serve in its teacher's place to repay building and its share "
-        "of inherited work.",
+        "of inherited work, each with the joules of our eager loop.",
         once_per("setting", "energy_class"),
     ),
     "break_even_over_students": Layout(

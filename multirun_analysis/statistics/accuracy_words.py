@@ -81,7 +81,10 @@ def share_and_ends(share: Interval) -> tuple[str, str]:
     error_pct = 50 * (high - low)
     leading = math.floor(math.log10(error_pct))
     decimals = max(0, -leading if error_pct / 10**leading >= 3 else 1 - leading)
-    middle, least, most = (f"{100 * one:,.{decimals}f}" for one in (share.value, low, high))
+    # Adding 0 makes 0 of the -0 to which a small negative share is rounded.
+    middle, least, most = (
+        f"{round(100 * one, decimals) + 0.0:,.{decimals}f}" for one in (share.value, low, high)
+    )
     return f"{middle} %", f"{least} to {most} %"
 
 

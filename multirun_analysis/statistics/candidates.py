@@ -29,12 +29,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting, over its seeds, and the number of tokens that it will serve."""
+    """One setting, over its seeds, and how much it will serve, in tokens or in requests."""
 
     label: str
     group: str
     runs: tuple[str, ...]
-    tokens: float
+    units: float
+    """Tokens that it will serve; requests where it is a fleet's."""
     energy_quality: str
     """measured, mixed, estimated or missing: the weaker one of building and serving."""
     accuracy: MeanInterval
@@ -51,16 +52,20 @@ class Candidate:
     inherits: frozenset[str | None]
     """Keys of what was inherited. Two settings with the same keys inherit the same joules."""
     serving: Quantity
-    """J/token of the student: the pooled figure of all that serves alike."""
+    """J/token of the student: the pooled figure of all that serves alike. Of a fleet J/request."""
     serving_key: str | None
     num_measurements: int | None
     teacher: Quantity
-    """J/token of its teacher, likewise."""
+    """Of its teacher, likewise."""
     point: Point | None
     grid: tuple[float, float] | None
     """Least and most J/token over all measured points. None for a single point."""
     machines: frozenset[tuple[Any, ...]]
     """Host and GPUs of its runs. Calibration cancels between two settings that share one."""
+    is_reference: bool = False
+    """Whether it is the teacher itself, which saves nothing against itself."""
+    same_meter_as_teacher: bool = True
+    """Whether the joules of its teacher are from the same meter, whose calibration then cancels."""
 
 
 def candidates(students: Sequence[Row], tokens: float) -> list[Candidate]:
@@ -87,18 +92,18 @@ def building_j(candidate: Candidate) -> Quantity:
 
 
 def whole_j(candidate: Candidate) -> Quantity:
-    """Joules of building the student and serving the tokens with it."""
+    """Joules of building the student and serving with it."""
     return add([building_j(candidate), serving_j(candidate)])
 
 
 def serving_j(candidate: Candidate) -> Quantity:
-    """Joules of serving the tokens."""
-    return scaled(candidate.serving, candidate.tokens, unit="J")
+    """Joules of serving all tokens or requests."""
+    return scaled(candidate.serving, candidate.units, unit="J")
 
 
 def teacher_j(candidate: Candidate) -> Quantity:
-    """Joules that the teacher takes to serve the same tokens."""
-    return scaled(candidate.teacher, candidate.tokens, unit="J")
+    """Joules that the teacher takes to serve as much."""
+    return scaled(candidate.teacher, candidate.units, unit="J")
 
 
 def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
@@ -108,7 +113,7 @@ def _candidate(rows: list[Row], tokens: float, apart: str = "") -> Candidate:
         label=rows[0]["group_label"] + apart,
         group=rows[0]["group"],
         runs=tuple(run["run"] for run in rows),
-        tokens=tokens,
+        units=tokens,
         energy_quality=kind,
         accuracy=_share(rows, "accuracy_kept"),
         om_perf=_share(rows, "om_perf"),

@@ -105,12 +105,25 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
         and run.get("accuracy_kept") is None
         and names_of(run, "teacher_at_chance")
     ]
+    return ranked(scored, candidates(at_chance, tokens), gate=gate, num_runs=len(students))
+
+
+def ranked(
+    scored: Sequence[Candidate],
+    teacher_at_chance: list[Candidate],
+    *,
+    gate: Gate,
+    num_runs: int,
+) -> Choice:
+    """The candidates ranked by the rule of this module, whatever they serve.
+
+    `num_runs` are the runs of all candidates, with those that cannot be ranked.
+    """
     best = min((CLASSES.index(c.energy_quality) for c in scored), default=0)
-    ranked = [c for c in scored if CLASSES.index(c.energy_quality) == best]
-    ranked.sort(key=lambda c: whole_j(c).value or 0.0)
-    enough = [c for c in ranked if _keeps_enough(c, gate)]
-    too_little = [c for c in ranked if c not in enough]
-    teacher_at_chance = candidates(at_chance, tokens)
+    alike = [c for c in scored if CLASSES.index(c.energy_quality) == best]
+    alike.sort(key=lambda c: whole_j(c).value or 0.0)
+    enough = [c for c in alike if _keeps_enough(c, gate)]
+    too_little = [c for c in alike if c not in enough]
     verdict, reasons, ties, as_accurate = "cannot be told", [], [], []
     if enough:
         winner = _preferred(enough)
@@ -122,8 +135,8 @@ def choose(students: Sequence[Row], *, gate: Gate, tokens: float) -> Choice:
         verdict = "not settled" if reasons else "settled"
     elif too_little:
         verdict = "none keeps enough"
-    placed = sum(len(c.runs) for c in (*ranked, *teacher_at_chance))
-    apart = len(students) - placed
+    placed = sum(len(c.runs) for c in (*alike, *teacher_at_chance))
+    apart = num_runs - placed
     return Choice(enough, too_little, teacher_at_chance, apart, verdict, reasons, ties, as_accurate)
 
 
@@ -179,7 +192,9 @@ def _open_questions(
     if winner.accuracy.value is None:
         reasons.append("the accuracy that it keeps above chance is not known")
     saved = whole_saving(winner)
-    if saved.share.value is None:
+    if winner.is_reference:
+        pass  # It saves nothing against itself.
+    elif saved.share.value is None:
         reasons.append("the energy that its teacher would take is not known")
     elif not saved.is_resolved:
         reasons.append("its saving is unresolved")

@@ -109,8 +109,8 @@ def verdict_note() -> str:
         "this number is only a rough guess. The same within x %: two one-sided t-tests show that "
         "the settings differ by less than x %. x is the smallest that passes, of "
         f"{scores} for accuracy and bits per byte and of {joules} for energy. These tests are "
-        "corrected in the same way. Energy per token served is not compared between students of "
-        "one architecture: they share one figure."
+        "corrected in the same way. Energy per token served (eager loop) is not compared "
+        "between students of one architecture: they share one figure."
     )
 
 

@@ -81,7 +81,7 @@ COLUMNS: Mapping[str, Column] = {
         "energy with its share of inherited work", "J", False, "total_energy_quality"
     ),
     "student_total_j_per_token": Column(
-        "energy per token served", "J/token", False, "inference_energy_quality"
+        "energy per token served (eager loop)", "J/token", False, "inference_energy_quality"
     ),
     "eff_overall": Column("Eff_overall", "", True, "inference_energy_quality"),
 }

@@ -35,13 +35,17 @@ class Saving:
         return self.joules.is_bounded
 
 
-def saving(taken: Quantity, teacher: Quantity) -> Saving:
-    """The joules saved, and their share by Fieller. One meter read both.
+def saving(taken: Quantity, teacher: Quantity, *, same_meter: bool = True) -> Saving:
+    """The joules saved, and their share by Fieller.
+
+    Where two meters read them, calibration is one more random error of each.
 
     There are no ends where the interval includes 0. In joules the two random errors make the ends,
     and 0 is between them if and only if it is in Fieller's interval of the share. Calibration is
     added to the distances as logarithms.
     """
+    if not same_meter:
+        taken, teacher = _calibration_as_random(taken), _calibration_as_random(teacher)
     found = ratio(taken, teacher)
     if found.value is None:
         return Saving(Interval(None), Interval(None))
@@ -59,7 +63,15 @@ def saving(taken: Quantity, teacher: Quantity) -> Saving:
 def whole_saving(candidate: Candidate) -> Saving:
     """Joules saved by building the student and serving with it, instead of its teacher."""
     taken = add([apart_from_serving(building_j(candidate)), serving_j(candidate)])
-    return saving(taken, teacher_j(candidate))
+    return saving(taken, teacher_j(candidate), same_meter=candidate.same_meter_as_teacher)
+
+
+def _calibration_as_random(one: Quantity) -> Quantity:
+    if one.value is None or one.shared_sd is None or one.random_sd is None:
+        return one
+    return add(
+        [replace(one, shared_sd=0.0), Quantity(0.0, one.shared_sd, 0.0, one.unit, one.quality)]
+    )
 
 
 def absolute_interval(one: Quantity) -> Interval:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-CSV = ("runs", "stages")
+CSV = ("runs", "stages", "serving")
 """Tables that are written for spreadsheets too."""
 
 
 def write_files(tables: Mapping[str, pd.DataFrame], out_dir: Path) -> list[Path]:
-    """The paths of NAME.parquet, and of NAME.csv for runs and stages, which are written here.
+    """The paths of NAME.parquet, and of NAME.csv for those of CSV, which are written here.
 
     A missing number is null in the former and an empty cell in the latter.
     """

@@ -19,6 +19,9 @@ MARKERS = ("config.yaml", "status.json")
 _OWN = ("status.json", ".hydra")
 """What makes one inside a run another run: a run holds models too, and what they are made with."""
 
+SERVING = "serving.json"
+"""A folder that has it, and is neither a run nor an artifact, measures a server alone."""
+
 FOREIGN = ("telemetry.jsonl", "eval.json", "ept.json")
 """Records of other software, plain or as .gz, which `import` reads."""
 _NO_RUN = ("artifact.json", "summary.json")
@@ -31,6 +34,8 @@ class Survey:
 
     runs: dict[str, Path] = field(default_factory=dict)
     """Real path to the path by which the run was met."""
+    serving: dict[str, Path] = field(default_factory=dict)
+    """The same of folders that measure a server, without a run."""
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """Each folder of records that is not read, and each link to nothing, with a sentence."""
 
@@ -69,6 +74,9 @@ def survey(directory: Path) -> Survey:
     for path, folders, files in folders_below(directory):
         is_inside = path.parent in inside
         marks = _OWN if is_inside else (*MARKERS, ".hydra")
+        if not is_inside and _is_of_a_server(folders, files):
+            found.serving[os.path.realpath(path)] = path
+            continue
         if is_run := not {*folders, *files}.isdisjoint(marks):
             found.runs[os.path.realpath(path)] = path
         if is_run or is_inside:
@@ -85,25 +93,46 @@ def survey(directory: Path) -> Survey:
     return found
 
 
-def find_run_folders(directories: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
-    """Run folders at or below `directories`, in counting order, and what else has records.
+def _is_of_a_server(folders: list[str], files: list[str]) -> bool:
+    return SERVING in files and {*folders, *files}.isdisjoint(
+        (*_OWN, "metrics.json", "artifact.json")
+    )
 
-    Linked folders are followed, and each run comes once. The second part is one sentence about each
-    folder of records that is no run. Raises ValueError where there is no run at all.
+
+@dataclass(frozen=True)
+class Folders:
+    """What is read, in counting order, and what is not."""
+
+    runs: list[Path]
+    serving: list[Path]
+    """Folders that measure a server, without a run."""
+    left_out: tuple[str, ...]
+    """A sentence about each folder of records that is neither."""
+
+
+def find_folders(directories: Sequence[Path]) -> Folders:
+    """Runs and measurements of servers at or below `directories`, and what else has records.
+
+    Linked folders are followed, and each folder comes once. Raises ValueError where there is
+    neither a run nor a measurement of a server.
     """
     runs: dict[str, Path] = {}
+    serving: dict[str, Path] = {}
     passed_over: dict[tuple[str, str], None] = {}
     for directory in directories:
         found = survey(directory)
         runs = found.runs | runs
+        serving = found.serving | serving
         passed_over |= dict.fromkeys(found.left_out)
     left_out = [notice_line(said) for said in notices_of(passed_over, what="folders")]
-    if not runs:
+    if not runs and not serving:
         raise ValueError(
             f"{', '.join(map(str, directories))}: no run folder (one with .hydra, config.yaml or "
             f"status.json) in it or below; {next(iter(left_out), 'give the folder of a multirun')}"
         )
-    return in_counting_order(runs.values()), tuple(left_out)
+    return Folders(
+        in_counting_order(runs.values()), in_counting_order(serving.values()), tuple(left_out)
+    )
 
 
 def in_counting_order(paths: Iterable[Path]) -> list[Path]:

@@ -6,8 +6,8 @@ import math
 
 from kdwatts.metrics.footprint import J_PER_KWH
 from kdwatts.metrics.quantity import Quantity, interval_95
+from kdwatts.metrics.significant_digits import MISSING, significant, with_error
 
-MISSING = "-"
 DAYS_A_YEAR = 365
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -19,31 +19,6 @@ def prefix(value: float, *, lowest: float = 1.0) -> tuple[float, str]:
     return next(fitting) if value else (1.0, "")
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """The value rounded to `digits` significant digits, never in powers of ten."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.{digits - 1}e}")
-    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:,.{max(decimals, 0)}f}"
-
-
-def with_error(value: float | None, error: float | None, unit: str = "") -> str:
-    """Value and error, to the error's last digit: two digits of errors led by 1 or 2, else one."""
-    if value is None:
-        return MISSING
-    tail = f" {unit}" if unit else ""
-    # An error below a millionth is rounding of the arithmetic, not knowledge.
-    if error is None or error <= 1e-6 * abs(value):
-        return significant(value) + tail
-    if error >= abs(value):
-        return f"{significant(value, 2)} ± {significant(error, 2)}{tail}"
-    leading = math.floor(math.log10(error))
-    decimals = -leading if error / 10**leading >= 3 else 1 - leading
-    shown = [f"{round(number, decimals):,.{max(decimals, 0)}f}" for number in (value, error)]
-    return f"{shown[0]} ± {shown[1]}{tail}"
-
-
 def with_ends(value: float, low: float | None, high: float | None) -> str:
     """Such as `0.60 (0.52 to 0.69)`: the ends of an interval, nothing finer than its half width."""
     if low is None or high is None or low >= high:
@@ -51,7 +26,10 @@ def with_ends(value: float, low: float | None, high: float | None) -> str:
     error = (high - low) / 2
     leading = math.floor(math.log10(error))
     decimals = -leading if error / 10**leading >= 3 else 1 - leading
-    middle, *ends = (f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high))
+    # Adding 0 makes 0 of the -0 to which a small negative number is rounded.
+    middle, *ends = (
+        f"{round(v, decimals) + 0.0:,.{max(decimals, 0)}f}" for v in (value, low, high)
+    )
     return f"{middle} ({' to '.join(ends)})"
 
 
@@ -89,6 +67,13 @@ def quantity(value: float | None, unit: str, *, error: float | None = None) -> s
     # The prefix is that of the rounded value: 999.6 J are 1.00 kJ.
     factor, name = prefix(float(f"{value:.{2 if error is None else 1}e}"), lowest=1e-6)
     return with_error(value / factor, None if error is None else error / factor, f"{name}{unit}")
+
+
+def ends_in_brackets(low: float | None, high: float | None, unit: str) -> str:
+    """Both ends of an interval, to stand after its value; empty where one is not known."""
+    return (
+        "" if low is None or high is None else f" ({quantity(low, unit)} to {quantity(high, unit)})"
+    )
 
 
 def quantity_words(amount: Quantity) -> str:
