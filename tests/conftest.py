@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -107,6 +108,21 @@ def kdwatts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int | str
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for LD_LIBRARY_PATH that holds the replaying libnvidia-ml.so.1."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is missing: the replaying NVML library cannot be built")
+    source = Path(__file__).parent / "nvml_replay" / "nvml_replay.c"
+    folder = tmp_path_factory.mktemp("nvml")
+    library = folder / "libnvidia-ml.so.1"
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", str(library), str(source), "-lm"]
+    subprocess.run(command, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

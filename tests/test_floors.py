@@ -15,12 +15,12 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS = {
     "kdwatts": (
         ("runtime", "metrics"),
-        ("records",),
+        ("records", "traffic"),
         ("config",),
         ("telemetry",),
         ("artifacts", "losses", "data", "models"),
         ("memory", "teacher"),
-        ("training", "evaluation"),
+        ("training", "evaluation", "serving"),
         ("stages",),
         ("pipeline",),
         ("planning",),
@@ -42,7 +42,16 @@ FLOORS = {
 
 HEAVY = ("torch", "transformers", "lm_eval", "safetensors.torch", "accelerate", "peft", "datasets")
 """Libraries that cost seconds to import: not at the top of a file outside these rooms."""
-MAY_LOAD_TORCH = {"losses", "data", "models", "teacher", "training", "evaluation", "stages"}
+MAY_LOAD_TORCH = {
+    "losses",
+    "data",
+    "models",
+    "teacher",
+    "training",
+    "evaluation",
+    "serving",
+    "stages",
+}
 
 OPEN_ROOMS = (
     "runtime.paths",
@@ -50,6 +59,7 @@ OPEN_ROOMS = (
     "runtime.streams",
     "records",
     "metrics",
+    "traffic",
     "telemetry.readings",
     "telemetry.integration",
     "telemetry.energy",
@@ -60,7 +70,7 @@ OPEN_ROOMS = (
 integration makes the energies of live and of imported runs."""
 
 BELOW_STAGES = ("telemetry", "losses", "data", "models", "memory", "teacher")
-BELOW_STAGES += ("training", "evaluation")
+BELOW_STAGES += ("training", "evaluation", "serving")
 """Rooms that take the group of settings which they need, never the whole experiment."""
 
 FILES = sorted((REPOSITORY / "kdwatts").rglob("*.py"))
@@ -91,6 +101,17 @@ def _imports(path: Path, *, at_top_only: bool = False) -> Iterator[tuple[int, st
             assert node.level == 0, f"{_name(path)}:{node.lineno} imports relatively"
             for alias in node.names:
                 yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def _lines_for_types(path: Path) -> set[int]:
+    """The lines below `if TYPE_CHECKING:`, which no program runs."""
+    below = [
+        statement.lineno
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+    ]
+    return set(below)
 
 
 def _imports_of(paths: Iterable[Path], *, at_top_only: bool = False) -> Iterator[tuple[str, str]]:
@@ -172,9 +193,10 @@ def test_the_ground_floor_stands_on_the_standard_library_alone():
     ground = [path for path in FILES if _room(path) in ("runtime", "records")]
     known = {*sys.stdlib_module_names, "kdwatts"}
     found = [
-        f"{where} {name}"
-        for where, name in _imports_of(ground)
-        if name.partition(".")[0] not in known
+        f"{_name(path)}:{line} {name}"
+        for path in ground
+        for line, name in _imports(path)
+        if name.partition(".")[0] not in known and line not in _lines_for_types(path)
     ]
     assert found == []
 

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
@@ -167,6 +168,42 @@ def test_an_option_runs_as_it_ships(option: str, run: Callable[..., int], tmp_pa
         assert steps[-1].keys() & set().union(*TERMS.values()) == TERMS[option]
         assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
         assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+@pytest.mark.slow
+def test_student_and_teacher_are_measured_behind_transformers_serve(
+    run: Callable[..., int], tmp_path: Path
+):
+    """Twice, so that a second server is measured beside the first; no process is left over."""
+    asked = (
+        *(*SHORT, "eval.tasks=[]", "eval.inference=null", "eval.serving.engine=transformers"),
+        *("eval.serving.concurrency=[4,1]", "eval.serving.min_window_s=4"),
+        *("eval.serving.max_window_s=30", "eval.serving.parking_settle_s=1"),
+    )
+    for number in (1, 2):
+        assert run(*asked, f"hydra.run.dir={tmp_path / str(number)}") == 0
+        records = read_json(tmp_path / str(number) / "serving.json")
+        assert [(one["subject"], one["measurement"]) for one in records] == [
+            (subject, n) for subject in ("student", "teacher") for n in range(1, number + 1)
+        ]
+        metrics = read_json(tmp_path / str(number) / "metrics.json")
+        assert (metrics["serving_engine"], metrics["serving_load"]) == ("transformers", "closed")
+        assert metrics["serving_level"] == 4
+        assert metrics["serving_energy_j"] > 0
+        for subject in ("student", "teacher"):
+            assert metrics[f"{subject}_engine_measurements"] == number
+            assert metrics[f"{subject}_engine_j_per_output_token"] > 0
+            # The joules are estimated here, and the estimate has no idle power.
+            assert metrics[f"{subject}_engine_parking_power_w"] is None
+    for one in records:
+        assert [point["level"] for point in one["points"]] == [4, 1]
+        assert all(point["verdict"] != "failed" for point in one["points"])
+        assert one["engine"]["precision"] == "float32"
+        # Every prompt has 64 tokens, but for cuts through a word that read back otherwise.
+        assert one["points"][0]["output_tokens"] > 0
+    manifest = read_json(tmp_path / "2" / "manifest.json")
+    assert manifest["serving_engine"]["student"]["name"] == "transformers"
+    assert psutil.Process().children(recursive=True) == []
 
 
 def _command(experiment: str) -> list[str]:

@@ -8,49 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kdwatts.records.files import read_jsonl
 from kdwatts.stages.distill import settings
 from tests import whole_runs
-from tests.models.reduced import OTHER_ROWS as VOCABULARY
-from tests.models.reduced import other_tokenizer
+from tests.models.reduced import save_other_teacher
 
 
 @pytest.fixture(scope="module")
-def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random teacher of the tiny teacher's depth with a byte-level tokenizer of its own."""
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """The folder and the shape of a random teacher with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp("teacher")
-    other_tokenizer().save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return folder, save_other_teacher(folder)
 
 
-def overrides(teacher_dir: Path, store: Path) -> list[str]:
-    shape = {
-        "num_layers": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "num_kv_heads": 1,
-        "head_dim": 16,
-        "vocab_size": VOCABULARY,
-        "max_positions": 512,
-    }
+def overrides(teacher: tuple[Path, dict[str, int]], store: Path) -> list[str]:
+    teacher_dir, shape = teacher
     return [
         f"store_dir={store}",
         "training=smoke",
@@ -63,9 +36,9 @@ def overrides(teacher_dir: Path, store: Path) -> list[str]:
 
 
 def test_a_teacher_with_another_tokenizer_teaches_by_rank_and_nothing_else(
-    teacher_dir: Path, tmp_path: Path
+    teacher: tuple[Path, dict[str, int]], tmp_path: Path
 ):
-    given = overrides(teacher_dir, tmp_path / "store")
+    given = overrides(teacher, tmp_path / "store")
     chosen = ["paradigm=universal", "model.one_vocabulary=false"]
     run_dir = whole_runs.run(tmp_path / "run", *given, *chosen)
     rows = list(read_jsonl(run_dir / "train.jsonl"))

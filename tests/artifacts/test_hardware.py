@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifacts.hardware import check_gpus, cpu_name, joule_settings, resolve_gpu
+from kdwatts.artifacts.hardware import check_gpus, joule_settings, resolve_gpu
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
+from kdwatts.telemetry.host import cpu_name
 from kdwatts.telemetry.nvml import Device
 
 H100 = Device(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)

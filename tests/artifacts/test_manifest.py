@@ -95,6 +95,7 @@ def test_a_manifest_says_what_the_attempt_stands_on_and_keeps_the_earlier_ones(
     assert written["versions"]["omegaconf"].startswith("2.")
     assert written["cpu_estimate"]["cpu_tdp_w"] == 280
     assert written["site"]["name"] == "world"
+    assert written["compile"] == {"value": False, "why": "models are not compiled on a CPU"}
 
 
 def test_equal_configurations_have_one_hash_and_different_ones_another(

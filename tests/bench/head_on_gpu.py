@@ -1,20 +1,27 @@
-"""The response head alone on a GPU: ours, Liger's fused one and dense PyTorch.
+"""The response head alone on a GPU: ours, Liger's fused one, TRL's chunked one and dense PyTorch.
 
-`python tests/bench/head_on_gpu.py [--out DIR]`, or `response_step.py --gpu`. Hidden states and
-heads in bfloat16 go in, the loss and the gradients of the student's come out: Jensen-Shannon, and
-forward KL of ours beside dense. `--small` is a rehearsal, on the CPU where there is no GPU.
+`python tests/bench/head_on_gpu.py [--heads ours liger trl dense] [--out DIR]`, or
+`response_step.py --gpu`. Hidden states and heads in bfloat16 go in. The loss and the gradients of
+the student's come out, for Jensen-Shannon and for forward KL. Beside them stand the head's four
+matrix products alone: both logits, and the gradients of the student's hidden states and weight.
+`--out` adds to a head.json that is there. `--small` is a rehearsal, on the CPU where there is no
+GPU.
 """
 
-# N positions, D width of both models, V vocabulary.
+# N positions, n those of one chunk, D width of both models, V vocabulary.
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +29,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdwatts.config.device_choices import CHUNK_ROWS
+from kdwatts.losses.fused_choice import refused
 from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
 from kdwatts.losses.response import dense_term
+from kdwatts.records.files import write_json
 
 NUM_POSITIONS, WIDTH, VOCABULARY = 8_192, 4_096, 128_256
 SMALL = (64, 32, 512)
+TERMS = ("jsd", "forward_kl")
+ROWS = (CHUNK_ROWS["cuda"], 1024, 256)
+"""Rows in a chunk: those of a run's default on a GPU, Liger's own, and a CPU's default."""
+PLAIN = ", plain"
+"""Ends the name of our head without its kernel, where it has one."""
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 GIB = 1 << 30
 Head = Callable[[], Tensor]
+Sides = list[Tensor]
+"""Hidden states [N, D] and head [V, D] of one model."""
 
 
-def ours(student: list[Tensor], teacher: list[Tensor], *, term: str, chunk_rows: int) -> Head:
+def ours(student: Sides, teacher: Sides, *, term: str, rows: int) -> Head:
     settings = {"beta": 0.5} if term == "jsd" else {}
     terms, buffers = {term: dense_term(term, **settings)}, Buffers()
 
@@ -42,7 +60,7 @@ def ours(student: list[Tensor], teacher: list[Tensor], *, term: str, chunk_rows:
             terms,
             {term: 1 / len(student[0])},
             teacher=DenseTeacher(teacher[0], teacher[1]),
-            chunk_rows=chunk_rows,
+            chunk_rows=rows,
             buffers=buffers,
         )
         return total
@@ -50,7 +68,7 @@ def ours(student: list[Tensor], teacher: list[Tensor], *, term: str, chunk_rows:
     return step
 
 
-def dense(student: list[Tensor], teacher: list[Tensor], *, term: str) -> Head:
+def dense(student: Sides, teacher: Sides, *, term: str) -> Head:
     def step() -> Tensor:
         log_q_NV = F.linear(*student).float().log_softmax(-1)
         with torch.no_grad():
@@ -67,36 +85,90 @@ def dense(student: list[Tensor], teacher: list[Tensor], *, term: str) -> Head:
     return step
 
 
-def liger(student: list[Tensor], teacher: list[Tensor]) -> Head:
+def liger(student: Sides, teacher: Sides, *, term: str) -> Head:
     from liger_kernel.chunked_loss import (  # pyright: ignore[reportMissingImports]
         LigerFusedLinearJSDLoss,
     )
 
-    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.5)
+    beta = 0.5 if term == "jsd" else 0.0  # Its beta of 0 is forward KL.
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta)
     labels_N = torch.zeros(len(student[0]), dtype=torch.long, device=student[0].device)
     return lambda: loss(*student, *teacher, labels_N)
 
 
-def measure(step: Head, student: list[Tensor], *, rounds: int = 10) -> dict[str, float | None]:
-    on_gpu = student[0].device.type == "cuda"
-    base = 0
-    if on_gpu:
+def trl(student: Sides, teacher: Sides, *, term: str) -> Head:
+    """TRL's kernel without its trainer, whose module imports pandas and datasets.
+
+    The kernel takes one function from there. It gathers weights that DeepSpeed has split, and does
+    nothing for others.
+    """
+    name = "trl.trainer"
+    if name not in sys.modules:
+        package, module = types.ModuleType(name), types.ModuleType(f"{name}.utils")
+        package.__path__ = []
+        vars(module)["maybe_gather_lm_head_ctx"] = lambda weight, bias: contextlib.nullcontext()
+        sys.modules |= {name: package, module.__name__: module}
+    from trl.kernels.chunked_divergence import (  # pyright: ignore[reportMissingImports]
+        ChunkedDivergenceFunction,
+    )
+
+    beta = 0.5 if term == "jsd" else 0.0  # Its beta of 0 is forward KL.
+
+    def step() -> Tensor:
+        found = ChunkedDivergenceFunction.apply(*student, None, *teacher, None, beta, 1.0)
+        assert isinstance(found, tuple)
+        return found[0].mean()
+
+    return step
+
+
+def product_ms(student: Sides, teacher: Sides, *, rows: int, rounds: int = 10) -> float:
+    """Median time of the head's four products alone, all chunks, in memory that is at hand."""
+    device, width, vocabulary = student[0].device, student[0].shape[1], len(student[1])
+    logits_nV = torch.randn(rows, vocabulary, device=device).bfloat16()
+    out_nV, out_nD, out_VD = (
+        torch.empty(shape, device=device, dtype=torch.bfloat16)
+        for shape in ((rows, vocabulary), (rows, width), (vocabulary, width))
+    )
+    times_ms = []
+    with torch.no_grad():
+        for _ in range(rounds + 2):
+            wait(device)
+            began_s = time.perf_counter()
+            for start in range(0, len(student[0]), rows):
+                for hidden_ND, weight_VD in (student, teacher):
+                    torch.mm(hidden_ND[start : start + rows], weight_VD.T, out=out_nV)
+                torch.mm(logits_nV, student[1], out=out_nD)
+                torch.mm(logits_nV.T, student[0][start : start + rows], out=out_VD)
+            wait(device)
+            times_ms.append(1e3 * (time.perf_counter() - began_s))
+    return statistics.median(times_ms[2:])
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(step: Head, student: Sides, *, rounds: int = 10) -> dict[str, Any]:
+    device, base = student[0].device, 0
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
     milliseconds, loss = [], None
     for _ in range(rounds + 2):
         for tensor in student:
             tensor.grad = None
+        wait(device)
         started_s = time.perf_counter()
         loss = step()
         loss.backward()
-        if on_gpu:
-            torch.cuda.synchronize()
+        wait(device)
         milliseconds.append(1e3 * (time.perf_counter() - started_s))
     assert loss is not None
-    peak_gib = (torch.cuda.max_memory_allocated() - base) / GIB if on_gpu else None
+    peak = torch.cuda.max_memory_allocated() - base if device.type == "cuda" else None
     return {
-        "peak_over_base_gib": peak_gib,
+        "peak_over_base_gib": None if peak is None else peak / GIB,
         "median_ms": statistics.median(milliseconds[2:]),
         "least_ms": min(milliseconds[2:]),
         "most_ms": max(milliseconds[2:]),
@@ -105,60 +177,99 @@ def measure(step: Head, student: list[Tensor], *, rounds: int = 10) -> dict[str,
     }
 
 
-def variants() -> dict[str, Callable[..., Head]]:
-    """The chunks are Liger's, those of a run's default, and larger ones."""
-    found: dict[str, Callable[..., Head]] = {
-        f"ours jsd, chunks of {rows}": lambda *sides, rows=rows: ours(
-            *sides, term="jsd", chunk_rows=rows
-        )
-        for rows in (1024, 256, 2048)
-    }
-    found["ours forward_kl, chunks of 1024"] = lambda *sides: ours(
-        *sides, term="forward_kl", chunk_rows=1024
-    )
-    found["dense jsd"] = lambda *sides: dense(*sides, term="jsd")
-    found["dense forward_kl"] = lambda *sides: dense(*sides, term="forward_kl")
-    # The last: it compiles first.
-    if importlib.util.find_spec("liger_kernel"):
-        found["liger jsd"] = liger
-    else:
-        print("Liger is not installed and left out.")
-    return found
+@contextlib.contextmanager
+def form(device: torch.device, *, plain: bool) -> Iterator[None]:
+    """Our head as a run takes it, or without its kernel."""
+    if not plain or device in refused:
+        yield
+        return
+    refused[device] = "the plain form is measured"
+    try:
+        yield
+    finally:
+        del refused[device]
+
+
+def is_fused(device: torch.device) -> bool:
+    return device.type == "cuda" and device not in refused
+
+
+def variants(heads: list[str]) -> Iterator[tuple[str, Callable[[Sides, Sides], Head]]]:
+    """Name of each head and what makes it; what a run takes comes first."""
+    if "ours" in heads:
+        for plain in (False, True) if is_fused(DEVICE) else (False,):
+            for rows in ROWS:
+                for term in TERMS:
+                    name = f"ours {term}, chunks of {rows}{PLAIN if plain else ''}"
+                    yield name, partial(ours, term=term, rows=rows)
+    for subject, package, make in (
+        ("liger", "liger_kernel", liger),
+        ("trl", "trl", trl),
+        ("dense", "torch", dense),
+    ):
+        if subject in heads and not find_spec(package):
+            print(f"{package} is not installed and left out.")
+        elif subject in heads:
+            for term in TERMS:
+                yield f"{subject} {term}", partial(make, term=term)
+
+
+def random_sides(sizes: tuple[int, int, int], device: torch.device) -> tuple[Sides, Sides]:
+    positions, width, vocabulary = sizes
+    torch.manual_seed(0)
+    hidden = [torch.randn(positions, width, device=device) for _ in range(2)]
+    weight = [0.02 * torch.randn(vocabulary, width, device=device) for _ in range(2)]
+    student, teacher = ([h.bfloat16(), w.bfloat16()] for h, w in zip(hidden, weight, strict=True))
+    return [tensor.requires_grad_() for tensor in student], teacher
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    subjects = ("ours", "liger", "trl", "dense")
+    parser.add_argument("--heads", nargs="+", choices=subjects, default=list(subjects))
     parser.add_argument("--out", type=Path, help="folder for head.json")
     parser.add_argument("--small", action="store_true", help="a rehearsal, also without a GPU")
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not given.small:
         print("There is no CUDA device here, so the head on a GPU is left out.")
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    positions, width, vocabulary = SMALL if given.small else (NUM_POSITIONS, WIDTH, VOCABULARY)
+    device = DEVICE
+    sizes = SMALL if given.small else (NUM_POSITIONS, WIDTH, VOCABULARY)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     record: dict[str, Any] = {
-        **{"gpu": name, "positions": positions, "width": width, "vocabulary": vocabulary},
-        "heads": {},
+        **dict(zip(("positions", "width", "vocabulary"), sizes, strict=True)),
+        **{"gpu": name, "products": {}, "heads": {}},
     }
-    print(f"{name}: {positions} positions, H={width}, V={vocabulary}")
-    for variant, make in variants().items():
-        torch.manual_seed(0)
-        hidden = [torch.randn(positions, width, device=device) for _ in range(2)]
-        weight = [0.02 * torch.randn(vocabulary, width, device=device) for _ in range(2)]
-        sides = [[h.bfloat16(), w.bfloat16()] for h, w in zip(hidden, weight, strict=True)]
-        del hidden, weight
-        student = [tensor.requires_grad_() for tensor in sides[0]]
-        try:
-            record["heads"][variant] = measure(make(student, sides[1]), student)
-        except Exception as error:  # What one of them cannot do is no reason to lose the others.
-            record["heads"][variant] = {"error": f"{type(error).__name__}: {error}"[:300]}
-        print(f"{variant:<34} {record['heads'][variant]}", flush=True)
-        del sides, student
+    path = given.out / "head.json" if given.out else None
+    if path and path.is_file():
+        record = json.loads(path.read_text())
+    print(f"{name}: {sizes[0]} positions, H={sizes[1]}, V={sizes[2]}")
+    if "ours" in given.heads:
+        student, teacher = random_sides(sizes, device)
+        flop = 4 * 2.0 * sizes[0] * sizes[1] * sizes[2]
+        for rows in sorted({min(rows, sizes[0]) for rows in ROWS}, reverse=True):
+            took_ms = product_ms(student, teacher, rows=rows)
+            told = {"median_ms": took_ms, "tflop_per_s": flop / took_ms / 1e9}
+            record["products"][str(rows)] = told
+            print(f"products alone, chunks of {rows:<10} {told}", flush=True)
+        del student, teacher
+    for variant, make in variants(given.heads):
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        if given.out:
-            (given.out / "head.json").write_text(json.dumps(record, indent=1))
+        student, teacher = random_sides(sizes, device)
+        plain = variant.endswith(PLAIN)
+        try:
+            with form(device, plain=plain):
+                record["heads"][variant] = measure(make(student, teacher), student)
+            if variant.startswith("ours"):
+                record["heads"][variant]["fused"] = is_fused(device) and not plain
+                record["heads"][variant]["why_plain"] = None if plain else refused.get(device)
+        except Exception as error:  # What one of them cannot do is no reason to lose the others.
+            record["heads"][variant] = {"error": f"{type(error).__name__}: {error}"[:300]}
+        print(f"{variant:<40} {record['heads'][variant]}", flush=True)
+        del student, teacher
+        if path:
+            write_json(path, record)
 
 
 if __name__ == "__main__":

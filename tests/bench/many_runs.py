@@ -170,7 +170,7 @@ def _scores(chance: random.Random) -> list[dict[str, Any]]:
 
 
 def _costs(chance: random.Random) -> list[dict[str, Any]]:
-    """As kdwatts.evaluation.energy_per_token tells them."""
+    """As kdwatts.serving.eager_loop tells them."""
     costs = []
     for subject in ("student", "teacher"):
         for batch_size in (1, 8, 32):

@@ -8,13 +8,15 @@ too, with `cached` its top tokens are made beforehand and lie on the device. Use
 those of products and causal attention of the models that run, the student's three times
 (recomputation does not count); MFU is over the data sheet's dense bfloat16 rate, the fraction of
 limit over the rate that one large product reaches here in the same run. The meter's joules are of
-all timed steps; `--out DIR` writes them all to step-NAME.json.
+all timed steps. `training.compile=true` compiles the student and the live teacher; what that takes,
+with the first two steps, is a window of its own. `--out DIR` writes it all to step-NAME.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import operator
 import statistics
 import sys
 import tempfile
@@ -39,8 +41,10 @@ from kdwatts.data.packing import IGNORE, Batch
 from kdwatts.memory.budget import estimate
 from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.models.load import head_bias, head_weight, load_model, recompute_blocks
+from kdwatts.models.row_attention import attend_by_rows, compile_body
 from kdwatts.models.sharding import place
 from kdwatts.planning.demands import workload_of
+from kdwatts.records.files import read_jsonl, write_json
 from kdwatts.records.schema import StageRow
 from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
 from kdwatts.teacher.signals import compute_signals
@@ -60,9 +64,10 @@ SIGNALS = {
 
 
 def random_batch(sequences: int, length: int, vocabulary: int, device: torch.device) -> Batch:
-    tokens_BT = torch.randint(vocabulary, (sequences, length), device=device)
+    """Made on the CPU and sent, as a run does it: what is counted there waits for no GPU."""
+    tokens_BT = torch.randint(vocabulary, (sequences, length))
     target_BT = F.pad(tokens_BT[:, 1:], (0, 1), value=IGNORE)
-    return Batch(np.arange(sequences), tokens_BT, target_BT)
+    return Batch(np.arange(sequences), tokens_BT, target_BT).to(device)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
@@ -95,6 +100,8 @@ class Steps:
             teacher = load_model(source, dtype=frozen_dtype(config))
             source = replace(pair.student, path=None)
             self.student = load_model(source, dtype=torch.float32)
+        for model in (teacher, self.student):
+            attend_by_rows(model)
         teacher.requires_grad_(False)
         if training.gradient_checkpointing:
             recompute_blocks(self.student)
@@ -117,22 +124,26 @@ class Steps:
             [],
             self.plan,
             sizes=PairSizes(compared_rows(config)[0], *widths),
-            chunk_rows=training.chunk_rows,
+            chunk_rows=training.rows_at_once,
             teacher_head=head,
             seed=0,
         ).to(device)
         if not online:
             self.cached = [self._signals(batch) for batch in self.batches]
             self.teacher = None
-        if training.compile:
-            self.student.get_submodule("model").compile()
         self.optimizer = make_optimizer(
             [self.student], weight_decay=training.weight_decay, betas=(0.9, 0.95)
         )
 
+    def compile(self) -> None:
+        """Let the bodies of the models that run be compiled, at their first call."""
+        for model in (self.student, self.teacher):
+            if model is not None:
+                compile_body(model)
+
     def _signals(self, batch: Batch) -> Any:
         assert self.teacher is not None
-        with autocast(self.training.precision, self.device):
+        with torch.no_grad(), autocast(self.training.precision, self.device):
             return compute_signals(self.teacher, batch.input_BT, self.plan, rows=batch.rows)
 
     def take(self) -> None:
@@ -150,6 +161,7 @@ class Steps:
 def figures(
     config: Config, device: torch.device, times_s: list[float], tokens: int, row: StageRow
 ) -> dict[str, Any]:
+    """The step's rates and joules, beside the plan's memory."""
     length, training = config.training.sequence_length, config.training
     student = forward_flops_per_token(config.model.student.architecture, length)
     teacher = forward_flops_per_token(teacher_source(config).architecture, length)
@@ -166,8 +178,8 @@ def figures(
         "micro_batch": training.micro_batch,
         "sequence_length": length,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "compile": training.compile,
-        "chunk_rows": training.chunk_rows,
+        "compile": training.is_compiled,
+        "chunk_rows": training.rows_at_once,
         "signals": config.paradigm.teacher,
         "tokens_a_step": tokens,
         "seconds": times_s,
@@ -187,6 +199,22 @@ def figures(
     }
 
 
+def clocks_of(path: Path) -> dict[str, Any]:
+    """What slowed the GPU in the timed steps: its clocks, and NVML's bits for why they were low."""
+    rows = (
+        [row for row in read_jsonl(path) if row.get("window") == "run/steps"]
+        if path.is_file()
+        else []
+    )
+    clocks_mhz = [row["sm_clock_mhz"] for row in rows if row.get("sm_clock_mhz") is not None]
+    reasons = [row["throttle_reasons"] for row in rows if row.get("throttle_reasons") is not None]
+    return {
+        "least_sm_clock_mhz": min(clocks_mhz, default=None),
+        "most_sm_clock_mhz": max(clocks_mhz, default=None),
+        "throttle_reasons": functools.reduce(operator.or_, reasons) if reasons else None,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*")
@@ -195,44 +223,55 @@ def main() -> None:
     parser.add_argument("--signals", choices=sorted(SIGNALS), default="online")
     parser.add_argument("--out", type=Path, help="folder for step-NAME.json")
     parser.add_argument("--name", default="step")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     words = ["model=llama31_8b_to_1b", "paradigm=response", *SIGNALS[given.signals]]
     config = to_config(resolve_gpu(compose([*words, *given.overrides]), list_gpus()))
     training, device = config.training, torch.device(config.gpu.device)
     tokens = given.micro_batches * training.micro_batch * training.sequence_length
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Meter(Path(folder), Telemetry(), use_gpus=device.type == "cuda") as meter,
-    ):
-        began = time.perf_counter()
-        steps = Steps(config, device, given.micro_batches)
-        made_s = time.perf_counter() - began
-        for _ in range(2):
-            steps.take()
-        wait(device)
-        warm_s = time.perf_counter() - began - made_s
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # What making the models took is no part of a step.
-            torch.cuda.reset_peak_memory_stats(device)
-        times_s = []
-        with meter.window("steps", synchronize=lambda: wait(device)) as window:
-            for _ in range(given.steps):
-                started = time.perf_counter()
-                steps.take()
-                wait(device)
-                times_s.append(time.perf_counter() - started)
-        assert window.row is not None
-        peak_gib = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
-        record = figures(config, device, times_s, tokens, window.row)
-    record |= {"made_s": made_s, "warm_up_s": warm_s, "peak_gib": peak_gib}
+    with tempfile.TemporaryDirectory() as folder:
+        with Meter(Path(folder), Telemetry(), use_gpus=device.type == "cuda") as meter:
+            began = time.perf_counter()
+            steps = Steps(config, device, given.micro_batches)
+            made_s = time.perf_counter() - began
+            is_compiled = config.training.is_compiled
+            with meter.window(
+                "compile" if is_compiled else "warm_up", synchronize=lambda: wait(device)
+            ) as before:
+                if is_compiled:
+                    steps.compile()
+                for _ in range(2):
+                    steps.take()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # What making the models took is no part of a step.
+                torch.cuda.reset_peak_memory_stats(device)
+            times_s = []
+            with meter.window("steps", synchronize=lambda: wait(device)) as window:
+                for _ in range(given.steps):
+                    started = time.perf_counter()
+                    steps.take()
+                    wait(device)
+                    times_s.append(time.perf_counter() - started)
+            assert window.row is not None and before.row is not None
+            peak_gib = (
+                torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+            )
+            record = figures(config, device, times_s, tokens, window.row)
+        clocks = clocks_of(Path(folder, "telemetry.jsonl"))
+    record |= clocks | {
+        "made_s": made_s,
+        "warm_up_s": before.row.duration_s,
+        "warm_up_j": before.row.energy_j.get("gpu"),
+        "peak_gib": peak_gib,
+        "peak_over_plan": peak_gib / record["planned_gib"] if peak_gib else None,
+    }
     record["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     if given.out:
-        (given.out / f"step-{given.name}.json").write_text(json.dumps(record, indent=1))
+        write_json(given.out / f"step-{given.name}.json", record)
     print(f"{record['pair']}, {record['precision']}, {tokens:,} tokens a step, {given.steps} steps")
     for key in (
         *("gpu", "signals", "compile", "tokens_per_s", "tflop_per_s", "product_tflop_per_s"),
         *("fraction_of_limit", "mfu", "j_per_token", "peak_gib", "planned_gib"),
-        *("made_s", "warm_up_s"),
+        *("peak_over_plan", "made_s", "warm_up_s", "warm_up_j"),
     ):
         value = record[key]
         print(f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}")

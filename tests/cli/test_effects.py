@@ -11,6 +11,8 @@ from kdwatts.cli.effects import READ_BY
 from kdwatts.cli.preflight import preflight
 from kdwatts.config.experiment import Config
 
+ENGINE = "eval.serving.engine=transformers"
+
 READ = {
     "until=evaluate": "eval=tiny",
     "paradigm.teacher=online": "paradigm=response",
@@ -18,6 +20,7 @@ READ = {
     "paradigm.response.k=8": "paradigm=response",
     "paradigm.response.cache_precision=f16": "paradigm=response",
     "paradigm.response.teacher_temperatures=[1]": "paradigm=response",
+    "paradigm.signals_engine=loop": "paradigm=response",
     "paradigm.response.num_samples=8": "paradigm.response.support=sampled",
     "paradigm.response.beta=0.3": "paradigm.response.divergence=jsd",
     "paradigm.response.skew=0.3": "paradigm.response.divergence=skew_kl",
@@ -34,7 +37,35 @@ READ = {
     "eval.apply_chat_template=true": "eval=tiny",
     "eval.data_dir=/a": "eval=tiny",
     "eval.tasks_dir=/a": "eval=tiny",
+    "eval.engine=transformers": "eval=tiny",
     "eval.lighteval.tasks_file=/a": "eval=lighteval",
+    "eval.serving.concurrency=[2]": ENGINE,
+    "eval.serving.rates_per_s=[2]": ENGINE,
+    "eval.serving.arrivals=constant": f"{ENGINE} eval.serving.rates_per_s=[2]",
+    "eval.serving.burstiness=0.5": f"{ENGINE} eval.serving.arrivals=gamma "
+    "eval.serving.rates_per_s=[2]",
+    "eval.serving.workload.output_tokens=8": ENGINE,
+    "eval.serving.replay.log=/a": ENGINE,
+    "eval.serving.replay.format=azure": f"{ENGINE} eval.serving.replay.log=/a",
+    "eval.serving.replay.speeds=[2]": f"{ENGINE} eval.serving.replay.log=/a",
+    "eval.serving.replay.from_s=2": f"{ENGINE} eval.serving.replay.log=/a",
+    "eval.serving.replay.for_s=2": f"{ENGINE} eval.serving.replay.log=/a",
+    "eval.serving.replay.sessions=apart": f"{ENGINE} eval.serving.replay.log=/a",
+    "eval.serving.slo.e2e_p99_s=1": ENGINE,
+    "eval.serving.point=4": ENGINE,
+    "eval.serving.min_window_s=5": ENGINE,
+    "eval.serving.max_window_s=90": ENGINE,
+    "eval.serving.parking_settle_s=1": ENGINE,
+    "eval.serving.parking_s=0": ENGINE,
+    "eval.serving.request_timeout_s=9": ENGINE,
+    "eval.serving.start_timeout_s=9": ENGINE,
+    "eval.serving.measurements=1": ENGINE,
+    "eval.serving.transformers.flags=[--x]": ENGINE,
+    "eval.serving.vllm.flags=[--x]": "eval.serving.engine=vllm model=qwen25_7b_to_0b5",
+    "eval.serving.vllm.python=/a": "paradigm=sequence paradigm.generate.engine=vllm",
+    "eval.serving.transformers.flags=[--y]": "eval=tiny eval.engine=transformers",
+    "eval.serving.start_timeout_s=8": "eval=tiny eval.engine=transformers",
+    "eval.serving.url.student=http://a": "eval.serving.engine=url eval.serving.url.teacher=http://b",
     "telemetry.cpu_tdp_w=65": "telemetry.cpu_estimate=tdp",
     "telemetry.cpu_tdp_threads=8": "telemetry.cpu_estimate=tdp",
     "telemetry.cpu_tdp_source=x": "telemetry.cpu_estimate=tdp",
@@ -47,6 +78,7 @@ READ = {
 UNREAD = {
     "until": ["eval=none"],
     "paradigm.teacher": ["paradigm=sft"],
+    "paradigm.signals_engine": ["paradigm.teacher=online"],
     "paradigm.generate.seed": ["paradigm=on_policy"],
     "paradigm.response.k": ["paradigm.response.support=dense"],
     "paradigm.response.cache_precision": ["paradigm.response.support=dense"],
@@ -63,6 +95,8 @@ UNREAD = {
     "eval.apply_chat_template": ["eval=none"],
     "eval.data_dir": ["eval=none"],
     "eval.tasks_dir": ["eval=none"],
+    "eval.engine": ["eval=none"],
+    "eval.serving.burstiness": ["eval.serving.arrivals=gamma"],
     **{
         f"telemetry.cpu_tdp_{name}": ["telemetry.cpu_estimate=off"]
         for name in ("w", "threads", "source")
@@ -79,7 +113,8 @@ def _asked(word: str, *others: str) -> list[str]:
     dense = word.startswith(("paradigm.response.beta", "paradigm.response.skew"))
     needed = ["paradigm.response.support=dense"] if dense else []
     needed += ["eval.inference=null"] if "eval=lighteval" in others else []
-    return [word, *others, *needed, "gpu=cpu", "training=smoke"]
+    spread = [part for other in others for part in other.split()]
+    return [word, *spread, *needed, "gpu=cpu", "training=smoke"]
 
 
 @pytest.mark.parametrize("word", READ)
@@ -94,10 +129,18 @@ def test_a_word_that_a_run_reads_is_let_pass(word: str, reader: str):
     assert isinstance(config, Config)
 
 
+@pytest.mark.parametrize("word", ["speeds=[2]", "from_s=2", "for_s=2", "format=azure"])
+def test_a_plan_reads_a_log_without_an_engine(word: str):
+    words = ["until=plan", "eval.serving.replay.log=/a", f"eval.serving.replay.{word}"]
+    (config,) = preflight([*words, "gpu=cpu", "training=smoke"], multirun=False)
+    assert not config.eval.serving.is_measured
+
+
 def test_every_rule_is_tried_here_and_is_of_a_setting_that_there_is():
-    assert {_key(word).replace("lighteval.tasks_file", "lighteval") for word in READ} == set(
-        READ_BY
-    )
+    tried = {_key(word) for word in READ}
+    # Some rules are of a whole group, of which one setting is tried.
+    groups = {key.rpartition(".")[0] for key in tried} & set(READ_BY)
+    assert {key for key in tried if key.rpartition(".")[0] not in groups} | groups == set(READ_BY)
     for name in READ_BY:
         group = Config
         for part in name.split("."):

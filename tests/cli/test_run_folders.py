@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kdwatts.artifacts import manifest
-from kdwatts.cli import guards
+from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.cli import guards, sweep
 from kdwatts.cli.overrides import parsed
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.run_folders import (
@@ -200,3 +201,33 @@ def test_a_run_is_not_put_on_top_of_a_sweep(tmp_path: Path):
         claimed(command, is_sweep=False),
     ):
         pass
+
+
+def test_a_folder_from_before_serving_under_load_holds_the_run_that_is_asked_for_now():
+    """It knows no engine, and its last stage is inference."""
+    now = resolve_gpu(compose(["gpu=cpu"]), [])
+    before = OmegaConf.create(OmegaConf.to_container(now, resolve=True))
+    del before.eval["serving"]
+    before.until = "inference"
+    assert sweep.differences(before, now) == {}
+    behind = resolve_gpu(compose(["gpu=cpu", "eval.serving.engine=transformers"]), [])
+    found = sweep.differences(before, behind)
+    assert next(iter(found.items())) == ("eval.serving.engine", ("loop", "transformers"))
+
+
+def test_a_folder_from_before_the_device_decided_holds_the_run_that_is_asked_for_now(
+    tmp_path: Path,
+):
+    """It says what was the default then, and goes on with it."""
+    before = resolve_gpu(
+        compose(["gpu=cpu", "training.compile=false", "training.chunk_rows=256"]), []
+    )
+    settings_of_first_start(tmp_path, before)
+    now = resolve_gpu(compose(["gpu=cpu"]), [])
+    assert sweep.differences(before, now) == {}
+    training = settings_of_first_start(tmp_path, now).training
+    assert (training.compile, training.chunk_rows) == (False, 256)
+    other = resolve_gpu(compose(["gpu=cpu", "training.chunk_rows=512"]), [])
+    assert sweep.differences(before, other) == {"training.chunk_rows": (256, 512)}
+    # A value that somebody chose is no default.
+    assert sweep.differences(other, now) == {"training.chunk_rows": (512, None)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kdwatts.data.packing import IGNORE, Schedule, load_batch, make_schedule
 from kdwatts.data.shards import NO_TARGET, TokenShards, write_shards
@@ -52,6 +53,20 @@ def test_a_prompt_is_input_and_no_target(tmp_path: Path):
     assert batch.input_BT.tolist() == [[1, 2, 3, 4]]
     assert batch.target_BT.tolist() == [[IGNORE, 3, 4, IGNORE]]
     assert batch.num_targets == 2
+    assert batch.target_places.tolist() == [1, 2]
+
+
+def test_targets_of_a_batch_on_a_device_are_counted_and_indexed_on_the_cpu(tmp_path: Path):
+    masked = int(NO_TARGET)
+    batch = load_batch(_shards(tmp_path, [1, 2, 3 | masked, 4, 5, 6]), np.array([0]), 4)
+    # Tensors of this device hold no numbers.
+    sent = batch.to(torch.device("meta"))
+    assert sent.on_cpu is batch and batch.on_cpu is batch
+    assert sent.num_targets == 3
+    assert (sent.target_places.device.type, tuple(sent.target_places.shape)) == ("meta", (3,))
+    again = sent.to(torch.device("cpu"))
+    assert again.target_places.tolist() == batch.target_places.tolist() == [0, 2, 3]
+    assert torch.equal(again.input_BT, batch.input_BT)
 
 
 def test_the_target_tokens_are_rounded_up_to_whole_steps(tmp_path: Path):
@@ -162,7 +177,7 @@ def test_documents_of_one_token_leave_nothing_to_learn_of_themselves(tmp_path: P
 def test_a_batch_that_takes_a_row_as_one_text_says_nothing_of_documents(tmp_path: Path):
     shards = _shards(tmp_path, list(range(40)))
     batch = load_batch(shards, np.array([0, 1]), 8)
-    assert batch.position_BT is None and set(batch.model_inputs) == {"input_ids"}
+    assert batch.position_BT is None
     assert batch.beyond_first_BT.all()
     within = load_batch(shards, np.array([0, 1]), 8, respect_documents=True)
     # Documents of seven tokens: the second begins with token 7, the third with token 14.

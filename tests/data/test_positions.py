@@ -12,9 +12,10 @@ from torch import Tensor
 
 from kdwatts.config.pair import Architecture, ModelSource
 from kdwatts.data.packing import IGNORE, Batch, load_batch
-from kdwatts.data.positions import attention_inputs, positions_in_documents, sampled_positions
+from kdwatts.data.positions import positions_in_documents, sampled_positions
 from kdwatts.data.shards import TokenShards, write_shards
 from kdwatts.models.load import load_model
+from kdwatts.models.row_attention import attention_inputs
 from kdwatts.teacher.signals import SignalPlan, compute_signals
 
 LENGTHS = [5, 1, 9, 12]
@@ -82,6 +83,10 @@ def pieces(batch: Batch) -> list[tuple[int, slice]]:
     ]
 
 
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    return {"input_ids": batch.input_BT, **attention_inputs(batch.position_BT)}
+
+
 @torch.no_grad()
 def largest_difference(model: Any, batch: Batch, logits_BTV: Tensor) -> float:
     """Between a packed row's logits and those of each document alone."""
@@ -97,7 +102,7 @@ def largest_difference(model: Any, batch: Batch, logits_BTV: Tensor) -> float:
 @torch.no_grad()
 def test_a_packed_row_s_logits_are_those_of_each_document_alone(family: str, packed: Batch):
     model = model_of(family)
-    found = model(**packed.model_inputs).logits
+    found = model(**inputs_of(packed)).logits
     assert largest_difference(model, packed, found) < 1e-4 * found.abs().max()
     # The wrong ways: one text, and positions that restart under a mask that does not.
     one_text = model(input_ids=packed.input_BT).logits
@@ -115,7 +120,7 @@ def test_transformers_reads_the_same_documents_out_of_the_positions(packed: Batc
     # With a cache, which is the default, it would not look.
     asked = {"input_ids": packed.input_BT, "position_ids": packed.position_BT}
     theirs = model(**asked, use_cache=False).logits
-    torch.testing.assert_close(model(**packed.model_inputs).logits, theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(**inputs_of(packed)).logits, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_the_teacher_sees_the_documents_that_the_student_sees(packed: Batch):
@@ -129,7 +134,7 @@ def test_the_teacher_sees_the_documents_that_the_student_sees(packed: Batch):
 
 def test_gradients_stop_at_a_document_s_beginning(packed: Batch):
     model = model_of("llama")
-    inputs = packed.model_inputs
+    inputs = inputs_of(packed)
     embedded = model.model.embed_tokens(inputs.pop("input_ids")).detach().requires_grad_()
     # The tenth token is of the row's third document, which begins with its seventh.
     model(inputs_embeds=embedded, **inputs).logits[0, 9].sum().backward()

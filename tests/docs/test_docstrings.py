@@ -13,7 +13,7 @@ PAGES = sorted((ROOT / "docs/reference/api").glob("*.md"))
 ROOMS = {
     "kdwatts": (
         *("artifacts", "data", "evaluation", "losses", "memory", "metrics", "models", "planning"),
-        *("records", "runtime", "stages", "teacher", "telemetry", "tools", "training"),
+        *("records", "runtime", "serving", "stages", "teacher", "telemetry", "tools", "training"),
     ),
     "multirun_analysis": ("collect", "figures", "statistics", "values"),
 }

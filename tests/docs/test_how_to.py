@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import pytest
 
+from docs.generate.class_fields import classes_in
 from kdwatts.cli import flags, guards
 from kdwatts.cli.preflight import command_of
 from kdwatts.config.checks import check
 from kdwatts.config.experiment import STAGES, Config
+from kdwatts.serving.client.outcomes import FAILURES
+from kdwatts.serving.serving_options import parser, settings_of
 from multirun_analysis.report.page import PROFILES, report_name
 from multirun_analysis.statistics.choice import VERDICTS
 from tests.docs.pages import ROOT, blocks
@@ -139,14 +142,19 @@ def help_of(*words: str) -> str:
     return done.stdout
 
 
-OTHERS = [*commands("python -m multirun_analysis"), *commands("python -m kdwatts.telemetry")]
+OTHERS = [
+    *commands("python -m multirun_analysis"),
+    *commands("python -m kdwatts.telemetry"),
+    *commands("python -m kdwatts.serving"),
+    *commands("python -m kdwatts.traffic"),
+]
 
 
 @pytest.mark.parametrize("command", OTHERS, ids=ids(OTHERS))
 def test_the_options_of_other_command_lines_exist(command: Command):
     words = shlex.split(command.line.partition(" -- ")[0])[1:]
     program = words[: 3 if words[2:] and words[2] in ("import", "status", "choose") else 2]
-    options = [word for word in words[len(program) :] if word.startswith("--")]
+    options = [word.partition("=")[0] for word in words[len(program) :] if word.startswith("--")]
     shown = re.findall(r"--[\w-]+", help_of(*program))
     assert set(options) <= set(shown)
 
@@ -171,9 +179,33 @@ def test_the_pages_name_every_stage_profile_and_verdict_and_only_those():
     assert re.findall(r"^\| `([\w ]+)` \|", verdicts, re.M) == list(VERDICTS)
 
 
+def test_the_page_on_serving_names_every_kind_of_failure_and_verdict_and_only_those():
+    failures = section("docs/how_to/measure_serving.md", "## If something goes wrong")
+    assert re.findall(r"^\| `(\w+)` \|", failures, re.M) == list(FAILURES)
+    verdicts = section("docs/how_to/measure_serving.md", "## The verdicts")
+    classes = classes_in("kdwatts/records/serving_record.py")
+    stated = " ".join(
+        field.words or ""
+        for name in ("ServingPoint", "Capacity")
+        for field in classes[name].fields
+        if field.name == "verdict"
+    )
+    listed = re.findall(r"^\| `(\w+)` \|", verdicts, re.M)
+    assert len(listed) == 9
+    assert [word for word in listed if not re.search(rf"\b{word}\b", stated)] == []
+
+
+def test_the_commands_on_serving_read_their_words_as_settings():
+    found = commands("python -m kdwatts.serving")
+    for command in found:
+        words = shlex.split(command.line.partition("kdwatts.serving")[2])
+        assert settings_of(parser().parse_args(words)).is_measured
+    assert {"measure_serving", "size_a_service"} <= {command.page.stem for command in found}
+
+
 def test_imported_records_are_analysed_and_chosen_from_as_the_pages_say(tmp_path: Path):
     imported, both = commands("python -m multirun_analysis", "import_records")
-    (choice, _) = commands("python -m multirun_analysis choose", "choose_what_to_serve")
+    (_, choice, _) = commands("python -m multirun_analysis choose", "choose_what_to_serve")
     (esg,) = commands("python -m multirun_analysis", "add_options")
     write_files(esg.page, tmp_path)
     for command in (imported, both, esg):

@@ -40,6 +40,7 @@ PARSERS = [
     command_lines.status_parser,
     command_lines.import_parser,
     command_lines.telemetry_parser,
+    command_lines.serving_parser,
     command_lines.build_tiny_parser,
     command_lines.gguf_parser,
     command_lines.get_args_parser,
@@ -158,18 +159,28 @@ def test_every_field_of_every_record_has_words():
     assert silent == []
 
 
+def test_a_record_in_serving_json_that_is_of_a_type_of_its_own_leads_to_what_the_type_holds():
+    page = records.page()
+    links = set(re.findall(r"\]\(#([\w-]+)\)", page))
+    assert {"figure", "percentiles", "engine", "load", "capacity", "quantized"} <= links
+    assert [link for link in links if f"{{#{link}}}" not in page] == []
+
+
 def test_a_unit_is_read_off_the_end_of_a_name():
     found = {name: unit_of(name, "float") for name in ("power_w", "gpu_power_w_mean", "loss")}
     assert found == {"power_w": "W", "gpu_power_w_mean": "W", "loss": None}
     assert unit_of("student_total_j_per_token_least", "float") == "J/token"
     assert unit_of("own_energy_quality", "str") is None
+    assert unit_of("j_per_good_request", "Figure") == "J/request"
+    assert unit_of("requests_per_s", "Figure") == "requests/s"
+    assert unit_of("output_tokens_per_s", "Figure") == "tokens/s"
 
 
 def test_the_fields_of_status_and_manifest_are_those_that_are_written(tmp_path: Path, configure):
     write_status(tmp_path, state="running", stage="distill", attempt=1)
     assert read_json(tmp_path / "status.json").keys() == plain_records.STATUS.keys()
     write_manifest(tmp_path, configure(), [], attempt=1, overrides=[])
-    add_to_manifest(tmp_path, stopped_by="target_tokens", feature_pairs=[])
+    add_to_manifest(tmp_path, stopped_by="target_tokens", feature_pairs=[], serving_engine={})
     assert read_json(tmp_path / "manifest.json").keys() == plain_records.MANIFEST.keys()
 
 
@@ -207,6 +218,7 @@ def test_the_columns_of_every_table_are_those_that_are_written(tmp_path: Path):
 def test_the_files_of_tables_are_those_of_the_catalogue():
     source = (REPOSITORY / "multirun_analysis/figures/catalogue.py").read_text("utf-8")
     named = set(re.findall(r'"(\w+)": \w+\(', source)) - {"loss_curves-", ""}
+    named.add("serving_under_load")  # One for each engine, which their own file names.
     against = {name for name in tables.EXHIBITS if "_against_" in name and "_kept_" in name}
     against |= {name for name in tables.EXHIBITS if name.startswith("student_bits_per_byte_")}
     assert len(against) == 6

@@ -19,7 +19,7 @@ from kdwatts.cli.attempt import run_in
 from kdwatts.cli.preflight import compose
 from kdwatts.config.evaluation import EvalTask, Lighteval
 from kdwatts.evaluation import lighteval
-from kdwatts.evaluation.lighteval import child_environment, installed_version, mean_over_tasks
+from kdwatts.evaluation.lighteval import installed_version, mean_over_tasks
 from kdwatts.evaluation.tasks.mmlu_dev import read_questions
 from kdwatts.records.files import read_jsonl
 from kdwatts.runtime.paths import TINY_DIR
@@ -81,20 +81,6 @@ def test_the_plan_of_a_run_refuses_it_too(configure: Callable[..., Any]):
     )
     with pytest.raises(ValueError, match="cannot be run"):
         settings(config, "student")
-
-
-def test_the_child_sees_one_gpu_of_those_that_this_job_has_and_no_other_ranks(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f0c,GPU-77aa")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    environment = child_environment(1)
-    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-77aa"
-    assert not {"WORLD_SIZE", "PYTHONPATH"} & set(environment)
-    assert child_environment(None, cpu=True)["CUDA_VISIBLE_DEVICES"] == ""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert child_environment(3)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_the_mean_of_two_tasks_has_half_the_root_of_their_squared_errors():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import tempfile
@@ -22,19 +21,19 @@ from typing import Any
 import torch
 
 from kdwatts.config.machine import Telemetry
+from kdwatts.records.files import write_json
 from kdwatts.telemetry import nvml
 from kdwatts.telemetry.meter import Meter
 
-EQUAL = 5
+EQUAL = 3
 LOADS = (
-    *((("idle", None, 10.0),) + (("full", 0.0, 10.0),) * EQUAL),
-    *(("full", 0.0, 5.0), ("full", 0.0, 2.2)),
-    *(("square", 0.25, 10.0), ("square", 1.0, 10.0), ("square", 4.0, 10.0)),
-    *(("square", 1.0, 5.0), ("square", 1.0, 2.2)),
+    *(("square", 1.0, 10.0), ("idle", None, 5.0), ("full", 0.0, 10.0)),
+    *(("square", 0.25, 10.0), ("square", 4.0, 12.0)),
+    *((("full", 0.0, 5.0),) * EQUAL + (("full", 0.0, 2.2), ("square", 1.0, 2.2))),
 )
 """Name, seconds of a square wave's period (0 never pauses, None never works), seconds in all.
 
-The meter tells no energy of a window below 2 s."""
+The meter tells no energy of a window below 2 s. The first are those that the bar is about."""
 
 
 class Products:
@@ -164,14 +163,15 @@ def main() -> None:
         for name, period_s, seconds in LOADS:
             row = measured(meter, products, name, period_s, max(2.2, seconds * given.scale))
             record["windows"].append(row)
-            path.write_text(json.dumps(record, indent=1))  # A cut leaves the windows before it.
+            write_json(path, record)  # A cut leaves the windows before it.
             print({key: row[key] for key in ("load", "period_s", "power_w", "difference_pct")})
-    equal = [row for row in record["windows"] if row["load"] == "full"][:EQUAL]
+    # Those of 5 s, as long as each other.
+    equal = [row for row in record["windows"] if row["load"] == "full"][1 : 1 + EQUAL]
     record["equal_windows_sd_pct"] = {
         key: spread_pct([row[key] for row in equal])
         for key in ("power_w", "j_per_product", "sampled_energy_j")
     }
-    path.write_text(json.dumps(record, indent=1))
+    write_json(path, record)
     print(record["renewals"], record["equal_windows_sd_pct"])
 
 

@@ -14,20 +14,13 @@ from kdwatts.losses.head import DenseTeacher, head_loss
 from kdwatts.losses.response import DIVERGENCES, dense_term
 from kdwatts.models.load import recompute_blocks
 from kdwatts.training.autocast import autocast
-from tests.gpu.gpu import DEVICE, ON_GPU
+from tests.gpu.gpu import DEVICE, ON_GPU, distance
 from tests.training.pair import gradients, llama, make_batch, make_objective, share
 from tests.training.test_objective import EVERY_PARADIGM, PARADIGMS
 
 pytestmark = [pytest.mark.gpu, ON_GPU]
 
 POSITIONS, WIDTH, VOCABULARY = 300, 64, 4_000
-
-
-def distance(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Length of the difference of all gradients over that of the expected ones."""
-    pairs = list(zip(found, expected, strict=True))
-    apart = sum(((one.cpu().double() - other) ** 2).sum() for one, other in pairs)
-    return float((apart / sum((other**2).sum() for _, other in pairs)) ** 0.5)
 
 
 def sides(seed: int) -> list[Tensor]:

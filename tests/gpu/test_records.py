@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.gpu import tables
@@ -33,12 +38,137 @@ def test_a_window_of_the_counter_is_a_row_of_the_table_and_a_missing_figure_an_e
     ]
 
 
+OURS = {"median_ms": 12.5, "least_ms": 12.0, "peak_over_base_gib": 1.25}
+
+
 def test_a_head_that_failed_is_named_with_its_error():
-    heads = {"ours": {"median_ms": 12.5, "least_ms": 12.0, "peak_over_base_gib": 1.25}}
-    rows = tables.head_table({"heads": heads | {"liger": {"error": "OutOfMemoryError: no"}}})
+    record = {"heads": {"ours": OURS, "liger": {"error": "OutOfMemoryError: no"}}}
+    rows = tables.head_table(record | {"products": {"2048": {"median_ms": 10.0}}})
     assert rows.splitlines()[2:] == [
-        "| ours | 12.5 | 12 | 1.25 |",
-        "| liger | OutOfMemoryError: no |  |  |",
+        "| products alone, chunks of 2048 | 10 |  |  |  |",
+        "| ours | 12.5 | 12 | 1.25 | 25 |",
+        "| liger | OutOfMemoryError: no |  |  |  |",
+    ]
+
+
+def held(records: dict[str, Any]) -> dict[str, str]:
+    return {name: met for name, _, _, met in tables.bars(records)}
+
+
+def test_what_was_not_measured_is_said_of_every_bar():
+    assert set(held({}).values()) == {"not measured"}
+
+
+def test_the_worst_long_window_under_load_is_held_against_the_counter_s_bar():
+    idle = WINDOW | {"load": "idle", "difference_pct": 9.0}
+    short = WINDOW | {"duration_s": 2.2, "difference_pct": 9.0}
+    name = "counter beside the integral of power, %"
+    assert held({"counter.json": {"windows": [WINDOW, idle, short]}})[name] == "met"
+    worse = WINDOW | {"difference_pct": -2.1}
+    assert held({"counter.json": {"windows": [WINDOW, worse]}})[name] == "not met"
+    sampled = WINDOW | {"difference_pct": 0.0, "method": "nvml_samples"}
+    assert held({"counter.json": {"windows": [sampled]}})[name] == "not measured"
+
+
+def test_the_head_is_held_against_liger_s_of_the_same_run_and_never_on_a_cpu():
+    other = {"median_ms": 12.6, "least_ms": 12.5, "peak_over_base_gib": 1.2}
+    record = {
+        "gpu": "NVIDIA H200",
+        "products": {"2048": {"median_ms": 10.0}},
+        "heads": {"ours jsd, chunks of 2048": OURS, "liger jsd": other},
+    }
+    found = held({"head.json": record})
+    assert found["head, jsd, ms"] == "met"
+    assert found["head, jsd, GiB"] == "not met"
+    assert found["head, jsd, beyond products, %"] == "not met"
+    assert found["head, forward_kl, ms"] == "not measured"
+    assert set(held({"head.json": record | {"gpu": "CPU"}}).values()) == {"not measured"}
+
+
+@pytest.mark.parametrize(
+    ("mfu", "share", "expected"),
+    [
+        (0.45, 1.09, ("met", "met")),
+        (0.44, 0.89, ("not met", "not met")),
+        (None, 1.11, ("not measured", "not met")),
+    ],
+)
+def test_a_step_is_held_to_45_per_cent_of_the_peak_and_to_a_tenth_of_the_plan(
+    mfu: float | None, share: float, expected: tuple[str, str]
+):
+    found = held({"steps.json": {"online": {"mfu": mfu, "peak_over_plan": share}}})
+    assert (found["online, MFU"], found["online, peak over the plan's"]) == expected
+
+
+def test_of_two_loans_a_step_is_the_last_one_that_was_taken(tmp_path: Path):
+    taken: list[dict[str, Any]] = [{"cached": 1, "online": 2}, {"online": 3}]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, steps in zip(folders, taken, strict=True):
+        folder.mkdir()
+        (folder / "steps.json").write_text(json.dumps(steps))
+    (folders[0] / "head.json").write_text('{"heads": {}}')
+    assert tables.together(folders) == {
+        "steps.json": {"cached": 1, "online": 3},
+        "head.json": {"heads": {}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "No GPU (None); None, None CPUs; no date; ."),
+        (
+            {"gpu": "no nvidia-smi", "machine": {"cpu": "Xeon", "cpus": 2}, "date_utc": "today"},
+            "No GPU (no nvidia-smi); Xeon, 2 CPUs; today; .",
+        ),
+        (
+            {
+                **{"gpu": "no nvidia-smi", "cuda": {"name": "H200"}, "date_utc": "today"},
+                **{"kernel": {"is_fused": False, "why_plain": "it fails"}},
+                "versions": {"torch": "2.11.0", "trl": None},
+            },
+            "H200, and nvidia-smi does not answer (no nvidia-smi); the fused kernel does not run "
+            "(it fails); today; torch 2.11.0.",
+        ),
+    ],
+)
+def test_facts_that_could_not_be_had_still_make_a_line(facts: dict[str, Any], expected: str):
+    assert tables.facts_lines(facts) == expected
+
+
+def test_tests_are_counted_by_file_and_a_failure_says_its_first_line():
+    path = "tests/gpu/test_losses_on_gpu.py"
+    rows = [
+        {"test": f"{path}::one", "outcome": "passed", "seconds": 1.5},
+        {
+            "test": f"{path}::two",
+            "outcome": "failed",
+            "seconds": 0.5,
+            "message": "boom\nassert 1 == 2",
+        },
+    ]
+    assert tables.tests_lines(rows).splitlines()[2:] == [
+        "| test_losses_on_gpu.py | 1 | 1 | 0 | 2 |",
+        "",
+        f"- `{path}::two`: boom",
+    ]
+
+
+def test_a_run_of_the_sweep_that_was_cut_off_is_a_row_of_empty_cells(tmp_path: Path):
+    row = {
+        **{"window": "run/distill/train", "duration_s": 4.0, "tokens": 8_000},
+        **{"energy_j": {"gpu": 400.0}, "sampled_energy_j": {"gpu": 396.0}},
+        "method": {"gpu": "nvml_counter"},
+    }
+    for name, text in (("0-sft", json.dumps(row) + "\n"), ("1-response", '{"window": "run/dis')):
+        folder = tmp_path / "sweep" / name
+        folder.mkdir(parents=True)
+        (folder / "stages.jsonl").write_text(text)
+    with tarfile.open(tmp_path / "sweep.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "sweep", "sweep")
+    assert tables.sweep_table(tmp_path / "sweep.tar.gz").splitlines()[2:] == [
+        "| 0-sft | 4 | 400 | 396 | 2,000 | 50 | nvml_counter |",
+        "| 1-response |  |  |  |  |  |  |",
     ]
 
 
@@ -55,20 +185,53 @@ def rehearse(out: Path, *words: str, **environment: str) -> str:
 
 
 def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path: Path):
-    told = rehearse(tmp_path / "out", "--minutes", "0", "--parts", "facts counter")
+    out = tmp_path / "out"
+    told = rehearse(out, "--minutes", "0", "--parts", "facts counter")
     assert "counter was left out, 0 s were left" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.txt"]
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "tables.md"]
+    assert "not measured" in (out / "tables.md").read_text()
+
+
+def test_the_largest_record_is_left_out_and_said_when_there_are_too_many_mib(tmp_path: Path):
+    (tmp_path / "sweep.tar.gz").write_bytes(bytes(2 << 20))
+    (tmp_path / "head.json").write_text('{"heads": {}}')
+    told = rehearse(tmp_path, "--minutes", "0", "--max-mib", "1", "--parts", "facts")
+    assert "sweep.tar.gz was left out, the records were more than 1 MiB" in told
+    assert (tmp_path / "head.json").is_file()
+    assert not (tmp_path / "sweep.tar.gz").exists()
+
+
+def test_a_run_that_outlives_its_part_is_ended_and_holds_no_gpu_for_the_next(tmp_path: Path):
+    python, left = tmp_path / "python", tmp_path / "left"
+    python.write_text(
+        "#!/bin/sh\n"
+        f"case $1 in */facts.py) sleep 600 & echo $! >{left} ;;\n"
+        f'*) exec {sys.executable} "$@" ;; esac\n'
+    )
+    python.chmod(0o755)
+    rehearse(tmp_path / "out", "--minutes", "1", "--parts", "facts", PYTHON=str(python))
+    pid, deadline_s = int(left.read_text()), time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
 def test_a_rehearsal_leaves_at_most_eight_files_with_every_part(tmp_path: Path):
     told = rehearse(tmp_path, "--parts", "facts head cached online")
-    assert told.count("status 0") == 4, (tmp_path / "log.txt").read_text()
+    # Each library's head is a process of its own.
+    assert told.count("status 0") == 7, (tmp_path / "log.txt").read_text()
     assert len(list(tmp_path.iterdir())) <= 8
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["kernel"]["why_plain"] is None
+    assert [name for name, fact in facts.items() if isinstance(fact, str)] == [
+        "date_utc",
+        *([] if shutil.which("nvidia-smi") else ["gpu", "pages"]),
+    ]
     steps = json.loads((tmp_path / "steps.json").read_text())
     # The teacher's forward pass is counted where it runs.
     assert steps["online"]["tflop_a_step"] > steps["cached"]["tflop_a_step"]
     heads = json.loads((tmp_path / "head.json").read_text())["heads"]
     for term in ("jsd", "forward_kl"):
-        ours = heads[f"ours {term}, chunks of 1024"]["loss"]
+        ours = heads[f"ours {term}, chunks of 2048"]["loss"]
         assert ours == pytest.approx(heads[f"dense {term}"]["loss"], rel=1e-3)

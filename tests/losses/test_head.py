@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 import torch
@@ -159,6 +161,41 @@ def test_the_bias_of_the_teachers_head_is_part_of_what_it_says():
     expected, _ = head_loss(HIDDEN, WEIGHT, terms(), WEIGHTS, teacher=wider)
     torch.testing.assert_close(found, expected)
     assert abs(found.item() - dense_reference(HIDDEN, WEIGHT).item()) > 0.1
+
+
+def test_chunks_of_one_row_more_or_less_lie_in_one_memory():
+    places: list[tuple[str, int]] = []
+
+    class Watched(Buffers):
+        def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+            taken = super().take(name, rows, columns, like)
+            places.append((name, taken.data_ptr()))
+            return taken
+
+    buffers = Watched()
+    for num_rows in (5, 7, 6):  # Chunks of 2 and 3, then of 2, 2 and 3, then of 3 and 3.
+        (hidden, states), weight = (HIDDEN[:num_rows], TEACHER_HIDDEN[:num_rows]), WEIGHT
+        sides = DenseTeacher(states, TEACHER_WEIGHT)
+        named = {"kd": dense_term("forward_kl")}
+        head_loss(hidden, weight, named, WEIGHTS, teacher=sides, chunk_rows=3, buffers=buffers)
+    assert len(places) == 2 * (2 + 3 + 2) and len(set(places)) == 2
+
+
+def test_memory_that_is_too_small_is_given_back_before_more_is_taken():
+    buffers, alive = Buffers(), []
+    buffers.take("student", 2, 3, HIDDEN)
+    (small,) = map(weakref.ref, buffers._held.values())
+
+    class Like:
+        dtype, device = HIDDEN.dtype, HIDDEN.device
+
+        @staticmethod
+        def new_empty(count: int) -> Tensor:
+            alive.append(small())
+            return HIDDEN.new_empty(count)
+
+    assert buffers.take("student", 4, 3, cast(Tensor, Like)).shape == (4, 3)
+    assert alive == [None]
 
 
 def test_buffers_are_taken_from_call_to_call_and_what_is_in_them_does_not_matter():

@@ -71,6 +71,24 @@ def test_positions_that_are_not_compared_add_neither_loss_nor_gradient():
     assert not gradient[~compared].any() and gradient[compared].any(-1).all()
 
 
+def test_positions_that_are_not_compared_are_not_sorted(monkeypatch: pytest.MonkeyPatch):
+    compared = torch.tensor([True, False, True, False, False])
+    shapes = []
+    sort = Tensor.sort
+    monkeypatch.setattr(
+        Tensor, "sort", lambda x, *a, **k: shapes.append(x.shape) or sort(x, *a, **k)
+    )
+    universal(logits(0), logits(1, vocabulary=17), compared_N=compared)
+    assert shapes == [(2, 11), (2, 17)]
+
+
+def test_where_no_position_is_compared_there_is_neither_loss_nor_gradient():
+    student = logits(0).requires_grad_()
+    found = universal(student, logits(1), compared_N=torch.zeros(5, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert not found.any() and not gradient.any()
+
+
 @pytest.mark.parametrize("chunk_rows", [2, 5])
 def test_in_the_head_two_vocabularies_and_cross_entropy_go_together(chunk_rows: int):
     hidden, weight = logits(2, 5, 4).requires_grad_(), logits(3, 11, 4).requires_grad_()

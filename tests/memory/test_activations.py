@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from kdwatts.config.pair import Architecture
 from kdwatts.config.paradigm import Feature
 from kdwatts.config.training import Lora
-from kdwatts.data.positions import attention_inputs
 from kdwatts.losses.feature import DISTANCES
 from kdwatts.memory.activations import block_bytes, checkpoint_bytes, feature_bytes, norm_bytes
 from kdwatts.models.load import architecture_settings
+from kdwatts.models.row_attention import attention_inputs
 from kdwatts.training.autocast import autocast
 from kdwatts.training.lora import add_adapters
 from kdwatts.training.projectors import make_projectors, project

@@ -10,7 +10,11 @@ import pytest
 from kdwatts.config.experiment import Config
 from kdwatts.config.generation import Generate
 from kdwatts.memory.budget import estimate
-from kdwatts.memory.generation_budget import estimate_writing, num_prompts_of
+from kdwatts.memory.generation_budget import (
+    estimate_writing,
+    num_prompts_of,
+    writing_work_bytes_of,
+)
 from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.fits import check_memory
@@ -106,11 +110,36 @@ def test_what_does_not_fit_the_writer_is_refused(
 def test_a_batch_whose_keys_and_values_do_not_fit_on_the_gpu_is_refused(configure: Configure):
     check_memory(configure("paradigm=sequence", *LLAMA))
     # 512 texts of 2,047 tokens at 128 KiB are 128 GiB; reading their 512 tokens of prompt takes
-    # twelve bytes of width 4,096 and six of 14,336 a token, 33 GiB beside the weights' 15.
+    # twelve bytes of width 4,096, six of 14,336 and three for each of 2,047 places of the mask a
+    # token: 34.5 GiB beside the weights' 15.
     large: Any = configure("paradigm=sequence", *LLAMA, "paradigm.generate.batch_size=512")
     said = (
-        "keys and values of a batch take 128 GiB and all else 48 GiB, and one gpu=h100 has room "
+        "keys and values of a batch take 128 GiB and all else 49 GiB, and one gpu=h100 has room "
         "for 79 GiB"
     )
     with pytest.raises(ValueError, match=said):
         check_memory(large)
+
+
+def test_what_stands_beside_keys_and_values_is_worked_by_hand(configure: Configure):
+    workload = workload_of(configure("paradigm=sequence", *LLAMA))
+    writing = estimate_writing(workload)
+    assert writing and workload.paradigm.generate
+    batch = workload.paradigm.generate.batch_size
+    # 512 tokens of prompt see 2,047 places: one byte, and two that attention adds.
+    mask = 3 * batch * 512 * 2047
+    # Twelve bytes of width 4,096 and six of 14,336 for each token of a prompt.
+    forward = batch * 512 * (12 * 4096 + 6 * 14_336)
+    assert writing_work_bytes_of(workload, writing) == pytest.approx(mask + forward)
+
+
+def test_keys_and_values_repeated_for_all_heads_count_where_texts_are_long(configure: Configure):
+    long = ("paradigm.generate.prompt_tokens=16", "paradigm.generate.new_tokens=2000")
+    workload = workload_of(configure("paradigm=sequence", *LLAMA, *long))
+    writing = estimate_writing(workload)
+    assert writing and workload.paradigm.generate
+    batch = workload.paradigm.generate.batch_size
+    # Keys and values of 32 heads of 128, though eight are kept.
+    repeated = 2 * 32 * 128 * 2 * batch * 2016
+    mask = 3 * batch * 16 * 2016
+    assert writing_work_bytes_of(workload, writing) == pytest.approx(mask + repeated)

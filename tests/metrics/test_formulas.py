@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from kdwatts.metrics import student_t
 from kdwatts.metrics.accuracy_kept import BenchmarkScore, om_perf
 from kdwatts.metrics.efficiency import eff_overall, j_per_token
 from kdwatts.metrics.footprint import co2e_kg, cost_usd, water_l
@@ -123,3 +124,13 @@ def test_water_is_that_of_the_computers_kilowatt_hours_and_unknown_without_a_fig
     assert water_l(7.2e6, wue_l_per_kwh=0.12) == pytest.approx(0.24)
     assert water_l(7.2e6, wue_l_per_kwh=None) is None
     assert water_l(None, wue_l_per_kwh=0.12) is None
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_student_s_t_is_the_same_without_scipy(confidence: float, monkeypatch: pytest.MonkeyPatch):
+    for degrees in (1, 1.3, 2, 2.7, 9, 30, 201.5, 1e4, math.inf):
+        expected = student_t.t_quantile(degrees, confidence)
+        with monkeypatch.context() as patch:
+            patch.setattr(student_t, "find_spec", lambda name: None)
+            found = student_t.t_quantile(degrees, confidence)
+        assert found == pytest.approx(expected, rel=1e-9)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
@@ -46,6 +46,35 @@ def other_tokenizer() -> PreTrainedTokenizerFast:
         ["What light through yonder window breaks? Speak again."], trainer
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+def save_other_teacher(folder: Path) -> dict[str, int]:
+    """The shape of a random Llama of two blocks, saved with a tokenizer of its own."""
+    other_tokenizer().save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=OTHER_ROWS,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "head_dim": 16,
+        "vocab_size": OTHER_ROWS,
+        "max_positions": 512,
+    }
 
 
 def reduced(shape: Architecture, *, num_layers: int) -> Architecture:

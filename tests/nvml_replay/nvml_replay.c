@@ -7,6 +7,8 @@
  * Settings are environment variables:
  *
  *   NVML_REPLAY_TRACE              file of `t_s w_gpu0 w_gpu1 ...`; without it one GPU at 100 W
+ *   NVML_REPLAY_LIVE               1: the trace may grow. Whole lines that are appended count from the
+ *                                  next query on; a line takes back those of its time and later
  *   NVML_REPLAY_START_S            CLOCK_MONOTONIC seconds of t = 0; default: the first nvmlInit
  *   NVML_REPLAY_POWER_PERIOD_MS    the power sensor is refreshed this often (100)
  *   NVML_REPLAY_POWER_WINDOW_MS    and averages this long (25)
@@ -22,7 +24,8 @@
  *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the GPU lacks
  *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 mistakes units
  *   NVML_REPLAY_NAME               product name
- *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU
+ *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU, read
+ *                                  anew at each question
  *   NVML_REPLAY_MIG                1: the GPUs are sliced
  */
 #define _GNU_SOURCE
@@ -251,6 +254,7 @@ typedef struct {
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *processes) {
   ASK("");
   unsigned room = *count;
+  read_pids();
   *count = num_pids;
   if (room < num_pids) return INSUFFICIENT_SIZE;
   for (unsigned i = 0; i < num_pids; i++) processes[i] = (Process){.pid = pids[i]};

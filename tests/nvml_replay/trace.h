@@ -1,5 +1,6 @@
 /* The trace that nvml_replay.c replays, its settings, and what the meters of a GPU make of it. */
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +27,8 @@ static double start_s = -1, power_period_s, power_window_s, reset_s, mw_per_w;
 static double counter_period_s, counter_phase_s;
 static unsigned long long counter_start_mj;
 static int latency_us, is_sliced;
+static FILE *live; /* the trace, where it grows; else NULL */
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER; /* of a trace that grows */
 static const char *unsupported = "", *name = "NVIDIA H100 80GB HBM3";
 
 static double setting(const char *key, double fallback) {
@@ -41,36 +44,66 @@ static double monotonic_s(void) {
 
 static double trace_time_s(void) { return monotonic_s() - start_s; }
 
+/* The point that a line of the trace says; whether it says one. */
+static int is_point(char *line, Point *point) {
+  if (*line == '#' || *line == '\n') return 0;
+  memset(point, 0, sizeof *point);
+  char *rest = line;
+  point->time_s = strtod(line, &rest);
+  for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
+    char *end;
+    double power_w = strtod(rest, &end);
+    if (end == rest) break;
+    point->power_w[gpu] = power_w;
+    rest = end;
+    if (gpu + 1 > num_gpus) num_gpus = gpu + 1;
+  }
+  return 1;
+}
+
+static void add_point(const Point *point) {
+  static int room = 1;
+  if (num_points == room) points = realloc(points, (room *= 2) * sizeof *points);
+  Point *new = &points[num_points++];
+  *new = *point;
+  for (int gpu = 0; gpu < num_gpus && num_points > 1; gpu++)
+    new->energy_j[gpu] =
+        new[-1].energy_j[gpu] + new[-1].power_w[gpu] * (new->time_s - new[-1].time_s);
+}
+
+/* Take the whole lines that are new in a trace that grows. Call it with `reading` held. */
+static void read_on(void) {
+  char line[4096];
+  clearerr(live);
+  for (long from = ftell(live); fgets(line, sizeof line, live); from = ftell(live)) {
+    if (!strchr(line, '\n')) { /* The rest of it is yet to be written. */
+      fseek(live, from, SEEK_SET);
+      return;
+    }
+    Point point;
+    if (!is_point(line, &point)) continue;
+    while (num_points && points[num_points - 1].time_s >= point.time_s) num_points--;
+    add_point(&point);
+  }
+}
+
 static void read_trace(const char *path) {
   points = calloc(1, sizeof *points);
   num_points = 1;
   points[0].power_w[0] = 100;
-  FILE *file = path ? fopen(path, "r") : NULL;
+  FILE *file = path ? fopen(path, "re") : NULL;
   if (!file) return;
-  char line[4096];
   num_points = 0;
-  while (fgets(line, sizeof line, file)) {
-    if (*line == '#' || *line == '\n') continue;
-    points = realloc(points, (num_points + 1) * sizeof *points);
-    Point *point = &points[num_points++];
-    memset(point, 0, sizeof *point);
-    char *rest = line;
-    point->time_s = strtod(line, &rest);
-    for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
-      char *end;
-      double power_w = strtod(rest, &end);
-      if (end == rest) break;
-      point->power_w[gpu] = power_w;
-      rest = end;
-      if (gpu + 1 > num_gpus) num_gpus = gpu + 1;
-    }
+  if (setting("NVML_REPLAY_LIVE", 0)) {
+    live = file;
+    read_on();
+    return;
   }
+  char line[4096];
+  Point point;
+  while (fgets(line, sizeof line, file))
+    if (is_point(line, &point)) add_point(&point);
   fclose(file);
-  for (int i = 1; i < num_points; i++)
-    for (int gpu = 0; gpu < num_gpus; gpu++)
-      points[i].energy_j[gpu] =
-          points[i - 1].energy_j[gpu] +
-          points[i - 1].power_w[gpu] * (points[i].time_s - points[i - 1].time_s);
 }
 
 static const char *first_item(const char *key) {
@@ -81,6 +114,13 @@ static const char *first_item(const char *key) {
 static const char *next_item(const char *text) {
   const char *comma = strchr(text, ',');
   return comma ? comma + 1 : NULL;
+}
+
+/* Read at each question: a test changes them while it runs. */
+static void read_pids(void) {
+  num_pids = 0;
+  for (const char *text = first_item("NVML_REPLAY_PIDS"); text; text = next_item(text))
+    if (num_pids < MAX_PIDS) pids[num_pids++] = (unsigned)atoi(text);
 }
 
 static void read_settings(void) {
@@ -104,8 +144,6 @@ static void read_settings(void) {
   }
   const char *away = first_item("NVML_REPLAY_RELOAD");
   if (away) sscanf(away, "%lf:%lf:%d", &reload.from_s, &reload.to_s, &reload.code);
-  for (const char *text = first_item("NVML_REPLAY_PIDS"); text; text = next_item(text))
-    if (num_pids < MAX_PIDS) pids[num_pids++] = (unsigned)atoi(text);
   read_trace(getenv("NVML_REPLAY_TRACE"));
 }
 
@@ -126,19 +164,33 @@ static double last_update_s(double period_s, double phase_s) {
   return period_s > 0 ? floor((now_s - phase_s) / period_s) * period_s + phase_s : now_s;
 }
 
+static void hold_trace(void) {
+  if (!live) return;
+  pthread_mutex_lock(&reading);
+  read_on();
+}
+
+static void release_trace(void) {
+  if (live) pthread_mutex_unlock(&reading);
+}
+
 static unsigned power_mw(int gpu, double window_s) {
   double to_s = last_update_s(power_period_s, 0), from_s = to_s - window_s;
   if (from_s < 0) from_s = 0;
   if (to_s <= from_s) to_s = from_s + 1e-6;
+  hold_trace();
   double mean_w = (energy_until_j(gpu, to_s) - energy_until_j(gpu, from_s)) / (to_s - from_s);
+  release_trace();
   return (unsigned)llround(mean_w * mw_per_w);
 }
 
 static unsigned long long counter_mj(int gpu) {
   double now_s = trace_time_s(), to_s = last_update_s(counter_period_s, gpu * counter_phase_s);
   double restart_s = now_s >= reload.to_s ? reload.to_s : reset_s;
-  if (now_s < restart_s)
-    return counter_start_mj + (unsigned long long)(energy_until_j(gpu, to_s) * 1e3);
-  double since_j = energy_until_j(gpu, to_s) - energy_until_j(gpu, restart_s);
+  int is_first = now_s < restart_s;
+  hold_trace();
+  double since_j = energy_until_j(gpu, to_s) - (is_first ? 0 : energy_until_j(gpu, restart_s));
+  release_trace();
+  if (is_first) return counter_start_mj + (unsigned long long)(since_j * 1e3);
   return since_j > 0 ? (unsigned long long)(since_j * 1e3) : 0;
 }

@@ -14,6 +14,7 @@ import pytest
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import check, to_config
+from kdwatts.config.device_choices import settle_again
 from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Gpu
 from kdwatts.config.paradigm import Paradigm
@@ -72,6 +73,7 @@ def _runs(pair: str, paradigm: str) -> Iterator[Config]:
     relational = config.paradigm.relational
     if relational and relational.level == "sequence" and config.training.micro_batch < 8:
         config.training.micro_batch = relational.group_size
+    settle_again(config)
     try:
         check(config)
     except ValueError as refusal:
@@ -79,6 +81,7 @@ def _runs(pair: str, paradigm: str) -> Iterator[Config]:
         return
     for gpu in GPUS:
         config.gpu = _gpu(gpu)
+        settle_again(config)
         yield config
 
 
@@ -119,6 +122,7 @@ def _take(config: Config, found: Suggestion) -> None:
         key, _, word = override.partition("=")
         value = int(word) if word.isdigit() else {"true": True, "false": False}.get(word, word)
         setattr(taken.training, key.removeprefix("training."), value)
+    settle_again(taken)
     before, after = config.training, taken.training
     assert before.micro_batch * before.accumulation == after.micro_batch * after.accumulation
     assert is_allowed(taken, ranks=found.ranks), (found, config.gpu.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from kdwatts.cli.command_line import main
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import workload_of
 from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
+from kdwatts.stages import distill
 from kdwatts.telemetry.nvml import Device
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
@@ -206,6 +208,42 @@ def test_shards_divide_what_a_gpu_holds_of_student_and_teacher(
     assert shards.teacher_gib == pytest.approx(alone.teacher_gib / 4) and alone.teacher_gib > 10
     assert shards.activations_gib == alone.activations_gib
     assert shards.projectors_gib == alone.projectors_gib > 1
+    # Shards come in bfloat16. Only projectors, whole on every rank, are cast for their products.
+    assert shards.copies_gib == pytest.approx(alone.projectors_gib * 2 / 16)
+    assert alone.copies_gib > 1.5 + shards.copies_gib
+    exact = estimate(workload_of(configure(*pair, "training.precision=fp32")))
+    assert exact.copies_gib == 0
+
+
+def test_the_fullest_moment_of_a_backward_pass_has_two_blocks_in_bf16_and_a_gradient_in_fp32(
+    configure: Callable[..., Any],
+):
+    config = configure("model=llama31_8b_to_1b", "paradigm=sft", "gpu=h100", "training=fsdp")
+    config.training.gradient_checkpointing = False
+    whole = copy.deepcopy(config)
+    whole.training.parallel = "ddp"
+    found, without = (estimate(workload_of(one), ranks=4) for one in (config, whole))
+    params, block = 1_235_814_400, 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
+    # Sixteen blocks are not cast. Eight passes of four ranks: gradients wait, in shards too.
+    more = (2 + 2 + 4) * block - 2 * 16 * block - 16 * params * 3 / 4
+    gib = found.moments_gib["backward"] - without.moments_gib["backward"]
+    assert gib == pytest.approx(more / 2**30)
+
+
+def test_shards_in_bf16_make_another_student_than_those_that_were_gathered_in_fp32(
+    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    settings = [
+        configure(
+            "gpu=h100", "paradigm=sft", "training.parallel=fsdp", f"training.precision={name}"
+        )
+        for name in ("bf16", "fp32")
+    ]
+    assert not any("shards" in distill.settings(config) for config in settings)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert distill.settings(settings[0])["shards"] == "bf16"
+    assert "shards" not in distill.settings(settings[1])
 
 
 def test_the_number_of_ranks_changes_joules_and_so_the_key(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from kdwatts.artifacts.artifact import record_energy
 from kdwatts.records.files import read_json, read_jsonl
@@ -83,6 +84,45 @@ def test_a_stopped_build_goes_on_from_its_finished_parts_and_every_joule_counts(
     assert not list((tmp_path / "store" / "teacher").glob("*.scratch"))
 
 
+# The compiler of torch 2.13 imports parts of torch that it has itself deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_teacher_compiles_once_although_its_last_rows_are_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None
+):
+    run(tmp_path / "plain", tmp_path / "store", *SMALL)
+    expected = SignalCache(artifact_of(tmp_path / "store", "teacher", *SMALL), verify=True)
+    torch._dynamo.reset()
+    counter, asked = CompileCounter(), []
+    compute = teacher.compute_signals
+
+    def noted(*inputs: Any, **options: Any) -> Any:
+        asked.append(options["rows"])
+        return compute(*inputs, **options)
+
+    monkeypatch.setattr(teacher, "compute_signals", noted)
+    # A part of sixteen rows: the last pass has one.
+    for module in (cache_parts, teacher):
+        monkeypatch.setattr(module, "ROWS_PER_FORWARD", 5)
+    monkeypatch.setattr(
+        teacher,
+        "compile_body",
+        lambda model: model.get_submodule("model").compile(backend=counter),
+    )
+    compiled = (*SMALL, "training.compile=true")
+    run(tmp_path / "run", tmp_path / "store", *compiled)
+    found = SignalCache(artifact_of(tmp_path / "store", "teacher", *compiled), verify=True)
+    assert counter.frame_count == 1
+    assert {len(rows) for rows in asked} == {5}
+    windows = [row["window"] for row in read_jsonl(tmp_path / "run" / "stages.jsonl")]
+    assert "run/teacher/compile" in windows
+    rows = np.unique(asked)
+    mine, theirs = (cache.read(rows).sparse for cache in (found, expected))
+    assert mine and theirs
+    assert len(mine.ids_NK) == 64 * 64
+    assert torch.equal(mine.ids_NK, theirs.ids_NK)
+    torch._dynamo.reset()
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -107,11 +147,11 @@ def work_of(out_dir, scratch_dir, meter, window):
     return Work(config=config, inputs=inputs, out_dir=out_dir, scratch_dir=scratch_dir,
                 run_dir=run_dir, attempt=1, meter=meter, window=window,
                 device=torch.device("cpu"))
-write_part = parts.write_part
-def noted(parts_dir, number, *others):
-    print("part", number, flush=True)
-    write_part(parts_dir, number, *others)
-parts.write_part = noted
+class Noted(parts.PartWriter):
+    def __init__(self, parts_dir, number, *others):
+        print("part", number, flush=True)
+        super().__init__(parts_dir, number, *others)
+parts.PartWriter = Noted
 store = Store(Path({folder!r}) / "shared")
 with Meter(run_dir, config.telemetry, attempt=1, use_gpus=False) as meter:
     with meter.window("teacher") as window:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -26,7 +28,7 @@ from kdwatts.teacher.cache_parts import (
     write_part,
     write_parts,
 )
-from kdwatts.teacher.cache_record import Form
+from kdwatts.teacher.cache_record import Entries, Form, OnHost, Records
 from kdwatts.teacher.signals import SignalPlan, Signals
 from tests.teacher.whole_cache import write_cache
 
@@ -89,6 +91,104 @@ def test_a_killed_build_goes_on_with_the_parts_that_are_missing(tmp_path: Path):
     assert asked == ROWS[9:].tolist()
     finish(parts_dir, tmp_path, ROWS, FORM, sources={})
     check(tmp_path)
+
+
+def test_a_full_disk_ends_the_build_and_leaves_no_half_part_and_no_thread(tmp_path: Path):
+    """A part has 768 bytes, which wait in memory until it is finished. A file takes 600."""
+    form = Form(SignalPlan(pooled=True), sequence_length=4, width=64)
+
+    def wide(rows: NDArray[np.int64]) -> Signals:
+        return Signals(pooled_BD=torch.ones(len(rows), 64))
+
+    parts_dir, limits = tmp_path / "parts", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_parts(parts_dir, ROWS[:3], form, wide)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_parts(parts_dir, ROWS, form, wide)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in parts_dir.iterdir()] == ["part-000000"]
+    assert not any(thread.name.startswith("behind") for thread in threading.enumerate())
+    write_parts(parts_dir, ROWS, form, wide)
+    assert missing_parts(parts_dir, len(ROWS), form) == []
+
+
+def test_the_teacher_reads_the_next_rows_while_the_last_ones_are_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    began = {int(row): threading.Event() for row in ROWS}
+    met: list[bool] = []
+    encode_rows = cache_parts.encode_rows
+
+    def notes(rows: NDArray[np.int64]) -> Signals:
+        began[int(rows[0])].set()
+        return signals_of(rows)
+
+    def ends_after_the_next_begins(batch: OnHost, form: Form) -> tuple[dict[str, Records], Entries]:
+        # Batches begin at rows 0, 6, 9, 15 and so on: the next one is of this part, or another.
+        following = int(batch.tensors["pooled"][-1, 0]) + 3
+        if following in began:
+            met.append(began[following].wait(30))
+        return encode_rows(batch, form)
+
+    monkeypatch.setattr(cache_parts, "encode_rows", ends_after_the_next_begins)
+    write_cache(tmp_path, ROWS, FORM, notes)
+    assert met == [True] * 12
+    check(tmp_path)
+
+
+def test_the_teacher_is_at_most_two_batches_ahead_of_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, encoded, ahead = [], [], []
+    encode_rows = cache_parts.encode_rows
+
+    def notes(rows: NDArray[np.int64]) -> Signals:
+        ahead.append(len(asked) - len(encoded))
+        asked.append(rows)
+        return signals_of(rows)
+
+    def slowly(batch: OnHost, form: Form) -> tuple[dict[str, Records], Entries]:
+        time.sleep(0.01)
+        encoded.append(batch)
+        return encode_rows(batch, form)
+
+    monkeypatch.setattr(cache_parts, "encode_rows", slowly)
+    write_cache(tmp_path, ROWS, FORM, notes)
+    assert max(ahead) <= 2
+    assert len(asked) == len(encoded) == 13
+
+
+def test_a_batch_that_cannot_be_written_ends_the_build_and_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encode_rows, threads = cache_parts.encode_rows, threading.active_count()
+
+    def fails_at_row_9(batch: OnHost, form: Form) -> tuple[dict[str, Records], Entries]:
+        if batch.tensors["pooled"][0, 0] == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return encode_rows(batch, form)
+
+    monkeypatch.setattr(cache_parts, "encode_rows", fails_at_row_9)
+    with pytest.raises(OSError, match="No space left"):
+        write_parts(tmp_path, ROWS, FORM, signals_of)
+    # The part's second batch, at row 15, may have been written: a part counts with all its rows.
+    assert not part_dir(tmp_path, 1).exists() and part_dir(tmp_path, 0).is_dir()
+    assert not list(tmp_path.glob("*.writing-*"))
+    assert threading.active_count() == threads
+
+
+def test_a_teacher_that_says_nan_is_refused_before_its_part_is_kept(tmp_path: Path):
+    def nan_at_row_30(rows: NDArray[np.int64]) -> Signals:
+        signals = signals_of(rows)
+        assert signals.pooled_BD is not None
+        signals.pooled_BD[torch.from_numpy(rows == 30)] = torch.nan
+        return signals
+
+    with pytest.raises(RuntimeError, match=r"^the teacher is damaged$"):
+        write_parts(tmp_path, ROWS, FORM, nan_at_row_30, not_finite="the teacher is damaged")
+    assert part_dir(tmp_path, 2).is_dir() and not part_dir(tmp_path, 3).exists()
 
 
 def test_a_part_that_another_made_meanwhile_is_kept_and_ours_is_dropped(tmp_path: Path):

@@ -46,7 +46,11 @@ def test_the_stored_signal_is_the_top_k_of_dense_logits(temperature: float):
 
 def test_rows_of_a_sparse_signal_are_those_of_the_mask():
     keep_N = torch.arange(20) % 3 == 0
-    found = sparse_logits(logits(), k=4, temperatures=(2.0,)).rows(keep_N).at(2.0, (2.0,))
+    found = (
+        sparse_logits(logits(), k=4, temperatures=(2.0,))
+        .at_places(keep_N.nonzero()[:, 0])
+        .at(2.0, (2.0,))
+    )
     expected = top_k_of(logits()[keep_N], k=4, temperature=2.0)
     assert torch.equal(found.ids_NK, expected.ids_NK)
     torch.testing.assert_close(found.log_p_NK, expected.log_p_NK)

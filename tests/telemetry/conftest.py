@@ -1,10 +1,9 @@
-"""Fixtures: the replaying NVML library, scripts that run on it, and a powercap tree."""
+"""Fixtures: scripts that run on the replaying NVML library, and a powercap tree."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-REPLAY_SOURCE = REPOSITORY / "tests" / "nvml_replay" / "nvml_replay.c"
 
 PREAMBLE = """
 import json, os, sys, time
@@ -28,20 +26,6 @@ from kdwatts.telemetry.meter import Meter
 out_dir = Path(sys.argv[1])
 print_json = lambda value: print(json.dumps(value, default=vars), flush=True)
 """
-
-
-@pytest.fixture(scope="session")
-def nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder for LD_LIBRARY_PATH that holds the replaying libnvidia-ml.so.1."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is missing: the replaying NVML library cannot be built")
-    folder = tmp_path_factory.mktemp("nvml")
-    library = folder / "libnvidia-ml.so.1"
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    command += ["-Wl,-soname,libnvidia-ml.so.1", "-o", str(library), str(REPLAY_SOURCE), "-lm"]
-    subprocess.run(command, check=True)
-    return folder
 
 
 @dataclass

@@ -51,6 +51,17 @@ def test_1000_j_in_10_s_with_40_w_of_idle_are_600_j_net():
     assert (part.energy_j, part.net_energy_j) == (1000, 600)
 
 
+def test_idle_power_of_all_components_is_unknown_where_that_of_one_is(node, quiet, tmp_path):
+    with node.drawing(package_0=40, dram_0=5), Meter(tmp_path / "1", settings(node)) as meter:
+        power_w, quality = meter.idle_power_of_all_w()
+        assert (power_w, quality) == (pytest.approx(45, rel=0.05), "measured")
+        meter.idle_power_w["cpu"] = None
+        assert meter.idle_power_of_all_w() == (None, "missing")
+    estimate = Telemetry(rapl_root=str(tmp_path), cpu_estimate="tdp", idle_s=0.5)
+    with Meter(tmp_path / "2", estimate) as meter:
+        assert meter.idle_power_of_all_w() == (None, "missing")
+
+
 def test_net_is_missing_where_idle_is_unknown_and_never_below_zero():
     assert component(read_once(10, 1000), 10).net_energy_j is None
     assert component(read_once(10, 399), 10, idle_power_w=40).net_energy_j == 0

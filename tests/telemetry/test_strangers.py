@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from kdwatts.telemetry import nvml, strangers
 from kdwatts.telemetry.strangers import Watch
@@ -42,6 +43,8 @@ def cuda_device(monkeypatch, tmp_path) -> Any:
     monkeypatch.setattr(strangers, "_CUDA_DEVICE", str(device))
     monkeypatch.setattr(strangers, "_here_before", set())
     monkeypatch.setattr(strangers, "_has_looked", False)
+    monkeypatch.setattr(strangers, "_taken_for_own", set())
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     return device
 
 
@@ -159,3 +162,102 @@ def test_in_a_container_one_that_was_there_before_us_stays_a_stranger_in_later_r
     assert second.remark(since_s=0.0) == (
         "scope: whole_gpu, GPU-a is also used by pid 4000000 (not visible from here)"
     )
+
+
+def test_in_a_container_a_newcomer_is_named_alone_where_our_own_were_there_alone_before(
+    on_gpu, cuda_device
+):
+    first = Watch([gpu()], allowed=False)
+    with cuda_device.open():
+        on_gpu.add(4_000_000)  # This process as the host counts it.
+        first.look()
+        assert first.remark(since_s=0.0) is None
+        on_gpu.add(4_000_001)
+        with pytest.raises(RuntimeError) as refusal:
+            Watch([gpu()], allowed=False)
+        assert "is also used by pid 4000001 (not visible from here), so" in str(refusal.value)
+        assert "4000000" not in str(refusal.value)
+        on_gpu.remove(4_000_001)
+        assert Watch([gpu()], allowed=False).remark(since_s=0.0) is None
+
+
+def test_in_a_container_an_engine_of_the_first_run_that_has_ended_changes_nothing_in_the_second(
+    on_gpu, cuda_device
+):
+    first = Watch([gpu()], allowed=False)
+    with cuda_device.open() as file:
+        with subprocess.Popen(["sleep", "60"], stdin=file) as engine:
+            on_gpu |= {4_000_000, 4_000_001}
+            first.look()
+            engine.kill()
+        on_gpu.remove(4_000_001)
+        assert Watch([gpu()], allowed=False).remark(since_s=0.0) is None
+        on_gpu.add(4_000_002)
+        with pytest.raises(
+            RuntimeError, match=r"used by pid 4000002 \(not visible from here\), so"
+        ):
+            Watch([gpu()], allowed=False)
+
+
+def test_in_a_container_a_newcomer_is_not_taken_for_a_process_that_only_asked_for_a_gpu(
+    on_gpu, cuda_device, monkeypatch
+):
+    Watch([gpu()], allowed=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    on_gpu.add(4_000_001)
+    with cuda_device.open(), pytest.raises(RuntimeError, match="also used by pid 4000001"):
+        Watch([gpu()], allowed=False)
+
+
+SWEEP = """
+import subprocess
+from kdwatts.telemetry import strangers
+strangers._namespace = lambda: "pid:[4026533000]"
+strangers._CUDA_DEVICE = str(out_dir / "nvidia-uvm")
+device = open(strangers._CUDA_DEVICE, "w")
+US, ENGINE, BEFORE, BETWEEN = 4000000, 4000001, 4000002, 4000003
+device.close()
+
+def use(*pids):
+    os.environ["NVML_REPLAY_PIDS"] = ",".join(map(str, pids))
+
+def run(number, body=lambda look: None, allowed=False):
+    settings = Telemetry(rapl_root="/nowhere", allow_shared=allowed, idle_s=0)
+    try:
+        with Meter(out_dir / str(number), settings) as meter:
+            body(meter._watch.look)
+        return meter._watch.remark(since_s=0.0)
+    except RuntimeError as error:
+        return str(error)
+
+def train_and_serve(look):
+    global device
+    device = open(strangers._CUDA_DEVICE)
+    with subprocess.Popen(["sleep", "60"], stdin=device) as engine:
+        use(*others, US, ENGINE)
+        look()
+        engine.kill()
+    use(*others, US)
+
+others = [BEFORE] if BEFORE_FIRST else []
+use(*others)
+said = [run(0, train_and_serve, allowed=BEFORE_FIRST), run(1, allowed=BEFORE_FIRST)]
+others.append(BETWEEN)
+use(*others, US)
+print_json([*said, run(2), run(3, allowed=True)])
+"""
+
+
+def test_runs_of_one_process_in_a_container_are_refused_for_others_and_never_for_themselves(
+    start_script,
+):
+    alone = start_script("BEFORE_FIRST = False\n" + SWEEP, [(0, 100, 100)])
+    beside = start_script("BEFORE_FIRST = True\n" + SWEEP, [(0, 100, 100)])
+    found, spoilt = alone.finish(), beside.finish()
+    between, before = (f"pid {number} (not visible from here)" for number in (4000003, 4000002))
+    assert found[:2] == [None, None]
+    assert f"is also used by {between}, so its energy would not be this run's alone" in found[2]
+    assert found[3].endswith(f"is also used by {between}")
+    assert all(said.endswith(f"is also used by {before}") for said in spoilt[:2])
+    assert f"is also used by {before}, {between}, so its energy would not" in spoilt[2]
+    assert spoilt[3].endswith(f"is also used by {before}, {between}")

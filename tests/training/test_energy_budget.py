@@ -66,7 +66,8 @@ def test_a_budget_without_any_energy_is_refused_at_the_start():
 
 def test_a_budget_that_loading_spent_is_refused():
     message = (
-        r"training.budget_kj=0.5 is used up before the first step, since loading drew 0.7 kJ; raise"
+        r"training.budget_kj=0.5 is used up before the first step, since loading and "
+        r"compiling drew 0.7 kJ; raise"
     )
     with pytest.raises(ValueError, match=message):
         JouleBudget(0.5, Drawn(700.0))

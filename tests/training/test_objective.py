@@ -25,6 +25,7 @@ from tests.training.pair import (
     loss_on,
     make_batch,
     make_objective,
+    padded,
     part_of,
     share,
     signals_of,
@@ -99,6 +100,17 @@ def test_the_loss_is_the_sum_of_its_terms_by_their_weights(name: str, student: A
         sum(weight * parts[term].item() for term, weight in present.items()), rel=1e-5
     )
     assert loss.requires_grad and not any(part.requires_grad for part in parts.values())
+
+
+@EVERY_PARADIGM
+def test_a_step_is_counted_without_its_device(name: str):
+    batch = padded(make_batch(), [6, 5, 6, 4, 6, 6, 3, 6])
+    place_BT = torch.arange(LENGTH).repeat(len(batch.rows), 1) % 4
+    batch = replace(batch, position_BT=place_BT)
+    objective = make_objective(PARADIGMS[name])
+    # Tensors of this device hold no numbers.
+    on_device = batch.to(torch.device("meta"))
+    assert objective.step_size([on_device]) == objective.step_size([batch])
 
 
 @EVERY_PARADIGM

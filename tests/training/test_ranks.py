@@ -18,7 +18,13 @@ from kdwatts.config.training import Lora
 from kdwatts.data.packing import Batch
 from kdwatts.models import load
 from kdwatts.models.load import head_weight, recompute_blocks
-from kdwatts.models.sharding import gathered, is_sharded, place, whole_state
+from kdwatts.models.sharding import (
+    gathered,
+    gathered_for_products,
+    is_sharded,
+    place,
+    whole_state,
+)
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.forward_backward import forward_backward
@@ -53,17 +59,25 @@ class Pair:
     """Student, teacher and objective of a test, and what of a step is this rank's."""
 
     def __init__(
-        self, name: str, *, sharded: bool = False, tied: bool = True, lora: bool = False
+        self,
+        name: str,
+        *,
+        sharded: bool = False,
+        tied: bool = True,
+        lora: bool = False,
+        precision: str = "fp32",
     ) -> None:
+        precision = "bf16" if lora else precision
         self.student = llama(0, vocabulary=71, width=16, num_layers=2, tied=tied)
         if lora:
             self.student.to(torch.bfloat16)
             add_adapters(self.student, Lora(rank=2), seed=0)
         self.teacher = llama(1, vocabulary=64, width=24, num_layers=3, tied=False)
         self.objective = make_objective(PARADIGMS[name], self.teacher)
-        place(self.student, CPU, sharded=sharded)
-        place(self.teacher.requires_grad_(False), CPU, sharded=sharded)
-        precision = "bf16" if lora else "fp32"
+        # Frozen weights are kept in the dtype of the arithmetic.
+        self.teacher.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        place(self.student, CPU, sharded=sharded, precision=precision)
+        place(self.teacher.requires_grad_(False), CPU, sharded=sharded, precision=precision)
         self.learner = make_learner(self.objective, self.student, self.teacher, precision=precision)
 
     def batches(self, micro_batch: int) -> list[Batch]:
@@ -118,11 +132,13 @@ def divided_by_ranks(pair: Pair) -> dict[str, Any]:
 
 def without_the_head_of_others(pair: Pair) -> dict[str, Any]:
     """The trap: a head gathered as torch does by default, whose gradient stays with its rank."""
-    load.gathered = lambda weight: weight.full_tensor() if is_sharded(weight) else weight
+    load.gathered_for_products = lambda weight: (
+        weight.full_tensor() if is_sharded(weight) else weight
+    )
     try:
         return {"gradients": step(pair)["gradients"]}
     finally:
-        load.gathered = gathered
+        load.gathered_for_products = gathered_for_products
 
 
 def read_on_held_out(pair: Pair) -> dict[str, float]:
@@ -250,7 +266,7 @@ def test_two_ranks_find_the_loss_the_gradient_and_its_norm_of_one_process(
     ("name", "changes"), [("untied", {"tied": False}), ("recomputed", {}), ("lora", {"lora": True})]
 )
 def test_shards_hold_an_untied_head_recomputed_blocks_and_frozen_weights(
-    name: str, changes: dict[str, bool], ranks: dict[Any, Any]
+    name: str, changes: dict[str, Any], ranks: dict[Any, Any]
 ):
     alone = step(Pair("combined", **changes))
     found = ranks[name]

@@ -132,7 +132,7 @@ def test_a_training_log_keeps_numbers_and_the_split(make, tmp_path):
 
 
 def test_serving_costs_have_the_columns_of_their_record(make, tmp_path):
-    inference = pytest.importorskip("kdwatts.evaluation.energy_per_token")
+    inference = pytest.importorskip("kdwatts.serving.eager_loop")
     phase = {f.name for f in fields(inference.Phase)}
     cost = {f.name for f in fields(inference.ServingCost)} - {"prefill", "decode"}
     expected = {f"{name}_{key}" for name in ("prefill", "decode") for key in phase} | cost

@@ -16,7 +16,7 @@ from multirun_analysis.__main__ import main as analysis
         (analysis, ["--help"], ["status DIR", "choose DIR", "import DIR --out DIR2", "examples:"]),
         (analysis, ["--help"], ["Open report.html", "exit codes: 0 all went well; 1 a run,"]),
         (analysis, ["status", "--help"], ["a line for each run of a sweep", "Exit code: 0, 1 if"]),
-        (analysis, ["choose", "--help"], ["which student to serve", "verdicts:", "exit codes:"]),
+        (analysis, ["choose", "--help"], ["Says what to serve", "verdicts:", "exit codes:"]),
         (analysis, ["import", "--help"], ["records of another program", "--repeat-pattern"]),
         (meter, ["--help"], ["-- python train.py", "The exit code is 128 + N", "summary.json"]),
     ],

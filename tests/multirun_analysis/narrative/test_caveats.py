@@ -41,6 +41,14 @@ def test_a_component_without_a_figure_is_told_with_its_reason_and_no_host_is_pub
     assert found["Idle power"].endswith("before any of these runs, so nothing here is net.")
 
 
+def test_an_estimate_is_said_to_lack_idle_power_and_a_measurement_is_not(run_in, tmp_path):
+    run_in("0-response-tiny")
+    lacking = "An estimate follows CPU time, so idle power is not in it."
+    assert lacking not in dict(caveats(collect([tmp_path])))["Idle power"]
+    run_in("1-sft-tiny", student_key="b", own_energy_quality="estimated")
+    assert lacking in dict(caveats(collect([tmp_path])))["Idle power"]
+
+
 def test_caveats_tell_the_share_of_idle_power_where_it_was_measured(run_in, tmp_path):
     run_in("0-response-tiny", own_energy_j=400e3, own_net_energy_j=300e3)
     run_in("1-sft-tiny", student_key="b", own_net_energy_j=None)

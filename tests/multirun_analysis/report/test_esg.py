@@ -2,8 +2,10 @@ import re
 
 import pytest
 
+from kdwatts.config.experiment import STAGES
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.report.esg_sections import energy_drawn
+from multirun_analysis.figures.palette import STAGE_COLORS
+from multirun_analysis.report.esg_sections import WORK, energy_drawn
 from multirun_analysis.statistics.site import Site, site_of
 from tests.multirun_analysis.page_words import section_of, words_of
 
@@ -28,6 +30,15 @@ def joules(gpu_j, quality="measured"):
         "energy_j": {"gpu": gpu_j, "cpu": None, "dram": None},
         "quality": {"gpu": quality, "cpu": "missing", "dram": "missing"},
     }
+
+
+def test_every_stage_whose_joules_are_counted_has_a_colour_and_is_a_work_of_its_own():
+    before = {"prefetch", "plan"}
+    of_both = {f"{name}_{who}" for name in ("quantize", "evaluate", "inference", "serving")
+               for who in ("student", "teacher")}  # fmt: skip
+    counted = {*STAGES, *of_both} - before - {"quantize", "evaluate", "inference", "serving"}
+    assert set(WORK) == counted
+    assert counted - set(STAGE_COLORS) == {"contamination"}
 
 
 def test_work_counts_once_and_reuse_costs_nothing(make, tmp_path):

@@ -71,7 +71,7 @@ def test_a_provider_has_a_year_of_service_in_the_headline(sweep):
     headline = headline_of(text)
     assert re.match(
         r"A year of 2 billion tokens a day takes [\d,.]+ kWh with \w+ and [\d,.]+ kWh with its "
-        r"teacher \(measured\)\.", headline,
+        r"teacher \(measured, eager loop\)\.", headline,
     )  # fmt: skip
     research = headline_of(report_html(sweep))
     assert f'<p class="lead">{research}</p>' in text.replace("\u00a0", " ")

@@ -124,6 +124,7 @@ def test_of_two_intervals_the_wider_is_told_and_named():
         (0.4, 0.31, "40 % (9 to 71 %)"),
         (0.9693, 0.004, "96.9 % (96.5 to 97.3 %)"),
         (0.02, 0.05, "2 % (-3 to 7 %)"),
+        (0.07, 0.073, "7 % (0 to 14 %)"),
     ],
 )
 def test_a_share_is_told_with_its_interval_and_no_finer(value, half, words):

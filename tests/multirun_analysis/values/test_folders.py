@@ -9,7 +9,7 @@ import pytest
 
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import collect
-from multirun_analysis.values.folders import find_run_folders
+from multirun_analysis.values.folders import find_folders
 
 CHOOSE = ("--tokens-per-day", "1e9")
 
@@ -32,14 +32,14 @@ def test_run_folders_are_found_once_in_counting_order_and_not_inside_runs(tmp_pa
     for name in ("10-sft", "2-sft", "10-sft/student"):
         (tmp_path / "sweep" / name).mkdir(parents=True)
         (tmp_path / "sweep" / name / "config.yaml").touch()
-    found, _ = find_run_folders([tmp_path, tmp_path / "sweep"])
+    found = find_folders([tmp_path, tmp_path / "sweep"]).runs
     assert [path.name for path in found] == ["2-sft", "10-sft"]
 
 
 def test_a_sweep_inside_a_folder_of_a_run_is_found_beside_it(make, tmp_path):
     make.run(tmp_path / "study")
     make.run(tmp_path / "study" / "sweeps" / "0", student_key="b")
-    names = [path.relative_to(tmp_path).as_posix() for path in find_run_folders([tmp_path])[0]]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_folders([tmp_path]).runs]
     assert names == ["study", "study/sweeps/0"]
 
 

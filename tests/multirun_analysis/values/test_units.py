@@ -88,3 +88,4 @@ def test_an_interval_and_its_middle_have_the_digits_of_half_its_width():
     assert units.with_ends(1.5474, 0.9089, 2.185) == "1.5 (0.9 to 2.2)"
     assert units.with_ends(23_840.0, 12_350.0, 55_000.0) == "24,000 (12,000 to 55,000)"
     assert units.with_ends(0.5, None, None) == "0.500"
+    assert units.with_ends(7.0, -0.2, 14.1) == "7 (0 to 14)"

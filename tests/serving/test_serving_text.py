@@ -12,8 +12,8 @@ import pytest
 
 from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.data.shards import TokenShards, write_shards
-from kdwatts.evaluation.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
 from kdwatts.models.load import load_tokenizer
+from kdwatts.serving.serving_text import prompts_file, prompts_of_corpus, prompts_of_file
 from kdwatts.stages.inference import check
 
 

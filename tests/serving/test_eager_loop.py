@@ -12,9 +12,9 @@ import torch
 
 from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.config.machine import Telemetry
-from kdwatts.evaluation.energy_per_token import is_known_well, per_token, serving_costs
 from kdwatts.metrics.quantity import MISSING_J, Quantity
 from kdwatts.records.files import read_jsonl
+from kdwatts.serving.eager_loop import is_known_well, per_token, serving_costs
 from kdwatts.telemetry.meter import Meter
 
 
