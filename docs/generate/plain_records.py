@@ -59,7 +59,17 @@ MANIFEST: Fields = {
     "slurm": ("dict[str, str]", "Slurm's variables SLURM_JOB*."),
     "cpu_estimate": ("dict | None", "How the CPU is estimated; null where it is not."),
     "site": ("dict", "The section `site` of the configuration."),
+    "compile": (
+        "dict",
+        "value: whether models are compiled, true or false, also where training.compile is auto; "
+        "why: the reason.",
+    ),
     "teacher_quantization": ("str | None", "int8 or int4; null where the teacher is as published."),
+    "serving_engine": (
+        "dict",
+        "Model, such as student or teacher_int4, to the engine that served it: name, version, "
+        "flags, precision, quantization; only where one did.",
+    ),
     "earlier_attempts": ("list[dict]", "The manifests of earlier attempts in this folder."),
     "stopped_by": ("str", "What ended training; only once it has ended."),
     "feature_pairs": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from docs.generate import plain_records
-from docs.generate.class_fields import SourceField, classes_in
+from docs.generate.class_fields import SourceClass, SourceField, classes_in
 from docs.generate.value_kinds import cell, kind_in_words
 
 INTRODUCTION = """\
@@ -36,9 +36,11 @@ class Record:
 
 def records() -> list[Record]:
     """Every record, in the order of the page."""
-    rows, serving = classes_in(SCHEMA_PATH), classes_in("kdwatts/evaluation/energy_per_token.py")
+    rows, serving = classes_in(SCHEMA_PATH), classes_in("kdwatts/serving/eager_loop.py")
     metrics = classes_in("kdwatts/records/run_metrics.py")["Metrics"]
+    quantized = classes_in("kdwatts/records/quantized_model.py")["QuantizedModel"]
     gpu = classes_in("kdwatts/telemetry/nvml.py")["Device"]
+    under_load = classes_in("kdwatts/records/serving_record.py")
     cost = serving["ServingCost"].fields
     phases = [field for field in cost if field.name in ("prefill", "decode")]
     is_phase = {
@@ -54,6 +56,12 @@ def records() -> list[Record]:
     return [
         Record(
             "metrics.json", "metrics", f"In the run's folder. {metrics.words}", metrics.fields
+        ),
+        Record(
+            "A model in few bits in metrics.json",
+            "quantized",
+            f"Below `quantized`. {quantized.words}",
+            quantized.fields,
         ),
         Record(
             "stages.jsonl",
@@ -87,6 +95,37 @@ def records() -> list[Record]:
             "phase",
             f"Below `prefill` and `decode`. {serving['Phase'].words}",
             serving["Phase"].fields,
+        ),
+        Record(
+            "serving.json",
+            "serving",
+            "In the run's folder, and in that of `python -m kdwatts.serving`, a list: one model "
+            "behind one fresh server. [How it is measured](../explanation/serving.md#under-load).",
+            under_load["ServingRecord"].fields,
+        ),
+        _below_serving(
+            "A load in serving.json",
+            "load",
+            "Below `points`, and below `tried` of a capacity",
+            under_load["ServingPoint"],
+        ),
+        _below_serving(
+            "An engine in serving.json", "engine", "Below `engine`", under_load["EngineRecord"]
+        ),
+        _below_serving(
+            "A capacity in serving.json", "capacity", "Below `capacity`", under_load["Capacity"]
+        ),
+        _below_serving(
+            "Percentiles in serving.json",
+            "percentiles",
+            "Below `ttft_s`, `tpot_s` and `e2e_s`",
+            under_load["Percentiles"],
+        ),
+        _below_serving(
+            "A figure in serving.json",
+            "figure",
+            "Whatever has an interval",
+            under_load["Figure"],
         ),
         _plain("status.json", "status", "In the run's folder: how far the run is.",
                plain_records.STATUS),
@@ -143,6 +182,10 @@ def page() -> str:
             parts.append(f"| {name} | {kind} | {cell(words_of(record, field))} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def _below_serving(title: str, anchor: str, where: str, found: SourceClass) -> Record:
+    return Record(title, anchor, f"{where}. {found.words}", found.fields)
 
 
 def _plain(title: str, anchor: str, words: str, fields: plain_records.Fields) -> Record:

@@ -12,13 +12,20 @@ from docs.generate.units_of_names import unit_of
 from docs.generate.value_kinds import cell
 from multirun_analysis.collect import columns
 from multirun_analysis.collect.device_summaries import SUMMARIES
+from multirun_analysis.collect.serving_columns import SERVING
+from multirun_analysis.statistics.serving_points import (
+    FIGURES,
+    PERCENTILES,
+    parts_of,
+    percentile_column,
+)
 
 INTRODUCTION = """\
 # Tables
 
 `python -m multirun_analysis DIR` writes these tables to `DIR/analysis`, or to `--out`. Each is a
-parquet file, such as `scores.parquet`; `runs` and `stages` are CSV files too. All tables share the
-column `run`, so you can join them.
+parquet file, such as `scores.parquet`; `runs`, `stages` and `serving` are CSV files too. All tables
+share the column `run`, so you can join them.
 
 - Units end the names: `_j` is joules, `_w` watts, `_s` seconds.
 - A missing number is null in parquet and an empty cell in CSV. It is never 0.
@@ -73,7 +80,7 @@ RUN_COLUMNS: plain_records.Fields = {
     "total_energy_quality": ("str | None", "Quality of total_amortised_energy_j."),
     "student_served_j_per_token": (
         "float | None",
-        "Serving the student: mean over all measurements of what serves alike.",
+        "Serving the student with our eager loop: mean over all measurements of what serves alike.",
     ),
     "student_served_random_sd_j": (
         "float | None",
@@ -119,6 +126,27 @@ SUMMARY_COLUMNS = {
     "gpu_floor_w": "Least power of all GPUs together while they report 0 %, in the whole run.",
 }
 
+SERVING_COLUMNS = {
+    "run": "Name of the run, or of a folder with serving.json and no run.",
+    "model": "The run's pair; null without a run.",
+    "host": "Machine that the run was made on.",
+    "cpu": "Its processor.",
+    "power_limit_w": "Power limit of its GPUs; null where none was set.",
+    "engine": "What served, such as vllm.",
+    "engine_version": "Version of the engine.",
+    "flags": "Every flag that it was started with, but the address and the model's folder.",
+    "is_of_search": "Whether the load was tried in the search for the capacity.",
+}
+"""Columns of `serving` whose words are not those of a field."""
+FIGURE = {
+    "low": "Lower end of the 95 % interval of `{}`.",
+    "high": "Upper end of the 95 % interval of `{}`.",
+    "random_sd": "Of `{}`: one standard deviation of what repeats average out.",
+    "shared_sd": "Of `{}`: one standard deviation of the meter's calibration.",
+    "degrees": "Degrees of freedom of the standard deviation.",
+    "quality": "Quality of `{}`.",
+}
+
 EXHIBITS = {
     "accuracy_kept_against_own_energy_j": "Accuracy kept, and the energy of building the student.",
     "accuracy_kept_against_total_energy_j": "The same, with inherited energy, not divided.",
@@ -130,9 +158,15 @@ EXHIBITS = {
     "student_bits_per_byte_against_total_amortised_energy_j": "The same, with the share of "
     "inherited energy.",
     "accuracy_kept": "Accuracy kept of each setting.",
-    "eff_overall": "Of each setting, OM_perf times teacher over student joules per token.",
-    "energy_per_token": "Joules per token served, of each architecture.",
+    "eff_overall": "Of each setting, OM_perf times teacher over student joules per token of our "
+    "eager loop.",
+    "energy_per_token": "Joules per token served by our eager loop, of each architecture.",
     "energy_per_token_by_length": "The same by batch size, prompt length and new length.",
+    "serving_under_load": "Joules per token and latencies of servers by load, one file for each "
+    "engine and way of serving: the second is `serving_under_load-2.csv`.",
+    "fleet_over_load": "Joules a request of the fleet of each candidate by load, where a load was "
+    "given: measured loads, capacity, and your load.",
+    "traffic_by_hour": "Requests a second in each hour of the log, where one was given.",
     "break_even_over_tokens": "Tokens to be served until building is repaid.",
     "break_even_over_students": "Students of one teacher until distilling costs less than "
     "fine-tuning to the same quality.",
@@ -180,6 +214,7 @@ def tables() -> dict[str, list[tuple[str, pa.DataType, str]]]:
         "train": [("run", pa.string(), "Name of the run."), *train],
         "scores": _columns(columns.SCORES, _recorded("eval.json")),
         "inference": _columns(columns.INFERENCE, serving),
+        "serving": _columns(SERVING, _under_load()),
         "summaries": _columns(SUMMARIES, SUMMARY_COLUMNS),
         "telemetry": _columns(columns.TELEMETRY, _recorded("telemetry.jsonl")),
     }
@@ -191,8 +226,11 @@ ABOUT = {
     "train": "`train.parquet`: one row for each row of train.jsonl. It has the terms that the runs "
     "have.",
     "scores": "`scores.parquet`: one row for each metric, task and model.",
-    "inference": "`inference.parquet`: one row for each measurement of a model at a batch size, "
-    "prompt length and new length.",
+    "inference": "`inference.parquet`: one row for each measurement of a model by our eager loop "
+    "at a batch size, prompt length and new length.",
+    "serving": "`serving.parquet` and `serving.csv`: one row for each load of each measurement "
+    "of a server, also where the folder has serving.json and no run. Runs whose servers have one "
+    "key hold the same measurements, and each has rows of its own.",
     "summaries": "`summaries.parquet`: one row for each run and stage: how busy and how hot its "
     "devices were.",
     "telemetry": "`telemetry.parquet/`: a folder with a file for each run, sorted by attempt and "
@@ -227,6 +265,43 @@ def page() -> str:
         *(f"| `{name}` | {words} |" for name, words in EXHIBITS.items()),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _under_load() -> dict[str, str]:
+    """Columns of `serving` to their words, which are those of the records' fields."""
+    found = classes_in("kdwatts/records/serving_record.py")
+    words = {
+        name: {field.name: field.words or "" for field in found[name].fields}
+        for name in ("ServingPoint", "ServingRecord", "EngineRecord", "Capacity", "Percentiles")
+    }
+    point, record = words["ServingPoint"], words["ServingRecord"]
+    settings = classes_in("kdwatts/config/serving.py")
+    parts = SERVING_COLUMNS | point | {name: record[name] for name in ("subject", "key")}
+    of_server = ("measurement", "started_utc", "gpus", "num_gpus_of_server")
+    parts |= {name: record[name] for name in of_server}
+    parts |= {name: words["EngineRecord"][name] for name in ("precision", "quantization")}
+    for group, of in (("workload", "Workload"), ("slo", "Slo")):
+        parts |= {f"{group}_{field.name}": field.words or "" for field in settings[of].fields}
+    parts["workload_prompts"] = "Hash of the file that prompts are cut from."
+    parts["workload_replay_sha256"] = "Hash of the log that is replayed; empty without one."
+    for name in ("from_s", "for_s", "sessions"):
+        words_of = {field.name: field.words or "" for field in settings["Replay"].fields}
+        parts[f"workload_replay_{name}"] = words_of[name]
+    parts |= {f"capacity_{name}": said for name, said in words["Capacity"].items()}
+    parts |= {
+        f"{part}_energy_j": f"{point['energy_j']} This is {part}." for part in columns.COMPONENTS
+    }
+    of_server = ("parking_power_w", "bare_power_w")
+    for name in (*FIGURES, *of_server):
+        said = record[name] if name in of_server else point[name]
+        parts[name] = said
+        parts |= {f"{name}_{end}": FIGURE[end].format(name) for end in parts_of(name)}
+    for name in PERCENTILES:
+        for rank, said in words["Percentiles"].items():
+            column = percentile_column(name, rank)
+            parts[column] = f"{point[name]} {said}"
+            parts |= {f"{column}_{end}": FIGURE[end].format(column) for end in ("low", "high")}
+    return parts
 
 
 def _recorded(title: str) -> dict[str, str]:

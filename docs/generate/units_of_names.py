@@ -7,6 +7,10 @@ UNITS = {
     "usd_per_kwh": "US$/kWh",
     "l_per_kwh": "L/kWh",
     "tokens_per_s": "tokens/s",
+    "per_s": "requests/s",
+    "j_per_output_token": "J/output token",
+    "j_per_request": "J/request",
+    "j_per_good_request": "J/request",
     "j_per_token": "J/token",
     "j_per_token_least": "J/token",
     "j_per_token_most": "J/token",
@@ -31,6 +35,9 @@ UNITS = {
 }
 """The end of a name, after a `_`, to its unit."""
 
+WITH_UNITS = ("int", "float", "list[int]", "dict", "Components", "Figure", "Percentiles")
+"""Beginnings of the types of fields whose names end in a unit."""
+
 COUNTS = {"tokens": "tokens", "steps": "steps", "params": "parameters"}
 """Ends of the names of whole numbers."""
 
@@ -42,7 +49,7 @@ def unit_of(name: str, kind: str) -> str | None:
     """The unit of a number by its name; None where the name ends in none."""
     if name.endswith("_utc"):
         return "ISO 8601"
-    if not kind.startswith(("int", "float", "list[int]", "dict", "Components")):
+    if not kind.startswith(WITH_UNITS):
         return None
     ends = UNITS | (COUNTS if kind.startswith("int") else {})
     known = [end for end in ends if name == end or name.endswith(f"_{end}")]

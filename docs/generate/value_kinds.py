@@ -9,6 +9,7 @@ KINDS = {
     "int": "whole number",
     "float": "number",
     "bool": "`true` or `false`",
+    "Any": "`true`, `false` or `auto`",
     "dict[str, Any]": "mapping",
     "list[str]": "list of texts",
     "list[int]": "list of whole numbers",
@@ -20,6 +21,14 @@ KINDS = {
     "dict[str, float | None]": "number or null per name",
     "dict": "mapping",
     "list[dict]": "list of mappings",
+    "dict[str, int]": "whole number per name",
+    "dict[str, object]": "mapping",
+    "Figure": "[figure](#figure)",
+    "Percentiles": "[percentiles](#percentiles)",
+    "EngineRecord": "[engine](#engine)",
+    "list[ServingPoint]": "list of [loads](#load)",
+    "Capacity": "[capacity](#capacity)",
+    "dict[str, QuantizedModel]": "[model in few bits](#quantized) per name",
 }
 """Types that are written for Python to what they are."""
 
