@@ -25,6 +25,7 @@ FLOORS = {
         ("pipeline",),
         ("planning",),
         ("cli", "tools"),
+        ("doctor",),
         ("__main__",),
     ),
     "multirun_analysis": (
@@ -51,6 +52,7 @@ MAY_LOAD_TORCH = {
     "evaluation",
     "serving",
     "stages",
+    "doctor",
 }
 
 OPEN_ROOMS = (

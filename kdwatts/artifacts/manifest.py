@@ -18,10 +18,11 @@ import psutil
 
 from kdwatts import __version__
 from kdwatts.config.experiment import Config, to_dict
+from kdwatts.records.doctor_record import last_of
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
 from kdwatts.runtime.fingerprint import fingerprint
-from kdwatts.runtime.paths import PACKAGE_DIR
+from kdwatts.runtime.paths import PACKAGE_DIR, expanded
 from kdwatts.runtime.slurm_jobs import alive, own_id
 from kdwatts.telemetry.host import cpu_name
 from kdwatts.telemetry.nvml import Device
@@ -135,13 +136,18 @@ def write_manifest(
             "config_hash": fingerprint(to_dict(config)),
             "overrides": list(overrides),
             "python": platform.python_version(),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "host": socket.gethostname(),
+            "versions": package_versions(),
+            "host": (host := socket.gethostname()),
             "system": platform.platform(),
             "cpu": cpu_name(),
             "cpu_threads": psutil.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": [asdict(gpu) for gpu in gpus],
+            "doctor": last_of(
+                Path(expanded(config.store_dir)).resolve(),
+                host,
+                [gpu.uuid for gpu in gpus] or [None],
+            ),
             "command": sys.argv,
             "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
             "cpu_estimate": _cpu_estimate(config),
@@ -185,6 +191,11 @@ def git_commit() -> str | None:
         return None
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     return f"{commit}+changes" if commit and changes else commit
+
+
+def package_versions() -> dict[str, str | None]:
+    """The packages that figures depend on, and their versions; None for one that is missing."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

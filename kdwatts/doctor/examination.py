@@ -1,0 +1,60 @@
+"""All checks, one after the other, within the minutes that were given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from kdwatts.doctor.patient import Check, Patient
+from kdwatts.records.doctor_record import Verdict
+
+Chapters = dict[str, Sequence[Check]]
+"""Name of a chapter to its checks, in order."""
+
+
+def examine(
+    patient: Patient, chapters: Chapters, *, seconds: float, begin: Callable[[str], None]
+) -> Iterator[Verdict]:
+    """The verdicts of all checks. `begin` is told the name of each check before it.
+
+    A check has the part of the time left that it has of what all checks to come want, and never
+    less than it needs. One for which too little is left is not made, and its verdict says so.
+    """
+    until_s = time.monotonic() + seconds
+    left = [(chapter, check) for chapter, checks in chapters.items() for check in checks]
+    while left:
+        chapter, check = left[0]
+        left_s = until_s - time.monotonic()
+        share = check.wants_s / sum(one.wants_s for _, one in left)
+        left = left[1:]
+        begin(check.name)
+        if left_s < check.least_s:
+            yield _without_time(chapter, check, max(0.0, left_s))
+            continue
+        try:
+            for verdict in check.look(patient, max(check.least_s, share * left_s)):
+                yield replace(verdict, chapter=chapter)
+        except Exception as error:  # Whatever a machine does to a check is what is looked for.
+            yield _failed(chapter, check, error)
+
+
+def _without_time(chapter: str, check: Check, left_s: float) -> Verdict:
+    return Verdict(
+        name=check.name.replace(" ", "_"),
+        chapter=chapter,
+        verdict=None,
+        found=f"not looked at: it takes {check.least_s:.0f} s, and {left_s:.0f} s were left",
+        remedy="give more --minutes",
+    )
+
+
+def _failed(chapter: str, check: Check, error: Exception) -> Verdict:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return Verdict(
+        name=check.name.replace(" ", "_"),
+        chapter=chapter,
+        verdict="wrong",
+        found=f"the check failed: {said[:300]}",
+        remedy="mend what it names; if that is kdwatts, report it",
+    )

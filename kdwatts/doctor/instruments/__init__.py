@@ -1,0 +1,1 @@
+"""Whether the meters are right: counters beside known loads and integrals of power."""

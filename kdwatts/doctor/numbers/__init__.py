@@ -1,0 +1,1 @@
+"""Whether the machine computes what it should: terms, a resume, cached signals."""

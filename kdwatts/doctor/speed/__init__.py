@@ -1,0 +1,1 @@
+"""How fast the machine is, beside its data sheet: products, memory, a step, the head."""
