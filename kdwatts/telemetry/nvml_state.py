@@ -45,6 +45,8 @@ class GpuState:
     """Persistence mode: the driver stays loaded, and the counter goes on, without a client."""
     has_ecc: bool | None
     """Memory errors are corrected."""
+    has_ecc_by_default: bool | None
+    """So the GPU comes from its maker."""
     uncorrected_errors: int | None
     """Errors of the memory that could not be corrected, since the driver was loaded."""
     uncorrected_errors_ever: int | None
@@ -102,13 +104,13 @@ def read_state(gpu: nvml.OpenDevice) -> GpuState:
     """The state of a GPU now. Raises NVMLError when it does not answer."""
     slow, handle = nvml.read_slow(gpu), gpu.handle
     ecc_modes = or_none(pynvml.nvmlDeviceGetEccMode, handle)
-    has_ecc = None if ecc_modes is None else ecc_modes[0] == pynvml.NVML_FEATURE_ENABLED
-    mode = or_none(pynvml.nvmlDeviceGetPersistenceMode, handle)
+    has_ecc = _is_on(None if ecc_modes is None else ecc_modes[0])
     limits_mw = or_none(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
     sm, memory = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
     return GpuState(
-        is_persistent=None if mode is None else mode == pynvml.NVML_FEATURE_ENABLED,
+        is_persistent=_is_on(or_none(pynvml.nvmlDeviceGetPersistenceMode, handle)),
         has_ecc=has_ecc,
+        has_ecc_by_default=_is_on(or_none(pynvml.nvmlDeviceGetDefaultEccMode, handle)),
         uncorrected_errors=_uncorrected(handle, pynvml.NVML_VOLATILE_ECC) if has_ecc else None,
         uncorrected_errors_ever=_uncorrected(handle, pynvml.NVML_AGGREGATE_ECC)
         if has_ecc
@@ -128,6 +130,10 @@ def read_state(gpu: nvml.OpenDevice) -> GpuState:
         memory_gib=gpu.device.memory_gib,
         pids=tuple(sorted(nvml.compute_pids(gpu))),
     )
+
+
+def _is_on(mode: int | None) -> bool | None:
+    return None if mode is None else mode == pynvml.NVML_FEATURE_ENABLED
 
 
 def _uncorrected(handle: object, counter: int) -> int | None:

@@ -39,6 +39,7 @@ def test_every_quantity_of_a_healthy_gpu_is_stated(printed):
     assert printed["healthy"] == {
         "is_persistent": True,
         "has_ecc": True,
+        "has_ecc_by_default": True,
         "uncorrected_errors": 0,
         "uncorrected_errors_ever": 0,
         "is_sliced": False,
