@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from kdwatts import __version__
-from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.artifacts.hardware import check_gpus, resolve_gpu
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import REFUSED
@@ -47,20 +47,17 @@ EXIT_WRONG = 1
 def run(options: argparse.Namespace) -> int:
     """The exit code after this machine was examined."""
     try:
-        _check_ranks()
+        host = _one_of_several()
         config, gpus = _chosen(options)
-        folder = _folder(options.out)
+        folder = _folder(options.out, host)
     except (*REFUSED, RuntimeError) as error:
         print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)
         return EXIT_REFUSED
     # Warnings of the meter and of libraries become verdicts; here they would tear the page.
     logging.basicConfig(level=logging.ERROR, format="kdwatts: %(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
-    began_s, verdicts, stopped_by = time.monotonic(), [], None
-    with (
-        tempfile.TemporaryDirectory(prefix="kdwatts-doctor-") as work_dir,
-        _sigterm_stops() as received,
-    ):
+    began_s, verdicts, stopped_by, unread = time.monotonic(), [], None, None
+    with tempfile.TemporaryDirectory(prefix="kdwatts-doctor-") as work_dir, _sigterm() as received:
         patient = Patient(config, gpus, _has_cuda(config, gpus), Path(work_dir))
         try:
             with closing(_shown(patient, 60 * options.minutes)) as shown:
@@ -69,25 +66,32 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             stopped_by = received[0] if received else signal.SIGINT
             print(file=sys.stderr)
-        finally:  # Also where nobody reads the page any more.
-            record = _record(patient, verdicts, options.minutes, time.monotonic() - began_s)
-            problem = _written(record, folder / DOCTOR_NAME)
+        except OSError as error:  # Those of checks are verdicts: stdout takes no more.
+            unread = error
+        record = _record(patient, verdicts, options.minutes, time.monotonic() - began_s)
+        problem = _written(record, folder / DOCTOR_NAME)
+    if isinstance(unread, BrokenPipeError):
+        raise unread
+    where = problem or f"what was found is in {folder / DOCTOR_NAME}"
+    if unread:
+        print(f"kdwatts: stdout takes no more ({unread.strerror}); {where}", file=sys.stderr)
+        return EXIT_WRONG
     print(summary(record))
-    if problem:
-        print(f"kdwatts: {problem}", file=sys.stderr)
     if stopped_by is not None:
         reason = "Ctrl-C" if stopped_by == signal.SIGINT else signal.Signals(stopped_by).name
-        where = "" if problem else f"what was found is in {folder / DOCTOR_NAME}, and "
-        print(f"kdwatts: stopped by {reason}; {where}the store keeps what it had", file=sys.stderr)
+        said = f"stopped by {reason}; {where}, and the store keeps what it had"
+        print(f"kdwatts: {said}", file=sys.stderr)
         return 128 + stopped_by
+    if problem:
+        print(f"kdwatts: {problem}", file=sys.stderr)
     print(_kept(record, config, None if problem else folder / DOCTOR_NAME))
     return EXIT_WRONG if problem or record.count("wrong") else 0
 
 
-def _check_ranks() -> None:
-    """Refuse several processes on one machine; of one on each machine, every one examines its own.
+def _one_of_several() -> str | None:
+    """This host's name where each of several machines is examined by a process; None alone.
 
-    Raises ValueError.
+    Raises ValueError where a launcher started several processes on this machine.
     """
     _, count = place_on_node()
     if count > 1:
@@ -95,19 +99,18 @@ def _check_ranks() -> None:
             f"{count} processes were started on this machine, and they would disturb each other's "
             "measurements; start one on each machine: srun --ntasks-per-node=1"
         )
+    is_alone = launched().world == 1
+    for name in (name for place in PLACES for name in place):
+        os.environ.pop(name, None)  # Or a step of training would look for the other machines.
+    return None if is_alone else socket.gethostname()
 
 
-def _folder(out: Path | None) -> Path:
+def _folder(out: Path | None, host: str | None) -> Path:
     """The folder of doctor.json, which can be written. Raises OSError."""
-    if out and launched().world > 1:
-        out = out / socket.gethostname()
-    folder = out or new_dated_dir(DEFAULT_DIR)
+    folder = (out / host if host else out) if out else new_dated_dir(DEFAULT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass  # Rather now than after minutes.
-    # A step of training would look for the other machines of this launch.
-    for name in (name for place in PLACES for name in place):
-        os.environ.pop(name, None)
     return folder
 
 
@@ -131,6 +134,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
         is_cpu = not found or options.gpu == "cpu" or "gpu=cpu" in words
         words.append(f"model={PAIRS['cpu' if is_cpu else 'cuda']}")
     config = to_config(resolve_gpu(compose(words), found))
+    check_gpus(config, found)
     return config, [] if config.gpu.device == "cpu" else found
 
 
@@ -143,7 +147,7 @@ def _has_cuda(config: Config, gpus: list[nvml.Device]) -> bool:
 
 
 @contextmanager
-def _sigterm_stops() -> Iterator[list[int]]:
+def _sigterm() -> Iterator[list[int]]:
     """SIGTERM, by which Slurm ends a job, raises KeyboardInterrupt here.
 
     The list then holds its number.

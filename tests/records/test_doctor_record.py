@@ -138,9 +138,7 @@ def test_a_record_that_is_not_what_a_doctor_wrote_is_a_reason_and_no_error(
     path.write_text(text)
     (last,) = last_of(tmp_path, "node7", ["GPU-1"])
     assert last["reason"].startswith(str(path)) and said in last["reason"], last["reason"]
-    assert last == asdict(
-        LastDoctor("node7", "GPU-1", None, str(path), reason=last["reason"])
-    )
+    assert last == asdict(LastDoctor("node7", "GPU-1", None, str(path), reason=last["reason"]))
     to_json(last)
 
 
