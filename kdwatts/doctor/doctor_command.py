@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-
-from tqdm import tqdm
+from types import FrameType
 
 from kdwatts import __version__
-from kdwatts.artifacts.hardware import resolve_gpu
+from kdwatts.artifacts.hardware import check_gpus, resolve_gpu
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import REFUSED
-from kdwatts.cli.failure import in_one_sentence
 from kdwatts.cli.overrides import check_words
 from kdwatts.cli.preflight import compose
+from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.chapters import all_chapters
 from kdwatts.doctor.doctor_options import PAIRS
 from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.verdict_lines import heading, lines_of, summary
+from kdwatts.doctor.progress import Progress
+from kdwatts.doctor.verdict_lines import heading, lines_of, page_width, summary, title
 from kdwatts.records.doctor_record import DOCTOR_NAME, DoctorRecord, Verdict, record_path
 from kdwatts.records.files import write_json
-from kdwatts.runtime.interrupt import EXIT_INTERRUPTED
 from kdwatts.runtime.paths import new_dated_dir
+from kdwatts.runtime.ranks import PLACES, launched, place_on_node
 from kdwatts.runtime.whole_install import EXIT_REFUSED
 from kdwatts.telemetry import nvml
 from kdwatts.telemetry.host import cpu_name
@@ -45,42 +47,82 @@ EXIT_WRONG = 1
 def run(options: argparse.Namespace) -> int:
     """The exit code after this machine was examined."""
     try:
+        host = _one_of_several()
         config, gpus = _chosen(options)
-        folder = options.out or new_dated_dir(DEFAULT_DIR)
-        folder.mkdir(parents=True, exist_ok=True)
-    except REFUSED as error:
+        folder = _folder(options.out, host)
+    except (*REFUSED, RuntimeError) as error:
         print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)
         return EXIT_REFUSED
     # Warnings of the meter and of libraries become verdicts; here they would tear the page.
     logging.basicConfig(level=logging.ERROR, format="kdwatts: %(message)s", stream=sys.stderr)
-    began_s = time.monotonic()
-    verdicts: list[Verdict] = []
-    is_whole = False
-    with tempfile.TemporaryDirectory(prefix="kdwatts-doctor-") as work_dir:
+    logging.captureWarnings(True)
+    began_s, verdicts, stopped_by, unread = time.monotonic(), [], None, None
+    with tempfile.TemporaryDirectory(prefix="kdwatts-doctor-") as work_dir, _sigterm() as received:
         patient = Patient(config, gpus, _has_cuda(config, gpus), Path(work_dir))
         try:
-            for verdict in _shown(patient, 60 * options.minutes):
-                verdicts.append(verdict)
-            is_whole = True
+            with closing(_shown(patient, 60 * options.minutes)) as shown:
+                for verdict in shown:
+                    verdicts.append(verdict)
         except KeyboardInterrupt:
+            stopped_by = received[0] if received else signal.SIGINT
             print(file=sys.stderr)
-    record = _record(patient, verdicts, options.minutes, time.monotonic() - began_s)
-    write_json(folder / DOCTOR_NAME, record)
+        except OSError as error:  # Those of checks are verdicts: stdout takes no more.
+            unread = error
+        record = _record(patient, verdicts, options.minutes, time.monotonic() - began_s)
+        problem = _written(record, folder / DOCTOR_NAME)
+    if isinstance(unread, BrokenPipeError):
+        raise unread
+    where = problem or f"what was found is in {folder / DOCTOR_NAME}"
+    if unread:
+        print(f"kdwatts: stdout takes no more ({unread.strerror}); {where}", file=sys.stderr)
+        return EXIT_WRONG
     print(summary(record))
-    if not is_whole:
-        print(
-            f"kdwatts: stopped by Ctrl-C; what was found is in {folder / DOCTOR_NAME}, and the "
-            "store keeps what it had",
-            file=sys.stderr,
+    if stopped_by is not None:
+        reason = "Ctrl-C" if stopped_by == signal.SIGINT else signal.Signals(stopped_by).name
+        said = f"stopped by {reason}; {where}, and the store keeps what it had"
+        print(f"kdwatts: {said}", file=sys.stderr)
+        return 128 + stopped_by
+    if problem:
+        print(f"kdwatts: {problem}", file=sys.stderr)
+    print(_kept(record, config, None if problem else folder / DOCTOR_NAME))
+    return EXIT_WRONG if problem or record.count("wrong") else 0
+
+
+def _one_of_several() -> str | None:
+    """This host's name where each of several machines is examined by a process; None alone.
+
+    Raises ValueError where a launcher started several processes on this machine.
+    """
+    _, count = place_on_node()
+    if count > 1:
+        raise ValueError(
+            f"{count} processes were started on this machine, and they would disturb each other's "
+            "measurements; start one on each machine: srun --ntasks-per-node=1"
         )
-        return EXIT_INTERRUPTED
-    print(f"The record is {folder / DOCTOR_NAME}{_kept(record, config)}.")
-    return EXIT_WRONG if record.count("wrong") else 0
+    is_alone = launched().world == 1
+    for name in (name for place in PLACES for name in place):
+        os.environ.pop(name, None)  # Or a step of training would look for the other machines.
+    return None if is_alone else socket.gethostname()
+
+
+def _folder(out: Path | None, host: str | None) -> Path:
+    """The folder of doctor.json, which can be written. Raises OSError."""
+    folder = (out / host if host else out) if out else new_dated_dir(DEFAULT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass  # Rather now than after minutes.
+    return folder
 
 
 def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
     """The settings, and the GPUs to examine: none where the CPU was chosen."""
     check_words(options.words)
+    for word in options.words:
+        if word.lstrip("+~").startswith("hydra"):
+            raise ValueError(
+                f"{word} is a setting of Hydra, and there is no run that it could be of; leave it "
+                "out"
+            )
     found = nvml.list_gpus()
     named = {word.partition("=")[0] for word in options.words}
     words = list(options.words)
@@ -92,6 +134,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
         is_cpu = not found or options.gpu == "cpu" or "gpu=cpu" in words
         words.append(f"model={PAIRS['cpu' if is_cpu else 'cuda']}")
     config = to_config(resolve_gpu(compose(words), found))
+    check_gpus(config, found)
     return config, [] if config.gpu.device == "cpu" else found
 
 
@@ -103,43 +146,39 @@ def _has_cuda(config: Config, gpus: list[nvml.Device]) -> bool:
     return torch.cuda.is_available()
 
 
-def _shown(patient: Patient, seconds: float) -> Iterator[Verdict]:
-    """The verdicts; each was printed before it comes."""
-    chapter = ""
-    with _bar(seconds) as bar:
-
-        def begin(name: str) -> None:
-            bar.set_description(name)
-            _move(bar)
-
-        for verdict in examine(patient, all_chapters(), seconds=seconds, begin=begin):
-            if verdict.chapter != chapter:
-                chapter = verdict.chapter
-                bar.write(heading(chapter))
-            bar.write(lines_of(verdict))
-            sys.stdout.flush()
-            _move(bar)
-            yield verdict
-        bar.set_description("")
-
-
 @contextmanager
-def _bar(seconds: float) -> Iterator[tqdm]:
-    """A bar of the time that may be used, on stderr."""
-    with tqdm(
-        total=round(seconds),
-        unit="s",
-        leave=False,
-        bar_format="{desc:<24} |{bar:30}| {n:.0f} of {total:.0f} s",
-        disable=None,  # No bar where nobody watches.
-    ) as bar:
-        yield bar
+def _sigterm() -> Iterator[list[int]]:
+    """SIGTERM, by which Slurm ends a job, raises KeyboardInterrupt here.
+
+    The list then holds its number.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _move(bar: tqdm) -> None:
-    taken_s = float(bar.format_dict["elapsed"] or 0.0)
-    bar.n = min(float(bar.total), taken_s)
-    bar.refresh()
+def _shown(patient: Patient, seconds: float) -> Generator[Verdict, None, None]:
+    """The verdicts; each was printed before it comes."""
+    chapter, width = "", page_width()
+    print(title(patient, seconds, width=width), flush=True)
+    with Progress(seconds) as progress:
+        made = examine(patient, all_chapters(), seconds=seconds, begin=progress.begin)
+        with closing(made):
+            for verdict in made:
+                if verdict.chapter != chapter:
+                    chapter = verdict.chapter
+                    progress.print(heading(chapter))
+                progress.print(lines_of(verdict, width=width))
+                yield verdict
 
 
 def _record(
@@ -162,12 +201,21 @@ def _record(
     )
 
 
-def _kept(record: DoctorRecord, config: Config) -> str:
-    """Write the record to the store; where else it is now, in words."""
-    path = record_path(Store(config.store_dir).root, record.host, record.gpu_uuid)
+def _written(record: DoctorRecord, path: Path) -> str | None:
+    """Write the record; what is wrong where that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
     except OSError as error:
-        return f"; the store has none, as {path} cannot be written ({error.strerror})"
-    return f", and the store's is {path}"
+        return f"{path} cannot be written ({error.strerror})"
+    return None
+
+
+def _kept(record: DoctorRecord, config: Config, written: Path | None) -> str:
+    """Write the record to the store; where it is now, in words."""
+    path = record_path(Store(config.store_dir).root, record.host, record.gpu_uuid)
+    problem = _written(record, path)
+    first = f"The record is {written}" if written else "There is no record in --out"
+    if problem:
+        return f"{first}; the store has none, as {problem}."
+    return f"{first}, and the store's is {path}."

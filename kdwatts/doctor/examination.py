@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from math import isfinite
 
 from kdwatts.doctor.patient import Check, Patient
 from kdwatts.records.doctor_record import Verdict
@@ -15,7 +16,7 @@ Chapters = dict[str, Sequence[Check]]
 
 def examine(
     patient: Patient, chapters: Chapters, *, seconds: float, begin: Callable[[str], None]
-) -> Iterator[Verdict]:
+) -> Generator[Verdict, None, None]:
     """The verdicts of all checks. `begin` is told the name of each check before it.
 
     A check has the part of the time left that it has of what all checks to come want, and never
@@ -34,14 +35,21 @@ def examine(
             continue
         try:
             for verdict in check.look(patient, max(check.least_s, share * left_s)):
-                yield replace(verdict, chapter=chapter)
+                yield replace(_without_infinities(verdict), chapter=chapter)
         except Exception as error:  # Whatever a machine does to a check is what is looked for.
             yield _failed(chapter, check, error)
 
 
+def _without_infinities(verdict: Verdict) -> Verdict:
+    """The verdict with null for a figure that is no number: `found` says what it was."""
+    figures = {name: getattr(verdict, name) for name in ("value", "low", "high")}
+    gone = {name: None for name, one in figures.items() if one is not None and not isfinite(one)}
+    return replace(verdict, **gone)
+
+
 def _without_time(chapter: str, check: Check, left_s: float) -> Verdict:
     return Verdict(
-        name=check.name.replace(" ", "_"),
+        name=f"check_of_{check.name.replace(' ', '_')}",
         chapter=chapter,
         verdict=None,
         found=f"not looked at: it takes {check.least_s:.0f} s, and {left_s:.0f} s were left",
@@ -52,7 +60,7 @@ def _without_time(chapter: str, check: Check, left_s: float) -> Verdict:
 def _failed(chapter: str, check: Check, error: Exception) -> Verdict:
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return Verdict(
-        name=check.name.replace(" ", "_"),
+        name=f"check_of_{check.name.replace(' ', '_')}",
         chapter=chapter,
         verdict="wrong",
         found=f"the check failed: {said[:300]}",

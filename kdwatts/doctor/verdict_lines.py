@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import sys
 import textwrap
 
+from kdwatts import __version__
+from kdwatts.doctor.patient import Patient
 from kdwatts.records.doctor_record import DoctorRecord, Verdict
+from kdwatts.telemetry.host import cpu_name
 
 UNKNOWN = "-"
 """Stands for a verdict where there is none."""
@@ -12,8 +18,29 @@ UNKNOWN = "-"
 _INDENT = 13
 """Columns of the verdict's word and what is before it."""
 
+_WIDTH, _LEAST_WIDTH = 100, 60
+"""Columns of a page."""
 
-def lines_of(verdict: Verdict, *, width: int = 100) -> str:
+
+def page_width() -> int:
+    """Columns of a page: those of the terminal, within bounds, where there is one."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+    return max(_LEAST_WIDTH, min(_WIDTH, columns))
+
+
+def title(patient: Patient, seconds: float, *, width: int = _WIDTH) -> str:
+    """The first line of a page: what is examined, by what, and how long that may take."""
+    gpu, others = patient.gpu, len(patient.gpus) - 1
+    what = f"{gpu.name}, {gpu.uuid}" if gpu else f"{cpu_name()}, without a GPU"
+    rest = f" (the first of {others + 1} GPUs)" if others > 0 else ""
+    said = (
+        f"kdwatts {__version__} examines {socket.gethostname()}: {what}{rest}; pair "
+        f"{patient.config.model.name}; at most {seconds / 60:.3g} min"
+    )
+    return "\n".join(_wrapped(said, "", width))
+
+
+def lines_of(verdict: Verdict, *, width: int = _WIDTH) -> str:
     """What was found, what it was held against, and what to do: a few lines."""
     said = f"{verdict.name.replace('_', ' ')}: {verdict.found}"
     if verdict.against:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,40 @@ def record_path(store_root: Path, host: str, gpu_uuid: str | None) -> Path:
 
 
 def read_record(path: Path) -> DoctorRecord:
-    """The record in a file. Raises OSError, or ValueError where it is no doctor.json."""
-    value = read_json(path)
+    """The record in a file. Keys that this version does not know are left out.
+
+    Raises OSError, or ValueError where the file is no doctor.json.
+    """
     try:
-        verdicts = [Verdict(**one) for one in value.pop("verdicts")]
-        return DoctorRecord(**value, verdicts=verdicts)
-    except (TypeError, AttributeError, KeyError) as error:
+        known = _fields(DoctorRecord, read_json(path))
+        verdicts = [Verdict(**_fields(Verdict, one)) for one in known.pop("verdicts", [])]
+        return DoctorRecord(**known, verdicts=verdicts)
+    except (TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: is no {DOCTOR_NAME} ({error}); run python -m kdwatts.doctor again"
+            f"{path} is no {DOCTOR_NAME} ({error}); run python -m kdwatts.doctor again"
         ) from None
+
+
+_KINDS = {"str": str, "float": int | float, "int": int, "list": list, "dict": dict}
+
+
+def _fields(record_type: type, value: Any) -> dict[str, Any]:
+    """The fields that a JSON object has of a record. Raises TypeError for another kind of value."""
+    if not isinstance(value, dict):
+        raise TypeError(f"it holds {type(value).__name__}, not a record")
+    known = {one.name: str(one.type) for one in fields(record_type) if one.name in value}
+    for name, kind in known.items():
+        given = value[name]
+        if given is None and kind.endswith("| None"):
+            continue
+        is_kind = isinstance(given, _KINDS[re.match(r"\w+", kind)[0]])  # pyright: ignore
+        # A record holds neither NaN nor infinities, which a manifest could not repeat.
+        is_number = not isinstance(given, bool) and (
+            not isinstance(given, float) or math.isfinite(given)
+        )
+        if not is_kind or not is_number:
+            raise TypeError(f"{name} is {given!r}, not {kind}")
+    return {name: value[name] for name in known}
 
 
 def records_in(store_root: Path) -> list[DoctorRecord]:
@@ -148,12 +174,18 @@ def last_of(store_root: Path, host: str, gpu_uuids: Sequence[str | None]) -> lis
 
 def _last_of(store_root: Path, host: str, gpu_uuid: str | None) -> LastDoctor:
     path = record_path(store_root, host, gpu_uuid)
+    place = f"{gpu_uuid} of {host}" if gpu_uuid else host
     try:
         record = read_record(path)
+        if (record.host, record.gpu_uuid) != (host, gpu_uuid):
+            raise ValueError(f"{path} is not of {place}; run python -m kdwatts.doctor again")
     except FileNotFoundError:
-        reason = f"python -m kdwatts.doctor was never run on {host} with this store"
+        reason = f"python -m kdwatts.doctor was never run on {place} with this store"
         return LastDoctor(host, gpu_uuid, None, None, reason=reason)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = f"{path} cannot be read ({error.strerror})"
+        return LastDoctor(host, gpu_uuid, None, str(path), reason=reason)
+    except ValueError as error:
         return LastDoctor(host, gpu_uuid, None, str(path), reason=str(error))
     return LastDoctor(
         host=host,
