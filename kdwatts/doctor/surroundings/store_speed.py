@@ -36,8 +36,11 @@ _TOKEN_BYTES = 4
 
 def store_speed(patient: Patient, seconds: float) -> Iterator[Verdict]:
     """The verdicts on free space, and on the speed at which it is written and read."""
-    config, root = patient.config, Store(patient.config.store_dir).root
-    if not root.is_dir() or not os.access(root, os.W_OK):
+    config, store = patient.config, Store(patient.config.store_dir)
+    root = store.root
+    try:
+        store.check_writable()
+    except ValueError:
         yield Verdict("store_space", None, f"not looked at: {root} cannot be written")
         return
     free = shutil.disk_usage(root).free
