@@ -21,7 +21,7 @@ from pathlib import Path
 from kdwatts.artifacts.store import Store
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.surroundings import rename_reader
-from kdwatts.doctor.surroundings.refusals import finding_and_remedy
+from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.records.files import write_json
 
@@ -202,7 +202,10 @@ def _watching(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 def _child(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A Python process that said that it is ready. It is gone after the block."""
     process = subprocess.Popen(
-        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     assert process.stdin and process.stdout
     try:

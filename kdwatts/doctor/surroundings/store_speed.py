@@ -89,11 +89,13 @@ def _write_part(path: Path, source: bytes, size: int, index: int) -> float:
 
 def _read(path: Path, part_bytes: int, seconds: float) -> tuple[list[float], str]:
     """Seconds of each part that is read, and how the page cache was kept out."""
-    how = "read past the page cache (O_DIRECT)"
+    how = "past this machine's page cache (O_DIRECT); a server or a disk may hold it in its own"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
     except OSError:
-        how = "read after the kernel was asked to drop it from the page cache, which it may not do"
+        how = (
+            "after the kernel was asked to drop it from its page cache, which it may not have done"
+        )
         descriptor = os.open(path, os.O_RDONLY)
     until_s, taken_s = time.monotonic() + seconds, []
     try:
