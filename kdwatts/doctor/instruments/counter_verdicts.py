@@ -178,9 +178,9 @@ def counter_linearity(
     """
     name, against = "counter_linearity", f"{RIGHT_PCT:.0f} and {WRONG_PCT:.0f} % of full load"
     at_full = difference(full)
-    if at_full is None or not full:
-        return Verdict(name, None, "not known: counter or samples are missing")
-    ratio = 1 + at_full.pct / 100
+    ratio = None if at_full is None else 1 + at_full.pct / 100
+    if at_full is None or not ratio or ratio < 0:
+        return Verdict(name, None, "not known: counter or samples are missing, or stand still")
     full_w = sum(one.sampled_w or 0.0 for one in full) / len(full)
     full_half_pct = (at_full.high_pct - at_full.low_pct) / 2
     told, worst = [], None

@@ -83,7 +83,7 @@ def sensor_verdicts(
         names[0],
         "right" if is_right else "attention",
         f"{1e3 * lag.value:.0f} ms late ({1e3 * lag.low:.0f} to {1e3 * lag.high:.0f} ms), beside "
-        f"what its window averages",
+        "what its window averages",
         f"the meter's shortest window, {MIN_NVML_WINDOW_S:.0f} s, for lag and window together",
         None if is_right else "compare no power samples of windows that follow one another",
         value=1e3 * lag.value,

@@ -38,7 +38,7 @@ PIECE_S, LASTS_S = 0.03, 40.0
 
 PRODUCTS_PER_S = 650.0
 
-MOST_AT_ONCE = 10
+MOST_AT_ONCE = 13
 """Cases. More would keep each other from the processor."""
 
 
