@@ -124,7 +124,7 @@ def counter_agreement(
     word = judged(apart.pct, apart.low_pct, apart.high_pct, right=RIGHT_PCT, wrong=WRONG_PCT)
     load = "at idle, half and full load" if is_loaded else "at idle only"
     found = (
-        f"counter within {abs(apart.pct):.1f} % of the integral of power"
+        f"counter within {math.ceil(10 * abs(apart.pct)) / 10:.1f} % of the integral of power"
         if word == "right"
         else f"counter {signed(apart.pct)} % off the integral of power"
     ) + f" ({signed(apart.low_pct)} to {signed(apart.high_pct)} %) {load}, {len(counted)} windows"

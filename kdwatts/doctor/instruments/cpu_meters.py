@@ -57,7 +57,7 @@ def look_at_cpu(
         with closing((make_load or _cpu_products)()) as load:
             if has_rapl:
                 found.steady(load, 0.5, [("half", window_s)])
-            found.steady(load, 1.0, [("full", window_s)] * NUM_EQUAL)
+            found.steady(load, 1.0, [("full", window_s)] * (NUM_EQUAL if has_rapl else 2))
             if has_rapl:
                 yield from _of_rapl(found, load, [one for one in zones if one.kind == "cpu"])
         if not has_gpu:
@@ -78,7 +78,7 @@ def _of_rapl(found: LoadPass, load: Load, zones: Sequence[rapl.Zone]) -> Iterato
     yield idle_power(idle, full, name="rapl_idle_power")
     yield rapl_verdicts.rapl_linearity(idle, half, full)
     yield rapl_verdicts.rapl_power(full, zones)
-    yield from noise(full, prefix="rapl_", delta_s=rapl.DELTA_S)
+    yield from noise(full, prefix="rapl_", delta_s=rapl.DELTA_S, least_s=0.0)
     counter = rapl.Counter(zones[0])
     load.begin()
     try:

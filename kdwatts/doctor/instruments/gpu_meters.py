@@ -36,6 +36,7 @@ from kdwatts.doctor.instruments.sensor_verdicts import is_blind, period_verdicts
 from kdwatts.doctor.patient import Patient
 from kdwatts.records.doctor_record import COUNTER_CHECK, Verdict
 from kdwatts.telemetry import nvml, nvml_state
+from kdwatts.telemetry.parts import MIN_NVML_WINDOW_S
 
 WINDOW_S = 5.0
 """Length in s of a window under a steady load, where there is time."""
@@ -162,7 +163,7 @@ def _under_load(found: LoadPass, gpu: nvml.Device, load: Load, plan: Plan) -> It
     delta_s = max(
         (probe.sensor.delta_s for probe in found.probes("gpu", uuid=gpu.uuid)), default=0.0
     )
-    yield from noise(full, prefix="", delta_s=delta_s)
+    yield from noise(full, prefix="", delta_s=delta_s, least_s=MIN_NVML_WINDOW_S)
     names = {one.name for one in found.equal("full")}
     rows = [row for row in found.rows("gpu") if row["window"] in names and row["uuid"] == gpu.uuid]
     yield clock_under_load(rows, _state(gpu))

@@ -82,6 +82,10 @@ class Products:
         self._stop = threading.Event()
         self._workers: list[threading.Thread] = []
         self._errors: list[Exception] = []
+        # Libraries load at the first product, which may take a second.
+        torch.matmul(*self._factors)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     @property
     def num_done(self) -> int:

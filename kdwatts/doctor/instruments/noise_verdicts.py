@@ -9,13 +9,12 @@ from scipy.special import chdtri
 
 from kdwatts.doctor.instruments.load_windows import NUM_EQUAL, Joules
 from kdwatts.records.doctor_record import Verdict
-from kdwatts.telemetry.parts import MIN_NVML_WINDOW_S
 
 NOISE_PCT = 2.0
 """Standard deviation of equal windows: 1.7 % at 4 s on an A100 against an external meter."""
 
 ONE_PCT_WINDOW_S = 10.0
-"""A GPU's window for one per cent, where its counter is renewed each 100 ms with some to spare."""
+"""The window that docs/explanation/energy.md has for one per cent."""
 
 
 def idle_power(idle: Sequence[Joules], full: Sequence[Joules], *, name: str) -> Verdict:
@@ -45,12 +44,13 @@ def idle_power(idle: Sequence[Joules], full: Sequence[Joules], *, name: str) -> 
     )
 
 
-def noise(equal: Sequence[Joules], *, prefix: str, delta_s: float) -> list[Verdict]:
+def noise(equal: Sequence[Joules], *, prefix: str, delta_s: float, least_s: float) -> list[Verdict]:
     """The spread of equal windows under full load, and the shortest window for one per cent.
 
     The standard deviation has the interval of chi-square: s sqrt((n-1) / q). Under white noise it
     falls as one over the root of the time, t = t0 (s / 1 %)^2. The counter's steps leave
     P delta / sqrt(6) whatever the time, so t is at least delta / (sqrt(6) 1 %).
+    The meter tells nothing of a window below `least_s`.
     """
     names = f"{prefix}equal_windows_noise", f"{prefix}shortest_window_for_1_pct"
     powers_w = [power_w for one in equal if (power_w := one.counter_w or one.sampled_w)]
@@ -66,7 +66,7 @@ def noise(equal: Sequence[Joules], *, prefix: str, delta_s: float) -> list[Verdi
     steps_s = delta_s / math.sqrt(6) / 0.01
 
     def needed_s(pct: float) -> float:
-        return max(length_s * pct**2, steps_s, MIN_NVML_WINDOW_S)
+        return max(length_s * pct**2, steps_s, least_s)
 
     is_quiet = low <= NOISE_PCT
     shortest_s = needed_s(sd_pct)
@@ -90,7 +90,7 @@ def noise(equal: Sequence[Joules], *, prefix: str, delta_s: float) -> list[Verdi
             word if is_short else "attention",
             f"{shortest_s:.1f} s for a standard deviation of 1 % ({needed_s(low):.1f} to "
             f"{needed_s(high):.1f} s), if noise is white",
-            f"{ONE_PCT_WINDOW_S:.0f} s, where a counter is renewed each 100 ms",
+            f"{ONE_PCT_WINDOW_S:.0f} s, which docs/explanation/energy.md says 1 % takes",
             None if is_short else f"give windows at least {shortest_s:.0f} s",
             value=shortest_s,
             low=needed_s(low),

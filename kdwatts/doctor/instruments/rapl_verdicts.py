@@ -22,7 +22,10 @@ SLOW_S = 10 * DELTA_S
 
 
 def without_rapl(telemetry: Telemetry, reason: str, *, is_gpu_alone: bool) -> Iterator[Verdict]:
-    """The verdicts where no counter of the CPU can be read."""
+    """The verdicts where no counter of the CPU can be read. A GPU's joules may be enough alone."""
+    remedy = "quote no joules of this CPU as measured; a host that shows RAPL would measure them"
+    if "permission" in reason:
+        remedy = "let the job read RAPL: sudo chmod -R a+r /sys/class/powercap/intel-rapl:*"
     yield Verdict("rapl", None, f"not looked at: {reason}")
     if telemetry.cpu_estimate == "tdp":
         yield Verdict(
@@ -31,15 +34,12 @@ def without_rapl(telemetry: Telemetry, reason: str, *, is_gpu_alone: bool) -> It
             f"estimated, not measured: CPU time times {telemetry.cpu_tdp_w:.0f} W over "
             f"{telemetry.cpu_tdp_threads} threads ({telemetry.cpu_tdp_source})",
             "an energy counter; an estimate may be wrong by half",
-            "let the job read RAPL: sudo chmod -R a+r /sys/class/powercap/intel-rapl:*",
+            remedy,
         )
         return
-    yield Verdict(
-        "cpu_energy",
-        None if is_gpu_alone else "attention",
-        "no energy of the CPU is known, measured or estimated",
-        remedy="let the job read RAPL: sudo chmod -R a+r /sys/class/powercap/intel-rapl:*",
-    )
+    word = None if is_gpu_alone else "attention"
+    found = "no energy of the CPU is known, measured or estimated"
+    yield Verdict("cpu_energy", word, found, remedy=remedy)
 
 
 def rapl_period(changes: Changes) -> Verdict:

@@ -71,7 +71,8 @@ def sampler_rate(times_s: Sequence[float], interval_s: float) -> Verdict:
     watched_s = times_s[-1] - times_s[0]
     num_due = max(1, round(watched_s / interval_s))
     num_lost = max(0, num_due - (len(times_s) - 1))
-    longest_s = max(after - before for before, after in pairwise(times_s))
+    apart_s = [after - before for before, after in pairwise(times_s)]
+    num_late = sum(one_s > 1.5 * interval_s for one_s in apart_s)
     share = num_lost / num_due
     low, high = share_interval(num_lost, num_due) or (0.0, 1.0)
     word = "right"
@@ -82,9 +83,10 @@ def sampler_rate(times_s: Sequence[float], interval_s: float) -> Verdict:
     return Verdict(
         "sampler_rate",
         word,
-        f"{(num_due - num_lost) / watched_s:.1f} samples a second of {1 / interval_s:.0f} that "
-        f"were due; {num_lost} of {num_due} were lost, {100 * share:.1f} % ({100 * low:.1f} to "
-        f"{100 * high:.1f} %); the longest time without one was {1e3 * longest_s:.0f} ms",
+        f"{(num_due - num_lost) / watched_s:.1f} samples a second of {1 / interval_s:.0f}; "
+        f"{num_lost} of {num_due} were lost, {100 * share:.1f} % ({100 * low:.1f} to "
+        f"{100 * high:.1f} %), {num_late} were late, and the longest time without one was "
+        f"{1e3 * max(apart_s):.0f} ms",
         f"{100 * LOST_SHARE:.0f} % lost, and {100 * STARVED_SHARE:.0f} % for wrong",
         None if word == "right" else REMEDY,
         value=100 * share,

@@ -107,6 +107,16 @@ def test_without_a_window_there_is_no_verdict():
     assert agreement([]).verdict is None
 
 
+def test_in_1000_gpus_whose_windows_scatter_by_1_per_cent_none_is_a_false_alarm():
+    said = [agreement(steady(1.0, noise=0.01, seed=seed)).verdict for seed in range(1000)]
+    assert set(said) == {"right"}
+
+
+def test_of_1000_counters_that_lie_by_1_3_and_scatter_by_5_per_cent_every_one_is_wrong():
+    said = [agreement(steady(1.3, noise=0.05, seed=seed)).verdict for seed in range(1000)]
+    assert set(said) == {"wrong"}
+
+
 def test_the_interval_holds_the_truth_in_95_of_100_windows():
     held = 0
     for seed in range(400):
@@ -178,7 +188,9 @@ def test_idle_power_is_held_against_half_of_full_load():
 def test_five_windows_one_per_cent_apart_need_their_own_length_for_one_per_cent():
     # Deviations of -1, 0, 0, 0 and 1 % have the variance (1 + 1) / 4.
     powers_w = [594.0, 600.0, 600.0, 600.0, 606.0]
-    spread, shortest = noise([window(p, p, seconds=8.0) for p in powers_w], prefix="", delta_s=0.02)
+    spread, shortest = noise(
+        [window(p, p, seconds=8.0) for p in powers_w], prefix="", delta_s=0.02, least_s=2.0
+    )
     assert spread.value == pytest.approx(0.5**0.5, abs=1e-6)
     # Chi-square with 4 degrees: quantiles 0.4844 and 11.1433.
     assert spread.low == pytest.approx((4 * 0.5 / 11.1433) ** 0.5, abs=1e-3)
@@ -188,17 +200,19 @@ def test_five_windows_one_per_cent_apart_need_their_own_length_for_one_per_cent(
 
 
 def test_a_slow_counter_sets_the_shortest_window_of_a_quiet_gpu():
-    _, shortest = noise([window(600.0, 600.0)] * 5, prefix="", delta_s=0.1)
+    _, shortest = noise([window(600.0, 600.0)] * 5, prefix="", delta_s=0.1, least_s=2.0)
     # 0.1 s / sqrt(6) / 1 %
     assert shortest.value == pytest.approx(4.082, abs=1e-3)
-    _, quick = noise([window(600.0, 600.0)] * 5, prefix="", delta_s=0.001)
+    _, quick = noise([window(600.0, 600.0)] * 5, prefix="", delta_s=0.001, least_s=2.0)
     assert quick.value == 2.0
 
 
 def test_windows_that_spread_beyond_chance_are_noisy():
     powers_w = [450.0, 600.0, 700.0, 520.0, 640.0]
-    spread, shortest = noise([window(p, p) for p in powers_w], prefix="rapl_", delta_s=0.001)
+    spread, shortest = noise(
+        [window(p, p) for p in powers_w], prefix="rapl_", delta_s=0.001, least_s=2.0
+    )
     assert spread.name == "rapl_equal_windows_noise"
     assert (spread.verdict, shortest.verdict) == ("attention", "attention")
-    few, _ = noise([window(600.0, 600.0)] * 4, prefix="", delta_s=0.02)
+    few, _ = noise([window(600.0, 600.0)] * 4, prefix="", delta_s=0.02, least_s=2.0)
     assert (few.verdict, few.value) == (None, None)

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,75 +50,79 @@ FAULTS = (
 
 
 @pytest.fixture(scope="module")
-def told(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
+def verdicts(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
     stuck = Case("stuck", {"counter_stuck_s": time.monotonic() + 20})
     return examined(nvml_dir, tmp_path_factory.mktemp("faults"), [*FAULTS, stuck])
 
 
 @pytest.fixture
-def said(told: dict[str, list[Verdict]]):
-    return lambda case, name: next(one for one in told[case] if one.name == name)
+def verdict_of(verdicts: dict[str, list[Verdict]]) -> Callable[[str, str], Verdict]:
+    return lambda case, name: next(one for one in verdicts[case] if one.name == name)
 
 
-def not_right(verdicts: list[Verdict]) -> dict[str, str]:
-    return {one.name: one.found for one in verdicts if one.verdict not in ("right", None)}
+def not_right(found: list[Verdict]) -> dict[str, str]:
+    return {one.name: one.found for one in found if one.verdict not in ("right", None)}
 
 
-def test_a_healthy_gpu_is_right(told: dict[str, list[Verdict]]):
-    assert not_right(told["healthy"]) == {}
-    names = Counter(one.name for one in told["healthy"])
+def test_a_healthy_gpu_is_right(verdicts: dict[str, list[Verdict]]):
+    assert not_right(verdicts["healthy"]) == {}
+    names = Counter(one.name for one in verdicts["healthy"])
     assert set(names.values()) == {1}
-    assert all(one.value is not None for one in told["healthy"] if one.verdict == "right")
+    assert all(one.value is not None for one in verdicts["healthy"] if one.verdict == "right")
 
 
-def test_a_counter_that_lies_by_1_3_is_wrong_and_nothing_else_is(told, said):
-    assert set(not_right(told["liar"])) == {"counter_agreement"}
-    verdict = said("liar", "counter_agreement")
+def test_a_counter_that_lies_by_1_3_is_wrong_and_nothing_else_is(verdicts, verdict_of):
+    assert set(not_right(verdicts["liar"])) == {"counter_agreement"}
+    verdict = verdict_of("liar", "counter_agreement")
     assert verdict.verdict == "wrong"
     assert verdict.low < 30 < verdict.high
 
 
 @pytest.mark.parametrize("case", ["microjoules", "joules", "watts", "microwatts"])
-def test_an_error_of_units_is_found_both_ways_in_counter_and_power(said, case: str):
-    verdict = said(case, "counter_agreement")
+def test_an_error_of_units_is_found_both_ways_in_counter_and_power(verdict_of, case: str):
+    verdict = verdict_of(case, "counter_agreement")
     assert verdict.verdict == "wrong" and "units" in verdict.found, verdict.found
 
 
-def test_a_counter_that_stops_is_stuck(said):
-    verdict = said("stuck", "counter_agreement")
+def test_a_counter_that_stops_is_stuck(verdict_of):
+    verdict = verdict_of("stuck", "counter_agreement")
     assert verdict.verdict == "wrong" and "stuck" in verdict.found
 
 
-def test_a_throttled_clock_is_wrong_and_a_low_one_without_a_reason_asks_for_attention(told, said):
-    assert set(not_right(told["throttled"])) == {"clock_under_load"}
-    verdict = said("throttled", "clock_under_load")
+def test_a_throttled_clock_is_wrong_and_a_low_one_without_a_reason_asks_for_attention(
+    verdicts, verdict_of
+):
+    assert set(not_right(verdicts["throttled"])) == {"clock_under_load"}
+    verdict = verdict_of("throttled", "clock_under_load")
     assert verdict.verdict == "wrong" and verdict.value == 900
-    assert said("low clock", "clock_under_load").verdict == "attention"
+    assert verdict_of("low clock", "clock_under_load").verdict == "attention"
 
 
-def test_a_sampler_that_is_starved_is_wrong(said):
-    verdict = said("starved", "sampler_rate")
+def test_a_sampler_that_is_starved_is_wrong(verdict_of):
+    verdict = verdict_of("starved", "sampler_rate")
     assert verdict.verdict == "wrong", verdict.found
     assert "--cpus-per-task" in verdict.remedy
 
 
-def test_without_a_counter_samples_are_integrated_and_the_sensor_is_still_looked_at(told, said):
-    assert said("no counter", "counter_agreement").verdict == "attention"
-    assert said("no counter", "counter_period").verdict is None
-    assert set(not_right(told["no counter"])) == {"counter_agreement"}
-    assert said("no counter", "equal_windows_noise").verdict == "right"
+def test_without_a_counter_samples_are_integrated_and_the_sensor_is_still_looked_at(
+    verdicts, verdict_of
+):
+    assert verdict_of("no counter", "counter_agreement").verdict == "attention"
+    assert verdict_of("no counter", "counter_period").verdict is None
+    assert set(not_right(verdicts["no counter"])) == {"counter_agreement"}
+    assert verdict_of("no counter", "equal_windows_noise").verdict == "right"
 
 
-def test_a_gpu_that_torch_cannot_use_is_looked_at_while_it_idles(told, said):
-    assert not_right(told["no load"]) == {}
-    assert "at idle only" in said("no load", "counter_agreement").found
-    assert said("no load", "known_load").verdict is None
-    assert said("no load", "idle_power").value == pytest.approx(80.0, rel=0.02)
+def test_a_gpu_that_torch_cannot_use_is_looked_at_while_it_idles(verdicts, verdict_of):
+    assert not_right(verdicts["no load"]) == {}
+    assert "at idle only" in verdict_of("no load", "counter_agreement").found
+    assert verdict_of("no load", "known_load").verdict is None
+    assert verdict_of("no load", "idle_power").value == pytest.approx(80.0, rel=0.02)
 
 
-def test_a_load_that_this_gpu_does_not_draw_is_seen(said):
-    assert said("other GPU", "idle_power").verdict == "attention"
-    assert said("other GPU", "power_sensor_lag").verdict is None
+def test_a_load_that_this_gpu_does_not_draw_is_seen(verdict_of):
+    assert verdict_of("other GPU", "idle_power").verdict == "attention"
+    assert verdict_of("other GPU", "power_sensor_lag").verdict is None
 
 
 def healthy(number: int) -> Case:
@@ -127,7 +132,6 @@ def healthy(number: int) -> Case:
         f"healthy {number}",
         {
             "counter_period_ms": dice.choice((20, 50, 100)),
-            "counter_phase_ms": 0,
             "power_period_ms": dice.choice((20, 100)),
             "power_window_ms": dice.choice((25, 100, 1000)),
             "counter_mj": dice.randrange(10**9),
@@ -148,7 +152,7 @@ def test_a_healthy_gpu_passes_50_times_of_50(nvml_dir: Path, tmp_path: Path):
     wrong = {name: found for name, found in alarms.items() if found}
     print(f"{len(wrong)} false alarms of {NUM_HEALTHY}")
     assert wrong == {}, json.dumps(wrong, indent=1)
-    agreements = [one for verdicts in told.values() for one in verdicts if one.value is not None]
+    agreements = [one for each in told.values() for one in each if one.value is not None]
     halves = [
         (one.high - one.low) / 2
         for one in agreements
