@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -182,8 +183,14 @@ def _thread_clock(name: str) -> int | None:
 def load_pass(folder: Path, telemetry: Telemetry, *, use_gpus: bool) -> Iterator[LoadPass]:
     """A meter with the settings of a run. It also measures GPUs that others use."""
     settings = replace(telemetry, idle_s=0.0, allow_shared=True, openmetrics=None)
-    with Meter(folder, settings, use_gpus=use_gpus) as meter:
-        yield LoadPass(meter, folder, settings.interval_s)
+    meter_log = logging.getLogger("kdwatts.telemetry")
+    level = meter_log.level
+    meter_log.setLevel(logging.CRITICAL)  # What it would say becomes a verdict.
+    try:
+        with Meter(folder, settings, use_gpus=use_gpus) as meter:
+            yield LoadPass(meter, folder, settings.interval_s)
+    finally:
+        meter_log.setLevel(level)
 
 
 def joules(window: LoadWindow, probes: Sequence[Probe]) -> Joules | None:
