@@ -214,7 +214,7 @@ def test_a_run_that_outlives_its_part_is_ended_and_holds_no_gpu_for_the_next(tmp
 
 @pytest.mark.slow
 def test_a_rehearsal_has_the_doctor_s_record_and_its_table(tmp_path: Path):
-    told = rehearse(tmp_path, "--parts", "doctor", "--doctor-minutes", "0.5")
+    told = rehearse(tmp_path, "--parts", "doctor", "--doctor-minutes", "1")
     assert "doctor took" in told
     record = json.loads((tmp_path / "doctor.json").read_text())
     assert "counter_agreement" in {one["name"] for one in record["verdicts"]}
