@@ -41,7 +41,7 @@ REACHED_SOURCE = (
 
 MEMORY_RIGHT = 0.10
 MEMORY_WRONG = 0.25
-"""The peak is within 10 % of the plan's (the bar of docs/benchmarks.md), and at most 25 % above it. A
+"""The peak is within 10 % of the plan's (a bar of docs/benchmarks.md), and at most 25 % above it. A
 run is refused by the plan's figure, so one that takes far more ends without memory."""
 
 PRODUCTS_SHARE = 0.05
