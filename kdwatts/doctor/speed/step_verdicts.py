@@ -180,7 +180,7 @@ def _verdicts(patient: Patient, measured: StepFigures) -> Iterator[Verdict]:
     yield _energy_verdict(patient, measured, tokens)
     yield _mfu_verdict(patient, config, rate)
     yield _share_verdict(patient, config, measured)
-    yield _memory_verdict(measured)
+    yield memory_verdict(measured.peak_gib, measured.step.planned_gib)
 
 
 def _energy_verdict(patient: Patient, measured: StepFigures, tokens: int) -> Verdict:
@@ -271,11 +271,15 @@ def _share_judged(share: float, low: float | None) -> tuple[str, str | None]:
     return "right", None
 
 
-def _memory_verdict(measured: StepFigures) -> Verdict:
-    name, planned = "step_memory", measured.step.planned_gib
-    if measured.peak_gib is None:
+def memory_verdict(peak_gib: float | None, planned_gib: float) -> Verdict:
+    """The verdict on the most GiB that tensors took at once, beside the plan's.
+
+    The allocator counts bytes, so the figure has no interval.
+    """
+    name = "step_memory"
+    if peak_gib is None:
         return Verdict(name, None, "not measured: nothing counts the tensors of a CPU")
-    over = measured.peak_gib / planned - 1
+    over = peak_gib / planned_gib - 1
     verdict, remedy = "right", None
     if over > MEMORY_WRONG:
         verdict, remedy = "wrong", "leave more room: a smaller training.micro_batch; report it"
@@ -284,11 +288,11 @@ def _memory_verdict(measured: StepFigures) -> Verdict:
     return Verdict(
         name,
         verdict,
-        f"{measured.peak_gib:.2f} GiB at most, {100 * abs(over):.0f} % "
+        f"{peak_gib:.2f} GiB at most, {100 * abs(over):.0f} % "
         f"{'above' if over > 0 else 'below'} the plan's",
-        f"{planned:.2f} GiB, planned for the step that ran",
+        f"{planned_gib:.2f} GiB, planned for the step that ran",
         remedy,
-        value=measured.peak_gib,
+        value=peak_gib,
         unit="GiB",
     )
 
