@@ -153,33 +153,32 @@ def verdict_on(
         return Verdict(
             name, None, f"{what}{left or '; there is none'}", remedy="give more --minutes"
         )
-    value = None if worst is None or math.isnan(worst.slope_error) else 100 * worst.slope_error
-    value = None if value is None or math.isinf(value) else value
+    error = worst.worst_part[1] if worst else math.nan
+    value = 100 * error if math.isfinite(error) else None
     if far or examined.failures:
-        said = [_too_far(one) for one in sorted(far, key=lambda one: -one.excess)]
+        said = [_with_errors(one, too_far=True) for one in sorted(far, key=lambda one: -one.excess)]
         said += [f"{failed} raised {error}" for failed, error in examined.failures.items()]
         found = f"{len(said)} of {num} {what} are wrong: {'; '.join(said)}{left}"
         return Verdict(name, "wrong", found, against, remedy, value=value, unit="%")
     assert worst
-    value_error = max(one.value_error for one in examined.agreements)
-    found = (
-        f"all {num} {what}: values within {_percent(value_error)}; nearest to its limit is "
-        f"{worst.name}, whose slopes are {_percent(worst.slope_error)} off where "
-        f"{_percent(worst.slope_allowed)} is allowed{left}"
-    )
+    found = f"all {num} {what}; nearest to its limit is {_with_errors(worst)}{left}"
     return Verdict(name, "right", found, against, value=value, unit="%")
 
 
-def _too_far(one: Agreement) -> str:
-    parts = [
-        f"{what} {_percent(error)} off, {_percent(allowed)} allowed"
-        for what, error, allowed in one.compared_parts()
-        if not error <= allowed
+def _with_errors(one: Agreement, *, too_far: bool = False) -> str:
+    """Its name, and its worst error or all that are too large, each beside what is allowed."""
+    parts = one.compared_parts() if too_far else [one.worst_part]
+    said = [
+        f"{what} {_off(error)}, {_percent(allowed)} allowed"
+        for what, error, allowed in parts
+        if not (too_far and error <= allowed)
     ]
-    return f"{one.name} ({'; '.join(parts)})"
+    return f"{one.name} ({'; '.join(said)})"
+
+
+def _off(error: float) -> str:
+    return f"{_percent(error)} off" if math.isfinite(error) else "NaN or infinite"
 
 
 def _percent(share: float) -> str:
-    if not math.isfinite(share):
-        return "no number (NaN or infinite)"
     return f"{significant(100 * share, 2)} %"

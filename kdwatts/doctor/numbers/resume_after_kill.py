@@ -143,7 +143,7 @@ def examine_resume(
         except TimeoutError:
             found = f"not looked at: the runs of ten steps did not end within {seconds:.0f} s"
             return Verdict(NAME, None, found, remedy="give more --minutes")
-    return _compared(whole, killed, num_rows)
+    return compared_runs(whole, killed, num_rows)
 
 
 def _kill_in_between(process: subprocess.Popen[bytes], run: TenSteps, until_s: float) -> bool:
@@ -178,7 +178,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _compared(whole: TenSteps, killed: TenSteps, num_rows: int) -> Verdict:
+def compared_runs(whole: TenSteps, killed: TenSteps, num_rows: int) -> Verdict:
     """The verdict on two runs that ended, of which one was killed after so many rows."""
     expected, found = whole.student(), killed.student()
     different = [

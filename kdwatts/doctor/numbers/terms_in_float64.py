@@ -95,10 +95,19 @@ class Agreement:
         return parts
 
     @property
+    def worst_part(self) -> tuple[str, float, float]:
+        """Of `compared_parts`, the one whose error is the largest share of what it may be."""
+        return max(self.compared_parts(), key=lambda part: _share(part[1], part[2]))
+
+    @property
     def excess(self) -> float:
-        """The largest error over what it may be: more than 1 is too far. Infinite for a NaN."""
-        shares = [error / allowed for _, error, allowed in self.compared_parts()]
-        return max(math.inf if math.isnan(share) else share for share in shares)
+        """That share: more than 1 is too far. Infinite for a NaN."""
+        _, error, allowed = self.worst_part
+        return _share(error, allowed)
+
+
+def _share(error: float, allowed: float) -> float:
+    return math.inf if math.isnan(error) else error / allowed
 
 
 def compared(case: Case, precision: Precision, device: torch.device) -> Agreement:
@@ -156,7 +165,7 @@ def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def _difference_error(
     loss: Loss, student: Sequence[Tensor], teacher: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> float:
-    """Relative error of slopes against a central difference of values, in float64.
+    """Error of a slope against a central difference of values in float64, over the steepest slope.
 
     The step goes along the slopes, and as far in a direction that is drawn. So a factor is seen as
     it is, and a wrong direction in part.
@@ -172,7 +181,7 @@ def _difference_error(
         for sign in (1, -1)
     )
     slope = sum(float((s * d).sum()) for s, d in zip(slopes, direction, strict=True))
-    return abs((ahead - behind) / (2 * step) - slope) / abs(slope)
+    return abs((ahead - behind) / (2 * step) - slope) / steep
 
 
 def _length(tensors: Sequence[Tensor]) -> float:
