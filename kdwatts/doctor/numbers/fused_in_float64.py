@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,12 +93,17 @@ def compared_fused(
     else:
         found = block_losses(Block(rows, student_NV, teacher_NV), terms, WEIGHTS)
     return Agreement(
-        f"{kind} of {str(dtype).removeprefix('torch.')}",
+        named(kind, dtype),
         float(((found - expected).abs() / expected.abs()).max()),
         distance([student_NV], [slope_NV]),
         VALUE_TOLERANCE,
         SLOPE_TOLERANCE[dtype] * (EDGE if kind == "total_variation" else 1),
     )
+
+
+def named(kind: str, dtype: torch.dtype) -> str:
+    """A kind of loss and the type of its logits, in words."""
+    return f"{kind} of {str(dtype).removeprefix('torch.')}"
 
 
 @contextmanager
@@ -142,23 +149,20 @@ def examine_kernel(
     """The verdict on the kernel with logits [N, V] of this size, within about so many seconds."""
     until_s = time.monotonic() + seconds
     examined, against = Examined(), "the plain form in float64"
-    for dtype in SLOPE_TOLERANCE:
-        for kind in FUSED_KINDS:
-            logits = both_logits(positions, vocabulary, dtype, device)
-            if time.monotonic() < until_s and (reason := refusal_of(kind, *logits)):
-                found = (
-                    f"the head takes the plain form, because of the fused kernel for {kind} of "
-                    f"{dtype} {reason}; it is right, but slower and needs more memory"
-                )
-                remedy = (
-                    "install the triton of this torch and a C compiler; where it differs, try "
-                    "another version of triton or of the driver"
-                )
-                return Verdict("fused_head", "attention", found, against, remedy)
-            name = f"{kind} of {dtype}"
-            examined.look(
-                name, lambda kind=kind, logits=logits: compared_fused(kind, *logits), until_s
+    for dtype, kind in itertools.product(SLOPE_TOLERANCE, FUSED_KINDS):
+        logits = both_logits(positions, vocabulary, dtype, device)
+        name = named(kind, dtype)
+        if time.monotonic() < until_s and (reason := refusal_of(kind, *logits)):
+            found = (
+                f"the fused kernel is not used for {name}: {reason}; the plain form runs, which "
+                "is right, but slower, and needs more memory"
             )
+            remedy = (
+                "install the triton of this torch and a C compiler; where the two forms differ, "
+                "try another version of triton or of the driver"
+            )
+            return Verdict("fused_head", "attention", found, against, remedy)
+        examined.look(name, partial(compared_fused, kind, *logits), until_s)
     what = f"losses of the fused kernel with a vocabulary of {vocabulary:,}"
     allowed = "; slopes at most 0.01 % off in float32, 0.5 % in bfloat16"
     return verdict_on("fused_head", what, examined, against=against + allowed)

@@ -22,8 +22,8 @@ Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 FP32_TOLERANCE = 1e-3
 """Relative. float32 rounds to 6e-8. Products in TF32 keep 11 bits, 5e-4, and may pass."""
 BF16_TOLERANCE = 2e-2
-"""Relative. bfloat16 keeps 8 bits: a logit of 10 is rounded by up to 0.03 (IEEE 754 binary32 cut
-to its upper half), and its probability by as much. Logits are rarely that large."""
+"""Relative. bfloat16 keeps 8 bits: a logit of 10 is off by up to 0.03, and its probability by 3 %.
+Most logits are smaller, and their errors have both signs."""
 DIFFERENCE_TOLERANCE = 1e-3
 """Relative, between slopes and differences of values in float64. A tenth of a mistake of 1 %."""
 DIFFERENCE_STEP = 1e-6
