@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
+
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    # Ignored where nohup or a script's background started the tests; every child would inherit it.
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEAREST = ("test_shipped.py", "test_pipeline.py", "test_ranks_run.py", "telemetry/")
 """Files that take longest, the longest first: begun last, each would keep one worker alone."""

@@ -42,15 +42,21 @@ def size_lines(config: Config, budget: Budget) -> list[str]:
             f"{writing.prompt_tokens:,}: {_pflop(writing.pflop)}, {writing.cache_gib:,.2f} GiB of "
             "keys and values a batch"
         )
-    if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
-        width = teacher_source(config).architecture.hidden_size
-        each = bytes_per_token(plan_signals(config), training.sequence_length, width)
+    if each := cache_bytes_per_target(config):
         whole = each * training.target_tokens
         unit, size = ("GB", 1e9) if whole >= 1e9 else ("MB", 1e6)
         lines.append(
             f"teacher cache: {each:,.0f} bytes a token, about {whole / size:,.2f} {unit} on disk"
         )
     return lines
+
+
+def cache_bytes_per_target(config: Config) -> float | None:
+    """Bytes of the teacher's cache on disk per target token. None where none is made."""
+    if not config.paradigm.needs_signals or config.paradigm.teacher != "cached":
+        return None
+    width = teacher_source(config).architecture.hidden_size
+    return bytes_per_token(plan_signals(config), config.training.sequence_length, width)
 
 
 def _count(number: int) -> str:

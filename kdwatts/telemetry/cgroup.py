@@ -1,4 +1,7 @@
-"""The CPU quota of this process's control groups: a container may see all CPUs but use only two."""
+"""CPU quota and memory of this process's control groups.
+
+A container may see all CPUs and all memory of a node, but use only a part of them.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,52 @@ def quota_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None
     It is the least quota of the process's own group and all groups above. Inside a container the
     path may be the host's while the tree is the container's. Then the tree's root holds the quota.
     """
+    quotas = [_v2(root / "unified"), _v2(root), _v1(root / "cpu"), _v1(root / "cpu,cpuacct")]
+    for controllers, folder in _groups(membership):
+        if not controllers:
+            quotas += [_v2(root / folder), _v2(root / "unified" / folder)]
+        elif "cpu" in controllers.split(","):
+            quotas += [_v1(root / controllers / folder), _v1(root / "cpu" / folder)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def memory_left_gib(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None:
+    """The memory in GiB that the groups around this process still allow. None without a limit.
+
+    Files in the page cache count as free: the kernel drops them when a group is full.
+    """
+    left = [_memory_left(root, 2), _memory_left(root / "memory", 1)]
+    for controllers, folder in _groups(membership):
+        if not controllers:
+            left += [_memory_left(root / folder, 2), _memory_left(root / "unified" / folder, 2)]
+        elif "memory" in controllers.split(","):
+            left.append(_memory_left(root / controllers / folder, 1))
+    return min((gib for gib in left if gib is not None), default=None)
+
+
+def _groups(membership: Path) -> Iterator[tuple[str, str]]:
+    """Controllers and path of each group of the process, and of all groups above."""
     try:
         lines = membership.read_text("utf-8", "replace").split("\n")
     except OSError:
-        lines = []
-    quotas = [_v2(root / "unified"), _v2(root), _v1(root / "cpu"), _v1(root / "cpu,cpuacct")]
+        return
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        for folder in _upwards(path):
-            if not controllers:
-                quotas += [_v2(root / folder), _v2(root / "unified" / folder)]
-            elif "cpu" in controllers.split(","):
-                quotas += [_v1(root / controllers / folder), _v1(root / "cpu" / folder)]
-    return min((quota for quota in quotas if quota is not None), default=None)
+        yield from ((controllers, folder) for folder in _upwards(path))
+
+
+def _memory_left(folder: Path, version: int) -> float | None:
+    """Of one group; version 1 writes a number near 2^63 where there is no limit."""
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    limit, used = _words(folder / names[0]), _words(folder / names[1])
+    if not (limit and used and limit[0].isdecimal() and used[0].isdecimal()):
+        return None
+    stat = _words(folder / "memory.stat")
+    cached = int(stat[stat.index(names[2]) + 1]) if names[2] in stat else 0
+    return None if int(limit[0]) >= 2**60 else (int(limit[0]) - int(used[0]) + cached) / 2**30
 
 
 def _upwards(path: str) -> Iterator[str]:

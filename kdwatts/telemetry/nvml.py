@@ -212,14 +212,14 @@ def _insist(query: Callable[..., Any], *arguments: Any) -> Any:
 
 def _described(index: int, driver: str, handles: Handles) -> OpenDevice:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    limit_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    values = _or_none(pynvml.nvmlDeviceGetFieldValues, handle, FIELDS)
+    memory = or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    limit_mw = or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    values = or_none(pynvml.nvmlDeviceGetFieldValues, handle, FIELDS)
     has_fields = values is not None and all(
         values[i].nvmlReturn == pynvml.NVML_SUCCESS for i in (0, 2)
     )
-    counter_mj = _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-    mig_modes = _or_none(pynvml.nvmlDeviceGetMigMode, handle)
+    counter_mj = or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+    mig_modes = or_none(pynvml.nvmlDeviceGetMigMode, handle)
     gpu = Device(
         index=index,
         uuid=pynvml.nvmlDeviceGetUUID(handle),
@@ -233,7 +233,7 @@ def _described(index: int, driver: str, handles: Handles) -> OpenDevice:
     return OpenDevice(gpu, handles, has_fields and gpu.has_energy_counter)
 
 
-def _or_none(query: Callable[..., Any], *arguments: Any) -> Any:
+def or_none(query: Callable[..., Any], *arguments: Any) -> Any:
     """The answer, or None where GPU or driver lack the quantity. Other errors are raised."""
     try:
         return query(*arguments)
@@ -267,26 +267,24 @@ def _counter_and_power(gpu: OpenDevice) -> tuple[int | None, int | None, int | N
     counter_mj = None
     if gpu.device.has_energy_counter:
         counter_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)
-    return counter_mj, _or_none(pynvml.nvmlDeviceGetPowerUsage, gpu.handle), None
+    return counter_mj, or_none(pynvml.nvmlDeviceGetPowerUsage, gpu.handle), None
 
 
 def read_slow(gpu: OpenDevice) -> SlowQuantities:
     """Utilisation, memory, temperature, clock, throttling and power limit. Raises NVMLError."""
     handle = gpu.handle
-    rates = _or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    reasons = _or_none(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    rates = or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    memory = or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    reasons = or_none(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     if reasons is None:
         # The name before driver 535.
-        reasons = _or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
-    limit_mw = _or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        reasons = or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    limit_mw = or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     return SlowQuantities(
         util_pct=None if rates is None else float(rates.gpu),
         memory_used_gib=None if memory is None else memory.used / 2**30,
-        temperature_c=_or_none(
-            pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU
-        ),
-        sm_clock_mhz=_or_none(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        temperature_c=or_none(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        sm_clock_mhz=or_none(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
         throttle_reasons=reasons,
         power_limit_w=None if limit_mw is None else limit_mw / 1e3,
     )
@@ -295,7 +293,7 @@ def read_slow(gpu: OpenDevice) -> SlowQuantities:
 def compute_pids(gpu: OpenDevice) -> set[int]:
     """The processes with a compute context on the GPU, as process ids of the host."""
     try:
-        processes = _or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, gpu.handle) or []
+        processes = or_none(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, gpu.handle) or []
     except NVMLError as error:
         _warn_once("telemetry: %s: nobody else is seen (%s)", gpu.device.uuid, str(error))
         return set()
@@ -304,7 +302,7 @@ def compute_pids(gpu: OpenDevice) -> set[int]:
 
 def _counter_mj_or_none(gpu: OpenDevice) -> int | None:
     try:
-        return _or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu.handle)
+        return or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu.handle)
     except NVMLError:
         return None  # The first tick writes the error as a row.
 

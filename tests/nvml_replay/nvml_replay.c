@@ -23,10 +23,27 @@
  *                                  answers with the code for good, the counter restarts at 0 at `to`
  *   NVML_REPLAY_UNSUPPORTED        of `energy,power,fields,slow`, the kinds that the GPU lacks
  *   NVML_REPLAY_MW_PER_W           scale of the power sensor (1000); 1 mistakes units
+ *   NVML_REPLAY_MJ_PER_J           scale of the energy counter (1000); 1300 lies, 1 mistakes units
+ *   NVML_REPLAY_COUNTER_STUCK_S    the counter stands still from this t on (never)
  *   NVML_REPLAY_NAME               product name
  *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU, read
  *                                  anew at each question
  *   NVML_REPLAY_MIG                1: the GPUs are sliced
+ *
+ * Those below are read anew at each question, and may change by time: `1980,5:900` is 1980 until
+ * t = 5 and 900 from then on. One that is negative is not supported.
+ *
+ *   NVML_REPLAY_CLOCK_MHZ          clock of the cores (1980)
+ *   NVML_REPLAY_MAX_CLOCK_MHZ      its highest (1980)
+ *   NVML_REPLAY_MEMORY_CLOCK_MHZ   clock of the memory, and its highest (2619)
+ *   NVML_REPLAY_REASONS            bits of what holds the clocks back (4: the power limit)
+ *   NVML_REPLAY_LIMIT_W            enforced power limit (700)
+ *   NVML_REPLAY_DEFAULT_LIMIT_W    the default, which is also the highest (700)
+ *   NVML_REPLAY_PERSISTENCE        persistence mode (1)
+ *   NVML_REPLAY_ECC                1: memory errors are corrected (1)
+ *   NVML_REPLAY_ECC_ERRORS         those that could not be (0)
+ *   NVML_REPLAY_TEMPERATURE_C      (45)
+ *   NVML_REPLAY_MEMORY_USED_GIB    of 80 (4)
  */
 #define _GNU_SOURCE
 #include <unistd.h>
@@ -122,6 +139,11 @@ int nvmlSystemGetDriverVersion(char *text, unsigned size) {
   return answer;
 }
 
+int nvmlSystemGetCudaDriverVersion(int *version) {
+  *version = 12050; /* CUDA 12.5 */
+  return answer_of(EVERYTHING);
+}
+
 int nvmlDeviceGetCount_v2(unsigned *count) {
   *count = num_gpus;
   return answer_of(EVERYTHING);
@@ -174,9 +196,47 @@ int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
 
 QUERY(nvmlDeviceGetPowerUsage, "power", unsigned, power_mw(gpu, power_window_s))
 QUERY(nvmlDeviceGetTotalEnergyConsumption, "energy", unsigned long long, counter_mj(gpu))
-QUERY(nvmlDeviceGetEnforcedPowerLimit, "slow", unsigned, 700000)
-/* 4 is the software power cap. */
-QUERY(nvmlDeviceGetCurrentClocksEventReasons, "slow", unsigned long long, 4)
+
+/* A query whose answer is a setting of now, times `scale`. */
+#define NOW(function, type, key, fallback, scale)      \
+  int function(void *handle, type *number) {           \
+    ASK("slow");                                       \
+    double value = setting_now(key, fallback);         \
+    *number = value < 0 ? 0 : (type)(value * scale);   \
+    return value < 0 ? NOT_SUPPORTED : SUCCESS;        \
+  }
+
+NOW(nvmlDeviceGetEnforcedPowerLimit, unsigned, "NVML_REPLAY_LIMIT_W", 700, 1e3)
+NOW(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, "NVML_REPLAY_DEFAULT_LIMIT_W", 700, 1e3)
+NOW(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, "NVML_REPLAY_REASONS", 4, 1)
+NOW(nvmlDeviceGetPersistenceMode, unsigned, "NVML_REPLAY_PERSISTENCE", 1, 1)
+
+int nvmlDeviceGetPowerManagementLimitConstraints(void *handle, unsigned *least, unsigned *most) {
+  *least = 200000;
+  return nvmlDeviceGetPowerManagementDefaultLimit(handle, most);
+}
+
+int nvmlDeviceGetEccMode(void *handle, unsigned *current, unsigned *pending) {
+  ASK("slow");
+  double value = setting_now("NVML_REPLAY_ECC", 1);
+  *current = *pending = value > 0;
+  return value < 0 ? NOT_SUPPORTED : SUCCESS;
+}
+
+int nvmlDeviceGetDefaultEccMode(void *handle, unsigned *mode) {
+  ASK("slow");
+  *mode = 1;
+  return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEccErrors(void *handle, unsigned kind, unsigned counter,
+                                unsigned long long *number) {
+  (void)counter;
+  ASK("slow");
+  int is_uncorrected = kind == 1;
+  *number = is_uncorrected ? (unsigned long long)setting_now("NVML_REPLAY_ECC_ERRORS", 0) : 0;
+  return SUCCESS;
+}
 
 typedef struct {
   unsigned field, scope;
@@ -219,8 +279,8 @@ int nvmlDeviceGetFieldValues(void *handle, int count, FieldValue *values) {
 int nvmlDeviceGetMemoryInfo(void *handle, unsigned long long bytes[3]) {
   ASK("slow");
   bytes[0] = 80ULL << 30; /* total */
-  bytes[1] = 76ULL << 30; /* free */
-  bytes[2] = 4ULL << 30;  /* used */
+  bytes[2] = (unsigned long long)(setting_now("NVML_REPLAY_MEMORY_USED_GIB", 4) * (1 << 30));
+  bytes[1] = bytes[0] - bytes[2]; /* free */
   return SUCCESS;
 }
 
@@ -234,15 +294,29 @@ int nvmlDeviceGetUtilizationRates(void *handle, unsigned rates[2]) {
 int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *celsius) {
   (void)sensor;
   ASK("slow");
-  *celsius = 45;
+  *celsius = (unsigned)setting_now("NVML_REPLAY_TEMPERATURE_C", 45);
   return SUCCESS;
 }
 
-int nvmlDeviceGetClockInfo(void *handle, unsigned type, unsigned *megahertz) {
-  (void)type;
+static int clock_mhz(void *handle, unsigned type, const char *key, unsigned *megahertz) {
   ASK("slow");
-  *megahertz = 1980;
-  return SUCCESS;
+  int is_memory = type == 2;
+  double value = is_memory ? setting_now("NVML_REPLAY_MEMORY_CLOCK_MHZ", 2619)
+                           : setting_now(key, 1980);
+  *megahertz = value < 0 ? 0 : (unsigned)value;
+  return value < 0 ? NOT_SUPPORTED : SUCCESS;
+}
+
+int nvmlDeviceGetClockInfo(void *handle, unsigned type, unsigned *megahertz) {
+  return clock_mhz(handle, type, "NVML_REPLAY_CLOCK_MHZ", megahertz);
+}
+
+int nvmlDeviceGetMaxClockInfo(void *handle, unsigned type, unsigned *megahertz) {
+  return clock_mhz(handle, type, "NVML_REPLAY_MAX_CLOCK_MHZ", megahertz);
+}
+
+int nvmlDeviceGetApplicationsClock(void *handle, unsigned type, unsigned *megahertz) {
+  return clock_mhz(handle, type, "NVML_REPLAY_MAX_CLOCK_MHZ", megahertz);
 }
 
 typedef struct {

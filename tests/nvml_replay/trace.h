@@ -24,7 +24,7 @@ static Fault reload = {INFINITY, INFINITY, EVERYTHING, 0};
 static unsigned pids[MAX_PIDS];
 static unsigned num_pids;
 static double start_s = -1, power_period_s, power_window_s, reset_s, mw_per_w;
-static double counter_period_s, counter_phase_s;
+static double counter_period_s, counter_phase_s, mj_per_j, stuck_s;
 static unsigned long long counter_start_mj;
 static int latency_us, is_sliced;
 static FILE *live; /* the trace, where it grows; else NULL */
@@ -116,6 +116,18 @@ static const char *next_item(const char *text) {
   return comma ? comma + 1 : NULL;
 }
 
+/* A setting as it is now, of `value` or `value,t:value,...`: the last whose time has come. */
+static double setting_now(const char *key, double fallback) {
+  double now_s = trace_time_s(), value = fallback;
+  for (const char *text = first_item(key); text; text = next_item(text)) {
+    double from_s = -INFINITY, item;
+    if (sscanf(text, "%lf:%lf", &from_s, &item) == 2) {
+      if (now_s >= from_s) value = item;
+    } else value = atof(text);
+  }
+  return value;
+}
+
 /* Read at each question: a test changes them while it runs. */
 static void read_pids(void) {
   num_pids = 0;
@@ -132,6 +144,8 @@ static void read_settings(void) {
   reset_s = setting("NVML_REPLAY_RESET_S", INFINITY);
   latency_us = (int)setting("NVML_REPLAY_LATENCY_US", 0);
   mw_per_w = setting("NVML_REPLAY_MW_PER_W", 1000);
+  mj_per_j = setting("NVML_REPLAY_MJ_PER_J", 1000);
+  stuck_s = setting("NVML_REPLAY_COUNTER_STUCK_S", INFINITY);
   is_sliced = (int)setting("NVML_REPLAY_MIG", 0);
   start_s = setting("NVML_REPLAY_START_S", monotonic_s());
   if (getenv("NVML_REPLAY_UNSUPPORTED")) unsupported = getenv("NVML_REPLAY_UNSUPPORTED");
@@ -186,11 +200,12 @@ static unsigned power_mw(int gpu, double window_s) {
 
 static unsigned long long counter_mj(int gpu) {
   double now_s = trace_time_s(), to_s = last_update_s(counter_period_s, gpu * counter_phase_s);
+  if (to_s > stuck_s) to_s = stuck_s;
   double restart_s = now_s >= reload.to_s ? reload.to_s : reset_s;
   int is_first = now_s < restart_s;
   hold_trace();
   double since_j = energy_until_j(gpu, to_s) - (is_first ? 0 : energy_until_j(gpu, restart_s));
   release_trace();
-  if (is_first) return counter_start_mj + (unsigned long long)(since_j * 1e3);
-  return since_j > 0 ? (unsigned long long)(since_j * 1e3) : 0;
+  if (is_first) return counter_start_mj + (unsigned long long)(since_j * mj_per_j);
+  return since_j > 0 ? (unsigned long long)(since_j * mj_per_j) : 0;
 }
