@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from kdwatts.records.doctor_record import LastDoctor, Verdict, doctors_in
+from kdwatts.records.doctor_record import COUNTER_CHECK, LastDoctor, Verdict, doctors_in
 from multirun_analysis.values import units
 from multirun_analysis.values.notices import Passage, notices_of
 from multirun_analysis.values.rows import Row, grouped, known
@@ -102,14 +102,15 @@ def _counter(machine: _Machine) -> tuple[str, str]:
     last = machine.last
     assert last
     day = max(machine.examined).date().isoformat()
-    return machine.name, f"{_counter_words(last.counter)} ({day})"
+    words = _counter_words(last.counter) if last.gpu_uuid else "Examined without a GPU"
+    return machine.name, f"{words} ({day})"
 
 
 def _counter_words(counter: Verdict | None) -> str:
     if counter is None:
         return "Examined, but without a look at an energy counter"
-    if counter.value is None or counter.verdict is None:
-        return "Examined, but how far counter and integral of power agree is not known"
+    if counter.value is None:
+        return f"Energy counter: {counter.found}"
     unit = counter.unit or "%"
     low, high = counter.low, counter.high
     if counter.verdict == "right" and low is not None and high is not None:
@@ -135,7 +136,7 @@ def _not_right(machines: list[_Machine], *, with_figures: bool) -> Iterator[tupl
     for word in ("wrong", "attention"):
         for machine in machines:
             for one in machine.last.not_right if machine.last else ():
-                if one.verdict == word:
+                if one.verdict == word and one.name != COUNTER_CHECK:
                     figure = f" ({one.found})" if with_figures and word == "wrong" else ""
                     yield machine.name, f"{word.capitalize()}: {one.name.replace('_', ' ')}{figure}"
 

@@ -174,12 +174,17 @@ def test_many_machines_are_one_sentence_with_the_least_and_the_most(tmp_path):
 
 def test_a_host_without_a_gpu_and_a_counter_that_was_not_read_are_no_agreement(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, gpu_uuid=None, counter=None)])
-    unread = replace(COUNTER, verdict=None, value=None, low=None, high=None, found="no counter")
-    run(tmp_path / "1", [replace(EXAMINED, counter=unread)])
+    run(tmp_path / "1", [replace(EXAMINED, host="node8", counter=None)])
+    stuck = replace(
+        COUNTER, verdict="wrong", value=None, low=None, high=None, found="the counter is stuck"
+    )
+    run(tmp_path / "2", [replace(EXAMINED, host="node9", counter=stuck, not_right=[stuck])])
     text = said(tmp_path)
     assert "within" not in text
-    assert "Examined, but without a look at an energy counter (2026-12-01): node7." in text
-    assert "how far counter and integral of power agree is not known (2026-12-01)" in text
+    assert "Examined without a GPU (2026-12-01): node7." in text
+    assert "Examined, but without a look at an energy counter (2026-12-01): node8 GPU-1." in text
+    assert "Energy counter: the counter is stuck (2026-12-01): node9 GPU-1." in text
+    assert "Wrong:" not in text and "so its joules may be too: 2." in text
 
 
 def test_a_manifest_of_an_older_version_and_an_imported_run_have_no_examination(
