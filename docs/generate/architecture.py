@@ -23,6 +23,7 @@ CLEAR = 14
 PLACES: dict[Room, tuple[float, str, str]] = {
     ("kdwatts", "__main__"): (1.75, "python -m kdwatts", ""),
     ("kdwatts", "tools"): (3.2, "make the tiny world,", "read GGUF files"),
+    ("kdwatts", "doctor"): (0.45, "is this machine", "right? verdicts"),
     ("kdwatts", "cli"): (1.75, "commands, sweeps,", "refusals, Slurm"),
     ("kdwatts", "planning"): (2.4, "until=plan: memory,", "hours, kWh"),
     ("kdwatts", "pipeline"): (1.2, "the path of a run", "through its stages"),

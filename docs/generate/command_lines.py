@@ -9,6 +9,7 @@ from hydra._internal.utils import get_args_parser
 
 from docs.generate.class_fields import REPOSITORY
 from docs.generate.value_kinds import cell
+from kdwatts.doctor.doctor_options import parser as doctor_parser
 from kdwatts.serving.serving_options import parser as serving_parser
 from kdwatts.telemetry.__main__ import parser as telemetry_parser
 from kdwatts.tools.build_tiny import parser as build_tiny_parser
@@ -138,6 +139,15 @@ Without a command the meter measures until it gets SIGINT (Ctrl-C), SIGTERM or S
 | 127 | the command was not found |
 """
 
+DOCTOR_CODES = """
+| exit code | meaning |
+| --- | --- |
+| 0 | nothing is wrong |
+| 1 | something is wrong, or a record could not be written |
+| 2 | refused; a sentence says why |
+| 128 + N | signal N stopped it: 130 after Ctrl-C. What was found is in doctor.json |
+"""
+
 SERVING_CODES = """
 | exit code | meaning |
 | --- | --- |
@@ -203,6 +213,10 @@ def page() -> str:
             "`python -m kdwatts.telemetry [options] -- COMMAND`.\n\n"
             + options_table(telemetry_parser())
             + METER_CODES,
+            "## python -m kdwatts.doctor {#doctor}\n\nExamines meter, speed and numbers of this "
+            "machine: [Check a machine first](../how_to/check_a_machine.md).\n\n"
+            + options_table(doctor_parser())
+            + DOCTOR_CODES,
             "## python -m kdwatts.serving {#serving}\n\nMeasures a model behind a server, load by "
             "load: [Measure serving](../how_to/measure_serving.md).\n\n"
             + options_table(serving_parser())

@@ -55,6 +55,11 @@ MANIFEST: Fields = {
     "cpu_threads": ("int | None", "Hardware threads of the machine."),
     "memory_gib": ("float", "Main memory of the machine."),
     "gpus": ("list[dict]", "The GPUs of the run: see [below](#gpus)."),
+    "doctor": (
+        "list[dict]",
+        "The last examination of the machine, for each GPU of the run, or for the host without a "
+        "GPU: see [below](#last-doctor).",
+    ),
     "command": ("list[str]", "The command as it was started."),
     "slurm": ("dict[str, str]", "Slurm's variables SLURM_JOB*."),
     "cpu_estimate": ("dict | None", "How the CPU is estimated; null where it is not."),

@@ -41,6 +41,7 @@ def records() -> list[Record]:
     quantized = classes_in("kdwatts/records/quantized_model.py")["QuantizedModel"]
     gpu = classes_in("kdwatts/telemetry/nvml.py")["Device"]
     under_load = classes_in("kdwatts/records/serving_record.py")
+    doctor = classes_in("kdwatts/records/doctor_record.py")
     cost = serving["ServingCost"].fields
     phases = [field for field in cost if field.name in ("prefill", "decode")]
     is_phase = {
@@ -132,6 +133,26 @@ def records() -> list[Record]:
         _plain("manifest.json", "manifest", "In the run's folder: what the run stood on.",
                plain_records.MANIFEST),
         Record("A GPU in manifest.json and summary.json", "gpus", gpu.words or "", gpu.fields),
+        Record(
+            "An examination in manifest.json",
+            "last-doctor",
+            f"Below `doctor`. {doctor['LastDoctor'].words}",
+            doctor["LastDoctor"].fields,
+        ),
+        Record(
+            "doctor.json",
+            "doctor",
+            "In the folder of `python -m kdwatts.doctor`, and in the store: `HOST-UUID.json` or "
+            f"`HOST-cpu.json` in `doctor/`. {doctor['DoctorRecord'].words}",
+            doctor["DoctorRecord"].fields,
+        ),
+        Record(
+            "A verdict in doctor.json",
+            "verdict",
+            "Below `verdicts`, and below `counter` and `not_right` of a manifest. "
+            f"{doctor['Verdict'].words}",
+            doctor["Verdict"].fields,
+        ),
         _plain("contamination.json", "contamination", "In the run's folder, if "
                "`data.decontaminate.mode` is report or drop: which texts of the benchmarks stand "
                "in the corpus.", plain_records.CONTAMINATION),

@@ -43,6 +43,7 @@ RUN_COLUMNS: plain_records.Fields = {
     "finished": ("bool", "Whether the run is in the figures."),
     "stage": ("str | None", "The stage that status.json names."),
     "attempt": ("int | None", "The attempt that status.json names."),
+    "started_utc": ("str | None", "When the first attempt began."),
     "updated_utc": ("str | None", "When status.json was written."),
     "notes": ("str | None", "What is wrong with the run's files, and which run it repeats."),
     "duplicate_of": (
@@ -64,6 +65,11 @@ RUN_COLUMNS: plain_records.Fields = {
     "command": ("str | None", "The command line."),
     "git_commit": ("str | None", "Commit of kdwatts."),
     "versions": ("str | None", "Versions of packages, as JSON."),
+    "doctor": (
+        "str | None",
+        "What manifest.json says of the last examinations of the machine, as JSON; null where it "
+        "says nothing.",
+    ),
     "sampling_mean_s": ("float | None", "Of an imported run: mean time between two samples."),
     "sampling_longest_s": ("float | None", "Of an imported run: longest time between two samples."),
     "om_perf_reason": ("str | None", "Of an imported run: why om_perf is missing."),

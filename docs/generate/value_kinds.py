@@ -28,6 +28,8 @@ KINDS = {
     "EngineRecord": "[engine](#engine)",
     "list[ServingPoint]": "list of [loads](#load)",
     "Capacity": "[capacity](#capacity)",
+    "Verdict": "[verdict](#verdict)",
+    "list[Verdict]": "list of [verdicts](#verdict)",
     "dict[str, QuantizedModel]": "[model in few bits](#quantized) per name",
 }
 """Types that are written for Python to what they are."""

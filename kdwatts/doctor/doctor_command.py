@@ -30,7 +30,7 @@ from kdwatts.doctor.chapters import all_chapters
 from kdwatts.doctor.doctor_options import PAIRS
 from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.progress import Progress
+from kdwatts.doctor.progress_bar import Progress
 from kdwatts.doctor.verdict_lines import heading, lines_of, page_width, summary, title
 from kdwatts.records.doctor_record import DOCTOR_NAME, DoctorRecord, Verdict, record_path
 from kdwatts.records.files import write_json

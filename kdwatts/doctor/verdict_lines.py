@@ -43,10 +43,10 @@ def title(patient: Patient, seconds: float, *, width: int = _WIDTH) -> str:
 def lines_of(verdict: Verdict, *, width: int = _WIDTH) -> str:
     """What was found, what it was held against, and what to do: a few lines."""
     said = f"{verdict.name.replace('_', ' ')}: {verdict.found}"
-    if verdict.against:
-        said += f" (held against {verdict.against})"
     first = f"  {verdict.verdict or UNKNOWN:<{_INDENT - 3}} "
     lines = _wrapped(said, first, width)
+    if verdict.against:
+        lines += _wrapped(verdict.against, f"{'':{_INDENT}}held against ", width)
     if verdict.remedy:
         lines += _wrapped(verdict.remedy, f"{'':{_INDENT}}-> ", width)
     return "\n".join(lines)

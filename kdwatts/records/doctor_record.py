@@ -131,7 +131,25 @@ def read_record(path: Path) -> DoctorRecord:
         ) from None
 
 
+def doctors_in(manifest_field: Any) -> list[LastDoctor]:
+    """What the field `doctor` of a manifest says. Entries that cannot be read are left out."""
+    read: list[LastDoctor] = []
+    for entry in manifest_field if isinstance(manifest_field, list) else []:
+        try:
+            known = _fields(LastDoctor, entry)
+            counter = known.get("counter")
+            known["counter"] = counter and Verdict(**_fields(Verdict, counter))
+            known["not_right"] = [
+                Verdict(**_fields(Verdict, one)) for one in known.get("not_right", [])
+            ]
+            read.append(LastDoctor(**known))
+        except TypeError:
+            continue
+    return read
+
+
 _KINDS = {"str": str, "float": int | float, "int": int, "list": list, "dict": dict}
+_KINDS["Verdict"] = dict
 
 
 def _fields(record_type: type, value: Any) -> dict[str, Any]:

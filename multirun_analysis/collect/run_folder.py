@@ -34,11 +34,11 @@ FILES = (
 
 # fmt: off
 _RUN_COLUMNS = [
-    "run", "folder", "state", "reason", "finished", "stage", "attempt", "updated_utc", "notes",
-    "duplicate_of", "label", "group", "group_label", "setting",
+    "run", "folder", "state", "reason", "finished", "stage", "attempt", "started_utc",
+    "updated_utc", "notes", "duplicate_of", "label", "group", "group_label", "setting",
     "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "serving_prompts",
     "command",
-    "git_commit", "versions",
+    "git_commit", "versions", "doctor",
     "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
     "accuracy_kept_reason", "imported_as", "options",
 ]
@@ -188,13 +188,36 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     estimate = manifest.get("cpu_estimate") or {}
     command = manifest.get("command")
     arguments = command[1:] if isinstance(command, list) else []
-    return {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")} | {
-        "cpu_threads": threads if isinstance(threads := manifest.get("cpu_threads"), int) else None,
-        "command": shlex.join(map(str, arguments)) or None,
-        "cards": counted or None,
-        "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
-        "cpu_estimate": _text(estimate.get("source")),
-        "versions": json.dumps(versions) if versions else None,
+    return (
+        {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")}
+        | {
+            "cpu_threads": threads
+            if isinstance(threads := manifest.get("cpu_threads"), int)
+            else None,
+            "command": shlex.join(map(str, arguments)) or None,
+            "cards": counted or None,
+            "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
+            "cpu_estimate": _text(estimate.get("source")),
+            "versions": json.dumps(versions) if versions else None,
+        }
+        | _examined(manifest)
+    )
+
+
+def _examined(manifest: dict[str, Any]) -> dict[str, Any]:
+    """When the first attempt began, and the examinations that the attempts name, as JSON.
+
+    Each attempt may have been on another machine, and after another examination.
+    """
+    earlier = manifest.get("earlier_attempts")
+    attempts = [*(earlier if isinstance(earlier, list) else []), manifest]
+    lists = [each.get("doctor") for each in attempts if isinstance(each, dict)]
+    lists = [each for each in lists if isinstance(each, list)]
+    named = dict.fromkeys(json.dumps(one) for each in lists for one in each)
+    first = attempts[0] if isinstance(attempts[0], dict) else {}
+    return {
+        "started_utc": _text(first.get("time_utc")),
+        "doctor": f"[{', '.join(named)}]" if lists else None,
     }
 
 

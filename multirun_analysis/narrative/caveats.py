@@ -8,6 +8,7 @@ from collections import Counter
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect.collection import Collected
 from multirun_analysis.narrative.accuracy_caveat import accuracy_caveat
+from multirun_analysis.narrative.examinations import examination_passages
 from multirun_analysis.narrative.imported_runs import imported_passages
 from multirun_analysis.narrative.server_methods import method_words
 from multirun_analysis.narrative.site_words import factor_words, provenance_words, site_words
@@ -48,6 +49,7 @@ def caveat_passages(
         ("How energy was obtained", _provenance(students)),
         ("What is not counted", _not_counted(students, stages)),
         ("Uncertainty and coverage", _uncertainty(students, stages)),
+        ("Examination", examination_passages(students, name_hosts=name_hosts)),
         ("Idle power", _idle(students)),
         ("Inherited work", _sharing(students, stages)),
         ("Joules per token", _served(runs, to_rows(collected.inference))),

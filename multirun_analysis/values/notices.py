@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 _NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 _SLOT = re.compile(
-    # A moment, or a number or range of numbers that is no part of a name, a path or a version.
+    # A moment, a day, or a number or range that is no part of a name, a path or a version.
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?"
+    r"|(?<![\w./-])\d{4}-\d\d-\d\d(?![\w/.-])"
     rf"|(?<![\w.,/:=-]){_NUMBER}(?: to {_NUMBER})?(?![\w/]|[.-]\w)"
 )
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from kdwatts import __version__
 from kdwatts.artifacts import manifest
+from kdwatts.records.doctor_record import DoctorRecord, record_path
 from kdwatts.records.files import read_json, write_json
 from kdwatts.telemetry.nvml import Device
 
@@ -96,6 +98,35 @@ def test_a_manifest_says_what_the_attempt_stands_on_and_keeps_the_earlier_ones(
     assert written["cpu_estimate"]["cpu_tdp_w"] == 280
     assert written["site"]["name"] == "world"
     assert written["compile"] == {"value": False, "why": "models are not compiled on a CPU"}
+
+
+def test_a_manifest_names_the_last_examination_of_each_gpu_and_a_broken_one_by_its_reason(
+    tmp_path: Path, configure: Callable[..., Any]
+):
+    store, host = tmp_path / "store", socket.gethostname()
+    config = configure("gpu=cpu", f"store_dir={store}")
+
+    def doctor(*gpus: Device) -> list[dict[str, Any]]:
+        manifest.write_manifest(tmp_path, config, gpus, attempt=1, overrides=[])
+        return read_json(tmp_path / "manifest.json")["doctor"]
+
+    (without,) = doctor()
+    assert (without["gpu_uuid"], without["time_utc"], without["counter"]) == (None, None, None)
+    assert without["reason"] == f"python -m kdwatts.doctor was never run on {host} with this store"
+    record = DoctorRecord(
+        time_utc="2026-12-01T08:00:00+00:00", host=host, gpu_uuid="GPU-5f0c", gpu=H100.name,
+        cpu="EPYC", pair="tiny", minutes=5.0, took_s=290.0, kdwatts=__version__,
+    )  # fmt: skip
+    path = record_path(store, host, "GPU-5f0c")
+    path.parent.mkdir(parents=True)
+    write_json(path, record)
+    second = replace(H100, index=1, uuid="GPU-77aa")
+    found = {one["gpu_uuid"]: one for one in doctor(H100, second)}
+    assert found["GPU-5f0c"]["time_utc"] == "2026-12-01T08:00:00+00:00"
+    assert found["GPU-77aa"]["reason"].startswith("python -m kdwatts.doctor was never run on GPU-7")
+    path.write_text('{"schema": 2, "host": "')
+    (broken,) = doctor(H100)
+    assert broken["reason"].startswith(f"{path}: not JSON")
 
 
 def test_equal_configurations_have_one_hash_and_different_ones_another(

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 from kdwatts.records.doctor_record import DoctorRecord, last_of, read_record, record_path
+from kdwatts.records.files import read_json
+from tests import whole_runs
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -130,6 +132,29 @@ def test_a_check_that_raises_is_a_wrong_verdict_and_no_traceback(tmp_path: Path)
         "wrong",
         "right",
     ]
+
+
+def test_a_run_names_the_record_that_a_doctor_left_in_its_store_and_else_says_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    asked = ["until=shards", "gpu=cpu", "eval=none", "training=smoke", "paradigm=sft"]
+
+    def doctor_of(name: str) -> dict[str, Any]:
+        run_dir = whole_runs.run(tmp_path / name, *asked)
+        (found,) = read_json(run_dir / "manifest.json")["doctor"]
+        return found
+
+    host = socket.gethostname()
+    never = f"python -m kdwatts.doctor was never run on {host} with this store"
+    assert (doctor_of("before")["reason"], doctor_of("before")["path"]) == (never, None)
+    assert examine(tmp_path, looks=["right", "attention"]).returncode == 0
+    found = doctor_of("after")
+    assert (found["reason"], found["path"]) == (None, str(store_of(tmp_path)))
+    assert (found["num_right"], [one["name"] for one in found["not_right"]]) == (
+        1,
+        ["it_is_attention"],
+    )
 
 
 REFUSED = [

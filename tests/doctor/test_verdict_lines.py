@@ -11,10 +11,10 @@ RECORD = DoctorRecord(
 )  # fmt: skip
 
 
-def test_a_right_verdict_is_one_line_with_what_it_was_held_against():
+def test_what_a_verdict_was_held_against_is_a_line_below_it():
     one = Verdict("idle_power", "right", "62 W", against="20 to 90 W, the data sheet")
     assert lines_of(one) == (
-        "  right      idle power: 62 W (held against 20 to 90 W, the data sheet)"
+        "  right      idle power: 62 W\n             held against 20 to 90 W, the data sheet"
     )
 
 
