@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pynvml
 
@@ -110,7 +111,7 @@ def read_state(gpu: nvml.OpenDevice) -> GpuState:
     return GpuState(
         is_persistent=_is_on(or_none(pynvml.nvmlDeviceGetPersistenceMode, handle)),
         has_ecc=has_ecc,
-        has_ecc_by_default=_is_on(or_none(pynvml.nvmlDeviceGetDefaultEccMode, handle)),
+        has_ecc_by_default=_is_on(or_none(_default_ecc_mode, handle)),
         uncorrected_errors=_uncorrected(handle, pynvml.NVML_VOLATILE_ECC) if has_ecc else None,
         uncorrected_errors_ever=_uncorrected(handle, pynvml.NVML_AGGREGATE_ECC)
         if has_ecc
@@ -130,6 +131,12 @@ def read_state(gpu: nvml.OpenDevice) -> GpuState:
         memory_gib=gpu.device.memory_gib,
         pids=tuple(sorted(nvml.compute_pids(gpu))),
     )
+
+
+def _default_ecc_mode(handle: object) -> int:
+    """pynvml has it in a list of one."""
+    found: Any = pynvml.nvmlDeviceGetDefaultEccMode(handle)
+    return found[0] if isinstance(found, list) else found
 
 
 def _is_on(mode: int | None) -> bool | None:
