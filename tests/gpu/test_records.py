@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from tests.gpu import tables
+from tests.waits import wait_until
 
 FOLDER = Path(__file__).parent
 
@@ -206,10 +206,15 @@ def test_a_run_that_outlives_its_part_is_ended_and_holds_no_gpu_for_the_next(tmp
     )
     python.chmod(0o755)
     rehearse(tmp_path / "out", "--minutes", "1", "--parts", "facts", PYTHON=str(python))
-    pid, deadline_s = int(left.read_text()), time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    pid = int(left.read_text())
+
+    def is_gone() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    wait_until(is_gone)
 
 
 @pytest.mark.slow
