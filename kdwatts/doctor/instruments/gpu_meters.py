@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Plan:
         return f"; shortened: {', '.join(said)}" if said else ""
 
 
-LEAST_GPU_S = OTHER_S + 3 * SETTLE_S + _NUM_WINDOWS * LEAST_S + UNEVEN_S[0]
+LEAST_GPU_S = OTHER_S + 4 * SETTLE_S + _NUM_WINDOWS * LEAST_S + UNEVEN_S[0]
 
 
 def plan_of(seconds: float) -> Plan:
@@ -185,6 +186,7 @@ def _under_load(found: LoadPass, gpu: nvml.Device, load: Load, plan: Plan) -> It
 
 
 def _uneven(load: Load, gpu: nvml.Device, seconds: float) -> tuple[Looks, list[Pulse]]:
+    time.sleep(SETTLE_S)  # A sensor that averages 1 s still tells of the load before.
     with _looking_at(gpu) as looks:
         drawn = pulses(load, uneven_s(seconds))
     return looks, drawn
