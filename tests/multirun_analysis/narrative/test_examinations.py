@@ -48,10 +48,11 @@ def test_a_counter_that_is_right_is_quoted_by_the_far_end_of_its_interval_and_it
     run(tmp_path / "0", [EXAMINED])
     run(tmp_path / "1", [EXAMINED])
     assert said(tmp_path) == (
+        "python -m kdwatts.doctor examined 1 of 1 machine; each GPU counts as one. "
         "Counter within 0.38 % of the integral of power (2026-12-01): node7 GPU-1."
     )
-    assert said(tmp_path, name_hosts=False) == (
-        "Counter within 0.38 % of the integral of power (2026-12-01): 1 x NVIDIA H100 80GB HBM3."
+    assert said(tmp_path, name_hosts=False).endswith(
+        " Counter within 0.38 % of the integral of power (2026-12-01): 1 x NVIDIA H100 80GB HBM3."
     )
 
 
@@ -67,12 +68,16 @@ def test_a_counter_that_is_right_is_quoted_by_the_far_end_of_its_interval_and_it
 def test_within_is_rounded_up(value, low, high, within, tmp_path):
     counter = replace(COUNTER, value=value, low=low, high=high)
     run(tmp_path / "0", [replace(EXAMINED, counter=counter)])
-    assert said(tmp_path).startswith(f"Counter within {within} % of the integral")
+    assert (
+        said(tmp_path)
+        .partition("one. ")[2]
+        .startswith(f"Counter within {within} % of the integral")
+    )
 
 
 def test_a_figure_without_an_interval_is_not_called_within_anything(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, counter=replace(COUNTER, low=None))])
-    assert said(tmp_path).startswith("Counter -0.10 % from the integral of power (2026-12-01)")
+    assert " Counter -0.10 % from the integral of power (2026-12-01)" in said(tmp_path)
 
 
 def test_a_lying_counter_has_its_interval_and_a_warning_for_the_runs_on_that_gpu_alone(tmp_path):
@@ -100,11 +105,20 @@ def test_the_last_verdict_counts_also_where_an_earlier_run_names_a_better_one(tm
 def test_what_is_not_right_is_named_and_a_public_page_has_no_words_of_the_host(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, not_right=[RAPL, RATE])])
     text = said(tmp_path)
-    assert "Wrong: matrix rate bf16 (410 TFLOP/s, of 989): node7 GPU-1." in text
-    assert "Attention: rapl readable: node7 GPU-1." in text
+    assert "Wrong (matrix rate bf16; 410 TFLOP/s, of 989): node7 GPU-1." in text
+    assert "Attention (rapl readable): node7 GPU-1." in text
     public = said(tmp_path, name_hosts=False)
-    assert "Wrong: matrix rate bf16: 1 x NVIDIA H100 80GB HBM3." in public
+    assert "Wrong (matrix rate bf16): 1 x NVIDIA H100 80GB HBM3." in public
     assert "node7" not in public and "TFLOP" not in public
+
+
+def test_verdicts_of_attention_that_the_same_machines_have_are_one_sentence(tmp_path):
+    quota = Verdict("cpu_quota", "attention", "1 of 64")
+    run(tmp_path / "0", [replace(EXAMINED, not_right=[RAPL, quota])])
+    run(tmp_path / "1", [replace(EXAMINED, host="node8", not_right=[quota, RAPL])])
+    assert said(tmp_path).endswith(
+        " Attention (rapl readable, cpu quota): 2 machines (node7 GPU-1, node8 GPU-1)."
+    )
 
 
 def test_a_host_without_an_examination_is_said_with_its_runs_and_no_figure(tmp_path):
@@ -120,6 +134,7 @@ def test_a_host_without_an_examination_is_said_with_its_runs_and_no_figure(tmp_p
 def test_gpus_of_a_host_that_were_not_examined_are_counted(tmp_path):
     others = [replace(NEVER, gpu_uuid=f"GPU-{n}") for n in range(2, 9)]
     run(tmp_path / "0", [EXAMINED, *others])
+    assert said(tmp_path).startswith("python -m kdwatts.doctor examined 1 of 8 machines; ")
     assert said(tmp_path).endswith(
         "python -m kdwatts.doctor was never run on 7 of 8 GPUs of node7: 0."
     )
@@ -165,9 +180,9 @@ def test_many_machines_are_one_sentence_with_the_least_and_the_most(tmp_path):
         one = replace(EXAMINED, host=f"node{number}", counter=counter, time_utc=day)
         run(tmp_path / str(number), [one], began="2026-12-20T10:00:00+00:00")
     text = said(tmp_path)
-    assert text.startswith(
+    assert (
         "Counter within 0.20 to 0.31 % of the integral of power (2026-12-01 to 2026-12-12): "
-        "12 machines (node0 GPU-1, "
+        "12 machines (node0 GPU-1, " in text
     )
     assert text.count("Counter within") == 1
 
@@ -184,7 +199,7 @@ def test_a_host_without_a_gpu_and_a_counter_that_was_not_read_are_no_agreement(t
     assert "Examined without a GPU (2026-12-01): node7." in text
     assert "Examined, but without a look at an energy counter (2026-12-01): node8 GPU-1." in text
     assert "Energy counter: the counter is stuck (2026-12-01): node9 GPU-1." in text
-    assert "Wrong:" not in text and "so its joules may be too: 2." in text
+    assert "Wrong (" not in text and "so its joules may be too: 2." in text
 
 
 def test_a_manifest_of_an_older_version_and_an_imported_run_have_no_examination(
