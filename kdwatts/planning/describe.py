@@ -11,6 +11,7 @@ from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import memory_lines
+from kdwatts.planning.measured_rates import rates_of
 from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
 from kdwatts.planning.serving_time import load_lines
 from kdwatts.planning.serving_words import estimate_lines
@@ -24,8 +25,9 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
     """The plan as text: stages and what would be reused, sizes, memory, operations, time.
 
     Keys need the bytes of a teacher. Where a teacher has still to be made, the plan says how
-    instead.
+    instead. Rates are those that the doctor measured, where the store has them.
     """
+    rates = rates_of(config, store.root)
     budget, missing = estimate(workload_of(config)), unmade_teacher(config.model)
     lines = [
         f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
@@ -40,10 +42,10 @@ def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence
         *size_lines(config, budget),
         *writer_lines(config, nodes),
         *memory_lines(config, budget),
-        *time_lines(config, costs_left(config, nodes, store)),
-        *serving_lines(config, budget),
+        *time_lines(config, costs_left(config, nodes, store), rates),
+        *serving_lines(config, budget, rates),
         *load_lines(config, [node for node in nodes if is_missing(node, store)]),
-        *estimate_lines(config),
+        *estimate_lines(config, rates),
     ]
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from kdwatts.memory.budget import GIB
 from kdwatts.memory.model_shape import QUANTIZED_BYTES
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.load_estimates import Limits
-from kdwatts.planning.roofline import peak_tflops
+from kdwatts.planning.measured_rates import Rates
 from kdwatts.planning.serving_roofline import Device, Served, Tokens
 from kdwatts.serving.engines.plan import has_flag, value_of
 from kdwatts.serving.load.replayed_log import log_path
@@ -44,7 +44,7 @@ def is_wanted(config: Config) -> bool:
     return bool(asked.is_measured or asked.concurrency or asked.rates_per_s or asked.replay.log)
 
 
-def why_unknown(config: Config) -> str | None:
+def why_unknown(config: Config, rates: Rates) -> str | None:
     """Why serving under load cannot be estimated and what to do, in words; None where it can."""
     flags = engine_flags(config)
     for flag in PARALLEL_FLAGS:
@@ -59,18 +59,24 @@ def why_unknown(config: Config) -> str | None:
     if config.eval.serving.replay.log and _lengths_of_log(config) is None:
         return "the log does not state how many tokens its requests read and write"
     rate = f"{'bf16' if config.training.precision == 'bf16' else 'fp32'}_dense_tflops"
-    known = {"memory_bandwidth_gb_s": config.gpu.memory_bandwidth_gb_s, rate: peak_tflops(config)}
+    known = {"memory_bandwidth_gb_s": rates.bandwidth_gb_s, rate: rates.tflops}
     if missing := [f"gpu.{name}" for name, value in known.items() if not value]:
         both, them = " and ".join(missing), "them" if missing[1:] else "it"
         return f"gpu={config.gpu.name} does not state {both}; set {them}, or name another GPU"
     return None
 
 
-def device_of(config: Config) -> Device:
+def device_of(config: Config, rates: Rates) -> Device:
     """The GPU that `gpu` names, in the precision that is served. Its figures must be known."""
-    tflops, bandwidth_gb_s = peak_tflops(config), config.gpu.memory_bandwidth_gb_s
+    tflops, bandwidth_gb_s = rates.tflops, rates.bandwidth_gb_s
     assert tflops and bandwidth_gb_s, "why_unknown says so"
-    return Device(bandwidth_gb_s * 1e9, tflops * 1e12, config.gpu.tdp_w)
+    return Device(
+        bandwidth_gb_s * 1e9,
+        tflops * 1e12,
+        config.gpu.tdp_w,
+        is_memory_measured=rates.is_bandwidth_measured,
+        are_products_measured=bool(rates.measured),
+    )
 
 
 def tokens_of(config: Config) -> Tokens:

@@ -1,4 +1,4 @@
-"""Hours and kWh by the GPU's figures: its arithmetic, its bandwidth, its power."""
+"""Hours and kWh by the device's figures: its arithmetic, its bandwidth, its power."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
 from kdwatts.memory.model_shape import forward_flops_per_token, step_bytes_of
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.feasibility import unmade_teacher
+from kdwatts.planning.measured_rates import Rates, rates_of, sheet_rates
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import launched
 from kdwatts.stages.graph import Node
 
-REACHED = (1 / 2, 1 / 3)
-"""Shares of a GPU's peak rate at which training is expected; four large models reached 21 to 46 %
-(Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
 OPTIMIZER_BYTES = 28
 """Bytes per trained parameter and step, in float32.
 
@@ -31,11 +29,15 @@ class Cost:
     """Hours and kWh of one or several stages: the least, and the expected range."""
 
     hours: tuple[float, float, float]
-    kwh: tuple[float, float, float]
+    kwh: tuple[float, float, float] | None
+    """None where the device's rated power is not known, as that of a CPU is not."""
 
     def in_words(self) -> str:
         """The cost in words."""
-        hours, kwh = ([_figure(value) for value in kind] for kind in (self.hours, self.kwh))
+        hours = [_figure(value) for value in self.hours]
+        if self.kwh is None:
+            return f"{hours[1]} to {hours[2]} h; at least {hours[0]} h"
+        kwh = [_figure(value) for value in self.kwh]
         return (
             f"{hours[1]} to {hours[2]} h, {kwh[1]} to {kwh[2]} kWh; "
             f"at least {hours[0]} h, {kwh[0]} kWh"
@@ -48,41 +50,49 @@ def _figure(value: float) -> str:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of costs that come one after the other."""
-    least, low, high = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
-    for cost in costs:
-        for sums, hours, kwh in zip((least, low, high), cost.hours, cost.kwh, strict=True):
-            sums[0] += hours
-            sums[1] += kwh
-    return Cost((least[0], low[0], high[0]), (least[1], low[1], high[1]))
+    """The sum of costs that come one after the other. It has kWh where all of them have."""
+    costs = list(costs)
+    kwhs = [cost.kwh for cost in costs if cost.kwh is not None]
+    kwh = _sums(kwhs) if len(kwhs) == len(costs) else None
+    return Cost(_sums([cost.hours for cost in costs]), kwh)
 
 
-def peak_tflops(config: Config) -> float | None:
-    """The GPU's rate for products in training's precision, in TFLOP/s. TF32 is never used."""
-    gpu = config.gpu
-    return gpu.bf16_dense_tflops if config.training.precision == "bf16" else gpu.fp32_dense_tflops
+def _sums(ranges: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Least, low and high ends, each added up in order."""
+    least, low, high = (sum(one[end] for one in ranges) for end in range(3))
+    return least, low, high
 
 
-def stage_costs(config: Config, budget: Budget) -> dict[str, Cost]:
+def stage_costs(config: Config, budget: Budget, rates: Rates | None = None) -> dict[str, Cost]:
     """Hours and kWh of the stages that make the student, on the GPU that `gpu` names, by stage.
 
-    Empty where a figure of the GPU is not known. All ranks of this launch share the cache and
-    training. One of them writes a teacher's text. Scores and serving are left out: their questions
-    are not counted before they are read.
+    Without `rates` they are those of the data sheet. Empty where a figure of the GPU is not known;
+    where both rates were measured, only its kWh need the rated power. All ranks of this launch
+    share the cache and training; on a CPU they share the processor, too. One of them writes a
+    teacher's text. Scores and serving are left out: their questions are not counted before they are
+    read.
+
+    The least is at the full rates. A step whose share was measured holds its optimizer's time; to
+    other expected times it is added.
     """
     gpu, training, paradigm = config.gpu, config.training, config.paradigm
-    peak, bandwidth_gb_s = peak_tflops(config), gpu.memory_bandwidth_gb_s
-    if not peak or not gpu.tdp_w or not bandwidth_gb_s:
+    rates = rates or sheet_rates(config)
+    peak, bandwidth_gb_s, tdp_w = rates.tflops, rates.bandwidth_gb_s, gpu.tdp_w
+    if not peak or not bandwidth_gb_s or not (tdp_w or rates.num_measured == 2):
         return {}
-    ranks = launched().world
+    ranks = 1 if gpu.device == "cpu" else launched().world
     peak_pflops, bandwidth = peak / 1e3, bandwidth_gb_s * 1e9
 
     def cost(shared_s: float, alone_s: float, num_gpus: int) -> Cost:
         """Of what reaches a share of the GPU's rate, and of what is moved at its bandwidth."""
-        seconds = [shared_s / share + alone_s for share in (1.0, *REACHED)]
+        least_s = shared_s + alone_s
+        if rates.step_share:
+            seconds = [least_s, *(max(least_s, shared_s / share) for share in rates.reached)]
+        else:
+            seconds = [shared_s / share + alone_s for share in (1.0, *rates.reached)]
         least, low, high = (each / 3600 for each in seconds)
-        kw = num_gpus * gpu.tdp_w / 1000 if gpu.tdp_w else 0.0
-        return Cost((least, low, high), (least * kw, low * kw, high * kw))
+        kw = num_gpus * tdp_w / 1000 if tdp_w else None
+        return Cost((least, low, high), None if kw is None else (least * kw, low * kw, high * kw))
 
     found: dict[str, Cost] = {}
     writing = estimate_writing(workload_of(config))
@@ -129,7 +139,7 @@ def costs_left(
 
     Where keys are not known because a teacher is missing, all that the configuration needs counts.
     """
-    costs = stage_costs(config, estimate(workload_of(config)))
+    costs = stage_costs(config, estimate(workload_of(config)), rates_of(config, store.root))
     if not costs:
         return None
     if unmade_teacher(config.model):
@@ -142,21 +152,44 @@ def costs_left(
     }
 
 
-def time_lines(config: Config, costs: dict[tuple[str, str], Cost] | None) -> list[str]:
-    """The time that is left to build, in words: all of it, and by stage where there are several."""
-    peak, ranks = peak_tflops(config), launched().world
+def time_lines(
+    config: Config, costs: dict[tuple[str, str], Cost] | None, rates: Rates | None = None
+) -> list[str]:
+    """The time that is left to build, in words: all of it, and by stage where there are several.
+
+    `rates` are those that the costs were reckoned with, without them the data sheet's.
+    """
+    ranks, rates = launched().world, rates or sheet_rates(config)
     if costs is None:
         return []
     if not costs:
         return ["expected: no time, the student is in the store already"]
-    gpus = "one GPU" if ranks == 1 else f"{ranks} GPUs"
+    where = "one GPU" if ranks == 1 else f"{ranks} GPUs"
+    if config.gpu.device == "cpu":
+        where = "this CPU"
     by_stage = [f"  {stage}: {cost.in_words()}" for (stage, _), cost in costs.items()]
     return [
-        f"expected on {gpus}: {total(costs.values()).in_words()}",
-        f"  (at a third to a half of {peak:,.5g} TFLOP/s in {config.training.precision}, and at "
-        f"{config.gpu.tdp_w:,.0f} W)",
+        f"expected on {where}: {total(costs.values()).in_words()}",
+        f"  ({_basis(config, rates)})",
         *(by_stage if len(costs) > 1 else []),
     ]
+
+
+def _basis(config: Config, rates: Rates) -> str:
+    """What hours and kWh are reckoned with, in words."""
+    power = f"at {config.gpu.tdp_w:,.0f} W" if config.gpu.tdp_w else "the rated power is not known"
+    products = f"{rates.tflops:,.5g} TFLOP/s in {config.training.precision}"
+    if not rates.measured:
+        return f"at a third to a half of {products}, and {power}"
+    memory, from_sheet = f"{rates.bandwidth_gb_s:,.0f} GB/s", ""
+    if rates.is_bandwidth_measured:
+        products += f" and {memory}"
+    else:
+        from_sheet = f"; memory at {memory} of the data sheet"
+    both = f"{products}, measured {rates.measured}"
+    if rates.step_share:
+        return f"at {both}; the step reached {rates.step_share:.2f} of that{from_sheet}; {power}"
+    return f"at a third to a half of {both}{from_sheet}; {power}"
 
 
 def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
@@ -165,9 +198,13 @@ def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:
     return f"all {num_runs} runs together, shared stages counted once: {cost}"
 
 
-def serving_lines(config: Config, budget: Budget) -> list[str]:
-    """The least time of a token, in words: a decoding step reads its weights once."""
-    bandwidth_gb_s = config.gpu.memory_bandwidth_gb_s
+def serving_lines(config: Config, budget: Budget, rates: Rates | None = None) -> list[str]:
+    """The least time of a token, in words: a decoding step reads its weights once.
+
+    Without `rates` the memory is as fast as the data sheet says.
+    """
+    rates = rates or sheet_rates(config)
+    bandwidth_gb_s = rates.bandwidth_gb_s
     if not bandwidth_gb_s:
         return []
     teacher = config.model.teacher if budget.teacher_weights_gib else None
@@ -178,4 +215,6 @@ def serving_lines(config: Config, budget: Budget) -> list[str]:
         if source
         for shape, bits in [(source.architecture, source.quantization)]
     ]
-    return [f"decoding: at most {', '.join(steps)} (memory read at {bandwidth_gb_s:,.0f} GB/s)"]
+    measured = f", measured {rates.measured}" if rates.is_bandwidth_measured else ""
+    read_at = f"memory read at {bandwidth_gb_s:,.0f} GB/s{measured}"
+    return [f"decoding: at most {', '.join(steps)} ({read_at})"]

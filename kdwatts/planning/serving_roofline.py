@@ -66,7 +66,7 @@ memory that is held adds 26 to 66 W (arXiv 2605.23918)."""
 
 @dataclass(frozen=True)
 class Device:
-    """What computes, at its peak."""
+    """What computes, at its peak, or at the rates that were measured."""
 
     bytes_per_s: float
     """Rate at which memory is read."""
@@ -74,6 +74,29 @@ class Device:
     """Rate of products in the precision of values that are not quantised."""
     tdp_w: float | None = None
     """Rated power; None where joules are not estimated."""
+    is_memory_measured: bool = False
+    """Whether `bytes_per_s` was measured on such a device, and is no peak of a data sheet."""
+    are_products_measured: bool = False
+    """The same for `flop_per_s`."""
+
+    def bandwidth_reached(self, quantization: str | None) -> tuple[float, float]:
+        """Shares of `bytes_per_s` that decoding reaches, at the fast and at the slow end."""
+        peak = QUANTIZED_BANDWIDTH_REACHED if quantization else BANDWIDTH_REACHED
+        return _of_measured(peak) if self.is_memory_measured else peak
+
+    @property
+    def products_reached(self) -> tuple[float, float]:
+        """Shares of `flop_per_s`, at the fast and at the slow end."""
+        return _of_measured(PRODUCTS_REACHED) if self.are_products_measured else PRODUCTS_REACHED
+
+
+def _of_measured(shares_of_peak: tuple[float, float]) -> tuple[float, float]:
+    """The same shares where the rate is what the device reached, and not its peak.
+
+    At the fast end it reaches that again. The slow end keeps its distance from the fast one.
+    """
+    fast, slow = shares_of_peak
+    return 1.0, slow / fast
 
 
 @dataclass(frozen=True)
@@ -217,11 +240,13 @@ def _longest(lines: tuple[Line, ...], at_once: float) -> float:
 
 def paces(model: Served, tokens: Tokens, device: Device) -> tuple[Pace, Pace]:
     """The fast and the slow end of what a device does with a model and such requests."""
-    bandwidths = QUANTIZED_BANDWIDTH_REACHED if model.quantization else BANDWIDTH_REACHED
+    bandwidths = device.bandwidth_reached(model.quantization)
     rates = (model.products_faster * device.flop_per_s, device.flop_per_s)
     fast, slow = (
         _seconds(model, tokens, device.bytes_per_s * memory, flop_per_s * products)
-        for memory, products, flop_per_s in zip(bandwidths, PRODUCTS_REACHED, rates, strict=True)
+        for memory, products, flop_per_s in zip(
+            bandwidths, device.products_reached, rates, strict=True
+        )
     )
     kernels = KERNELS_PER_BLOCK * model.architecture.num_layers + KERNELS_BESIDE
     graph_s, alone_s = (kernels * launch_s for launch_s in LAUNCH_S)

@@ -21,13 +21,12 @@ from kdwatts.planning.load_estimates import (
     estimate_load,
     estimate_rate,
 )
+from kdwatts.planning.measured_rates import Rates, sheet_rates
 from kdwatts.planning.serving_roofline import (
-    BANDWIDTH_REACHED,
     EIGHT_BITS,
     MEMORY_DRAW,
     PRODUCTS_DRAW,
-    PRODUCTS_REACHED,
-    QUANTIZED_BANDWIDTH_REACHED,
+    Device,
     Range,
     Served,
     paces,
@@ -42,23 +41,27 @@ It is in no figure. Where it is longer than a step of the device, it decides."""
 HEADINGS = ("load", "model", "at once", "tokens/s", "TPOT, ms", "J/output token", "")
 
 
-def estimate_lines(config: Config) -> list[str]:
-    """What is expected of serving under load. Empty where neither an engine nor a load is asked."""
+def estimate_lines(config: Config, rates: Rates | None = None) -> list[str]:
+    """What is expected of serving under load. Empty where neither an engine nor a load is asked.
+
+    Without `rates` they are those of the data sheet.
+    """
     if not is_wanted(config):
         return []
-    if why := why_unknown(config):
+    rates = rates or sheet_rates(config)
+    if why := why_unknown(config, rates):
         return [f"serving under load is not estimated: {why}"]
-    device, tokens, limits = device_of(config), tokens_of(config), limits_of(config)
+    device, tokens, limits = device_of(config, rates), tokens_of(config), limits_of(config)
     slo, (levels, is_closed) = config.eval.serving.slo, levels_of(config)
     models = served_models(config)
-    rates = [
+    greatest = [
         estimate_rate(model, tokens, device, limits, tpot_s=slo.tpot_p99_s, answer_s=slo.e2e_p99_s)
         for model in models
     ]
     loads = [
         estimate_load(model, tokens, device, limits, level=level, is_closed=is_closed)
         for level in levels
-        for model, rate in zip(models, rates, strict=True)
+        for model, rate in zip(models, greatest, strict=True)
         if rate.most_at_once
     ]
     turns = {model.subject: turning_point(model, tokens, device) for model in models}
@@ -71,9 +74,9 @@ def estimate_lines(config: Config) -> list[str]:
         f"serving under load with gpu={config.gpu.name}, estimated by its roofline "
         f"({tokens.prompt:,.0f} tokens read and {tokens.output:,.0f} written a request):",
         *_table(loads),
-        *(_rate_line(rate, config) for rate in rates),
+        *(_rate_line(rate, config) for rate in greatest),
         f"  memory bounds a step, and not products: {_turns(turns)}",
-        *_range_lines(config, models, short),
+        *_range_lines(config, models, short, device, rates),
     ]
 
 
@@ -130,17 +133,23 @@ def _turns(turns: dict[str, float | None]) -> str:
 
 
 def _range_lines(
-    config: Config, models: Sequence[Served], short: Sequence[tuple[str, float]]
+    config: Config,
+    models: Sequence[Served],
+    short: Sequence[tuple[str, float]],
+    device: Device,
+    rates: Rates,
 ) -> list[str]:
     engine = config.eval.serving.engine
-    memory, products = _percent(BANDWIDTH_REACHED), _percent(PRODUCTS_REACHED)
+    memory, products = _percent(device.bandwidth_reached(None)), _percent(device.products_reached)
     if any(model.quantization for model in models):
-        memory += f" ({_percent(QUANTIZED_BANDWIDTH_REACHED)} for quantised weights)"
+        quantised = _percent(device.bandwidth_reached(models[-1].quantization or "int8"))
+        memory += f" ({quantised} for quantised weights)"
     if any(model.quantization in EIGHT_BITS for model in models):
         products += " (for int8 and fp8 the greater is of the peak in 8 bits)"
     lines = [
-        f"  the two ends: memory at {memory} of its peak and products at {products}, one after "
-        "the other or both at once",
+        f"  the two ends: memory at {memory} of {_of_what(device.is_memory_measured, rates)} and "
+        f"products at {products}{_of_measured_products(device, rates)}, one after the other or "
+        "both at once",
     ]
     if config.gpu.tdp_w:
         lines.append(
@@ -164,6 +173,17 @@ def _range_lines(
     if has_flag(engine_flags(config), ["--enforce-eager"]) and config.gpu.device != "cpu":
         lines.append("  without CUDA graphs (--enforce-eager) expect the low end")
     return lines
+
+
+def _of_what(is_measured: bool, rates: Rates) -> str:
+    return f"what was measured {rates.measured}" if is_measured else "its peak"
+
+
+def _of_measured_products(device: Device, rates: Rates) -> str:
+    """Of which rate, where it is another one than the memory's."""
+    if device.are_products_measured == device.is_memory_measured:
+        return ""
+    return f" of {_of_what(device.are_products_measured, rates)}"
 
 
 def _percent(shares: tuple[float, float]) -> str:

@@ -69,8 +69,10 @@ async def _read_all(
                 done, pending = await asyncio.wait(
                     pending, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in done:
-                    task.result()
+                # Of several that failed, the first prompt's failure is told.
+                for task in tasks:
+                    if task in done:
+                        task.result()
                 if done:
                     last_s = time.monotonic()
                 elif time.monotonic() - last_s > timeout_s:

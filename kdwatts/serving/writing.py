@@ -25,7 +25,7 @@ from kdwatts.serving.engines.server import Server
 from kdwatts.serving.text_requests import TEXT_BODIES, Sampling, TextRequest, check_forbidden
 
 _LOOK_S = 0.2
-_DEATH_S = 2.0
+_DEATH_S = 5.0
 """A server that is dying closes its connections first, and ends so long after at the latest."""
 
 Take = Callable[[TextRequest, list[int]], None]

@@ -105,12 +105,13 @@ def read_state(gpu: nvml.OpenDevice) -> GpuState:
     slow, handle = nvml.read_slow(gpu), gpu.handle
     ecc_modes = or_none(pynvml.nvmlDeviceGetEccMode, handle)
     has_ecc = _is_on(None if ecc_modes is None else ecc_modes[0])
+    ecc_defaults = or_none(pynvml.nvmlDeviceGetDefaultEccMode, handle)
     limits_mw = or_none(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
     sm, memory = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
     return GpuState(
         is_persistent=_is_on(or_none(pynvml.nvmlDeviceGetPersistenceMode, handle)),
         has_ecc=has_ecc,
-        has_ecc_by_default=_is_on(or_none(pynvml.nvmlDeviceGetDefaultEccMode, handle)),
+        has_ecc_by_default=_is_on(None if ecc_defaults is None else ecc_defaults[0]),
         uncorrected_errors=_uncorrected(handle, pynvml.NVML_VOLATILE_ECC) if has_ecc else None,
         uncorrected_errors_ever=_uncorrected(handle, pynvml.NVML_AGGREGATE_ECC)
         if has_ecc

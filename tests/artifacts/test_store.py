@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from kdwatts.artifacts import store
 from kdwatts.artifacts.store import Store
 from kdwatts.runtime import interrupt
+from tests.waits import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -104,14 +104,15 @@ from kdwatts.artifacts import store
 root, host = Path(sys.argv[1]), sys.argv[2]
 # Nobody shares a host with anybody: a lease that stands still is all that tells the dead.
 store.node = lambda: f"{host} {os.getpid()}"
-store.LEASE_TIMEOUT_S, store.RENEW_EVERY_S, store.POLL_EVERY_S = 1.0, 0.1, 0.02
+# A busy machine may keep a living one from renewing its lease for a while.
+store.LEASE_TIMEOUT_S, store.RENEW_EVERY_S, store.POLL_EVERY_S = 4.0, 0.1, 0.02
 with store.Store(root).claim("teacher", "k1") as claim:
     if not claim.exists:
         claim.scratch_dir.mkdir(exist_ok=True)
         with open(root / "built.log", "a") as log:
             log.write(f"{os.getpid()}\\n")
         parts = claim.scratch_dir / "parts"
-        for part in range(len(parts.read_text()) if parts.exists() else 0, 40):
+        for part in range(len(parts.read_text()) if parts.exists() else 0, 60):
             with parts.open("a") as file:
                 file.write("x")
             time.sleep(0.05)
@@ -133,24 +134,19 @@ def test_of_five_that_want_an_artifact_one_goes_on_where_two_killed_builders_sto
     waiting = {(p := _start(script, root, name)).pid: p for name in names}
     log = root / "built.log"
     for killed in (1, 2):
-        _until(lambda killed=killed: log.exists() and log.read_text().count("\n") == killed)
+        wait_until(lambda killed=killed: log.exists() and log.read_text().count("\n") == killed)
         parts = root / "teacher" / "k1.scratch" / "parts"
         size = len(parts.read_text()) if parts.exists() else 0
-        _until(lambda size=size, parts=parts: parts.exists() and parts.stat().st_size > size + 5)
+        wait_until(
+            lambda size=size, parts=parts: parts.exists() and parts.stat().st_size > size + 5
+        )
         _end(waiting.pop(int(log.read_text().split()[-1])))
     printed = {process.communicate(timeout=60)[0] for process in waiting.values()}
     assert {process.returncode for process in waiting.values()} == {0}
     first, second, heir = log.read_text().split()
     assert len({first, second, heir}) == 3
-    assert printed == {f"{heir} {40 * 'x'}\n"}
+    assert printed == {f"{heir} {60 * 'x'}\n"}
     assert _names(root, "teacher") == ["k1"]
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_what_was_committed_is_found_and_nothing_else_remains(root: Path):
@@ -207,7 +203,7 @@ def test_a_builder_killed_on_this_host_is_replaced_at_once_and_its_scratch_survi
     assert Store(root).finished_dir("distill", "k1") is None
     started_s = time.monotonic()
     with Store(root).claim("distill", "k1") as claim:
-        assert time.monotonic() - started_s < 5  # LEASE_TIMEOUT_S is 60.
+        assert time.monotonic() - started_s < 40  # LEASE_TIMEOUT_S is 60.
         assert list(claim.work_dir.iterdir()) == []
         assert (claim.scratch_dir / "checkpoint").read_text() == "step 7"
         claim.commit()
@@ -220,7 +216,7 @@ def test_a_builder_killed_on_another_host_is_replaced_when_its_lease_has_stood_s
     _end(_start_building(root, host="node7", seconds=60))
     started_s = time.monotonic()
     with Store(root).claim("distill", "k1") as claim:
-        assert 0.2 <= time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s >= 0.2
         assert not claim.exists
         claim.commit()
 
@@ -228,12 +224,12 @@ def test_a_builder_killed_on_another_host_is_replaced_when_its_lease_has_stood_s
 def test_a_slow_builder_on_another_host_is_waited_for_while_it_renews_its_lease(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(store, "LEASE_TIMEOUT_S", 1.0)
-    builder = _start_building(root, host="node7", seconds=1.6)
+    monkeypatch.setattr(store, "LEASE_TIMEOUT_S", 3.0)
+    builder = _start_building(root, host="node7", seconds=4.0)
     with Store(root).claim("distill", "k1") as claim:
         assert claim.exists
         assert (claim.artifact_dir / "half.txt").read_text() == "whole"
-    assert builder.wait(timeout=10) == 0
+    assert builder.wait(timeout=60) == 0
     builder.communicate()
 
 

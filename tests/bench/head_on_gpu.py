@@ -13,12 +13,9 @@ GPU.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -26,13 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from kdwatts.config.device_choices import CHUNK_ROWS
+from kdwatts.doctor.speed.head_forms import (
+    OTHERS,
+    PACKAGES,
+    Head,
+    HeadTimes,
+    Sides,
+    form,
+    is_fused,
+    ours,
+    random_sides,
+)
+from kdwatts.doctor.speed.timed_windows import wait
 from kdwatts.losses.fused_choice import refused
-from kdwatts.losses.head import Buffers, DenseTeacher, head_loss
-from kdwatts.losses.response import dense_term
 from kdwatts.records.files import write_json
 
 NUM_POSITIONS, WIDTH, VOCABULARY = 8_192, 4_096, 128_256
@@ -43,83 +48,6 @@ ROWS = (CHUNK_ROWS["cuda"], 1024, 256)
 PLAIN = ", plain"
 """Ends the name of our head without its kernel, where it has one."""
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-GIB = 1 << 30
-Head = Callable[[], Tensor]
-Sides = list[Tensor]
-"""Hidden states [N, D] and head [V, D] of one model."""
-
-
-def ours(student: Sides, teacher: Sides, *, term: str, rows: int) -> Head:
-    settings = {"beta": 0.5} if term == "jsd" else {}
-    terms, buffers = {term: dense_term(term, **settings)}, Buffers()
-
-    def step() -> Tensor:
-        total, _ = head_loss(
-            student[0],
-            student[1],
-            terms,
-            {term: 1 / len(student[0])},
-            teacher=DenseTeacher(teacher[0], teacher[1]),
-            chunk_rows=rows,
-            buffers=buffers,
-        )
-        return total
-
-    return step
-
-
-def dense(student: Sides, teacher: Sides, *, term: str) -> Head:
-    def step() -> Tensor:
-        log_q_NV = F.linear(*student).float().log_softmax(-1)
-        with torch.no_grad():
-            log_p_NV = F.linear(*teacher).float().log_softmax(-1)
-        if term == "forward_kl":
-            return F.kl_div(log_q_NV, log_p_NV, reduction="batchmean", log_target=True)
-        log_m_NV = torch.logaddexp(log_q_NV, log_p_NV) - torch.log(torch.tensor(2.0))
-        halves = [
-            F.kl_div(log_m_NV, log_NV, reduction="batchmean", log_target=True)
-            for log_NV in (log_p_NV, log_q_NV)
-        ]
-        return (halves[0] + halves[1]) / 2
-
-    return step
-
-
-def liger(student: Sides, teacher: Sides, *, term: str) -> Head:
-    from liger_kernel.chunked_loss import (  # pyright: ignore[reportMissingImports]
-        LigerFusedLinearJSDLoss,
-    )
-
-    beta = 0.5 if term == "jsd" else 0.0  # Its beta of 0 is forward KL.
-    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta)
-    labels_N = torch.zeros(len(student[0]), dtype=torch.long, device=student[0].device)
-    return lambda: loss(*student, *teacher, labels_N)
-
-
-def trl(student: Sides, teacher: Sides, *, term: str) -> Head:
-    """TRL's kernel without its trainer, whose module imports pandas and datasets.
-
-    The kernel takes one function from there. It gathers weights that DeepSpeed has split, and does
-    nothing for others.
-    """
-    name = "trl.trainer"
-    if name not in sys.modules:
-        package, module = types.ModuleType(name), types.ModuleType(f"{name}.utils")
-        package.__path__ = []
-        vars(module)["maybe_gather_lm_head_ctx"] = lambda weight, bias: contextlib.nullcontext()
-        sys.modules |= {name: package, module.__name__: module}
-    from trl.kernels.chunked_divergence import (  # pyright: ignore[reportMissingImports]
-        ChunkedDivergenceFunction,
-    )
-
-    beta = 0.5 if term == "jsd" else 0.0  # Its beta of 0 is forward KL.
-
-    def step() -> Tensor:
-        found = ChunkedDivergenceFunction.apply(*student, None, *teacher, None, beta, 1.0)
-        assert isinstance(found, tuple)
-        return found[0].mean()
-
-    return step
 
 
 def product_ms(student: Sides, teacher: Sides, *, rows: int, rounds: int = 10) -> float:
@@ -145,53 +73,18 @@ def product_ms(student: Sides, teacher: Sides, *, rows: int, rounds: int = 10) -
     return statistics.median(times_ms[2:])
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def measure(step: Head, student: Sides, *, rounds: int = 10) -> dict[str, Any]:
-    device, base = student[0].device, 0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        base = torch.cuda.memory_allocated()
-    milliseconds, loss = [], None
+    times = HeadTimes(step, [])
     for _ in range(rounds + 2):
-        for tensor in student:
-            tensor.grad = None
-        wait(device)
-        started_s = time.perf_counter()
-        loss = step()
-        loss.backward()
-        wait(device)
-        milliseconds.append(1e3 * (time.perf_counter() - started_s))
-    assert loss is not None
-    peak = torch.cuda.max_memory_allocated() - base if device.type == "cuda" else None
+        times.take(student)
     return {
-        "peak_over_base_gib": None if peak is None else peak / GIB,
-        "median_ms": statistics.median(milliseconds[2:]),
-        "least_ms": min(milliseconds[2:]),
-        "most_ms": max(milliseconds[2:]),
-        "first_ms": milliseconds[0],
-        "loss": loss.item(),
+        "peak_over_base_gib": times.peak_gib,
+        "median_ms": statistics.median(times.times_ms[2:]),
+        "least_ms": min(times.times_ms[2:]),
+        "most_ms": max(times.times_ms[2:]),
+        "first_ms": times.times_ms[0],
+        "loss": times.loss,
     }
-
-
-@contextlib.contextmanager
-def form(device: torch.device, *, plain: bool) -> Iterator[None]:
-    """Our head as a run takes it, or without its kernel."""
-    if not plain or device in refused:
-        yield
-        return
-    refused[device] = "the plain form is measured"
-    try:
-        yield
-    finally:
-        del refused[device]
-
-
-def is_fused(device: torch.device) -> bool:
-    return device.type == "cuda" and device not in refused
 
 
 def variants(heads: list[str]) -> Iterator[tuple[str, Callable[[Sides, Sides], Head]]]:
@@ -202,25 +95,13 @@ def variants(heads: list[str]) -> Iterator[tuple[str, Callable[[Sides, Sides], H
                 for term in TERMS:
                     name = f"ours {term}, chunks of {rows}{PLAIN if plain else ''}"
                     yield name, partial(ours, term=term, rows=rows)
-    for subject, package, make in (
-        ("liger", "liger_kernel", liger),
-        ("trl", "trl", trl),
-        ("dense", "torch", dense),
-    ):
+    for subject in ("liger", "trl", "dense"):
+        package, make = PACKAGES[subject], OTHERS[subject]
         if subject in heads and not find_spec(package):
             print(f"{package} is not installed and left out.")
         elif subject in heads:
             for term in TERMS:
                 yield f"{subject} {term}", partial(make, term=term)
-
-
-def random_sides(sizes: tuple[int, int, int], device: torch.device) -> tuple[Sides, Sides]:
-    positions, width, vocabulary = sizes
-    torch.manual_seed(0)
-    hidden = [torch.randn(positions, width, device=device) for _ in range(2)]
-    weight = [0.02 * torch.randn(vocabulary, width, device=device) for _ in range(2)]
-    student, teacher = ([h.bfloat16(), w.bfloat16()] for h, w in zip(hidden, weight, strict=True))
-    return [tensor.requires_grad_() for tensor in student], teacher
 
 
 def main(arguments: list[str] | None = None) -> None:

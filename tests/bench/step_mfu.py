@@ -21,14 +21,10 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -37,24 +33,15 @@ from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.config.machine import Telemetry
-from kdwatts.data.packing import IGNORE, Batch
+from kdwatts.doctor.speed.machine_rates import product_windows
+from kdwatts.doctor.speed.pair_step import Steps, useful_flop
+from kdwatts.doctor.speed.timed_windows import wait
 from kdwatts.memory.budget import estimate
-from kdwatts.memory.model_shape import forward_flops_per_token
-from kdwatts.models.load import head_bias, head_weight, load_model, recompute_blocks
-from kdwatts.models.row_attention import attend_by_rows, compile_body
-from kdwatts.models.sharding import place
 from kdwatts.planning.demands import workload_of
 from kdwatts.records.files import read_jsonl, write_json
 from kdwatts.records.schema import StageRow
-from kdwatts.stages.work import compared_rows, frozen_dtype, plan_signals, teacher_source
-from kdwatts.teacher.signals import compute_signals
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import list_gpus
-from kdwatts.training.autocast import autocast
-from kdwatts.training.micro_batch import MicroBatch
-from kdwatts.training.objective import PairSizes, objective_of
-from kdwatts.training.optim import make_optimizer
-from kdwatts.training.terms.head_terms import TeacherHead
 
 GIB = 1 << 30
 SIGNALS = {
@@ -63,113 +50,15 @@ SIGNALS = {
 }
 
 
-def random_batch(sequences: int, length: int, vocabulary: int, device: torch.device) -> Batch:
-    """Made on the CPU and sent, as a run does it: what is counted there waits for no GPU."""
-    tokens_BT = torch.randint(vocabulary, (sequences, length))
-    target_BT = F.pad(tokens_BT[:, 1:], (0, 1), value=IGNORE)
-    return Batch(np.arange(sequences), tokens_BT, target_BT).to(device)
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Operations a second of one square product, the best of ten."""
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(10):
-        wait(device)
-        started = time.perf_counter()
-        torch.matmul(left, right)
-        wait(device)
-        times.append(time.perf_counter() - started)
-    return 2.0 * size**3 / min(times)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-class Steps:
-    """A student, its objective and optimizer, and the batches of one step."""
-
-    def __init__(self, config: Config, device: torch.device, num_batches: int) -> None:
-        self.training, self.device = config.training, device
-        pair, training = config.model, config.training
-        torch.manual_seed(0)
-        with device:
-            source = replace(teacher_source(config), path=None)
-            teacher = load_model(source, dtype=frozen_dtype(config))
-            source = replace(pair.student, path=None)
-            self.student = load_model(source, dtype=torch.float32)
-        for model in (teacher, self.student):
-            attend_by_rows(model)
-        teacher.requires_grad_(False)
-        if training.gradient_checkpointing:
-            recompute_blocks(self.student)
-        place(self.student, device, sharded=False)
-        self.student.train()
-        self.plan = plan_signals(config, [])
-        self.batches = [
-            random_batch(
-                training.micro_batch, training.sequence_length, self.plan.vocabulary, device
-            )
-            for _ in range(num_batches)
-        ]
-        self.teacher: nn.Module | None = teacher
-        self.cached: list[Any] = []
-        online = config.paradigm.teacher == "online"
-        widths = [m.architecture.hidden_size for m in (pair.student, teacher_source(config))]
-        head = TeacherHead(head_weight(teacher).detach(), head_bias(teacher)) if online else None
-        self.objective = objective_of(
-            config.paradigm,
-            [],
-            self.plan,
-            sizes=PairSizes(compared_rows(config)[0], *widths),
-            chunk_rows=training.rows_at_once,
-            teacher_head=head,
-            seed=0,
-        ).to(device)
-        if not online:
-            self.cached = [self._signals(batch) for batch in self.batches]
-            self.teacher = None
-        self.optimizer = make_optimizer(
-            [self.student], weight_decay=training.weight_decay, betas=(0.9, 0.95)
-        )
-
-    def compile(self) -> None:
-        """Let the bodies of the models that run be compiled, at their first call."""
-        for model in (self.student, self.teacher):
-            if model is not None:
-                compile_body(model)
-
-    def _signals(self, batch: Batch) -> Any:
-        assert self.teacher is not None
-        with torch.no_grad(), autocast(self.training.precision, self.device):
-            return compute_signals(self.teacher, batch.input_BT, self.plan, rows=batch.rows)
-
-    def take(self) -> None:
-        size = self.objective.step_size(self.batches)
-        for index, batch in enumerate(self.batches):
-            signals = self.cached[index] if self.cached else self._signals(batch)
-            with autocast(self.training.precision, self.device):
-                micro_batch = MicroBatch(batch, signals)
-                loss, _ = self.objective.micro_batch_loss(self.student, micro_batch, size)
-            loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-
 def figures(
     config: Config, device: torch.device, times_s: list[float], tokens: int, row: StageRow
 ) -> dict[str, Any]:
     """The step's rates and joules, beside the plan's memory."""
     length, training = config.training.sequence_length, config.training
-    student = forward_flops_per_token(config.model.student.architecture, length)
-    teacher = forward_flops_per_token(teacher_source(config).architecture, length)
-    online = config.paradigm.teacher == "online"
-    operations = tokens * (3 * student + (teacher if online else 0.0))
+    operations = useful_flop(config, tokens)
     seconds = statistics.median(times_s)
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
-    limit = product_rate(device, dtype, 8192 if device.type == "cuda" else 1024)
+    products, product_flop, _ = product_windows(device, training.precision, seconds=2)
+    limit = products.best(product_flop)
     peak_tflops = config.gpu.bf16_dense_tflops if training.precision == "bf16" else None
     energy_j = row.energy_j.get("gpu")
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from kdwatts.cli import sweep
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.sweep import Outcome
 from kdwatts.records.files import read_json
+from tests.waits import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,11 +126,9 @@ def test_a_sweep_here_that_is_stopped_begins_no_further_run(tmp_path: Path):
         [sys.executable, "-m", "kdwatts", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     log = tmp_path / "sweep" / "0-sft-tiny" / "train.jsonl"
-    deadline_s = time.monotonic() + 60
-    while not log.is_file() and time.monotonic() < deadline_s:
-        time.sleep(0.05)
+    wait_until(log.is_file, timeout_s=180)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 75
     assert "2 runs: 1 preempted, 1 not started; to go on, run the same command" in output
     assert not (tmp_path / "sweep" / "1-sft-tiny").exists()

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from kdwatts.data.read_ahead import prefetched
+from tests.waits import wait_until
 
 
 def test_results_come_in_order_and_each_is_loaded_once():
@@ -23,24 +24,20 @@ def test_results_come_in_order_and_each_is_loaded_once():
 
 
 def test_the_next_is_read_while_this_one_is_used_so_that_nobody_waits():
-    """Loading takes 30 ms, using 60 ms: only the first load is waited for."""
-    waited_s = []
-    results = prefetched(range(5), lambda item: time.sleep(0.03) or item)
-    while True:
-        start_s = time.monotonic()
-        if next(results, None) is None:
-            break
-        waited_s.append(time.monotonic() - start_s)
-        time.sleep(0.06)
-    assert waited_s[0] > 0.025
-    assert sum(waited_s[1:]) < 0.06
+    """Each is used until the next one was read: who reads only when asked would never end."""
+    loaded = []
+    results = prefetched(range(5), lambda item: loaded.append(item) or item)
+    for item in results:
+        wait_until(lambda item=item: item == 4 or loaded[-1] == item + 1)
+    assert loaded == [0, 1, 2, 3, 4]
 
 
 def test_no_more_than_the_next_one_is_read_in_advance():
     loaded = []
     results = prefetched(range(100), loaded.append)
     next(results)
-    time.sleep(0.05)
+    wait_until(lambda: len(loaded) >= 2)
+    time.sleep(0.1)
     assert loaded == [0, 1]
     results.close()
 
@@ -58,12 +55,12 @@ def test_an_error_comes_where_its_result_would_have_come():
 
 
 def test_one_thread_loads_and_it_ends_with_the_iterator():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     names = set()
     results = prefetched(range(100), lambda item: names.add(threading.current_thread().name))
     next(results)
     next(results)
-    assert threading.active_count() == before + 1
+    assert len(set(threading.enumerate()) - before) == 1
     results.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert len(names) == 1 and "prefetch" in names.pop()

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdwatts.doctor import examination
 from kdwatts.doctor.chapters import all_chapters
 from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Check, Patient
 from kdwatts.records.doctor_record import Verdict
+
+CLOCK = SimpleNamespace(now_s=0.0, monotonic=lambda: CLOCK.now_s)
+"""It stands still unless a test moves it, however busy this machine is."""
+
+
+@pytest.fixture(autouse=True)
+def by_that_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "time", CLOCK)
+
 
 PATIENT: Any = Patient(config=None, gpus=[], has_cuda=False, work_dir=Path("/nowhere"))  # pyright: ignore
 
@@ -72,7 +82,7 @@ def test_a_check_without_time_left_says_what_it_takes_and_what_is_left_and_the_n
 
 def test_time_that_a_check_took_beyond_its_own_is_not_there_for_the_next():
     def slow(patient: Patient, seconds: float) -> Iterator[Verdict]:
-        time.sleep(0.3)
+        CLOCK.now_s += 0.3
         yield Verdict("slow", "right", "it slept")
 
     made = all_of({"a": [Check("slow", 1, 0.0, slow), check("next", least_s=0.3)]}, seconds=0.4)

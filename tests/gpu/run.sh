@@ -1,28 +1,29 @@
 #!/usr/bin/env bash
 # What a borrowed NVIDIA GPU can show in some minutes, with no network:
-#   tests/gpu/run.sh [--minutes 9] [--max-mib 40] [--wheels FOLDER] [--parts "facts counter ..."]
-#                    [--rehearse] OUT
+#   tests/gpu/run.sh [--minutes 9] [--max-mib 40] [--wheels FOLDER] [--parts "facts doctor ..."]
+#                    [--doctor-minutes 3] [--rehearse] OUT
 # Needs Python 3.12 with torch for CUDA and transformers; tests/gpu/wheels.sh fetches the rest.
 # Each part is a process of its own. A part that runs out of time is ended, and what is done stays.
 # What is worth most comes first. Seconds that a part is thought to take on an H200, and its most:
-#   facts 20, 60           counter 85, 110            tests 60, 90 (four files at once)
+#   facts 20, 60           doctor 180, 240            tests 60, 90 (four files at once)
 #   head 150, 260 (ours 50, Liger 60, TRL 20, dense 20)
 #   cached 45, 70          cached_compiled 100, 120   online_compiled 140, 180   online 55, 80
 #   sweep 25 a run, 200    run_tests 200, 360         kept_compiled 85, 120
-# Nine minutes reach to cached_compiled and a part of the sweep. In two loans, of 5 and 7 minutes:
+# Nine minutes reach to the heads and a part of the sweep. In two loans, of 5 and 9 minutes:
 #   --parts "facts tests head cached"
-#   --parts "counter cached_compiled online_compiled sweep"
+#   --parts "doctor cached_compiled online_compiled sweep"
 # OUT has at most eight files of --max-mib in all; the largest is left out when they are more.
 # --rehearse takes small sizes, and the CPU where there is no GPU.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-minutes=9 max_mib=40 wheels='' rehearse='' out=''
-parts='facts counter tests head cached cached_compiled online_compiled'
+minutes=9 doctor_minutes=3 max_mib=40 wheels='' rehearse='' out=''
+parts='facts doctor tests head cached cached_compiled online_compiled'
 parts+=' online sweep run_tests kept_compiled'
 while (($#)); do
   case $1 in
     --minutes) minutes=$2; shift ;;
+    --doctor-minutes) doctor_minutes=$2; shift ;;
     --max-mib) max_mib=$2; shift ;;
     --wheels) wheels=$2; shift ;;
     --parts) parts=$2; shift ;;
@@ -70,9 +71,9 @@ export TORCHINDUCTOR_CACHE_DIR=$work/inductor HF_HOME=$work/huggingface
 # Plugins of the borrowed environment may warn or fail, which is no news of this package.
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 
-size=() shape=(gpu=auto) runs=() scale=1 seeds=0,1 steps=8
+size=() shape=(gpu=auto) runs=() pair=() seeds=0,1 steps=8
 if [[ $rehearse ]]; then
-  size=(--small) shape=(model=tiny gpu=auto) runs=(training=smoke) scale=0.1 seeds=0 steps=3
+  size=(--small) shape=(model=tiny gpu=auto) runs=(training=smoke) pair=(--model tiny) seeds=0 steps=3
   export KDWATTS_REHEARSE_GPU=1
 fi
 
@@ -157,7 +158,8 @@ PY
 keeper=$!
 [[ " $parts " != *' tests '* ]] || rm -f "$KDWATTS_GPU_TESTS"
 part facts 60 "$python" tests/gpu/facts.py "$out"
-part counter 110 "$python" tests/gpu/counter.py "$out" --scale $scale
+# It exits with 1 where something is wrong.
+part doctor 240 "$python" -m kdwatts.doctor "${pair[@]}" --minutes "$doctor_minutes" --out "$out"
 # A process for each file, so that a hang of one leaves the others. What reads joules runs alone,
 # and so do tests of whole runs: a test that uses the GPU would look like a stranger to them.
 pytest=("$python" -m pytest -q -m gpu -p no:cacheprovider -o faulthandler_timeout=60)

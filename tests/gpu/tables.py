@@ -18,8 +18,6 @@ COUNTER_PCT, PRODUCTS_PCT, MFU, MEMORY = 2.0, 20.0, 0.45, 0.1
 """The bars: the counter's most difference from the integral of power, most time of a head beyond
 its matrix products, least MFU of a step, most relative difference of peak memory from the plan's.
 """
-LONG_S = 9.9
-"""Windows of 10 s and more are held to the counter's bar. Shorter ones see a coarser counter."""
 OURS, TERMS = "ours {term}, chunks of 2048", ("jsd", "forward_kl")
 Record = dict[str, Any]
 
@@ -64,20 +62,13 @@ def facts_lines(record: Record) -> str:
     return f"{told}; {record.get('date_utc', 'no date')}; {named}."
 
 
-def counter_table(record: Record) -> str:
+def doctor_table(record: Record) -> str:
+    """What the doctor found, and which of it is not right."""
     rows = [
-        (
-            row["load"] if not row["period_s"] else f"square, {row['period_s']} s",
-            row["duration_s"],
-            row["energy_j"],
-            row["power_w"],
-            row["difference_pct"],
-            row["method"],
-        )
-        for row in record["windows"]
+        (one["name"].replace("_", " "), one["verdict"] or "-", one["found"], one["remedy"])
+        for one in record["verdicts"]
     ]
-    header = ("load", "s", "counter, J", "mean, W", "counter over samples, %", "method")
-    return table(header, rows)
+    return table(("looked at", "verdict", "found", "what to do"), rows)
 
 
 def tests_lines(rows: Sequence[Record]) -> str:
@@ -201,16 +192,10 @@ def bars(records: dict[str, Any]) -> list[tuple[str, float | None, str, str]]:
 
     A rehearsal on a CPU measures nothing that is held against a bar.
     """
-    windows = records.get("counter.json", {}).get("windows", [])
-    apart = [
-        abs(row["difference_pct"])
-        for row in windows
-        if row["difference_pct"] is not None
-        and row["method"] == "nvml_counter"  # Samples agree with themselves.
-        and row["load"] != "idle"
-        and row["duration_s"] >= LONG_S
-    ]
-    worst = max(apart, default=None)
+    verdicts = records.get("doctor.json", {}).get("verdicts", [])
+    counter = next((one for one in verdicts if one["name"] == "counter_agreement"), {})
+    pct = counter.get("value")
+    worst = None if pct is None else abs(pct)
     told = [
         (
             "counter beside the integral of power, %",
@@ -262,7 +247,7 @@ def bars(records: dict[str, Any]) -> list[tuple[str, float | None, str, str]]:
 
 TABLES = {
     "facts.json": facts_lines,
-    "counter.json": counter_table,
+    "doctor.json": doctor_table,
     "tests.jsonl": tests_lines,
     "head.json": head_table,
     "steps.json": steps_table,

@@ -3,35 +3,20 @@
 Documents go through FlexAttention there, whose kernel and gradient torch compiles.
 """
 
-# B rows, T positions.
-
 from __future__ import annotations
 
 import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from kdwatts.models.row_attention import attend_by_rows, final_states
-from kdwatts.training.autocast import autocast
-from tests.gpu.gpu import DEVICE, ON_GPU, distance
+from kdwatts.doctor.numbers.attention_in_float64 import states_and_slopes
+from kdwatts.doctor.numbers.terms_in_float64 import distance
+from kdwatts.models.row_attention import attend_by_rows
+from tests.gpu.gpu import DEVICE, ON_GPU
 from tests.models.test_row_attention import model_of, places
 
 pytestmark = [pytest.mark.gpu, ON_GPU]
-
-
-def states_and_slopes(
-    model: nn.Module, device: torch.device, precision: str, position_BT: Tensor | None, length: int
-) -> list[Tensor]:
-    token_BT = torch.randint(61, (2, length), generator=torch.manual_seed(5)).to(device)
-    if position_BT is not None:
-        position_BT = position_BT.expand(2, -1).to(device)
-    with autocast(precision, device):
-        states_BTD = final_states(model, token_BT, position_BT)
-    parameters = [p for p in model.get_submodule("model").parameters() if p.requires_grad]
-    weight_BTD = torch.randn(states_BTD.shape, generator=torch.manual_seed(6)).to(device)
-    return [states_BTD.detach(), *torch.autograd.grad((states_BTD * weight_BTD).sum(), parameters)]
 
 
 @pytest.mark.parametrize("length", [40, 300])

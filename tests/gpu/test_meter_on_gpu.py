@@ -5,6 +5,7 @@ This process uses the GPU itself, so no other test of runs stands here: it would
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 
 from kdwatts.config.evaluation import InferenceGrid
 from kdwatts.config.machine import Telemetry
+from kdwatts.doctor.instruments.known_load import Products
+from kdwatts.doctor.instruments.load_windows import SETTLE_S
 from kdwatts.serving.eager_loop import ServingCost, serving_costs
 from kdwatts.stages.inference import synchronizer
 from kdwatts.telemetry.meter import Meter
-from tests.gpu.counter import Products
 from tests.gpu.gpu import DEVICE, ON_GPU
 from tests.training.pair import llama
 
@@ -38,14 +40,18 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meter]:
 @pytest.fixture(scope="module")
 def rows(meter: Meter) -> dict[str, Any]:
     """Two windows: products without a pause, and none."""
-    products = Products(4096 if IS_GPU else 256, DEVICE)
-    products.work(0.5)
+    products = Products(DEVICE, size=4096 if IS_GPU else 256)
+    products.begin()
+    time.sleep(SETTLE_S)
     found = {}
-    for name, period_s in (("busy", 0.0), ("quiet", None)):
-        with meter.window(name, synchronize=products.wait) as window:
-            products.load(period_s, WINDOW_S)
+    for name in ("busy", "quiet"):
+        with meter.window(name) as window:
+            time.sleep(WINDOW_S)
         assert window.row
         found[name] = window.row
+        if name == "busy":
+            products.end()
+    products.close()
     return found
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,24 @@ import psutil
 import pytest
 
 from tests.gpu import tables
+from tests.waits import wait_until
 
 FOLDER = Path(__file__).parent
 
-WINDOW = {
-    "load": "square",
-    "period_s": 1.0,
-    "duration_s": 10.02,
-    "energy_j": 4321.4,
-    "power_w": 431.3,
-    "difference_pct": -0.52,
-    "method": "nvml_counter",
+COUNTER = {
+    "name": "counter_agreement",
+    "verdict": "right",
+    "found": "counter within 0.4 % of the integral of power",
+    "remedy": None,
+    "value": -0.4,
 }
 
 
-def test_a_window_of_the_counter_is_a_row_of_the_table_and_a_missing_figure_an_empty_cell():
-    idle = WINDOW | {"load": "idle", "period_s": None, "energy_j": None, "difference_pct": None}
-    assert tables.counter_table({"windows": [WINDOW, idle]}).splitlines()[2:] == [
-        "| square, 1.0 s | 10 | 4,321 | 431 | -0.52 | nvml_counter |",
-        "| idle | 10 |  | 431 |  | nvml_counter |",
+def test_a_verdict_of_the_doctor_is_a_row_of_the_table_and_what_is_null_an_empty_cell():
+    unseen = {"name": "known_load", "verdict": None, "found": "no torch", "remedy": "install it"}
+    assert tables.doctor_table({"verdicts": [COUNTER, unseen]}).splitlines()[2:] == [
+        "| counter agreement | right | counter within 0.4 % of the integral of power |  |",
+        "| known load | - | no torch | install it |",
     ]
 
 
@@ -59,15 +57,13 @@ def test_what_was_not_measured_is_said_of_every_bar():
     assert set(held({}).values()) == {"not measured"}
 
 
-def test_the_worst_long_window_under_load_is_held_against_the_counter_s_bar():
-    idle = WINDOW | {"load": "idle", "difference_pct": 9.0}
-    short = WINDOW | {"duration_s": 2.2, "difference_pct": 9.0}
+@pytest.mark.parametrize(
+    ("pct", "expected"), [(-0.4, "met"), (2.0, "met"), (-2.1, "not met"), (None, "not measured")]
+)
+def test_the_doctor_s_figure_is_held_against_the_counter_s_bar(pct: float | None, expected: str):
+    record = {"verdicts": [COUNTER | {"value": pct}]}
     name = "counter beside the integral of power, %"
-    assert held({"counter.json": {"windows": [WINDOW, idle, short]}})[name] == "met"
-    worse = WINDOW | {"difference_pct": -2.1}
-    assert held({"counter.json": {"windows": [WINDOW, worse]}})[name] == "not met"
-    sampled = WINDOW | {"difference_pct": 0.0, "method": "nvml_samples"}
-    assert held({"counter.json": {"windows": [sampled]}})[name] == "not measured"
+    assert held({"doctor.json": record})[name] == expected
 
 
 def test_the_head_is_held_against_liger_s_of_the_same_run_and_never_on_a_cpu():
@@ -186,8 +182,8 @@ def rehearse(out: Path, *words: str, **environment: str) -> str:
 
 def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path: Path):
     out = tmp_path / "out"
-    told = rehearse(out, "--minutes", "0", "--parts", "facts counter")
-    assert "counter was left out, 0 s were left" in told
+    told = rehearse(out, "--minutes", "0", "--parts", "facts doctor")
+    assert "doctor was left out, 0 s were left" in told
     assert sorted(path.name for path in out.iterdir()) == ["log.txt", "tables.md"]
     assert "not measured" in (out / "tables.md").read_text()
 
@@ -210,10 +206,25 @@ def test_a_run_that_outlives_its_part_is_ended_and_holds_no_gpu_for_the_next(tmp
     )
     python.chmod(0o755)
     rehearse(tmp_path / "out", "--minutes", "1", "--parts", "facts", PYTHON=str(python))
-    pid, deadline_s = int(left.read_text()), time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    pid = int(left.read_text())
+
+    def is_gone() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    wait_until(is_gone)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_has_the_doctor_s_record_and_its_table(tmp_path: Path):
+    told = rehearse(tmp_path, "--parts", "doctor", "--doctor-minutes", "1")
+    assert "doctor took" in told
+    record = json.loads((tmp_path / "doctor.json").read_text())
+    assert "counter_agreement" in {one["name"] for one in record["verdicts"]}
+    page = (tmp_path / "tables.md").read_text()
+    assert "| counter agreement |" in page and "| sampler cost |" in page
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from kdwatts.runtime.work_behind import work_behind
+from tests.waits import wait_until
 
 
 def test_calls_run_in_their_order_in_one_other_thread_and_all_before_the_end():
@@ -26,6 +27,7 @@ def test_no_more_calls_wait_than_may():
 
     caller = threading.Thread(target=take)
     caller.start()
+    wait_until(lambda: len(taken) >= 2)
     caller.join(0.2)
     assert taken == [0, 1] and caller.is_alive()
     may_end.set()

@@ -22,6 +22,7 @@ from kdwatts.runtime import interrupt
 from kdwatts.serving.client.process import ClientProcess, Order
 from kdwatts.serving.load.arrivals import arrival_times
 from kdwatts.serving.load.requests import Load, Request
+from tests.waits import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECRET = "nobody may read this anywhere"
@@ -46,14 +47,6 @@ def order(url: str, load: Load | None = None, **more: Any) -> Order:
         drain_s=5.0,
     )
     return replace(plain, **more)
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Wait for what must come to be; the limit is that of a test that hangs."""
-    until_s = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -275,14 +268,14 @@ def test_a_stopped_process_is_killed_after_the_drain(
 
 
 def test_leaving_the_context_by_an_error_leaves_no_thread_and_no_process(timetable_server: Start):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with (
         pytest.raises(ZeroDivisionError),
         ClientProcess(order(timetable_server()), requests()) as client,
     ):
         raise ZeroDivisionError
     assert is_gone(client.pid)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_signal_during_the_drain_ends_it(timetable_server: Start):

@@ -123,13 +123,13 @@ def test_what_came_before_a_failure_stays_in_the_sums(timetable_server: Start):
 
 
 def test_a_server_that_stalls_for_ever_is_a_timeout(timetable_server: Start):
-    got, _ = outcome_of(timetable_server(fault="stall"), timeout_s=0.3)
-    assert (got.failure, got.detail) == ("timeout", "no whole answer in 0.3 s")
+    got, _ = outcome_of(timetable_server(fault="stall"), timeout_s=2.0)
+    assert (got.failure, got.detail) == ("timeout", "no whole answer in 2 s")
     assert len(got.chunks) == 2
 
 
 def test_a_request_that_is_given_up_is_unfinished_and_no_failure(timetable_server: Start):
-    got, progress = outcome_of(timetable_server(fault="stall"), give_up_s=0.2)
+    got, progress = outcome_of(timetable_server(fault="stall"), give_up_s=1.5)
     assert (got.failure, got.detail) == ("unfinished", None)
     assert (progress.sent, progress.ended, progress.failed, progress.unfinished) == (1, 0, 0, 1)
     assert progress.now().in_flight == 0

@@ -128,6 +128,7 @@ def test_latencies_are_those_of_a_step_and_of_a_first_token(measured: Any):
     _, (cost, _), _ = measured
     for phase, tokens_per_step in ((cost.prefill, 16), (cost.decode, 2)):
         assert 0 < phase.latency_p50_s <= phase.latency_p95_s
-        # Windows wait at their edges, so that calls fill most of them and not all.
+        # No half of all calls can take longer than all of them took. The others may be far longer,
+        # and windows wait at their edges.
         mean_s = tokens_per_step / phase.tokens_per_s
-        assert 0.3 * mean_s < phase.latency_p50_s < 1.5 * mean_s
+        assert 0.1 * mean_s < phase.latency_p50_s < 2 * mean_s

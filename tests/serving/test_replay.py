@@ -15,17 +15,19 @@ from kdwatts.serving.__main__ import main
 from kdwatts.serving.client.outcomes import Outcome
 from kdwatts.serving.client.process import ClientProcess, Order
 from kdwatts.serving.load.requests import Load, Request
+from tests.waits import wait_until
 
 Start = Callable[..., str]
 SECRET = "Wanda hides seven silver spoons under the stove"
 
 
 def sent(
-    url: str, due_s: Sequence[float], sessions: Sequence[int | None] = (), *, num_ended: int = 0
+    url: str, due_s: Sequence[float], sessions: Sequence[int | None] = (), *, num_ended: int
 ) -> tuple[float, list[Outcome]]:
     """The start, and what became of requests that are due then, in their order.
 
-    They are stopped half a second after the last of them was due, and `num_ended` have ended.
+    They are stopped half a second after the last of them was due, as soon as one was sent and
+    `num_ended` have ended.
     """
 
     def requests() -> Iterator[Request]:
@@ -47,8 +49,9 @@ def sent(
     )
     with ClientProcess(order, requests()) as client:
         time.sleep(max(0.0, start_s + max(due_s) + 0.5 - time.monotonic()))
-        while len(client.seen()[0]) < num_ended and time.monotonic() < start_s + 20:
-            time.sleep(0.05)
+        # A busy machine may take long to start the client.
+        wait_until(lambda: any(second.sent for second in client.seen()[1]))
+        wait_until(lambda: len(client.seen()[0]) >= num_ended)
         assert client.why_dead() is None, "the end of a log is no end of the client"
         client.stop()
         outcomes, _ = client.seen()
@@ -61,7 +64,7 @@ def test_requests_are_scheduled_at_their_logged_times_over_the_speed(
 ):
     logged_s = [0.0, 0.01, 0.3, 0.3, 0.8]
     due_s = [t_s / speed for t_s in logged_s]
-    start_s, outcomes = sent(timetable_server(slots=8), due_s)
+    start_s, outcomes = sent(timetable_server(slots=8), due_s, num_ended=5)
     assert [one.scheduled_s for one in outcomes] == [start_s + moment_s for moment_s in due_s]
     assert all(one.sent_s is not None and one.sent_s >= one.scheduled_s for one in outcomes)
     assert [one.failure for one in outcomes] == [None] * 5
@@ -88,8 +91,8 @@ def test_a_turn_after_a_failed_one_is_sent_all_the_same(timetable_server: Start)
 
 
 def test_turns_that_still_wait_at_the_end_are_not_sent(timetable_server: Start):
-    url = timetable_server(slots=8, service_s=1.5)
-    _, outcomes = sent(url, [0.0, 0.1, 0.2], [0, 0, 0])
+    url = timetable_server(slots=8, service_s=4.0)
+    _, outcomes = sent(url, [0.0, 0.1, 0.2], [0, 0, 0], num_ended=0)
     assert [(one.number, one.failure) for one in outcomes] == [(0, None)]
 
 

@@ -67,8 +67,10 @@ def test_the_clients_cpu_time_is_in_no_joule_of_the_server(meter: Meter):
         slices = [slice_between(meter, a, b, server) for a, b in pairwise(marks)]
         whole = slice_between(meter, marks[0], marks[-1], server)
     assert whole.server_cpu_s and whole.client_cpu_s and whole.client_cpu_s > 0.05
-    assert whole.energy.value == pytest.approx(TDP_W / THREADS * whole.server_cpu_s, rel=0.05)
-    assert sum(one.energy.number for one in slices) == pytest.approx(whole.energy.value, rel=0.01)
+    # A mark reads several clocks one after the other. A busy machine may put 10 ms between them.
+    # With the client's it would be twice as much.
+    assert whole.energy.value == pytest.approx(TDP_W / THREADS * whole.server_cpu_s, rel=0.2)
+    assert sum(one.energy.number for one in slices) == pytest.approx(whole.energy.value, rel=0.1)
     assert whole.energy.quality == "estimated"
 
 

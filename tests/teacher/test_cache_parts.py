@@ -163,7 +163,7 @@ def test_the_teacher_is_at_most_two_batches_ahead_of_what_is_written(
 def test_a_batch_that_cannot_be_written_ends_the_build_and_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    encode_rows, threads = cache_parts.encode_rows, threading.active_count()
+    encode_rows, threads = cache_parts.encode_rows, set(threading.enumerate())
 
     def fails_at_row_9(batch: OnHost, form: Form) -> tuple[dict[str, Records], Entries]:
         if batch.tensors["pooled"][0, 0] == 9:
@@ -176,7 +176,7 @@ def test_a_batch_that_cannot_be_written_ends_the_build_and_its_part(
     # The part's second batch, at row 15, may have been written: a part counts with all its rows.
     assert not part_dir(tmp_path, 1).exists() and part_dir(tmp_path, 0).is_dir()
     assert not list(tmp_path.glob("*.writing-*"))
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_teacher_that_says_nan_is_refused_before_its_part_is_kept(tmp_path: Path):
@@ -235,7 +235,7 @@ def test_a_part_that_another_is_at_is_waited_for_until_it_stands_still(tmp_path:
     write_parts(tmp_path, ROWS[:18], FORM, signals_of)
     theirs = tmp_path / "part-000006.writing-0badcafe"
     theirs.mkdir()
-    stop = time.monotonic() + 0.3
+    stop = time.monotonic() + 1.5
 
     def keep_alive() -> None:
         while time.monotonic() < stop:
@@ -244,7 +244,7 @@ def test_a_part_that_another_is_at_is_waited_for_until_it_stands_still(tmp_path:
 
     thread = threading.Thread(target=keep_alive)
     thread.start()
-    assert complete(tmp_path, 0.15) == [54]
+    assert complete(tmp_path, 0.7) == [54]
     assert time.monotonic() > stop
     thread.join()
 
@@ -259,7 +259,7 @@ def test_waiting_ends_when_a_stop_is_asked_for(tmp_path: Path):
 
 def _write_slowly(parts_dir: Path, rank: int) -> None:
     def slowly(rows: NDArray[np.int64]) -> Signals:
-        time.sleep(0.05)
+        time.sleep(0.2)
         return signals_of(rows)
 
     write_parts(parts_dir, ROWS, FORM, slowly, rank=rank, num_ranks=2)

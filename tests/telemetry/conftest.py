@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from kdwatts.telemetry import rapl
+
 REPOSITORY = Path(__file__).parents[2]
 
 PREAMBLE = """
@@ -103,29 +105,45 @@ class PowercapTree:
 
     @contextmanager
     def drawing(self, **power_w: float) -> Iterator[dict[str, float]]:
-        """The zones, named as `package_0` or `dram_0`, draw this power; it may be changed."""
+        """The zones, named as `package_0` or `dram_0`, draw this power; it may be changed.
+
+        This process reads the energy of that very moment, however late the thread is that draws.
+        """
         zones = {
             name: f"intel-rapl:{name[-1]}" + (":0" if "dram" in name else "") for name in power_w
         }
-        ended = threading.Event()
+        energy_j = {
+            name: int((self.root / zone / "energy_uj").read_text()) / 1e6
+            for name, zone in zones.items()
+        }
+        last_s = time.monotonic()
+        lock, ended = threading.Lock(), threading.Event()
+        read_j = rapl.Counter.read_j
 
-        def draw() -> None:
-            energy_j = {
-                name: int((self.root / zone / "energy_uj").read_text()) / 1e6
-                for name, zone in zones.items()
-            }
-            last_s = time.monotonic()
-            while not ended.wait(0.002):
+        def catch_up() -> None:
+            nonlocal last_s
+            with lock:
                 now_s = time.monotonic()
                 for name, zone in zones.items():
                     energy_j[name] += power_w[name] * (now_s - last_s)
-                    self.set(zone, energy_j[name])
+                    if (self.root / zone / "energy_uj").exists():
+                        self.set(zone, energy_j[name])
                 last_s = now_s
+
+        def draw() -> None:
+            while not ended.wait(0.002):
+                catch_up()
+
+        def read_now_j(counter: rapl.Counter) -> float:
+            catch_up()
+            return read_j(counter)
 
         thread = threading.Thread(target=draw)
         thread.start()
         try:
-            yield power_w
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(rapl.Counter, "read_j", read_now_j)
+                yield power_w
         finally:
             ended.set()
             thread.join()

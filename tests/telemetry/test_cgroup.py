@@ -1,11 +1,13 @@
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from kdwatts.telemetry.cgroup import quota_cpus
+from kdwatts.telemetry.cgroup import memory_left_gib, quota_cpus
 
 
 def within(tmp_path: Path, lines: str, files: dict[str, str]) -> float | None:
+    tmp_path.mkdir(exist_ok=True)
     membership = tmp_path / "membership"
     membership.write_text(lines)
     for name, text in files.items():
@@ -51,3 +53,30 @@ def test_the_first_version_of_control_groups_has_quota_and_period_apart(folder, 
 def test_without_a_quota_there_is_none(files, tmp_path):
     assert within(tmp_path, "1:cpu:/\n0::/\n", files) is None
     assert quota_cpus(tmp_path / "cgroup", tmp_path / "nowhere") is None
+
+
+def left_within(tmp_path: Path, lines: str, files: Mapping[str, int | str]) -> float | None:
+    within(tmp_path, lines, {name: f"{value}\n" for name, value in files.items()})
+    return memory_left_gib(tmp_path / "cgroup", tmp_path / "membership")
+
+
+def test_memory_left_is_the_limit_less_what_is_used_and_not_cached(tmp_path):
+    files = {
+        "a/memory.max": 8 << 30,
+        "a/memory.current": 5 << 30,
+        "a/memory.stat": f"anon 1\ninactive_file {1 << 30}",
+        "memory.max": "max",
+        "memory.current": 9 << 30,
+    }
+    assert left_within(tmp_path, "0::/a\n", files) == 4
+
+
+def test_the_first_version_states_its_memory_under_other_names(tmp_path):
+    files = {
+        "memory/job/memory.limit_in_bytes": 3 << 30,
+        "memory/job/memory.usage_in_bytes": 1 << 30,
+        "memory/memory.limit_in_bytes": 2**63 - 4096,
+        "memory/memory.usage_in_bytes": 1 << 30,
+    }
+    assert left_within(tmp_path, "7:memory:/job\n", files) == 2
+    assert left_within(tmp_path / "none", "0::/\n", {}) is None

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading
 from kdwatts.telemetry.sampler import Sampler
+from tests.waits import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +46,21 @@ def stage_rows(out_dir) -> list[dict]:
     return list(read_jsonl(out_dir / "stages.jsonl"))
 
 
+def ticks(out_dir) -> list[dict]:
+    path = out_dir / "telemetry.jsonl"
+    return list(read_jsonl(path)) if path.exists() else []
+
+
 def test_half_a_second_of_one_busy_thread_of_50_w_is_25_j(tmp_path, estimate):
-    with Meter(tmp_path, estimate) as meter, meter.window("train") as window:
-        burn(0.5)
+    with Meter(tmp_path, estimate) as meter:
+        before_s = time.process_time()
+        with meter.window("train") as window:
+            burn(0.5)
+        around_s = time.process_time() - before_s
     assert window.row is not None
-    assert window.row.energy_j["cpu"] == pytest.approx(25, abs=2)
+    # What the meter itself took is told by the clock, and is little.
+    assert 25 <= (window.row.energy_j["cpu"] or 0) <= 50 * around_s
+    assert around_s < 0.8
     assert window.row.method["cpu"] == "tdp_model"
     assert window.row.quality["cpu"] == "estimated"
     assert window.row.coverage["cpu"] == 1
@@ -71,6 +83,13 @@ def test_cpu_time_of_children_live_and_reaped_counts(tmp_path, estimate):
     assert (reaped.row.energy_j["cpu"] or 0) < 15, "reaping does not count its time again"
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # Whoever adopted it has fetched it.
+        return False
+
+
 def test_another_rank_counts_though_it_is_no_child_and_ending_takes_nothing_back():
     busy = "for _ in range(60): sum(range(10**6))"
     # Its parent ends at once: init adopts it.
@@ -85,7 +104,7 @@ def test_another_rank_counts_though_it_is_no_child_and_ending_takes_nothing_back
     without, clock = host.TreeClock(), host.TreeClock([pid])
     before = clock.read(scan=True)[1] - without.read(scan=True)[1]
     used = [before]
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while is_alive(pid):
         time.sleep(0.05)
         used.append(clock.read()[1] - without.read()[1])
     after = [clock.read()[1] - without.read()[1] for _ in range(3)]
@@ -194,8 +213,9 @@ def test_without_any_meter_components_are_missing_with_reasons_and_host_rows_are
     tmp_path,
 ):
     settings = Telemetry(slow_interval_s=0.1, rapl_root=str(tmp_path / "none"))
+
     with Meter(tmp_path, settings) as meter, meter.window("train") as window:
-        time.sleep(0.25)
+        wait_until(lambda: len(ticks(tmp_path)) >= 2)
         assert window.so_far().quality == "missing"
         assert meter.live_power_w() is None
     assert window.row is not None
@@ -204,7 +224,6 @@ def test_without_any_meter_components_are_missing_with_reasons_and_host_rows_are
     assert set(window.row.reason) == {"gpu", "cpu", "dram"}
     rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
     assert {row["device_kind"] for row in rows} == {"host"}
-    assert len(rows) >= 2
     assert rows[0]["util_pct"] is None, "the first answer means nothing"
     assert 0 <= rows[1]["util_pct"] <= 100
     assert rows[1]["memory_used_gib"] > 0
@@ -221,10 +240,12 @@ def test_an_open_window_tells_its_energy_and_the_meter_its_power(tmp_path, estim
 
 
 def test_rows_name_the_window_they_fall_into(tmp_path, estimate):
+    def windows() -> set[str]:
+        return {row["window"] for row in ticks(tmp_path)}
+
     with Meter(tmp_path, estimate) as meter, meter.window("distill"), meter.window("train"):
-        time.sleep(0.25)
+        wait_until(lambda: "run/distill/train" in windows())
     rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
-    assert "run/distill/train" in {row["window"] for row in rows}
     assert all(row["window"].startswith("run") for row in rows)
 
 
@@ -245,16 +266,18 @@ def test_slow_readings_do_not_stretch_the_time_between_ticks(tmp_path):
     time.sleep(1.05)
     sampler.stop()
     journal.close()
-    # Ten or eleven ticks; a pause of 0.1 s after each reading would give seven.
-    assert 9 <= len(times_s) <= 11
+    # A pause of 0.1 s after each reading would put 0.16 s between any two.
+    apart_s = [after - before for before, after in pairwise(times_s)]
+    assert min(apart_s) < 0.13
+    assert len(times_s) <= (times_s[-1] - times_s[0]) / 0.1 + 2, "no tick is caught up with"
 
 
 def test_one_thread_and_no_process_is_added(tmp_path, estimate):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # Some may end meanwhile: those of tests before this one.
     with Meter(tmp_path, estimate):
-        assert threading.active_count() == before + 1
-        assert all(thread.daemon for thread in threading.enumerate()[1:])
-    assert threading.active_count() == before
+        (added,) = set(threading.enumerate()) - before
+        assert added.daemon
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_second_attempt_appends_to_the_first(tmp_path, estimate):

@@ -1,27 +1,33 @@
 import json
 import subprocess
-import time
 
 import pytest
 
 # Every scenario runs in its own process under the replaying library; they mostly sleep, so all are
-# started at once. Faults and traces count from the first nvmlInit, a moment before the window.
+# started at once. Faults and traces count from `start_s`, a moment before the window.
 
 WINDOW = """
+start_s = time.monotonic()
+os.environ["NVML_REPLAY_START_S"] = repr(start_s)
 with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
     with meter.window("train", key="k") as window:
+        begin_s = time.monotonic()
         time.sleep(2.4)
         so_far, live_w = window.so_far(), meter.live_power_w()
+        since_s = time.monotonic() - begin_s
 result = {"row": window.row, "root": meter.row, "gpus": meter.gpus}
+result |= {"start_s": start_s, "since_s": since_s}
 print_json(result | {"so_far": so_far, "live_w": live_w})
 """
 
 LATE_WINDOW = """
+start_s = time.monotonic()
+os.environ["NVML_REPLAY_START_S"] = repr(start_s)
 with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
-    time.sleep(0.8)
+    time.sleep(max(0.0, start_s + 1.5 - time.monotonic()))
     with meter.window("train", key="k") as window:
         time.sleep(2.4)
-print_json({"row": window.row, "root": meter.row})
+print_json({"row": window.row, "root": meter.row, "start_s": start_s})
 """
 
 SHORT_INSIDE_LONG = """
@@ -51,9 +57,9 @@ def scenarios(start_script):
     return {
         "square": start_script(WINDOW, SQUARE),
         "reset": start_script(WINDOW, [(0, 300)], reset_s=1.2),
-        "lost ticks": start_script(WINDOW, SQUARE, faults="0.8:1.6:0:15"),
-        "lost GPU": start_script(WINDOW, TWO_GPUS, faults="1.2:99:1:15"),
-        "lost at start": start_script(LATE_WINDOW, TWO_GPUS, faults="0.5:1.8:1:15"),
+        "lost ticks": start_script(WINDOW, SQUARE, faults="1.2:2.0:0:15"),
+        "lost GPU": start_script(WINDOW, TWO_GPUS, faults="1.5:99:1:15"),
+        "lost at start": start_script(LATE_WINDOW, TWO_GPUS, faults="1.1:2.5:1:15"),
         "no counter": start_script(WINDOW, [(0, 250)], unsupported="energy"),
         "old driver": start_script(WINDOW, [(0, 250)], unsupported="fields"),
         "bare GPU": start_script(WINDOW, [(0, 250)], unsupported="slow"),
@@ -101,7 +107,8 @@ def test_rows_carry_joules_watts_and_slow_quantities(printed, scenarios):
     assert (slow["util_pct"], slow["memory_used_gib"], slow["temperature_c"]) == (93, 4, 45)
     assert (slow["sm_clock_mhz"], slow["throttle_reasons"], slow["power_limit_w"]) == (1980, 4, 700)
     assert rows[1]["util_pct"] is None, "slow quantities come once a second"
-    assert sum(row["util_pct"] is not None for row in rows) in (2, 3)
+    seconds = int(rows[-1]["monotonic_s"] - rows[0]["monotonic_s"])
+    assert abs(sum(row["util_pct"] is not None for row in rows) - (seconds + 1)) <= 1
 
 
 def test_a_counter_reset_inside_a_window_is_bridged_and_said(printed):
@@ -117,17 +124,19 @@ def test_ticks_lost_to_a_silent_gpu_are_filled_by_its_counter(printed, scenarios
     assert row["energy_j"]["gpu"] == pytest.approx(300 * row["duration_s"], abs=100)
     assert row["coverage"]["gpu"] == 1
     errors = [r for r in scenarios["lost ticks"].rows("gpu") if r["error"]]
-    assert 4 <= len(errors) <= 10
+    assert 2 <= len(errors) <= 10
     assert {r["error"] for r in errors} == {"GPU is lost"}
     assert {r["power_w"] for r in errors} == {None}
 
 
 def test_a_lost_gpu_keeps_what_was_measured_and_states_the_gap(printed):
     row = printed["lost GPU"]["row"]
-    # 300 W all along and 200 W until 1.2 s after the start of the library.
+    # 300 W all along, and 200 W until 1.5 s after the start.
     full_j = 300 * row["duration_s"]
-    assert full_j + 200 * 0.7 < row["energy_j"]["gpu"] < full_j + 200 * 1.3
-    assert 0.6 < row["coverage"]["gpu"] < 0.8
+    seen_s = printed["lost GPU"]["start_s"] + 1.5 - row["start_s"]
+    assert row["energy_j"]["gpu"] - full_j == pytest.approx(200 * seen_s, abs=200 * 0.4)
+    coverage = (1 + seen_s / row["duration_s"]) / 2
+    assert row["coverage"]["gpu"] == pytest.approx(coverage, abs=0.1)
     assert "not covered: GPU-5f0c0001" in row["reason"]["gpu"]
     # The lost second may have drawn up to 700 W.
     assert row["uncertainty_j"]["gpu"] > 700 / 3**0.5
@@ -137,9 +146,12 @@ def test_a_lost_gpu_keeps_what_was_measured_and_states_the_gap(printed):
 def test_a_gpu_silent_when_the_window_opens_counts_from_its_first_answer(printed):
     row = printed["lost at start"]["row"]
     full_j = 300 * row["duration_s"]
-    # About 0.7 s of 2.4 s are lost of the second GPU's 200 W.
-    assert full_j + 200 * 1.3 < row["energy_j"]["gpu"] < full_j + 200 * 2.0
-    assert 0.75 < row["coverage"]["gpu"] < 0.95
+    # About 1 s of 2.4 s is lost of the second GPU's 200 W.
+    lost_s = printed["lost at start"]["start_s"] + 2.5 - row["start_s"]
+    seen_s = row["duration_s"] - lost_s
+    assert row["energy_j"]["gpu"] - full_j == pytest.approx(200 * seen_s, abs=200 * 0.4)
+    coverage = (1 + seen_s / row["duration_s"]) / 2
+    assert row["coverage"]["gpu"] == pytest.approx(coverage, abs=0.1)
     # The step of its counter across the silence belongs to the root, which saw both sides.
     root = printed["lost at start"]["root"]
     assert root["energy_j"]["gpu"] == pytest.approx(500 * root["duration_s"], rel=0.015)
@@ -186,7 +198,8 @@ def test_a_short_window_is_null_and_its_energy_is_in_the_window_around_it(printe
 
 def test_an_open_window_and_the_meter_answer_without_asking_the_gpu(printed):
     result = printed["old driver"]
-    assert result["so_far"]["value"] == pytest.approx(250 * 2.35, rel=0.05)
+    # It ends with the last tick, which a busy machine may let be late.
+    assert result["since_s"] - 1 < result["so_far"]["value"] / 250 < result["since_s"] + 0.5
     assert result["so_far"]["quality"] == "measured"
     assert result["live_w"] == 250
 
@@ -238,19 +251,21 @@ def test_the_gpus_of_the_job_are_those_of_its_environment(start_script):
 
 RELOADED = """
 import pynvml
+start_s = time.monotonic()
+os.environ["NVML_REPLAY_START_S"] = repr(start_s)
 pynvml.nvmlInit()  # As torch.cuda.device_count() does, which never lets go.
 with Meter(out_dir, Telemetry(rapl_root="/nowhere")) as meter:
     time.sleep(0.5)
     with meter.window("train") as window:
         time.sleep(6)
-print_json({"row": window.row, "start_s": float(os.environ["NVML_REPLAY_START_S"])})
+print_json({"row": window.row, "start_s": start_s})
 """
 
 
 def test_a_driver_that_is_reloaded_is_read_again_and_its_gap_stated(start_script):
     uninitialized, gpu_is_lost = 1, 15
     scripts = [
-        start_script(RELOADED, [(0, 300, 100)], reload=f"3:4.5:{code}", start_s=time.monotonic())
+        start_script(RELOADED, [(0, 300, 100)], reload=f"3:4.5:{code}")
         for code in (uninitialized, gpu_is_lost)
     ]
     for script in scripts:
@@ -259,14 +274,15 @@ def test_a_driver_that_is_reloaded_is_read_again_and_its_gap_stated(start_script
         ticks = script.rows("gpu")
         # NVML is asked anew every second, so the GPUs are back at most that long after the driver.
         back_s = min(t["monotonic_s"] for t in ticks if (t["energy_counter_j"] or 1e6) < 1e5)
-        assert 4.5 < back_s - result["start_s"] < 5.8
+        away_s = back_s - result["start_s"] - 3
+        assert 1.5 < away_s < 3.2
         for uuid in {t["uuid"] for t in ticks}:
             counters_j = [t["energy_counter_j"] for t in ticks if t["uuid"] == uuid]
             assert counters_j[-1] < 2000 and None in counters_j
         assert "reset: 2 counter differences refused" in row["reason"]["gpu"]
         assert "not covered: GPU-5f0c0000" in row["reason"]["gpu"]
         missing_j = 400 * row["duration_s"] - row["energy_j"]["gpu"]
-        assert 400 * 1.4 < missing_j < 400 * 3
+        assert 400 * 1.4 < missing_j < 400 * (away_s + 0.4)
         assert missing_j < 2 * (row["uncertainty_j"]["gpu"] ** 2 - (0.05 * 2400) ** 2) ** 0.5
 
 

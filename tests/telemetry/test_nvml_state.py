@@ -27,9 +27,9 @@ def printed(start_script):
         "errors": start_script(once, ecc_errors=3, pids="41,42"),
         "later": start_script(
             STATE
-            + "before = state(); os.environ['NVML_REPLAY_LIMIT_W'] = '350'; time.sleep(0.6)\n"
+            + "before = state(); os.environ['NVML_REPLAY_LIMIT_W'] = '350'; time.sleep(2.1)\n"
             + "print_json([before, state()])",
-            clock_mhz="1980,0.5:900",
+            clock_mhz="1980,2:900",
         ),
     }
     return {name: script.finish() for name, script in scripts.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from kdwatts.telemetry.remote_meter import MeterLost, RemoteMeter
 from kdwatts.telemetry.tallies_over_http import address_of
 from tests.serving.other_host import REPOSITORY, meter_elsewhere
 from tests.serving.slow_network import slow_network
+from tests.waits import PATIENCE_S
 
 Listen = Callable[..., AbstractContextManager[tuple[int, str]]]
 WATTS = (150.0, 50.0)
@@ -54,8 +56,8 @@ def test_joules_are_those_of_the_other_host_though_its_clocks_are_an_hour_off(
 ):
     with listen(ahead_s=ahead_s) as (_, url), RemoteMeter(url, None) as meter:
         start = meter.edge()
-        assert start.time_s == pytest.approx(time.monotonic(), abs=0.5)
-        assert start.host.time_s - start.time_s == pytest.approx(ahead_s, abs=0.1)
+        assert start.time_s == pytest.approx(time.monotonic(), abs=10)
+        assert start.host.time_s - start.time_s == pytest.approx(ahead_s, abs=0.01 + start.skew_s)
         time.sleep(2.2)
         end = meter.edge()
         part = meter.used_between(start, end)["gpu"]
@@ -78,13 +80,15 @@ def test_a_slow_network_widens_the_skew_and_the_error_and_moves_no_joule(listen:
         time.sleep(2.2)
         end, far_end = near.edge(), far.edge()
         quick, slow = near.used_between(start, end)["gpu"], far.used_between(far_start, far_end)
-    assert far_start.skew_s == pytest.approx(0.1, abs=0.05) and start.skew_s < 0.05
+    # Of two ways that take 0.1 s each nobody knows how much one took.
+    assert 0.1 <= far_start.skew_s < 0.3 and start.skew_s < far_start.skew_s
     part, duration_s = slow["gpu"], far_end.host.time_s - far_start.host.time_s
-    assert part.energy_j == pytest.approx(sum(WATTS) * duration_s, rel=0.005)
-    # Each edge adds (200 W * 0.1 s)^2.
+    assert part.energy_j == pytest.approx(sum(WATTS) * duration_s, rel=0.02)
+    # Each edge adds the square of 200 W times its skew.
     assert part.uncertainty_j and quick.uncertainty_j
     random_j = (part.uncertainty_j**2 - (part.shared_uncertainty_j or 0.0) ** 2) ** 0.5
-    assert random_j == pytest.approx(2**0.5 * 200 * 0.1, rel=0.5)
+    skew_s = math.hypot(far_start.skew_s, far_end.skew_s)
+    assert random_j == pytest.approx(200 * skew_s, rel=0.5)
     assert part.uncertainty_j > quick.uncertainty_j
 
 
@@ -199,12 +203,14 @@ def test_the_cpu_time_of_a_server_is_told_apart_there(listen: Listen):
             RemoteMeter(url, None) as meter,
         ):
             start = meter.edge()
-            time.sleep(0.5)
-            end = meter.edge()
-            used_s = (end.host.processes_cpu_s or 0.0) - (start.host.processes_cpu_s or 0.0)
-            assert used_s > 0.05
-            # The rest is the meter's own.
-            assert end.host.job_cpu_s - start.host.job_cpu_s >= 0.9 * used_s
+            deadline_s, used_s = time.monotonic() + PATIENCE_S, 0.0
+            while used_s <= 0.2:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.2)
+                end = meter.edge()
+                used_s = (end.host.processes_cpu_s or 0.0) - (start.host.processes_cpu_s or 0.0)
+            # The rest is the meter's own. The two clocks are read one after the other.
+            assert end.host.job_cpu_s - start.host.job_cpu_s >= used_s - 0.1
             assert meter.used_between(start, end)["cpu"].method == "tdp_model"
     finally:
         busy.kill()

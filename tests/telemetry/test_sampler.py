@@ -17,17 +17,15 @@ from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading, Sensor
 from kdwatts.telemetry.sampler import Sampler
+from tests.waits import wait_until
 
 OFTEN = Telemetry(interval_s=0.02, slow_interval_s=0.04, rapl_root="/nowhere", cpu_estimate="tdp")
 
 
 def rows_of(out_dir, kind: str) -> list[dict]:
-    rows = list(read_jsonl(out_dir / "telemetry.jsonl"))
+    path = out_dir / "telemetry.jsonl"
+    rows = list(read_jsonl(path)) if path.exists() else []
     return [row for row in rows if row["device_kind"] == kind]
-
-
-def spanned_s(rows: list[dict]) -> float:
-    return rows[-1]["monotonic_s"] - rows[0]["monotonic_s"]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +40,8 @@ def test_a_cpu_clock_that_cannot_be_read_is_null_and_costs_nothing_else(
     monkeypatch.setattr(psutil, "cpu_freq", cpu_freq)
     assert host.clock_mhz() is None
     with Meter(tmp_path, OFTEN, use_gpus=False):
-        time.sleep(0.3)
+        wait_until(lambda: len(rows_of(tmp_path, "host")) >= 5)
     rows = rows_of(tmp_path, "host")
-    assert spanned_s(rows) > 0.2
     assert {(row["cpu_clock_mhz"], row["error"]) for row in rows} == {(None, None)}
     assert all(row["memory_used_gib"] > 0 for row in rows)
 
@@ -55,7 +52,7 @@ def test_one_quantity_of_the_host_that_fails_does_not_cost_the_others(monkeypatc
 
     monkeypatch.setattr(host, "memory_used_gib", memory)
     with Meter(tmp_path, OFTEN, use_gpus=False):
-        time.sleep(0.2)
+        wait_until(lambda: len(rows_of(tmp_path, "host")) >= 3)
     rows = rows_of(tmp_path, "host")
     assert {row["error"] for row in rows} == {"RuntimeError: no /proc/meminfo"}
     assert {row["memory_used_gib"] for row in rows} == {None}
@@ -73,7 +70,7 @@ def sampled(tmp_path, probe: Probe, **changes) -> list[dict]:
         [probe], Clocks(), journal, attempt=1, interval_s=0.02, slow_interval_s=0.02, **changes
     )
     thread.start()
-    time.sleep(0.25)
+    wait_until(lambda: len(rows_of(tmp_path, "gpu")) > 5)
     thread.stop()
     journal.close()
     assert thread.ended is None
@@ -93,7 +90,6 @@ def test_a_device_that_raises_what_nobody_foresaw_is_rows_with_that_error(error,
     rows = [row for row in sampled(tmp_path, a_probe(read)) if row["device_kind"] == "gpu"]
     assert [row["power_w"] for row in rows[:4]] == [60, None, None, 60]
     assert [row["error"] is None for row in rows[:4]] == [True, False, False, True]
-    assert len(rows) > 5
 
 
 @pytest.mark.parametrize(
@@ -120,13 +116,12 @@ def test_a_tick_that_fails_as_a_whole_is_a_row_and_the_next_one_follows(
     often = {"interval_s": 0.02, "slow_interval_s": 0.02}
     thread = Sampler([probe], Clocks(), journal, attempt=1, look=look, **often)
     thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: len(rows_of(tmp_path, "gpu")) > 5)
     thread.stop()
     journal.close()
     rows = list(read_jsonl(tmp_path / "telemetry.jsonl"))
     errors = [row["error"] for row in rows if row["error"]]
     assert errors == [words] * 2
-    assert sum(row["device_kind"] == "gpu" for row in rows) > 5
     assert [r.message for r in caplog.records if "one reading failed" in r.message] == [
         f"telemetry: one reading failed ({words}); sampling goes on"
     ]
@@ -141,7 +136,7 @@ def test_what_ends_the_thread_is_a_reason_of_every_window_after_it(monkeypatch, 
             time.sleep(0.1)
         with meter.window("around") as around:
             monkeypatch.setattr(meter._sampler, "_tick", tick)
-            time.sleep(0.2)
+            wait_until(lambda: meter._sampler.ended)
         with meter.window("after") as after:
             pass
     said = "sampling ended: SystemExit: a library ended the thread"
@@ -168,4 +163,3 @@ def test_a_reading_of_a_kind_that_json_lacks_costs_no_row(tmp_path):
     probe.sensor = Sensor("gpu", "GPU-\udcff", "nvml_samples", 70.0, 0.02, 0.06)
     rows = [row for row in sampled(tmp_path, probe) if row["device_kind"] == "gpu"]
     assert {row["uuid"] for row in rows} == {"GPU-?"}
-    assert len(rows) > 5

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.surroundings.refusals import finding_and_remedy
+from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry import nvml
 from kdwatts.telemetry.nvml_state import GpuState, harms_of, read_state, words_of

@@ -12,7 +12,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.surroundings.gpu_setup import opened
 from kdwatts.doctor.surroundings.host_room import free_gib
-from kdwatts.doctor.surroundings.refusals import finding_and_remedy
+from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.planning.demands import CONTEXT_GIB, Demand, demands, shown_unit
 from kdwatts.planning.fits import check_memory
 from kdwatts.records.doctor_record import Verdict
@@ -50,8 +50,8 @@ def _verdict(
     name = f"plan_{demand.part}"
     unit, scale = shown_unit(demand.gib)
     found = (
-        f"{config.model.name} takes {scale * demand.gib:.1f} {unit} at most, by the plan "
-        f"({demand.what} {unit})"
+        f"{config.model.name} takes {scale * demand.gib:.1f} {unit} at most, by the plan: "
+        f"{demand.what}"
     )
     against = f"{free_gib:.1f} GiB free on {where}, of {whole_gib:.1f} GiB for tensors"
     figure = {"value": demand.gib, "unit": "GiB"}

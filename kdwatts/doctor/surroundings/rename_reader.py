@@ -10,10 +10,13 @@ import json
 import os
 import select
 import sys
+import time
 from pathlib import Path
 
 LOOKS_AT_ONCE = 50
 """Looks between two checks whether it should end."""
+PATIENCE_S = 60.0
+"""How long it waits for a folder; one that cannot be listed for so long counts as not whole."""
 
 
 def watch_file(path: Path) -> None:
@@ -38,11 +41,12 @@ def watch_folders(parent: Path, names: list[str], num_files: int) -> None:
     print(json.dumps("ready"), flush=True)
     for name in names:
         num_before = num_files_seen = 0
-        while True:
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
             try:
                 num_files_seen = len(os.listdir(parent / name))
                 break
-            except FileNotFoundError:
+            except OSError:  # It is not there yet; a file server may say so in other ways.
                 num_before += 1
             if num_before % LOOKS_AT_ONCE == 0 and _is_over():
                 return

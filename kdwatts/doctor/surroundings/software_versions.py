@@ -14,7 +14,7 @@ from kdwatts import __version__
 from kdwatts.artifacts.hardware import check_gpus
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.surroundings.refusals import finding_and_remedy
+from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry import nvml
 

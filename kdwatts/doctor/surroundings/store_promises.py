@@ -21,7 +21,7 @@ from pathlib import Path
 from kdwatts.artifacts.store import Store
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.surroundings import rename_reader
-from kdwatts.doctor.surroundings.refusals import finding_and_remedy
+from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.records.files import write_json
 
@@ -70,15 +70,12 @@ def trial_dir(root: Path) -> Iterator[Path]:
 def _replacing(folder: Path, seconds: float) -> Verdict:
     """Whether a reader ever misses, or sees half of, a file that is replaced meanwhile."""
     name, path, text = "store_rename", folder / "replaced.json", "x" * TEXT_BYTES
-    until_s, number = time.monotonic() + seconds, 0
+    until_s, number = time.monotonic() + max(0.5, seconds / 2), 0
     write_json(path, {"first": 0, "text": text, "last": 0})
     with _watching([str(path)]) as reader:
-        ends_s = time.monotonic() + max(0.5, seconds / 4)
-        while number < LEAST_REPLACED or time.monotonic() < min(ends_s, until_s):
+        while number < LEAST_REPLACED or time.monotonic() < until_s:
             number += 1
             write_json(path, {"first": number, "text": text, "last": number})
-            if number >= LEAST_REPLACED and time.monotonic() > until_s:
-                break
         assert reader.stdin and reader.stdout
         reader.stdin.close()
         seen = json.loads(reader.stdout.readline())
@@ -171,6 +168,9 @@ def _leasing(folder: Path, seconds: float) -> Verdict:
                 winners.append((claim is not None) + int(rival.stdout.readline()))
                 rival.stdin.write("\n")
                 rival.stdin.flush()
+    if not _is_exclusive(folder / "exclusive"):
+        found = "a file was created that was there (O_EXCL is ignored): two processes may build"
+        return Verdict(name, "wrong", found, against, ANOTHER_STORE)
     wrong = [number for number in winners if number != 1]
     if wrong:
         found = f"two processes claimed {len(winners)} artifacts; {len(wrong)} of them had " + (
@@ -179,6 +179,16 @@ def _leasing(folder: Path, seconds: float) -> Verdict:
         return Verdict(name, "wrong", found, against, ANOTHER_STORE)
     found = f"two processes claimed {len(winners)} artifacts at once; each had one builder"
     return Verdict(name, "right", found, against)
+
+
+def _is_exclusive(path: Path) -> bool:
+    """Whether a file that is there cannot be created again, on which leases rely."""
+    path.touch()
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        return True
+    return False
 
 
 @contextmanager
@@ -192,7 +202,10 @@ def _watching(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 def _child(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A Python process that said that it is ready. It is gone after the block."""
     process = subprocess.Popen(
-        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     assert process.stdin and process.stdout
     try:

@@ -36,8 +36,11 @@ _TOKEN_BYTES = 4
 
 def store_speed(patient: Patient, seconds: float) -> Iterator[Verdict]:
     """The verdicts on free space, and on the speed at which it is written and read."""
-    config, root = patient.config, Store(patient.config.store_dir).root
-    if not root.is_dir() or not os.access(root, os.W_OK):
+    config, store = patient.config, Store(patient.config.store_dir)
+    root = store.root
+    try:
+        store.check_writable()
+    except ValueError:
         yield Verdict("store_space", None, f"not looked at: {root} cannot be written")
         return
     free = shutil.disk_usage(root).free
@@ -86,11 +89,13 @@ def _write_part(path: Path, source: bytes, size: int, index: int) -> float:
 
 def _read(path: Path, part_bytes: int, seconds: float) -> tuple[list[float], str]:
     """Seconds of each part that is read, and how the page cache was kept out."""
-    how = "read past the page cache (O_DIRECT)"
+    how = "past this machine's page cache (O_DIRECT); a server or a disk may hold it in its own"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
     except OSError:
-        how = "read after the kernel was asked to drop it from the page cache, which it may not do"
+        how = (
+            "after the kernel was asked to drop it from its page cache, which it may not have done"
+        )
         descriptor = os.open(path, os.O_RDONLY)
     until_s, taken_s = time.monotonic() + seconds, []
     try:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from kdwatts.serving.engines.counters import tokens_counted
 from kdwatts.serving.engines.http_get import get
 from kdwatts.serving.engines.running_server import attach
 from kdwatts.serving.engines.starting import engine_version
+from tests.waits import wait_until
 
 Pages = dict[str, object]
 
@@ -155,10 +155,7 @@ def test_the_process_of_a_server_on_this_host_is_the_root_of_its_group_and_not_o
     shell = subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.DEVNULL, process_group=0)
     try:
         settings = RunningServers(student=f"http://localhost:{port}")
-        deadline_s = time.monotonic() + 30
-        while get(f"http://localhost:{port}/health") is None:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
+        wait_until(lambda: get(f"http://localhost:{port}/health"))
         server = attach(settings, "student", max_positions=None)
         assert server.pid == shell.pid
     finally:

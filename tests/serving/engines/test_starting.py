@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from kdwatts.serving.engines import starting
 from kdwatts.serving.engines.guarded import guarded
 from kdwatts.serving.engines.http_get import get
 from kdwatts.serving.engines.server import Server
+from tests.waits import wait_until
 
 Serve = Callable[..., AbstractContextManager[Server]]
 
@@ -57,13 +57,6 @@ def _is_open(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _wait_until(true: Callable[[], bool], timeout_s: float = 40.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
 
 
 def _lives(pid: int) -> bool:
@@ -122,9 +115,9 @@ def test_a_server_that_never_gets_healthy_is_ended_in_a_sentence(serve: Serve):
     with (
         pytest.raises(
             RuntimeError,
-            match=r"did not get healthy within eval\.serving\.start_timeout_s=1 s, its last words",
+            match=r"did not get healthy within eval\.serving\.start_timeout_s=4 s, its last words",
         ),
-        serve("--behaviour=never_healthy", start_timeout_s=1.0),
+        serve("--behaviour=never_healthy", start_timeout_s=4.0),
     ):
         pass
     assert set(psutil.Process().children()) <= before
@@ -151,7 +144,7 @@ def test_a_port_that_another_server_took_is_named_though_that_one_is_healthy(
 def test_a_server_that_dies_later_says_why(serve: Serve):
     with serve() as server:
         assert get(f"{server.url}/die") is None
-        _wait_until(lambda: server.why_dead() is not None)
+        wait_until(lambda: server.why_dead() is not None)
         assert "vllm ended with exit code 3, its last words: OSError: the GPU fell off" in (
             server.why_dead() or ""
         )
@@ -162,7 +155,7 @@ def test_a_server_that_is_killed_says_by_which_signal(serve: Serve):
     with serve() as server:
         (child,) = psutil.Process(server.pid).children()
         child.kill()
-        _wait_until(lambda: server.why_dead() is not None)
+        wait_until(lambda: server.why_dead() is not None)
         assert "vllm was ended by SIGKILL" in (server.why_dead() or "")
 
 
@@ -192,7 +185,7 @@ def test_a_kill_of_the_run_leaves_no_process_no_port_and_no_memory(
         daemon_pid = int(Path(f"{memory}.pid").read_text())
         assert memory.exists()
         run.kill()
-    _wait_until(lambda: not _lives(int(guard_pid)))
+    wait_until(lambda: not _lives(int(guard_pid)))
     assert not _lives(daemon_pid)
     assert not _is_open(url)
     assert not memory.exists()
@@ -203,7 +196,7 @@ def test_a_killed_guard_takes_its_server_with_it(serve: Serve):
         assert server.pid is not None
         (child,) = psutil.Process(server.pid).children()
         os.kill(server.pid, signal.SIGKILL)
-        _wait_until(lambda: server.why_dead() is not None)
+        wait_until(lambda: server.why_dead() is not None)
     assert not _lives(child.pid)
     assert not _is_open(server.url)
 
@@ -217,7 +210,7 @@ def test_a_server_whose_guard_was_killed_has_time_to_remove_what_it_made(tmp_pat
     )
     command = [sys.executable, "-c", script, str(made)]
     with guarded(command, os.environ, tmp_path / "server.log") as server:
-        _wait_until(lambda: made.exists() and made.read_text() == "mine")
+        wait_until(lambda: made.exists() and made.read_text() == "mine")
         os.kill(server.pid, signal.SIGKILL)
-        _wait_until(lambda: server.exit_code is not None)
+        wait_until(lambda: server.exit_code is not None)
     assert not made.exists()

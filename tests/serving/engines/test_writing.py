@@ -71,7 +71,10 @@ def test_each_prompt_gets_the_tokens_that_the_server_wrote_for_it(serve: Serve):
         assert write(server, []) == {}
 
 
-def test_so_many_requests_are_under_way_at_once_and_each_is_sent_once(serve: Serve):
+def test_so_many_requests_are_under_way_at_once_and_each_is_sent_once(
+    serve: Serve, fault: Callable[[str], None]
+):
+    fault("slow")  # So that the first of five has not ended when the fifth is sent.
     asked = [TextRequest(place, [place + 1], 8, seed=0) for place in range(40)]
     with serve() as server:
         texts = write(server, asked, at_once=5)

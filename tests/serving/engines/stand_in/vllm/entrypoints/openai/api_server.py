@@ -23,8 +23,8 @@ vllm:prompt_tokens_by_source_total{engine="0",source="local_cache_hit"} 30.0
 
 
 POST = os.environ.get("STAND_IN_POST", "")
-"""What happens to a request for a text: dies, fails, no_ids, beyond, silent; `:N` from the Nth on.
-It is no flag, since flags are in keys."""
+"""What happens to a request for a text: dies, fails, no_ids, beyond, silent or slow.
+With `:N` it happens from the Nth on. It is no flag, since flags are in keys."""
 
 
 def text_of(asked: dict[str, object]) -> list[int]:
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(3)
         if fault == "silent":
             time.sleep(600)
-        time.sleep(0.005)
+        time.sleep(0.3 if fault == "slow" else 0.005)
         ids = {"beyond": [5000], "goes_on": [0, 5]}.get(fault) or text_of(asked)
         answer: dict[str, object] = {
             "choices": [
