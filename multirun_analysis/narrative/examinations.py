@@ -47,12 +47,13 @@ def examination_passages(students: list[Row], *, name_hosts: bool = True) -> lis
     parts: list[Passage] = []
     if looked_at:
         of_all = units.count(len(machines), "machine")
-        parts.append(f"{COMMAND} examined {len(looked_at)} of {of_all}; each GPU counts as one.")
+        each = "; each GPU counts as one" if any(uuid for _, uuid in machines) else ""
+        parts.append(f"{COMMAND} examined {len(looked_at)} of {of_all}{each}.")
     parts += notices_of(map(_counter, looked_at), what="machines")
     parts += notices_of(_wrong(looked_at, with_figures=name_hosts), what="machines")
     parts += notices_of(_attention(looked_at), what="machines")
     parts += notices_of(
-        (run["run"], "The energy counter of its machine was found wrong, so its joules may be too")
+        (run["run"], "The energy counter was found wrong, so joules of the run may be too")
         for one in looked_at
         if (counter := one.last and one.last.counter) and counter.verdict == "wrong"
         for run in one.runs
@@ -169,10 +170,10 @@ def _dated(machine: _Machine) -> Iterator[tuple[str, str]]:
         began = _moment(run["started_utc"])
         before = [made for made in machine.examined if began and made <= began]
         if began and not before:
-            yield run["run"], "The examination of its machine was made after the run had begun"
+            yield run["run"], "The machine was examined only after the run had begun"
         elif began and began - max(before) > STALE:
             days = (began - max(before)).days
-            yield run["run"], f"The examination of its machine was {days} days old"
+            yield run["run"], f"The examination was {days} days old when the run began"
 
 
 def _never(

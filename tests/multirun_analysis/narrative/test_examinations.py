@@ -89,7 +89,7 @@ def test_a_lying_counter_has_its_interval_and_a_warning_for_the_runs_on_that_gpu
         "Counter 30 % from the integral of power (95 % interval 29 to 31 %) (2026-12-01): "
         "node7 GPU-1." in text
     )
-    assert "The energy counter of its machine was found wrong, so its joules may be too: 0." in text
+    assert "The energy counter was found wrong, so joules of the run may be too: 0." in text
 
 
 def test_the_last_verdict_counts_also_where_an_earlier_run_names_a_better_one(tmp_path):
@@ -99,7 +99,7 @@ def test_the_last_verdict_counts_also_where_an_earlier_run_names_a_better_one(tm
     run(tmp_path / "1", [later], began="2026-12-04T08:00:00+00:00")
     text = said(tmp_path)
     assert "within" not in text
-    assert "so its joules may be too: 2 runs (0, 1)." in text
+    assert "so joules of the run may be too: 2 runs (0, 1)." in text
 
 
 def test_what_is_not_right_is_named_and_a_public_page_has_no_words_of_the_host(tmp_path):
@@ -151,13 +151,13 @@ def test_an_examination_after_a_run_is_said_to_be_later_than_that_run(tmp_path):
     run(tmp_path / "0", [NEVER], began="2026-11-30T08:00:00+00:00")
     run(tmp_path / "1", [EXAMINED])
     text = said(tmp_path)
-    assert "The examination of its machine was made after the run had begun: 0." in text
+    assert "The machine was examined only after the run had begun: 0." in text
     assert "never" not in text
 
 
 def test_an_examination_between_two_attempts_is_later_than_the_run(tmp_path):
     run(tmp_path / "0", [NEVER], [EXAMINED], began="2026-11-30T08:00:00+00:00")
-    assert "was made after the run had begun: 0." in said(tmp_path)
+    assert "was examined only after the run had begun: 0." in said(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_examination_between_two_attempts_is_later_than_the_run(tmp_path):
 )
 def test_an_examination_of_more_than_30_days_is_called_old(began, is_old, tmp_path):
     run(tmp_path / "0", [EXAMINED], began=began)
-    assert ("The examination of its machine was 31 days old: 0." in said(tmp_path)) == is_old
+    assert ("The examination was 31 days old when the run began: 0." in said(tmp_path)) == is_old
 
 
 def test_two_attempts_on_two_hosts_name_both(tmp_path):
@@ -199,7 +199,7 @@ def test_a_host_without_a_gpu_and_a_counter_that_was_not_read_are_no_agreement(t
     assert "Examined without a GPU (2026-12-01): node7." in text
     assert "Examined, but without a look at an energy counter (2026-12-01): node8 GPU-1." in text
     assert "Energy counter: the counter is stuck (2026-12-01): node9 GPU-1." in text
-    assert "Wrong (" not in text and "so its joules may be too: 2." in text
+    assert "Wrong (" not in text and "so joules of the run may be too: 2." in text
 
 
 def test_a_manifest_of_an_older_version_and_an_imported_run_have_no_examination(
