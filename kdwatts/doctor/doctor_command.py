@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from kdwatts import __version__
-from kdwatts.artifacts.hardware import check_gpus, resolve_gpu
+from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import REFUSED
@@ -134,7 +134,6 @@ def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
         is_cpu = not found or options.gpu == "cpu" or "gpu=cpu" in words
         words.append(f"model={PAIRS['cpu' if is_cpu else 'cuda']}")
     config = to_config(resolve_gpu(compose(words), found))
-    check_gpus(config, found)
     return config, [] if config.gpu.device == "cpu" else found
 
 

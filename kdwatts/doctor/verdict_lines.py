@@ -46,7 +46,7 @@ def lines_of(verdict: Verdict, *, width: int = _WIDTH) -> str:
     first = f"  {verdict.verdict or UNKNOWN:<{_INDENT - 3}} "
     lines = _wrapped(said, first, width)
     if verdict.against:
-        lines += _wrapped(verdict.against, f"{'':{_INDENT}}held against ", width)
+        lines += _wrapped(f"held against {verdict.against}", f"{'':{_INDENT}}", width)
     if verdict.remedy:
         lines += _wrapped(verdict.remedy, f"{'':{_INDENT}}-> ", width)
     return "\n".join(lines)

@@ -44,10 +44,16 @@ def examination_passages(students: list[Row], *, name_hosts: bool = True) -> lis
     """
     machines = _machines(students, name_hosts=name_hosts)
     looked_at = [one for one in machines.values() if one.last]
-    parts: list[Passage] = [*notices_of(map(_counter, looked_at), what="machines")]
-    parts += notices_of(_not_right(looked_at, with_figures=name_hosts), what="machines")
+    parts: list[Passage] = []
+    if looked_at:
+        of_all = units.count(len(machines), "machine")
+        each = "; each GPU counts as one" if any(uuid for _, uuid in machines) else ""
+        parts.append(f"{COMMAND} examined {len(looked_at)} of {of_all}{each}.")
+    parts += notices_of(map(_counter, looked_at), what="machines")
+    parts += notices_of(_wrong(looked_at, with_figures=name_hosts), what="machines")
+    parts += notices_of(_attention(looked_at), what="machines")
     parts += notices_of(
-        (run["run"], "The energy counter of its machine was found wrong, so its joules may be too")
+        (run["run"], "The energy counter was found wrong, so joules of the run may be too")
         for one in looked_at
         if (counter := one.last and one.last.counter) and counter.verdict == "wrong"
         for run in one.runs
@@ -131,14 +137,31 @@ def _rounded_up(value: float) -> str:
     return units.significant(math.ceil(round(value / step, 6)) * step, 2)
 
 
-def _not_right(machines: list[_Machine], *, with_figures: bool) -> Iterator[tuple[str, str]]:
-    """Each machine and each verdict that is not right. A figure may name hosts and processes."""
-    for word in ("wrong", "attention"):
-        for machine in machines:
-            for one in machine.last.not_right if machine.last else ():
-                if one.verdict == word and one.name != COUNTER_CHECK:
-                    figure = f" ({one.found})" if with_figures and word == "wrong" else ""
-                    yield machine.name, f"{word.capitalize()}: {one.name.replace('_', ' ')}{figure}"
+def _not_right(machine: _Machine, word: str) -> list[Verdict]:
+    """The verdicts that are wrong, or of attention; without the counter's, which is quoted."""
+    all_of_it = machine.last.not_right if machine.last else []
+    return [one for one in all_of_it if one.verdict == word and one.name != COUNTER_CHECK]
+
+
+def _wrong(machines: list[_Machine], *, with_figures: bool) -> Iterator[tuple[str, str]]:
+    """Each machine and each verdict of wrong. A figure may name hosts and processes."""
+    for machine in machines:
+        for one in _not_right(machine, "wrong"):
+            figure = f"; {one.found}" if with_figures else ""
+            yield machine.name, f"Wrong ({one.name.replace('_', ' ')}{figure})"
+
+
+def _attention(machines: list[_Machine]) -> Iterator[tuple[str, str]]:
+    """Each machine and the verdicts of attention that the same machines have."""
+    having: dict[str, dict[str, None]] = {}
+    for machine in machines:
+        for one in _not_right(machine, "attention"):
+            having.setdefault(one.name.replace("_", " "), {})[machine.name] = None
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, names in having.items():
+        alike.setdefault(tuple(names), []).append(name)
+    for names, verdicts in alike.items():
+        yield from ((name, f"Attention ({', '.join(verdicts)})") for name in names)
 
 
 def _dated(machine: _Machine) -> Iterator[tuple[str, str]]:
@@ -147,10 +170,10 @@ def _dated(machine: _Machine) -> Iterator[tuple[str, str]]:
         began = _moment(run["started_utc"])
         before = [made for made in machine.examined if began and made <= began]
         if began and not before:
-            yield run["run"], "The examination of its machine was made after the run had begun"
+            yield run["run"], "The machine was examined only after the run had begun"
         elif began and began - max(before) > STALE:
             days = (began - max(before)).days
-            yield run["run"], f"The examination of its machine was {days} days old"
+            yield run["run"], f"The examination was {days} days old when the run began"
 
 
 def _never(

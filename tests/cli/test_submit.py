@@ -406,7 +406,7 @@ def test_ctrl_c_tells_of_each_run_what_it_is_in_slurm_s_queue(
     # Ctrl-C comes at the first look at the queue; the table is made of the second. squeue itself
     # has ended by then: Python warns of a child that the signal leaves running.
     count = f"$(wc -l < '{tmp_path}/squeue.calls')"
-    slurm("squeue", f"[ {count} = 1 ] && (sleep 0.2; kill -INT $PPID) & echo '{queue}'")
+    slurm("squeue", f"[ {count} = 1 ] && (sleep 0.5; kill -INT $PPID) & echo '{queue}'")
     with pytest.raises(SystemExit, match="130"):
         send(SFT)
     assert table() == {"0-sft-tiny": told}

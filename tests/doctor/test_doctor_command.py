@@ -165,7 +165,6 @@ REFUSED = [
     (["tiny"], "'tiny' is no setting; write group.key=value"),
     (["--model", "tony"], "model=tony is unknown; choose one of"),
     (["--gpu", "h1000"], "gpu=h1000 is unknown; choose one of"),
-    (["--gpu", "h100"], "gpu=h100 expects a GPU that NVML calls"),
     (["modle=tiny"], "modle"),
     (["training.seed=0,1"], "has several values"),
     (["hydra.run.dir=x"], "hydra.run.dir=x is a setting of Hydra"),

@@ -14,7 +14,7 @@ from kdwatts.memory.model_shape import parameters_of, weights_bytes_of
 from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes
 from kdwatts.planning.demands import workload_of
 
-LEAST_SHARE = 0.15
+LEAST_SHARE = {"cuda": 0.25, "cpu": 0.15}
 """Share of the rate of products that a step is taken to reach before it is measured. Below it the
 step takes longer than was thought, and fewer steps are timed."""
 
@@ -56,7 +56,7 @@ def step_that_fits(
     """
     whole = _alone(config, device)
     cut = whole
-    for training in _shorter(whole.training, device):
+    for training in _shorter(whole, device):
         cut = replace(whole, training=training)
         if _fits(cut, device, free_bytes, flop_per_s, seconds):
             return FittingStep(cut, tuple(_cuts(config, cut)))
@@ -100,8 +100,9 @@ def _with_few_teacher_blocks(config: Config) -> Config:
     return replace(config, model=replace(config.model, teacher=_cut(teacher, 1)))
 
 
-def _shorter(training: Training, device: str) -> Iterator[Training]:
+def _shorter(config: Config, device: str) -> Iterator[Training]:
     """The training, and ever shorter ones."""
+    training = config.training
     yield training
     # Two, so that gradients stay while the next forward pass runs, as in a run.
     few = min(training.accumulation, 2)
@@ -111,7 +112,8 @@ def _shorter(training: Training, device: str) -> Iterator[Training]:
         return  # Smaller products would not reach the rate of the run's.
     training = replace(training, accumulation=1)
     yield training
-    while training.micro_batch > 1:
+    # Relations are between the rows of a forward pass.
+    while training.micro_batch > 1 and not config.paradigm.relational:
         training = replace(training, micro_batch=training.micro_batch // 2)
         yield training
     while training.sequence_length > LEAST_LENGTH:
@@ -144,7 +146,7 @@ def _fits(
     models = [config.model.student, *([config.model.teacher] if config.model.teacher else [])]
     made = sum(parameters_of(source.architecture) for source in models)
     flop = executed_flop(config, tokens_of_step(config))
-    step_s = flop / (LEAST_SHARE * flop_per_s)
+    step_s = flop / (LEAST_SHARE[device] * flop_per_s)
     return made / MADE_PER_S[device] + STEPS * step_s <= seconds
 
 

@@ -113,7 +113,7 @@ def test_a_product_s_operations_are_two_for_each_element_and_row():
 def test_figures_of_a_cpu_do_not_pass_for_those_of_a_gpu_beside_it(
     patient: Callable[..., Patient],
 ):
-    gpu = Device(0, "GPU-1", "NVIDIA H100 80GB HBM3", 79.6, 700.0, False)
+    gpu = Device(0, "GPU-1", "NVIDIA H100 80GB HBM3", 79.6, 700.0, "580", True, False)
     beside_it = patient("gpu=h100", "model=tiny", gpus=(gpu,))
     for check in SPEED:
         for found in check.look(beside_it, 5.0):

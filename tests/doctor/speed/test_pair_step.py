@@ -62,7 +62,9 @@ def test_a_live_teacher_stays_and_one_that_is_cached_goes(configure: Configure):
 
 @pytest.mark.parametrize("paradigm", ["sft", "feature", "relational", "attention", "combined"])
 def test_a_step_of_every_paradigm_on_one_text_can_be_taken(configure: Configure, paradigm: str):
-    Steps(configure(*SMALL, f"paradigm={paradigm}"), CPU, 1).take()
+    # A group of the relational term has eight rows.
+    words = (*SMALL[:2], "training.micro_batch=8", "training.sequence_length=16")
+    Steps(configure(*words, f"paradigm={paradigm}"), CPU, 1).take()
 
 
 def test_operations_are_three_passes_of_the_student_and_one_of_a_live_teacher(
@@ -122,9 +124,18 @@ def test_with_little_time_accumulation_goes_first(configure: Configure):
     config = configure(*LLAMA, "training.compile=false")
     whole = step_that_fits(config, "cuda", **H100)
     assert whole is not None
-    step = step_that_fits(config, "cuda", **(H100 | {"flop_per_s": 1e14}))
+    step = step_that_fits(config, "cuda", **(H100 | {"flop_per_s": 2e14}))
     assert step is not None
     assert step.cuts == ("accumulation 2 of 4",)
+
+
+def test_rows_that_are_compared_with_each_other_stay_together(configure: Configure):
+    words = ("gpu=cpu", "model=tiny", "paradigm=relational")
+    sizes = {"free_bytes": 8 * GIB, "flop_per_s": 2e9, "seconds": 20.0}
+    step = step_that_fits(configure(*words), "cpu", **sizes)
+    other = step_that_fits(configure(*words[:2]), "cpu", **sizes)
+    assert step is not None and step.config.training.micro_batch == 16
+    assert other is not None and other.config.training.micro_batch < 16
 
 
 def test_where_one_block_does_not_fit_there_is_no_step(configure: Configure):

@@ -48,10 +48,11 @@ def test_a_counter_that_is_right_is_quoted_by_the_far_end_of_its_interval_and_it
     run(tmp_path / "0", [EXAMINED])
     run(tmp_path / "1", [EXAMINED])
     assert said(tmp_path) == (
+        "python -m kdwatts.doctor examined 1 of 1 machine; each GPU counts as one. "
         "Counter within 0.38 % of the integral of power (2026-12-01): node7 GPU-1."
     )
-    assert said(tmp_path, name_hosts=False) == (
-        "Counter within 0.38 % of the integral of power (2026-12-01): 1 x NVIDIA H100 80GB HBM3."
+    assert said(tmp_path, name_hosts=False).endswith(
+        " Counter within 0.38 % of the integral of power (2026-12-01): 1 x NVIDIA H100 80GB HBM3."
     )
 
 
@@ -67,12 +68,16 @@ def test_a_counter_that_is_right_is_quoted_by_the_far_end_of_its_interval_and_it
 def test_within_is_rounded_up(value, low, high, within, tmp_path):
     counter = replace(COUNTER, value=value, low=low, high=high)
     run(tmp_path / "0", [replace(EXAMINED, counter=counter)])
-    assert said(tmp_path).startswith(f"Counter within {within} % of the integral")
+    assert (
+        said(tmp_path)
+        .partition("one. ")[2]
+        .startswith(f"Counter within {within} % of the integral")
+    )
 
 
 def test_a_figure_without_an_interval_is_not_called_within_anything(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, counter=replace(COUNTER, low=None))])
-    assert said(tmp_path).startswith("Counter -0.10 % from the integral of power (2026-12-01)")
+    assert " Counter -0.10 % from the integral of power (2026-12-01)" in said(tmp_path)
 
 
 def test_a_lying_counter_has_its_interval_and_a_warning_for_the_runs_on_that_gpu_alone(tmp_path):
@@ -84,7 +89,7 @@ def test_a_lying_counter_has_its_interval_and_a_warning_for_the_runs_on_that_gpu
         "Counter 30 % from the integral of power (95 % interval 29 to 31 %) (2026-12-01): "
         "node7 GPU-1." in text
     )
-    assert "The energy counter of its machine was found wrong, so its joules may be too: 0." in text
+    assert "The energy counter was found wrong, so joules of the run may be too: 0." in text
 
 
 def test_the_last_verdict_counts_also_where_an_earlier_run_names_a_better_one(tmp_path):
@@ -94,17 +99,26 @@ def test_the_last_verdict_counts_also_where_an_earlier_run_names_a_better_one(tm
     run(tmp_path / "1", [later], began="2026-12-04T08:00:00+00:00")
     text = said(tmp_path)
     assert "within" not in text
-    assert "so its joules may be too: 2 runs (0, 1)." in text
+    assert "so joules of the run may be too: 2 runs (0, 1)." in text
 
 
 def test_what_is_not_right_is_named_and_a_public_page_has_no_words_of_the_host(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, not_right=[RAPL, RATE])])
     text = said(tmp_path)
-    assert "Wrong: matrix rate bf16 (410 TFLOP/s, of 989): node7 GPU-1." in text
-    assert "Attention: rapl readable: node7 GPU-1." in text
+    assert "Wrong (matrix rate bf16; 410 TFLOP/s, of 989): node7 GPU-1." in text
+    assert "Attention (rapl readable): node7 GPU-1." in text
     public = said(tmp_path, name_hosts=False)
-    assert "Wrong: matrix rate bf16: 1 x NVIDIA H100 80GB HBM3." in public
+    assert "Wrong (matrix rate bf16): 1 x NVIDIA H100 80GB HBM3." in public
     assert "node7" not in public and "TFLOP" not in public
+
+
+def test_verdicts_of_attention_that_the_same_machines_have_are_one_sentence(tmp_path):
+    quota = Verdict("cpu_quota", "attention", "1 of 64")
+    run(tmp_path / "0", [replace(EXAMINED, not_right=[RAPL, quota])])
+    run(tmp_path / "1", [replace(EXAMINED, host="node8", not_right=[quota, RAPL])])
+    assert said(tmp_path).endswith(
+        " Attention (rapl readable, cpu quota): 2 machines (node7 GPU-1, node8 GPU-1)."
+    )
 
 
 def test_a_host_without_an_examination_is_said_with_its_runs_and_no_figure(tmp_path):
@@ -120,6 +134,7 @@ def test_a_host_without_an_examination_is_said_with_its_runs_and_no_figure(tmp_p
 def test_gpus_of_a_host_that_were_not_examined_are_counted(tmp_path):
     others = [replace(NEVER, gpu_uuid=f"GPU-{n}") for n in range(2, 9)]
     run(tmp_path / "0", [EXAMINED, *others])
+    assert said(tmp_path).startswith("python -m kdwatts.doctor examined 1 of 8 machines; ")
     assert said(tmp_path).endswith(
         "python -m kdwatts.doctor was never run on 7 of 8 GPUs of node7: 0."
     )
@@ -136,13 +151,13 @@ def test_an_examination_after_a_run_is_said_to_be_later_than_that_run(tmp_path):
     run(tmp_path / "0", [NEVER], began="2026-11-30T08:00:00+00:00")
     run(tmp_path / "1", [EXAMINED])
     text = said(tmp_path)
-    assert "The examination of its machine was made after the run had begun: 0." in text
+    assert "The machine was examined only after the run had begun: 0." in text
     assert "never" not in text
 
 
 def test_an_examination_between_two_attempts_is_later_than_the_run(tmp_path):
     run(tmp_path / "0", [NEVER], [EXAMINED], began="2026-11-30T08:00:00+00:00")
-    assert "was made after the run had begun: 0." in said(tmp_path)
+    assert "was examined only after the run had begun: 0." in said(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +165,7 @@ def test_an_examination_between_two_attempts_is_later_than_the_run(tmp_path):
 )
 def test_an_examination_of_more_than_30_days_is_called_old(began, is_old, tmp_path):
     run(tmp_path / "0", [EXAMINED], began=began)
-    assert ("The examination of its machine was 31 days old: 0." in said(tmp_path)) == is_old
+    assert ("The examination was 31 days old when the run began: 0." in said(tmp_path)) == is_old
 
 
 def test_two_attempts_on_two_hosts_name_both(tmp_path):
@@ -165,9 +180,9 @@ def test_many_machines_are_one_sentence_with_the_least_and_the_most(tmp_path):
         one = replace(EXAMINED, host=f"node{number}", counter=counter, time_utc=day)
         run(tmp_path / str(number), [one], began="2026-12-20T10:00:00+00:00")
     text = said(tmp_path)
-    assert text.startswith(
+    assert (
         "Counter within 0.20 to 0.31 % of the integral of power (2026-12-01 to 2026-12-12): "
-        "12 machines (node0 GPU-1, "
+        "12 machines (node0 GPU-1, " in text
     )
     assert text.count("Counter within") == 1
 
@@ -184,7 +199,7 @@ def test_a_host_without_a_gpu_and_a_counter_that_was_not_read_are_no_agreement(t
     assert "Examined without a GPU (2026-12-01): node7." in text
     assert "Examined, but without a look at an energy counter (2026-12-01): node8 GPU-1." in text
     assert "Energy counter: the counter is stuck (2026-12-01): node9 GPU-1." in text
-    assert "Wrong:" not in text and "so its joules may be too: 2." in text
+    assert "Wrong (" not in text and "so joules of the run may be too: 2." in text
 
 
 def test_a_manifest_of_an_older_version_and_an_imported_run_have_no_examination(

@@ -6,6 +6,7 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.report.page import report_html
+from tests.waits import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,8 @@ def visit(browser, tmp_path):
 
     A context in a test that fails is closed all the same.
     """
+    from playwright.sync_api import TimeoutError
+
     contexts = []
 
     def open_page(html, *, width=1280, height=900, **options):
@@ -54,11 +57,25 @@ def visit(browser, tmp_path):
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto(path.as_uri())
         end = page.evaluate("document.body.scrollHeight")
-        for top in [*range(0, 2 * end, height), 0]:
-            page.evaluate(f"window.scrollTo(0, {top})")
-            page.wait_for_timeout(50)
+
+        def scroll_through():
+            for top in [*range(0, 2 * end, height), 0]:
+                page.evaluate(f"window.scrollTo(0, {top})")
+                page.wait_for_timeout(50)
+
+        def is_drawn():
+            # A busy browser may have slept while a figure was in sight: then it is shown once more.
+            scroll_through()
+            try:
+                page.wait_for_function(f"{UNDRAWN} === 0", timeout=10_000)
+            except TimeoutError:
+                return False
+            return True
+
         if options.get("java_script_enabled", True):
-            page.wait_for_function(f"{UNDRAWN} === 0")
+            wait_until(is_drawn)
+        else:
+            scroll_through()
         assert page.asked == [path.as_uri()]
         return page
 

@@ -5,6 +5,7 @@ import pytest
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.report.page import report_html
 from multirun_analysis.statistics.site import site_of
+from tests.waits import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -61,15 +62,14 @@ def test_a_filter_leaves_the_points_and_rows_of_its_runs_alone(visit, sweep_page
     num_rows = rows.count()
     assert {"feature", "sft", "combined"} <= paradigms()
     page.locator("select.filter[data-key=paradigm]").select_option("feature")
-    page.wait_for_timeout(300)
-    # The device picker has its own choice and keeps it.
-    assert paradigms() - {"sft"} == {"feature"}
+    # Figures are drawn again one after the other. The device picker has its own choice, and keeps
+    # it.
+    wait_until(lambda: paradigms() - {"sft"} == {"feature"})
     names = rows.evaluate_all("rows => rows.map((row) => row.dataset.facet)")
     assert {facets[name]["paradigm"] for name in names} == {"feature"}
     page.locator("select.filter[data-key=paradigm]").select_option("")
-    page.wait_for_timeout(300)
-    assert rows.count() == num_rows
-    assert {"feature", "sft", "combined"} <= paradigms()
+    wait_until(lambda: rows.count() == num_rows)
+    wait_until(lambda: {"feature", "sft", "combined"} <= paradigms())
     assert page.said == []
 
 
