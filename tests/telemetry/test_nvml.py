@@ -164,7 +164,8 @@ def test_a_gpu_silent_when_the_window_opens_counts_from_its_first_answer(printed
 def test_a_gpu_without_counter_is_integrated_from_samples(printed):
     row = printed["no counter"]["row"]
     assert row["method"]["gpu"] == "nvml_samples"
-    assert row["energy_j"]["gpu"] == pytest.approx(250 * row["duration_s"], rel=0.05)
+    # From the first sample to the last one, which a busy machine takes late.
+    assert 250 * (row["duration_s"] - 1) < row["energy_j"]["gpu"] < 250 * row["duration_s"] * 1.05
 
 
 def test_an_old_driver_without_field_values_gives_the_same_counter(printed, scenarios):
