@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from math import isfinite
@@ -21,13 +22,22 @@ def examine(
 
     A check has the part of the time left that it has of what all checks to come want, and never
     less than it needs. One for which too little is left is not made, and its verdict says so.
+    A name that another verdict has gets a number.
     """
     until_s = time.monotonic() + seconds
-    left = [(chapter, check) for chapter, checks in chapters.items() for check in checks]
+    names: Counter[str] = Counter()
+    left = [
+        (
+            chapter,
+            replace(check, wants_s=0.0, least_s=0.0) if check.takes_no_time(patient) else check,
+        )
+        for chapter, checks in chapters.items()
+        for check in checks
+    ]
     while left:
         chapter, check = left[0]
         left_s = until_s - time.monotonic()
-        share = check.wants_s / sum(one.wants_s for _, one in left)
+        share = check.wants_s / (sum(one.wants_s for _, one in left) or 1.0)
         left = left[1:]
         begin(check.name)
         if left_s < check.least_s:
@@ -35,7 +45,10 @@ def examine(
             continue
         try:
             for verdict in check.look(patient, max(check.least_s, share * left_s)):
-                yield replace(_without_infinities(verdict), chapter=chapter)
+                names[verdict.name] += 1
+                count = names[verdict.name]
+                name = verdict.name if count == 1 else f"{verdict.name}_{count}"
+                yield replace(_without_infinities(verdict), name=name, chapter=chapter)
         except Exception as error:  # Whatever a machine does to a check is what is looked for.
             yield _failed(chapter, check, error)
 

@@ -50,3 +50,5 @@ class Check:
 
     What it raises becomes a verdict: the check itself is wrong.
     """
+    takes_no_time: Callable[[Patient], bool] = lambda patient: False
+    """Whether what it looks at is missing on this machine, so that it only says so."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +88,24 @@ def test_time_that_a_check_took_beyond_its_own_is_not_there_for_the_next():
     made = all_of({"a": [Check("slow", 1, 0.0, slow), check("next", least_s=0.3)]}, seconds=0.4)
     assert [one.verdict for one in made] == ["right", None]
     assert "and 0 s were left" in made[1].found
+
+
+def test_a_check_with_nothing_to_look_at_takes_no_time_and_says_so_however_little_is_left():
+    vain = replace(check("vain", 1000, least_s=40), takes_no_time=lambda patient: not patient.gpus)
+    made = all_of({"a": [check("first"), vain, check("last")]}, seconds=20)
+    assert [(one.name, one.found) for one in made] == [
+        ("first", "10.0 s"),
+        ("vain", "0.0 s"),
+        ("last", "20.0 s"),
+    ]
+    (alone,) = all_of({"a": [vain]}, seconds=20)
+    assert alone.found == "0.0 s"
+
+
+def test_no_two_verdicts_of_a_record_have_one_name():
+    twice = Verdict("rapl", "right", "in another chapter")
+    made = all_of({"a": [check("rapl")], "b": [check("meters", gives=twice)]})
+    assert [one.name for one in made] == ["rapl", "meters", "rapl_2"]
 
 
 def test_a_check_that_raises_is_wrong_after_what_it_had_said_and_the_next_goes_on():

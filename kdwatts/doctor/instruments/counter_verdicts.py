@@ -48,15 +48,32 @@ def signed(pct: float) -> str:
     return f"{pct:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0")
 
 
-def judged(value: float, low: float, high: float, *, right: float, wrong: float) -> str:
+NO_METER = "quote no joules of this GPU; choose another, or another driver"
+
+MAY_BE_OFF = "its joules may be off by as much: report GPU and driver"
+
+LOST = "look for its Xid errors in dmesg, and for other processes that reset it"
+
+LONGER = "look again with more --minutes"
+
+
+def judged(value: float, low: float, high: float, *, right: float, wrong: float) -> str | None:
     """The verdict on a difference with its interval, held against 0.
 
-    wrong where the whole interval is beyond `wrong`. right where the value is within `right` and
-    the whole interval within `wrong`. attention otherwise.
+    wrong where the whole interval is beyond `wrong`, attention where it is beyond `right`. right
+    where the value is within `right` and the whole interval within `wrong`. None where the interval
+    is too wide to tell: a healthy meter that is read too briefly gives no alarm.
     """
     if low > wrong or high < -wrong:
         return "wrong"
-    return "right" if abs(value) <= right and max(-low, high) <= wrong else "attention"
+    if low > right or high < -right:
+        return "attention"
+    return "right" if abs(value) <= right and max(-low, high) <= wrong else None
+
+
+def too_wide(low: float, high: float) -> str:
+    """Why `judged` says None, in words."""
+    return f"{signed(low)} to {signed(high)} % is too wide to tell"
 
 
 def difference(windows: Sequence[Joules]) -> Difference | None:
@@ -83,11 +100,17 @@ def difference(windows: Sequence[Joules]) -> Difference | None:
 
 
 def counter_agreement(
-    steady: Sequence[Joules], *, is_loaded: bool, refused_w: float | None, remarks: str
+    steady: Sequence[Joules],
+    *,
+    is_loaded: bool,
+    refused_w: float | None,
+    remarks: str,
+    num_silent: int = 0,
 ) -> Verdict:
     """The verdict on the counter of a GPU under steady loads, which a sensor cannot miss a part of.
 
-    `refused_w` is the mean power in W that the sensor told and the meter did not believe.
+    `refused_w` is the mean power in W that the sensor told and the meter did not believe. In
+    `num_silent` more windows the GPU did not answer.
     """
 
     def verdict(
@@ -95,9 +118,16 @@ def counter_agreement(
     ) -> Verdict:
         return with_figure(Verdict(COUNTER_CHECK, word, found + remarks, LIMITS, remedy), apart)
 
+    if num_silent:
+        found = f"the GPU did not answer in {num_silent} of {num_silent + len(steady)} windows"
+        return verdict("wrong", found, LOST)
     if not steady:
-        return verdict(None, "the GPU did not answer in these windows", REPORT)
+        return verdict(None, "no window was measured")
     if all(one.counter_j is None for one in steady):
+        if all(one.sampled_j is None for one in steady):
+            said = "neither an energy counter nor power" if refused_w is None else ""
+            said = said or f"no energy counter, and its power sensor says {refused_w:.4g} W"
+            return verdict("wrong", f"the GPU has {said}: it cannot be measured", NO_METER)
         return verdict(
             "attention",
             "no energy counter: power samples are integrated in its place",
@@ -118,6 +148,8 @@ def counter_agreement(
         counter_w = counted[-1].counter_w or 0.0
         if refused_w and not 1 / UNIT_FACTOR < counter_w / refused_w < UNIT_FACTOR:
             return verdict("wrong", _units(counter_w / refused_w), REPORT)
+        if refused_w is not None:
+            return verdict("attention", _unbelieved(refused_w), REPORT)
         return verdict(None, "the GPU tells no power beside its counter")
     if not 1 / UNIT_FACTOR < apart.pct / 100 + 1 < UNIT_FACTOR:
         return verdict("wrong", _units(apart.pct / 100 + 1), REPORT)
@@ -128,12 +160,20 @@ def counter_agreement(
         if word == "right"
         else f"counter {signed(apart.pct)} % off the integral of power"
     ) + f" ({signed(apart.low_pct)} to {signed(apart.high_pct)} %) {load}, {len(counted)} windows"
-    remedy = {"wrong": REPORT, "attention": "look again with more --minutes"}.get(word)
+    if word is None:
+        found += "; that is too wide to tell"
+    remedy = {"wrong": REPORT, "attention": MAY_BE_OFF, None: LONGER}.get(word)
     return verdict(word, found, remedy, apart)
 
 
 def _units(factor: float) -> str:
     return f"counter and power differ in their units: the counter says {factor:.4g} times as much"
+
+
+def _unbelieved(refused_w: float) -> str:
+    return (
+        f"the power sensor says {refused_w:.4g} W, so there is nothing to hold the counter against"
+    )
 
 
 def square_wave_agreement(
@@ -183,6 +223,8 @@ def counter_linearity(
         return Verdict(name, None, "not known: counter or samples are missing, or stand still")
     full_w = sum(one.sampled_w or 0.0 for one in full) / len(full)
     full_half_pct = (at_full.high_pct - at_full.low_pct) / 2
+    # All levels are taken to spread alike: one window alone does not show how much it does.
+    one_half_pct = full_half_pct * math.sqrt(len(full))
     told, worst = [], None
     for level, windows in (("idle", idle), ("half", half)):
         apart = difference(windows)
@@ -191,7 +233,9 @@ def counter_linearity(
         level_w = sum(one.sampled_w or 0.0 for one in windows) / len(windows)
         share = level_w / full_w / ratio
         off_pct = 100 * (1 + apart.pct / 100 - ratio) * share
-        error_pct = share * math.hypot((apart.high_pct - apart.low_pct) / 2, full_half_pct)
+        half_pct = (apart.high_pct - apart.low_pct) / 2
+        half_pct = max(half_pct, one_half_pct / math.sqrt(len(windows)))
+        error_pct = share * math.hypot(half_pct, full_half_pct)
         told.append(f"{signed(off_pct)} % at {level} ({level_w:.0f} W)")
         if worst is None or abs(off_pct) > abs(worst[0]):
             worst = off_pct, error_pct
@@ -200,13 +244,14 @@ def counter_linearity(
     low, high = worst[0] - worst[1], worst[0] + worst[1]
     word = judged(worst[0], low, high, right=RIGHT_PCT, wrong=WRONG_PCT)
     found = f"off the line through 0 and full load ({full_w:.0f} W) by {', '.join(told)} of full"
-    remedy = None if word == "right" else "look again with more --minutes"
+    if word is None:
+        found += f"; {too_wide(low, high)}"
     return Verdict(
         name,
         word,
         found,
         against,
-        REPORT if word == "wrong" else remedy,
+        {"right": None, None: LONGER, "attention": MAY_BE_OFF}.get(word, REPORT),
         value=worst[0],
         low=low,
         high=high,

@@ -20,7 +20,7 @@ from kdwatts.doctor.instruments.load_windows import (
     joules,
     load_pass,
 )
-from kdwatts.doctor.instruments.noise_verdicts import idle_power, noise
+from kdwatts.doctor.instruments.noise_verdicts import noise
 from kdwatts.doctor.instruments.sampler_verdicts import sampling
 from kdwatts.doctor.patient import Patient
 from kdwatts.records.doctor_record import Verdict
@@ -36,16 +36,20 @@ _NUM_CPU_WINDOWS = 2 + NUM_EQUAL
 LEAST_CPU_S = 2 * SETTLE_S + 1.0 + _NUM_CPU_WINDOWS * CPU_WINDOW_S[0] + 2.0
 
 
+def needs_no_cpu_meter(patient: Patient) -> bool:
+    """Whether there is a GPU, and no counter of the CPU beside it."""
+    return patient.gpu is not None and not _cpu_zones(patient)[0]
+
+
 def look_at_cpu(
     patient: Patient, seconds: float, *, make_load: MakeLoad | None = None
 ) -> Iterator[Verdict]:
     """The verdicts on RAPL and, without a GPU, on the sampler. `make_load` draws power instead."""
     telemetry = patient.config.telemetry
-    zones, denied = rapl.find_zones(Path(expanded(telemetry.rapl_root)))
-    has_rapl = any(zone.kind == "cpu" for zone in zones)
-    has_gpu = patient.gpu is not None
+    zones, reason = _cpu_zones(patient)
+    has_rapl, has_gpu = bool(zones), patient.gpu is not None
     if not has_rapl:
-        yield from rapl_verdicts.without_rapl(telemetry, denied["cpu"], is_gpu_alone=has_gpu)
+        yield from rapl_verdicts.without_rapl(telemetry, reason, is_gpu_alone=has_gpu)
         if has_gpu:
             return
     window_s = min(
@@ -59,9 +63,15 @@ def look_at_cpu(
                 found.steady(load, 0.5, [("half", window_s)])
             found.steady(load, 1.0, [("full", window_s)] * (NUM_EQUAL if has_rapl else 2))
             if has_rapl:
-                yield from _of_rapl(found, load, [one for one in zones if one.kind == "cpu"])
+                yield from _of_rapl(found, load, zones)
         if not has_gpu:
             yield from sampling(found, "cpu", "node_cpu")
+
+
+def _cpu_zones(patient: Patient) -> tuple[list[rapl.Zone], str]:
+    """The counters of the packages, and why there are none."""
+    zones, denied = rapl.find_zones(Path(expanded(patient.config.telemetry.rapl_root)))
+    return [one for one in zones if one.kind == "cpu"], denied.get("cpu", "")
 
 
 def _cpu_products() -> Load:
@@ -75,7 +85,7 @@ def _of_rapl(found: LoadPass, load: Load, zones: Sequence[rapl.Zone]) -> Iterato
         [one for window in found.equal(name) if (one := joules(window, probes)) is not None]
         for name in ("idle", "half", "full")
     )
-    yield idle_power(idle, full, name="rapl_idle_power")
+    yield rapl_verdicts.rapl_idle_power(idle, full, num_cpus=os.cpu_count() or 1)
     yield rapl_verdicts.rapl_linearity(idle, half, full)
     yield rapl_verdicts.rapl_power(full, zones)
     yield from noise(full, prefix="rapl_", delta_s=rapl.DELTA_S, least_s=0.0)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import fdtri
@@ -46,11 +46,14 @@ class Looks:
             if (value := getattr(one, name)) is not None
         ]
         times_s, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+        apart_s = np.diff(times_s)
         at = np.flatnonzero(np.diff(values)) + 1
         return Changes(
             times_s=(times_s[at - 1] + times_s[at]) / 2,
             widths_s=times_s[at] - times_s[at - 1],
             values=values[at],
+            watched_s=float(apart_s.sum()),
+            look_s=float(np.median(apart_s)) if len(apart_s) else 0.0,
         )
 
 
@@ -64,13 +67,22 @@ class Changes:
     """Seconds between these looks."""
     values: np.ndarray
     """The new values."""
+    watched_s: float = 0.0
+    """Seconds from the first look to the last."""
+    look_s: float = 0.0
+    """Seconds between two looks, their median."""
 
     def sharp(self) -> Changes:
         """Those between looks that were about as close as usual."""
         if not len(self.times_s):
             return self
         is_sharp = self.widths_s <= 3 * np.median(self.widths_s)
-        return Changes(self.times_s[is_sharp], self.widths_s[is_sharp], self.values[is_sharp])
+        return replace(
+            self,
+            times_s=self.times_s[is_sharp],
+            widths_s=self.widths_s[is_sharp],
+            values=self.values[is_sharp],
+        )
 
 
 @contextmanager

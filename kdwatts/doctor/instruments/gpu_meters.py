@@ -127,7 +127,11 @@ def _at_idle(found: LoadPass, gpu: nvml.Device, seconds: float) -> Iterator[Verd
             found.idle(min(WINDOW_S, max(LEAST_S, (seconds - OTHER_S) / 3 - SETTLE_S)))
     idle = _joules(found, gpu, "idle")
     yield counter_verdicts.counter_agreement(
-        idle, is_loaded=False, refused_w=_refused_w(found, gpu), remarks=""
+        idle,
+        is_loaded=False,
+        refused_w=_refused_w(found, gpu),
+        remarks="",
+        num_silent=len(found.windows) - len(idle),
     )
     yield from period_verdicts(
         looks.changes("energy_counter_j"),
@@ -151,12 +155,16 @@ def _under_load(found: LoadPass, gpu: nvml.Device, load: Load, plan: Plan) -> It
     idle, half, full, short = (
         _joules(found, gpu, name) for name in ("idle", "half", "full", "short")
     )
-    remarks = plan.remarks
+    remarks, steady = plan.remarks, [*idle, *half, *full, *short]
     yield counter_verdicts.counter_agreement(
-        [*idle, *half, *full, *short],
+        steady,
         is_loaded=True,
         refused_w=_refused_w(found, gpu),
         remarks=remarks,
+        num_silent=len(found.windows) - len(steady),
+    )
+    idle, half, full, short = (
+        [one.believed for one in windows] for windows in (idle, half, full, short)
     )
     yield counter_verdicts.counter_linearity(idle, half, full)
     yield counter_verdicts.joules_per_product(full, short)
@@ -229,7 +237,7 @@ def _refused_w(found: LoadPass, gpu: nvml.Device) -> float | None:
     refused_w = [
         row["refused_power_w"]
         for row in found.rows("gpu")
-        if row["uuid"] == gpu.uuid and row.get("refused_power_w")
+        if row["uuid"] == gpu.uuid and row.get("refused_power_w") is not None
     ]
     return sum(refused_w) / len(refused_w) if refused_w else None
 

@@ -72,6 +72,12 @@ class Joules:
     """One standard deviation of the samples: a jump of power may be anywhere between two."""
 
     @property
+    def believed(self) -> Joules:
+        """Without a counter that stood still or fell."""
+        is_lie = self.counter_j is not None and self.counter_j <= 0
+        return replace(self, counter_j=None) if is_lie else self
+
+    @property
     def counter_w(self) -> float | None:
         """Mean power by the counter."""
         return None if self.counter_j is None else self.counter_j / self.window.duration_s

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.doctor.instruments.counter_verdicts import judged, signed
+from kdwatts.doctor.instruments.counter_verdicts import LONGER, judged, signed, too_wide
 from kdwatts.doctor.instruments.fast_looks import Changes, period_of
 from kdwatts.doctor.instruments.load_windows import Joules
+from kdwatts.doctor.instruments.noise_verdicts import idle_power
 from kdwatts.metrics.student_t import mean_and_sd, to_half_width
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry.rapl import DELTA_S, Zone
@@ -16,6 +18,9 @@ from kdwatts.telemetry.readings import ACCEPTED_OVER_LIMIT
 
 BENT_PCT, WRONG_BENT_PCT = 25.0, 50.0
 """Of full load. Cores that are few have higher clocks, so half of them draws more than half."""
+
+WHOLE_SHARE = 0.5
+"""Of the CPUs. A load on fewer, as a job's quota allows, may add less than what all draw idle."""
 
 SLOW_S = 10 * DELTA_S
 """A counter this slow errs by more than the meter states for RAPL."""
@@ -25,8 +30,8 @@ def without_rapl(telemetry: Telemetry, reason: str, *, is_gpu_alone: bool) -> It
     """The verdicts where no counter of the CPU can be read. A GPU's joules may be enough alone."""
     remedy = "quote no joules of this CPU as measured; a host that shows RAPL would measure them"
     if "permission" in reason:
-        remedy = "let the job read RAPL: sudo chmod -R a+r /sys/class/powercap/intel-rapl:*"
-    yield Verdict("rapl", None, f"not looked at: {reason}")
+        remedy = "let the job read RAPL, as the verdict rapl says"
+    yield Verdict("rapl_under_load", None, f"not looked at: {reason}")
     if telemetry.cpu_estimate == "tdp":
         yield Verdict(
             "cpu_energy",
@@ -40,6 +45,16 @@ def without_rapl(telemetry: Telemetry, reason: str, *, is_gpu_alone: bool) -> It
     word = None if is_gpu_alone else "attention"
     found = "no energy of the CPU is known, measured or estimated"
     yield Verdict("cpu_energy", word, found, remedy=remedy)
+
+
+def rapl_idle_power(idle: Sequence[Joules], full: Sequence[Joules], *, num_cpus: int) -> Verdict:
+    """The verdict on the power of all packages without a load; `num_cpus` are those of the node."""
+    verdict = idle_power(idle, full, name="rapl_idle_power")
+    busy = [one.window.busy_s / one.window.duration_s for one in full]
+    if verdict.verdict != "attention" or sum(busy) >= WHOLE_SHARE * num_cpus * len(busy):
+        return verdict
+    found = f"{verdict.found}, which kept {sum(busy) / len(busy):.1f} of {num_cpus} CPUs busy"
+    return replace(verdict, verdict=None, found=found, against=None, remedy=None)
 
 
 def rapl_period(changes: Changes) -> Verdict:
@@ -100,6 +115,8 @@ def rapl_linearity(
     low, high = off_pct - error_pct, off_pct + error_pct
     word = judged(off_pct, low, high, right=BENT_PCT, wrong=WRONG_BENT_PCT)
     found = f"half of the threads is {signed(off_pct)} % of full off the line: {levels}"
+    if word is None:
+        found, remedy = f"{found}; {too_wide(low, high)}", LONGER
     return Verdict(
         name,
         word,
@@ -114,7 +131,7 @@ def rapl_linearity(
 
 
 def rapl_power(full: Sequence[Joules], zones: Sequence[Zone]) -> Verdict:
-    """The verdict on package power under full load beside the long-term limit of all packages."""
+    """The verdict on package power under full load beside the limit of all packages."""
     name = "rapl_power"
     powers_w = [power_w for one in full if (power_w := one.counter_w) is not None]
     limits_w = [_limit_w(zone) for zone in zones if zone.kind == "cpu"]
@@ -133,7 +150,8 @@ def rapl_power(full: Sequence[Joules], zones: Sequence[Zone]) -> Verdict:
         name,
         word,
         f"{power_w:.1f} W under full load of {limit_w:.0f} W",
-        f"the packages' long-term power limit, and {ACCEPTED_OVER_LIMIT:g} times it for wrong",
+        f"the packages' power limit, the higher of the long-term and the short-term one, and "
+        f"{ACCEPTED_OVER_LIMIT:g} times it for wrong",
         None if word == "right" else "compare with a meter at the wall, or with the BMC's power",
         value=power_w,
         unit="W",
@@ -141,9 +159,16 @@ def rapl_power(full: Sequence[Joules], zones: Sequence[Zone]) -> Verdict:
 
 
 def _limit_w(zone: Zone) -> float | None:
-    """The zone's first constraint in W, which is the long-term limit (Linux powercap)."""
-    try:
-        path = zone.energy_path.parent / "constraint_0_power_limit_uw"
-        return float(path.read_text("utf-8")) * 1e-6
-    except (OSError, ValueError):
-        return None
+    """The higher of the zone's first two constraints in W; None where the first is not stated.
+
+    They are the long-term and the short-term limit (Linux powercap). Intel lets the short-term one,
+    often twice the other, last for up to a minute.
+    """
+    limits_w = []
+    for number in (0, 1):
+        path = zone.energy_path.parent / f"constraint_{number}_power_limit_uw"
+        try:
+            limits_w.append(float(path.read_text("utf-8")) * 1e-6)
+        except (OSError, ValueError):
+            break
+    return max(limits_w, default=None)

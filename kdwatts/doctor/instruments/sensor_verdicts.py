@@ -27,7 +27,7 @@ def period_verdicts(
     """The verdicts on the periods of counter and power sensor, from changes under a load."""
     yield _period(
         "counter_period",
-        period_of(counter),
+        counter,
         MAX_DELTA_S,
         f"{1e3 * MAX_DELTA_S:.0f} ms, the slowest that the meter waits for at the edge of a window",
         "give windows more time: each edge errs by up to one period",
@@ -37,19 +37,27 @@ def period_verdicts(
     also = f"; {published[1]}: {1e3 * published[0][0]:.0f} ms" if published else ""
     yield _period(
         "power_sensor_period",
-        period_of(power),
+        power,
         most_s,
         f"{1e3 * most_s:.0f} ms, beyond which no line is drawn between two samples{also}",
         "trust the counter alone: between two samples much can happen",
     )
 
 
-def _period(
-    name: str, period: Quantity | None, most_s: float, against: str, remedy: str
-) -> Verdict:
+def _period(name: str, changes: Changes, most_s: float, against: str, remedy: str) -> Verdict:
+    num, look_s = len(changes.times_s), changes.look_s
+    if not num:
+        return Verdict(name, None, f"not known: nothing changed in {changes.watched_s:.1f} s")
+    if look_s > most_s / 2:
+        found = f"not known: this program came to look at it only each {1e3 * look_s:.0f} ms"
+        return Verdict(name, None, found)
+    period = period_of(changes)
     half_s = None if period is None else period.random_half_width
     if period is None or half_s is None:
-        return Verdict(name, None, "not known: it changed too seldom while it was watched")
+        if changes.watched_s / (num + 1) <= SLACK * most_s:
+            return Verdict(name, None, f"not known: it was watched for {changes.watched_s:.1f} s")
+        found = f"renewed {num} times in {changes.watched_s:.1f} s"
+        return Verdict(name, "attention", found, against, remedy)
     value, low, high = (
         1e3 * one for one in (period.number, period.number - half_s, period.number + half_s)
     )

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -48,7 +49,7 @@ class Case:
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
-    """NVML_REPLAY_ ones, in lower case."""
+    """NVML_REPLAY_ ones, in lower case; `@12` is 12 s after the look has begun."""
     seed: int = 0
     idle_w: float = 80.0
     full_w: float = 600.0
@@ -151,7 +152,10 @@ def _examine(case: Case, folder: Path, config: Config) -> list[Verdict]:
     trace = folder / "trace.txt"
     trace.write_text(f"0 {case.idle_w}\n")
     settings = {"trace": trace, "live": 1, "start_s": 0} | case.settings
-    os.environ.update({f"NVML_REPLAY_{name.upper()}": str(v) for name, v in settings.items()})
+    begun_s = time.monotonic()
+    for key, value in settings.items():
+        said = re.sub(r"@([\d.]+)", lambda after: f"{begun_s + float(after[1]):.3f}", str(value))
+        os.environ[f"NVML_REPLAY_{key.upper()}"] = said
     if case.is_starved:
         threading.Thread(target=_keep_the_lock, daemon=True).start()
     patient = Patient(config, nvml.list_gpus(), False, folder)

@@ -51,15 +51,18 @@ def agreement(windows: list[Joules], refused_w: float | None = None) -> Verdict:
     [
         (1.9, 1.0, "right"),
         (-1.9, 3.0, "right"),
-        (1.9, 3.2, "attention"),
-        (2.1, 1.0, "attention"),
+        (1.9, 3.2, None),
+        (2.1, 1.0, None),
+        (-3.1, 1.0, "attention"),
         (5.5, 0.6, "attention"),
         (5.5, 0.4, "wrong"),
         (-5.5, 0.4, "wrong"),
         (30.0, 26.0, "attention"),
     ],
 )
-def test_wrong_takes_an_interval_that_excludes_the_limit(value: float, half: float, expected: str):
+def test_an_alarm_takes_an_interval_that_excludes_its_limit(
+    value: float, half: float, expected: str | None
+):
     assert judged(value, value - half, value + half, right=2, wrong=5) == expected
 
 
@@ -107,9 +110,72 @@ def test_without_a_window_there_is_no_verdict():
     assert agreement([]).verdict is None
 
 
+def test_a_gpu_that_was_silent_in_some_windows_is_wrong_however_the_others_agree():
+    verdict = counter_agreement(
+        steady(1.0), is_loaded=True, refused_w=None, remarks="", num_silent=2
+    )
+    assert verdict.verdict == "wrong" and "did not answer in 2 of 10 windows" in verdict.found
+
+
+def test_a_sensor_that_says_0_w_is_named_and_a_gpu_that_tells_nothing_is_wrong():
+    dead = agreement([window(600.0, None)] * 8, refused_w=0.0)
+    assert dead.verdict == "attention" and "power sensor says 0 W" in dead.found
+    mute = agreement([window(None, None)] * 8)
+    assert mute.verdict == "wrong" and "neither an energy counter nor power" in mute.found
+    assert "says 0 W" in agreement([window(None, None)] * 8, refused_w=0.0).found
+
+
+def all_of(windows: list[Joules]) -> list[Verdict]:
+    """What is said of a GPU's windows: idle, half, five full and a short one."""
+    idle, half, full, short = windows[:1], windows[1:2], windows[2:7], windows[7:]
+    return [
+        agreement(windows),
+        counter_linearity(idle, half, full),
+        joules_per_product(full, short),
+        idle_power(idle, full, name="idle_power"),
+        *noise(full, prefix="", delta_s=0.02, least_s=2.0),
+    ]
+
+
+@pytest.mark.parametrize("sensor_pct", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("power_pct", [0.3, 1.5])
+def test_of_50_healthy_gpus_less_than_one_has_an_alarm(sensor_pct: float, power_pct: float):
+    dice, alarms = random.Random(5), []
+    for _ in range(400):
+        windows = []
+        for level_w, seconds in ((80, 5), (340, 5), *[(600, 5)] * 5, (600, 2.2)):
+            # White noise of 5 s, longer and shorter.
+            longer = (5 / seconds) ** 0.5 / 100
+            drawn_w = level_w * (1 + power_pct * longer * dice.gauss(0, 1))
+            sampled_w = drawn_w * (1 + sensor_pct * longer * dice.gauss(0, 1))
+            products = round(650 * seconds)
+            windows.append(window(drawn_w, sampled_w, seconds=seconds, products=products))
+        alarms += [any(one.verdict in ("attention", "wrong") for one in all_of(windows))]
+    assert sum(alarms) < len(alarms) / 50
+
+
 def test_in_1000_gpus_whose_windows_scatter_by_1_per_cent_none_is_a_false_alarm():
     said = [agreement(steady(1.0, noise=0.01, seed=seed)).verdict for seed in range(1000)]
     assert set(said) == {"right"}
+
+
+def test_of_1000_counters_that_lie_by_1_05_not_one_is_right():
+    said = [agreement(steady(1.05, noise=0.01, seed=seed)).verdict for seed in range(1000)]
+    assert set(said) <= {"attention", "wrong"}
+    noisy = [agreement(steady(1.05, noise=0.03, seed=seed)).verdict for seed in range(1000)]
+    assert noisy.count("right") <= 10
+
+
+def test_an_alarm_of_noise_takes_more_of_short_windows():
+    # 4 % in each of 2.2 s is what white noise of 3 % has at 4 s.
+    powers_w = [575.0, 575.0, 600.0, 625.0, 625.0]
+    word = {
+        seconds: noise(
+            [window(p, p, seconds=seconds) for p in powers_w], prefix="", delta_s=0.0, least_s=0.0
+        )[0].verdict
+        for seconds in (2.2, 5.0)
+    }
+    assert word == {2.2: "right", 5.0: "attention"}
 
 
 def test_of_1000_counters_that_lie_by_1_3_and_scatter_by_5_per_cent_every_one_is_wrong():

@@ -12,7 +12,12 @@ from kdwatts.doctor.instruments import cpu_meters
 from kdwatts.doctor.instruments.cpu_meters import LEAST_CPU_S, look_at_cpu
 from kdwatts.doctor.instruments.gpu_meters import look_at_gpu
 from kdwatts.doctor.instruments.load_windows import Joules, LoadWindow
-from kdwatts.doctor.instruments.rapl_verdicts import rapl_linearity, rapl_power, without_rapl
+from kdwatts.doctor.instruments.rapl_verdicts import (
+    rapl_idle_power,
+    rapl_linearity,
+    rapl_power,
+    without_rapl,
+)
 from kdwatts.doctor.patient import Patient
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry.rapl import Zone
@@ -63,10 +68,34 @@ def test_package_power_is_held_against_the_long_term_limit(tmp_path: Path):
     assert rapl_power([], [zone]).value is None
 
 
+def test_package_power_may_reach_the_short_term_limit(tmp_path: Path):
+    zone = Zone("cpu", 0, "package-0", tmp_path / "energy_uj", 1e5)
+    (tmp_path / "constraint_0_power_limit_uw").write_text("125000000\n")
+    assert rapl_power([window(240.0, 8.0)], [zone]).verdict == "wrong"
+    (tmp_path / "constraint_1_power_limit_uw").write_text("253000000\n")
+    assert rapl_power([window(240.0, 8.0)], [zone]).verdict == "right"
+    assert rapl_power([window(400.0, 8.0)], [zone]).verdict == "wrong"
+
+
+def test_a_load_on_a_few_cpus_of_a_node_may_add_less_than_all_draw_idle():
+    idle, full = [window(90.0, 0.1)], [window(120.0, 4.0)]
+    few = rapl_idle_power(idle, full, num_cpus=64)
+    assert few.verdict is None and "kept 4.0 of 64 CPUs busy" in few.found
+    assert rapl_idle_power(idle, full, num_cpus=4).verdict == "attention"
+    assert rapl_idle_power(idle, [window(300.0, 4.0)], num_cpus=64).verdict == "right"
+
+
+def test_a_cpu_that_may_draw_more_for_a_minute_has_no_alarm():
+    # Twice its long-term limit at first: half of the threads draw more than all of them later.
+    full = [window(power_w, 8.0) for power_w in (250.0, 250.0, 125.0, 125.0, 125.0)]
+    verdict = rapl_linearity([window(20.0, 0.1)], [window(180.0, 4.0)], full)
+    assert verdict.verdict is None and "too wide to tell" in verdict.found
+
+
 def test_an_estimate_is_said_to_be_no_measurement():
     said = list(without_rapl(Telemetry(cpu_estimate="tdp"), "closed", is_gpu_alone=False))
     assert [(one.name, one.verdict) for one in said] == [
-        ("rapl", None),
+        ("rapl_under_load", None),
         ("cpu_energy", "attention"),
     ]
     assert "closed" in said[0].found
@@ -155,7 +184,7 @@ def test_a_host_with_neither_gpu_nor_rapl_is_looked_at_all_the_same(
         "telemetry.cpu_estimate=off",
         make_load=lambda: Switched({}),
     )
-    assert said["rapl"].verdict is None
+    assert said["rapl_under_load"].verdict is None
     assert said["cpu_energy"].verdict == "attention"
     assert said["sampler_rate"].verdict is None
     assert said["sampler_cost"].value is not None
