@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import ceil, floor, isfinite
 
 from kdwatts.doctor.patient import Check, Patient
 from kdwatts.records.doctor_record import Verdict
 
-Chapters = dict[str, Sequence[Check]]
+Chapters = Mapping[str, Sequence[Check]]
 """Name of a chapter to its checks, in order."""
 
 
@@ -65,7 +65,7 @@ def _without_time(chapter: str, check: Check, left_s: float) -> Verdict:
         name=f"check_of_{check.name.replace(' ', '_')}",
         chapter=chapter,
         verdict=None,
-        found=f"not looked at: it takes {check.least_s:.0f} s, and {left_s:.0f} s were left",
+        found=f"not looked at: it takes {ceil(check.least_s)} s, and {floor(left_s)} s were left",
         remedy="give more --minutes",
     )
 

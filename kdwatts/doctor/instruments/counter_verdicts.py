@@ -50,7 +50,7 @@ def signed(pct: float) -> str:
 
 NO_METER = "quote no joules of this GPU; choose another, or another driver"
 
-MAY_BE_OFF = "its joules may be off by as much: report GPU and driver"
+MAY_BE_OFF = "say so where you quote its joules, and report GPU and driver"
 
 LOST = "look for its Xid errors in dmesg, and for other processes that reset it"
 
@@ -119,10 +119,9 @@ def counter_agreement(
         return with_figure(Verdict(COUNTER_CHECK, word, found + remarks, LIMITS, remedy), apart)
 
     if num_silent:
-        found = f"the GPU did not answer in {num_silent} of {num_silent + len(steady)} windows"
-        return verdict("wrong", found, LOST)
+        remarks += f"; it did not answer in {num_silent} of {num_silent + len(steady)} windows"
     if not steady:
-        return verdict(None, "no window was measured")
+        return verdict("wrong", "the GPU was lost", LOST)
     if all(one.counter_j is None for one in steady):
         if all(one.sampled_j is None for one in steady):
             said = "neither an energy counter nor power" if refused_w is None else ""
@@ -149,7 +148,7 @@ def counter_agreement(
         if refused_w and not 1 / UNIT_FACTOR < counter_w / refused_w < UNIT_FACTOR:
             return verdict("wrong", _units(counter_w / refused_w), REPORT)
         if refused_w is not None:
-            return verdict("attention", _unbelieved(refused_w), REPORT)
+            return verdict("attention", _unbelieved(refused_w), MAY_BE_OFF)
         return verdict(None, "the GPU tells no power beside its counter")
     if not 1 / UNIT_FACTOR < apart.pct / 100 + 1 < UNIT_FACTOR:
         return verdict("wrong", _units(apart.pct / 100 + 1), REPORT)
@@ -162,6 +161,8 @@ def counter_agreement(
     ) + f" ({signed(apart.low_pct)} to {signed(apart.high_pct)} %) {load}, {len(counted)} windows"
     if word is None:
         found += "; that is too wide to tell"
+    if num_silent and word != "wrong":
+        return verdict("attention", found, LOST, apart)
     remedy = {"wrong": REPORT, "attention": MAY_BE_OFF, None: LONGER}.get(word)
     return verdict(word, found, remedy, apart)
 
@@ -243,7 +244,8 @@ def counter_linearity(
         return Verdict(name, None, "not known: counter or samples are missing")
     low, high = worst[0] - worst[1], worst[0] + worst[1]
     word = judged(worst[0], low, high, right=RIGHT_PCT, wrong=WRONG_PCT)
-    found = f"off the line through 0 and full load ({full_w:.0f} W) by {', '.join(told)} of full"
+    found = f"from the line through 0 and full load ({full_w:.0f} W) it is off by "
+    found += f"{', '.join(told)}, in % of full load"
     if word is None:
         found += f"; {too_wide(low, high)}"
     return Verdict(

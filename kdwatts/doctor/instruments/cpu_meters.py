@@ -85,8 +85,9 @@ def _of_rapl(found: LoadPass, load: Load, zones: Sequence[rapl.Zone]) -> Iterato
         [one for window in found.equal(name) if (one := joules(window, probes)) is not None]
         for name in ("idle", "half", "full")
     )
-    yield rapl_verdicts.rapl_idle_power(idle, full, num_cpus=os.cpu_count() or 1)
     yield rapl_verdicts.rapl_linearity(idle, half, full)
+    idle, full = ([one.believed for one in windows] for windows in (idle, full))
+    yield rapl_verdicts.rapl_idle_power(idle, full, num_cpus=os.cpu_count() or 1)
     yield rapl_verdicts.rapl_power(full, zones)
     yield from noise(full, prefix="rapl_", delta_s=rapl.DELTA_S, least_s=0.0)
     counter = rapl.Counter(zones[0])

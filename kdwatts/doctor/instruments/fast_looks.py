@@ -46,14 +46,12 @@ class Looks:
             if (value := getattr(one, name)) is not None
         ]
         times_s, values = np.array(pairs, dtype=float).reshape(-1, 2).T
-        apart_s = np.diff(times_s)
         at = np.flatnonzero(np.diff(values)) + 1
         return Changes(
             times_s=(times_s[at - 1] + times_s[at]) / 2,
             widths_s=times_s[at] - times_s[at - 1],
             values=values[at],
-            watched_s=float(apart_s.sum()),
-            look_s=float(np.median(apart_s)) if len(apart_s) else 0.0,
+            watched_s=float(np.ptp(times_s)) if len(times_s) else 0.0,
         )
 
 
@@ -69,8 +67,6 @@ class Changes:
     """The new values."""
     watched_s: float = 0.0
     """Seconds from the first look to the last."""
-    look_s: float = 0.0
-    """Seconds between two looks, their median."""
 
     def sharp(self) -> Changes:
         """Those between looks that were about as close as usual."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from scipy.special import chdtri
 
 from kdwatts.doctor.instruments.load_windows import NUM_EQUAL, Joules
+from kdwatts.metrics.significant_digits import significant
 from kdwatts.records.doctor_record import Verdict
 
 NOISE_PCT, NOISE_S = 2.0, 4.0
@@ -92,10 +93,11 @@ def noise(equal: Sequence[Joules], *, prefix: str, delta_s: float, least_s: floa
         Verdict(
             names[1],
             word if is_quiet else "attention",
-            f"{shortest_s:.1f} s for a standard deviation of 1 % ({needed_s(low):.1f} to "
-            f"{needed_s(high):.1f} s), if noise is white",
+            f"a standard deviation of 1 % takes {significant(shortest_s, 2)} s "
+            f"({significant(needed_s(low), 2)} to {significant(needed_s(high), 2)} s), if noise is "
+            "white",
             f"{ONE_PCT_WINDOW_S:.0f} s, which docs/explanation/energy.md says 1 % takes",
-            None if word else f"give windows at least {shortest_s:.0f} s",
+            None if word else f"give windows at least {significant(shortest_s, 2)} s",
             value=shortest_s,
             low=needed_s(low),
             high=needed_s(high),

@@ -62,7 +62,8 @@ def rapl_period(changes: Changes) -> Verdict:
     period = period_of(changes)
     half_s = None if period is None else period.random_half_width
     if period is None or half_s is None:
-        return Verdict("rapl_period", None, "not known: the counter changed too seldom")
+        said = f"not known: the counter was seen to change {len(changes.times_s)} times"
+        return Verdict("rapl_period", None, said)
     value, low, high = (
         1e3 * one for one in (period.number, period.number - half_s, period.number + half_s)
     )

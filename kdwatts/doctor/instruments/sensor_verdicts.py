@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from kdwatts.doctor.instruments.fast_looks import Changes, SensorTimes, period_of
 from kdwatts.metrics.quantity import Quantity
 from kdwatts.records.doctor_record import Verdict
@@ -45,9 +47,12 @@ def period_verdicts(
 
 
 def _period(name: str, changes: Changes, most_s: float, against: str, remedy: str) -> Verdict:
-    num, look_s = len(changes.times_s), changes.look_s
+    num = len(changes.times_s)
     if not num:
-        return Verdict(name, None, f"not known: nothing changed in {changes.watched_s:.1f} s")
+        is_told = changes.watched_s > 0
+        found = f"did not change in {changes.watched_s:.1f} s" if is_told else "cannot be read"
+        return Verdict(name, None, f"not known: it {found}")
+    look_s = float(np.median(changes.widths_s))
     if look_s > most_s / 2:
         found = f"not known: this program came to look at it only each {1e3 * look_s:.0f} ms"
         return Verdict(name, None, found)
@@ -82,7 +87,9 @@ def sensor_verdicts(
     names = "power_sensor_lag", "power_sensor_window"
     if times is None:
         for name in names:
-            yield Verdict(name, None, "not known: its values do not follow the load")
+            yield Verdict(
+                name, None, "not known: its values are too few, or do not follow the load"
+            )
         return
     lag, window = times.lag_s, times.window_s
     whole_s = lag.low + window.low

@@ -18,14 +18,16 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
+from kdwatts.doctor.examination import examine
 from kdwatts.doctor.instruments.gpu_meters import LEAST_GPU_S, look_at_gpu
-from kdwatts.doctor.patient import Patient
+from kdwatts.doctor.patient import Check, Patient
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry import nvml
 
@@ -160,7 +162,9 @@ def _examine(case: Case, folder: Path, config: Config) -> list[Verdict]:
         threading.Thread(target=_keep_the_lock, daemon=True).start()
     patient = Patient(config, nvml.list_gpus(), False, folder)
     make_load = (lambda: DrawnLoad(trace, case)) if case.can_load else None
-    return list(look_at_gpu(patient, case.seconds, make_load=make_load))
+    check = Check("meters", 1.0, 0.0, partial(look_at_gpu, make_load=make_load))
+    chapters = {"instruments": [check]}
+    return list(examine(patient, chapters, seconds=case.seconds, begin=lambda name: None))
 
 
 def _keep_the_lock() -> None:

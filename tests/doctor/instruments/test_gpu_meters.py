@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -46,13 +45,13 @@ FAULTS = (
     Case("no counter", {"unsupported": "energy,fields"}),
     Case("no load", can_load=False),
     Case("other GPU", full_w=80.0),
+    Case("stuck", {"counter_stuck_s": "@20"}),
 )
 
 
 @pytest.fixture(scope="module")
 def verdicts(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
-    stuck = Case("stuck", {"counter_stuck_s": time.monotonic() + 20})
-    return examined(nvml_dir, tmp_path_factory.mktemp("faults"), [*FAULTS, stuck])
+    return examined(nvml_dir, tmp_path_factory.mktemp("faults"), FAULTS)
 
 
 @pytest.fixture
@@ -152,6 +151,40 @@ def healthy(number: int) -> Case:
         noise=dice.choice((0.005, 0.02, 0.05)),
         seconds=LEAST_GPU_S + dice.choice((0.0, 0.0, 30.0)),
     )
+
+
+BEFALLS = {
+    # NVML's codes: 15 is a lost GPU, 999 an unknown error, 1 an uninitialised library.
+    "lost": ({"faults": "@14:1e9:0:15"}, "did not answer in"),
+    "silent": ({"faults": "@13:@18:0:999"}, "did not answer in"),
+    "loaded anew": ({"reload": "@12:@18:1"}, "did not answer in"),
+    "counts anew": ({"reset_s": "@14"}, "fell"),
+    "says 0 W": ({"mw_per_w": 0}, "says 0 W"),
+    "says nothing": ({"unsupported": "power,fields,energy"}, "neither"),
+    "counts each second": ({"counter_period_ms": 1000}, "too wide to tell"),
+    "answers slowly": ({"latency_us": 200_000}, "too wide to tell"),
+}
+
+
+@pytest.mark.slow
+def test_whatever_befalls_a_gpu_is_a_sentence_and_its_counter_is_not_right(
+    nvml_dir: Path, tmp_path: Path
+):
+    seldom = Case("seldom", {"power_period_ms": 1000, "power_window_ms": 1000})
+    cases = [seldom, *(Case(name, settings) for name, (settings, _) in BEFALLS.items())]
+    told = examined(nvml_dir, tmp_path / "out", cases)
+    verdicts = {name: {one.name: one for one in found} for name, found in told.items()}
+    for name, (_, said) in BEFALLS.items():
+        agreement = verdicts[name]["counter_agreement"]
+        assert agreement.verdict != "right" and said in agreement.found, (name, agreement.found)
+        if name != "lost":
+            assert "check_of_meters" not in verdicts[name], verdicts[name]["check_of_meters"].found
+    assert "was there and is gone" in verdicts["lost"]["check_of_meters"].found
+    assert "-" not in verdicts["counts anew"]["joules_per_product"].found.split()[0]
+    assert verdicts["counts each second"]["counter_period"].verdict == "attention"
+    assert verdicts["answers slowly"]["counter_period"].found.startswith("not known")
+    assert verdicts["seldom"]["counter_agreement"].verdict == "right"
+    assert verdicts["seldom"]["power_sensor_period"].verdict == "attention"
 
 
 @pytest.mark.slow
