@@ -28,8 +28,8 @@ class Verdict:
     name: str
     """What was looked at. No other verdict of the record has this name."""
     verdict: str | None
-    """right, attention or wrong. null where it was not looked at, or where nothing is known that
-    the figure could be held against; `found` says which."""
+    """right, attention or wrong. null where it was not looked at, where nothing is known that the
+    figure could be held against, or where its interval is too wide to tell; `found` says which."""
     found: str
     """What was found, as the page prints it."""
     against: str | None = None

@@ -159,7 +159,8 @@ keeper=$!
 [[ " $parts " != *' tests '* ]] || rm -f "$KDWATTS_GPU_TESTS"
 part facts 60 "$python" tests/gpu/facts.py "$out"
 # It exits with 1 where something is wrong.
-part doctor 240 "$python" -m kdwatts.doctor "${pair[@]}" --minutes "$doctor_minutes" --out "$out"
+part doctor $((60 * doctor_minutes + 60)) "$python" -m kdwatts.doctor "${pair[@]}" \
+  --minutes "$doctor_minutes" --out "$out"
 # A process for each file, so that a hang of one leaves the others. What reads joules runs alone,
 # and so do tests of whole runs: a test that uses the GPU would look like a stranger to them.
 pytest=("$python" -m pytest -q -m gpu -p no:cacheprovider -o faulthandler_timeout=60)

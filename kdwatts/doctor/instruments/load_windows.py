@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class Joules:
     sampled_j: float | None
     """Mean of the power samples times the time of the window; None without samples."""
     counter_sd_j: float
-    """One standard deviation from the counter's steps: P delta / sqrt(6)."""
+    """One standard deviation from the counter's steps, P delta / sqrt(6), and from late looks."""
     sampled_sd_j: float
     """One standard deviation of the samples: a jump of power may be anywhere between two."""
 
@@ -224,12 +225,15 @@ def _joules_of(window: LoadWindow, probe: Probe) -> Joules | None:
     if start is None or end is None:
         return None
     used, duration_s = span(probe.sensor, start, end), window.duration_s
-    counter_j = None
+    counter_j, blur_s = None, 0.0
     if start.counter is not None and end.counter is not None:
         # Not the sum of the steps that are believed: what lies must be seen.
         first_j, last_j = start.counter.energy_counter_j, end.counter.energy_counter_j
         assert first_j is not None and last_j is not None, "these readings have a counter"
         counter_j = last_j - first_j
+        # An edge lies halfway between two looks at the counter, which a busy machine draws apart.
+        read_s = end.counter.time_s - start.counter.time_s
+        blur_s = abs(read_s - duration_s) / 3**0.5
     # Where samples are lost, the others stand for them.
     scale = duration_s / used.sampled_s if used.sampled_s > 0 else 0.0
     sampled_j = used.sampled_j * scale if used.sampled_s > 0 else None
@@ -238,6 +242,6 @@ def _joules_of(window: LoadWindow, probe: Probe) -> Joules | None:
         window,
         counter_j,
         sampled_j,
-        abs(power_w) / duration_s * probe.sensor.delta_s / 6**0.5,
+        abs(power_w) / duration_s * math.hypot(probe.sensor.delta_s / 6**0.5, blur_s),
         scale * used.sampled_var_j2**0.5,
     )

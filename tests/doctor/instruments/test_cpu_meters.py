@@ -157,8 +157,8 @@ def test_a_readable_rapl_is_measured_under_load(powercap: PowercapTree, examined
     assert said["rapl_idle_power"].value == pytest.approx(20.0, rel=0.1)
     assert said["rapl_power"].value == pytest.approx(100.0, rel=0.1)
     assert said["rapl_power"].verdict == "right"
-    # The tree's thread writes each 2 ms, on a busy machine later.
-    assert said["rapl_period"].value is not None and said["rapl_period"].value > 1.5
+    # The tree is written at each look, and looks are at least 1 ms apart.
+    assert said["rapl_period"].value is not None and said["rapl_period"].value >= 1.0
     assert said["rapl_equal_windows_noise"].value is not None
     assert {"sampler_cost", "sampler_rate", "rapl_linearity"} <= set(said)
     assert said["sampler_rate"].value is not None

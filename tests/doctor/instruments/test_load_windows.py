@@ -1,0 +1,42 @@
+"""What the counter of a window is worth, from its edges."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdwatts.doctor.instruments.load_windows import Joules, LoadWindow, joules
+from kdwatts.telemetry.energy import Tally, advance
+from kdwatts.telemetry.probe import Probe
+from kdwatts.telemetry.readings import Reading, Sensor
+from kdwatts.telemetry.window_edges import Edge
+
+SENSOR = Sensor("gpu", "GPU-1", "nvml_counter", limit_w=700, delta_s=0.02, max_gap_s=0.3)
+
+
+def of_2_s_at_500_w(*, looked_late_s: float, others_s: float = 0.0) -> Joules:
+    """A window whose second edge was looked at late; other GPUs move both edges."""
+    probe = Probe(SENSOR, 0, lambda: Reading(0.0, 0.0), lambda: Reading(0.0, 0.0))
+    start = advance(Tally(), Reading(10.0, 1000.0, 500.0), SENSOR)
+    end = advance(start, Reading(12.0 + looked_late_s, 2000.0, 500.0), SENSOR)
+    edges = Edge(10.0 + others_s, {probe: start}), Edge(12.0 + others_s, {probe: end})
+    found = joules(LoadWindow("run/full", 1.0, *edges, 0, 0.0, None), [probe])
+    assert found is not None
+    return found
+
+
+def test_a_late_look_at_an_edge_is_in_the_deviation_and_an_edge_shifted_by_others_is_not():
+    # P delta / sqrt(6)
+    assert of_2_s_at_500_w(looked_late_s=0.0).counter_sd_j == pytest.approx(500 * 0.02 / 6**0.5)
+    # Anywhere within 0.1 s: P w / sqrt(3) beside it.
+    late = of_2_s_at_500_w(looked_late_s=0.1)
+    assert late.counter_sd_j == pytest.approx(500 * (0.02**2 / 6 + 0.1**2 / 3) ** 0.5)
+    both = of_2_s_at_500_w(looked_late_s=0.0, others_s=0.08)
+    assert both.counter_sd_j == pytest.approx(500 * 0.02 / 6**0.5)
+
+
+def test_a_counter_that_stood_still_or_fell_is_not_believed():
+    window = of_2_s_at_500_w(looked_late_s=0.0)
+    assert window.believed.counter_w == pytest.approx(500.0)
+    for counter_j in (0.0, -5.0):
+        lie = Joules(window.window, counter_j, 1000.0, 1.0, 1.0)
+        assert (lie.believed.counter_j, lie.believed.sampled_j) == (None, 1000.0)
