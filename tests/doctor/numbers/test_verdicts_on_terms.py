@@ -18,12 +18,12 @@ from kdwatts.doctor.numbers.cases_of_terms import (
     divergence_makers,
     term_makers,
 )
-from kdwatts.doctor.numbers.checks_of_terms import (
+from kdwatts.doctor.numbers.terms_in_float64 import PRECISIONS, Case, compared, distance
+from kdwatts.doctor.numbers.verdicts_on_terms import (
     examine_losses,
     look_at_divergences,
     look_at_terms,
 )
-from kdwatts.doctor.numbers.terms_in_float64 import PRECISIONS, Case, compared, distance
 from kdwatts.doctor.patient import Patient
 from kdwatts.losses import head, relational, response
 from kdwatts.losses.logit_rows import Block
