@@ -43,10 +43,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def product_of(device: torch.device, precision: str, size: int) -> Callable[[], object]:
     """One product of two square matrices of random numbers, each of so many rows."""
     dtype = DTYPES[precision]
-    generator = torch.Generator(device).manual_seed(0)
-    left_KK, right_KK = (
-        torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)
-    )
+    torch.manual_seed(0)
+    left_KK, right_KK = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out_KK = torch.empty_like(left_KK)
     return lambda: torch.mm(left_KK, right_KK, out=out_KK)
 
