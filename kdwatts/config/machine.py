@@ -28,8 +28,8 @@ class Gpu:
     memory_gib: float | None = None
     """Memory of the GPU. null if it is not known; the plan then checks no memory."""
     tdp_w: float | None = None
-    """Rated power (thermal design power). null if it is not known. Without it, the two rates or the
-    bandwidth the plan states no hours and no kWh."""
+    """Rated power (thermal design power). null if it is not known: the plan then has no kWh, and
+    hours only where `python -m kdwatts.doctor` measured products and memory."""
     bf16_dense_tflops: float | None = None
     """Peak rate of bfloat16 in the tensor cores, without sparsity, from the data sheet. null if it
     is not known."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdwatts.config.device_choices import SAVED_SHARE
 from kdwatts.config.experiment import Config
-from kdwatts.records.doctor_record import DoctorRecord, records_in
+from kdwatts.records.doctor_record import DoctorRecord, Verdict, records_in
+from kdwatts.runtime.ranks import launched
 from kdwatts.telemetry.nvml import list_gpus
 
 REACHED = (1 / 2, 1 / 3)
@@ -23,8 +25,12 @@ judgement. The least of a measured range has none of it."""
 
 PRODUCTS = {"bf16": "products_bf16", "fp32": "products_fp32"}
 BANDWIDTH = "memory_bandwidth"
-STEP_SHARE = "step_share_of_products"
+STEP_PRODUCTS, STEP_SHARE = "step_products", "step_share_of_products"
 """Names of the doctor's verdicts that are read here."""
+
+MATTER_LITTLE = ("paradigm", "teacher", "accumulation", "compile")
+"""Settings of a step in which a run may differ from it. A live teacher adds products like the
+student's, and terms and optimizer take a small part of a step. Compiling is reckoned with."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,17 @@ class Rates:
     reached: tuple[float, float] = REACHED
     """Shares of `tflops` at which training is expected, the higher first."""
     step_share: float | None = None
-    """The share that the pair's own step reached. None where it was not measured."""
+    """The share that the pair's own step reached. None where no such step was measured."""
+    step: str | None = None
+    """The paradigm of that step where the run has another one; why there is no share where there is
+    none; in words."""
     measured: str | None = None
     """Where and when the doctor measured them, such as `on node7 2026-12-01`. None where both rates
     are the data sheet's."""
     is_bandwidth_measured: bool = False
     """Whether `bandwidth_gb_s` is the doctor's; `tflops` is wherever `measured` says where."""
+    doubt: str | None = None
+    """What the doctor measured and calls wrong, in words, where the data sheet's rate is used."""
 
     @property
     def num_measured(self) -> int:
@@ -72,23 +83,36 @@ def rates_of(config: Config, store_root: Path) -> Rates:
     product. Then come records of other hosts, the newest first: so a login node plans for the GPUs
     of its cluster. A CPU's record counts on its own host only. A record without a rate of products
     that is believed is passed over. So is a file that is no record.
+
+    Where the step that was measured is the run's, its share goes with the rate of products that was
+    measured beside it: on a machine with other work, the rate of another minute is another one.
     """
-    sheet = sheet_rates(config)
+    sheet, doubts = sheet_rates(config), []
+    name = PRODUCTS[config.training.precision]
     for record in _fitting(config, records_in(store_root)):
-        tflops = _figure(record, PRODUCTS[config.training.precision], "TFLOP/s")
+        step, where = _step_of(config, record), f"on {record.host} {record.time_utc[:10]}"
+        tflops = _figure(record, name, "TFLOP/s") if isinstance(step, str) else step.tflops
         if tflops is None:
+            doubts += _doubt(record, name, where)
             continue
         bandwidth_gb_s = _figure(record, BANDWIDTH, "GB/s")
-        share = _figure(record, STEP_SHARE, "1") if record.pair == config.model.name else None
-        return Rates(
+        rates = Rates(
             tflops,
             bandwidth_gb_s or sheet.bandwidth_gb_s,
-            _reached(config, record) if share else REACHED,
-            share,
-            f"on {record.host} {record.time_utc[:10]}",
-            bandwidth_gb_s is not None,
+            measured=where,
+            is_bandwidth_measured=bandwidth_gb_s is not None,
         )
-    return sheet
+        if isinstance(step, str):
+            return replace(rates, step=step)
+        return replace(rates, reached=step.reached, step_share=step.share, step=step.paradigm)
+    return replace(sheet, doubt=doubts[0]) if doubts else sheet
+
+
+def _doubt(record: DoctorRecord, name: str, where: str) -> list[str]:
+    one = record.named(name)
+    if one is None or one.verdict != "wrong" or not _is_positive(one.value):
+        return []
+    return [f"the doctor measured {one.value:,.3g} {one.unit} {where} and calls it wrong"]
 
 
 def _fitting(config: Config, records: Sequence[DoctorRecord]) -> Iterator[DoctorRecord]:
@@ -117,17 +141,86 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
-def _reached(config: Config, record: DoctorRecord) -> tuple[float, float]:
+def step_settings(config: Config, *, ranks: int = 1) -> dict[str, Any]:
+    """The settings on which it depends what share of products a step reaches, by name.
+
+    They are a run's on so many GPUs, or those of a step that the doctor takes.
+    """
+    training, paradigm, pair = config.training, config.paradigm, config.model
+    is_live = paradigm.needs_signals and paradigm.teacher == "online"
+    return {
+        "model": pair.name,
+        "student_blocks": pair.student.architecture.num_layers,
+        "quantization": pair.teacher.quantization if pair.teacher and is_live else None,
+        "precision": training.precision,
+        "micro_batch": training.micro_batch,
+        "sequence_length": training.sequence_length,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "lora": training.lora is not None,
+        "parallel": training.parallel,
+        "teacher_parallel": training.teacher_parallel if is_live else "ddp",
+        "ranks": ranks,
+        "paradigm": paradigm.name,
+        "teacher": paradigm.teacher if paradigm.needs_signals else None,
+        "accumulation": training.accumulation,
+        "compile": training.is_compiled,
+    }
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step of the run's settings reached."""
+
+    tflops: float
+    """Rate of products beside the step, in TFLOP/s."""
+    share: float
+    reached: tuple[float, float]
+    paradigm: str | None
+    """Its paradigm where the run has another one."""
+
+
+def _step_of(config: Config, record: DoctorRecord) -> _Step | str:
+    """What the record's step reached; why that says nothing of this run, in words."""
+    one = record.named(STEP_SHARE)
+    share, tflops = _figure(record, STEP_SHARE, "1"), _figure(record, STEP_PRODUCTS, "TFLOP/s")
+    if one is None or one.value is None:
+        return "no step was measured there"
+    if not one.conditions:
+        return "its record does not say of which step"
+    ranks = 1 if config.gpu.device == "cpu" else launched().world
+    mine, its = step_settings(config, ranks=ranks), one.conditions
+    others = [
+        f"{name} {_word(its.get(name))}, not {_word(value)}"
+        for name, value in mine.items()
+        if name not in MATTER_LITTLE and its.get(name) != value
+    ]
+    if others:
+        return f"the step there is another one ({'; '.join(others)})"
+    # Without a lower end above 0 the slower end of the hours is not known.
+    if share is None or tflops is None or not _is_positive(one.low):
+        return "the step there has no figure that is believed"
+    paradigm = its.get("paradigm")
+    return _Step(
+        tflops,
+        share,
+        _reached(config, share, one),
+        None if paradigm == mine["paradigm"] else str(paradigm),
+    )
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reached(config: Config, share: float, one: Verdict) -> tuple[float, float]:
     """The shares that are expected of a run whose step reached a share.
 
     They are the ends of its interval. The doctor compiles nothing: a run that is compiled may be as
     much faster as compiling is taken to save. What a run does beside its steps makes it slower.
     """
-    one = record.named(STEP_SHARE)
-    assert one is not None and one.value is not None
-    high = one.high if _is_positive(one.high) else one.value
-    low = one.low if _is_positive(one.low) else one.value
-    assert high is not None and low is not None
+    high, low = max(share, one.high or share), min(share, one.low or share)
     if config.gpu.device != "cpu" and config.training.is_compiled:
         high /= 1 - SAVED_SHARE
-    return min(1.0, max(high, low)), min(1.0, low / (1 + BESIDE_STEPS))
+    return min(1.0, high), min(1.0, low / (1 + BESIDE_STEPS))

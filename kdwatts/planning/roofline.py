@@ -180,7 +180,8 @@ def _basis(config: Config, rates: Rates) -> str:
     power = f"at {config.gpu.tdp_w:,.0f} W" if config.gpu.tdp_w else "the rated power is not known"
     products = f"{rates.tflops:,.5g} TFLOP/s in {config.training.precision}"
     if not rates.measured:
-        return f"at a third to a half of {products}, and {power}"
+        doubt = f"; {rates.doubt}" if rates.doubt else ""
+        return f"at a third to a half of {products}, and {power}{doubt}"
     memory, from_sheet = f"{rates.bandwidth_gb_s:,.0f} GB/s", ""
     if rates.is_bandwidth_measured:
         products += f" and {memory}"
@@ -188,8 +189,10 @@ def _basis(config: Config, rates: Rates) -> str:
         from_sheet = f"; memory at {memory} of the data sheet"
     both = f"{products}, measured {rates.measured}"
     if rates.step_share:
-        return f"at {both}; the step reached {rates.step_share:.2f} of that{from_sheet}; {power}"
-    return f"at a third to a half of {both}{from_sheet}; {power}"
+        step = f"the step of paradigm={rates.step}" if rates.step else "the step"
+        return f"at {both}; {step} reached {rates.step_share:.2f} of that{from_sheet}; {power}"
+    step = f"; {rates.step}" if rates.step else ""
+    return f"at a third to a half of {both}{step}{from_sheet}; {power}"
 
 
 def sweep_line(costs: dict[tuple[str, str], Cost], num_runs: int) -> str:

@@ -46,6 +46,8 @@ class Verdict:
     """Upper end of the figure's 95 % interval; null where it is not known."""
     unit: str | None = None
     """Unit of value, low and high."""
+    conditions: dict[str, Any] | None = None
+    """Settings that the figure was measured with, where it depends on them; else null."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,24 @@ def _fields(record_type: type, value: Any) -> dict[str, Any]:
         if given is None and kind.endswith("| None"):
             continue
         is_kind = isinstance(given, _KINDS[re.match(r"\w+", kind)[0]])  # pyright: ignore
-        # A record holds neither NaN nor infinities, which a manifest could not repeat.
-        is_number = not isinstance(given, bool) and (
-            not isinstance(given, float) or math.isfinite(given)
-        )
-        if not is_kind or not is_number:
+        # The verdicts of a list are read one by one.
+        is_number = isinstance(given, list) or _is_finite(given)
+        if not is_kind or isinstance(given, bool) or not is_number:
             raise TypeError(f"{name} is {given!r}, not {kind}")
     return {name: value[name] for name in known}
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in a JSON value is NaN, infinite, or too large for a float.
+
+    A manifest could not repeat NaN and infinities, and nothing could be reckoned with the others.
+    """
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def records_in(store_root: Path) -> list[DoctorRecord]:

@@ -127,6 +127,8 @@ def edited(**changes: object) -> str:
         (edited(verdicts=["right"]), "it holds str, not a record"),
         (edited(verdicts=[{"name": "x"}]), "missing 2 required"),
         (edited(verdicts=[asdict(COUNTER) | {"low": float("-inf")}]), "low is -inf, not float"),
+        (edited(verdicts=[asdict(COUNTER) | {"value": 10**400}]), "value is 1000"),
+        (edited(verdicts=[asdict(COUNTER) | {"conditions": {"rows": [float("nan")]}}]), "[nan]"),
         (edited(host="node8"), "is not of GPU-1 of node7"),
         (edited(gpu_uuid="GPU-2"), "is not of GPU-1 of node7"),
     ],

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from kdwatts.data.positions import positions_in_documents
 from kdwatts.doctor.numbers.cases_of_terms import drawn
-from kdwatts.doctor.numbers.checks_of_terms import Examined, verdict_on
 from kdwatts.doctor.numbers.terms_in_float64 import FP32_TOLERANCE, Agreement, distance
+from kdwatts.doctor.numbers.verdicts_on_terms import Examined, verdict_on
 from kdwatts.doctor.patient import Patient
 from kdwatts.models.row_attention import attend_by_rows, final_states, has_document_kernel
 from kdwatts.records.doctor_record import Verdict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kdwatts.doctor.numbers.attention_in_float64 import look_at_attention
 from kdwatts.doctor.numbers.cached_signals import look_at_cached_signals
-from kdwatts.doctor.numbers.checks_of_terms import look_at_divergences, look_at_terms
 from kdwatts.doctor.numbers.fused_in_float64 import look_at_fused_head
 from kdwatts.doctor.numbers.resume_after_kill import look_at_resume
+from kdwatts.doctor.numbers.verdicts_on_terms import look_at_divergences, look_at_terms
 from kdwatts.doctor.patient import Check
 
 NUMBERS: list[Check] = [

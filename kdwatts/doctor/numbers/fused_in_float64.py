@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kdwatts.doctor.numbers.cases_of_terms import PRODUCT, drawn
-from kdwatts.doctor.numbers.checks_of_terms import Examined, verdict_on
 from kdwatts.doctor.numbers.terms_in_float64 import Agreement, distance
+from kdwatts.doctor.numbers.verdicts_on_terms import Examined, verdict_on
 from kdwatts.doctor.patient import Patient
 from kdwatts.losses import fused_choice
 from kdwatts.losses.fused_plan import plan_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,30 +11,27 @@ from pathlib import Path
 import psutil
 import torch
 
-CGROUP_FILES = (
-    ("memory.max", "memory.stat", "anon"),
-    ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss"),
-)
-"""The limit of this container's memory, and what counts against it and cannot be dropped: in cgroup
-v2 and v1."""
+from kdwatts.doctor.surroundings.host_room import free_gib
+from kdwatts.memory.budget import GIB
+from kdwatts.telemetry import cgroup
 
 
-def free_bytes(device: torch.device, *, cgroup_root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that can be taken on a device: on a CPU also within its container's limit."""
+def free_bytes(device: torch.device, *, cgroup_root: Path = cgroup.ROOT) -> float:
+    """Bytes that can be taken on a device: on a CPU within its group's limit and `ulimit -v`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = float(psutil.virtual_memory().available)
-    for limit, statistics, held in CGROUP_FILES:
-        try:
-            most = (cgroup_root / limit).read_text("utf-8").strip()
-            lines = (cgroup_root / statistics).read_text("utf-8").split("\n")
-        except OSError:
-            continue
-        used = dict(line.split(" ", 1) for line in lines if " " in line).get(held, "")
-        if most.isdecimal() and used.isdecimal():
-            free = min(free, max(0.0, float(most) - float(used)))
-    return free
+    free, (limit, _) = free_gib(cgroup_root) * GIB, resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, limit - psutil.Process().memory_info().vms)
+    return max(0.0, free)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking. Of a CPU torch says so in a RuntimeError of other things, too."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from kdwatts.config.machine import Gpu
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.speed.data_sheet import (
     MEMORY_LEAST,
@@ -42,21 +43,27 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def product_of(device: torch.device, precision: str, size: int) -> Callable[[], object]:
     """One product of two square matrices of random numbers, each of so many rows."""
     dtype = DTYPES[precision]
-    generator = torch.Generator(device).manual_seed(0)
-    left_KK, right_KK = (
-        torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)
-    )
+    torch.manual_seed(0)
+    left_KK, right_KK = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out_KK = torch.empty_like(left_KK)
     return lambda: torch.mm(left_KK, right_KK, out=out_KK)
 
 
 def product_windows(
-    device: torch.device, precision: str, *, seconds: float
+    device: torch.device, precision: str, *, seconds: float, size: int | None = None
 ) -> tuple[Windows, float, int]:
     """The times of a product, its operations, and the rows of its matrices.
 
-    No TF32 is used in float32, as in training.
+    Without a `size` they have as many rows as memory and time allow. No TF32 is used in float32, as
+    in training.
     """
+    size = size or _product_size(device, precision, seconds)
+    with emptied(device):
+        windows = timed_windows(product_of(device, precision, size), device, seconds=seconds)
+    return windows, 2.0 * size**3, size
+
+
+def _product_size(device: torch.device, precision: str, seconds: float) -> int:
     size = PRODUCT_SIZE[device.type]
     while size > LEAST_SIZE and PRODUCT_BYTES * size**2 > free_bytes(device):
         size //= 2
@@ -66,9 +73,7 @@ def product_windows(
         most_flop = flop_per_s * seconds / PRODUCTS
         while size > LEAST_SIZE and 2.0 * size**3 > most_flop:
             size //= 2
-    with emptied(device):
-        windows = timed_windows(product_of(device, precision, size), device, seconds=seconds)
-    return windows, 2.0 * size**3, size
+    return size
 
 
 def products(precision: str) -> Callable[[Patient, float], Iterator[Verdict]]:
@@ -80,22 +85,29 @@ def products(precision: str) -> Callable[[Patient, float], Iterator[Verdict]]:
             yield not_measured(name, why)
             return
         device, sheet = torch.device(patient.device), sheet_of(patient)
-        windows, flop, size = product_windows(device, precision, seconds=0.9 * seconds)
-        stated = None
-        if sheet:
-            stated = sheet.bf16_dense_tflops if precision == "bf16" else sheet.fp32_dense_tflops
-        yield beside_sheet(
-            name,
-            windows,
-            flop / 1e12,
-            what=f"products of {size:,} x {size:,} random numbers",
-            unit="TFLOP/s",
-            stated=stated,
-            sheet=sheet,
-            limit=(PRODUCTS_LEAST, PRODUCTS_SOURCE),
-        )
+        windows, _, size = product_windows(device, precision, seconds=0.9 * seconds)
+        yield products_verdict(name, windows, size, precision=precision, sheet=sheet)
 
     return look
+
+
+def products_verdict(
+    name: str, windows: Windows, size: int, *, precision: str, sheet: Gpu | None, when: str = ""
+) -> Verdict:
+    """The verdict on products of matrices of so many rows; `when` they were timed, in words."""
+    stated = None
+    if sheet:
+        stated = sheet.bf16_dense_tflops if precision == "bf16" else sheet.fp32_dense_tflops
+    return beside_sheet(
+        name,
+        windows,
+        2.0 * size**3 / 1e12,
+        what=f"products of {size:,} x {size:,} random numbers{when}",
+        unit="TFLOP/s",
+        stated=stated,
+        sheet=sheet,
+        limit=(PRODUCTS_LEAST, PRODUCTS_SOURCE),
+    )
 
 
 def memory_bandwidth(patient: Patient, seconds: float) -> Iterator[Verdict]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.speed.data_sheet import not_measured, why_not_measured
-from kdwatts.doctor.speed.free_memory import emptied, free_bytes
+from kdwatts.doctor.speed.free_memory import emptied, free_bytes, is_out_of_memory
 from kdwatts.doctor.speed.head_forms import OTHERS, PACKAGES, HeadTimes, Sides, ours, random_sides
 from kdwatts.doctor.speed.timed_windows import ends_of, figure, with_interval
 from kdwatts.metrics.quantity import Quantity, mean_of
@@ -55,12 +55,14 @@ def response_head(patient: Patient, seconds: float) -> Iterator[Verdict]:
     try:
         with emptied(device):
             yield from _measured(patient, device, ends_s)
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         yield Verdict(
             CHECK,
             "wrong",
-            f"out of memory: {str(error).split('.')[0]}",
-            remedy="look for other processes with nvidia-smi",
+            f"it ran out of memory: {' '.join(str(error).split())[:120]}",
+            remedy=f"look for other processes with {'nvidia-smi' if patient.has_cuda else 'top'}",
         )
 
 

@@ -181,3 +181,9 @@ def _cuts(config: Config, cut: Config) -> Iterator[str]:
         yield "not compiled"
     if config.training.lora:
         yield "all weights trained, without adapters"
+    if live and whole and whole.quantization:
+        yield f"the teacher not in {whole.quantization}"
+    if "fsdp" in (config.training.parallel, config.training.teacher_parallel):
+        yield "not in shards"
+    if config.training.respect_documents:
+        yield "documents of a row not kept apart"

@@ -13,8 +13,12 @@ import torch
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.speed.data_sheet import ABOVE_SHEET, not_measured, sheet_of, why_not_measured
-from kdwatts.doctor.speed.free_memory import emptied, free_bytes
-from kdwatts.doctor.speed.machine_rates import CPU_LEAST_FLOP_PER_S, product_windows
+from kdwatts.doctor.speed.free_memory import emptied, free_bytes, is_out_of_memory
+from kdwatts.doctor.speed.machine_rates import (
+    CPU_LEAST_FLOP_PER_S,
+    product_windows,
+    products_verdict,
+)
 from kdwatts.doctor.speed.pair_step import Steps, executed_flop, tokens_of_step, useful_flop
 from kdwatts.doctor.speed.step_that_fits import FittingStep, step_that_fits
 from kdwatts.doctor.speed.timed_windows import (
@@ -26,6 +30,7 @@ from kdwatts.doctor.speed.timed_windows import (
 )
 from kdwatts.memory.budget import GIB
 from kdwatts.metrics.quantity import Quantity, ratio, scaled
+from kdwatts.planning.measured_rates import step_settings
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry import parts
 from kdwatts.telemetry.meter import Meter
@@ -61,8 +66,10 @@ class StepFigures:
 
     step: FittingStep
     windows: Windows
-    products: Quantity
-    """Rate of products in FLOP/s, before and after the steps."""
+    products: Windows
+    """Times of products, before and after the steps."""
+    product_size: int
+    """Rows of the matrices that are multiplied."""
     energy: Quantity
     """J of the timed steps, of the host and of the examined GPU."""
     why_no_energy: str
@@ -86,7 +93,7 @@ def pair_step(patient: Patient, seconds: float) -> Iterator[Verdict]:
     config, device = patient.config, torch.device(patient.device)
     precision = config.training.precision
     before_s = min(MOST_PRODUCTS_S, PRODUCTS_SHARE * seconds)
-    before, flop, _ = product_windows(device, precision, seconds=before_s)
+    before, flop, size = product_windows(device, precision, seconds=before_s)
     step = step_that_fits(
         config,
         device.type,
@@ -105,8 +112,12 @@ def pair_step(patient: Patient, seconds: float) -> Iterator[Verdict]:
         return
     try:
         with emptied(device):
-            measured = _measured(patient, step, before, flop, ends_s)
-    except torch.OutOfMemoryError:
+            measured = _measured(patient, step, before, size, ends_s)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        measured = None
+    if measured is None:  # The error, which held the models, is gone by now.
         with emptied(device):
             yield _out_of_memory(step, device)
         return
@@ -114,7 +125,7 @@ def pair_step(patient: Patient, seconds: float) -> Iterator[Verdict]:
 
 
 def _measured(
-    patient: Patient, step: FittingStep, before: Windows, flop: float, ends_s: float
+    patient: Patient, step: FittingStep, before: Windows, size: int, ends_s: float
 ) -> StepFigures:
     config, device = patient.config, torch.device(patient.device)
     settings = replace(config.telemetry, allow_shared=True, idle_s=0.0, openmetrics=None)
@@ -139,14 +150,13 @@ def _measured(
     del steps
     with emptied(device):
         after_s = min(MOST_PRODUCTS_S, max(0.2, ends_s - time.monotonic()))
-        after, _, _ = product_windows(device, config.training.precision, seconds=after_s)
+        after, _, _ = product_windows(device, config.training.precision, seconds=after_s, size=size)
     gpu_j = used["gpu"].energy_j if "gpu" in used and uuids else None
     return StepFigures(
         step=step,
         windows=windows,
-        products=Windows(before.each_s + after.each_s, before.count + after.count).rate(
-            flop, "FLOP/s"
-        ),
+        products=Windows(before.each_s + after.each_s, before.count + after.count),
+        product_size=size,
         energy=parts.total(used),
         why_no_energy=_reasons(used),
         gpu_w=None if gpu_j is None else gpu_j / (end.time_s - start.time_s),
@@ -179,6 +189,14 @@ def _verdicts(patient: Patient, measured: StepFigures) -> Iterator[Verdict]:
     )
     yield _energy_verdict(patient, measured, tokens)
     yield _mfu_verdict(patient, config, rate)
+    yield products_verdict(
+        "step_products",
+        measured.products,
+        measured.product_size,
+        precision=config.training.precision,
+        sheet=sheet_of(patient),
+        when=", before and after the steps",
+    )
     yield _share_verdict(patient, config, measured)
     yield memory_verdict(measured.peak_gib, measured.step.planned_gib)
 
@@ -233,13 +251,14 @@ def _mfu_verdict(patient: Patient, config: Config, rate: Quantity) -> Verdict:
 
 def _share_verdict(patient: Patient, config: Config, measured: StepFigures) -> Verdict:
     flop = executed_flop(config, tokens_of_step(config))
-    share = ratio(measured.windows.rate(flop, "FLOP/s"), measured.products)
+    products = measured.products.rate(2.0 * measured.product_size**3, "FLOP/s")
+    share = ratio(measured.windows.rate(flop, "FLOP/s"), products)
     assert share.value is not None
     low = None if share.low is None else max(0.0, share.low)
     verdict, against, remedy = None, None, None
     found = (
         f"{with_interval(share.value, low, share.high, '')} of the "
-        f"{figure(measured.products.number / 1e12)} TFLOP/s that products in "
+        f"{figure(products.number / 1e12)} TFLOP/s that products in "
         f"{config.training.precision} reach here, with what is computed again"
     )
     if patient.has_cuda:
@@ -257,6 +276,7 @@ def _share_verdict(patient: Patient, config: Config, measured: StepFigures) -> V
         low=low,
         high=share.high,
         unit="1",
+        conditions=step_settings(config),
     )
 
 
@@ -298,12 +318,13 @@ def memory_verdict(peak_gib: float | None, planned_gib: float) -> Verdict:
 
 
 def _out_of_memory(step: FittingStep, device: torch.device) -> Verdict:
+    seen_with = "nvidia-smi" if device.type == "cuda" else "top"
     return Verdict(
         "step_memory",
         "wrong",
         f"the step ran out of memory; {free_bytes(device) / GIB:.1f} GiB are free without it",
         f"{step.planned_gib:.2f} GiB, planned for the step that ran",
-        "look for other processes with nvidia-smi, and leave more room: a smaller "
+        f"look for other processes with {seen_with}, and leave more room: a smaller "
         "training.micro_batch",
         unit="GiB",
     )

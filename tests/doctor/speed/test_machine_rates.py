@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from kdwatts.doctor.speed.data_sheet import beside_sheet
 from kdwatts.doctor.speed.free_memory import free_bytes
 from kdwatts.doctor.speed.machine_rates import memory_bandwidth, product_windows, products
 from kdwatts.doctor.speed.timed_windows import Windows, ends_of, timed_windows
+from kdwatts.memory.budget import GIB
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry.nvml import Device
 
@@ -127,12 +130,30 @@ def test_a_container_s_limit_bounds_the_memory_that_is_free(
 ):
     # What the page cache holds can be dropped, so it counts as free.
     (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.stat").write_text("anon 400\nfile 500\n")
-    assert free_bytes(CPU, cgroup_root=tmp_path) == free
+    (tmp_path / "memory.current").write_text("900")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 500\n")
+    assert free_bytes(CPU, cgroup_root=tmp_path) == pytest.approx(free)
+
+
+def test_ulimit_bounds_the_memory_that_is_free():
+    code = (
+        "import resource, torch\n"
+        "from kdwatts.doctor.speed.free_memory import free_bytes\n"
+        "most = 8 << 30\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "print(free_bytes(torch.device('cpu')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 7.9 * GIB
+
+
+def test_products_of_one_size_are_timed_again_however_little_time_is_left():
+    _, flop, size = product_windows(CPU, "fp32", seconds=0.01, size=300)
+    assert (flop, size) == (2 * 300**3, 300)
 
 
 def test_without_a_container_s_limit_the_machine_s_memory_is_free(tmp_path: Path):
     without = free_bytes(CPU, cgroup_root=tmp_path)
     (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.stat").write_text("anon 400\n")
+    (tmp_path / "memory.current").write_text("900\n")
     assert min(without, free_bytes(CPU, cgroup_root=tmp_path)) > 1e6

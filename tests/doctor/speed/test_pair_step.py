@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from kdwatts.doctor.patient import Patient
+from kdwatts.doctor.speed import step_verdicts
 from kdwatts.doctor.speed.pair_step import Steps, executed_flop, tokens_of_step, useful_flop
 from kdwatts.doctor.speed.step_that_fits import step_that_fits
 from kdwatts.doctor.speed.step_verdicts import memory_verdict, pair_step
 from kdwatts.memory.budget import GIB, estimate
 from kdwatts.memory.model_shape import forward_flops_per_token
 from kdwatts.planning.demands import workload_of
+from kdwatts.planning.measured_rates import step_settings
 
 Configure = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -32,7 +34,8 @@ def test_the_step_of_the_tiny_pair_is_measured_and_leaves_nothing(
     threads = threading.active_count()
     found = {verdict.name: verdict for verdict in pair_step(one, 6.0)}
     assert list(found) == [
-        *("step_speed", "step_energy", "step_mfu", "step_share_of_products", "step_memory")
+        *("step_speed", "step_energy", "step_mfu"),
+        *("step_products", "step_share_of_products", "step_memory"),
     ]
     # Of a CPU nothing is known to hold these against.
     assert {verdict.verdict for verdict in found.values()} == {None}
@@ -41,6 +44,12 @@ def test_the_step_of_the_tiny_pair_is_measured_and_leaves_nothing(
     for one_of in (speed, share):
         assert one_of.value and one_of.low is not None
         assert 0 <= one_of.low <= one_of.value
+    # What planning reads of it says of which step it is.
+    assert share.conditions is not None
+    assert share.conditions.keys() == step_settings(one.config).keys()
+    assert (share.conditions["precision"], share.conditions["ranks"]) == ("fp32", 1)
+    products = found["step_products"]
+    assert products.unit == "TFLOP/s" and products.value
     # RAPL may be open here or closed, and then the joules are an estimate; they are never 0.
     energy = found["step_energy"]
     assert energy.unit == "J/token" and energy.value and energy.value > 0
@@ -157,18 +166,51 @@ def test_a_teacher_of_another_vocabulary_is_said_to_be_left_out(patient: Callabl
     assert "another vocabulary" in found.found
 
 
-def test_a_step_without_memory_is_wrong_though_its_plan_fits(
+def test_products_after_the_steps_have_the_size_of_those_before(
     patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ):
-    def out_of_memory(steps: Steps) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    sizes: list[int] = []
 
-    monkeypatch.setattr(Steps, "take", out_of_memory)
+    def timed(device: torch.device, precision: str, *, seconds: float, size: int | None = None):
+        sizes.append(size or 0)
+        return real(device, precision, seconds=min(seconds, 0.1), size=size or 320)
+
+    real = step_verdicts.product_windows
+    monkeypatch.setattr(step_verdicts, "product_windows", timed)
+    found = {verdict.name: verdict for verdict in pair_step(patient(*SMALL), 5.0)}
+    assert sizes == [0, 320]
+    assert "products of 320 x 320 random numbers" in found["step_products"].found
+
+
+def allocates_too_much() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def says_that_cuda_has_no_more() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("fails", [allocates_too_much, says_that_cuda_has_no_more])
+def test_a_step_without_memory_is_wrong_though_its_plan_fits(
+    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch, fails: Callable[[], None]
+):
+    monkeypatch.setattr(Steps, "take", lambda steps: fails())
     one = patient(*SMALL)
     (found,) = pair_step(one, 5.0)
     assert (found.name, found.verdict, found.value) == ("step_memory", "wrong", None)
     assert "out of memory" in found.found and found.remedy
     assert list(one.work_dir.iterdir()) == []
+
+
+def test_another_error_of_a_step_is_not_taken_for_lack_of_memory(
+    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+):
+    def fails(steps: Steps) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Steps, "take", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(pair_step(patient(*SMALL), 5.0))
 
 
 @pytest.mark.parametrize(
@@ -186,4 +228,16 @@ def test_a_quantised_teacher_and_adapters_do_not_stop_the_step(configure: Config
     config = configure(*LLAMA, "training=lora", "model.teacher.quantization=int4")
     step = step_that_fits(config, "cuda", **H100)
     assert step is not None and "all weights trained, without adapters" in step.cuts
+    # Of a teacher that is cached, its bits are no part of a step.
+    assert "the teacher not in int4" not in step.cuts
     assert replace(step.config.model.teacher).quantization is None
+
+
+def test_what_a_run_does_and_the_step_does_not_is_said(configure: Configure):
+    words = ("paradigm.teacher=online", "model.teacher.quantization=int4", "training.compile=false")
+    words += ("training.parallel=fsdp", "training.respect_documents=true")
+    step = step_that_fits(configure(*LLAMA, *words), "cuda", **H100)
+    assert step is not None
+    assert step.cuts[-3:] == (
+        *("the teacher not in int4", "not in shards", "documents of a row not kept apart"),
+    )

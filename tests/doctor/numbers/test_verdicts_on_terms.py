@@ -18,16 +18,16 @@ from kdwatts.doctor.numbers.cases_of_terms import (
     divergence_makers,
     term_makers,
 )
-from kdwatts.doctor.numbers.checks_of_terms import (
+from kdwatts.doctor.numbers.terms_in_float64 import PRECISIONS, Case, compared, distance
+from kdwatts.doctor.numbers.verdicts_on_terms import (
     MORE_TIME,
     examine_losses,
     look_at_divergences,
     look_at_terms,
 )
-from kdwatts.doctor.numbers.terms_in_float64 import PRECISIONS, Case, compared, distance
 from kdwatts.doctor.patient import Patient
 from kdwatts.losses import head, relational, response
-from kdwatts.losses.logit_rows import Block
+from kdwatts.losses.logit_rows import Block, RowTerm
 from kdwatts.losses.plain import plain
 from kdwatts.losses.response import DIVERGENCES, plain_forward_kl
 from kdwatts.records.doctor_record import Verdict
@@ -63,7 +63,7 @@ def test_a_healthy_cpu_is_right_in_both_precisions(tmp_path: Path, configure: Ca
     }
     fp32, _, of_kl, _ = found
     assert fp32.found.startswith(
-        "13 terms in float32 with a vocabulary of 2,000 are those of float64;"
+        "14 terms in float32 with a vocabulary of 2,000 are those of float64;"
     )
     assert of_kl.found.startswith(f"{len(DIVERGENCES)} divergences in float32")
     assert all(one.value is not None and 0 < one.value < 100 for one in found)
@@ -126,7 +126,7 @@ def test_an_operation_that_returns_nan_in_float32_is_found_and_no_other_term_is_
     monkeypatch.setattr(relational.F, "smooth_l1_loss", broken)
     found = of_terms()["terms_fp32"]
     assert found.verdict == "wrong" and found.value is None
-    assert found.found.startswith("3 of 13 terms in float32")
+    assert found.found.startswith("3 of 14 terms in float32")
     said = "relational_angles (value NaN or infinite, 0.10 % allowed; slopes NaN or infinite,"
     assert said in found.found
     assert "cosine" not in found.found and "top_k" not in found.found
@@ -147,6 +147,26 @@ def test_products_that_are_rounded_to_bfloat16_unasked_are_found(
     assert "cross_entropy (slopes" in found["terms_fp32"].found
     assert "normalized_mse" not in found["terms_fp32"].found
     assert found["terms_bf16"].verdict == "right"
+
+
+def test_an_error_of_a_tenth_in_the_slopes_of_ranks_is_seen_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    right = cases_of_terms.universal_term
+
+    def steeper(**options: Any) -> RowTerm:
+        term = right(**options)
+
+        def ten_percent(block: Block, weight: float) -> Tensor:
+            return term(block, weight * (1.1 if torch.is_autocast_enabled("cpu") else 1.0))
+
+        return ten_percent
+
+    monkeypatch.setattr(cases_of_terms, "universal_term", steeper)
+    found = of_terms()
+    assert found["terms_fp32"].verdict == "right"
+    assert found["terms_bf16"].verdict == "wrong"
+    assert "universal_apart (slopes 10 % off, 2.0 % allowed)" in found["terms_bf16"].found
 
 
 def test_what_raises_is_named_and_what_lacks_memory_is_left_out(monkeypatch: pytest.MonkeyPatch):
