@@ -32,7 +32,13 @@ from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.progress_bar import Progress
 from kdwatts.doctor.verdict_lines import heading, lines_of, page_width, summary, title
-from kdwatts.records.doctor_record import DOCTOR_NAME, DoctorRecord, Verdict, record_path
+from kdwatts.records.doctor_record import (
+    DOCTOR_NAME,
+    DoctorRecord,
+    Verdict,
+    file_name,
+    record_path,
+)
 from kdwatts.records.files import write_json
 from kdwatts.runtime.paths import new_dated_dir
 from kdwatts.runtime.ranks import PLACES, launched, place_on_node
@@ -107,7 +113,7 @@ def _one_of_several() -> str | None:
 
 def _folder(out: Path | None, host: str | None) -> Path:
     """The folder of doctor.json, which can be written. Raises OSError."""
-    folder = (out / host if host else out) if out else new_dated_dir(DEFAULT_DIR)
+    folder = (out / file_name(host) if host else out) if out else new_dated_dir(DEFAULT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass  # Rather now than after minutes.
