@@ -120,8 +120,8 @@ def test_a_server_for_more_gpus_than_the_job_has_is_refused():
 
 def test_the_joules_are_those_of_both_gpus_of_the_server_and_of_no_other(nvml_dir, tmp_path):
     one = _served(nvml_dir, tmp_path, "--tensor-parallel-size=2")
-    assert one["watts"] == pytest.approx(100 + 200, rel=0.02)
-    assert one["idle_w"] == pytest.approx(100 + 200, rel=0.02)
+    assert one["watts"] == pytest.approx(100 + 200, rel=0.05)
+    assert one["idle_w"] == pytest.approx(100 + 200, rel=0.05)
     assert one["seen"] == ["0,1", "PCI_BUS_ID"]
     assert len(set(one["uuids"])) == 2
     assert one["scope"] == "2 of the 4 GPUs of the job, those of the server"
@@ -129,7 +129,7 @@ def test_the_joules_are_those_of_both_gpus_of_the_server_and_of_no_other(nvml_di
 
 def test_a_server_on_all_gpus_has_the_joules_of_all(nvml_dir, tmp_path):
     one = _served(nvml_dir, tmp_path, "-tp=2", "-dp=2")
-    assert one["watts"] == pytest.approx(sum(WATTS), rel=0.02)
+    assert one["watts"] == pytest.approx(sum(WATTS), rel=0.05)
     assert one["seen"][0] == "0,1,2,3"
     assert one["scope"] == "all GPUs of the job"
 
@@ -143,4 +143,4 @@ def test_a_counter_that_is_lost_on_one_gpu_makes_the_sum_missing(nvml_dir, tmp_p
 
 def test_a_counter_that_is_lost_on_a_gpu_of_others_changes_nothing(nvml_dir, tmp_path):
     one = _served(nvml_dir, tmp_path, "-tp=2", faults="3:1000:2:15")
-    assert one["watts"] == pytest.approx(100 + 200, rel=0.02)
+    assert one["watts"] == pytest.approx(100 + 200, rel=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -81,6 +82,14 @@ def start_script(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return start
 
 
+UPDATE_S = 0.002
+"""Between two updates of a counter of a PowercapTree."""
+
+
+def _last_update_s() -> float:
+    return math.floor(time.monotonic() / UPDATE_S) * UPDATE_S
+
+
 class PowercapTree:
     """A writable /sys/class/powercap."""
 
@@ -107,7 +116,8 @@ class PowercapTree:
     def drawing(self, **power_w: float) -> Iterator[dict[str, float]]:
         """The zones, named as `package_0` or `dram_0`, draw this power; it may be changed.
 
-        This process reads the energy of that very moment, however late the thread is that draws.
+        The counters are updated each 2 ms. This process reads the last update, however late the
+        thread is that writes them for others.
         """
         zones = {
             name: f"intel-rapl:{name[-1]}" + (":0" if "dram" in name else "") for name in power_w
@@ -116,14 +126,14 @@ class PowercapTree:
             name: int((self.root / zone / "energy_uj").read_text()) / 1e6
             for name, zone in zones.items()
         }
-        last_s = time.monotonic()
+        last_s = _last_update_s()
         lock, ended = threading.Lock(), threading.Event()
         read_j = rapl.Counter.read_j
 
         def catch_up() -> None:
             nonlocal last_s
             with lock:
-                now_s = time.monotonic()
+                now_s = _last_update_s()
                 for name, zone in zones.items():
                     energy_j[name] += power_w[name] * (now_s - last_s)
                     if (self.root / zone / "energy_uj").exists():
@@ -131,7 +141,7 @@ class PowercapTree:
                 last_s = now_s
 
         def draw() -> None:
-            while not ended.wait(0.002):
+            while not ended.wait(UPDATE_S):
                 catch_up()
 
         def read_now_j(counter: rapl.Counter) -> float:

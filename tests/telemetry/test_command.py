@@ -124,7 +124,7 @@ def test_a_command_has_the_joules_of_the_trace_and_stdout_to_itself(start):
     begin_s = row["start_s"] - start_s
     end_s = begin_s + row["duration_s"]
     true_j = integrate_power_j([begin_s, 2], [100, 100]) + integrate_power_j([2, end_s], [400, 400])
-    assert summary["gpu_energy_j"] == pytest.approx(true_j, rel=0.01)
+    assert summary["gpu_energy_j"] == pytest.approx(true_j, rel=0.05)
     assert (summary["cpu_energy_j"], summary["dram_energy_j"]) == (None, None)
     assert summary["gpu_energy_j"] == row["energy_j"]["gpu"]
     for column in ("method", "quality", "uncertainty_j", "coverage", "reason", "duration_s"):
@@ -236,7 +236,7 @@ def test_a_shared_gpu_is_refused_before_the_command_or_marked(start, tmp_path):
         assert (tmp_path / "started").exists()
         summary = allowed.summary()
         assert "scope: whole_gpu" in summary["reason"]["gpu"]
-        assert summary["gpu_energy_j"] == pytest.approx(POWER_W * summary["duration_s"], rel=0.02)
+        assert summary["gpu_energy_j"] == pytest.approx(POWER_W * summary["duration_s"], rel=0.05)
     finally:
         stranger.kill()
         stranger.wait()
@@ -290,7 +290,7 @@ def test_without_a_command_it_measures_until_a_signal(start, name):
     assert (summary["command"], summary["exit_code"]) == (None, None)
     assert summary["interval_s"] == 0.05
     assert summary["duration_s"] > 2, "SIGUSR1 asks a job for something, it does not end it"
-    assert summary["gpu_energy_j"] == pytest.approx(POWER_W * summary["duration_s"], rel=0.01)
+    assert summary["gpu_energy_j"] == pytest.approx(POWER_W * summary["duration_s"], rel=0.05)
     assert [row["outcome"] for row in metered.root_rows()] == ["done"]
 
 
@@ -323,7 +323,7 @@ def test_a_kill_9_leaves_rows_but_no_summary_and_no_process(start, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"telemetry.jsonl"}
     row = recover_components(tmp_path / "out" / "telemetry.jsonl", "run", 1)
     assert row is not None and row.duration_s > 2.2
-    assert row.energy_j["gpu"] == pytest.approx(POWER_W * row.duration_s, rel=0.02)
+    assert row.energy_j["gpu"] == pytest.approx(POWER_W * row.duration_s, rel=0.05)
 
 
 @pytest.mark.slow

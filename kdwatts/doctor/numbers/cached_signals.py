@@ -169,7 +169,8 @@ def verdict_on_cache(pair: TaughtPair, directory: Path) -> Verdict:
         found = f"read back beyond their stated error: {', '.join(wrong)}; {figures}"
         return Verdict(NAME, "wrong", found, against, remedy, **value)
     worst = max(shares, key=lambda name: shares[name])
-    found = f"{figures}; of the kept numbers, {worst} come to {100 * shares[worst]:.0f} % of theirs"
+    near = f"{worst} come to {100 * shares[worst]:.0f} % of it"
+    found = f"{figures}; no kept number is beyond its stated error ({near})"
     return Verdict(NAME, "right", found, against, **value)
 
 

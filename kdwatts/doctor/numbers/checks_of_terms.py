@@ -41,6 +41,9 @@ REMEDY = (
 )
 
 
+MORE_TIME = "give more --minutes, on a machine that does nothing else"
+
+
 @dataclass
 class Examined:
     """What was found of a group of losses, or of another group of computations."""
@@ -149,10 +152,11 @@ def verdict_on(
         for reason, names in examined.left_out.items()
     )
     num = len(examined.agreements) + len(examined.failures)
+    more = MORE_TIME if examined.left_out else None
     if not num:
-        return Verdict(
-            name, None, f"{what}{left or '; there is none'}", remedy="give more --minutes"
-        )
+        return Verdict(name, None, f"{what}{left or '; there is none'}", remedy=more)
+    num_left = sum(map(len, examined.left_out.values()))
+    many = f"{num} of {num + num_left}" if num_left else f"{num}"
     error = worst.worst_part[1] if worst else math.nan
     value = 100 * error if math.isfinite(error) else None
     if far or examined.failures:
@@ -162,8 +166,8 @@ def verdict_on(
         return Verdict(name, "wrong", found, against, remedy, value=value, unit="%")
     assert worst
     near = f"nearest to its limit is {_with_errors(worst)}"
-    found = f"{num} {what} are those of float64; {near}{left}"
-    return Verdict(name, "right", found, against, value=value, unit="%")
+    found = f"{many} {what} are those of float64; {near}{left}"
+    return Verdict(name, "right", found, against, more, value=value, unit="%")
 
 
 def _with_errors(one: Agreement, *, too_far: bool = False) -> str:

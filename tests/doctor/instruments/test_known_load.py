@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdwatts.doctor.instruments.known_load import Products, pulses, uneven_s, wave_s
+from tests.waits import wait_until
 
 
 class Recorded:
@@ -33,7 +34,7 @@ class Recorded:
 
 
 def test_products_are_counted_from_begin_to_end_and_no_thread_is_left():
-    before, torch_threads = threading.active_count(), torch.get_num_threads()
+    before, torch_threads = set(threading.enumerate()), torch.get_num_threads()
     load = Products(torch.device("cpu"), num_threads=2, size=64)
     assert (load.place, load.num_done) == ("cpu", 0)
     began_s = load.begin()
@@ -46,16 +47,16 @@ def test_products_are_counted_from_begin_to_end_and_no_thread_is_left():
     assert load.num_done == done
     load.begin()
     load.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert torch.get_num_threads() == torch_threads
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 4), (0.5, 2), (0.01, 1)])
 def test_a_share_of_a_cpu_s_load_is_a_share_of_its_threads(share: float, expected: int):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     load = Products(torch.device("cpu"), num_threads=4, size=16)
     load.begin(share)
-    assert threading.active_count() - before == expected
+    assert len(set(threading.enumerate()) - before) == expected
     load.close()
 
 
@@ -71,7 +72,7 @@ def test_a_share_of_one_thread_is_a_share_of_its_time():
 
 
 def test_what_a_product_raises_comes_out_at_the_end(monkeypatch: pytest.MonkeyPatch):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     load = Products(torch.device("cpu"), size=16)
 
     def fails(*_: object, **__: object) -> None:
@@ -79,8 +80,7 @@ def test_what_a_product_raises_comes_out_at_the_end(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "matmul", fails)
     load.begin()
-    while threading.active_count() > before:
-        time.sleep(0.001)
+    wait_until(lambda: set(threading.enumerate()) <= before)
     with pytest.raises(MemoryError, match="no room"):
         load.end()
     load.close()

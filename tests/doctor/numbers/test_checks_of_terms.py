@@ -19,6 +19,7 @@ from kdwatts.doctor.numbers.cases_of_terms import (
     term_makers,
 )
 from kdwatts.doctor.numbers.checks_of_terms import (
+    MORE_TIME,
     examine_losses,
     look_at_divergences,
     look_at_terms,
@@ -62,7 +63,7 @@ def test_a_healthy_cpu_is_right_in_both_precisions(tmp_path: Path, configure: Ca
     }
     fp32, _, of_kl, _ = found
     assert fp32.found.startswith(
-        "13 terms in float32 with a vocabulary of 4,000 are those of float64;"
+        "13 terms in float32 with a vocabulary of 2,000 are those of float64;"
     )
     assert of_kl.found.startswith(f"{len(DIVERGENCES)} divergences in float32")
     assert all(one.value is not None and 0 < one.value < 100 for one in found)
@@ -158,6 +159,7 @@ def test_what_raises_is_named_and_what_lacks_memory_is_left_out(monkeypatch: pyt
     monkeypatch.setitem(DIVERGENCES, "large", is_too_large)
     found = of_divergences()["divergences_fp32"]
     assert found.verdict == "right"
+    assert found.found.startswith("6 of 7 divergences in float32")
     assert found.found.endswith("; not looked at for lack of GPU memory: large")
     monkeypatch.setitem(DIVERGENCES, "failing", fails)
     found = of_divergences()["divergences_fp32"]
@@ -171,8 +173,8 @@ def test_what_raises_is_named_and_what_lacks_memory_is_left_out(monkeypatch: pyt
 def test_without_time_there_is_no_verdict():
     found = verdicts("terms", term_makers, seconds=-1.0)
     assert [one.verdict for one in found.values()] == [None, None]
-    assert "not looked at for lack of time: cross_entropy, top_k" in found["terms_fp32"].found
-    assert found["terms_fp32"].remedy == "give more --minutes"
+    assert "not looked at for lack of time: normalized_mse, mse" in found["terms_fp32"].found
+    assert found["terms_fp32"].remedy == MORE_TIME
 
 
 def test_a_divergence_of_an_installed_package_is_examined(monkeypatch: pytest.MonkeyPatch):
