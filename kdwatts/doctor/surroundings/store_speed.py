@@ -123,7 +123,7 @@ def _speed(config: Config, kind: str, part_bytes: int, taken_s: list[float], how
     low = part_bytes / MB / ends[1] if ends else None
     high = part_bytes / MB / ends[0] if ends and ends[0] > 0 else None
     to = f"{high:.0f}" if high is not None else "any"
-    within = "" if low is None else f" (95 %: {low:.0f} to {to})"
+    within = "" if low is None else f" (95 % interval {low:.0f} to {to})"
     found = f"{rate:.0f} MB/s{within} {done} in {len(taken_s)} parts of {part_bytes / MB:.0f} MB"
     found += f"; {how}"
     figure = {"value": rate, "low": low, "high": high, "unit": "MB/s"}
