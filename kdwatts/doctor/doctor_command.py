@@ -21,6 +21,7 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import REFUSED
+from kdwatts.cli.flags import config_file
 from kdwatts.cli.overrides import check_words
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
@@ -139,7 +140,9 @@ def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
     elif "model" not in named:
         is_cpu = not found or options.gpu == "cpu" or "gpu=cpu" in words
         words.append(f"model={PAIRS['cpu' if is_cpu else 'cuda']}")
-    config = to_config(resolve_gpu(compose(words), found))
+    only_dir = argparse.Namespace(config_dir=options.config_dir, config_path=None, config_name=None)
+    tree = compose(words, source=config_file(only_dir))
+    config = to_config(resolve_gpu(tree, found))
     return config, [] if config.gpu.device == "cpu" else found
 
 

@@ -157,7 +157,17 @@ def test_a_run_names_the_record_that_a_doctor_left_in_its_store_and_else_says_th
     )
 
 
+def test_a_pair_of_one_s_own_is_examined_from_the_folder_of_its_options(tmp_path: Path):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    pair = (REPOSITORY / "conf/model/tiny.yaml").read_text("utf-8")
+    (tmp_path / "conf/model/mine.yaml").write_text(pair.replace("name: tiny", "name: mine"))
+    ended = examine(tmp_path, "--config-dir", "conf", "--model", "mine")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "at pair mine" in ended.stdout
+
+
 REFUSED = [
+    (["--config-dir", "nowhere"], "--config-dir=nowhere names no folder"),
     (["--minutes", "0"], "'0' is no time in minutes; give a number above 0, at most 120"),
     (["--minutes", "nan"], "'nan' is no time in minutes"),
     (["--minutes", "121"], "'121' is no time in minutes"),
