@@ -143,7 +143,7 @@ DOCTOR_CODES = """
 | exit code | meaning |
 | --- | --- |
 | 0 | nothing is wrong |
-| 1 | something is wrong, or a record could not be written |
+| 1 | something is wrong, or doctor.json could not be written |
 | 2 | refused; a sentence says why |
 | 128 + N | signal N stopped it: 130 after Ctrl-C. What was found is in doctor.json |
 """

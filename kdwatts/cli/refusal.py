@@ -267,5 +267,7 @@ def _system(error: OSError) -> str:
         return _disk_full(error.filename)
     if error.errno == errno.EPIPE:
         return "nobody reads what this wrote to any more (broken pipe); run it again with a reader"
+    if error.errno == errno.ENOENT and error.filename is None:  # os.getcwd names no file.
+        return "the folder in which the command is started was removed; go to one that exists"
     match = re.sub(r"^\[Errno \d+\] ", "", str(error))
     return f"{_lower(match)}; check that the path exists and may be written"

@@ -21,6 +21,7 @@ from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.manifest import package_versions
 from kdwatts.artifacts.store import Store
 from kdwatts.cli.command_line import REFUSED
+from kdwatts.cli.flags import config_file
 from kdwatts.cli.overrides import check_words
 from kdwatts.cli.preflight import compose
 from kdwatts.cli.refusal import in_one_sentence
@@ -32,7 +33,13 @@ from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.progress_bar import Progress
 from kdwatts.doctor.verdict_lines import heading, lines_of, page_width, summary, title
-from kdwatts.records.doctor_record import DOCTOR_NAME, DoctorRecord, Verdict, record_path
+from kdwatts.records.doctor_record import (
+    DOCTOR_NAME,
+    DoctorRecord,
+    Verdict,
+    file_name,
+    record_path,
+)
 from kdwatts.records.files import write_json
 from kdwatts.runtime.paths import new_dated_dir
 from kdwatts.runtime.ranks import PLACES, launched, place_on_node
@@ -107,7 +114,7 @@ def _one_of_several() -> str | None:
 
 def _folder(out: Path | None, host: str | None) -> Path:
     """The folder of doctor.json, which can be written. Raises OSError."""
-    folder = (out / host if host else out) if out else new_dated_dir(DEFAULT_DIR)
+    folder = (out / file_name(host) if host else out) if out else new_dated_dir(DEFAULT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass  # Rather now than after minutes.
@@ -133,7 +140,9 @@ def _chosen(options: argparse.Namespace) -> tuple[Config, list[nvml.Device]]:
     elif "model" not in named:
         is_cpu = not found or options.gpu == "cpu" or "gpu=cpu" in words
         words.append(f"model={PAIRS['cpu' if is_cpu else 'cuda']}")
-    config = to_config(resolve_gpu(compose(words), found))
+    only_dir = argparse.Namespace(config_dir=options.config_dir, config_path=None, config_name=None)
+    tree = compose(words, source=config_file(only_dir))
+    config = to_config(resolve_gpu(tree, found))
     return config, [] if config.gpu.device == "cpu" else found
 
 

@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
         help="folder of doctor.json (default: runs/doctor/DATE/TIME)",
     )
     add(
+        "--config-dir",
+        metavar="DIR",
+        help="folder with options of your own, such as a pair; as for python -m kdwatts",
+    )
+    add(
         "words",
         nargs="*",
         metavar="KEY=VALUE",

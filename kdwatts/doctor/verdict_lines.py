@@ -18,7 +18,7 @@ UNKNOWN = "-"
 _INDENT = 13
 """Columns of the verdict's word and what is before it."""
 
-_WIDTH, _LEAST_WIDTH = 100, 60
+_WIDTH, _LEAST_WIDTH = 100, 40
 """Columns of a page."""
 
 

@@ -114,8 +114,13 @@ class LastDoctor:
 
 def record_path(store_root: Path, host: str, gpu_uuid: str | None) -> Path:
     """Where the store keeps the last examination of a host and a GPU."""
-    name = re.sub(r"[^\w.-]", "_", f"{host}-{gpu_uuid or 'cpu'}")
+    name = file_name(f"{host}-{gpu_uuid or 'cpu'}")
     return store_root / STORE_FOLDER / f"{name}.json"
+
+
+def file_name(text: str) -> str:
+    """The text without what could end the name of a file, or be read as a path."""
+    return re.sub(r"[^\w.-]", "_", text)
 
 
 def read_record(path: Path) -> DoctorRecord:

@@ -17,8 +17,12 @@ EXIT_UNREAD = 128 + signal.SIGPIPE
 def print_anywhere() -> None:
     r"""Make stdout and stderr accept every text: `±` becomes `\xb1` where the encoding is ASCII.
 
-    Otherwise one line of a finished run would end its command with a traceback.
+    Otherwise one line of a finished run would end its command with a traceback. A stream that the
+    shell closed (`>&-`) takes everything and keeps nothing.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

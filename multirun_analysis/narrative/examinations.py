@@ -18,6 +18,12 @@ STALE = timedelta(days=30)
 
 COMMAND = "python -m kdwatts.doctor"
 
+_UUID = len("GPU-00000000")
+"""Characters of a GPU's UUID that tell it from others on a page."""
+
+_FEW = 2
+"""Hosts without an examination that have a sentence each."""
+
 _Place = tuple[str, str | None]
 """Host, and NVML's name of the GPU."""
 
@@ -77,12 +83,15 @@ def _machines(students: list[Row], *, name_hosts: bool) -> dict[_Place, _Machine
     for run in students:
         for one in _doctors(run):
             place = one.host, one.gpu_uuid
-            name = " ".join(filter(None, place)) if name_hosts else _product(run)
-            machine = found.setdefault(place, _Machine(name))
+            name = f"{one.host} {(one.gpu_uuid or '')[:_UUID]}".rstrip()
+            machine = found.setdefault(place, _Machine(name if name_hosts else _product(run)))
             if run not in machine.runs:
                 machine.runs.append(run)
             if made := _moment(one.time_utc):
                 machine.examined[made] = one
+    if not name_hosts and len(found) > 1:  # Machines of one product are still several.
+        for number, machine in enumerate(found.values(), start=1):
+            machine.name = f"machine {number} with {machine.name}"
     return found
 
 
@@ -180,6 +189,7 @@ def _never(
     students: list[Row], machines: dict[_Place, _Machine], *, name_hosts: bool
 ) -> Iterator[tuple[str, str]]:
     """The runs on machines of which no run names an examination, and each such host."""
+    found: list[tuple[str, LastDoctor, str]] = []
     for run in students:
         for host, on_host in grouped(
             ({"host": one.host, "of": one} for one in _doctors(run)), "host"
@@ -189,10 +199,12 @@ def _never(
             if missing:
                 some = f"{len(missing)} of {len(all_of_it)} GPUs of "
                 place = host if name_hosts else _product(run)
-                yield (
-                    run["run"],
-                    _why(missing[0], f"{some if len(missing) < len(all_of_it) else ''}{place}"),
-                )
+                place = f"{some if len(missing) < len(all_of_it) else ''}{place}"
+                found.append((run["run"], missing[0], place))
+    if len({place for _, _, place in found}) <= _FEW:
+        yield from ((name, _why(one, place)) for name, one, place in found)
+    else:
+        yield from ((f"{name} on {place}", _why(one, "the machine")) for name, one, place in found)
 
 
 def _why(one: LastDoctor, place: str) -> str:

@@ -157,7 +157,17 @@ def test_a_run_names_the_record_that_a_doctor_left_in_its_store_and_else_says_th
     )
 
 
+def test_a_pair_of_one_s_own_is_examined_from_the_folder_of_its_options(tmp_path: Path):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    pair = (REPOSITORY / "conf/model/tiny.yaml").read_text("utf-8")
+    (tmp_path / "conf/model/mine.yaml").write_text(pair.replace("name: tiny", "name: mine"))
+    ended = examine(tmp_path, "--config-dir", "conf", "--model", "mine")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "at pair mine" in ended.stdout
+
+
 REFUSED = [
+    (["--config-dir", "nowhere"], "--config-dir=nowhere names no folder"),
     (["--minutes", "0"], "'0' is no time in minutes; give a number above 0, at most 120"),
     (["--minutes", "nan"], "'nan' is no time in minutes"),
     (["--minutes", "121"], "'121' is no time in minutes"),
@@ -260,6 +270,29 @@ def test_a_full_disk_behind_stdout_is_a_sentence(tmp_path: Path):
     assert (tmp_path / "here" / "doctor.json").exists()
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_shell_closed_takes_nothing_and_ends_nothing(closed: str, tmp_path: Path):
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command("--out", "here")], cwd=tmp_path,
+        env=environment(["right", "attention"]), text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ("1 right, 1 attention" in ended.stdout) == (closed == "2>&-")
+    assert read_record(store_of(tmp_path)).count("right") == 1
+
+
+def test_a_folder_that_was_removed_is_named_as_what_is_missing(tmp_path: Path):
+    (tmp_path / "gone").mkdir()
+    ended = subprocess.run(
+        ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", *command()], cwd=tmp_path,
+        env=environment(["right"]), text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "kdwatts: the folder in which the command is started was removed; go to one that exists\n"
+    )
+
+
 def test_a_store_that_cannot_be_written_is_told_and_the_record_is_where_out_says(tmp_path: Path):
     (tmp_path / "store").write_text("a file")
     ended = examine(tmp_path, "store_dir=store", "--out", "here")
@@ -337,6 +370,12 @@ def test_one_process_on_each_of_several_machines_examines_its_own(tmp_path: Path
     assert ended.returncode == 0, ended.stderr
     host = socket.gethostname()
     assert read_record(tmp_path / "all" / host / "doctor.json").host == host
+
+
+def test_a_host_s_folder_lies_below_out_whatever_the_host_is_called(tmp_path: Path):
+    from kdwatts.doctor.doctor_command import _folder
+
+    assert _folder(tmp_path, "../a b/c") == tmp_path / ".._a_b_c"
 
 
 def test_a_rank_that_is_no_number_is_refused_in_a_sentence(tmp_path: Path):

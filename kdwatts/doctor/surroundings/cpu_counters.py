@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdwatts.config.machine import Telemetry
 from kdwatts.doctor.patient import Patient
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.runtime.paths import expanded
@@ -20,8 +19,7 @@ _AGAINST = "a RAPL counter that this user can read (the kernel's powercap tree)"
 def cpu_counters(patient: Patient, seconds: float) -> Iterator[Verdict]:
     """The verdicts on RAPL's counters of the packages and of their memory."""
     del seconds
-    settings = patient.config.telemetry
-    root = Path(expanded(settings.rapl_root))
+    root = Path(expanded(patient.config.telemetry.rapl_root))
     zones, denied = find_zones(root)
     for kind, name, what in (("cpu", "rapl", "CPU"), ("dram", "rapl_dram", "memory")):
         names = [zone.name for zone in zones if zone.kind == kind]
@@ -31,23 +29,11 @@ def cpu_counters(patient: Patient, seconds: float) -> Iterator[Verdict]:
             found = f"{denied[kind]}; many processors count it with the package, or not at all"
             yield Verdict(name, None, found)
         else:
-            found = denied[kind] + (_estimate(settings) if kind == "cpu" else "")
-            remedy = _remedy(root, denied[kind])
-            yield Verdict(name, "attention", found, _AGAINST, remedy)
+            yield Verdict(name, "attention", denied[kind], _AGAINST, _remedy(root, denied[kind]))
 
 
 def _is_closed(reason: str) -> bool:
     return "permission denied" in reason
-
-
-def _estimate(settings: Telemetry) -> str:
-    if settings.cpu_estimate == "tdp":
-        return (
-            ". The CPU's energy is estimated from processor time, at "
-            f"{settings.cpu_tdp_w:g} W for {settings.cpu_tdp_threads} threads "
-            f"({settings.cpu_tdp_source}), and marked so"
-        )
-    return ". The CPU's energy has no figure"
 
 
 def _remedy(root: Path, reason: str) -> str:

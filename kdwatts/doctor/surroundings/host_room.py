@@ -11,7 +11,8 @@ import psutil
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
 from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import workload_of
+from kdwatts.metrics.significant_digits import significant
+from kdwatts.planning.demands import shown_unit, workload_of
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.runtime.paths import expanded
 from kdwatts.telemetry import cgroup
@@ -43,8 +44,10 @@ def _cpus(root: Path) -> Verdict:
     quota, cpus = cgroup.quota_cpus(root), allocation.job_cpus
     figure = {"value": float(cpus), "unit": "CPUs"}
     found = f"{cpus:g} of {allocation.node_cpus} hardware threads of the node"
-    found += " (no quota" if quota is None else f" (quota of its control group: {quota:.3g}"
-    found += f"; the node's load was {os.getloadavg()[0]:.3g} in the last minute)"
+    found += (
+        " (no quota" if quota is None else f" (quota of its control group: {significant(quota)}"
+    )
+    found += f"; the node's load was {significant(os.getloadavg()[0])} in the last minute)"
     if allocation.is_part:
         found += "; the CPU's energy is shared by CPU time"
     against = f"{LEAST_CPUS:g}: one for training, one for the meter and the readers of data"
@@ -60,7 +63,10 @@ def _memory(config: Config, root: Path) -> Verdict:
     free = free_gib(root)
     figure = {"value": free, "unit": "GiB"}
     found = f"{free:.1f} GiB of the host's memory are free for this job"
-    against = f"{needs_gib:.1f} GiB, the weights of the pair's larger model, read through it"
+    unit, scale = shown_unit(needs_gib)
+    against = (
+        f"{scale * needs_gib:.1f} {unit}, the weights of the pair's larger model, read through it"
+    )
     if free >= needs_gib:
         return Verdict("host_memory", "right", found, against, **figure)
     remedy = "ask for more: cluster.mem_gb, docker run --memory, or end what takes it"

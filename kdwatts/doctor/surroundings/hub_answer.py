@@ -15,6 +15,8 @@ from kdwatts.records.doctor_record import Verdict
 
 PATIENCE_S = 3
 """How long the hub may take."""
+CLOSED = (401, 403, 407)
+"""Answers of a proxy, or of a hub, that lets nobody in (RFC 9110, section 15.5)."""
 START_S = 30
 """How long a child may take to load the hub's library, on a busy machine."""
 
@@ -62,7 +64,7 @@ def asked(endpoint: str, *, patience_s: int = PATIENCE_S) -> Verdict:
         return Verdict("hub", None, f"the hub's library did not load within {START_S} s", against)
     if done.returncode == 0:
         status, took_s = done.stdout.split()
-        if int(status) < 500:
+        if int(status) < 500 and int(status) not in CLOSED:
             found = f"{endpoint} answered in {1000 * float(took_s):.0f} ms"
             return Verdict("hub", "right", found, against, value=float(took_s), unit="s")
         why = f"it answers with status {status}"

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdwatts.artifacts.store import Store
@@ -33,6 +33,9 @@ Lippman-Hand 1983)."""
 TEXT_BYTES = 200_000
 NUM_FOLDERS, FILES_EACH, LEAST_WATCHED = 12, 5, 3
 NUM_CLAIMS = 12
+LEFT_OVER_S = 86_400.0
+"""An examination takes two hours at most, and clocks of file servers are not off by a day."""
+_TRIAL = ".doctor-"
 ANOTHER_STORE = (
     "set store_dir, or KDWATTS_STORE, to a folder on a local disk or on a file system with atomic "
     "rename (ext4, XFS, NFS, Lustre)"
@@ -58,8 +61,15 @@ def store_promises(patient: Patient, seconds: float) -> Iterator[Verdict]:
 
 @contextmanager
 def trial_dir(root: Path) -> Iterator[Path]:
-    """A folder of its own below the store's root, which no run takes for an artifact's."""
-    folder = root / f".doctor-{uuid.uuid4().hex[:8]}"
+    """A folder of its own below the store's root, which no run takes for an artifact's.
+
+    Those that killed examinations left, up to a GB each, are removed.
+    """
+    for leftover in root.glob(f"{_TRIAL}*"):
+        with suppress(OSError):  # Another one may remove it, too.
+            if time.time() - leftover.stat().st_mtime > LEFT_OVER_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+    folder = root / f"{_TRIAL}{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
         yield folder
@@ -81,8 +91,8 @@ def _replacing(folder: Path, seconds: float) -> Verdict:
         seen = json.loads(reader.stdout.readline())
     reads, bad = seen["reads"], seen["absent"] + seen["torn"]
     found = (
-        f"a file was replaced {number} times; of {reads} reads meanwhile, {seen['absent']} found "
-        f"none and {seen['torn']} a part"
+        f"a file was replaced {number} times; of {reads} reads by this machine meanwhile, "
+        f"{seen['absent']} found none and {seen['torn']} a part"
     )
     against = "none of either: a rename that readers see at once"
     figure = {"value": bad / max(1, reads), "unit": "of reads"}
@@ -177,7 +187,10 @@ def _leasing(folder: Path, seconds: float) -> Verdict:
             "two builders" if max(wrong) == 2 else "no builder"
         )
         return Verdict(name, "wrong", found, against, ANOTHER_STORE)
-    found = f"two processes claimed {len(winners)} artifacts at once; each had one builder"
+    found = (
+        f"two processes of this machine claimed {len(winners)} artifacts at once; each had one "
+        "builder"
+    )
     return Verdict(name, "right", found, against)
 
 

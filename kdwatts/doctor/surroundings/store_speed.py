@@ -17,6 +17,7 @@ from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.surroundings.store_promises import trial_dir
 from kdwatts.memory.budget import GIB, estimate
 from kdwatts.metrics.quantity import Quantity, interval_95, mean_of
+from kdwatts.metrics.significant_digits import significant
 from kdwatts.planning.demands import workload_of
 from kdwatts.planning.roofline import stage_costs
 from kdwatts.planning.sizes import cache_bytes_per_target
@@ -122,7 +123,7 @@ def _speed(config: Config, kind: str, part_bytes: int, taken_s: list[float], how
     low = part_bytes / MB / ends[1] if ends else None
     high = part_bytes / MB / ends[0] if ends and ends[0] > 0 else None
     to = f"{high:.0f}" if high is not None else "any"
-    within = "" if low is None else f" (95 %: {low:.0f} to {to})"
+    within = "" if low is None else f" (95 % interval {low:.0f} to {to})"
     found = f"{rate:.0f} MB/s{within} {done} in {len(taken_s)} parts of {part_bytes / MB:.0f} MB"
     found += f"; {how}"
     figure = {"value": rate, "low": low, "high": high, "unit": "MB/s"}
@@ -131,7 +132,8 @@ def _speed(config: Config, kind: str, part_bytes: int, taken_s: list[float], how
         found += "; this paradigm makes no cache of the teacher that it could be held against"
         return Verdict(name, None, found, **figure)
     whole = each * config.training.target_tokens
-    found += f"; the teacher's cache ({whole / GB:.3g} GB) takes {whole / MB / rate:.3g} s"
+    takes_s = significant(whole / MB / rate)
+    found += f"; the teacher's cache ({significant(whole / GB)} GB) takes {takes_s} s"
     stage = "teacher" if kind == "write" else "distill"
     costs = stage_costs(config, estimate(workload_of(config)))
     if stage not in costs:
@@ -140,7 +142,10 @@ def _speed(config: Config, kind: str, part_bytes: int, taken_s: list[float], how
     # The quicker end of what is expected of the GPU (`planning.roofline`).
     needed = whole / MB / (3600 * costs[stage].hours[1])
     what = "the teacher makes" if kind == "write" else "training reads"
-    against = f"{needed:.3g} MB/s, at which {what} the cache of {config.model.name} (by its plan)"
+    against = (
+        f"{significant(needed)} MB/s, at which {what} the cache of {config.model.name} (by its "
+        "plan)"
+    )
     if (low if low is not None else rate) >= needed:
         return Verdict(name, "right", found, against, **figure)
     remedy = "set store_dir to a faster file system, or the GPU waits: a disk of the node, Lustre"
@@ -165,8 +170,8 @@ def _space(config: Config, root: Path, free: int) -> Verdict:
         "student": budget.student_served_gib * GIB,
     }
     needed = sum(kept.values())
-    parts = ", ".join(f"{what} {size / GB:.3g}" for what, size in kept.items() if size)
-    against = f"{needed / GB:.3g} GB that a run of {config.model.name} keeps ({parts})"
+    parts = ", ".join(f"{what} {significant(size / GB)}" for what, size in kept.items() if size)
+    against = f"{significant(needed / GB)} GB that a run of {config.model.name} keeps ({parts})"
     found = f"{free / GB:.1f} GB are free in {root}"
     figure = {"value": free / GB, "unit": "GB"}
     if free >= needed:

@@ -184,5 +184,5 @@ def test_a_plan_that_never_fits_says_what_would(printed):
 def test_the_store_s_speed_is_held_against_what_the_gpu_makes_and_reads(printed):
     for name in ("store_write_speed", "store_read_speed"):
         found = printed["speed"][name]
-        needed = float(found["against"].partition(" ")[0])
+        needed = float(found["against"].partition(" ")[0].replace(",", ""))
         assert found["verdict"] == ("right" if found["low"] >= needed else "attention")

@@ -38,18 +38,11 @@ def test_closed_counters_are_opened_by_the_very_command(tmp_path, monkeypatch):
     assert f"sudo chmod a+r {tree.root}/intel-rapl:*/energy_uj" in (found.remedy or "")
 
 
-def test_an_estimate_in_place_of_a_counter_needs_attention_and_is_said():
-    found = looked(cpu_counters, "gpu=cpu", "telemetry.rapl_root=/nowhere")["rapl"]
-    assert found.verdict == "attention" and "estimated" in found.found and "280 W" in found.found
-    words = ("gpu=cpu", "telemetry.rapl_root=/nowhere", "telemetry.cpu_estimate=off")
-    assert "has no figure" in looked(cpu_counters, *words)["rapl"].found
-
-
 @pytest.mark.parametrize("contained, word", [(True, "-v /sys"), (False, "modprobe intel_rapl_msr")])
 def test_what_makes_counters_appear_depends_on_where_this_is(contained, word, monkeypatch):
     monkeypatch.setattr(counters, "_is_contained", lambda: contained)
     found = looked(cpu_counters, "gpu=cpu", "telemetry.rapl_root=/nowhere")["rapl"]
-    assert word in (found.remedy or "")
+    assert found.verdict == "attention" and word in (found.remedy or "")
 
 
 def test_memory_that_is_only_missing_has_no_verdict():
@@ -81,6 +74,8 @@ def test_a_host_without_room_for_the_larger_model_needs_attention(tmp_path):
     words = ("gpu=h100", "model=llama31_8b_to_1b", f"telemetry.cgroup_root={tmp_path}")
     found = looked(host_room, *words)["host_memory"]
     assert (found.verdict, found.value) == ("attention", 1.0)
+    small = looked(host_room, "gpu=h100", "model=tiny")["host_memory"].against or ""
+    assert " MiB, the weights" in small and not small.startswith("0.0 ")
 
 
 def test_on_the_cpu_the_plan_is_held_against_the_memory_of_the_host(tmp_path):

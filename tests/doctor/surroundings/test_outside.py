@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,21 @@ def test_a_hub_that_refuses_needs_attention_and_says_why():
         found = asked(f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert found.verdict == "attention" and "refused" in found.found
     assert "until=prefetch" in (found.remedy or "")
+
+
+def test_a_proxy_that_lets_nobody_through_is_no_hub():
+    class Closed(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        found = asked(f"http://127.0.0.1:{proxy.server_port}", patience_s=60)
+        proxy.shutdown()
+    assert found.verdict == "attention" and "status 403" in found.found
 
 
 def test_a_hub_that_is_silent_is_given_up_in_time():

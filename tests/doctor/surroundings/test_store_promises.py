@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from kdwatts.doctor.surroundings.store_promises import store_promises
+from kdwatts.doctor.surroundings.store_promises import store_promises, trial_dir
 from kdwatts.doctor.surroundings.store_speed import store_speed
 from tests.doctor.surroundings.looking import looked
 
@@ -75,6 +76,17 @@ def test_a_good_store_is_right_in_every_promise_and_left_as_it_was(tmp_path):
     assert found["store_leases"].verdict == found["store_writable"].verdict == "right"
     assert not [one for one in found.values() if one.verdict == "wrong"]
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_what_a_killed_examination_left_is_removed_a_day_later_and_not_before(tmp_path):
+    for name, age_s in (("killed", 90_000), ("beside", 7_000)):
+        left = tmp_path / f".doctor-{name}"
+        left.mkdir()
+        (left / "speed.bin").write_bytes(b"x")
+        os.utime(left, (time.time() - age_s, time.time() - age_s))
+    with trial_dir(tmp_path) as folder:
+        assert set(tmp_path.iterdir()) == {tmp_path / ".doctor-beside", folder}
+    assert list(tmp_path.iterdir()) == [tmp_path / ".doctor-beside"]
 
 
 def test_a_store_that_cannot_be_written_is_wrong_and_nothing_else_is_tried(printed):

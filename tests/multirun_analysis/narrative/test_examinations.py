@@ -187,6 +187,26 @@ def test_many_machines_are_one_sentence_with_the_least_and_the_most(tmp_path):
     assert text.count("Counter within") == 1
 
 
+def test_many_machines_without_an_examination_are_one_sentence_that_names_each_with_its_run(
+    tmp_path,
+):
+    for number in range(3):
+        run(tmp_path / str(number), [replace(NEVER, host=f"node{number}")])
+    assert said(tmp_path) == (
+        "python -m kdwatts.doctor was never run on the machine: "
+        "3 runs (0 on node0, 1 on node1, 2 on node2)."
+    )
+
+
+def test_a_public_page_counts_machines_of_one_product_and_a_long_uuid_is_cut(tmp_path):
+    for number in range(2):
+        uuid = f"GPU-5f0c0a1{number}-1111-2222-3333-444455556666"
+        run(tmp_path / str(number), [replace(EXAMINED, gpu_uuid=uuid)])
+    assert "2 machines (node7 GPU-5f0c0a10, node7 GPU-5f0c0a11)." in said(tmp_path)
+    public = said(tmp_path, name_hosts=False)
+    assert "2 machines (machine 1 with 1 x NVIDIA H100 80GB HBM3, machine 2 with 1 x " in public
+
+
 def test_a_host_without_a_gpu_and_a_counter_that_was_not_read_are_no_agreement(tmp_path):
     run(tmp_path / "0", [replace(EXAMINED, gpu_uuid=None, counter=None)])
     run(tmp_path / "1", [replace(EXAMINED, host="node8", counter=None)])
