@@ -30,7 +30,7 @@ def clock_under_load(rows: Sequence[dict[str, Any]], state: GpuState | None) -> 
     most_mhz = None if state is None else state.max_sm_clock_mhz
     found = f"{clock_mhz:.0f} MHz under full load"
     if most_mhz:
-        found += f" of {most_mhz:.0f}"
+        found += f", of at most {most_mhz:.0f}"
     reasons = words_of(bits)
     found += f"; held back: {', '.join(reasons)}" if reasons else "; nothing holds it back"
     against = "its highest clock, and NVML's reasons for a lower one"

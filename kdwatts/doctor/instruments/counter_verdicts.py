@@ -217,7 +217,10 @@ def counter_linearity(
     Each mean power of the counter is held against that of the samples times their ratio at full
     load. So a wrong scale, which the agreement tells, is no bent line.
     """
-    name, against = "counter_linearity", f"{RIGHT_PCT:.0f} and {WRONG_PCT:.0f} % of full load"
+    name, against = (
+        "counter_linearity",
+        f"{RIGHT_PCT:.0f} % of full load, and {WRONG_PCT:.0f} % for wrong",
+    )
     at_full = difference(full)
     ratio = None if at_full is None else 1 + at_full.pct / 100
     if at_full is None or not ratio or ratio < 0:
@@ -289,7 +292,7 @@ def joules_per_product(equal: Sequence[Joules], short: Sequence[Joules]) -> Verd
     return Verdict(
         name,
         word,
-        f"{mean_j:.3g} J a product in {long_s:.1f} s; a window of {short_s:.1f} s says "
+        f"{mean_j:.3g} J a product in windows of {long_s:.1f} s; one of {short_s:.1f} s says "
         f"{signed(off_pct)} % ({signed(low)} to {signed(high)} %)",
         f"the same in any window, within {RIGHT_PCT:.0f} %",
         None if word == "right" else "compare windows of equal length only, of 10 s and more",

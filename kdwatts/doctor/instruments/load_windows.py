@@ -152,14 +152,15 @@ class LoadPass:
             if probe.sensor.kind in kinds and uuid in (None, probe.sensor.label)
         ]
 
-    def _so_far(self, load: Load | None) -> tuple[int, float, float]:
+    def _so_far(self, load: Load | None) -> tuple[float, int, float, float]:
         cpu_s = time.clock_gettime(self._clock) if self._clock is not None else 0.0
-        return load.num_done if load else 0, host.busy_s(), cpu_s
+        return time.monotonic(), load.num_done if load else 0, host.busy_s(), cpu_s
 
 
 def _closed(
     opened: OpenWindow,
     share: float | None,
+    counted_s: float,
     num_done: float,
     busy_s: float,
     sampler_cpu_s: float,
@@ -167,14 +168,16 @@ def _closed(
     has_clock: bool,
 ) -> LoadWindow:
     assert opened.end is not None, "a window has an end once it is closed"
+    # An edge waits for the counter after the last look here: the load goes on at its rate.
+    longer = (opened.end.time_s - opened.start.time_s) / counted_s if counted_s > 0 else 1.0
     return LoadWindow(
         opened.path,
         share,
         opened.start,
         opened.end,
-        round(num_done),
-        busy_s,
-        sampler_cpu_s if has_clock else None,
+        round(longer * num_done),
+        longer * busy_s,
+        longer * sampler_cpu_s if has_clock else None,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kdwatts.doctor.instruments.load_windows import Joules, LoadWindow, joules
+from kdwatts.doctor.instruments.load_windows import Joules, LoadWindow, _closed, joules
+from kdwatts.metrics.quantity import Quantity
 from kdwatts.telemetry.energy import Tally, advance
+from kdwatts.telemetry.open_window import OpenWindow
 from kdwatts.telemetry.probe import Probe
 from kdwatts.telemetry.readings import Reading, Sensor
 from kdwatts.telemetry.window_edges import Edge
@@ -32,6 +34,14 @@ def test_a_late_look_at_an_edge_is_in_the_deviation_and_an_edge_shifted_by_other
     assert late.counter_sd_j == pytest.approx(500 * (0.02**2 / 6 + 0.1**2 / 3) ** 0.5)
     both = of_2_s_at_500_w(looked_late_s=0.0, others_s=0.08)
     assert both.counter_sd_j == pytest.approx(500 * 0.02 / 6**0.5)
+
+
+def test_products_are_those_of_all_of_a_window_also_while_its_edge_waits():
+    opened = OpenWindow("run/short", None, None, lambda edge: Quantity(0.0, unit="J"))
+    opened.start, opened.end = Edge(10.0, {}), Edge(12.5, {})
+    window = _closed(opened, 1.0, 2.0, 1300, 8.0, 0.004, has_clock=True)
+    assert (window.num_done, window.busy_s) == (1625, 10.0)
+    assert window.sampler_cpu_s == pytest.approx(0.005)
 
 
 def test_a_counter_that_stood_still_or_fell_is_not_believed():
