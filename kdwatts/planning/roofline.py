@@ -178,7 +178,10 @@ def time_lines(
 def _basis(config: Config, rates: Rates) -> str:
     """What hours and kWh are reckoned with, in words."""
     power = f"at {config.gpu.tdp_w:,.0f} W" if config.gpu.tdp_w else "the rated power is not known"
-    products = f"{rates.tflops:,.5g} TFLOP/s in {config.training.precision}"
+    assert rates.tflops
+    few_digits = ",.0f" if rates.tflops >= 100 else ".3g"
+    figure = format(rates.tflops, few_digits if rates.measured else ",.5g")
+    products = f"{figure} TFLOP/s in {config.training.precision}"
     if not rates.measured:
         doubt = f"; {rates.doubt}" if rates.doubt else ""
         return f"at a third to a half of {products}, and {power}{doubt}"

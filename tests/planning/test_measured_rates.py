@@ -344,7 +344,7 @@ def test_a_cpu_that_was_measured_has_hours_and_no_kwh(configure: Configure, tmp_
     keep(tmp_path, host="node7", gpu=None, uuid=None, pair="tiny", step=TINY_STEP)
     assert costs(config, tmp_path) == {}
     assert "expected" not in plan_text(config, tmp_path)
-    slow, memory = (0.1, 0.09, 0.11, "TFLOP/s"), (20.0, 19.0, 21.0, "GB/s")
+    slow, memory = (0.10004, 0.09, 0.11, "TFLOP/s"), (20.0, 19.0, 21.0, "GB/s")
     its: dict[str, Any] = {
         "host": HERE,
         "gpu": None,
@@ -356,7 +356,7 @@ def test_a_cpu_that_was_measured_has_hours_and_no_kwh(configure: Configure, tmp_
     found = costs(config, tmp_path)
     assert all(cost.kwh is None for cost in found.values())
     pflop = estimate(workload_of(config)).teacher_pflop
-    assert found["teacher"].hours[0] == pytest.approx(pflop * 1e3 / 0.1 / 3600)
+    assert found["teacher"].hours[0] == pytest.approx(pflop * 1e3 / 0.10004 / 3600)
     lines = time_lines(config, {("x", ""): found["teacher"]}, rates_of(config, tmp_path))
     assert lines[0].startswith("expected on this CPU: ") and "kWh" not in lines[0]
     assert lines[1] == (

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from safetensors.torch import load_file
@@ -166,8 +167,14 @@ def _trouble(process: subprocess.Popen[bytes], run: TenSteps, until_s: float) ->
         raise TimeoutError from None
     if status == 0:
         return None
-    found = f"a run of ten steps of the tiny pair ended with {status}: {run.last_words()}"
-    remedy = "mend what it names; python -m kdwatts training=smoke shows all of it"
+    how = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
+    found = f"a run of ten steps of the tiny pair {how}: {run.last_words() or 'it said nothing'}"
+    remedy = (
+        f"mend what it names (it wrote to {gettempdir()}, the folder that TMPDIR names); python -m "
+        "kdwatts training=smoke shows all of it"
+    )
+    if status == -signal.SIGKILL:
+        remedy = "look in dmesg whether memory was lacking: the kernel ends what takes too much"
     return Verdict(NAME, "wrong", found, remedy=remedy)
 
 

@@ -18,6 +18,7 @@ from kdwatts.doctor.speed.data_sheet import not_measured, why_not_measured
 from kdwatts.doctor.speed.free_memory import emptied, free_bytes, is_out_of_memory
 from kdwatts.doctor.speed.head_forms import OTHERS, PACKAGES, HeadTimes, Sides, ours, random_sides
 from kdwatts.doctor.speed.timed_windows import ends_of, figure, with_interval
+from kdwatts.memory.budget import GIB
 from kdwatts.metrics.quantity import Quantity, mean_of
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.stages.work import shared_rows
@@ -30,6 +31,9 @@ LEAST_POSITIONS = 64
 DENSE_BYTES = 32
 """Bytes of each logit in the dense form: both models' logits as they come and in float32, their
 logarithms, and what the backward pass makes of them."""
+WEIGHT_BYTES = 24
+"""Bytes of each weight of the head: both models' as they are drawn, in float32, and as they are
+used, and the gradients of two forms."""
 FLOP_PER_S = {"cuda": 1e14, "cpu": 1e10}
 """Rate that the head's products are taken to reach, low."""
 
@@ -52,9 +56,19 @@ def response_head(patient: Patient, seconds: float) -> Iterator[Verdict]:
         return
     device = torch.device(patient.device)
     ends_s = time.monotonic() + seconds
+    sizes = _sizes(patient.config, device, seconds)
+    needed, free = _bytes(sizes), free_bytes(device)
+    if needed > free:
+        yield Verdict(
+            CHECK,
+            None,
+            f"not measured: it needs {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free",
+            remedy="give a smaller --model, or end what takes the memory",
+        )
+        return
     try:
         with emptied(device):
-            yield from _measured(patient, device, ends_s)
+            yield from _measured(patient, device, sizes, ends_s)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -66,10 +80,16 @@ def response_head(patient: Patient, seconds: float) -> Iterator[Verdict]:
         )
 
 
-def _measured(patient: Patient, device: torch.device, ends_s: float) -> Iterator[Verdict]:
+def _bytes(sizes: tuple[int, int, int]) -> float:
+    positions, width, vocabulary = sizes
+    return (WEIGHT_BYTES * width + DENSE_BYTES * positions) * vocabulary
+
+
+def _measured(
+    patient: Patient, device: torch.device, sizes: tuple[int, int, int], ends_s: float
+) -> Iterator[Verdict]:
     config = patient.config
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-    sizes = _sizes(config, device, ends_s - time.monotonic())
     student, teacher = random_sides(sizes, device, dtype)
     rows = config.training.rows_at_once
     forms = {"ours": HeadTimes(ours(student, teacher, term=TERM, rows=rows), [])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def test_too_little_time_gives_no_verdict_and_leaves_no_process(tmp_path: Path):
     verdict = examine_resume(tmp_path, "cpu", 0.0)
     assert verdict.verdict is None and verdict.remedy == "give more --minutes"
     assert (tmp_path / "whole" / "stderr").is_file()
+    assert processes_in(tmp_path) == []
+
+
+def test_a_run_that_somebody_else_kills_is_wrong_and_no_process_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def start(run: TenSteps) -> subprocess.Popen[bytes]:
+        process = real(run)
+        process.kill()
+        return process
+
+    real = TenSteps.start
+    monkeypatch.setattr(TenSteps, "start", start)
+    verdict = examine_resume(tmp_path, "cpu", LONG_S)
+    assert verdict.verdict == "wrong"
+    assert verdict.found == (
+        "a run of ten steps of the tiny pair was ended by signal 9: it said nothing"
+    )
+    assert verdict.remedy and "dmesg" in verdict.remedy
     assert processes_in(tmp_path) == []
 
 

@@ -63,7 +63,7 @@ def test_a_healthy_cpu_is_right_in_both_precisions(tmp_path: Path, configure: Ca
     }
     fp32, _, of_kl, _ = found
     assert fp32.found.startswith(
-        "14 terms in float32 with a vocabulary of 2,000 are those of float64;"
+        "15 terms in float32 with a vocabulary of 2,000 are those of float64;"
     )
     assert of_kl.found.startswith(f"{len(DIVERGENCES)} divergences in float32")
     assert all(one.value is not None and 0 < one.value < 100 for one in found)
@@ -126,7 +126,7 @@ def test_an_operation_that_returns_nan_in_float32_is_found_and_no_other_term_is_
     monkeypatch.setattr(relational.F, "smooth_l1_loss", broken)
     found = of_terms()["terms_fp32"]
     assert found.verdict == "wrong" and found.value is None
-    assert found.found.startswith("3 of 14 terms in float32")
+    assert found.found.startswith("3 of 15 terms in float32")
     said = "relational_angles (value NaN or infinite, 0.10 % allowed; slopes NaN or infinite,"
     assert said in found.found
     assert "cosine" not in found.found and "top_k" not in found.found
@@ -169,6 +169,24 @@ def test_an_error_of_a_tenth_in_the_slopes_of_ranks_is_seen_in_bf16(
     assert "universal_apart (slopes 10 % off, 2.0 % allowed)" in found["terms_bf16"].found
 
 
+def test_sums_of_products_that_are_kept_in_bfloat16_are_found(monkeypatch: pytest.MonkeyPatch):
+    def adds_in_few_bits(left: Tensor, right: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return linear(left, right)
+        parts = zip(left.split(4, -1), right.split(4, -1), strict=True)
+        whole = linear(left[:, :0], right[:, :0])
+        for one, other in parts:
+            whole = (whole + linear(one, other)).bfloat16()
+        return whole
+
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(cases_of_terms, "linear", adds_in_few_bits)
+    found = of_terms()
+    assert found["terms_fp32"].verdict == "right"
+    assert "1 of 15 terms" in found["terms_bf16"].found
+    assert "long_products (slopes" in found["terms_bf16"].found
+
+
 def test_what_raises_is_named_and_what_lacks_memory_is_left_out(monkeypatch: pytest.MonkeyPatch):
     def fails(block: Block, weight: float, *, temperature: float) -> Tensor:
         raise RuntimeError("CUDA error:\n an illegal memory access was encountered")
@@ -193,7 +211,9 @@ def test_what_raises_is_named_and_what_lacks_memory_is_left_out(monkeypatch: pyt
 def test_without_time_there_is_no_verdict():
     found = verdicts("terms", term_makers, seconds=-1.0)
     assert [one.verdict for one in found.values()] == [None, None]
-    assert "not looked at for lack of time: normalized_mse, mse" in found["terms_fp32"].found
+    assert (
+        "not looked at for lack of time: long_products, normalized_mse" in found["terms_fp32"].found
+    )
     assert found["terms_fp32"].remedy == MORE_TIME
 
 

@@ -69,3 +69,15 @@ def test_nothing_of_trl_s_stand_in_stays_where_trl_is_missing():
     except ImportError:
         assert {name for name in sys.modules if name.startswith("trl")} == before
     assert "trl" in OTHERS
+
+
+def test_a_head_whose_weights_do_not_fit_is_not_begun(
+    patient: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+):
+    # A group's limit would end the doctor, and not raise an error.
+    monkeypatch.setattr(check, "free_bytes", lambda device: 2.6 * 2**30)
+    monkeypatch.setattr(check, "random_sides", lambda *_: pytest.fail("it was begun"))
+    (found,) = response_head(patient("gpu=cpu", "model=llama31_8b_to_1b"), 20.0)
+    assert (found.name, found.verdict, found.value) == ("response_head", None, None)
+    # 24 bytes of 128,256 x 2,048 weights, and 32 of each of 64 x 128,256 logits.
+    assert found.found == "not measured: it needs 6.1 GiB, and 2.6 GiB are free"
