@@ -29,8 +29,9 @@ STEP_PRODUCTS, STEP_SHARE = "step_products", "step_share_of_products"
 """Names of the doctor's verdicts that are read here."""
 
 MATTER_LITTLE = ("paradigm", "teacher", "accumulation", "compile")
-"""Settings of a step in which a run may differ from it. A live teacher adds products like the
-student's, and terms and optimizer take a small part of a step. Compiling is reckoned with."""
+"""Settings of a step in which a run may differ from it. Our judgement, not measured: a live teacher
+adds products like the student's, and terms and optimizer are a small part of a step. Compiling is
+reckoned with."""
 
 
 @dataclass(frozen=True)

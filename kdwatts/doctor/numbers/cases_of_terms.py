@@ -31,7 +31,8 @@ from kdwatts.runtime import plugins
 TEMPERATURE, BETA, SKEW = 2.0, 0.5, 0.1
 TOP, SAMPLES = 64, 50
 LONG = 4096
-"""Width of Llama 3.1 8B. Sums of so many terms that are kept in bfloat16 are off by some 9 %."""
+"""Width of Llama 3.1 8B. On these numbers a sum that is rounded to bfloat16 after each term is 7 %
+off, after every 4 terms 4 %, and after every 64 terms 0.9 %, which passes."""
 EDGE_OF_RANKS = (5.0, 15.0)
 """By rank, slopes turn where two probabilities are equal within rounding. Under autocast they were
 4 to 22 % apart on a CPU, over draws of several sizes. `universal_apart` has none such."""
