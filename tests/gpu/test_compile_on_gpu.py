@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.gpu.gpu import DEVICE, ON_GPU
-from tests.gpu.test_runs_on_gpu import at, finish, rows_of
+from tests.gpu.test_runs_on_gpu import finish, rows_of
 
 pytestmark = [pytest.mark.gpu, ON_GPU]
 
@@ -42,7 +42,7 @@ def test_every_logged_loss_is_that_of_the_uncompiled_run(precision: str, tmp_pat
     for is_compiled in ("true", "false"):
         run_dir = tmp_path / is_compiled
         chosen = (f"training.compile={is_compiled}", f"training.precision={precision}")
-        finish(*at(run_dir, tmp_path / "store"), *FIVE_STEPS, *chosen)
+        finish(f"hydra.run.dir={run_dir}", f"store_dir={tmp_path / 'store'}", *FIVE_STEPS, *chosen)
         found[is_compiled] = losses(run_dir)
     assert len(found["false"]) == 6
     assert found["true"] == pytest.approx(found["false"], rel=TOLERANCE[precision])
