@@ -29,7 +29,7 @@ def examine(
     left = [
         (
             chapter,
-            replace(check, wants_s=0.0, least_s=0.0) if check.takes_no_time(patient) else check,
+            replace(check, wants_s=0.0, least_s=0.0) if _only_says_so(check, patient) else check,
         )
         for chapter, checks in chapters.items()
         for check in checks
@@ -40,6 +40,9 @@ def examine(
         share = check.wants_s / (sum(one.wants_s for _, one in left) or 1.0)
         left = left[1:]
         begin(check.name)
+        if check.computes and patient.lacks_cuda:
+            yield _without_cuda(chapter, check, patient)
+            continue
         if left_s < check.least_s:
             yield _without_time(chapter, check, max(0.0, left_s))
             continue
@@ -53,11 +56,26 @@ def examine(
             yield _failed(chapter, check, error)
 
 
+def _only_says_so(check: Check, patient: Patient) -> bool:
+    return check.takes_no_time(patient) or (check.computes and patient.lacks_cuda)
+
+
 def _without_infinities(verdict: Verdict) -> Verdict:
     """The verdict with null for a figure that is no number: `found` says what it was."""
     figures = {name: getattr(verdict, name) for name in ("value", "low", "high")}
     gone = {name: None for name, one in figures.items() if one is not None and not isfinite(one)}
     return replace(verdict, **gone)
+
+
+def _without_cuda(chapter: str, check: Check, patient: Patient) -> Verdict:
+    assert patient.gpu
+    return Verdict(
+        name=check.name.replace(" ", "_"),
+        chapter=chapter,
+        verdict=None,
+        found=f"not looked at: torch cannot compute on {patient.gpu.name} here",
+        remedy="install the torch for this driver, or give --gpu cpu",
+    )
 
 
 def _without_time(chapter: str, check: Check, left_s: float) -> Verdict:

@@ -30,6 +30,11 @@ class Patient:
         return self.gpus[0] if self.gpus else None
 
     @property
+    def lacks_cuda(self) -> bool:
+        """Whether there is a GPU, and torch cannot compute on it."""
+        return self.gpu is not None and not self.has_cuda
+
+    @property
     def device(self) -> str:
         """torch's name of what computes here: cuda or cpu."""
         return "cuda" if self.has_cuda else "cpu"
@@ -50,5 +55,8 @@ class Check:
 
     What it raises becomes a verdict: the check itself is wrong.
     """
+    computes: bool = False
+    """Whether it computes by torch. On a CPU beside a GPU that torch cannot use it is not made: its
+    figures would pass for the GPU's."""
     takes_no_time: Callable[[Patient], bool] = lambda patient: False
     """Whether what it looks at is missing on this machine, so that it only says so."""

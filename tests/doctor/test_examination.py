@@ -16,6 +16,7 @@ from kdwatts.doctor.chapters import all_chapters
 from kdwatts.doctor.examination import examine
 from kdwatts.doctor.patient import Check, Patient
 from kdwatts.records.doctor_record import Verdict
+from kdwatts.telemetry.nvml import Device
 
 CLOCK = SimpleNamespace(now_s=0.0, monotonic=lambda: CLOCK.now_s)
 """It stands still unless a test moves it, however busy this machine is."""
@@ -144,3 +145,15 @@ def test_every_check_has_a_name_of_its_own_and_wants_no_less_than_it_needs():
     for one in checks:
         assert 0 <= one.least_s <= one.wants_s, one.name
         assert len(one.name) <= 24, f"{one.name}: the bar cuts it"
+
+
+def test_what_a_cpu_computes_does_not_pass_for_what_a_gpu_beside_it_does():
+    gpu = Device(0, "GPU-1", "NVIDIA H100 80GB HBM3", 79.6, 700.0, "580", True, False)
+    beside_it = replace(PATIENT, gpus=[gpu])
+    chapters = {name: all_chapters()[name] for name in ("speed", "numbers")}
+    made = list(examine(beside_it, chapters, seconds=0.0, begin=lambda name: None))
+    names = [one.name.replace(" ", "_") for checks in chapters.values() for one in checks]
+    assert [one.name for one in made] == names
+    for one in made:
+        assert (one.verdict, one.value) == (None, None)
+        assert "torch cannot compute on NVIDIA H100" in one.found

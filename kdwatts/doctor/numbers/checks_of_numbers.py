@@ -10,11 +10,11 @@ from kdwatts.doctor.numbers.verdicts_on_terms import look_at_divergences, look_a
 from kdwatts.doctor.patient import Check
 
 NUMBERS: list[Check] = [
-    Check("terms", 12.0, 2.0, look_at_terms),
-    Check("divergences", 14.0, 2.0, look_at_divergences),
-    Check("fused head", 12.0, 3.0, look_at_fused_head),
-    Check("attention", 12.0, 2.0, look_at_attention),
-    Check("cached signals", 10.0, 5.0, look_at_cached_signals),
-    Check("resume", 45.0, 20.0, look_at_resume),
+    Check("terms", 12.0, 2.0, look_at_terms, computes=True),
+    Check("divergences", 14.0, 2.0, look_at_divergences, computes=True),
+    Check("fused head", 12.0, 3.0, look_at_fused_head, computes=True),
+    Check("attention", 12.0, 2.0, look_at_attention, computes=True),
+    Check("cached signals", 10.0, 5.0, look_at_cached_signals, computes=True),
+    Check("resume", 45.0, 20.0, look_at_resume, computes=True),
 ]
 """A resume is three starts of Python with torch, two of them at once."""

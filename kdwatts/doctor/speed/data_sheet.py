@@ -36,21 +36,6 @@ def sheet_of(patient: Patient) -> Gpu | None:
     return patient.config.gpu if patient.has_cuda else None
 
 
-def why_not_measured(patient: Patient) -> str | None:
-    """Why speed cannot be measured, in words; None where it can.
-
-    Figures of the CPU would pass for those of the GPU that the record names.
-    """
-    if patient.gpu and not patient.has_cuda:
-        return f"not measured: torch cannot compute on {patient.gpu.name} here"
-    return None
-
-
-def not_measured(name: str, why: str) -> Verdict:
-    """A figure that was not measured, and why."""
-    return Verdict(name, None, why, remedy="install torch for CUDA: pip install torch")
-
-
 def beside_sheet(
     name: str,
     windows: Windows,

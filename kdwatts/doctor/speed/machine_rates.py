@@ -17,9 +17,7 @@ from kdwatts.doctor.speed.data_sheet import (
     PRODUCTS_LEAST,
     PRODUCTS_SOURCE,
     beside_sheet,
-    not_measured,
     sheet_of,
-    why_not_measured,
 )
 from kdwatts.doctor.speed.free_memory import emptied, free_bytes
 from kdwatts.doctor.speed.timed_windows import Windows, figure, timed_windows
@@ -81,9 +79,6 @@ def products(precision: str) -> Callable[[Patient, float], Iterator[Verdict]]:
     name = f"products_{precision}"
 
     def look(patient: Patient, seconds: float) -> Iterator[Verdict]:
-        if why := why_not_measured(patient):
-            yield not_measured(name, why)
-            return
         device, sheet = torch.device(patient.device), sheet_of(patient)
         windows, _, size = product_windows(device, precision, seconds=0.9 * seconds)
         yield products_verdict(name, windows, size, precision=precision, sheet=sheet)
@@ -117,9 +112,6 @@ def memory_bandwidth(patient: Patient, seconds: float) -> Iterator[Verdict]:
     in a copy. What a cache reads before it writes is not counted.
     """
     name = "memory_bandwidth"
-    if why := why_not_measured(patient):
-        yield not_measured(name, why)
-        return
     device, sheet = torch.device(patient.device), sheet_of(patient)
     with emptied(device):
         elements, copy, triad = _streams(device, seconds)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.speed.data_sheet import not_measured, why_not_measured
 from kdwatts.doctor.speed.free_memory import emptied, free_bytes, is_out_of_memory
 from kdwatts.doctor.speed.head_forms import OTHERS, PACKAGES, HeadTimes, Sides, ours, random_sides
 from kdwatts.doctor.speed.timed_windows import ends_of, figure, with_interval
@@ -51,9 +50,6 @@ round at other places; a wrong head is far beyond. The chapter Numbers looks clo
 
 def response_head(patient: Patient, seconds: float) -> Iterator[Verdict]:
     """The check of the head: its time and memory, and its loss and gradient, beside others."""
-    if why := why_not_measured(patient):
-        yield not_measured(CHECK, why)
-        return
     device = torch.device(patient.device)
     ends_s = time.monotonic() + seconds
     sizes = _sizes(patient.config, device, seconds)

@@ -12,7 +12,7 @@ import torch
 
 from kdwatts.config.experiment import Config
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.speed.data_sheet import ABOVE_SHEET, not_measured, sheet_of, why_not_measured
+from kdwatts.doctor.speed.data_sheet import ABOVE_SHEET, sheet_of
 from kdwatts.doctor.speed.free_memory import emptied, free_bytes, is_out_of_memory
 from kdwatts.doctor.speed.machine_rates import (
     CPU_LEAST_FLOP_PER_S,
@@ -81,9 +81,6 @@ class StepFigures:
 
 def pair_step(patient: Patient, seconds: float) -> Iterator[Verdict]:
     """The check of the pair's step."""
-    if why := why_not_measured(patient):
-        yield not_measured(CHECK, why)
-        return
     if not patient.config.model.one_vocabulary:
         yield Verdict(
             CHECK, None, "not measured: a teacher of another vocabulary needs text, and has none"

@@ -13,14 +13,12 @@ import torch
 
 from kdwatts.config.machine import Gpu
 from kdwatts.doctor.patient import Patient
-from kdwatts.doctor.speed.checks_of_speed import SPEED
 from kdwatts.doctor.speed.data_sheet import beside_sheet
 from kdwatts.doctor.speed.free_memory import free_bytes
 from kdwatts.doctor.speed.machine_rates import memory_bandwidth, product_windows, products
 from kdwatts.doctor.speed.timed_windows import Windows, ends_of, timed_windows
 from kdwatts.memory.budget import GIB
 from kdwatts.records.doctor_record import Verdict
-from kdwatts.telemetry.nvml import Device
 
 CPU = torch.device("cpu")
 SHEET = Gpu(name="h100", bf16_dense_tflops=1000.0, source="its data sheet")
@@ -111,17 +109,6 @@ def test_a_cpu_has_its_rates_without_a_verdict(patient: Callable[..., Patient]):
 def test_a_product_s_operations_are_two_for_each_element_and_row():
     _, flop, size = product_windows(CPU, "fp32", seconds=0.1)
     assert flop == 2 * size**3
-
-
-def test_figures_of_a_cpu_do_not_pass_for_those_of_a_gpu_beside_it(
-    patient: Callable[..., Patient],
-):
-    gpu = Device(0, "GPU-1", "NVIDIA H100 80GB HBM3", 79.6, 700.0, "580", True, False)
-    beside_it = patient("gpu=h100", "model=tiny", gpus=(gpu,))
-    for check in SPEED:
-        for found in check.look(beside_it, 5.0):
-            assert (found.verdict, found.value) == (None, None)
-            assert "torch cannot compute on NVIDIA H100" in found.found
 
 
 @pytest.mark.parametrize("limit, free", [("1000", 600), ("300", 0)])
