@@ -46,14 +46,7 @@ def measured(nvml_dir, tmp_path_factory) -> dict[str, Result]:
 
 @pytest.mark.parametrize("name", ["closed", "poisson"])
 def test_joules_per_token_are_those_of_the_servers_own_log(measured, name: str):
-    one = measured[name]
-    figure = one.point.j_per_token
-    # Chunks arrive some 10 ms late where tests share a machine: 1 % of a window of a few seconds.
-    # The slow tests hold longer ones to 1 %.
-    assert figure.value == pytest.approx(one.true_j_per_token, rel=0.03)
-    assert figure.low and figure.high
-    assert figure.low <= one.true_j_per_token <= figure.high
-    assert one.point.energy_quality == "measured"
+    measured[name].check_joules_per_token()
 
 
 def test_reading_and_writing_are_not_told_apart_without_the_engines_counters(measured):
