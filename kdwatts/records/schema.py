@@ -67,7 +67,38 @@ class TelemetryRow:
     """Limit that the GPU enforces."""
     error: str | None = None
     """Why this device could not be read at this tick; None where it could."""
+    host: str | None = None
+    """Name of the node whose device this is, and whose clock `monotonic_s` is; None in older
+    rows."""
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class NodeShare:
+    """What one node of a run on several drew in a window, by its own clock."""
+
+    host: str
+    """Name of the node."""
+    number: int
+    """Counts the nodes of a run from 1, the first rank's."""
+    waits: bool
+    """Whether the node only waited here, for a stage that the first rank builds alone."""
+    duration_s: float | None
+    """Between its two edges. None where the node gave none."""
+    skew_s: float | None
+    """How far its two edges lie from the window's, at most, both added."""
+    energy_j: Components
+    """Gross, per component."""
+    quality: dict[str, str]
+    """Per component, as in StageRow."""
+    uncertainty_j: Components
+    """One standard deviation, with what the skew adds."""
+    shared_uncertainty_j: Components
+    """The part of `uncertainty_j` that all windows of its meter share."""
+    coverage: dict[str, float | None]
+    """Share of its time that measurements span, 0 to 1."""
+    reason: dict[str, str] = field(default_factory=dict)
+    """Per component, why its figure is missing or doubtful."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,10 @@ class StageRow:
     """The part of `uncertainty_j` that all windows of one meter share: its calibration."""
     node_energy_j: Components = field(default_factory=dict)
     """Gross of the whole node, where `energy_j` is an attributed share of it."""
+    host: str | None = None
+    """Name of the first rank's node, whose clock `start_s` is; None in older rows."""
+    nodes: list[NodeShare] = field(default_factory=list)
+    """What each node drew; `energy_j` is their sum. Empty where the window is of one node."""
     schema: int = SCHEMA
 
     @property

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PLACES = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE"),
     # Of the step: a batch script that holds many tasks and runs one process by itself is alone.
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES"),
 )
-"""Where torchrun, and srun, tell a process its rank, their number, and its rank on the node."""
+"""Where torchrun, and srun, tell a process its rank, their number, its rank on the node, and the
+number of nodes. The last may be missing: then there is one."""
 
 _START_ANEW = "torchrun and srun set these variables: start by one of them, or unset them"
 
@@ -29,6 +30,8 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     """Its rank among those of its node."""
+    nodes: int = 1
+    """Nodes of this launch, as the launcher counts them."""
 
     @property
     def leads(self) -> bool:
@@ -41,7 +44,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
 
     Raises ValueError for values that neither of them gives.
     """
-    for names in PLACES:
+    for *names, of_nodes in PLACES:
         if all(name in environment for name in names):
             rank, world, local_rank = (_number(environment, name) for name in names)
             if rank >= world or local_rank >= world:
@@ -49,7 +52,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
                     f"{names[0]}={rank} and {names[2]}={local_rank} are not below "
                     f"{names[1]}={world}; {_START_ANEW}"
                 )
-            return Ranks(rank, world, local_rank)
+            return Ranks(rank, world, local_rank, max(1, _number(environment, of_nodes, "1")))
     return Ranks()
 
 
