@@ -39,6 +39,26 @@ class Ranks:
         return self.rank == 0
 
 
+@dataclass(frozen=True)
+class Launch:
+    """How many processes make one run, and on how many nodes: what a key and a plan depend on."""
+
+    nodes: int = 1
+    ranks: int = 1
+    """Of all nodes together."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks of a node that has the most of them."""
+        return -(-self.ranks // self.nodes)
+
+
+def own_launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """The launch of this process, as its launcher states it. Raises what `launched` raises."""
+    ranks = launched(environment)
+    return Launch(ranks.nodes, ranks.world)
+
+
 def launched(environment: Mapping[str, str] = os.environ) -> Ranks:
     """What torchrun or srun told this process: rank 0 of 1 where neither did.
 
