@@ -10,8 +10,7 @@ from typing import Any
 from kdwatts.metrics.fieller import Interval
 from kdwatts.metrics.quantity import MISSING_J, Quantity, add, ratio
 from kdwatts.metrics.window_energy import window_energy
-from multirun_analysis.statistics.seeds import top_windows
-from multirun_analysis.values.rows import Row, grouped
+from multirun_analysis.values.rows import Row
 
 
 def waiting_energy(row: Mapping[str, Any]) -> Quantity:
@@ -42,35 +41,29 @@ def _of_several_meters(terms: Iterable[Quantity]) -> Quantity:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What waiting took, of some windows."""
+    """What waiting took in some windows of a run."""
 
     energy: Quantity
-    """Joules of nodes that waited."""
-    whole: Quantity
-    """Joules of all nodes in the same windows and in all others."""
+    """Joules of the nodes that waited."""
+    of_rows: Quantity
+    """Joules of all nodes in the same windows."""
     share: Interval
-    """The first over the second, from 0 to 1, with its 95 % interval."""
-
-
-def by_stage(windows: list[Row]) -> dict[str, Waiting]:
-    """Stage to what waiting took in it, of windows of `stages` that are directly below `run`.
-
-    Stages without a node that waited are absent. Shares are of the joules of all these windows.
-    """
-    top = top_windows(windows)
-    found = {stage: waiting_in(rows, top) for stage, rows in grouped(top, "stage").items()}
-    return {stage: one for stage, one in found.items() if one.energy.value != 0}
+    """Waiting over the joules of the whole run, from 0 to 1, with its 95 % interval."""
 
 
 def waiting_in(rows: list[Row], windows: list[Row]) -> Waiting:
-    """What waiting took in some of these windows, and its share of the joules of all of them.
+    """What waiting took in some rows of `stages`. `windows` are all of the run that are in no other.
 
     Windows of one node have no waiting in them. The error of a sum counts as calibration, which all
     windows share. The share's interval takes the nodes that waited and the rest for two meters.
     """
     waited = add((_waited(row) for row in rows if row["num_nodes"] > 1), unit="J")
-    whole = add((_stated(row, "energy_j", "uncertainty_j") for row in windows), unit="J")
-    return Waiting(waited, whole, _share(waited, whole))
+    of_rows, whole = (add(map(_drawn, each), unit="J") for each in (rows, windows))
+    return Waiting(waited, of_rows, _share(waited, whole))
+
+
+def _drawn(row: Row) -> Quantity:
+    return _stated(row, "energy_j", "uncertainty_j")
 
 
 def _waited(row: Row) -> Quantity:
