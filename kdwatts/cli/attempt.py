@@ -36,7 +36,7 @@ from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
 from kdwatts.telemetry.nvml import list_gpus
 
 if TYPE_CHECKING:
-    from kdwatts.training.parallel import Company
+    from kdwatts.training.company import Company
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,9 @@ def _run(tree: DictConfig, run_dir: Path, is_swept: bool) -> None:
         raise
     finally:
         if company:
-            from kdwatts.stages.rank_messages import Ended
+            from kdwatts.stages.rank_messages import Ended, to_values
 
-            company.tell_last(Ended(state))
+            company.tell_last(to_values(Ended(state)))
 
 
 def _was_done(run_dir: Path, tree: DictConfig) -> bool:
@@ -136,10 +136,14 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
     ranks = launched()
     if ranks.world == 1:
         return None
-    from kdwatts.training.parallel import meet
+    from kdwatts.training.meeting import EndedByAnother, meet
 
     try:
-        return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+        gpus = list_gpus()
+        device_type = resolve_gpu(tree, gpus).gpu.device
+        return meet(ranks, device_type, store_dir=Store(tree.store_dir).root, gpus=gpus)
+    except EndedByAnother:
+        sys.exit(EXIT_FAILED)
     except Exception as error:
         if ranks.leads:
             attempt, text = next_attempt(run_dir), in_one_sentence(error)
@@ -149,7 +153,7 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
 
 def _follow(company: Company) -> None:
     """A run of a rank that helps; it ends as the first rank's does, which tells why."""
-    from kdwatts.stages.rank_messages import follow
+    from kdwatts.stages.following import follow
 
     try:
         with deferred():
