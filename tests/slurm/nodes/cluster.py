@@ -66,6 +66,19 @@ class Cluster:
         """The id outside of the node's first process, with which all others of it end."""
         return int((self.directory / "run" / f"node-{node}.pid").read_text())
 
+    def ahead_s(self, node: str) -> float:
+        """How far the node's monotonic clock is ahead of that of this process."""
+        return float((self.directory / "nodes" / node / "ahead_s").read_text())
+
+    @property
+    def local_dir(self) -> Path:
+        """The folder that is another one on each node, as a node's own disk is."""
+        return self.directory / "local"
+
+    def local_dir_of(self, node: str) -> Path:
+        """That folder of a node, as it is seen outside."""
+        return self.directory / "nodes" / node / "local"
+
     def processes(self, node: str, words: str) -> list[int]:
         """Ids outside of the processes of a node in whose command line are these words."""
         found = []

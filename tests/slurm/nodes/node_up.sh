@@ -6,7 +6,7 @@
 #
 # The node has a host name (n1, n2, ...), an address, its own loopback and abstract sockets,
 # process ids, boot id and monotonic clock: a rank of n2 sees no process of n1. Files are
-# shared, as on a cluster. The clock is NUMBER thousand seconds ahead, and goes back by 100 s
+# shared, as on a cluster, but those below DIR/local. The clock is NUMBER thousand seconds ahead, and goes back by 100 s
 # whenever the node boots again: a program that mixes the clocks of nodes fails at once.
 # Under /etc nothing is written: /etc/hosts is covered inside the node alone.
 set -euo pipefail
@@ -17,11 +17,12 @@ address=$(awk -v name="$name" '$2 == name {print $1}' "$DIR/hosts")
 export SLURM_CONF=$DIR/slurm.conf
 
 node=$DIR/nodes/$name
-mkdir -p "$DIR/spool/$name" "$node"
+mkdir -p "$DIR/spool/$name" "$node/local" "$DIR/local"
 rm -f "$node/go" "$node/inside" "$DIR/run/node-$name.pid"
 cat /proc/sys/kernel/random/uuid >"$node/boot_id"
 echo >>"$node/boots"
 ahead_s=$((number * 1000 + 100 - 100 * $(wc -l <"$node/boots")))
+echo "$ahead_s" >"$node/ahead_s"
 
 # The name of the process outside is in no file of the node's own /proc: the shell below waits,
 # and it is found as the child of `unshare`.
@@ -29,6 +30,7 @@ setsid unshare --time --monotonic "$ahead_s" --boottime "$ahead_s" --net --uts -
   --fork --kill-child --mount-proc bash -c "
     hostname $name
     mount --bind '$DIR/hosts' /etc/hosts
+    mount --bind '$node/local' '$DIR/local'
     mount --bind '$node/boot_id' /proc/sys/kernel/random/boot_id
     ip link set lo up
     until [[ -e '$node/go' ]]; do sleep 0.05; done
