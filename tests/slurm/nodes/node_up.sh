@@ -8,7 +8,9 @@
 # process ids, boot id and monotonic clock: a rank of n2 sees no process of n1. Files are
 # shared, as on a cluster, but those below DIR/local. The clock is NUMBER thousand seconds ahead, and goes back by 100 s
 # whenever the node boots again: a program that mixes the clocks of nodes fails at once.
-# Under /etc nothing is written: /etc/hosts is covered inside the node alone.
+# Under /etc nothing is written: files there are covered inside the node alone. Of names it asks
+# /etc/hosts alone: torch asks for those of all addresses, and a name server that no node reaches
+# would keep each rank for 10 s.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 DIR=$(realpath "$1") number=$2 name=n$2
@@ -19,6 +21,7 @@ export SLURM_CONF=$DIR/slurm.conf
 node=$DIR/nodes/$name
 mkdir -p "$DIR/spool/$name" "$node/local" "$DIR/local"
 rm -f "$node/go" "$node/inside" "$DIR/run/node-$name.pid"
+echo "hosts: files" >"$DIR/nsswitch.conf"
 cat /proc/sys/kernel/random/uuid >"$node/boot_id"
 echo >>"$node/boots"
 ahead_s=$((number * 1000 + 100 - 100 * $(wc -l <"$node/boots")))
@@ -30,6 +33,7 @@ setsid unshare --time --monotonic "$ahead_s" --boottime "$ahead_s" --net --uts -
   --fork --kill-child --mount-proc bash -c "
     hostname $name
     mount --bind '$DIR/hosts' /etc/hosts
+    mount --bind '$DIR/nsswitch.conf' /etc/nsswitch.conf
     mount --bind '$node/local' '$DIR/local'
     mount --bind '$node/boot_id' /proc/sys/kernel/random/boot_id
     ip link set lo up

@@ -24,8 +24,8 @@ SMALL = (
 
 PROGRAM = ("-m", "kdwatts")
 NO_LOSSES = {"attempt", "seconds", "schema", "grad_norm"}
-"""Numbers of a step that are no losses of it. The norm of gradients in shards is added up in float32
-in another order: it differs by 1e-6 where losses differ by 1e-7."""
+"""Numbers of a step that are no losses of it. The norm of gradients in shards is added up in
+float32 in another order: it differs by 1e-6 where losses differ by 1e-7."""
 
 
 def srun(nodes: int, tasks: int, program: Sequence[str], *options: str) -> list[str]:
