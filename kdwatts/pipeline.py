@@ -162,7 +162,7 @@ def _reuse(run: Run, node: Node, claim: Claim, meter: Meter) -> Artifact:
     from kdwatts.stages.inference import synchronizer
 
     synchronize = synchronizer(torch.device(run.config.gpu.device))
-    with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
+    with meter.window(node.name, key=node.key, synchronize=synchronize, alone=True) as window:
         window.outcome = "reused"
     artifact = read_artifact(claim.artifact_dir)
     if changes := other_code(artifact.record, node.code):
@@ -192,7 +192,8 @@ def _build(
     if node.stage not in ("shards", "contamination"):
         device = device_of(launched(), device.type)
     synchronize = synchronizer(device)
-    with meter.window(node.name, key=node.key, synchronize=synchronize) as window:
+    alone = not node.is_assisted
+    with meter.window(node.name, key=node.key, synchronize=synchronize, alone=alone) as window:
         work = Work(
             config=run.config,
             inputs={name: artifacts[name].directory for name in (*node.parents, *node.reads)},
