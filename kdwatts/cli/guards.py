@@ -47,16 +47,6 @@ def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
             )
 
 
-def check_one_node(num_nodes: int) -> None:
-    """Raise ValueError for a job of several nodes."""
-    if num_nodes > 1:
-        raise ValueError(
-            f"hydra.launcher.nodes={num_nodes} asks for {num_nodes} nodes, and a run is metered on "
-            "one node only; leave it out, and ask for several GPUs of one node by "
-            "hydra.launcher.tasks_per_node"
-        )
-
-
 def note_submission() -> None:
     """Leave word for the jobs of this command of what conf/ and kdwatts/ are now."""
     key, newest_ns = _sources()
