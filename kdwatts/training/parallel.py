@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import pickle
 import time
@@ -186,12 +187,30 @@ def _reduced(values: Sequence[float], how: Any) -> list[float]:
 
 
 def collected(value: Any) -> list[Any]:
-    """Every rank's value, in the order of ranks."""
+    """Every rank's value, in the order of ranks: what JSON can carry, as JSON gives it back."""
+    text = json.dumps(value).encode()
+    sizes = [int(size) for size in _gathered(torch.tensor([len(text)]))]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    parts = zip(_gathered(padded), sizes, strict=True)
+    return [json.loads(part[:size].numpy().tobytes()) for part, size in parts]
+
+
+def _gathered(part: Tensor) -> list[Tensor]:
+    """Every rank's tensor of one shape, on the CPU."""
     if not _grouped():
-        return [value]
-    values: list[Any] = [None] * num_ranks()
-    distributed.all_gather_object(values, value)
-    return values
+        return [part]
+    parts = [torch.empty_like(part) for _ in range(num_ranks())]
+    distributed.all_gather(parts, part)
+    return parts
+
+
+def ranks_by_node() -> tuple[tuple[int, ...], ...]:
+    """The ranks of each node, in the order of their first ranks. Every rank must call it."""
+    found: dict[str, list[int]] = {}
+    for number, name in enumerate(collected(node())):
+        found.setdefault(name, []).append(number)
+    return tuple(tuple(ranks) for ranks in found.values())
 
 
 def together(synchronize: Callable[[], None]) -> Callable[[], None]:
