@@ -31,7 +31,7 @@ from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import Device
 
 if TYPE_CHECKING:
-    from kdwatts.training.parallel import Company
+    from kdwatts.training.company import Company
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from kdwatts.stages import evaluate, inference, quantize, serving, vocabulary
-    from kdwatts.stages.rank_messages import Prepare
+    from kdwatts.stages.rank_messages import Prepare, to_values
     from kdwatts.stages.ready import get_ready
 
     disable_progress_bar()  # One bar is ours: the training loop's.
@@ -117,7 +117,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
         if stage.NAME in stages:
             stage.check(run.config)
     if run.company:
-        run.company.tell(Prepare(run.config, stages))
+        run.company.tell(to_values(Prepare(run.config, stages)))
     get_ready(run.config, stages)
     if run.company:
         run.company.wait_for_answers()
@@ -184,7 +184,7 @@ def _build(
     from kdwatts.stages.attempts import earlier_attempts
     from kdwatts.stages.distill import write_energy
     from kdwatts.stages.inference import synchronizer
-    from kdwatts.stages.rank_messages import Call
+    from kdwatts.stages.rank_messages import Call, to_values
     from kdwatts.stages.work import Work
     from kdwatts.training.parallel import device_of, together
 
@@ -213,7 +213,7 @@ def _build(
             interval_s=run.config.telemetry.interval_s,
         )
         if run.company and node.is_assisted:
-            run.company.tell(Call.of(node.stage, work, claim.artifact_dir))
+            run.company.tell(to_values(Call.of(node.stage, work, claim.artifact_dir)))
             if node.stage == "distill":  # From here to its end ranks go in step.
                 window.synchronize = together(synchronize)
         node.build(work)

@@ -49,12 +49,20 @@ MANIFEST: Fields = {
     "overrides": ("list[str]", "What the command line chose."),
     "python": ("str", "Version of Python."),
     "versions": ("dict[str, str | None]", "Package to version; null where it is not installed."),
-    "host": ("str", "Name of the machine."),
+    "host": ("str", "Name of the first rank's machine."),
     "system": ("str", "Operating system."),
     "cpu": ("str | None", "Name of the processor."),
     "cpu_threads": ("int | None", "Hardware threads of the machine."),
     "memory_gib": ("float", "Main memory of the machine."),
-    "gpus": ("list[dict]", "The GPUs of the run: see [below](#gpus)."),
+    "launch": ("dict[str, int]", "How many nodes and ranks the attempt has."),
+    "nodes": (
+        "list[dict]",
+        "Each node of the run: number, host, cpu, cpu_threads, memory_gib, ranks, trace (the file "
+        "of its telemetry), clock_offset_s (its monotonic clock less the first node's) and "
+        "clock_skew_s (the offset is within this much of the truth). The two are null until the "
+        "node's meter has begun.",
+    ),
+    "gpus": ("list[dict]", "The GPUs of all nodes, each with its host: see [below](#gpus)."),
     "doctor": (
         "list[dict]",
         "The last examination of the machine, for each GPU of the run, or for the host without a "

@@ -71,6 +71,12 @@ def records() -> list[Record]:
             rows["StageRow"].fields,
         ),
         Record(
+            "A share of a node in stages.jsonl",
+            "node-share",
+            f"Below `nodes`. {rows['NodeShare'].words}",
+            rows["NodeShare"].fields,
+        ),
+        Record(
             "telemetry.jsonl",
             "telemetry",
             f"In the folder of a run or of the meter. {rows['TelemetryRow'].words} null is what "

@@ -53,11 +53,17 @@ RUN_COLUMNS: plain_records.Fields = {
     "label": ("str", "Name of the run for readers: paradigm, what differs, seed."),
     "group": ("str", "Runs of one setting have one group: all but the seed is equal."),
     "group_label": ("str", "Name of the setting for readers."),
-    "setting": ("str | None", "What the command line set, beside the groups and the seed."),
-    "host": ("str | None", "Machine that the run was made on."),
-    "cpu": ("str | None", "Its processor."),
-    "cpu_threads": ("int | None", "Its hardware threads."),
-    "cards": ("str | None", "Its GPUs, counted by name."),
+    "setting": (
+        "str | None",
+        "What the command line set, beside the groups and the seed; for a run on several nodes "
+        "their number too.",
+    ),
+    "host": ("str | None", "Machine that the run was made on; of several, the first rank's."),
+    "num_nodes": ("int | None", "Machines that the run was made on."),
+    "hosts": ("str | None", "The names of all of them."),
+    "cpu": ("str | None", "Their processors, each once."),
+    "cpu_threads": ("int | None", "Hardware threads of all of them together."),
+    "cards": ("str | None", "The GPUs of the run on all of them, counted by name."),
     "driver": ("str | None", "Version of NVIDIA's driver."),
     "cpu_estimate": ("str | None", "Source of the CPU's rated power, where it is estimated."),
     "precision": ("str | None", "training.precision."),
@@ -119,7 +125,12 @@ WINDOW = {
     "uncertainty_j": "One standard deviation of that sum.",
     "energy_quality": "Quality of that sum.",
     "net_energy_j": "That sum less idle power times duration; null where idle is not known.",
+    "num_nodes": "Nodes whose joules are in it.",
+    "waiting_energy_j": "Of that sum, the joules of nodes that wait for a stage that one rank "
+    "builds alone; null where the window is of one node.",
+    "waiting_uncertainty_j": "One standard deviation of these joules.",
 }
+NODE = "Number of the node in its run, from 1, the first rank's."
 SUMMARY_COLUMNS = {
     "stage": "Name of the stage.",
     "num_ticks": "Samples of all devices in it.",
@@ -178,6 +189,8 @@ EXHIBITS = {
     "fine-tuning to the same quality.",
     "co2e_by_site": "CO2e of building a student, at each site.",
     "energy_by_stage": "Energy of each stage.",
+    "waiting_nodes": "Of each run on several nodes, the joules of nodes that waited for a stage "
+    "that one rank builds alone.",
     "idle_and_wait": "Share of idle power, of waiting for data, and of utilisation, by stage.",
     "quality_against_joules": "Held-out bits per byte against the joules drawn by then.",
     "loss_curves": "The loss over the tokens trained on.",
@@ -198,11 +211,18 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": 
 def tables() -> dict[str, list[tuple[str, pa.DataType, str]]]:
     """Each table of fixed columns to its columns: name, type, meaning."""
     stages = _recorded("stages.jsonl") | WINDOW
-    stages |= {
+    by_component = {
         f"{part}_{name}": f"{part}: {words}"
         for part in columns.COMPONENTS
         for name, words in COMPONENT.items()
     }
+    share = _recorded("A node in stages.jsonl") | WINDOW | by_component
+    share |= {name: stages[name] for name in ("attempt", "window")}
+    ticks = _recorded("telemetry.jsonl") | {"node": NODE}
+    ticks["monotonic_s"] = (
+        "Seconds of a clock that never goes back, that of the run's first node; differences inside "
+        "one attempt mean something."
+    )
     serving = _recorded("inference.json")
     phase = _recorded("A phase in inference.json")
     serving |= {
@@ -216,19 +236,22 @@ def tables() -> dict[str, list[tuple[str, pa.DataType, str]]]:
         if name not in ("schema", "energy_quality")
     ]
     return {
-        "stages": _columns(columns.STAGES, stages),
+        "stages": _columns(columns.STAGES, stages | by_component),
+        "node_shares": _columns(columns.NODE_SHARES, share),
         "train": [("run", pa.string(), "Name of the run."), *train],
         "scores": _columns(columns.SCORES, _recorded("eval.json")),
         "inference": _columns(columns.INFERENCE, serving),
         "serving": _columns(SERVING, _under_load()),
         "summaries": _columns(SUMMARIES, SUMMARY_COLUMNS),
-        "telemetry": _columns(columns.TELEMETRY, _recorded("telemetry.jsonl")),
+        "telemetry": _columns(columns.TELEMETRY, ticks),
     }
 
 
 ABOUT = {
     "stages": "`stages.parquet` and `stages.csv`: one row for each window and attempt. The columns "
     "`energy_j` to `net_energy_j` add up the components.",
+    "node_shares": "`node_shares.parquet`: one row for each node, window and attempt of a run on "
+    "several nodes. The rows of a window add up to its row in `stages`.",
     "train": "`train.parquet`: one row for each row of train.jsonl. It has the terms that the runs "
     "have.",
     "scores": "`scores.parquet`: one row for each metric, task and model.",
@@ -240,7 +263,8 @@ ABOUT = {
     "summaries": "`summaries.parquet`: one row for each run and stage: how busy and how hot its "
     "devices were.",
     "telemetry": "`telemetry.parquet/`: a folder with a file for each run, sorted by attempt and "
-    "time. pandas and pyarrow read it as one table. One row for each device and sample.",
+    "time. pandas and pyarrow read it as one table. One row for each device and sample, of all "
+    "nodes.",
 }
 """What each table is."""
 

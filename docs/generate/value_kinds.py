@@ -23,6 +23,7 @@ KINDS = {
     "list[dict]": "list of mappings",
     "dict[str, int]": "whole number per name",
     "dict[str, object]": "mapping",
+    "list[NodeShare]": "list of [shares of nodes](#node-share)",
     "Figure": "[figure](#figure)",
     "Percentiles": "[percentiles](#percentiles)",
     "EngineRecord": "[engine](#engine)",

@@ -21,11 +21,12 @@ from kdwatts.config.experiment import Config, to_dict
 from kdwatts.records.doctor_record import last_of
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
+from kdwatts.records.traces import trace_name
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.paths import PACKAGE_DIR, expanded
 from kdwatts.runtime.slurm_jobs import alive, own_id
-from kdwatts.telemetry.host import cpu_name
-from kdwatts.telemetry.nvml import Device
+from kdwatts.telemetry.clock_offset import ClockOffset
+from kdwatts.telemetry.node_facts import NodeFacts
 
 PACKAGES = (
     "torch", "transformers", "datasets", "hydra-core", "omegaconf", "lm-eval", "nvidia-ml-py",
@@ -117,9 +118,18 @@ def write_status(
 
 
 def write_manifest(
-    run_dir: Path, config: Config, gpus: Sequence[Device], *, attempt: int, overrides: Sequence[str]
+    run_dir: Path,
+    config: Config,
+    nodes: Sequence[NodeFacts],
+    *,
+    attempt: int,
+    overrides: Sequence[str],
 ) -> None:
-    """Write what this attempt runs with. Manifests of earlier attempts are kept inside it."""
+    """Write what this attempt runs with. Manifests of earlier attempts are kept inside it.
+
+    `nodes` are those of the run, with the GPUs that it uses; this process is on the first.
+    """
+    first, store_dir = nodes[0], Path(expanded(config.store_dir)).resolve()
     path = run_dir / MANIFEST_NAME
     earlier: list[dict[str, Any]] = []
     if path.is_file():
@@ -137,17 +147,21 @@ def write_manifest(
             "overrides": list(overrides),
             "python": platform.python_version(),
             "versions": package_versions(),
-            "host": (host := socket.gethostname()),
+            "host": first.host,
             "system": platform.platform(),
-            "cpu": cpu_name(),
-            "cpu_threads": psutil.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": [asdict(gpu) for gpu in gpus],
-            "doctor": last_of(
-                Path(expanded(config.store_dir)).resolve(),
-                host,
-                [gpu.uuid for gpu in gpus] or [None],
-            ),
+            "cpu": first.cpu,
+            "cpu_threads": first.cpu_threads,
+            "memory_gib": first.memory_gib,
+            "launch": {"nodes": len(nodes), "ranks": sum(len(node.ranks) for node in nodes)},
+            "nodes": [node_record(node) for node in nodes],
+            "gpus": [{**asdict(gpu), "host": node.host} for node in nodes for gpu in node.gpus],
+            "doctor": [
+                found
+                for node in nodes
+                for found in last_of(
+                    store_dir, node.host, [gpu.uuid for gpu in node.gpus] or [None]
+                )
+            ],
             "command": sys.argv,
             "slurm": {k: v for k, v in sorted(os.environ.items()) if k.startswith("SLURM_JOB")},
             "cpu_estimate": _cpu_estimate(config),
@@ -160,6 +174,23 @@ def write_manifest(
             "earlier_attempts": earlier,
         },
     )
+
+
+def node_record(node: NodeFacts, clock: ClockOffset | None = None) -> dict[str, Any]:
+    """What the manifest says of a node. `clock` is its monotonic clock less the first node's."""
+    if node.number == 1:
+        clock = ClockOffset(0.0, 0.0)
+    return {
+        "number": node.number,
+        "host": node.host,
+        "cpu": node.cpu,
+        "cpu_threads": node.cpu_threads,
+        "memory_gib": node.memory_gib,
+        "ranks": node.ranks,
+        "trace": trace_name(node.number),
+        "clock_offset_s": clock and clock.offset_s,
+        "clock_skew_s": clock and clock.skew_s,
+    }
 
 
 def add_to_manifest(run_dir: Path, **facts: Any) -> None:

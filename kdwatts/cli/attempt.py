@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,11 @@ from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.screen import log_errors_only
 from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
+from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import list_gpus
 
 if TYPE_CHECKING:
-    from kdwatts.training.parallel import Company
+    from kdwatts.training.company import Company
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +95,9 @@ def _run(tree: DictConfig, run_dir: Path, is_swept: bool) -> None:
         raise
     finally:
         if company:
-            from kdwatts.stages.rank_messages import Ended
+            from kdwatts.stages.rank_messages import Ended, to_values
 
-            company.tell_last(Ended(state))
+            company.tell_last(to_values(Ended(state)))
 
 
 def _was_done(run_dir: Path, tree: DictConfig) -> bool:
@@ -136,10 +138,14 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
     ranks = launched()
     if ranks.world == 1:
         return None
-    from kdwatts.training.parallel import meet
+    from kdwatts.training.meeting import EndedByAnother, meet
 
     try:
-        return meet(ranks, resolve_gpu(tree, list_gpus()).gpu.device)
+        gpus = list_gpus()
+        device_type = resolve_gpu(tree, gpus).gpu.device
+        return meet(ranks, device_type, store_dir=Store(tree.store_dir).root, gpus=gpus)
+    except EndedByAnother:
+        sys.exit(EXIT_FAILED)
     except Exception as error:
         if ranks.leads:
             attempt, text = next_attempt(run_dir), in_one_sentence(error)
@@ -149,7 +155,7 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
 
 def _follow(company: Company) -> None:
     """A run of a rank that helps; it ends as the first rank's does, which tells why."""
-    from kdwatts.stages.rank_messages import follow
+    from kdwatts.stages.following import follow
 
     try:
         with deferred():
@@ -228,20 +234,22 @@ def _execute(
     from kdwatts.stages.graph import plan
 
     guards.check_unchanged()
-    gpus = list_gpus()
-    tree = settings_of_first_start(run_dir, resolve_gpu(tree, gpus))
+    nodes = company.nodes if company else [facts_of_this_node(list_gpus())]
+    gpus = [gpu for node in nodes for gpu in node.gpus]
+    tree = settings_of_first_start(run_dir, resolve_gpu(tree, nodes[0].gpus))
     config = to_config(tree)
     if config.until in WITHOUT_RUN:
         raise ValueError(
             f"until={config.until} begins no run, and this command begins one; choose another until"
         )
     check_gpus(config, gpus)
-    gpus = gpus if config.gpu.device == "cuda" else []
+    if config.gpu.device != "cuda":
+        nodes, gpus = [replace(node, gpus=[]) for node in nodes], []
     store = Store(config.store_dir)
     store.check_writable()
-    write_manifest(run_dir, config, gpus, attempt=attempt, overrides=overrides)
-    nodes = plan(config, gpus)
+    write_manifest(run_dir, config, nodes, attempt=attempt, overrides=overrides)
+    stages = plan(config, gpus)
     sweep.check_prerequisites()
     run = Run(config, run_dir, store, attempt, gpus, notice, company)
-    with guards.sole_user(gpus, allowed=config.telemetry.allow_shared):
-        return stopped_by(execute(run, nodes))
+    with guards.sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
+        return stopped_by(execute(run, stages))

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 PLACES = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE"),
@@ -136,8 +137,21 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
 
 def node() -> str:
     """The name within which a process id is unique: containers share a host's name, not its ids."""
+    return f"{socket.gethostname()} {process_space()}".strip()
+
+
+def process_space() -> str:
+    """What processes have in common that see each other's ids. Empty elsewhere than on Linux."""
     try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def machine() -> str:
+    """What all processes of one machine have in common, in containers too: the id of its start."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return socket.gethostname()
 

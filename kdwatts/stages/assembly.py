@@ -31,8 +31,9 @@ from kdwatts.stages.work import (
 from kdwatts.training.held_out_loss import HeldOut, held_out_of
 from kdwatts.training.learner import Learner
 from kdwatts.training.lora import add_adapters
+from kdwatts.training.meeting import ranks_by_node
 from kdwatts.training.objective import PairSizes, objective_of
-from kdwatts.training.parallel import collected, rank, ranks_by_node
+from kdwatts.training.parallel import collected, rank
 from kdwatts.training.rollout import Rollouts, Writer
 from kdwatts.training.text_rows import TextRows
 

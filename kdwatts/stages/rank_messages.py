@@ -1,16 +1,19 @@
-"""What the first rank of a launch tells the others, and how they follow it through a run."""
+"""What the first rank of a launch tells the others, as JSON and back."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdwatts.config.experiment import Config
+from omegaconf import DictConfig, OmegaConf
+
+from kdwatts.config.checks import to_config
+from kdwatts.config.experiment import Config, to_dict
 
 if TYPE_CHECKING:
     from kdwatts.stages.work import Work
-    from kdwatts.training.parallel import Company
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Prepare:
 
     config: Config
     stages: list[str]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The meters begin. The first rank of every other node answers where its own is asked."""
+
+    config: Config
+    run_dir: Path
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -54,50 +66,38 @@ class Ended:
     state: str
 
 
-def follow(company: Company) -> str:
-    """Help the first rank with what ranks build together until its run ends.
+Message = Prepare | Measure | Call | Ended
 
-    Returns how it ended.
-    """
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    from kdwatts.stages.ready import get_ready
-
-    disable_progress_bar()
-    set_verbosity_error()  # Its own handlers: the first rank passes on what there is to say.
-    while not isinstance(message := company.hear(), Ended):
-        if isinstance(message, Prepare):
-            get_ready(message.config, message.stages)
-            company.answer()
-        else:
-            assert isinstance(message, Call)
-            _help(company, message)
-    return message.state
+_KINDS = {kind.__name__: kind for kind in (Prepare, Measure, Call, Ended)}
 
 
-def _help(company: Company, call: Call) -> None:
-    """Take part in one build, under a meter that measures nothing."""
-    from kdwatts.stages import distill, teacher
-    from kdwatts.stages.gpu_memory import release
-    from kdwatts.stages.inference import synchronizer
-    from kdwatts.stages.work import Work
-    from kdwatts.telemetry.bystander import Bystander, unmeasured_window
-    from kdwatts.training.parallel import device_of, together
+def to_values(message: Message) -> dict[str, Any]:
+    """A message in JSON's types."""
+    return {"kind": type(message).__name__, **{k: _plain(v) for k, v in vars(message).items()}}
 
-    device = device_of(company.ranks, call.config.gpu.device)
-    meter = Bystander(together(synchronizer(device)))
-    work = Work(
-        config=call.config,
-        inputs=call.inputs,
-        out_dir=call.artifact_dir,
-        scratch_dir=call.scratch_dir,
-        run_dir=call.run_dir,
-        attempt=call.attempt,
-        meter=meter,
-        window=unmeasured_window(call.stage),
-        device=device,
-    )
-    stages = {teacher.NAME: teacher, distill.NAME: distill}
-    stages[call.stage].assist(work, call.artifact_dir)
-    # An engine that the first rank starts later may take this rank's GPU too.
-    release(device)
+
+def from_values(values: Mapping[str, Any]) -> Message:
+    """The message that `to_values` made these of."""
+    given = {name: _read(name, value) for name, value in values.items() if name != "kind"}
+    return _KINDS[values["kind"]](**given)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        # Why `compile` has its value is no option, so it stands beside them.
+        return {"options": to_dict(value), "compile_why": value.training.compile_why}
+    if isinstance(value, dict):
+        return {name: str(path) for name, path in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read(name: str, value: Any) -> Any:
+    if name == "config":
+        tree = OmegaConf.merge(OmegaConf.structured(Config), value["options"])
+        assert isinstance(tree, DictConfig)
+        config = to_config(tree)
+        config.training.compile_why = value["compile_why"]
+        return config
+    if name == "inputs":
+        return {parent: Path(path) for parent, path in value.items()}
+    return Path(value) if name.endswith("_dir") else value

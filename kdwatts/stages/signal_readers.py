@@ -17,8 +17,8 @@ from kdwatts.stages.work import Work, frozen_dtype, teacher_source
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.cross_tokenizer import Spelling, spelling, universal_signals
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
+from kdwatts.training.meeting import ranks_by_node
 from kdwatts.training.micro_batch import SignalSource
-from kdwatts.training.parallel import ranks_by_node
 from kdwatts.training.terms.head_terms import TeacherHead
 
 

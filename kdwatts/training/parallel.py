@@ -8,135 +8,19 @@ whole step counts. So losses and gradients of ranks are added up and never avera
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import json
-import os
-import pickle
-import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from kdwatts.models.sharding import is_sharded
-from kdwatts.runtime.ranks import Ranks, meeting_point, node
+from kdwatts.runtime.ranks import Ranks
 
 BUCKET_ELEMENTS = 1 << 24
 """Elements of small gradients that travel as one: 64 MiB of float32."""
-POLL_EVERY_S = 0.1
-POLL_END_S = 0.02
-PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the others inside a computation before it counts one as dead."""
-LAST_PATIENCE_S = 10.0
-ANSWER_PATIENCE_S = 300.0
-"""Imports from a slow file system take a minute or two. A rank that dies there is noticed later."""
-
-
-class Company:
-    """The ranks of one launch. What the first rank tells the others reaches each of them, in order.
-
-    Messages go through a store beside the computations: whoever tells does not wait.
-    """
-
-    def __init__(self, ranks: Ranks, store: Any, peers: list[int]) -> None:
-        self.ranks = ranks
-        self.peers = peers
-        """Process ids of the other ranks, all on this node."""
-        self._store = store
-        self._num_told = 0
-        self._num_left = 0
-
-    def tell(self, message: Any) -> None:
-        """Send a message to all others. Only the first rank does."""
-        self._store.set(f"told-{self._num_told}", pickle.dumps(message))
-        self._num_told += 1
-
-    def tell_last(self, message: Any) -> None:
-        """Send what may be the last message, and wait until all have left: the store ends with us.
-
-        A rank leaves when it hears this message, or after an error of its own. Then it hears
-        nothing any more. A busy or dead rank is waited for, but not for long.
-        """
-        self.tell(message)
-        self._wait_for(f"left-{self._num_left}", LAST_PATIENCE_S)
-        self._num_left += 1
-
-    def wait_for_answers(self) -> None:
-        """Wait until every other rank has answered the last message, or has left."""
-        self._wait_for(f"answer-{self._num_told}", ANSWER_PATIENCE_S)
-
-    def _wait_for(self, word: str, patience_s: float) -> None:
-        deadline_s = time.monotonic() + patience_s
-        words = (word, f"left-{self._num_left}")
-        waiting = set(range(1, self.ranks.world))
-        while waiting and time.monotonic() < deadline_s:
-            for rank in list(waiting):
-                if any(self._store.check([f"{said}-{rank}"]) for said in words):
-                    waiting.remove(rank)
-            if waiting:
-                time.sleep(POLL_END_S)
-
-    def answer(self) -> None:
-        """Say that the last message has been dealt with."""
-        self._store.set(f"answer-{self._num_told}-{self.ranks.rank}", b"")
-
-    def leave(self) -> None:
-        """Say that this rank has no more part in the run, however it ended here."""
-        with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
-            self._store.set(f"left-{self._num_left}-{self.ranks.rank}", b"")
-        self._num_left += 1
-
-    def hear(self) -> Any:
-        """The first rank's next message, however long it takes.
-
-        Raises RuntimeError when the store is gone, and the first rank with it.
-        """
-        name = f"told-{self._num_told}"
-        while not self._store.check([name]):
-            time.sleep(POLL_EVERY_S)
-        self._num_told += 1
-        return pickle.loads(self._store.get(name))
-
-
-_met: list[Company] = []
-
-
-def meet(ranks: Ranks, device_type: str) -> Company | None:
-    """The company of this launch's ranks, met once per process. None for a process that is alone.
-
-    CPU tensors travel by gloo, CUDA tensors by NCCL, which touches a GPU only when it is used.
-
-    Raises RuntimeError for ranks on several nodes: one meter sees the devices of its own node
-    alone.
-    """
-    if ranks.world == 1:
-        return None
-    if not _met:
-        store, *_ = next(rendezvous(meeting_point(), ranks.rank, ranks.world))
-        store.set_timeout(PATIENCE)
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=PrefixStore("group", store),
-            rank=ranks.rank,
-            world_size=ranks.world,
-            timeout=PATIENCE,
-        )
-        atexit.register(distributed.destroy_process_group)
-        found = collected((node(), os.getpid()))
-        if len(nodes := {place for place, _ in found}) > 1:
-            raise RuntimeError(
-                f"{ranks.world} ranks were launched on {len(nodes)} nodes, but one meter sees the "
-                "energy of one node only; launch all ranks of a run on one node, and not in "
-                "containers of their own"
-            )
-        peers = [pid for _, pid in found if pid != os.getpid()]
-        _met.append(Company(ranks, PrefixStore("company", store), peers))
-    return _met[0]
 
 
 def device_of(ranks: Ranks, device_type: str) -> torch.device:
@@ -203,14 +87,6 @@ def _gathered(part: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(part) for _ in range(num_ranks())]
     distributed.all_gather(parts, part)
     return parts
-
-
-def ranks_by_node() -> tuple[tuple[int, ...], ...]:
-    """The ranks of each node, in the order of their first ranks. Every rank must call it."""
-    found: dict[str, list[int]] = {}
-    for number, name in enumerate(collected(node())):
-        found.setdefault(name, []).append(number)
-    return tuple(tuple(ranks) for ranks in found.values())
 
 
 def together(synchronize: Callable[[], None]) -> Callable[[], None]:

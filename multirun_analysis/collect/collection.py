@@ -36,7 +36,11 @@ _NUMBERS = (
 _SERVED_TYPES = {
     f"{subject}_served_{name}": dtype for subject in SUBJECTS for name, dtype in SERVED.items()
 }
-_TYPES = {"cpu_threads": "Int64"} | _SERVED_TYPES | dict.fromkeys(_NUMBERS, "float64")
+_TYPES = (
+    {"cpu_threads": "Int64", "num_nodes": "Int64"}
+    | _SERVED_TYPES
+    | dict.fromkeys(_NUMBERS, "float64")
+)
 """Of the columns that no record has."""
 
 
@@ -48,6 +52,8 @@ class Collected:
     """One row per run folder: state and reason, all keys of Metrics, totals, provenance."""
     stages: pd.DataFrame
     """One row per window and attempt. `energy_j` sums the components of the best quality."""
+    node_shares: pd.DataFrame
+    """One row per node, window and attempt of runs on several nodes."""
     train: pd.DataFrame
     """One row per logged step, and per reading on held-out rows."""
     scores: pd.DataFrame

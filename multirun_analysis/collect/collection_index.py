@@ -24,6 +24,7 @@ import pyarrow as pa
 
 import kdwatts.metrics
 import kdwatts.records
+from kdwatts.records.traces import traces_in
 from multirun_analysis.collect.run_folder import FILES
 from multirun_analysis.values.atomic import replace_whole
 
@@ -88,7 +89,7 @@ def signatures(folders: Sequence[Path]) -> list[Signature]:
 
 def _signature(folder: Path) -> Signature:
     found = []
-    for name in FILES:
+    for name in (*FILES, *(path.name for path in traces_in(folder).values())):
         # Text paths: pathlib would take most of the time of a thousand folders.
         if stat := stat_of(os.path.join(folder, name)):
             found.append((name, *stat))

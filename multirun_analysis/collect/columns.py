@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from kdwatts.records.schema import COMPONENTS, Score, StageRow, TelemetryRow
+from kdwatts.records.schema import COMPONENTS, NodeShare, Score, StageRow, TelemetryRow
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -65,31 +65,54 @@ def _typed_fields(record_type: type) -> list[pa.Field]:
     ]
 
 
-TELEMETRY = pa.schema([RUN, *_typed_fields(TelemetryRow)])
+TICK = pa.schema(_typed_fields(TelemetryRow))
+"""What a line of a trace says."""
+TELEMETRY = pa.schema([RUN, *TICK, pa.field("node", pa.int64())])
+"""A tick with the number of its node. `monotonic_s` is by the clock of the run's first node."""
 SCORES = pa.schema([RUN, *_typed_fields(Score)])
 INFERENCE = pa.schema([RUN, *(pa.field(name, _ARROW[kind]) for name, kind in _INFERENCE.items())])
+
+
+def _component_fields(**sources: str) -> list[pa.Field]:
+    """A column for each component and source, with the kind of the source."""
+    return [
+        pa.field(f"{part}_{source}", _ARROW[kind])
+        for part in COMPONENTS
+        for source, kind in sources.items()
+    ]
+
+
+_SUM = [
+    pa.field("energy_j", pa.float64()),
+    pa.field("uncertainty_j", pa.float64()),
+    pa.field("energy_quality", pa.string()),
+]
 STAGES = pa.schema(
     [
         RUN,
         *_typed_fields(StageRow),
-        *(
-            pa.field(f"{part}_{source}", _ARROW[kind])
-            for part in COMPONENTS
-            for source, kind in (
-                ("energy_j", "float"),
-                ("quality", "str"),
-                ("method", "str"),
-                ("coverage", "float"),
-                ("reason", "str"),
-            )
+        *_component_fields(
+            energy_j="float", quality="str", method="str", coverage="float", reason="str"
         ),
-        pa.field("energy_j", pa.float64()),
-        pa.field("uncertainty_j", pa.float64()),
-        pa.field("energy_quality", pa.string()),
+        *_SUM,
         pa.field("net_energy_j", pa.float64()),
+        pa.field("num_nodes", pa.int64()),
+        pa.field("waiting_energy_j", pa.float64()),
+        pa.field("waiting_uncertainty_j", pa.float64()),
     ]
 )
 """A window with one column per component, and their sum of the best quality."""
+NODE_SHARES = pa.schema(
+    [
+        RUN,
+        pa.field("attempt", pa.int64()),
+        pa.field("window", pa.string()),
+        *_typed_fields(NodeShare),
+        *_component_fields(energy_j="float", quality="str", coverage="float", reason="str"),
+        *_SUM,
+    ]
+)
+"""What one node drew in a window of a run on several, as STAGES has the sum."""
 TRAIN = pa.schema([RUN])
 """The losses of a paradigm are its own: columns are what the runs have."""
 

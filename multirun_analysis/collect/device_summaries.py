@@ -38,7 +38,10 @@ SUMMARIES = pa.schema(
 )
 
 _NUMBERS = ("power_w", "util_pct", "memory_used_gib", "temperature_c")
-_READ = ("attempt", "monotonic_s", "window", "device_kind", "device_index", "throttle_reasons")
+_READ = (
+    *("attempt", "monotonic_s", "window", "node", "device_kind", "device_index"),
+    "throttle_reasons",
+)
 _SOFT_REASONS = 0x1 | 0x2
 """NVML's bits for an idle GPU and for clocks that an application set: neither slows work down."""
 
@@ -139,13 +142,17 @@ def _stages(ticks: pa.Table) -> tuple[np.ndarray, list[str]]:
 
 
 def _devices(ticks: pa.Table) -> tuple[np.ndarray, list[str | None]]:
-    """For each tick the index of its device, and the kind of each device."""
+    """For each tick the index of its device, and the kind of each device.
+
+    Each node has a GPU 0.
+    """
     encoded = ticks["device_kind"].combine_chunks().dictionary_encode()
     names = [*encoded.dictionary.to_pylist(), None]
     kind_index = encoded.indices.fill_null(len(names) - 1).to_numpy().astype(np.int64)
     number = ticks["device_index"].fill_null(-1).to_numpy()
-    both, index = np.unique(np.stack([kind_index, number]), axis=1, return_inverse=True)
-    return index.reshape(-1), [names[kind] for kind in both[0]]
+    node = ticks["node"].to_numpy()
+    devices, index = np.unique(np.stack([kind_index, number, node]), axis=1, return_inverse=True)
+    return index.reshape(-1), [names[kind] for kind in devices[0]]
 
 
 def _alike(order: np.ndarray, *keys: np.ndarray) -> Iterator[np.ndarray]:

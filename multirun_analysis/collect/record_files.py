@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,14 @@ def _chunks(path: Path) -> Iterator[str]:
     """What can be a value of its own: lines, one at a time, or a whole file."""
     with path.open(encoding="utf-8", errors="replace") as file:
         yield from file if path.suffix == ".jsonl" else [file.read()]
+
+
+def error_words(status: Mapping[str, Any]) -> str | None:
+    """What status.json says of a failure, with the node that it was on where it names one."""
+    error, node = status.get("error"), status.get("node")
+    if node and str(node) not in str(error):
+        return f"on {node}: {error}" if error else f"failed on {node}"
+    return None if error is None else str(error)
 
 
 TORN = "torn last line passed over"

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from kdwatts.metrics.scores import with_chance
 from kdwatts.records.run_metrics import Metrics
-from multirun_analysis.collect import run_accuracy, tick_blocks
+from multirun_analysis.collect import node_traces, run_accuracy
 from multirun_analysis.collect.device_summaries import summarise_part
-from multirun_analysis.collect.record_files import read_record, type_problem
+from multirun_analysis.collect.record_files import error_words, read_record, type_problem
 from multirun_analysis.collect.run_tables import read_tables
 from multirun_analysis.collect.serving_columns import with_run
 from multirun_analysis.values.yaml_files import read_settings, value_at
@@ -27,17 +27,17 @@ CHOICES = ("paradigm", "model", "data", "gpu")
 FILES = (
     *("status.json", "metrics.json", "manifest.json", "eval.json", "inference.json"),
     "serving.json",
-    *("stages.jsonl", "train.jsonl", tick_blocks.FILE),
+    *("stages.jsonl", "train.jsonl"),
     *("config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"),
 )
-"""All that is read of a run's folder."""
+"""All that is read of a run's folder beside its traces."""
 
 # fmt: off
 _RUN_COLUMNS = [
     "run", "folder", "state", "reason", "finished", "stage", "attempt", "started_utc",
     "updated_utc", "notes", "duplicate_of", "label", "group", "group_label", "setting",
-    "host", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate", "precision", "serving_prompts",
-    "command",
+    "host", "num_nodes", "hosts", "cpu", "cpu_threads", "cards", "driver", "cpu_estimate",
+    "precision", "serving_prompts", "command",
     "git_commit", "versions", "doctor",
     "sampling_mean_s", "sampling_longest_s", "om_perf_reason", "inference_reason",
     "accuracy_kept_reason", "imported_as", "options",
@@ -87,11 +87,9 @@ def read_run(job: Job) -> Reading:
     imported = _imported(manifest)
     tables = read_tables(job.run, folder)
     if job.part_path is None:
-        has_ticks, ticks_problem = tick_blocks.look_at_ends(folder / tick_blocks.FILE)
+        has_ticks, ticks_problem = node_traces.look_at_ends(folder)
     else:
-        num_rows, ticks_problem = tick_blocks.write_part(
-            job.run, folder / tick_blocks.FILE, job.part_path
-        )
+        num_rows, ticks_problem = node_traces.write_run(job.run, folder, job.part_path)
         has_ticks = num_rows > 0
         if has_ticks:
             tables["summaries"] = summarise_part(job.run, job.part_path), None
@@ -102,6 +100,9 @@ def read_run(job: Job) -> Reading:
     problems.append(ticks_problem)
     row = dict.fromkeys([*_RUN_COLUMNS, *_METRIC_COLUMNS])
     row |= _configured(folder) | _provenance(manifest) | imported
+    if (row["num_nodes"] or 1) > 1:
+        # A student of several nodes is another one, whatever launched them.
+        row["setting"] = ", ".join(filter(None, (row["setting"], f"nodes={row['num_nodes']}")))
     if not metrics_problem:
         row |= {
             key: value if isinstance(value, (int, float)) else _text(value)
@@ -118,7 +119,7 @@ def read_run(job: Job) -> Reading:
         "stage": _text(status.get("stage")),
         "attempt": attempt if isinstance(attempt := status.get("attempt"), int) else None,
         "updated_utc": _text(status.get("time_utc")),
-        "notes": "; ".join(problem for problem in problems if problem) or None,
+        "notes": "; ".join(dict.fromkeys(filter(None, problems))) or None,
     }
     served, problem = tables["serving"]
     tables["serving"] = with_run(served, row), problem
@@ -162,7 +163,7 @@ def _state(
     if state == "done":
         return state, None if metrics else f"stopped after stage {stage} as asked: no metrics.json"
     if state == "failed":
-        return state, str(status.get("error") or f"stage {stage} failed and left no error")
+        return state, error_words(status) or f"stage {stage} failed and left no error"
     since = f"stage {stage}, attempt {status.get('attempt')}, {status.get('time_utc')}"
     if state == "preempted":
         return state, f"preempted and not resumed ({since})"
@@ -178,7 +179,7 @@ def _text(value: Any) -> str | None:
 
 def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     """Where and with what a run was made, as far as its manifest says."""
-    gpus = [gpu for gpu in manifest.get("gpus") or [] if isinstance(gpu, dict)]
+    gpus = _records_of(manifest, "gpus")
     names = [str(gpu.get("name")) for gpu in gpus]
     counted = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
     drivers = {str(gpu["driver"]) for gpu in gpus if gpu.get("driver")}
@@ -189,11 +190,9 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
     command = manifest.get("command")
     arguments = command[1:] if isinstance(command, list) else []
     return (
-        {key: _text(manifest.get(key)) for key in ("host", "cpu", "git_commit")}
+        {key: _text(manifest.get(key)) for key in ("host", "git_commit")}
+        | _machines(manifest)
         | {
-            "cpu_threads": threads
-            if isinstance(threads := manifest.get("cpu_threads"), int)
-            else None,
             "command": shlex.join(map(str, arguments)) or None,
             "cards": counted or None,
             "driver": ", ".join(sorted(drivers)) or _text(manifest.get("driver")),
@@ -202,6 +201,24 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
         }
         | _examined(manifest)
     )
+
+
+def _machines(manifest: dict[str, Any]) -> dict[str, Any]:
+    """All nodes of a run and their processors. A manifest without nodes is of one, its host."""
+    nodes = _records_of(manifest, "nodes") or ([manifest] if manifest else [])
+    hosts, cpus = ([_text(node.get(key)) for node in nodes] for key in ("host", "cpu"))
+    threads = [node.get("cpu_threads") for node in nodes]
+    known = [count for count in threads if isinstance(count, int)]
+    return {
+        "num_nodes": len(nodes) or None,
+        "hosts": ", ".join(filter(None, hosts)) or None,
+        "cpu": ", ".join(dict.fromkeys(filter(None, cpus))) or None,
+        "cpu_threads": sum(known) if known and len(known) == len(threads) else None,
+    }
+
+
+def _records_of(manifest: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [record for record in manifest.get(key) or [] if isinstance(record, dict)]
 
 
 def _examined(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from multirun_analysis.collect.device_summaries import SUMMARIES
 from multirun_analysis.collect.json_lines import read_blocks
 from multirun_analysis.collect.record_files import not_as_agreed, read_records
 from multirun_analysis.collect.serving_columns import SERVING, flat_record
+from multirun_analysis.statistics.waiting import waiting_energy
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""
 
 TABLES = {
     "stages": columns.STAGES,
+    "node_shares": columns.NODE_SHARES,
     "train": columns.TRAIN,
     "scores": columns.SCORES,
     "inference": columns.INFERENCE,
@@ -32,6 +34,7 @@ TABLES = {
 
 _FILES = {
     "stages": "stages.jsonl",
+    "node_shares": "stages.jsonl",
     "train": "train.jsonl",
     "scores": "eval.json",
     "inference": "inference.json",
@@ -45,15 +48,17 @@ _TRAIN_OPTIONS = arrow_json.ParseOptions(
 
 
 def read_tables(run: str, folder: Path) -> dict[str, Reading]:
-    """Each of TABLES that has a file of its own in a run's folder."""
-    read = {"train": _read_train}
+    """Each of TABLES that is read off a file in a run's folder."""
+    small = {name: read_records(folder / name) for part, name in _FILES.items() if part in _FLAT}
     return {
-        part: read.get(part, _read_small)(run, folder / name, part) for part, name in _FILES.items()
+        part: _small(run, folder / name, part, *small[name])
+        if part in _FLAT
+        else _read_train(run, folder / name)
+        for part, name in _FILES.items()
     }
 
 
-def _read_small(run: str, path: Path, part: str) -> Reading:
-    records, problem = read_records(path)
+def _small(run: str, path: Path, part: str, records: list[Any], problem: str | None) -> Reading:
     try:
         rows = [row for record in records for row in _FLAT[part](record)]
         return columns.to_table(run, rows, TABLES[part]), problem
@@ -63,18 +68,51 @@ def _read_small(run: str, path: Path, part: str) -> Reading:
 
 def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
     """A stages.jsonl record with one column per component, and their sum of the best quality."""
-    total = window_energy(row)
-    plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    plain = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
+    waiting = waiting_energy(row)
+    return (
+        plain
+        | _by_component(row)
+        | _summed(row)
+        | {
+            "net_energy_j": window_net_energy_j(row),
+            "num_nodes": max(1, len(row.get("nodes") or [])),
+            "waiting_energy_j": waiting.value,
+            "waiting_uncertainty_j": waiting.sd,
+        }
+    )
+
+
+def _by_component(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for part in COMPONENTS:
-        for source in ("energy_j", "quality", "method", "coverage"):
-            plain[f"{part}_{source}"] = row[source].get(part)
-        plain[f"{part}_reason"] = (row.get("reason") or {}).get(part)
-    return plain | {
+        for source in ("energy_j", "quality", "coverage"):
+            found[f"{part}_{source}"] = row[source].get(part)
+        if "method" in row:
+            found[f"{part}_method"] = row["method"].get(part)
+        found[f"{part}_reason"] = (row.get("reason") or {}).get(part)
+    return found
+
+
+def _summed(row: dict[str, Any]) -> dict[str, Any]:
+    total = window_energy(row)
+    return {
         "energy_j": total.value,
         "uncertainty_j": total.sd,
         "energy_quality": total.quality,
-        "net_energy_j": window_net_energy_j(row),
     }
+
+
+def _flat_shares(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each node drew in the window of a stages.jsonl record, as `_flat_stage` has the sum."""
+    of_window = {key: row[key] for key in ("attempt", "window")}
+    return [
+        {key: value for key, value in share.items() if not isinstance(value, (dict, list))}
+        | of_window
+        | _by_component(share)
+        | _summed(share)
+        for share in row.get("nodes") or []
+    ]
 
 
 def _flat_cost(row: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +128,7 @@ def _flat_cost(row: dict[str, Any]) -> dict[str, Any]:
 
 _FLAT: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
     "stages": lambda row: [_flat_stage(row)],
+    "node_shares": _flat_shares,
     "scores": lambda row: [dict(row)],
     "inference": lambda row: [_flat_cost(row)],
     "serving": flat_record,
@@ -97,7 +136,7 @@ _FLAT: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
 """Table to what makes the rows of one record."""
 
 
-def _read_train(run: str, path: Path, _part: str) -> Reading:
+def _read_train(run: str, path: Path) -> Reading:
     """Numbers of train.jsonl, and `split`, which says what held-out rows are."""
     problems: list[str] = []
     blocks = list(read_blocks(path, _TRAIN_OPTIONS, problems, block_bytes=-1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from multirun_analysis.collect import tick_blocks
+from multirun_analysis.collect import node_traces, tick_blocks
 from multirun_analysis.collect.columns import concatenated
 from multirun_analysis.collect.device_summaries import SUMMARIES, summarise
 
@@ -59,10 +59,10 @@ class Telemetry:
             try:
                 return tick_blocks.read_part(part_path)
             except (OSError, ValueError) as error:
-                log.warning("%s does not read (%s); reading the run's own file", part_path, error)
+                log.warning("%s does not read (%s); reading the run's own files", part_path, error)
         if run not in self.parts:
             return tick_blocks.PART_SCHEMA.empty_table()
-        table, problem = tick_blocks.read_whole(run, self.folders[run] / tick_blocks.FILE)
+        table, problem = node_traces.read_whole(run, self.folders[run])
         if problem:
             log.warning("%s: %s", run, problem)
         return table

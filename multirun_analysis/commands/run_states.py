@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from multirun_analysis.collect.record_files import read_record
+from kdwatts.records.traces import traces_in
+from multirun_analysis.collect.record_files import error_words, read_record
 from multirun_analysis.commands.slurm_queue import Job, find_jobs
 from multirun_analysis.commands.submitted_jobs import jobs_by_folder, needed_jobs
 from multirun_analysis.values.folders import in_counting_order, survey
@@ -41,6 +42,9 @@ class RunState:
     reason: str | None = None
     job_id: str | None = None
     host: str | None = None
+    """Of the first rank."""
+    node: str | None = None
+    """Host of the rank that failed or was lost, where the run names it."""
 
 
 def run_states(directory: Path) -> list[RunState]:
@@ -80,6 +84,7 @@ def run_states(directory: Path) -> list[RunState]:
             reason=reason,
             job_id=job_id,
             host=record.get("host"),
+            node=record.get("node"),
         )
     failed = {one.job_id: folder for folder, one in states.items() if one.job_id and _ended(one)}
     return [
@@ -98,7 +103,7 @@ def _state(
     job: Job | None,
 ) -> tuple[str, str | None]:
     """State of a run that has a folder, and the reason of any but done and running."""
-    said, error = record.get("state"), record.get("error")
+    said, error = record.get("state"), error_words(record)
     if problem:
         return "failed", problem
     if said == "done":
@@ -181,9 +186,10 @@ def _stated_job(record: Mapping[str, Any]) -> str | None:
 
 
 def _silent_s(folder: Path) -> float:
-    """Seconds since a run last wrote anything that a living one writes."""
-    names = ("telemetry.jsonl", "status.json", "config.yaml", ".hydra/config.yaml")
-    written_s = [path.stat().st_mtime for name in names if (path := folder / name).is_file()]
+    """Seconds since a run last wrote, on any node, anything that a living one writes."""
+    paths = [folder / name for name in ("status.json", "config.yaml", ".hydra/config.yaml")]
+    paths += traces_in(folder).values()
+    written_s = [path.stat().st_mtime for path in paths if path.is_file()]
     return time.time() - max(written_s, default=folder.stat().st_mtime)
 
 

@@ -31,6 +31,7 @@ from multirun_analysis.figures.serving_by_architecture import energy_per_token
 from multirun_analysis.figures.serving_by_length import energy_per_token_by_length
 from multirun_analysis.figures.traffic_by_hour import traffic_by_hour
 from multirun_analysis.figures.under_load import under_load
+from multirun_analysis.figures.waiting_nodes import waiting_nodes
 from multirun_analysis.statistics.one_fleet import Fleet
 from multirun_analysis.statistics.operating_point import OperatingPoint
 from multirun_analysis.statistics.site import Site
@@ -73,6 +74,7 @@ def exhibits(
             "co2e_by_site": co2e_by_site(runs, None if site is None else [site]),
             "energy_by_stage": energy_by_stage(runs, stages),
             "idle_and_wait": idle_and_wait(runs, stages, summaries),
+            "waiting_nodes": waiting_nodes(runs, stages),
             "quality_against_joules": quality_against_joules(train, runs),
             "loss_curves": loss_curves(train, runs),
         }

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from multirun_analysis.figures.exhibit import Exhibit
-from multirun_analysis.figures.marks import coordinates, dash, legend_once, points, thin
+from multirun_analysis.figures.marks import braceless, coordinates, dash, legend_once, points, thin
 from multirun_analysis.figures.palette import INK, MUTED, faded, stage_color, stage_words, styled
 from multirun_analysis.figures.plotly_text import escape
 from multirun_analysis.statistics.joules_so_far import cumulative_energy_j, has_energy
@@ -22,7 +22,10 @@ from multirun_analysis.values.rows import Row, grouped, to_rows
 MAX_POINTS = 1200
 """Points of one panel; longer curves are averaged over equal spans, which keeps their energy."""
 
-_DEVICE_COLORS = {"gpu": INK, "cpu": "#a4560a", "dram": "#5a7d2a", "host": "#7b5ea7"}
+_DEVICE_COLORS = {"cpu": "#a4560a", "dram": "#5a7d2a", "host": "#7b5ea7"}
+
+_NODE_COLORS = (INK, "#0072b2", "#a3475c", "#5b6f1f")
+"""Of the GPUs of each node, in turn."""
 
 _DEVICE_DASHES = {"cpu": "longdash", "dram": "dashdot", "host": "longdashdot"}
 
@@ -62,7 +65,7 @@ def devices_over_time(ticks: pd.DataFrame, stages: pd.DataFrame, *, run: str) ->
 
 
 def _table(ticks: pd.DataFrame, starts_s: dict[int, float]) -> pd.DataFrame:
-    columns = ["attempt", "window", "device_kind", "device_index", "method", "util_pct"]
+    columns = ["attempt", "window", *_DEVICE, "host", "method", "util_pct"]
     # The ticks of a run that has none have no columns either.
     table = ticks.reindex(columns=[*columns, "temperature_c"])
     if not len(ticks):
@@ -78,8 +81,22 @@ def _table(ticks: pd.DataFrame, starts_s: dict[int, float]) -> pd.DataFrame:
     return table
 
 
+_DEVICE = ["node", "device_kind", "device_index"]
+"""What tells devices apart: each node has a GPU 0, and a later attempt may be on another host."""
+
+
 def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, Any]]:
-    return list(ticks.groupby(["device_kind", "device_index"], dropna=False)) if len(ticks) else []
+    return list(ticks.groupby(_DEVICE, dropna=False)) if len(ticks) else []
+
+
+def _node_names(table: pd.DataFrame) -> dict[int, str]:
+    """Node to its host, or to its number where its attempts had several. Empty for one node."""
+    hosts = {int(node): rows.dropna().unique() for node, rows in table.groupby("node")["host"]}
+    if len(hosts) < 2:
+        return {}
+    return {
+        node: str(names[0]) if len(names) == 1 else f"node {node}" for node, names in hosts.items()
+    }
 
 
 def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:
@@ -99,13 +116,15 @@ def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:
     _add_stages(fig, spans, factor, num_panels=len(panels))
     most_j = float(table["energy_j"].max()) if table["energy_j"].notna().any() else 1.0
     joules, prefix = units.prefix(most_j)
+    names = _node_names(table)
     for place, column in enumerate(panels, start=1):
         devices = [(key, rows) for key, rows in _by_device(table) if rows[column].notna().any()]
-        for (kind, index), rows in devices:
+        for (node, kind, index), rows in devices:
             scale = joules if column == "energy_j" else 1.0
             num_points = max(150, MAX_POINTS // len(devices))
             curve = _thinned(rows["active_s"], rows[column], num_points, whole=column == "energy_j")
-            trace = _device_trace(kind, index, rows, curve, unit, factor=factor, scale=scale)
+            look = _device_look(kind, index, rows, node=int(node), host=names.get(int(node)))
+            trace = _device_trace(look, curve, unit, factor=factor, scale=scale)
             fig.add_scatter(**trace, meta={"run": run}, row=place, col=1)
         title = _PANELS[column].format(prefix)
         fig.update_yaxes(title_text=title, rangemode="tozero", row=place, col=1)
@@ -119,18 +138,19 @@ def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:
     return fig.update_yaxes(visible=False, fixedrange=True, **last)
 
 
-def _device_trace(
-    kind: str, index: Any, rows: pd.DataFrame, curve: Any, unit: str, *, factor: float, scale: float
+def _device_look(
+    kind: str, index: Any, rows: pd.DataFrame, *, node: int, host: str | None
 ) -> dict[str, Any]:
+    """Name and line of a device; with its host where a run has several nodes."""
     modelled = bool((rows["method"] == "tdp_model").any())
     place = 0 if pd.isna(index) else int(index)
     name = escape(str(kind) if pd.isna(index) else f"{kind} {place}")
+    name += f" · {escape(host)}" if host else ""
     name += " (estimated from TDP)" if modelled else ""
     color = _DEVICE_COLORS.get(kind, MUTED)
+    if kind == "gpu":
+        color = _NODE_COLORS[(node - 1) % len(_NODE_COLORS)]
     return {
-        "x": coordinates(curve.index.to_numpy() / factor),
-        "y": coordinates(curve.to_numpy() / scale),
-        "mode": "lines",
         "name": name,
         "legendgroup": name,
         "line": {
@@ -140,7 +160,18 @@ def _device_trace(
                 "estimated" if modelled else "measured", _DEVICE_DASHES.get(kind, "solid")
             ),
         },
-        "hovertemplate": f"{name}: %{{y:.4g}} at %{{x:.4g}} {unit}<extra></extra>",
+    }
+
+
+def _device_trace(
+    look: dict[str, Any], curve: Any, unit: str, *, factor: float, scale: float
+) -> dict[str, Any]:
+    return look | {
+        "x": coordinates(curve.index.to_numpy() / factor),
+        "y": coordinates(curve.to_numpy() / scale),
+        "mode": "lines",
+        "hovertemplate": f"{braceless(look['name'])}: %{{y:.4g}} at %{{x:.4g}} {unit}"
+        "<extra></extra>",
     }
 
 

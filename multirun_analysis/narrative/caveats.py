@@ -289,12 +289,21 @@ def _hardware(runs: list[Row], *, name_hosts: bool) -> str:
     found = [run for run in runs if run["cards"] or run["host"]]
     for run in found:
         driver = run["driver"] and f"driver {run['driver']}"
-        host = (run["host"] or "a host that is not recorded") if name_hosts else None
-        machines.add(", ".join(filter(None, (host, run["cards"] or run["cpu"], driver))))
+        machines.add(
+            ", ".join(filter(None, (_place(run, name_hosts), run["cards"] or run["cpu"], driver)))
+        )
     text = f"{'; '.join(sorted(machines))}." if machines else ""
     if len({run["cards"] or run["cpu"] for run in found}) > 1:
         text += " The devices differ. Compare energies of methods on one device only."
     return text
+
+
+def _place(run: Row, name_hosts: bool) -> str | None:
+    """The host, or the number of nodes and all of their hosts where there are several."""
+    hosts = (run["hosts"] or run["host"] or "a host that is not recorded") if name_hosts else None
+    if (number := run["num_nodes"] or 1) == 1:
+        return hosts
+    return f"{number} nodes ({hosts})" if hosts else f"{number} nodes"
 
 
 def _software(runs: list[Row]) -> str:

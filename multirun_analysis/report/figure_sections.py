@@ -8,6 +8,7 @@ from multirun_analysis.figures.curves import loss_curves, loss_terms
 from multirun_analysis.figures.devices_over_time import devices_over_time
 from multirun_analysis.figures.idle import idle_words
 from multirun_analysis.figures.palette import stage_words
+from multirun_analysis.figures.waiting_nodes import waiting_words
 from multirun_analysis.report.render import Values
 from multirun_analysis.report.study import Study
 from multirun_analysis.statistics.accuracy_words import KEPT, missing_reasons
@@ -84,8 +85,10 @@ def stages(study: Study) -> Values | None:
 
 def why(study: Study) -> Values | None:
     """Idle power, waiting and utilisation; in words where they made a method expensive."""
-    exhibit = study.shown.get("idle_and_wait")
-    return exhibit and {"exhibit": exhibit, "reasons": idle_words(exhibit.table)}
+    words = {"idle_and_wait": idle_words, "waiting_nodes": waiting_words}
+    found = {name: study.shown[name] for name in words if name in study.shown}
+    reasons = [text for name, exhibit in found.items() for text in words[name](exhibit.table)]
+    return {"exhibits": found, "reasons": reasons} if found else None
 
 
 def devices(study: Study) -> Values | None:

@@ -165,7 +165,8 @@ def _pair(run: Row) -> str:
 def _machine(run: Row) -> str:
     threads = run["cpu_threads"] and f"{run['cpu_threads']} threads"
     driver = run["driver"] and f"driver {run['driver']}"
-    return ", ".join(filter(None, (run["cards"], driver, run["cpu"], threads)))
+    nodes = (run["num_nodes"] or 1) > 1 and f"{run['num_nodes']} nodes"
+    return ", ".join(filter(None, (nodes, run["cards"], driver, run["cpu"], threads)))
 
 
 def _commands(students: list[Row], arguments: str) -> list[str]:

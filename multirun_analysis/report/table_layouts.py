@@ -309,6 +309,19 @@ _LAYOUTS: dict[str, Layout] = {
         "Idle: what idle devices would have drawn, as a share of the energy. Data wait: share of "
         "the time. Utilisation: share of the time in which the device worked.",
     ),
+    "waiting_nodes": Layout(
+        [
+            plain("label", "Run"),
+            words("Stage", lambda row: stage_words(row["stage"])),
+            whole("num_nodes", "Nodes", folds=True),
+            joules("waiting_energy_j", "Waiting", error="waiting_half_width_j", kind="quality"),
+            with_interval(
+                "share_pct", "Of the run's joules (%)", "share_low_pct", "share_high_pct"
+            ),
+        ],
+        f"Waiting: joules of nodes that wait for a stage that one rank builds alone. {_PLUS_MINUS} "
+        f"{_IN_BRACKETS}",
+    ),
     "quality_against_joules": Layout(
         [
             plain("label", "Run"),

@@ -15,6 +15,8 @@ from kdwatts import __version__
 from kdwatts.artifacts import manifest
 from kdwatts.records.doctor_record import DoctorRecord, record_path
 from kdwatts.records.files import read_json, write_json
+from kdwatts.telemetry.clock_offset import ClockOffset
+from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import Device
 
 H100 = Device(0, "GPU-5f0c", "NVIDIA H100 80GB HBM3", 79.65, 700.0, "570.86", True, False)
@@ -84,7 +86,11 @@ def test_a_manifest_says_what_the_attempt_stands_on_and_keeps_the_earlier_ones(
     config = configure("gpu=cpu")
     for attempt in (1, 2, 3):
         manifest.write_manifest(
-            tmp_path, config, [H100], attempt=attempt, overrides=[f"training.seed={attempt}"]
+            tmp_path,
+            config,
+            [facts_of_this_node([H100])],
+            attempt=attempt,
+            overrides=[f"training.seed={attempt}"],
         )
     written = read_json(tmp_path / "manifest.json")
     assert (written["attempt"], written["kdwatts"]) == (3, __version__)
@@ -107,7 +113,8 @@ def test_a_manifest_names_the_last_examination_of_each_gpu_and_a_broken_one_by_i
     config = configure("gpu=cpu", f"store_dir={store}")
 
     def doctor(*gpus: Device) -> list[dict[str, Any]]:
-        manifest.write_manifest(tmp_path, config, gpus, attempt=1, overrides=[])
+        node = facts_of_this_node(gpus)
+        manifest.write_manifest(tmp_path, config, [node], attempt=1, overrides=[])
         return read_json(tmp_path / "manifest.json")["doctor"]
 
     (without,) = doctor()
@@ -129,13 +136,36 @@ def test_a_manifest_names_the_last_examination_of_each_gpu_and_a_broken_one_by_i
     assert broken["reason"].startswith(f"{path}: not JSON")
 
 
+def test_a_manifest_of_two_nodes_names_both_with_their_gpus_traces_and_examinations(
+    tmp_path: Path, configure: Callable[..., Any]
+):
+    config = configure("gpu=cpu", f"store_dir={tmp_path / 'store'}")
+    first = replace(facts_of_this_node([H100], ranks=[0, 1]), host="n1")
+    second = replace(first, number=2, host="n2", ranks=[2], gpus=[replace(H100, uuid="GPU-77aa")])
+    manifest.write_manifest(tmp_path, config, [first, second], attempt=1, overrides=[])
+    written = read_json(tmp_path / "manifest.json")
+    assert written["host"] == "n1"
+    assert written["launch"] == {"nodes": 2, "ranks": 3}
+    assert [(gpu["host"], gpu["index"], gpu["uuid"]) for gpu in written["gpus"]] == [
+        ("n1", 0, "GPU-5f0c"),
+        ("n2", 0, "GPU-77aa"),
+    ]
+    assert [one["host"] for one in written["doctor"]] == ["n1", "n2"]
+    assert [node["trace"] for node in written["nodes"]] == ["telemetry.jsonl", "telemetry.n2.jsonl"]
+    # Until the second has a meter, nobody knows its clock.
+    assert [node["clock_offset_s"] for node in written["nodes"]] == [0.0, None]
+    known = manifest.node_record(second, ClockOffset(1000.25, 1e-4))
+    assert (known["clock_offset_s"], known["clock_skew_s"]) == (1000.25, 1e-4)
+
+
 def test_equal_configurations_have_one_hash_and_different_ones_another(
     tmp_path: Path, configure: Callable[..., Any]
 ):
     hashes = []
     for overrides in ([], [], ["training.seed=1"]):
         config = configure("gpu=cpu", *overrides)
-        manifest.write_manifest(tmp_path, config, [], attempt=1, overrides=overrides)
+        node = facts_of_this_node([])
+        manifest.write_manifest(tmp_path, config, [node], attempt=1, overrides=overrides)
         hashes.append(read_json(tmp_path / "manifest.json")["config_hash"])
     assert hashes[0] == hashes[1] != hashes[2]
 

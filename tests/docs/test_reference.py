@@ -26,6 +26,7 @@ from kdwatts.config.paradigm import Response
 from kdwatts.config.training import Training
 from kdwatts.data.overlap import Tally, TaskText, describe, index_texts
 from kdwatts.records.files import read_json, read_jsonl
+from kdwatts.telemetry.node_facts import facts_of_this_node
 from multirun_analysis.collect.collection import collect
 from tests.multirun_analysis.written_runs import write_sweep
 from tests.whole_runs import run
@@ -179,7 +180,7 @@ def test_a_unit_is_read_off_the_end_of_a_name():
 def test_the_fields_of_status_and_manifest_are_those_that_are_written(tmp_path: Path, configure):
     write_status(tmp_path, state="running", stage="distill", attempt=1)
     assert read_json(tmp_path / "status.json").keys() == plain_records.STATUS.keys()
-    write_manifest(tmp_path, configure(), [], attempt=1, overrides=[])
+    write_manifest(tmp_path, configure(), [facts_of_this_node([])], attempt=1, overrides=[])
     add_to_manifest(tmp_path, stopped_by="target_tokens", feature_pairs=[], serving_engine={})
     assert read_json(tmp_path / "manifest.json").keys() == plain_records.MANIFEST.keys()
 

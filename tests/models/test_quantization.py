@@ -31,6 +31,7 @@ from kdwatts.planning.demands import workload_of
 from kdwatts.planning.describe import describe
 from kdwatts.records.files import read_json
 from kdwatts.stages import distill, evaluate, generate, inference, teacher
+from kdwatts.telemetry.node_facts import facts_of_this_node
 
 BITS = ("int8", "int4")
 GPU = ("gpu=h100", "training=smoke")
@@ -197,7 +198,7 @@ def test_the_manifest_says_in_how_many_bits_the_teacher_was(
     bits: str | None, configure: Callable[..., Any], tmp_path: Path
 ):
     config = configure(*GPU, quantised(bits))
-    write_manifest(tmp_path, config, [], attempt=1, overrides=[])
+    write_manifest(tmp_path, config, [facts_of_this_node([])], attempt=1, overrides=[])
     assert read_json(tmp_path / "manifest.json")["teacher_quantization"] == bits
 
 

@@ -11,8 +11,9 @@ def ticks_of(*rows, **common):
         "time_utc": "", "attempt": 1, "window": "run/distill", "device_kind": "gpu",
         "device_index": 0, "method": "nvml_counter",
     }  # fmt: skip
-    records = [TelemetryRow(**(known | common | row)) for row in rows]
-    table = pd.DataFrame([vars(record) for record in records])
+    told = [{"node": 1} | known | common | row for row in rows]
+    nodes = [row.pop("node") for row in told]
+    table = pd.DataFrame([vars(TelemetryRow(**row)) for row in told]).assign(node=nodes)
     numbers = ["power_w", "energy_counter_j", "util_pct", "power_limit_w", "throttle_reasons"]
     return table.astype(dict.fromkeys([*numbers, "temperature_c", "memory_used_gib"], "float64"))
 

@@ -17,11 +17,11 @@ from kdwatts import stages
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.models.load import load_model
 from kdwatts.runtime.ranks import Ranks
-from kdwatts.stages import distill, evaluate, gpu_memory, rank_messages, signals_engine
+from kdwatts.stages import distill, evaluate, following, gpu_memory, signals_engine
 from kdwatts.stages.rank_messages import Call
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.bystander import Bystander, unmeasured_window
-from kdwatts.training.parallel import Company
+from kdwatts.training.company import Company
 
 STAND_IN = Path(__file__).parents[1] / "teacher" / "answering_engine"
 STARTS = {"starting.running", "lighteval.evaluate", "serve_and_measure"}
@@ -122,11 +122,9 @@ def test_a_rank_gives_its_memory_back_when_its_part_is_done(
     done: list[Any] = []
     monkeypatch.setattr(distill, "assist", lambda work, directory: done.append("trained"))
     monkeypatch.setattr(gpu_memory, "release", done.append)
-    company = Company(Ranks(rank=1, world=2, local_rank=1), store=None, peers=[])
+    company = Company(Ranks(rank=1, world=2, local_rank=1), None, token="", nodes=[])
     folders = dict.fromkeys(("artifact_dir", "scratch_dir", "run_dir"), tmp_path)
-    rank_messages._help(
-        company, Call("distill", configure("gpu=cpu"), inputs={}, attempt=1, **folders)
-    )
+    following._help(company, Call("distill", configure("gpu=cpu"), inputs={}, attempt=1, **folders))
     assert done == ["trained", torch.device("cpu")]
 
 

@@ -253,7 +253,7 @@ def test_telemetry_reads_as_one_table_sorted_by_run_and_time_with_typed_columns(
             order = list(zip(part["attempt"], part["monotonic_s"], strict=True))
             assert order == sorted(order)
         dtypes = {name: str(dtype) for name, dtype in table.dtypes.items()}
-        assert {"schema"} | set(dtypes) == {"run"} | set(TelemetryRow.__dataclass_fields__)
+        assert {"schema"} | set(dtypes) == {"run", "node"} | set(TelemetryRow.__dataclass_fields__)
         assert (dtypes["power_average_w"], dtypes["attempt"]) == ("float64", "Int64")
         assert (dtypes["device_index"], dtypes["window"]) == ("Int64", "str")
         pd.testing.assert_frame_equal(

@@ -7,6 +7,7 @@ import pytest
 from pyarrow import json as arrow_json
 
 from kdwatts.records.schema import SCHEMA, TelemetryRow
+from kdwatts.records.traces import TRACE_NAME
 from multirun_analysis.collect import json_lines, tick_blocks
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.collect.columns import INFERENCE, STAGES, concatenated, to_table
@@ -87,7 +88,7 @@ def test_a_key_of_a_later_writer_does_not_stop_the_fast_reader():
 )
 def test_a_broken_line_is_named_and_the_rows_before_it_count(make, tmp_path, broken, note):
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / tick_blocks.FILE, TICK, TICK, TICK, broken, TICK)
+    write(folder / TRACE_NAME, TICK, TICK, TICK, broken, TICK)
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert collected.runs["notes"].iloc[0].startswith(note)
     assert len(collected.telemetry.of("0")) == 3
@@ -96,7 +97,7 @@ def test_a_broken_line_is_named_and_the_rows_before_it_count(make, tmp_path, bro
 def test_a_broken_line_of_a_later_block_has_its_number_in_the_file(make, tmp_path, monkeypatch):
     monkeypatch.setattr(tick_blocks, "BLOCK_BYTES", 2000)
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / tick_blocks.FILE, *[TICK] * 40, b"{broken}\n")
+    write(folder / TRACE_NAME, *[TICK] * 40, b"{broken}\n")
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert collected.runs["notes"].iloc[0].startswith("telemetry.jsonl:41: not JSON")
     assert len(collected.telemetry.of("0")) == 40
@@ -105,7 +106,7 @@ def test_a_broken_line_of_a_later_block_has_its_number_in_the_file(make, tmp_pat
 @pytest.mark.parametrize("bad", [{"attempt": 1.5}, {"power_w": "much"}, {"window": 3}])
 def test_a_tick_that_is_not_as_agreed_leaves_its_file_out_and_says_so(make, tmp_path, bad):
     folder = make.run(tmp_path / "runs" / "0")
-    write(folder / tick_blocks.FILE, TICK, TICK | bad)
+    write(folder / TRACE_NAME, TICK, TICK | bad)
     collected = collect([tmp_path / "runs"], tmp_path / "out")
     assert "telemetry.jsonl: a record is not as agreed" in collected.runs["notes"].iloc[0]
     assert collected.telemetry.runs == ()
@@ -117,7 +118,7 @@ def test_a_tick_that_is_not_as_agreed_leaves_its_file_out_and_says_so(make, tmp_
 @pytest.mark.parametrize("keep", [True, False])
 def test_versions_mixed_in_one_file_are_refused(make, tmp_path, schema, keep):
     folder = make.run(tmp_path / "runs" / "0")
-    path = write(folder / tick_blocks.FILE, TICK, TICK, TICK | {"schema": schema})
+    path = write(folder / TRACE_NAME, TICK, TICK, TICK | {"schema": schema})
     with pytest.raises(ValueError, match=rf"{path}: schema is {schema!r}"):
         collect([tmp_path / "runs"], tmp_path / "out" if keep else None)
 

@@ -1,0 +1,45 @@
+"""What ranks tell each other is JSON, and the same value again on the other side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdwatts.stages.rank_messages import Call, Ended, Measure, Prepare, from_values, to_values
+
+CONF = Path(__file__).parents[2] / "conf"
+SHIPPED = [
+    f"{group}={path.stem}"
+    for group in ("paradigm", "model", "eval", "training")
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+def sent(message: Any) -> Any:
+    return from_values(json.loads(json.dumps(to_values(message), allow_nan=False)))
+
+
+@pytest.mark.parametrize("option", SHIPPED)
+def test_the_settings_arrive_as_they_were_sent(option: str, configure: Callable[..., Any]):
+    try:
+        config = configure("gpu=h100", option)
+    except ValueError:  # Some fit together only with others.
+        pytest.skip(f"{option} does not stand alone")
+    arrived = sent(Prepare(config, ["shards", "distill"]))
+    assert arrived == Prepare(config, ["shards", "distill"])
+    assert arrived.config.training.compile_why == config.training.compile_why
+
+
+def test_calls_measures_and_ends_arrive_as_they_were_sent(configure: Callable[..., Any]):
+    config, folder = configure("gpu=cpu"), Path("/store/distill")
+    inputs = {"shards": folder / "a", "teacher": folder / "b"}
+    for message in (
+        Call("distill", config, inputs, folder, folder, folder, 3),
+        Measure(config, folder, 2),
+        Ended("preempted"),
+    ):
+        assert sent(message) == message
