@@ -34,6 +34,7 @@ from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.ranks import launched
 from kdwatts.runtime.screen import log_errors_only
 from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
+from kdwatts.telemetry.holds import sole_user
 from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -251,5 +252,5 @@ def _execute(
     stages = plan(config, gpus)
     sweep.check_prerequisites()
     run = Run(config, run_dir, store, attempt, gpus, notice, company)
-    with guards.sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
+    with sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
         return stopped_by(execute(run, stages))
