@@ -67,6 +67,7 @@ class Meter:
         """The devices of this node."""
         self.row: StageRow | None = None
         """The record of the root window `run`, once left."""
+        # What the meter says of this node, it says itself.
         self.edge = node.edge
         self.used_between = node.used_between
         self.notes = node.notes
