@@ -126,6 +126,10 @@ class Store:
         path = self.artifact_dir(stage, key)
         return path if path.is_dir() else None
 
+    def scratch_dir(self, stage: str, key: str) -> Path:
+        """The folder that outlives who builds an artifact, until it is finished."""
+        return self.root / stage / f"{key}.scratch"
+
     def check_writable(self) -> None:
         """Raise ValueError unless files can be created under the root."""
         probe = self.root / f".probe-{uuid.uuid4().hex}"
@@ -166,7 +170,7 @@ class Store:
             yield None
             return
         work_dir = target.with_name(f"{key}.building-{uuid.uuid4().hex[:8]}")
-        claim = Claim(target, lease is None, work_dir, target.with_name(f"{key}.scratch"), lease)
+        claim = Claim(target, lease is None, work_dir, self.scratch_dir(stage, key), lease)
         if lease is None:
             yield claim
             return
