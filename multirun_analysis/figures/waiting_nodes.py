@@ -18,7 +18,7 @@ from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, grouped, known, to_rows
 
-ALL_STAGES = "all"
+ALL_STAGES = "all_stages"
 """Stands in the column `stage` where a row is about a whole run."""
 
 _COLUMNS = [
@@ -121,10 +121,9 @@ def _arms(row: Row) -> Row:
 
 
 def _words(row: Row) -> str:
-    stage = "all stages" if row["stage"] == ALL_STAGES else stage_words(row["stage"])
     joules = units.energy(row["waiting_energy_j"], error_j=row["waiting_half_width_j"])
     return (
-        f"<b>{escape(row['label'])}</b><br>{escape(stage)}: {joules} of waiting "
+        f"<b>{escape(row['label'])}</b><br>{escape(stage_words(row['stage']))}: {joules} of waiting "
         f"({escape(energy_class(row['quality']))})<br>{_share_words(row)} of the run's joules"
     )
 

@@ -35,9 +35,9 @@ def test_the_table_that_is_read_has_joules_and_shares_with_their_intervals(found
     shown = typeset(table, layout_of("waiting_nodes"))
     assert shown.heads == ["Run", "Stage", "Waiting (kJ)", "Of the run's joules (%)"]
     assert [row[1:] for row in shown.rows] == [
-        ["all", "8.0 ± 0.6", "3.8 (3.5 to 4.2)"],
-        ["shards", "3.2 ± 0.3", "1.5 (1.4 to 1.7)"],
-        ["evaluate student", "4.8 ± 0.5", "2.3 (2.1 to 2.5)"],
+        ["all stages", "8.0 ± 0.8", "3.8 (3.4 to 4.3)"],
+        ["shards", "3.2 ± 0.3", "1.54 (1.36 to 1.73)"],
+        ["evaluate student", "4.8 ± 0.5", "2.31 (2.04 to 2.60)"],
     ]
     assert "nodes 2" in shown.note
 
