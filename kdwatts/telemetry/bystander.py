@@ -34,9 +34,10 @@ class Bystander(Meter):
         *,
         key: str | None = None,
         synchronize: Callable[[], None] | None = None,
+        alone: bool = False,
     ) -> Iterator[OpenWindow]:
         """A window without energy, inside the innermost open one."""
-        del synchronize
+        del synchronize, alone
         self._synchronize()
         yield unmeasured_window(name, key)
         self._synchronize()

@@ -9,35 +9,25 @@ with Meter(out_dir, settings) as meter:
 
 from __future__ import annotations
 
-import logging
-import math
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.metrics.quantity import MEASURED, Quantity
-from kdwatts.records.schema import COMPONENTS, StageRow
+from kdwatts.metrics.quantity import Quantity
+from kdwatts.records.schema import StageRow
 from kdwatts.runtime.interrupt import Preempted
-from kdwatts.runtime.paths import expanded
-from kdwatts.telemetry import host, nvml, parts
-from kdwatts.telemetry.discovery import find_probes
-from kdwatts.telemetry.energy import Span, span
+from kdwatts.telemetry import node_sums, nvml, parts
+from kdwatts.telemetry.discovery import Probes
 from kdwatts.telemetry.journal import Journal
-from kdwatts.telemetry.node_share import find_allocation
+from kdwatts.telemetry.node_meter import NodeMeter
+from kdwatts.telemetry.node_sums import NodeParts
 from kdwatts.telemetry.open_window import OpenWindow
-from kdwatts.telemetry.openmetrics import Exposition, run_labels
-from kdwatts.telemetry.sampler import Sampler
-from kdwatts.telemetry.strangers import Watch
-from kdwatts.telemetry.window_edges import Edge, find_edge
-
-log = logging.getLogger(__name__)
-
-MAX_IDLE_LOAD_PCT = 10.0
-"""Load of the node above which it is not idle. Its power then says nothing about idle power."""
+from kdwatts.telemetry.other_nodes import OtherNode, OtherNodes, Seen
+from kdwatts.telemetry.window_edges import Edge
 
 
 class Meter:
@@ -50,6 +40,9 @@ class Meter:
     For a run on the CPU set `use_gpus=False`: idle GPUs beside it are not its energy. `peers` are
     the run's other processes on this node that this process did not start. Where several processes
     of a launch have a meter each, `meter_of` says which of how many this one is.
+
+    In a run on several nodes, windows are sums over this node and `others`, which are asked at the
+    same time at each edge. All else is of this node alone.
 
     On entry it raises RuntimeError when another process uses a GPU of this job, or when the job has
     only a MIG slice, unless `settings.allow_shared` is set. It raises ValueError when the
@@ -65,65 +58,59 @@ class Meter:
         use_gpus: bool = True,
         peers: Sequence[int] = (),
         meter_of: tuple[int, int] = (0, 1),
+        others: Sequence[OtherNode] = (),
     ) -> None:
-        self.gpus: list[nvml.Device] = []
-        """The GPUs of this job, once entered."""
+        node = NodeMeter(
+            out_dir, settings, attempt=attempt, use_gpus=use_gpus, peers=peers, meter_of=meter_of
+        )
+        self.node = node
+        """The devices of this node."""
         self.row: StageRow | None = None
         """The record of the root window `run`, once left."""
-        self.idle_power_w: dict[str, float | None] = dict.fromkeys(COMPONENTS)
-        """W of this job's idle devices before the first window; on a shared node, its share."""
+        self.edge = node.edge
+        self.used_between = node.used_between
+        self.notes = node.notes
+        self.ended_before = node.ended_before
+        self.job_cpu_s = node.job_cpu_s
+        self.counter_period_s = node.counter_period_s
+        self.idle_power_of_all_w = node.idle_power_of_all_w
+        self.live_power_w = node.live_power_w
+        self.look_for_children = node.look_for_children
         self._out_dir = out_dir
-        self._settings = settings
         self._attempt = attempt
-        self._use_gpus = use_gpus
-        self._peers = peers
-        self._meter_of = meter_of
+        self._others = OtherNodes(others, every_s=settings.slow_interval_s)
         self._stack: list[OpenWindow] = []
-        self.idle_w_of_gpu: dict[str, float] = {}
+
+    @property
+    def gpus(self) -> list[nvml.Device]:
+        """The GPUs of this job on this node, once entered."""
+        return self.node.gpus
+
+    @property
+    def probes(self) -> Probes:
+        """Every device of this node that can be read, once entered."""
+        return self.node.probes
+
+    @property
+    def idle_power_w(self) -> dict[str, float | None]:
+        """W of this job's idle devices before the first window; on a shared node, its share."""
+        return self.node.idle_power_w
+
+    @property
+    def idle_w_of_gpu(self) -> dict[str, float]:
         """UUID to the W of that GPU while it was idle."""
+        return self.node.idle_w_of_gpu
+
+    @property
+    def hosts(self) -> dict[int, str]:
+        """Number of each node that windows are sums of, to its name."""
+        others = {other.number: other.host for other in self._others.nodes}
+        return {1: socket.gethostname()} | others
 
     def __enter__(self) -> Meter:
-        settings = self._settings
-        gpus, no_gpu = nvml.open_gpus() if self._use_gpus else ([], "this run uses no GPU")
-        self._has_nvml = bool(gpus)
-        self.gpus = [gpu.device for gpu in gpus]
-        self._allocation = find_allocation(
-            meter_of=self._meter_of, cgroup_root=Path(expanded(settings.cgroup_root))
-        )
-        try:
-            self._watch = Watch(gpus, allowed=settings.allow_shared, peers=self._peers)
-            self.probes = find_probes(gpus, settings, self._allocation, self._peers)
-        except BaseException:
-            self._close_nvml()
-            raise
-        self._devices = self.probes.devices
-        if no_gpu:
-            self.probes.absent["gpu"] = no_gpu
-        for kind, reason in self.probes.absent.items():
-            log.info("telemetry: no energy for %s: %s", kind, reason)
-        self._out_dir.mkdir(parents=True, exist_ok=True)
-        self._telemetry = Journal(self._out_dir / "telemetry.jsonl")
+        self.node.__enter__()
         self._stages = Journal(self._out_dir / "stages.jsonl", tell_lost=True)
-        exposition = None
-        if settings.openmetrics is not None:
-            place = expanded(settings.openmetrics)
-            exposition = Exposition(place, run_labels(self._out_dir, self._attempt))
-        self._sampler = Sampler(
-            self._devices,
-            self.probes.clocks,
-            self._telemetry,
-            attempt=self._attempt,
-            interval_s=settings.interval_s,
-            slow_interval_s=settings.slow_interval_s,
-            look=self._watch.look,
-            exposition=exposition,
-        )
-        sensed = any(parts.QUALITY[p.sensor.method] == "measured" for p in self._devices)
-        measures_idle = sensed and settings.idle_s > 0
-        self._sampler.window = "idle" if measures_idle else "run"
-        self._sampler.start()
-        if measures_idle:
-            self._measure_idle(settings.idle_s)
+        self._others.__enter__()
         self._root = self._open("run", None)
         return self
 
@@ -134,12 +121,9 @@ class Meter:
         traceback: TracebackType | None,
     ) -> None:
         self.row = self._close(self._root, error)
-        self._sampler.stop()
-        self._telemetry.close()
+        self._others.__exit__()
+        self.node.__exit__()
         self._stages.close()
-        for probe in self._devices:
-            probe.close()
-        self._close_nvml()
 
     @contextmanager
     def window(
@@ -148,6 +132,7 @@ class Meter:
         *,
         key: str | None = None,
         synchronize: Callable[[], None] | None = None,
+        alone: bool = False,
     ) -> Iterator[OpenWindow]:
         """A window inside the innermost open one.
 
@@ -155,12 +140,15 @@ class Meter:
         one, unless they have their own. Opening and closing a window wait for the next update of
         the GPUs' counters, for at most two periods of the counter. A window that raises is written
         as `preempted` or `failed`, and the error goes on.
+
+        `alone` is for what this process does while the other nodes wait. Their joules are in this
+        window's sum, and not in that of the windows inside it: J per token must not count them.
         """
         assert self._stack, "a window opens inside an entered meter"
         synchronize = synchronize or self._stack[-1].synchronize
         if synchronize is not None:
             synchronize()
-        window = self._open(f"{self._stack[-1].path}/{name}", key)
+        window = self._open(f"{self._stack[-1].path}/{name}", key, alone=alone)
         window.synchronize = synchronize
         try:
             yield window
@@ -171,168 +159,56 @@ class Meter:
             raise
         self._close(window, None)
 
-    def live_power_w(self) -> float | None:
-        """Latest power in W of all measured components. Where none is measured, the estimate."""
-        return self._sampler.power_w()
-
-    def look_for_children(self) -> None:
-        """Count the CPU time of processes that were just started, from now on.
-
-        Without this call they are found in time for the end of the window. But on a shared node,
-        what they used until then would be counted too late to be believed.
-        """
-        with self._sampler.lock:
-            self.probes.clocks.read(scan=True)
-
-    def _used_since(self, start: Edge) -> Quantity:
-        """Joules from a moment to the latest reading of any device."""
-        latest = [p.tally.counter or p.tally.sample for p in self._devices]
-        last_s = max((one.time_s for one in latest if one), default=-math.inf)
-        return parts.total(self.used_between(start, Edge(last_s, {})))
-
-    def edge(self) -> Edge:
-        """This moment, and what every device has used by now.
-
-        It waits for the next update of the GPUs' counters, for at most two of their periods.
-        """
-        edge = find_edge(self._devices, self._sampler.lock)
-        for probe in self._devices:
-            if probe not in edge.tallies:
-                probe.late_starts.append(edge.tallies)
-        return edge
-
-    def job_cpu_s(self) -> float:
-        """CPU seconds of this job's processes, the measured ones and this one, until now."""
-        return self._cpu_times().job_s
-
-    def counter_period_s(self) -> float:
-        """The longest period of the GPUs' energy counters, in s. 0 without a GPU."""
-        periods_s = [p.sensor.delta_s for p in self._devices if p.sensor.kind == "gpu"]
-        return max(periods_s, default=0.0)
-
-    def idle_power_of_all_w(self, gpus: Collection[str] | None = None) -> tuple[float | None, str]:
-        """W of all components with a sensor while they were idle, and the quality.
-
-        Of the GPUs those with these UUIDs count, or all. None where it is unknown for one
-        component: the others would pass for all. A model knows no idle power.
-        """
-        qualities = {p.sensor.kind: parts.QUALITY[p.sensor.method] for p in self._devices}
-        kinds = [kind for kind in COMPONENTS if qualities.get(kind) in MEASURED]
-        idle_w = self._idle_power_w(gpus)
-        powers_w = [power_w for kind in kinds if (power_w := idle_w[kind]) is not None]
-        if not kinds or len(powers_w) < len(kinds):
-            return None, "missing"
-        return sum(powers_w), max((qualities[kind] for kind in kinds), key=MEASURED.index)
-
-    def used_between(
-        self, start: Edge, end: Edge, *, gpus: Collection[str] | None = None
-    ) -> dict[str, parts.Part]:
-        """Every component between two moments.
-
-        Where `end` has no tally, the device's last reading counts. With `gpus`, UUIDs, only these
-        GPUs count, and their joules are missing where one of them was not read.
-        """
-        spans: dict[str, list[Span]] = {}
-        for probe in self._devices:
-            if gpus is None or probe.sensor.kind != "gpu" or probe.sensor.label in gpus:
-                tally = end.tallies.get(probe, probe.tally)
-                one = span(probe.sensor, start.tallies.get(probe), tally)
-                spans.setdefault(probe.sensor.kind, []).append(one)
-        duration_s = max(0.0, end.time_s - start.time_s)
-        components = parts.of_window(
-            spans,
-            duration_s,
-            absent=self.probes.absent,
-            attributed_kinds=self.probes.attributed,
-            idle_power_w=self._idle_power_w(gpus),
-            notes=self.notes(start.time_s),
-            remark=self.ended_before(end.time_s),
-        )
-        if gpus is not None and "gpu" in spans:
-            components["gpu"] = parts.of_every_gpu(components["gpu"], spans["gpu"], duration_s)
-        return components
-
-    def _idle_power_w(self, gpus: Collection[str] | None) -> dict[str, float | None]:
-        """W of the idle components, with some of the GPUs or all."""
-        if gpus is None:
-            return self.idle_power_w
-        powers_w = [power_w for uuid, power_w in self.idle_w_of_gpu.items() if uuid in gpus]
-        known = len(powers_w) == len(set(gpus)) and self.idle_power_w["gpu"] is not None
-        return self.idle_power_w | {"gpu": sum(powers_w) if known and powers_w else None}
-
-    def ended_before(self, end_s: float) -> str | None:
-        """Why nothing was sampled any more at the end of a window; None where something was."""
-        ended = self._sampler.ended
-        return ended[1] if ended and ended[0] < end_s else None
-
-    def notes(self, since_s: float) -> dict[str, str | None]:
-        """Who else uses or counts what the figures of each component since then are of."""
-        methods = {probe.sensor.kind: probe.sensor.method for probe in self._devices}
-        notes = {kind: self._allocation.remark(kind, method) for kind, method in methods.items()}
-        if "gpu" in notes:
-            notes["gpu"] = parts.joined(self._watch.remark(since_s), notes["gpu"]) or None
-        return notes
-
-    def _open(self, path: str, key: str | None) -> OpenWindow:
+    def _open(self, path: str, key: str | None, *, alone: bool = False) -> OpenWindow:
         parent = self._stack[-1] if self._stack else None
         window = OpenWindow(path, key, parent, self._used_since)
-        window.start = self.edge()
+        window.alone = alone
+        window.start, window.others_start = self._edges(window, path)
         window.start_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._stack.append(window)
-        self._sampler.window = path
         return window
 
     def _close(self, window: OpenWindow, error: BaseException | None) -> StageRow:
         popped = self._stack.pop()
         assert popped is window, f"{window.path} closes while {popped.path} is open"
-        end = find_edge(self._devices, self._sampler.lock)
-        self._sampler.window = window.parent.path if window.parent else ""
+        end, others_end = self._edges(window, window.parent.path if window.parent else "")
         if error is not None:
             window.outcome = "preempted" if isinstance(error, Preempted) else "failed"
         used = self.used_between(window.start, end)
-        row = window.closed(end, used, attempt=self._attempt, idle_power_w=self.idle_power_w)
+        idle_power_w, shares = self.idle_power_w, []
+        if others_end:
+            seen = zip(self._others.nodes, window.others_start, others_end, strict=True)
+            others = [
+                node.used_between(first, last, window.start.time_s, end.time_s)
+                for node, first, last in seen
+            ]
+            own = NodeParts(
+                1, socket.gethostname(), used, end.time_s - window.start.time_s, skew_s=0.0
+            )
+            used = node_sums.summed([own, *others])
+            idle_power_w = node_sums.summed_w(
+                [idle_power_w, *(node.idle_power_w for node in self._others.nodes)]
+            )
+            shares = [node_sums.share(own, waits=False)]
+            shares += [node_sums.share(other, waits=window.alone) for other in others]
+        row = window.closed(
+            end, used, attempt=self._attempt, idle_power_w=idle_power_w, nodes=shares
+        )
         self._stages.write([row])
         return row
 
-    def _measure_idle(self, idle_s: float) -> None:
-        idle = self._open("idle", None)
-        before = self._cpu_times()
-        time.sleep(idle_s)
-        self._stack.pop()
-        end = find_edge(self._devices, self._sampler.lock)
-        duration_s = end.time_s - idle.start.time_s
-        load_pct = host.utilisation_pct(before, self._cpu_times()) or 0.0
-        power_w = {
-            kind: part.energy_j / duration_s
-            for kind, part in self.used_between(idle.start, end).items()
-            if part.energy_j is not None and part.quality == "measured"
-        }
-        if "gpu" in power_w and self._watch.remark(idle.start.time_s) is None:
-            self.idle_power_w["gpu"] = power_w["gpu"]
-            for gpu in self.gpus:
-                part = self.used_between(idle.start, end, gpus=[gpu.uuid])["gpu"]
-                if part.energy_j is not None:
-                    self.idle_w_of_gpu[gpu.uuid] = part.energy_j / duration_s
-        if load_pct > MAX_IDLE_LOAD_PCT:
-            log.warning(
-                "telemetry: the node was %.0f %% busy while its idle power was measured, so there "
-                "are no net figures for cpu and dram",
-                load_pct,
-            )
-            power_w = {}
-        for kind in ("cpu", "dram"):
-            if counter := self.probes.attributed.get(kind):
-                counter.idle_power_w = power_w.get(f"node_{kind}", 0.0)
-                if counter.idle_power_w:
-                    self.idle_power_w[kind] = counter.idle_power_w * self._allocation.share
-            elif kind in power_w:
-                self.idle_power_w[kind] = power_w[kind]
-        log.info("telemetry: idle power over %.1f s: %s W", duration_s, self.idle_power_w)
+    def _edges(self, window: OpenWindow, path: str) -> tuple[Edge, list[Seen]]:
+        """This moment here and on the nodes of the window, whose traces go on under this path."""
+        answers = self._others.ask(path, window.others_start) if window.is_of_all else list
+        edge = self.edge()
+        self.node.begin(path)
+        return edge, answers()
 
-    def _cpu_times(self) -> host.CpuTimes:
-        with self._sampler.lock:
-            return self.probes.clocks.read()
-
-    def _close_nvml(self) -> None:
-        if self._has_nvml:
-            nvml.close()
+    def _used_since(self, window: OpenWindow) -> Quantity:
+        """Joules of a window's nodes from its start to the latest reading of any device."""
+        own = self.used_between(window.start, self.node.latest())
+        if not window.others_start:
+            return parts.total(own)
+        seen = zip(self._others.nodes, window.others_start, strict=True)
+        others = [node.used_since(first) for node, first in seen]
+        return parts.total(node_sums.summed([NodeParts(1, socket.gethostname(), own), *others]))

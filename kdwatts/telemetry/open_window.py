@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 
 from kdwatts.metrics.quantity import Quantity
-from kdwatts.records.schema import StageRow
+from kdwatts.records.schema import NodeShare, StageRow
 from kdwatts.telemetry import parts
+from kdwatts.telemetry.other_nodes import Seen
 from kdwatts.telemetry.window_edges import Edge
 
 
@@ -18,7 +20,7 @@ class OpenWindow:
         path: str,
         key: str | None,
         parent: OpenWindow | None,
-        used_since: Callable[[Edge], Quantity],
+        used_since: Callable[[OpenWindow], Quantity],
     ) -> None:
         self.path = path
         self.parent = parent
@@ -35,13 +37,25 @@ class OpenWindow:
         self.start_utc = ""
         self.start = Edge(0.0, {})
         """A device that has been silent since has no tally in it."""
+        self.alone = False
+        """Whether the other nodes wait for what is done here."""
+        self.others_start: list[Seen] = []
+        """Where the window began on the other nodes that its joules are also of."""
         self.end: Edge | None = None
         """None while the window is open."""
         self._used_since = used_since
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether its joules are of all nodes: no window around it is one that others wait for."""
+        return self.parent is None or (not self.parent.alone and self.parent.is_of_all)
+
     def so_far(self) -> Quantity:
-        """Joules from the start to the sampler's last tick. This is cheap: no device is read."""
-        return self._used_since(self.start)
+        """Joules from the start to the sampler's last tick. This is cheap: no device is read.
+
+        Those of other nodes are as old as one slow tick.
+        """
+        return self._used_since(self)
 
     def closed(
         self,
@@ -50,8 +64,9 @@ class OpenWindow:
         *,
         attempt: int,
         idle_power_w: Mapping[str, float | None],
+        nodes: Sequence[NodeShare] = (),
     ) -> StageRow:
-        """The record of the window, which ends at this edge."""
+        """The record of the window, which ends at this edge. `nodes` are what `used` sums up."""
         counted = self.steps > 0 or self.data_wait_s > 0
         self.end = end
         self.row = StageRow(
@@ -67,6 +82,8 @@ class OpenWindow:
             tokens=self.tokens or None,
             steps=self.steps or None,
             idle_power_w=dict(idle_power_w),
+            host=socket.gethostname(),
+            nodes=list(nodes),
             **parts.columns(used),
         )
         return self.row

@@ -3,8 +3,8 @@
 A path that ends in .prom is a file in Prometheus' text format, the only one that node_exporter
 reads. A path that ends in .om is a file in OpenMetrics. Any other path is a folder, in which each
 process has its own `kdwatts_<host>_<pid>.prom`: use the collector's folder where several runs share
-a node. Every series carries the run's folder, so files of two runs never hold the same series.
-node_exporter would refuse all of them then.
+a node. Every series carries the run's folder and the host, so files of two runs, or of two nodes of
+one, never hold the same series. node_exporter would refuse all of them then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".prom", ".om")
 
-_DEVICE = ("run", "kind", "index", "uuid")
+_DEVICE = ("run", "host", "kind", "index", "uuid")
 _SOURCE = (*_DEVICE, "method", "quality")
 """Labels that tell estimates from measurements. A query that sums over them mixes the two."""
 
@@ -78,6 +78,13 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def place_of_node(place: str | Path, number: int) -> Path:
+    """Where a node of a run writes: NAME.n2.prom beside NAME.prom; a folder is the same for all."""
+    path = Path(place)
+    is_file = number > 1 and path.suffix in SUFFIXES
+    return path.with_name(f"{path.stem}.n{number}{path.suffix}") if is_file else path
+
+
 def run_labels(run_dir: Path, attempt: int) -> dict[str, str]:
     """The labels that tell this attempt from all others. A label that does not apply is empty."""
     return {
@@ -100,7 +107,7 @@ class Exposition:
     """
 
     def __init__(self, path: str | Path, labels: Mapping[str, str]) -> None:
-        """`labels` as from `run_labels`; `run` goes on every series, the others on one."""
+        """`labels` as from `run_labels`; run and host go on every series, the others on one."""
         # Late, because it costs a fifth of a second and few runs ask for it.
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -156,10 +163,10 @@ class Exposition:
         temperature = GaugeMetricFamily(
             "kdwatts_temperature_celsius", "Temperature of a device.", labels=_DEVICE
         )
-        run = self._labels.get("run", "")
+        run, node = self._labels.get("run", ""), self._labels.get("host", "")
         for one in self._samples:
             index = "" if one.index is None else str(one.index)
-            device = [run, one.kind, index, _utf8(one.uuid or "")]
+            device = [run, node, one.kind, index, _utf8(one.uuid or "")]
             source = [*device, one.method or "", one.quality or ""]
             if one.power_w is not None:
                 power.add_metric(source, one.power_w)
@@ -177,9 +184,9 @@ class Exposition:
         last = GaugeMetricFamily(
             "kdwatts_last_sample_timestamp_seconds",
             "Unix time of the last sample; old where a run was killed.",
-            labels=("run",),
+            labels=("run", "host"),
         )
-        last.add_metric([run], time.time())
+        last.add_metric([run, node], time.time())
         yield last
         yield InfoMetricFamily(
             "kdwatts_run",

@@ -118,6 +118,7 @@ def recover_components(
         duration_s=duration_s,
         data_wait_s=None,
         idle_power_w=dict.fromkeys(COMPONENTS),
+        host=first.get("host"),  # Older rows do not say it.
         **parts.columns(components),
     )
 

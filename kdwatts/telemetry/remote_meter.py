@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 
 from kdwatts.records.schema import COMPONENTS
 from kdwatts.telemetry import parts
-from kdwatts.telemetry.clock_offset import Exchange, offset_at
+from kdwatts.telemetry.clock_offset import ClockOffset, Exchange, offset_at
 from kdwatts.telemetry.energy import Span, span
 from kdwatts.telemetry.nvml import Device
 from kdwatts.telemetry.tallies_as_json import HostEdge, about_from_json, edge_from_json
@@ -36,6 +36,11 @@ _EXCHANGES, _KEPT = 4, 32
 """Questions for the time at each edge, and those that are remembered."""
 
 _MOST_BYTES = 2**22
+
+_ADVICE = (
+    "start `python -m kdwatts.telemetry --listen` of this version on the server's host, or correct "
+    "the address or the token"
+)
 
 
 class MeterLost(RuntimeError):
@@ -51,12 +56,24 @@ class RemoteEdge(NamedTuple):
     """The moment is within this much of `time_s`."""
     host: HostEdge
 
+    def as_of(self, time_s: float) -> RemoteEdge:
+        """The same edge in place of that moment of ours, from which its skew is counted."""
+        return self._replace(time_s=time_s, skew_s=abs(self.time_s - time_s) + self.skew_s)
+
 
 class RemoteMeter:
     """A meter that listens on another host, from `__enter__` to `__exit__`."""
 
-    def __init__(self, url: str, token: str | None, *, name: str = "the meter's address") -> None:
-        """`name` is the setting or option that holds the address, for messages.
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        name: str = "the meter's address",
+        advice: str = _ADVICE,
+    ) -> None:
+        """`name` is the setting or option that holds the address, and `advice` what to do, for
+        messages.
 
         Raises ValueError, in one sentence, where no meter of kdwatts answers there.
         """
@@ -78,11 +95,8 @@ class RemoteMeter:
         except (MeterLost, ValueError, KeyError, TypeError) as error:
             self._connection.close()
             sentence = error if isinstance(error, MeterLost) else "what answers is no such meter"
-            raise ValueError(
-                f"{name}={url}: {sentence}; start `python -m kdwatts.telemetry --listen` of this "
-                "version on the server's host, or correct the address or the token"
-            ) from None
-        clock = offset_at(time.monotonic(), self._exchanges)
+            raise ValueError(f"{name}={url}: {sentence}; {advice}") from None
+        clock = self.clock_offset()
         log.info(
             "telemetry: %s on %s, whose clock is %.6f s ahead of ours within %.2g s",
             *(self.url, self.about.host, clock.offset_s, clock.skew_s),
@@ -103,23 +117,50 @@ class RemoteMeter:
         """The longest period of the GPUs' energy counters, in s. 0 without a GPU."""
         return max((one.delta_s for one in self.about.sensors if one.kind == "gpu"), default=0.0)
 
-    def edge(self, *, window: str | None = None, at: str | None = None) -> RemoteEdge:
+    def clock_offset(self) -> ClockOffset:
+        """Its monotonic clock less ours, now."""
+        return offset_at(time.monotonic(), self._exchanges)
+
+    def edge(
+        self,
+        *,
+        window: str | None = None,
+        at: str | None = None,
+        path: str | None = None,
+        since_s: float | None = None,
+    ) -> RemoteEdge:
         """This moment there. With `window`, a window of that name begins or ends there.
 
-        `at` is start, end, or failed, which ends it too.
+        `at` is start, end, or failed, which ends it too. With `path`, the trace there belongs to
+        the window of that path from now on. What is said of who else used the devices is of the
+        time since the last edge, or since `since_s` of that host.
 
         Raises MeterLost where it does not answer.
         """
-        query: dict[str, Any] = {} if self._last_s is None else {"since_s": self._last_s}
+        since_s = self._last_s if since_s is None else since_s
+        query: dict[str, Any] = {} if since_s is None else {"since_s": since_s}
         if window:
             query |= {"window": window, "at": at or "start"}
+        if path is not None:
+            query |= {"path": path}
+        edge = self._moment(f"/edge?{urlencode(query)}")
+        self._last_s = edge.host.time_s
+        return edge
+
+    def latest(self) -> RemoteEdge:
+        """Its latest tallies, which cost no reading of a device there.
+
+        Raises MeterLost where it does not answer.
+        """
+        return self._moment("/latest")
+
+    def _moment(self, path: str) -> RemoteEdge:
         try:
-            host = edge_from_json(self._get(f"/edge?{urlencode(query)}"))
+            host = edge_from_json(self._get(path))
         except (KeyError, TypeError, ValueError) as error:
             raise MeterLost(f"the meter at {self.url} gave no edge ({error})") from None
         self._look_at_clock()
-        clock = offset_at(time.monotonic(), self._exchanges)
-        self._last_s = host.time_s
+        clock = self.clock_offset()
         return RemoteEdge(host.time_s - clock.offset_s, clock.skew_s, host)
 
     @contextmanager

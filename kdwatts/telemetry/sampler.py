@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +57,15 @@ class Sampler:
         self._every_probe = [(probe, _blank(probe, attempt)) for probe in probes]
         self._fast_probes = [(p, blank) for p, blank in self._every_probe if p.every_tick]
         self._host_blank = vars(
-            TelemetryRow("", 0.0, attempt, window="", device_kind="host", device_index=None)
+            TelemetryRow(
+                time_utc="",
+                monotonic_s=0.0,
+                attempt=attempt,
+                window="",
+                device_kind="host",
+                device_index=None,
+                host=socket.gethostname(),
+            )
         )
         self._host_since: host.CpuTimes | None = None
         self._clock_mhz = host.Seldom(host.clock_mhz)
@@ -227,5 +236,6 @@ def _blank(probe: Probe, attempt: int) -> dict[str, Any]:
         device_index=probe.index,
         uuid=sensor.label if sensor.kind == "gpu" else None,
         method=sensor.method,
+        host=socket.gethostname(),
     )
     return vars(row)

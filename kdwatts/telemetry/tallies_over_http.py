@@ -5,7 +5,9 @@ from afar has its row in stages.jsonl, and its name in the rows of telemetry.jso
 
     GET /clock                       monotonic seconds of this host
     GET /about                       host, GPUs, sensors
+    GET /latest                      the latest tallies: no device is read, no update waited for
     GET /edge                        this moment's tallies
+    GET /edge?path=PATH              the same, and rows of a node's trace belong to that window then
     GET /edge?window=NAME&at=start   the same, and a window begins there
     GET /edge?window=NAME&at=end     the same, and that window ends there; at=failed says that it
                                      was given up
@@ -33,6 +35,7 @@ import psutil
 from kdwatts.telemetry.host import cpu_name, tree_cpu_s
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.meter_token import meter_token
+from kdwatts.telemetry.node_meter import NodeMeter
 from kdwatts.telemetry.open_window import OpenWindow
 from kdwatts.telemetry.tallies_as_json import (
     HostEdge,
@@ -49,6 +52,8 @@ DEFAULT_HOST = "127.0.0.1"
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
 """Of a window."""
 
+_LONGEST_PATH = 1000
+
 _WHERE = (None, "start", "end", "failed")
 """In a window an edge may be."""
 
@@ -63,8 +68,11 @@ class _GivenUp(Exception):
 class Source:
     """What is answered: one meter, between its start and its end."""
 
-    def __init__(self, meter: Meter, process_ids: Sequence[int] = ()) -> None:
-        self._meter, self._process_ids = meter, list(process_ids)
+    def __init__(self, meter: Meter | NodeMeter, process_ids: Sequence[int] = ()) -> None:
+        self._node = meter.node if isinstance(meter, Meter) else meter
+        self._windows = meter if isinstance(meter, Meter) else None
+        """None for a node whose windows are the first rank's."""
+        self._process_ids = list(process_ids)
         self._id = uuid.uuid4().hex
         self._lock = threading.Lock()
         """A meter's windows are opened and closed by one at a time."""
@@ -78,7 +86,7 @@ class Source:
 
     def about(self) -> dict[str, Any]:
         """The host, its GPUs and sensors."""
-        meter = self._meter
+        meter = self._node
         about = MeterAbout(
             meter_id=self._id,
             host=socket.gethostname(),
@@ -92,13 +100,24 @@ class Source:
         )
         return about_to_json(about)
 
-    def edge(self, window: str | None, at: str | None, since_s: float | None) -> dict[str, Any]:
+    def edge(
+        self, window: str | None, at: str | None, path: str | None, since_s: float | None
+    ) -> dict[str, Any]:
         """The tallies of this moment; `since_s` is where notes on the figures begin."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the meter is about to end")
-            edge = self._edge_of_window(window, at) if window and at else self._meter.edge()
+            if self._windows and window and at:
+                edge = self._edge_of_window(self._windows, window, at)
+            else:
+                edge = self._node.edge()
+            if path is not None and self._windows is None:
+                self._node.begin(path)
             return edge_to_json(self._with_cpu(edge, since_s))
+
+    def latest(self) -> dict[str, Any]:
+        """The latest tallies. An edge that waits for an update does not hold them up."""
+        return edge_to_json(self._with_cpu(self._node.latest(), None))
 
     def close(self) -> None:
         """End a window that was left open, as failed."""
@@ -106,16 +125,16 @@ class Source:
             self._abandon()
             self._is_closed = True
 
-    def _edge_of_window(self, name: str, at: str | None) -> Edge:
+    def _edge_of_window(self, meter: Meter, name: str, at: str) -> Edge:
         if at == "start":
             self._abandon()
-            context = self._meter.window(name)
+            context = meter.window(name)
             opened = context.__enter__()
             self._open = name, context, opened
             return opened.start
         if self._open and self._open[0] == name:
             return self._end(None if at == "end" else _GivenUp())
-        return self._meter.edge()
+        return meter.edge()
 
     def _abandon(self) -> None:
         if self._open is not None:
@@ -132,7 +151,7 @@ class Source:
         return opened.end
 
     def _with_cpu(self, edge: Edge, since_s: float | None) -> HostEdge:
-        meter, pids = self._meter, self._process_ids
+        meter, pids = self._node, self._process_ids
         devices = meter.probes.devices
         used_s = [tree_cpu_s(pid) for pid in pids]
         known_s = [seconds for seconds in used_s if seconds is not None]
@@ -187,29 +206,34 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
         token, source = self.server.token, self.server.source
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and not hmac.compare_digest(given.encode(), token.encode()):
+        shown = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and not hmac.compare_digest(shown.encode(), token.encode()):
             return 401, {"error": "this meter wants another token"}
         if source is None:
             return 503, {"error": "the meter has not begun, or has ended"}
         parts = urlsplit(self.path)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        window, at = query.get("window"), query.get("at")
+        given = parse_qs(parts.query, keep_blank_values=True)
+        query = {name: values[-1] for name, values in given.items()}
+        window, at, path = query.get("window"), query.get("at"), query.get("path")
         if parts.path == "/clock":
             return 200, source.clock()
         if parts.path == "/about":
             return 200, source.about()
+        if parts.path == "/latest":
+            return 200, source.latest()
         if parts.path != "/edge":
-            return 404, {"error": "this meter has /clock, /about and /edge"}
+            return 404, {"error": "this meter has /clock, /about, /latest and /edge"}
         if (window and not _NAME.fullmatch(window)) or at not in _WHERE:
             return 400, {
                 "error": "a window has a short name without spaces, and at=start, end or failed"
             }
+        if path is not None and (len(path) > _LONGEST_PATH or not path.isprintable()):
+            return 400, {"error": f"a path has {_LONGEST_PATH} printable characters at most"}
         try:
             since_s = float(query["since_s"]) if "since_s" in query else None
         except ValueError:
             return 400, {"error": "since_s is no number"}
-        return 200, source.edge(window, at, since_s)
+        return 200, source.edge(window, at, path, since_s)
 
     def version_string(self) -> str:
         """Called by http.server: the header Server."""
@@ -240,7 +264,9 @@ class Listener:
         self.url = f"http://{named}:{self._server.server_address[1]}"
 
     @contextmanager
-    def answering(self, meter: Meter, process_ids: Sequence[int] = ()) -> Iterator[None]:
+    def answering(
+        self, meter: Meter | NodeMeter, process_ids: Sequence[int] = ()
+    ) -> Iterator[None]:
         """Answer in a thread of its own, in this context."""
         source = self._server.source = Source(meter, process_ids)
         thread = threading.Thread(

@@ -225,8 +225,8 @@ def run(number, body=lambda look: None, allowed=False):
     settings = Telemetry(rapl_root="/nowhere", allow_shared=allowed, idle_s=0)
     try:
         with Meter(out_dir / str(number), settings) as meter:
-            body(meter._watch.look)
-        return meter._watch.remark(since_s=0.0)
+            body(meter.node.watch.look)
+        return meter.node.watch.remark(since_s=0.0)
     except RuntimeError as error:
         return str(error)
 
