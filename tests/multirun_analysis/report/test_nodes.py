@@ -20,6 +20,7 @@ def found(tmp_path_factory):
 
 def test_the_page_says_how_much_of_a_run_was_waiting_and_in_which_stage(found):
     page = report_html(found)
+    page = page.replace("\N{NO-BREAK SPACE}", " ")
     assert "It ran on 2 nodes. Nodes that waited for a stage that one rank builds alone" in page
     assert "2.3 % in evaluate student and 1.5 % in shards." in page
     assert "2 nodes (n1, n2), 4 x NVIDIA H100" in page
@@ -52,6 +53,8 @@ def test_a_page_for_a_repository_counts_nodes_and_names_none(found):
 def test_a_browser_draws_the_bar_of_waiting_and_the_devices_of_both_nodes(found, visit):
     page = visit(report_html(found))
     assert page.said == []
+    page.locator("#devices select").select_option(label="response · nodes=2 · seed 0")
+    page.wait_for_function("document.querySelector('#devices').textContent.includes('gpu 0 · n2')")
     names = page.eval_on_selector_all("#devices .legendtext", "all => all.map(e => e.textContent)")
     assert {"gpu 0 · n1", "gpu 0 · n2", "host · n2"} <= set(names)
     assert page.locator("#why .plot .errorbar").count() > 0
