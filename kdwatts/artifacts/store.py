@@ -90,7 +90,7 @@ class Claim:
             for path in self.work_dir.rglob("*"):
                 if path.is_file():
                     as_readable_as(self._lease.path, path)
-            _flush(self.work_dir)
+            flush(self.work_dir)
             held = self._lease.is_held()
             if held:
                 self.work_dir.rename(self.artifact_dir)
@@ -306,12 +306,18 @@ def as_readable_as(like: Path, path: Path) -> None:
         path.chmod(path.stat().st_mode | wanted)
 
 
-def _flush(directory: Path) -> None:
-    """Bring files to the disk, so that no crash leaves an artifact whose files are hollow."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def flush(directory: Path) -> None:
+    """Bring files and their names to the disk, so that no crash leaves files that are hollow."""
+    for path in [*directory.rglob("*"), directory]:
+        if path.is_file() or path.is_dir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            except OSError:
+                if path.is_file():  # Some file systems keep names by themselves.
+                    raise
+            finally:
+                os.close(descriptor)
 
 
 def _discard(leftover: Path) -> None:

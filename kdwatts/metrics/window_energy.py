@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from kdwatts.metrics.quantity import MEASURED, MISSING_J, Quantity, from_whole_sd
+from kdwatts.metrics.quantity import MEASURED, MISSING_J, Quantity, add, from_whole_sd
 
 _WEAKEST_LAST = (*MEASURED, "estimated")
 
@@ -41,6 +42,27 @@ def window_net_energy_j(row: Mapping[str, Any]) -> float | None:
     nets_j = [net_energy_j.get(component) for component in _summed(row)]
     known_j = [net_j for net_j in nets_j if net_j is not None]
     return sum(known_j) if known_j and len(known_j) == len(nets_j) else None
+
+
+def waiting_energy(row: Mapping[str, Any]) -> Quantity:
+    """The part of `window_energy` that nodes drew while they waited for what one rank did alone.
+
+    A row without nodes is of one node, for which no other waited: 0 J, as where no node of a row
+    waits. It is missing where the row's energy is. Nodes' random errors add in squares, and their
+    calibration as it is.
+    """
+    nodes = [one if isinstance(one, Mapping) else vars(one) for one in row.get("nodes") or ()]
+    waiting = [node for node in nodes if node["waits"]]
+    components = _summed(row)
+    if not waiting:
+        return Quantity(0.0, 0.0, 0.0, "J")
+    of_row = [{c: node["energy_j"].get(c) for c in components} for node in waiting]
+    if not components or any(None in energy_j.values() for energy_j in of_row):
+        return MISSING_J
+    pairs = zip(waiting, of_row, strict=True)
+    energies = [window_energy({**node, "energy_j": energy_j}) for node, energy_j in pairs]
+    weakest = max((energy.quality for energy in energies), key=_WEAKEST_LAST.index)
+    return replace(add(energies), quality=weakest)
 
 
 def _summed(row: Mapping[str, Any]) -> list[str]:

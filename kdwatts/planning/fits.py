@@ -101,7 +101,7 @@ def _quantised(config: Config, launch: Launch | None) -> str | None:
     bits_left = QUANTIZATIONS if teacher.quantization is None else QUANTIZATIONS[1:]
     for tried.model.teacher.quantization in bits_left:
         asked = f"set model.teacher.quantization={tried.model.teacher.quantization}"
-        if config.training.teacher_parallel == "fsdp":
+        if config.training.shards_teacher:
             asked += " training.teacher_parallel=ddp"
         if is_allowed(tried, launch):
             return asked

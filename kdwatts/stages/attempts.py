@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from kdwatts.records.files import append_jsonl, read_jsonl
-from kdwatts.records.schema import COMPONENTS, SCHEMA
+from kdwatts.records.schema import COMPONENTS, SCHEMA, StageRow
+from kdwatts.records.traces import trace_name
 from kdwatts.stages.work import Work
+from kdwatts.telemetry import parts
+from kdwatts.telemetry.node_sums import NodeParts, lost, parts_of, share, summed
 from kdwatts.telemetry.recover import recover_components
 
 log = logging.getLogger(__name__)
@@ -20,7 +24,14 @@ ATTEMPTS_NAME = "attempts.jsonl"
 def note_attempt(work: Work) -> None:
     """Note in the scratch folder that this run works on the artifact, before it draws much."""
     work.scratch_dir.mkdir(exist_ok=True)
-    attempt = {"schema": SCHEMA, "run_dir": str(work.run_dir), "attempt": work.attempt}
+    hosts = work.meter.hosts
+    attempt = {
+        "schema": SCHEMA,
+        "run_dir": str(work.run_dir),
+        "attempt": work.attempt,
+        "nodes": [{"number": number, "host": host} for number, host in hosts.items()],
+        "alone": work.window.alone,
+    }
     append_jsonl(work.scratch_dir / ATTEMPTS_NAME, attempt)
 
 
@@ -28,45 +39,67 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
     """What the attempts noted so far drew in `window`: one record of components each, in J.
 
     A closed window is read from the run's stages.jsonl. A window that a kill left open is recovered
-    from its telemetry, sampled every `interval_s` seconds. An attempt whose run folder is gone has
-    missing components.
+    from the telemetry of all nodes that the attempt had, sampled every `interval_s` seconds. An
+    attempt whose run folder is gone, or the trace of one of its nodes, has missing components.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
         return []
     records = []
     for attempt in read_jsonl(path):
-        run_dir, number = Path(attempt["run_dir"]), attempt["attempt"]
         closed = [
             row
-            for row in _rows(run_dir / "stages.jsonl")
-            if row["window"] == window and row["attempt"] == number
+            for row in _rows(Path(attempt["run_dir"]) / "stages.jsonl")
+            if row["window"] == window and row["attempt"] == attempt["attempt"]
         ]
-        if closed:
-            records.append(closed[-1])
-        else:
-            records.append(_recovered(run_dir / "telemetry.jsonl", window, number, interval_s))
+        records.append(closed[-1] if closed else _recovered(attempt, window, interval_s))
     return records
 
 
-def _recovered(
-    telemetry_path: Path, window: str, attempt: int, interval_s: float
-) -> dict[str, Any]:
-    if telemetry_path.is_file():
-        row = recover_components(
-            telemetry_path, window, attempt, interval_s=interval_s, lost_end_s=interval_s / 2
+def _recovered(attempt: Mapping[str, Any], window: str, interval_s: float) -> dict[str, Any]:
+    run_dir, number = Path(attempt["run_dir"]), attempt["attempt"]
+    # Older notes name no nodes, and are of one.
+    hosts = {node["number"]: node["host"] for node in attempt.get("nodes") or ()} or {1: ""}
+    rows: dict[int, StageRow] = {}
+    for node in hosts:
+        path = run_dir / trace_name(node)
+        row = _recovered_here(path, window, number, interval_s)
+        if row is not None:
+            rows[node] = row
+            continue
+        log.warning(
+            "%s: no trace of attempt %d in %s, so its energy is unknown", window, number, path
         )
-        if row:
-            return asdict(row)
-    log.warning(
-        "%s: no trace of attempt %d in %s, so its energy is unknown",
-        window,
-        attempt,
-        telemetry_path,
+    if not rows:
+        nothing = dict.fromkeys(COMPONENTS)
+        missing = dict.fromkeys(COMPONENTS, "missing")
+        return {
+            "attempt": number,
+            "energy_j": nothing,
+            "quality": missing,
+            "uncertainty_j": nothing,
+        }
+    first = rows[min(rows)]
+    if len(hosts) == 1:
+        return asdict(first)
+    nodes = [
+        NodeParts(node, host, parts_of(row), row.duration_s)
+        if (row := rows.get(node))
+        else lost(node, host, f"{trace_name(node)} has no rows of this attempt")
+        for node, host in hosts.items()
+    ]
+    waits = attempt.get("alone", False)
+    shares = [share(node, waits=waits and node.number > 1) for node in nodes]
+    return asdict(replace(first, nodes=shares, **parts.columns(summed(nodes))))
+
+
+def _recovered_here(path: Path, window: str, attempt: int, interval_s: float) -> StageRow | None:
+    """What one node drew, from its trace; None where that says nothing of the attempt."""
+    if not path.is_file():
+        return None
+    return recover_components(
+        path, window, attempt, interval_s=interval_s, lost_end_s=interval_s / 2
     )
-    nothing = dict.fromkeys(COMPONENTS)
-    quality = dict.fromkeys(COMPONENTS, "missing")
-    return {"attempt": attempt, "energy_j": nothing, "quality": quality, "uncertainty_j": nothing}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ def settings(config: Config, launch: Launch | None = None) -> dict[str, Any]:
     # Those of an installed package's map, which is called here: before anything is built.
     is_plugged = feature is not None and feature.layers not in LAYER_MAPS
     # Shards were once gathered in float32, whose embedding and norms were not rounded.
-    is_rounded = training["precision"] == "bf16" and training["parallel"] == "fsdp"
+    is_rounded = training["precision"] == "bf16" and config.training.shards_student
     return {
         **({"shards": "bf16"} if is_rounded and (launch or own_launch()).ranks > 1 else {}),
         **({"divergence_revision": revision} if revision else {}),

@@ -26,6 +26,8 @@
  *   NVML_REPLAY_MJ_PER_J           scale of the energy counter (1000); 1300 lies, 1 mistakes units
  *   NVML_REPLAY_COUNTER_STUCK_S    the counter stands still from this t on (never)
  *   NVML_REPLAY_NAME               product name
+ *   NVML_REPLAY_FIRST_UUID         number in the UUID of the first GPU; the others' follow it (0):
+ *                                  those of each node of a run differ
  *   NVML_REPLAY_PIDS               `pid,...`: processes with a compute context on every GPU, read
  *                                  anew at each question
  *   NVML_REPLAY_MIG                1: the GPUs are sliced
@@ -107,7 +109,7 @@ static int give_handle(int gpu, void **handle) {
   if (answer != SUCCESS) return answer
 
 static void write_uuid(int gpu, char *text, unsigned size) {
-  snprintf(text, size, "GPU-5f0c%04x-aaaa-bbbb-cccc-dddddddddddd", gpu);
+  snprintf(text, size, "GPU-5f0c%04x-aaaa-bbbb-cccc-dddddddddddd", first_uuid + gpu);
 }
 
 int nvmlInitWithFlags(unsigned flags) {

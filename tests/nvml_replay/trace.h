@@ -26,7 +26,7 @@ static unsigned num_pids;
 static double start_s = -1, power_period_s, power_window_s, reset_s, mw_per_w;
 static double counter_period_s, counter_phase_s, mj_per_j, stuck_s;
 static unsigned long long counter_start_mj;
-static int latency_us, is_sliced;
+static int latency_us, is_sliced, first_uuid;
 static FILE *live; /* the trace, where it grows; else NULL */
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER; /* of a trace that grows */
 static const char *unsupported = "", *name = "NVIDIA H100 80GB HBM3";
@@ -147,6 +147,7 @@ static void read_settings(void) {
   mj_per_j = setting("NVML_REPLAY_MJ_PER_J", 1000);
   stuck_s = setting("NVML_REPLAY_COUNTER_STUCK_S", INFINITY);
   is_sliced = (int)setting("NVML_REPLAY_MIG", 0);
+  first_uuid = (int)setting("NVML_REPLAY_FIRST_UUID", 0);
   start_s = setting("NVML_REPLAY_START_S", monotonic_s());
   if (getenv("NVML_REPLAY_UNSUPPORTED")) unsupported = getenv("NVML_REPLAY_UNSUPPORTED");
   if (getenv("NVML_REPLAY_NAME")) name = getenv("NVML_REPLAY_NAME");

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stop the test cluster that up.sh started in DIR, and the jobs still in it.
+# Stop the test cluster of one node or several that up.sh started in DIR, and the jobs still in it.
 #
 #   down.sh DIR
 #
@@ -37,6 +37,10 @@ stop_daemon() {
 # slurmctld first, so that it requeues nothing when its node and jobs go away
 stop_daemon slurmctld 10
 stop_daemon slurmd 10
+# With pid 1 of a node the kernel ends all that runs on it.
+for node in "$DIR"/run/node-n*.pid; do
+  [[ ! -e $node ]] || stop_daemon "$(basename "$node" .pid)" 3
+done
 
 # What is left of the jobs: processes of this cluster that are in a job, and
 # their slurmstepds; never the caller, should it be one of them.
@@ -53,5 +57,11 @@ done
 stop_daemon slurmdbd 10
 stop_daemon mariadbd 20
 stop_daemon munged 5
+if bridge=$(cat "$DIR/run/bridge" 2>/dev/null); then
+  for link in $(ip -o link show master "$bridge" | sed -E 's/^[0-9]+: ([^@:]+).*/\1/') "$bridge"; do
+    ip link del "$link" || true # A node's end of a pair takes the other end with it.
+  done
+  rm -f "$DIR/run/bridge"
+fi
 rm -f "$DIR/env.sh"
 echo "slurm/down: stopped what ran in $DIR"

@@ -73,6 +73,7 @@ def start_script(nvml_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
             [sys.executable, "-c", PREAMBLE + body, str(out_dir)],
             cwd=REPOSITORY,
             env=full,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

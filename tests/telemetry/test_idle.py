@@ -5,7 +5,7 @@ import pytest
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
 from kdwatts.records.schema import COMPONENTS
-from kdwatts.telemetry import meter as meter_module
+from kdwatts.telemetry import node_meter
 from kdwatts.telemetry.energy import Span, Tally, advance, span
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.node_share import Allocation
@@ -21,7 +21,7 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def quiet(monkeypatch):
     """Other tests may load this machine: the node counts as idle all the same."""
-    monkeypatch.setattr(meter_module, "MAX_IDLE_LOAD_PCT", 101.0)
+    monkeypatch.setattr(node_meter, "MAX_IDLE_LOAD_PCT", 101.0)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_idle_is_measured_before_the_first_window_and_taken_off(node, quiet, tmp
 
 
 def test_a_busy_node_has_no_idle_power_and_says_so(node, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(meter_module, "MAX_IDLE_LOAD_PCT", -1.0)
+    monkeypatch.setattr(node_meter, "MAX_IDLE_LOAD_PCT", -1.0)
     with node.drawing(package_0=40, dram_0=5), Meter(tmp_path, settings(node)) as meter:
         time.sleep(0.2)
     assert meter.row is not None
@@ -98,7 +98,7 @@ def test_a_busy_node_has_no_idle_power_and_says_so(node, monkeypatch, tmp_path, 
 
 
 def test_a_job_with_half_the_cpus_has_half_the_idle_power(node, quiet, monkeypatch, tmp_path):
-    monkeypatch.setattr(meter_module, "find_allocation", lambda **_: Allocation(4, 8))
+    monkeypatch.setattr(node_meter, "find_allocation", lambda **_: Allocation(4, 8))
     with (
         node.drawing(package_0=40, dram_0=5),
         Meter(tmp_path, settings(node, cpu_scope="auto")) as meter,

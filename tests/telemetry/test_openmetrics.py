@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from kdwatts.records.schema import TelemetryRow
 from kdwatts.telemetry.energy import Tally, advance, span
-from kdwatts.telemetry.openmetrics import Exposition, Live, live, run_labels
+from kdwatts.telemetry.openmetrics import Exposition, Live, live, place_of_node, run_labels
 from kdwatts.telemetry.parts import QUALITY
 from kdwatts.telemetry.readings import Reading, Sensor
 from tests.telemetry.conftest import REPOSITORY
@@ -40,7 +40,8 @@ GPU = Live(
 CPU = Live("cpu", None, None, "tdp_model", "estimated", power_w=70.0, energy_j=700.0)
 HOST = Live("host", None, None, None, None, None, None, util_pct=12.5, memory_used_gib=2.0)
 
-GPU_LABELS = {"run": "/runs/1", "kind": "gpu", "index": "0", "uuid": "GPU-5f0c"}
+NODE = {"run": "/runs/1", "host": "node7"}
+GPU_LABELS = {**NODE, "kind": "gpu", "index": "0", "uuid": "GPU-5f0c"}
 GPU_SOURCE = {**GPU_LABELS, "method": "nvml_counter", "quality": "measured"}
 
 Parse = Callable[[str], Iterable[Metric]]
@@ -67,11 +68,11 @@ def test_the_file_holds_base_units_and_says_how_they_were_obtained(
     exposition = Exposition(tmp_path / name, LABELS)
     before_s = time.time()
     exposition.write([GPU, CPU, HOST], window="run/distill")
-    cpu = {"run": "/runs/1", "kind": "cpu", "method": "tdp_model", "quality": "estimated"}
-    host = {"run": "/runs/1", "kind": "host"}
+    cpu = {**NODE, "kind": "cpu", "method": "tdp_model", "quality": "estimated"}
+    host = {**NODE, "kind": "host"}
     found = read(tmp_path / name, parse)
     ((labels, last_s),) = found.pop("kdwatts_last_sample_timestamp_seconds")
-    assert labels == {"run": "/runs/1"}
+    assert labels == NODE
     assert before_s <= last_s <= time.time()
     assert found == {
         "kdwatts_power_watts": [(GPU_SOURCE, 612.5), (cpu, 70.0)],
@@ -225,3 +226,12 @@ def test_a_name_that_is_no_text_costs_no_file(tmp_path):
     Exposition(path, LABELS).write([replace(GPU, uuid="GPU-\udcff")], window="run/\udcff")
     ((labels, value),) = read(path)["kdwatts_power_watts"]
     assert (labels["uuid"], value) == ("GPU-?", 612.5)
+
+
+def test_another_node_of_a_run_writes_beside_the_first_and_never_over_it():
+    assert [place_of_node("/live/run.prom", number) for number in (1, 2)] == [
+        Path("/live/run.prom"),
+        Path("/live/run.n2.prom"),
+    ]
+    # Of a folder each process has a file of its own, with the host in its name.
+    assert place_of_node("/live", 2) == Path("/live")

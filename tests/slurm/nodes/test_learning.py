@@ -1,0 +1,103 @@
+"""Ranks on several nodes learn what one process does, however they were started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdwatts.runtime.paths import conf_dir
+from tests.slurm.nodes.cluster import PYTHON, Cluster
+from tests.slurm.nodes.runs import (
+    PROGRAM,
+    SMALL,
+    difference_of_losses,
+    difference_of_weights,
+    srun,
+    status,
+    torchrun,
+)
+
+pytestmark = pytest.mark.slow
+
+PARADIGMS = sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml"))
+ALL_TERMS = ("paradigm=combined", "paradigm.teacher=online", "paradigm.response.support=dense")
+SHORT = ("training.target_tokens=4_096",)
+WAYS = ("ddp", "fsdp")
+CLOSE = 1e-6
+
+Launch = Callable[[Cluster, list[str]], None]
+
+
+def on_one_process(cluster: Cluster, arguments: list[str]) -> None:
+    cluster.run([PYTHON, *arguments])
+
+
+def two_tasks(cluster: Cluster, arguments: list[str]) -> None:
+    cluster.run(srun(2, 2, arguments))
+
+
+def four_tasks(cluster: Cluster, arguments: list[str]) -> None:
+    cluster.run(srun(2, 4, arguments))
+
+
+def two_of_torchrun(cluster: Cluster, arguments: list[str]) -> None:
+    started = [cluster.start(command) for command in torchrun(cluster, 1, arguments)]
+    ended = [cluster.end(process) for process in started]
+    assert [code for code, _ in ended] == [0, 0], ended
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def swept(
+    cluster: Cluster, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[Path]]:
+    """Runs a sweep that is launched so; the folders of its runs, in order."""
+
+    def sweep(launch: Launch, *overrides: str) -> list[Path]:
+        folder = tmp_path_factory.mktemp("sweep") / "runs"
+        told = [f"hydra.sweep.dir={folder}", f"store_dir={store}"]
+        launch(cluster, [*PROGRAM, "-m", *SMALL, *told, *overrides])
+        runs = [path for path in folder.iterdir() if path.is_dir() and path.name[0].isdigit()]
+        assert [status(run)["state"] for run in runs] == ["done"] * len(runs)
+        return sorted(runs, key=lambda run: int(run.name.split("-")[0]))
+
+    return sweep
+
+
+def assert_close(run_dir: Path, alone_dir: Path) -> None:
+    assert difference_of_losses(run_dir, alone_dir) < CLOSE
+    assert difference_of_weights(run_dir, alone_dir) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def alone(swept: Callable[..., list[Path]]) -> Path:
+    """A run of one process, with every term of a loss."""
+    (run_dir,) = swept(on_one_process, *ALL_TERMS, *SHORT)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    "launch", [two_tasks, four_tasks, two_of_torchrun], ids=lambda launch: launch.__name__
+)
+def test_ranks_of_two_nodes_learn_what_one_process_does(
+    launch: Launch, alone: Path, swept: Callable[..., list[Path]]
+):
+    ways = ",".join(WAYS)
+    runs = swept(launch, *ALL_TERMS, *SHORT, f"training.parallel={ways}")
+    assert len(runs) == len(WAYS)
+    for run_dir in runs:
+        assert_close(run_dir, alone)
+
+
+def test_every_paradigm_learns_on_two_nodes_what_it_does_on_one(swept: Callable[..., list[Path]]):
+    asked = (f"paradigm={','.join(PARADIGMS)}", "training.target_tokens=2_048")
+    alone, shared = swept(on_one_process, *asked), swept(two_tasks, *asked)
+    assert len(shared) == len(alone) == len(PARADIGMS)
+    for one, other in zip(shared, alone, strict=True):
+        assert_close(one, other)
