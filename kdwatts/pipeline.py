@@ -20,6 +20,7 @@ from kdwatts.artifacts.artifact import (
     other_code,
     read_artifact,
 )
+from kdwatts.artifacts.manifest import add_to_manifest, node_record
 from kdwatts.artifacts.store import Claim, Store
 from kdwatts.config.experiment import Config
 from kdwatts.records.files import read_json, write_json
@@ -31,6 +32,7 @@ from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import Device
 
 if TYPE_CHECKING:
+    from kdwatts.telemetry.other_nodes import OtherNode
     from kdwatts.training.company import Company
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
     config = run.config
     missing = [node for node in nodes if is_missing(node, run.store)]
     _prepare(run, missing)
+    others = _meters_of_others(run)
     artifacts: dict[str, Artifact] = {}
     with Meter(
         run.run_dir,
@@ -68,6 +71,7 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
         attempt=run.attempt,
         use_gpus=config.gpu.device != "cpu",
         peers=run.company.peers if run.company else (),
+        others=others,
     ) as meter:
         for node in nodes:
             interrupt.stop_if_requested(f"everything before {node.name} is in the store")
@@ -121,6 +125,24 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     get_ready(run.config, stages)
     if run.company:
         run.company.wait_for_answers()
+
+
+def _meters_of_others(run: Run) -> list[OtherNode]:
+    """The meters of the other nodes, which begin now; the manifest says how far their clocks are.
+
+    None where the run is on one node.
+    """
+    from kdwatts.stages.node_meters import clock_offsets, meters_of_others
+    from kdwatts.stages.rank_messages import Measure, to_values
+
+    if not run.company or len(run.company.nodes) == 1:
+        return []
+    run.company.tell(to_values(Measure(run.config, run.run_dir, run.attempt)))
+    others = meters_of_others(run.company, run.company.wait_for_answers())
+    clocks = clock_offsets(others)
+    nodes = [node_record(node, clocks.get(node.number)) for node in run.company.nodes]
+    add_to_manifest(run.run_dir, nodes=nodes)
+    return others
 
 
 def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) -> Artifact | None:

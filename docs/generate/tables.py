@@ -216,7 +216,7 @@ def tables() -> dict[str, list[tuple[str, pa.DataType, str]]]:
         for part in columns.COMPONENTS
         for name, words in COMPONENT.items()
     }
-    share = _recorded("A node in stages.jsonl") | WINDOW | by_component
+    share = _recorded("A share of a node in stages.jsonl") | WINDOW | by_component
     share |= {name: stages[name] for name in ("attempt", "window")}
     ticks = _recorded("telemetry.jsonl") | {"node": NODE}
     ticks["monotonic_s"] = (

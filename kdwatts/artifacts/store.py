@@ -90,7 +90,7 @@ class Claim:
             for path in self.work_dir.rglob("*"):
                 if path.is_file():
                     as_readable_as(self._lease.path, path)
-            _flush(self.work_dir)
+            flush(self.work_dir)
             held = self._lease.is_held()
             if held:
                 self.work_dir.rename(self.artifact_dir)
@@ -125,6 +125,10 @@ class Store:
         """The folder of a finished artifact. None where there is none."""
         path = self.artifact_dir(stage, key)
         return path if path.is_dir() else None
+
+    def scratch_dir(self, stage: str, key: str) -> Path:
+        """The folder that outlives who builds an artifact, until it is finished."""
+        return self.root / stage / f"{key}.scratch"
 
     def check_writable(self) -> None:
         """Raise ValueError unless files can be created under the root."""
@@ -166,7 +170,7 @@ class Store:
             yield None
             return
         work_dir = target.with_name(f"{key}.building-{uuid.uuid4().hex[:8]}")
-        claim = Claim(target, lease is None, work_dir, target.with_name(f"{key}.scratch"), lease)
+        claim = Claim(target, lease is None, work_dir, self.scratch_dir(stage, key), lease)
         if lease is None:
             yield claim
             return
@@ -302,12 +306,18 @@ def as_readable_as(like: Path, path: Path) -> None:
         path.chmod(path.stat().st_mode | wanted)
 
 
-def _flush(directory: Path) -> None:
-    """Bring files to the disk, so that no crash leaves an artifact whose files are hollow."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def flush(directory: Path) -> None:
+    """Bring files and their names to the disk, so that no crash leaves files that are hollow."""
+    for path in [*directory.rglob("*"), directory]:
+        if path.is_file() or path.is_dir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            except OSError:
+                if path.is_file():  # Some file systems keep names by themselves.
+                    raise
+            finally:
+                os.close(descriptor)
 
 
 def _discard(leftover: Path) -> None:

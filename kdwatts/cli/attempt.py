@@ -31,9 +31,10 @@ from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.config.checks import to_config
 from kdwatts.runtime import interrupt, slurm_jobs
 from kdwatts.runtime.interrupt import Preempted, deferred
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import launched, own_launch
 from kdwatts.runtime.screen import log_errors_only
 from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
+from kdwatts.telemetry.holds import sole_user
 from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import list_gpus
 
@@ -231,7 +232,7 @@ def _execute(
 ) -> str | None:
     """Run every stage; what ended the student's training, None where there is none."""
     from kdwatts.pipeline import Run, execute, stopped_by
-    from kdwatts.stages.graph import plan
+    from kdwatts.stages.graph import plan_of_attempt
 
     guards.check_unchanged()
     nodes = company.nodes if company else [facts_of_this_node(list_gpus())]
@@ -242,14 +243,14 @@ def _execute(
         raise ValueError(
             f"until={config.until} begins no run, and this command begins one; choose another until"
         )
-    check_gpus(config, gpus)
+    check_gpus(config, nodes)
     if config.gpu.device != "cuda":
         nodes, gpus = [replace(node, gpus=[]) for node in nodes], []
     store = Store(config.store_dir)
     store.check_writable()
     write_manifest(run_dir, config, nodes, attempt=attempt, overrides=overrides)
-    stages = plan(config, gpus)
+    stages = plan_of_attempt(config, gpus, own_launch(), run_dir)
     sweep.check_prerequisites()
     run = Run(config, run_dir, store, attempt, gpus, notice, company)
-    with guards.sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
+    with sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
         return stopped_by(execute(run, stages))

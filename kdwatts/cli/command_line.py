@@ -23,12 +23,15 @@ from kdwatts.cli.attempt import run
 from kdwatts.cli.closing import report_line
 from kdwatts.cli.failure import print_failure, raised_by_hydra
 from kdwatts.cli.flags import ConfigFile, config_file, parse
+from kdwatts.cli.guards import goes_to_slurm
+from kdwatts.cli.partition_room import launch_of
 from kdwatts.cli.preflight import VERSION_BASE, Command, command_of
 from kdwatts.cli.refusal import EXPECTED, in_one_sentence
 from kdwatts.cli.run_folders import folder_of, folder_of_hydra
 from kdwatts.cli.sweep import EXIT_FAILED
+from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, launched, own_launch
 from kdwatts.runtime.streams import is_unread, print_anywhere, until_unread
 from kdwatts.runtime.whole_install import EXIT_REFUSED
 from kdwatts.telemetry.nvml import list_gpus
@@ -45,24 +48,30 @@ REFUSED = (
 """What composing raises; two of these come from OmegaConf for a key below a part that is null."""
 
 
-def _print_plans(configs: Sequence[Config]) -> None:
+def _print_plans(command: Command) -> None:
     from kdwatts.planning.describe import describe
     from kdwatts.planning.feasibility import check_requests, unmade_teacher
     from kdwatts.planning.fits import check_memory
     from kdwatts.planning.roofline import costs_left, sweep_line
     from kdwatts.stages.graph import plan
 
+    configs, is_sent = command.configs, command.is_sweep and goes_to_slurm(command.tree)
+    launch = launch_of(command.tree.hydra.launcher) if is_sent else own_launch()
     gpus, costs = list_gpus(), {}
     for config in configs:
+        check(config, ranks=launch.ranks)
+    for config in configs:
+        is_early = is_sent and launch.nodes > 1 and config.launch.teacher_first
+        before = Launch(1, launch.ranks_per_node) if is_early else None
         present = gpus if config.gpu.device == "cuda" else []
         store = Store(config.store_dir)
-        nodes = [] if unmade_teacher(config.model) else plan(config, present)
-        print(describe(config, nodes, store, present), end="\n\n")
-        costs |= costs_left(config, nodes, store) or {}
+        nodes = [] if unmade_teacher(config.model) else plan(config, present, launch)
+        print(describe(config, nodes, store, present, launch, before=before), end="\n\n")
+        costs |= costs_left(config, nodes, store, launch, before=before) or {}
     if len(configs) > 1 and costs:
         print(sweep_line(costs, len(configs)), end="\n\n")
     for config in configs:
-        check_memory(config)
+        check_memory(config, launch)
         check_requests(config)
 
 
@@ -154,7 +163,7 @@ def _checked(arguments: Namespace, source: ConfigFile, *, leads: bool) -> Comman
         if leads and not arguments.cfg and command.is_sweep_of_one_here:
             print(SWEEP_OF_ONE, file=sys.stderr)
         if leads and not arguments.cfg and "plan" in command.until:
-            _print_plans(command.configs)
+            _print_plans(command)
     except BrokenPipeError:
         raise  # Nobody reads the plan any more.
     except REFUSED as error:

@@ -6,11 +6,7 @@ A queued job reads conf/ and kdwatts/ when it starts, maybe days after it was su
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import socket
-import struct
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +14,7 @@ from omegaconf import DictConfig
 
 from kdwatts.runtime.fingerprint import fingerprint, sha256_file
 from kdwatts.runtime.paths import PACKAGE_DIR, conf_dir
-from kdwatts.telemetry.host import process_name
-from kdwatts.telemetry.nvml import Device
+from kdwatts.telemetry.holds import holder, takes
 
 SUBMITTED = "KDWATTS_SUBMITTED"
 """Environment variable from driver to job: a key for conf/ and kdwatts/, and their newest file's
@@ -50,16 +45,6 @@ def check_one_launcher(asked: DictConfig, jobs: Sequence[DictConfig]) -> None:
                 "array has one partition and one kind of GPU; send one sweep for each "
                 f"{group}"
             )
-
-
-def check_one_node(num_nodes: int) -> None:
-    """Raise ValueError for a job of several nodes."""
-    if num_nodes > 1:
-        raise ValueError(
-            f"hydra.launcher.nodes={num_nodes} asks for {num_nodes} nodes, and a run is metered on "
-            "one node only; leave it out, and ask for several GPUs of one node by "
-            "hydra.launcher.tasks_per_node"
-        )
 
 
 def note_submission() -> None:
@@ -104,29 +89,6 @@ def _sources() -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def sole_user(gpus: Sequence[Device], *, allowed: bool) -> Iterator[None]:
-    """Hold this run's GPUs within it, so that no other run on this node takes one of them.
-
-    NVML names a process only once it has begun to compute, and a run that waits for another's
-    teacher has not: two could pass each other's look. The hold is an abstract socket a GPU, which
-    every user of the node sees and which ends with its process, however that ends. Where runs have
-    network namespaces of their own, NVML's word is all there is.
-
-    Raises RuntimeError when another run holds a GPU, unless `allowed`.
-    """
-    with contextlib.ExitStack() as held:
-        for gpu in gpus:
-            address = f"\0kdwatts/{gpu.uuid}"
-            if not _takes(held, address) and not allowed:
-                raise RuntimeError(
-                    f"{gpu.uuid} is held by another run of kdwatts, {_holder(address)}; "
-                    "energy would be misattributed; ask Slurm for a GPU of its own "
-                    "(cluster.gres) or set telemetry.allow_shared=true"
-                )
-        yield
-
-
-@contextlib.contextmanager
 def sole_worker(run_dir: Path) -> Iterator[None]:
     """Hold a run's folder on this node, so that of two that start at once only one writes into it.
 
@@ -137,40 +99,9 @@ def sole_worker(run_dir: Path) -> Iterator[None]:
     place = run_dir.stat()
     with contextlib.ExitStack() as held:
         address = f"\0kdwatts/folder/{place.st_dev}/{place.st_ino}"
-        if not _takes(held, address):
+        if not takes(held, address):
             raise RuntimeError(
-                f"{run_dir} is in use by {_holder(address)} on this machine; wait for it, or end "
+                f"{run_dir} is in use by {holder(address)} on this machine; wait for it, or end "
                 "it and run the same command again"
             )
         yield
-
-
-def _takes(held: contextlib.ExitStack, address: str) -> bool:
-    """Whether the address is this process's now, for as long as `held` is open.
-
-    Elsewhere than on Linux there are no abstract sockets, and nothing is held.
-    """
-    if sys.platform != "linux":
-        return True
-    hold = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    try:
-        hold.bind(address)
-        hold.listen()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
-
-
-def _holder(address: str) -> str:
-    """The process that listens at an abstract address."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.setblocking(False)
-            peer.connect(address)
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    except OSError:  # It ends, or so many have asked that no room is left.
-        return "of which nothing is known"
-    pid, _, _ = struct.unpack("3i", credentials)
-    return f"pid {pid} ({process_name(pid)})"

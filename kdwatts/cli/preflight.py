@@ -178,7 +178,6 @@ def command_of(
     runs = expand([*swept, *overrides], multirun=multirun)
     jobs = [compose(run, source=source, is_swept=len(runs) > 1) for run in runs]
     if multirun and guards.goes_to_slurm(asked):
-        guards.check_one_node(asked.hydra.launcher.nodes)
         guards.check_one_launcher(asked, jobs)
         guards.note_submission()
     configs = [to_config(resolve_gpu(job, gpus)) for job in jobs]

@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kdwatts.artifacts.hardware import resolve_gpu
 from kdwatts.artifacts.store import Store
 from kdwatts.cli import ledger, sbatch, sweep
-from kdwatts.cli.guards import check_one_node
+from kdwatts.cli.partition_room import check_room, launch_of
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
 from kdwatts.runtime import slurm_jobs
 from kdwatts.runtime.interrupt import EXIT_INTERRUPTED
+from kdwatts.runtime.ranks import Launch
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     """Have Slurm run what of the sweep is not done, and return when its queue holds none of it.
 
     Jobs of an earlier driver of the same folder are waited for, their runs not sent again. Raises
-    ValueError, before any is sent, for a sweep that one array cannot be, whose folder holds other
-    runs or is none for Slurm's logs, or one of whose runs is impossible.
+    ValueError, before any is sent, for a sweep that one array cannot be, that the partition has no
+    room for, whose folder holds other runs or is none for Slurm's logs, or one of whose runs is
+    impossible.
     """
     if shutil.which("sbatch") is None:
         raise RuntimeError(
@@ -74,7 +76,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
         )
     sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).absolute()
     sbatch.check_folder(sweep_dir)
-    num_ranks = _num_ranks(launcher)
+    check_room(launcher.params)
     elements = [
         _element(launcher, sweep_dir, first + number, list(overrides))
         for number, overrides in enumerate(job_overrides)
@@ -85,7 +87,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     holders = ledger.holders(sweep_dir)
     todo = [element for element in elements if not _is_in_hand(element, holders)]
     same = set.intersection(*(set(element.overrides) for element in elements))
-    plans = [_plan(element, num_ranks, same) for element in todo]
+    plans = [_plan(element, launch_of(launcher.params), same) for element in todo]
     theirs = [run_dir for run_dir in map(Path, holders) if run_dir.parent == sweep_dir]
     for run_dir in [*(element.run_dir for element in elements), *theirs]:
         sweep.sweep_dirs[run_dir] = sweep_dir
@@ -103,13 +105,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) ->
     return [JobReturn(status=JobStatus.COMPLETED) for _ in elements]
 
 
-def _num_ranks(launcher: Any) -> int:
-    """Of each run: the tasks of its job. Raises ValueError for several nodes."""
-    check_one_node(launcher.params["nodes"])
-    return max(1, launcher.params["tasks_per_node"])
-
-
-def _plan(element: Element, num_ranks: int, same: Collection[str]) -> list[Any]:
+def _plan(element: Element, launch: Launch, same: Collection[str]) -> list[Any]:
     """The stages of a run. Raises ValueError for one that cannot be: then none is sent.
 
     `same` are the overrides of all runs, which do not tell them apart.
@@ -117,7 +113,7 @@ def _plan(element: Element, num_ranks: int, same: Collection[str]) -> list[Any]:
     from kdwatts.planning.feasibility import plan_ahead
 
     try:
-        return plan_ahead(element.config, ranks=num_ranks)
+        return plan_ahead(element.config, launch)
     except (ValueError, RuntimeError, OSError) as error:
         own = " ".join(one for one in element.overrides if one not in same)
         raise ValueError(
@@ -205,27 +201,34 @@ def _submit_builds(
     plans: Sequence[list[Any]],
     holders: dict[str, str],
 ) -> dict[str, str]:
-    """Submit a job for all that teachers say and the store lacks; each artifact to its job.
+    """Submit a job for what the runs stand on and the store lacks; each artifact to its job.
 
-    Of two that stand on one missing artifact the second waits for the first, which makes it.
+    It is what teachers say. For runs on several nodes it is also what one rank makes alone, so that
+    no node waits for it: each of these jobs has one node. Of two that stand on one missing artifact
+    the second waits for the first, which makes it.
     """
+    is_spread = launch_of(launcher.params).nodes > 1
+    stages = (*BEFORE_THE_STUDENT, *(["contamination"] if is_spread else []))
     builders: dict[str, str] = {}
     for element, planned in zip(todo, plans, strict=True):
-        if not (element.config.launch.teacher_first and element.config.paradigm.needs_teacher):
+        needs_builds = is_spread or element.config.paradigm.needs_teacher
+        if not (element.config.launch.teacher_first and needs_builds):
             continue
         store = Store(Path(element.config.store_dir))
-        nodes = [node for node in planned if node.stage in BEFORE_THE_STUDENT]
-        last = nodes[-1]
-        if last.stage == "shards" or store.finished_dir(last.stage, last.key):
-            continue
-        missing = [
-            str(store.artifact_dir(node.stage, node.key))
+        nodes = [node for node in planned if node.stage in stages]
+        absent = {
+            str(store.artifact_dir(node.stage, node.key)): node
             for node in nodes
             if not store.finished_dir(node.stage, node.key)
-        ]
-        builders |= {path: holders[path] for path in missing if path in holders}
-        if missing[-1] in builders:
+        }
+        if not is_spread and (nodes[-1].stage == "shards" or nodes[-1] not in absent.values()):
             continue
+        missing = list(absent)
+        builders |= {path: holders[path] for path in missing if path in holders}
+        left = [node for path, node in absent.items() if path not in builders]
+        if not left:
+            continue
+        last = left[-1]
         name = f"{last.stage}-{last.key[:8]}"
         run_dir = sweep_dir / name
         overrides = [*element.overrides, f"until={last.stage}", f"hydra.sweep.subdir={name}"]
@@ -236,7 +239,7 @@ def _submit_builds(
             ledger.note(sweep_dir, holders, dict.fromkeys(made, ids[0]), before)
 
         sbatch.send(
-            _executor(launcher, before),
+            _executor(launcher, before, nodes=1),
             [(Build(launcher, _arguments(overrides, element.index)),)],
             f"the job of {name}",
             note,
@@ -247,9 +250,11 @@ def _submit_builds(
     return builders
 
 
-def _executor(launcher: Any, after: Iterable[str]) -> Any:
+def _executor(launcher: Any, after: Iterable[str], *, nodes: int | None = None) -> Any:
+    """What submits jobs of so many nodes, or of those of a run, to begin after others."""
     site: Any = OmegaConf.to_container(launcher.config.cluster, resolve=True)
-    return sbatch.executor(launcher.params, site["extra"], site["setup"], after)
+    params = launcher.params if nodes is None else {**launcher.params, "nodes": nodes}
+    return sbatch.executor(params, site["extra"], site["setup"], after)
 
 
 def _overrides(element: Element) -> str:

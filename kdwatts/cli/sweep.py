@@ -21,6 +21,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
 
 NOT_COMPARED = ("cluster.", "launch.", "store_dir")
 """Settings that another attempt at a run may have: they change nothing that it finds out."""
+READ_BY_PLANS = ("gpu.link_gb_s", "gpu.network_gb_s", "gpu.links_source")
+"""Settings that no run reads, which older folders lack."""
 LEFT_TO_THE_DEVICE = {"training.compile": (False, "auto"), "training.chunk_rows": (256, None)}
 """The default of older folders, and that of now. A run goes on with the value in its folder."""
 
@@ -114,7 +116,7 @@ def differences(saved: Any, tree: DictConfig) -> dict[str, tuple[Any, Any]]:
         key: (found, asked)
         for key, (found, asked) in pairs.items()
         if found != asked
-        and not key.startswith(NOT_COMPARED)
+        and not key.startswith((*NOT_COMPARED, *READ_BY_PLANS))
         and LEFT_TO_THE_DEVICE.get(key) != (found, asked)
     }
 

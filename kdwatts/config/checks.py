@@ -131,8 +131,8 @@ def _check_quantization(config: Config, quantization: str) -> None:
     found = None
     if config.gpu.device == "cpu":
         found = "gpu=cpu"
-    elif config.training.teacher_parallel == "fsdp":
-        found = "training.teacher_parallel=fsdp"
+    elif config.training.shards_teacher:
+        found = f"training.teacher_parallel={config.training.teacher_parallel}"
     elif any(task.harness == "lighteval" for task in config.eval.tasks):
         found = "eval tasks of lighteval"
     if found:
@@ -214,10 +214,11 @@ def _check_ranks(config: Config, num_ranks: int) -> None:
             f"equally by {num_ranks} ranks; give a multiple of {num_ranks}, and a smaller "
             "training.micro_batch to keep the rows of a step"
         )
-    if training.parallel == "fsdp" and config.paradigm.text == "student":
+    if training.shards_student and config.paradigm.text == "student":
         raise ValueError(
-            f"paradigm={config.paradigm.name} lets the student write, and training.parallel=fsdp "
-            "gives each rank only a part of the student; choose training.parallel=ddp"
+            f"paradigm={config.paradigm.name} lets the student write, and training.parallel="
+            f"{training.parallel} gives each rank only a part of the student; choose "
+            "training.parallel=ddp"
         )
     refused = not_compiled_with(config)
     if refused and training.is_compiled:

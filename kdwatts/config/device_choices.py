@@ -72,8 +72,8 @@ def compile_choice(config: Config) -> tuple[bool, str]:
 def not_compiled_with(config: Config) -> str | None:
     """The settings with which models cannot be compiled. None where they can."""
     training, relational = config.training, config.paradigm.relational
-    if training.parallel == "fsdp":
-        return "training.parallel=fsdp"
+    if training.shards_student:
+        return f"training.parallel={training.parallel}"
     # Traced, a block that is recomputed does not give out what lies inside it.
     if training.gradient_checkpointing and relational and relational.level == "attention":
         return "training.gradient_checkpointing=true and paradigm.relational.level=attention"
@@ -93,7 +93,7 @@ def compiles_teacher(config: Config) -> bool:
         and paradigm.signals_engine == "loop"
         and config.model.one_vocabulary
         and not teacher.quantization
-        and config.training.teacher_parallel != "fsdp"
+        and not config.training.shards_teacher
     )
 
 

@@ -38,6 +38,14 @@ class Gpu:
     not use TF32. null if it is not known."""
     memory_bandwidth_gb_s: float | None = None
     """Peak rate at which the GPU reads its memory. null if it is not known."""
+    link_gb_s: float | None = None
+    """Peak rate at which the GPU sends to the GPUs of its node, one way. null if it is not known.
+    The plan alone reads it."""
+    network_gb_s: float | None = None
+    """Peak rate at which the GPU sends to other nodes, one way: its part of the network cards of
+    the node. null if it is not known. The plan alone reads it."""
+    links_source: str | None = None
+    """Where these two rates were published. null where neither is stated."""
     partition: str | None = None
     """Partition of Slurm with this GPU: the default of cluster.partition. null asks for none."""
     gres: str | None = None
@@ -103,7 +111,7 @@ class Telemetry:
 
 @dataclass
 class Cluster:
-    """What a job asks Slurm for. Nothing here changes a result or a key."""
+    """What a job asks Slurm for. Nothing here changes a result, and nodes alone changes a key."""
 
     partition: str | None = None
     """sbatch --partition. null takes the cluster's default."""
@@ -115,10 +123,13 @@ class Cluster:
     """sbatch --constraint: a feature that nodes must have. null states none."""
     gres: str | None = None
     """sbatch --gres, such as `gpu:1`. null asks for none."""
+    nodes: int = 1
+    """Nodes of a run, each with its own meter. hydra.launcher.tasks_per_node is the number of ranks
+    on each of them."""
     cpus_per_task: int = 8
-    """CPU cores of a job."""
+    """CPU cores of each rank."""
     mem_gb: int | None = 64
-    """Main memory of a job. null leaves it to the partition's default."""
+    """Main memory of a job on each of its nodes. null leaves it to the partition's default."""
     timeout_min: int = 720
     """Time limit of a job. A run that is not finished then is sent again and goes on."""
     max_requeues: int = 3
@@ -135,7 +146,7 @@ class Cluster:
     """Shell commands that each job runs first, such as `module load cuda`."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus_per_task", "timeout_min", "concurrent"):
+        for name in ("nodes", "cpus_per_task", "timeout_min", "concurrent"):
             at_least(f"cluster.{name}", getattr(self, name), 1)
         if self.mem_gb is not None:
             at_least("cluster.mem_gb", self.mem_gb, 1)

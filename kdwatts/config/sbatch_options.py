@@ -21,7 +21,7 @@ SETTINGS = {
     "array": "cluster.concurrent",
     "requeue": "cluster.max_requeues",
     "no-requeue": "cluster.max_requeues",
-    "nodes": "hydra.launcher.nodes",
+    "nodes": "cluster.nodes",
     "ntasks": "hydra.launcher.tasks_per_node",
     "ntasks-per-node": "hydra.launcher.tasks_per_node",
     "job-name": "hydra.launcher.name",

@@ -11,7 +11,8 @@ from kdwatts.config.ranges import above_zero, at_least, between, choice
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-PARALLELS = ("ddp", "fsdp")
+PARALLELS = ("ddp", "fsdp", "hsdp")
+"""Ways to share a model among ranks: all with each, or in shards."""
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Training:
     """Train low-rank adapters and keep the other weights. null trains all weights."""
     parallel: str = "ddp"
     """How the ranks of a launch share the student: ddp gives each rank all of it, fsdp gives each a
-    shard."""
+    shard, and hsdp gives each a shard of a whole that lies on every node."""
     teacher_parallel: str = "ddp"
     """How the ranks share a teacher that runs beside the student: as parallel."""
     chunk_rows: int | None = None
@@ -142,6 +143,16 @@ class Training:
             raise ValueError(
                 f"training.betas={self.betas} is out of range; give two numbers from 0 to below 1"
             )
+
+    @property
+    def shards_student(self) -> bool:
+        """Whether a rank among several holds a part of the student alone."""
+        return self.parallel != "ddp"
+
+    @property
+    def shards_teacher(self) -> bool:
+        """Whether a rank among several holds a part of a live teacher alone."""
+        return self.teacher_parallel != "ddp"
 
     @property
     def rows_at_once(self) -> int:

@@ -212,15 +212,18 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, seed: int = 0) -> nn.
         ).eval()
 
 
-def without_weights(source: ModelSource) -> Any:
+def without_weights(source: ModelSource, *, dtype: torch.dtype | None = None) -> Any:
     """The model of `source` on the device `meta`: all but its weights, for what asks it no token.
 
-    Raises what `read_architecture` raises.
+    Without `dtype` it is the one that the configuration names. Raises what `read_architecture`
+    raises.
     """
     from transformers import AutoModelForCausalLM
 
+    has_path = source.path is not None
+    config = read_architecture(source) if has_path else stated_configuration(source.architecture)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(read_architecture(source)).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype or config.dtype).eval()
 
 
 def read_architecture(source: ModelSource, *, licence: str | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""A model on one device, or in equal shards over the ranks of a launch by FSDP2.
+"""A model on one device, or in equal shards over the ranks of a launch or of a node, by FSDP2.
 
 FSDP2 gathers a block's weights just before the block runs, drops them afterwards, and adds up the
 ranks' gradients. The objective calls a model's body and computes the head itself. So body,
@@ -20,22 +20,26 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
 from kdwatts.models.quantization import on_device
+from kdwatts.models.sharing import Sharing
 
 
-def place(
-    model: nn.Module, device: torch.device, *, sharded: bool = False, precision: str = "fp32"
-) -> nn.Module:
-    """The model on `device`: whole, or this rank's shard when `sharded` and not alone.
-
-    `precision` is that of the arithmetic, bf16 or fp32. Only shards depend on it.
-    """
-    if not sharded or not distributed.is_initialized():
+def place(model: nn.Module, device: torch.device, sharing: Sharing | None = None) -> nn.Module:
+    """The model on `device`, which every rank has read: all of it, or this rank's shard."""
+    if sharing is None or not sharing.cuts:
         return on_device(model, device)
-    from torch.distributed.device_mesh import init_device_mesh
+    cut(model, device, sharing)
+    return model
+
+
+def cut(model: nn.Module, device: torch.device, sharing: Sharing) -> None:
+    """Leave this rank its shard of a model, in place, on `device`. What is on `meta` stays there.
+
+    All ranks must call it.
+    """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     dtypes: dict[str, Any] = {}
-    if precision == "bf16":
+    if sharing.precision == "bf16":
         # Inputs are not cast: autocast keeps the residual stream in float32.
         dtypes = {
             "param_dtype": torch.bfloat16,
@@ -43,7 +47,7 @@ def place(
             "cast_forward_inputs": False,
         }
     settings: dict[str, Any] = {
-        "mesh": init_device_mesh(device.type, (distributed.get_world_size(),)),
+        "mesh": sharing.mesh(device.type),
         "reshard_after_forward": True,
         "mp_policy": MixedPrecisionPolicy(**dtypes),
     }
@@ -66,7 +70,6 @@ def place(
             module.set_gradient_divide_factor(1.0)
             # Otherwise a factor of 1 is multiplied inside the sum, which gloo cannot do.
             module.set_force_sum_reduction_for_comms(True)
-    return model
 
 
 def gathered(weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from kdwatts.memory.budget import GIB, Budget, estimate
 from kdwatts.memory.generation_budget import estimate_writing, writing_work_bytes_of
 from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes
 from kdwatts.memory.workload import Workload
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, own_launch
 
 CONTEXT_GIB = 1.0
 """GiB of NVML's memory of a GPU that tensors cannot have.
@@ -42,14 +42,19 @@ def shown_unit(total_gib: float) -> tuple[str, int]:
     return ("GiB", 1) if total_gib >= 1 else ("MiB", 1024)
 
 
-def demands(config: Config, *, ranks: int | None = None) -> list[Demand]:
-    """The memory that each part of a run takes on its GPU, for `ranks` ranks, in order.
+def budget_of(config: Config, launch: Launch | None = None) -> Budget:
+    """The memory on each GPU of a launch, and operations. None is the launch of this process."""
+    return estimate(workload_of(config), ranks=(launch or own_launch()).ranks)
+
+
+def demands(config: Config, launch: Launch | None = None) -> list[Demand]:
+    """The memory that each part of a run takes on each GPU of a launch, in order.
 
     What builds a teacher's cache, text or scores has the whole teacher on one GPU, even when
     training keeps it in shards.
     """
     workload, found = workload_of(config), []
-    budget = estimate(workload, ranks=ranks)
+    budget = budget_of(config, launch)
     paradigm, teacher = config.paradigm, config.model.teacher
     if teacher:
         whole_gib = budget.teacher_whole_gib
@@ -91,14 +96,14 @@ def available_gib(config: Config) -> float:
     return config.gpu.memory_gib - CONTEXT_GIB
 
 
-def is_allowed(config: Config, *, ranks: int | None = None) -> bool:
-    """Whether the choices fit together on so many ranks, and every part of the run fits its GPU."""
-    ranks = launched().world if ranks is None else ranks
+def is_allowed(config: Config, launch: Launch | None = None) -> bool:
+    """Whether the choices fit together in a launch, and every part of the run fits its GPU."""
+    launch = launch or own_launch()
     try:
-        check(config, ranks=ranks)
+        check(config, ranks=launch.ranks)
     except ValueError:
         return False
-    return all(demand.gib <= available_gib(config) for demand in demands(config, ranks=ranks))
+    return all(demand.gib <= available_gib(config) for demand in demands(config, launch))
 
 
 def _between_steps_gib(budget: Budget) -> float:

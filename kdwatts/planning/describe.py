@@ -7,42 +7,64 @@ from collections.abc import Sequence
 from kdwatts.artifacts.artifact import read_artifact
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config
-from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import workload_of
+from kdwatts.planning.demands import budget_of
 from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import memory_lines
+from kdwatts.planning.interconnect import sending_lines
 from kdwatts.planning.measured_rates import rates_of
-from kdwatts.planning.roofline import costs_left, serving_lines, time_lines
+from kdwatts.planning.roofline import (
+    costs_left,
+    num_steps,
+    serving_lines,
+    time_lines,
+    training_s,
+)
 from kdwatts.planning.serving_time import load_lines
 from kdwatts.planning.serving_words import estimate_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.writer_lines import writer_lines
+from kdwatts.runtime.ranks import Launch, own_launch
 from kdwatts.stages.graph import Node, is_missing
 from kdwatts.telemetry.nvml import Device
 
 
-def describe(config: Config, nodes: Sequence[Node], store: Store, gpus: Sequence[Device]) -> str:
+def describe(
+    config: Config,
+    nodes: Sequence[Node],
+    store: Store,
+    gpus: Sequence[Device],
+    launch: Launch | None = None,
+    *,
+    before: Launch | None = None,
+) -> str:
     """The plan as text: stages and what would be reused, sizes, memory, operations, time.
 
     Keys need the bytes of a teacher. Where a teacher has still to be made, the plan says how
-    instead. Rates are those that the doctor measured, where the store has them.
+    instead. Rates are those that the doctor measured, where the store has them. `launch` is that of
+    the run, None for that of this process; `before` is that of the job that makes a teacher's cache
+    before it, None where the run makes it.
     """
-    rates = rates_of(config, store.root)
-    budget, missing = estimate(workload_of(config)), unmade_teacher(config.model)
+    launch = launch or own_launch()
+    rates = rates_of(config, store.root, launch)
+    budget, missing = budget_of(config, launch), unmade_teacher(config.model)
+    trained_s = training_s(config, budget, rates, launch)
+    knows_cards = bool(gpus) and launch.nodes == 1
     lines = [
         f"paradigm={config.paradigm.name} model={config.model.name} data={config.data.name} "
         f"gpu={config.gpu.name} seed={config.training.seed}",
+        *([f"launched as {launch.in_words()}"] if launch.ranks > 1 else []),
         "",
         *(
             [f"stages: not known yet: {missing}"]
             if missing
-            else _stage_lines(nodes, store, known=bool(gpus) or config.gpu.device == "cpu")
+            else _stage_lines(nodes, store, known=knows_cards or config.gpu.device == "cpu")
         ),
         "",
         *size_lines(config, budget),
         *writer_lines(config, nodes),
-        *memory_lines(config, budget),
-        *time_lines(config, costs_left(config, nodes, store), rates),
+        *memory_lines(config, budget, launch),
+        *sending_lines(config, launch, step_s=trained_s and sum(trained_s) / num_steps(config)),
+        *time_lines(config, costs_left(config, nodes, store, launch, before=before), rates, launch),
         *serving_lines(config, budget, rates),
         *load_lines(config, [node for node in nodes if is_missing(node, store)]),
         *estimate_lines(config, rates),

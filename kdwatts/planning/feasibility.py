@@ -11,19 +11,20 @@ from kdwatts.config.pair import Pair
 from kdwatts.planning.fits import check_memory
 from kdwatts.records.quantized_model import without_bits
 from kdwatts.runtime.paths import resolve_dir
+from kdwatts.runtime.ranks import Launch
 from kdwatts.stages.graph import Node, is_missing, plan
 from kdwatts.stages.readable_models import check_models
 
 
-def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
-    """The stages of a run that `ranks` of another launch will make, seen from this machine.
+def plan_ahead(config: Config, launch: Launch) -> list[Node]:
+    """The stages of a run that another launch will make, seen from this machine.
 
-    Raises ValueError for choices that so many ranks cannot have, and for a GPU that is too small
+    Raises ValueError for choices that its ranks cannot have, and for a GPU that is too small
     for what is left to build. For a model that cannot be read it raises what the run would. Neither
     GPUs nor hubs are asked.
     """
-    check(config, ranks=ranks)
-    nodes, store = plan(config, []), Store(config.store_dir)
+    check(config, ranks=launch.ranks)
+    nodes, store = plan(config, [], launch), Store(config.store_dir)
     missing = {node.name for node in nodes if is_missing(node, store)}
     models = {without_bits(name) for name in missing}
     makers = {
@@ -33,7 +34,7 @@ def plan_ahead(config: Config, *, ranks: int) -> list[Node]:
         "evaluation": {"evaluate_teacher", "inference_teacher", "serving_teacher"},
     }
     parts = [part for part, stages in makers.items() if stages & models]
-    check_memory(config, ranks=ranks, parts=parts)
+    check_memory(config, launch, parts=parts)
     check_models(_as_on_disk(config), missing)
     if any(name.startswith("serving_") for name in missing):
         check_requests(config)

@@ -18,62 +18,65 @@ from kdwatts.planning.demands import (
     workload_of,
 )
 from kdwatts.planning.suggest import MOST_RANKS, suggest
+from kdwatts.runtime.ranks import Launch
 
 ANOTHER = "choose a larger GPU or a smaller pair"
 
 
 def check_memory(
-    config: Config, *, ranks: int | None = None, parts: Collection[str] | None = None
+    config: Config, launch: Launch | None = None, *, parts: Collection[str] | None = None
 ) -> None:
     """Raise ValueError when a part of the run exceeds the GPU that `gpu` names.
 
-    `ranks` share the work, one per GPU. None means those of this launch. `parts` are the parts that
-    count. None means all.
+    The ranks of `launch` share the work, one per GPU. None means those of this process's launch.
+    `parts` are the parts that count. None means all.
     """
     if config.gpu.device != "cuda" or not config.gpu.memory_gib:
         return
     available = available_gib(config)
-    for demand in demands(config, ranks=ranks):
+    for demand in demands(config, launch):
         if demand.gib > available and (parts is None or demand.part in parts):
-            raise ValueError(_refusal(config, demand))
+            raise ValueError(_refusal(config, demand, launch))
 
 
-def _refusal(config: Config, demand: Demand) -> str:
+def _refusal(config: Config, demand: Demand, launch: Launch | None) -> str:
     gpu = f"and one gpu={config.gpu.name} has room for {available_gib(config):.0f} GiB"
     pair = f"model={config.model.name}"
     if demand.part == "training":
         return (
             f"{pair} on one gpu={config.gpu.name} needs about {demand.gib:.0f} GiB "
             f"({demand.what}), and the GPU has room for {available_gib(config):.0f} GiB; "
-            f"{_remedy(config)}"
+            f"{_remedy(config, launch)}"
         )
     if demand.part == "writing":
-        remedy = _smaller_batch(config) or _quantised(config) or _shorter(config, demand)
+        remedy = (
+            _smaller_batch(config, launch) or _quantised(config, launch) or _shorter(config, demand)
+        )
         return f"paradigm.generate: {demand.what}, {gpu}; {remedy}"
     without = "set eval=none, or " if demand.part == "evaluation" else ""
     return (
         f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {gpu}; "
-        f"{_quantised(config) or without + ANOTHER}"
+        f"{_quantised(config, launch) or without + ANOTHER}"
     )
 
 
-def _remedy(config: Config) -> str:
+def _remedy(config: Config, launch: Launch | None) -> str:
     if found := suggest(config):
         gpus = "" if found.ranks == 1 else f" on {found.ranks} GPUs (torchrun)"
         return f"the same steps fit{gpus} with {' '.join(found.overrides)}"
     online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
     cached = "set paradigm.teacher=cached, or " if online else ""
-    return _quantised(config) or cached + ANOTHER
+    return _quantised(config, launch) or cached + ANOTHER
 
 
-def _smaller_batch(config: Config) -> str | None:
+def _smaller_batch(config: Config, launch: Launch | None) -> str | None:
     """With how many texts at once writing fits, in words; None where not even one does."""
     tried = copy.deepcopy(config)
     generate = tried.paradigm.generate
     assert generate
     while generate.batch_size > 1:
         generate.batch_size //= 2
-        (gib,) = [demand.gib for demand in demands(tried) if demand.part == "writing"]
+        (gib,) = [one.gib for one in demands(tried, launch) if one.part == "writing"]
         if gib <= available_gib(tried):
             return f"set paradigm.generate.batch_size={generate.batch_size}"
     return None
@@ -87,7 +90,7 @@ def _shorter(config: Config, demand: Demand) -> str:
     return "lower paradigm.generate.new_tokens" if has_room else ANOTHER
 
 
-def _quantised(config: Config) -> str | None:
+def _quantised(config: Config, launch: Launch | None) -> str | None:
     """With how few bits a teacher all that this run asks fits, in words; None where it does not."""
     teacher = config.model.teacher
     if teacher is None or teacher.path is None or teacher.quantization == QUANTIZATIONS[-1]:
@@ -98,9 +101,9 @@ def _quantised(config: Config) -> str | None:
     bits_left = QUANTIZATIONS if teacher.quantization is None else QUANTIZATIONS[1:]
     for tried.model.teacher.quantization in bits_left:
         asked = f"set model.teacher.quantization={tried.model.teacher.quantization}"
-        if config.training.teacher_parallel == "fsdp":
+        if config.training.shards_teacher:
             asked += " training.teacher_parallel=ddp"
-        if is_allowed(tried):
+        if is_allowed(tried, launch):
             return asked
         if found := suggest(tried):
             gpus = "" if found.ranks == 1 else f" on {found.ranks} GPUs (torchrun)"
@@ -108,7 +111,7 @@ def _quantised(config: Config) -> str | None:
     return None
 
 
-def memory_lines(config: Config, budget: Budget) -> list[str]:
+def memory_lines(config: Config, budget: Budget, launch: Launch | None = None) -> list[str]:
     """Memory at a step's fullest moment, its parts, and a cut of the step that fits."""
     has = f"; the GPU has {config.gpu.memory_gib:.0f} GiB" if config.gpu.memory_gib else ""
     unit, scale = shown_unit(budget.total_gib)
@@ -129,7 +132,7 @@ def memory_lines(config: Config, budget: Budget) -> list[str]:
     ]
     if not config.gpu.memory_gib:
         return lines
-    others = [demand for demand in demands(config) if demand.part != "training"]
+    others = [demand for demand in demands(config, launch) if demand.part != "training"]
     for demand in others:
         unit, scale = shown_unit(demand.gib)
         lines.append(

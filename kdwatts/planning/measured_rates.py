@@ -12,7 +12,7 @@ from typing import Any
 from kdwatts.config.device_choices import SAVED_SHARE
 from kdwatts.config.experiment import Config
 from kdwatts.records.doctor_record import DoctorRecord, Verdict, records_in
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, own_launch
 from kdwatts.telemetry.nvml import list_gpus
 
 REACHED = (1 / 2, 1 / 3)
@@ -77,7 +77,7 @@ def sheet_rates(config: Config) -> Rates:
     return Rates(peak_tflops(config), config.gpu.memory_bandwidth_gb_s)
 
 
-def rates_of(config: Config, store_root: Path) -> Rates:
+def rates_of(config: Config, store_root: Path, launch: Launch | None = None) -> Rates:
     """The rates that the doctor measured, as far as it did, and those of the data sheet.
 
     Of this host's records that of one of its GPUs comes first, then that of another GPU of the same
@@ -87,11 +87,13 @@ def rates_of(config: Config, store_root: Path) -> Rates:
 
     Where the step that was measured is the run's, its share goes with the rate of products that was
     measured beside it: on a machine with other work, the rate of another minute is another one.
+    `launch` is that of the run, None for that of this process.
     """
+    ranks = 1 if config.gpu.device == "cpu" else (launch or own_launch()).ranks
     sheet, doubts = sheet_rates(config), []
     name = PRODUCTS[config.training.precision]
     for record in _fitting(config, records_in(store_root)):
-        step, where = _step_of(config, record), f"on {record.host} {record.time_utc[:10]}"
+        step, where = _step_of(config, record, ranks), f"on {record.host} {record.time_utc[:10]}"
         tflops = _figure(record, name, "TFLOP/s") if isinstance(step, str) else step.tflops
         if tflops is None:
             doubts += _doubt(record, name, where)
@@ -180,15 +182,14 @@ class _Step:
     """Its paradigm where the run has another one."""
 
 
-def _step_of(config: Config, record: DoctorRecord) -> _Step | str:
-    """What the record's step reached; why that says nothing of this run, in words."""
+def _step_of(config: Config, record: DoctorRecord, ranks: int) -> _Step | str:
+    """What the record's step reached; why that says nothing of a run on so many GPUs, in words."""
     one = record.named(STEP_SHARE)
     share, tflops = _figure(record, STEP_SHARE, "1"), _figure(record, STEP_PRODUCTS, "TFLOP/s")
     if one is None or one.value is None:
         return "no step was measured there"
     if not one.conditions:
         return "its record does not say of which step"
-    ranks = 1 if config.gpu.device == "cpu" else launched().world
     mine, its = step_settings(config, ranks=ranks), one.conditions
     others = [
         f"{name} {_word(its.get(name))}, not {_word(value)}"

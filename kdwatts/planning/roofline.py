@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.memory.budget import GIB, Budget, estimate
-from kdwatts.memory.generation_budget import WritingBudget, estimate_writing
+from kdwatts.memory.budget import GIB, Budget
+from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.memory.model_shape import forward_flops_per_token, step_bytes_of
-from kdwatts.planning.demands import workload_of
+from kdwatts.planning.demands import budget_of, workload_of
 from kdwatts.planning.feasibility import unmade_teacher
+from kdwatts.planning.interconnect import num_shards, sent_in_a_step
 from kdwatts.planning.measured_rates import Rates, rates_of, sheet_rates
 from kdwatts.runtime.fingerprint import fingerprint
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, own_launch
 from kdwatts.stages.graph import Node
 
 OPTIMIZER_BYTES = 28
@@ -63,62 +64,99 @@ def _sums(ranges: Sequence[tuple[float, float, float]]) -> tuple[float, float, f
     return least, low, high
 
 
-def stage_costs(config: Config, budget: Budget, rates: Rates | None = None) -> dict[str, Cost]:
+def stage_costs(
+    config: Config,
+    budget: Budget,
+    rates: Rates | None = None,
+    launch: Launch | None = None,
+    *,
+    before: Launch | None = None,
+) -> dict[str, Cost]:
     """Hours and kWh of the stages that make the student, on the GPU that `gpu` names, by stage.
 
     Without `rates` they are those of the data sheet. Empty where a figure of the GPU is not known;
-    where both rates were measured, only its kWh need the rated power. All ranks of this launch
-    share the cache and training; on a CPU they share the processor, too. One of them writes a
-    teacher's text. Scores and serving are left out: their questions are not counted before they are
-    read.
+    where both rates were measured, only its kWh need the rated power. All ranks of `launch`, or of
+    this process's, share the cache and training; on a CPU those of a node share the processor, too.
+    `before` is the launch of the job that makes the cache before the runs, None where they make it.
+    One rank writes a teacher's text. Scores and serving are left out: their questions are not
+    counted before they are read.
 
     The least is at the full rates. A step whose share was measured holds its optimizer's time; to
-    other expected times it is added.
+    other expected times it is added. Ranks send while they compute, so training takes no less time
+    than what it sends.
     """
-    gpu, training, paradigm = config.gpu, config.training, config.paradigm
-    rates = rates or sheet_rates(config)
-    peak, bandwidth_gb_s, tdp_w = rates.tflops, rates.bandwidth_gb_s, gpu.tdp_w
-    if not peak or not bandwidth_gb_s or not (tdp_w or rates.num_measured == 2):
+    launch, rates = launch or own_launch(), rates or sheet_rates(config)
+    gpu, paradigm = config.gpu, config.paradigm
+    tdp_w, trained = gpu.tdp_w, training_s(config, budget, rates, launch)
+    if trained is None or not (tdp_w or rates.num_measured == 2):
         return {}
-    ranks = 1 if gpu.device == "cpu" else launched().world
-    peak_pflops, bandwidth = peak / 1e3, bandwidth_gb_s * 1e9
 
-    def cost(shared_s: float, alone_s: float, num_gpus: int) -> Cost:
-        """Of what reaches a share of the GPU's rate, and of what is moved at its bandwidth."""
+    def cost(shared_s: float, alone_s: float, num_gpus: int, *, sent_s: float = 0.0) -> Cost:
+        """Of what reaches a share of the GPU's rate, is moved at its bandwidth, and is sent."""
         least_s = shared_s + alone_s
         if rates.step_share:
             seconds = [least_s, *(max(least_s, shared_s / share) for share in rates.reached)]
         else:
             seconds = [shared_s / share + alone_s for share in (1.0, *rates.reached)]
-        least, low, high = (each / 3600 for each in seconds)
+        least, low, high = (max(each, sent_s) / 3600 for each in seconds)
         kw = num_gpus * tdp_w / 1000 if tdp_w else None
         return Cost((least, low, high), None if kw is None else (least * kw, low * kw, high * kw))
 
     found: dict[str, Cost] = {}
-    writing = estimate_writing(workload_of(config))
-    writing_s = _writing_s(config, writing, peak_pflops, bandwidth) if writing else 0.0
     if paradigm.text == "teacher":
-        found["generate"] = cost(writing_s, 0.0, 1)
-    is_cached = paradigm.needs_signals and paradigm.teacher == "cached"
-    if is_cached:
-        found["teacher"] = cost(budget.teacher_pflop / peak_pflops / ranks, 0.0, ranks)
-    pflop = budget.train_pflop + (0.0 if is_cached else budget.teacher_pflop)
-    shared_s = pflop / peak_pflops / ranks
-    if paradigm.text == "student":
-        shared_s += writing_s / ranks
-    tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
-    num_steps = training.target_tokens / tokens_per_step
-    kept = budget.trained_params / (ranks if training.parallel == "fsdp" else 1)
-    moved_s = num_steps * OPTIMIZER_BYTES * kept / bandwidth
-    found["distill"] = cost(shared_s, moved_s, ranks)
+        found["generate"] = cost(_writing_s(config, rates), 0.0, 1)
+    if _is_cached(config):
+        assert rates.tflops
+        readers = _devices(config, before or launch).ranks
+        found["teacher"] = cost(budget.teacher_pflop * 1e3 / rates.tflops / readers, 0.0, readers)
+    sent_s = num_steps(config) * (sent_in_a_step(config, launch).least_s(gpu) or 0.0)
+    found["distill"] = cost(*trained, _devices(config, launch).ranks, sent_s=sent_s)
     return found
 
 
-def _writing_s(
-    config: Config, writing: WritingBudget, peak_pflops: float, bandwidth: float
-) -> float:
+def training_s(
+    config: Config, budget: Budget, rates: Rates, launch: Launch
+) -> tuple[float, float] | None:
+    """Seconds of training at the full rates of so many GPUs.
+
+    The first are those of products, and of what a student writes; the second those of what the
+    optimizer moves. None where a rate is not known.
+    """
+    if not rates.tflops or not rates.bandwidth_gb_s:
+        return None
+    devices = _devices(config, launch)
+    pflop = budget.train_pflop + (0.0 if _is_cached(config) else budget.teacher_pflop)
+    peak_pflops = rates.tflops / 1e3
+    shared_s = pflop / peak_pflops
+    if config.paradigm.text == "student":
+        shared_s += _writing_s(config, rates)
+    kept = budget.trained_params / num_shards(config.training.parallel, devices)
+    moved_s = num_steps(config) * OPTIMIZER_BYTES * kept / (rates.bandwidth_gb_s * 1e9)
+    return shared_s / devices.ranks, moved_s
+
+
+def num_steps(config: Config) -> float:
+    """Steps of the optimizer in which every position is a target."""
+    training = config.training
+    tokens_per_step = training.micro_batch * training.accumulation * training.sequence_length
+    return training.target_tokens / tokens_per_step
+
+
+def _devices(config: Config, launch: Launch) -> Launch:
+    """The launch with a rank for each device: on CPUs the ranks of a node share its processor."""
+    return Launch(launch.nodes, launch.nodes) if config.gpu.device == "cpu" else launch
+
+
+def _is_cached(config: Config) -> bool:
+    return config.paradigm.needs_signals and config.paradigm.teacher == "cached"
+
+
+def _writing_s(config: Config, rates: Rates) -> float:
     """Seconds of writing at the GPU's full rates: prompts are read at its arithmetic's, and each
     token of a batch takes at least the reading of all weights and, on average, half the cache."""
+    writing = estimate_writing(workload_of(config))
+    assert writing and rates.tflops and rates.bandwidth_gb_s
+    peak_pflops, bandwidth = rates.tflops / 1e3, rates.bandwidth_gb_s * 1e9
     source = config.model.student if writing.writer == "student" else config.model.teacher
     assert source and config.paradigm.generate
     length = writing.prompt_tokens + writing.new_tokens
@@ -133,13 +171,21 @@ def _writing_s(
 
 
 def costs_left(
-    config: Config, nodes: Sequence[Node], store: Store
+    config: Config,
+    nodes: Sequence[Node],
+    store: Store,
+    launch: Launch | None = None,
+    *,
+    before: Launch | None = None,
 ) -> dict[tuple[str, str], Cost] | None:
     """Stage and key to the cost of what the store does not hold yet. None for an unknown GPU.
 
+    `launch` and `before` are as in `stage_costs`.
+
     Where keys are not known because a teacher is missing, all that the configuration needs counts.
     """
-    costs = stage_costs(config, estimate(workload_of(config)), rates_of(config, store.root))
+    rates = rates_of(config, store.root, launch)
+    costs = stage_costs(config, budget_of(config, launch), rates, launch, before=before)
     if not costs:
         return None
     if unmade_teacher(config.model):
@@ -153,20 +199,25 @@ def costs_left(
 
 
 def time_lines(
-    config: Config, costs: dict[tuple[str, str], Cost] | None, rates: Rates | None = None
+    config: Config,
+    costs: dict[tuple[str, str], Cost] | None,
+    rates: Rates | None = None,
+    launch: Launch | None = None,
 ) -> list[str]:
     """The time that is left to build, in words: all of it, and by stage where there are several.
 
     `rates` are those that the costs were reckoned with, without them the data sheet's.
     """
-    ranks, rates = launched().world, rates or sheet_rates(config)
+    launch, rates = launch or own_launch(), rates or sheet_rates(config)
     if costs is None:
         return []
     if not costs:
         return ["expected: no time, the student is in the store already"]
-    where = "one GPU" if ranks == 1 else f"{ranks} GPUs"
+    where = "one GPU" if launch.ranks == 1 else f"{launch.ranks} GPUs"
     if config.gpu.device == "cpu":
-        where = "this CPU"
+        where = "this CPU" if launch.nodes == 1 else "CPUs like this one"
+    if launch.nodes > 1:
+        where += f" of {launch.nodes} nodes"
     by_stage = [f"  {stage}: {cost.in_words()}" for (stage, _), cost in costs.items()]
     return [
         f"expected on {where}: {total(costs.values()).in_words()}",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from kdwatts.config.device_choices import settle_again
 from kdwatts.config.experiment import Config
-from kdwatts.memory.budget import estimate
-from kdwatts.planning.demands import available_gib, is_allowed, workload_of
+from kdwatts.planning.demands import available_gib, budget_of, is_allowed
+from kdwatts.runtime.ranks import Launch
 
 FILLED = 0.9
 """Share of a GPU's memory that a suggestion fills: the allocator needs the rest."""
@@ -42,7 +42,7 @@ class Suggestion:
 
 
 def suggest(config: Config) -> Suggestion | None:
-    """The way to fit: the fewest GPUs, then no recomputation, then the largest micro-batch.
+    """The way to fit a node: the fewest GPUs, then no recomputation, then the largest micro-batch.
 
     The sequences of an optimizer step stay as asked, so results stay the same. None where no way
     fits, and where the GPU's memory is not known.
@@ -51,8 +51,8 @@ def suggest(config: Config) -> Suggestion | None:
         return None
     for candidate, ranks, sharded in _candidates(config):
         training = candidate.training
-        total_gib = estimate(workload_of(candidate), ranks=ranks).total_gib
-        if total_gib <= FILLED * available_gib(config) and is_allowed(candidate, ranks=ranks):
+        total_gib = budget_of(candidate, Launch(1, ranks)).total_gib
+        if total_gib <= FILLED * available_gib(config) and is_allowed(candidate, Launch(1, ranks)):
             return Suggestion(
                 ranks,
                 training.micro_batch,

@@ -53,6 +53,14 @@ class Launch:
         """Ranks of a node that has the most of them."""
         return -(-self.ranks // self.nodes)
 
+    def in_words(self) -> str:
+        """Ranks and nodes, such as `8 ranks of 2 nodes`."""
+        ranks, nodes = (
+            f"{count} {word}{'s' * (count > 1)}"
+            for count, word in ((self.ranks, "rank"), (self.nodes, "node"))
+        )
+        return f"{ranks} of {nodes}"
+
 
 def own_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     """The launch of this process, as its launcher states it. Raises what `launched` raises."""

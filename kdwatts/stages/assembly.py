@@ -12,9 +12,11 @@ from kdwatts.config.device_choices import compiles_teacher
 from kdwatts.config.experiment import Config
 from kdwatts.data.text_size import bytes_of_tokens
 from kdwatts.models.initial import load_student
-from kdwatts.models.load import pair_tokenizer, recompute_blocks
+from kdwatts.models.load import pair_tokenizer, recompute_blocks, without_weights
+from kdwatts.models.read_once import read_once
 from kdwatts.models.row_attention import attend_by_rows, compile_body
-from kdwatts.models.sharding import is_sharded, place, whole_state
+from kdwatts.models.sharding import is_sharded, whole_state
+from kdwatts.models.sharing import Sharing
 from kdwatts.stages.pairing import PairedBlocks, paired_blocks
 from kdwatts.stages.signal_readers import online_teacher, signal_source
 from kdwatts.stages.teacher import training_schedule
@@ -29,6 +31,7 @@ from kdwatts.stages.work import (
 from kdwatts.training.held_out_loss import HeldOut, held_out_of
 from kdwatts.training.learner import Learner
 from kdwatts.training.lora import add_adapters
+from kdwatts.training.meeting import ranks_by_node
 from kdwatts.training.objective import PairSizes, objective_of
 from kdwatts.training.parallel import collected, rank
 from kdwatts.training.rollout import Rollouts, Writer
@@ -50,18 +53,19 @@ def rows_of_text(work: Work) -> TextRows:
 def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlocks]]:
     """The student before its first step, with what teaches it, and the pairs of blocks."""
     config, training = work.config, work.config.training
-    student = fresh_student(config)
+    student = read_once(
+        lambda: fresh_student(config),
+        lambda: fresh_student(config, weights=False),
+        work.device,
+        Sharing(training.parallel, training.precision, ranks_by_node()),
+    )
     if training.gradient_checkpointing:
         recompute_blocks(student)
-    place(
-        student,
-        work.device,
-        sharded=training.parallel == "fsdp",
-        precision=training.precision,
-    )
     teacher = online_teacher(work)
     # Measured pairs may differ by rounding from rank to rank.
-    paired, *_ = collected(paired_blocks(work, student, teacher, text.shards, text.schedule))
+    own = paired_blocks(work, student, teacher, text.shards, text.schedule)
+    firsts, *_ = collected([asdict(pair) for pair in own])
+    paired = [PairedBlocks(**pair) for pair in firsts]
     if paired and rank() == 0:
         add_to_manifest(work.run_dir, feature_pairs=[asdict(pair) for pair in paired])
     pairs = [(pair.student_block, pair.teacher_block) for pair in paired]
@@ -86,12 +90,18 @@ def fresh_learner(work: Work, text: TextRows) -> tuple[Learner, list[PairedBlock
     return Learner(student, objective, source, work.device, training.precision), paired
 
 
-def fresh_student(config: Config) -> nn.Module:
-    """The student before its first step, on the CPU. It has adapters if these are trained."""
+def fresh_student(config: Config, *, weights: bool = True) -> nn.Module:
+    """The student before its first step, on the CPU. It has adapters if these are trained.
+
+    Without `weights` it is the same model on the device `meta`, and nothing is read.
+    """
     training = config.training
     # Weights that adapters train around are only read.
     dtype = frozen_dtype(config) if training.lora else torch.float32
-    student = load_student(config.model, dtype=dtype, seed=training.seed)
+    if weights:
+        student = load_student(config.model, dtype=dtype, seed=training.seed)
+    else:
+        student = without_weights(config.model.student, dtype=dtype)
     attend_by_rows(student)
     if training.lora:
         add_adapters(student, training.lora, seed=training.seed)

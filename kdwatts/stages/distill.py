@@ -28,7 +28,7 @@ from kdwatts.models.load import (
 )
 from kdwatts.records.files import write_json
 from kdwatts.records.schema import SCHEMA
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, own_launch
 from kdwatts.stages.assembly import (
     fresh_learner,
     held_out_rows,
@@ -54,8 +54,8 @@ SUMMARY_NAME = "summary.json"
 LOG_NAME = "train.jsonl"
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """What the student's bytes depend on.
+def settings(config: Config, launch: Launch | None = None) -> dict[str, Any]:
+    """What the student's bytes depend on. `launch` is None for that of this process.
 
     The hardware, on which joules depend, is added elsewhere.
     """
@@ -84,9 +84,9 @@ def settings(config: Config) -> dict[str, Any]:
     # Those of an installed package's map, which is called here: before anything is built.
     is_plugged = feature is not None and feature.layers not in LAYER_MAPS
     # Shards were once gathered in float32, whose embedding and norms were not rounded.
-    is_rounded = training["precision"] == "bf16" and training["parallel"] == "fsdp"
+    is_rounded = training["precision"] == "bf16" and config.training.shards_student
     return {
-        **({"shards": "bf16"} if is_rounded and launched().world > 1 else {}),
+        **({"shards": "bf16"} if is_rounded and (launch or own_launch()).ranks > 1 else {}),
         **({"divergence_revision": revision} if revision else {}),
         **({"feature_pairs": feature_pairs(config)} if is_plugged else {}),
         "paradigm": paradigm,

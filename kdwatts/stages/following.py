@@ -18,17 +18,20 @@ def follow(company: Company) -> str:
     """
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    from kdwatts.stages.node_meters import meter_here
     from kdwatts.stages.ready import get_ready
 
+    meters = company.leads_node and company.node.number > 1
     disable_progress_bar()
     set_verbosity_error()  # Its own handlers: the first rank passes on what there is to say.
-    with ExitStack():
+    with ExitStack() as until_the_end:
         while not isinstance(message := from_values(company.hear()), Ended):
             if isinstance(message, Prepare):
                 get_ready(message.config, message.stages)
                 company.answer()
             elif isinstance(message, Measure):
-                company.answer()
+                url = until_the_end.enter_context(meter_here(message, company)) if meters else None
+                company.answer(url and {"url": url})
             else:
                 assert isinstance(message, Call)
                 _help(company, message)

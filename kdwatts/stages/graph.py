@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdwatts.artifacts.hardware import joule_settings
+from kdwatts.artifacts.hardware import first_start, joule_settings
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import STAGES, Config
 from kdwatts.runtime.fingerprint import stage_key
+from kdwatts.runtime.ranks import Launch, own_launch
 from kdwatts.telemetry.nvml import Device
 
 if TYPE_CHECKING:
     from kdwatts.stages.work import Work
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,42 @@ def is_missing(node: Node, store: Store) -> bool:
     return len(node.folders(store)) < (node.measurements or 1)
 
 
-def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
-    """The nodes of a run in order, with their keys. Nothing is built or loaded."""
+def plan_of_attempt(
+    config: Config, gpus: Sequence[Device], launch: Launch, run_dir: Path
+) -> list[Node]:
+    """The plan of an attempt in a run's folder.
+
+    A run may go on with another number of nodes or ranks. It keeps the keys of its first start on
+    hardware of this kind where the store has a checkpoint of its student, or the student, under
+    them: else it would begin anew.
+    """
+    first = first_start(run_dir, gpus, launch)
+    if first is None:
+        return plan(config, gpus, launch)
+    nodes, store = plan(config, *first), Store(config.store_dir)
+    if not any(_is_begun(node, store) for node in nodes):
+        return plan(config, gpus, launch)
+    log.warning(
+        "the run began on %s and goes on on %s; its keys stay those of the first start, and "
+        "manifest.json has the launch of each attempt",
+        *(first[1].in_words(), launch.in_words()),
+    )
+    return nodes
+
+
+def _is_begun(node: Node, store: Store) -> bool:
+    """Whether the store has the student that a node stands for, or a checkpoint of it."""
+    if node.stage != "distill":
+        return False
+    checkpoints = store.scratch_dir(node.stage, node.key) / "checkpoints"
+    return bool(node.folders(store)) or any(checkpoints.glob("step-*"))
+
+
+def plan(config: Config, gpus: Sequence[Device], launch: Launch | None = None) -> list[Node]:
+    """The nodes of a run in order, with their keys. Nothing is built or loaded.
+
+    `gpus` are those of all nodes of the launch, which is None for that of this process.
+    """
     from kdwatts.stages import (
         contamination,
         distill,
@@ -101,7 +139,8 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
     from kdwatts.stages.named_code import code_keys
     from kdwatts.stages.quantized_subjects import each_quantized, name_of, quantize_node
 
-    hardware = joule_settings(config, gpus)
+    launch = launch or own_launch()
+    hardware = joule_settings(config, gpus, launch)
     nodes: dict[str, Node] = {}
 
     def add(
@@ -148,7 +187,7 @@ def plan(config: Config, gpus: Sequence[Device]) -> list[Node]:
     # All that stands before the student is its ancestor, the corpus of a generated text too; a
     # report on the corpus is not.
     ancestors = [name for name in nodes if name != "contamination"]
-    add("distill", distill, distill.settings(config), ancestors, measured=True)
+    add("distill", distill, distill.settings(config, launch), ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     quantized = each_quantized(config, subjects) if _is_reached("quantize", config) else []
     for subject, bits in quantized:

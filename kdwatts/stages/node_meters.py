@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from kdwatts.runtime.ranks import meeting_point
 from kdwatts.stages.rank_messages import Measure
 from kdwatts.telemetry.clock_offset import ClockOffset
+from kdwatts.telemetry.holds import sole_user
 from kdwatts.telemetry.node_listener import answering_node
 from kdwatts.telemetry.other_nodes import OtherNode
 
@@ -24,18 +25,23 @@ def meter_here(message: Measure, company: Company) -> Iterator[str]:
 
     Enter it before anything uses the GPU, and leave it when the first rank has ended its run.
     Raises what `NodeMeter` raises on entry, such as RuntimeError where another process uses a GPU
-    of this job.
+    of this job or holds it.
     """
-    with answering_node(
-        message.run_dir,
-        message.config.telemetry,
-        attempt=message.attempt,
-        number=company.node.number,
-        use_gpus=message.config.gpu.device != "cpu",
-        peers=company.peers,
-        token=company.token,
-        reach=_first_rank(),
-    ) as url:
+    telemetry, uses_gpus = message.config.telemetry, message.config.gpu.device != "cpu"
+    gpus = company.node.gpus if uses_gpus else []
+    with (
+        sole_user(gpus, allowed=telemetry.allow_shared),
+        answering_node(
+            message.run_dir,
+            telemetry,
+            attempt=message.attempt,
+            number=company.node.number,
+            use_gpus=uses_gpus,
+            peers=company.peers,
+            token=company.token,
+            reach=_first_rank(),
+        ) as url,
+    ):
         yield url
 
 

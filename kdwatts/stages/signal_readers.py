@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from kdwatts.config.experiment import Config
 from kdwatts.data.packing import Batch
-from kdwatts.models.load import load_model, pair_tokenizer
+from kdwatts.models.load import load_model, pair_tokenizer, without_weights
+from kdwatts.models.read_once import read_once
 from kdwatts.models.row_attention import attend_by_rows
-from kdwatts.models.sharding import place
+from kdwatts.models.sharing import Sharing
 from kdwatts.stages.teacher import check_vocabularies, dense_head, teacher_tokenizer
 from kdwatts.stages.work import Work, frozen_dtype, teacher_source
 from kdwatts.teacher.cache import SignalCache
 from kdwatts.teacher.cross_tokenizer import Spelling, spelling, universal_signals
 from kdwatts.teacher.signals import SignalPlan, Signals, compute_signals
+from kdwatts.training.meeting import ranks_by_node
 from kdwatts.training.micro_batch import SignalSource
 from kdwatts.training.terms.head_terms import TeacherHead
 
@@ -27,16 +29,20 @@ def online_teacher(work: Work) -> nn.Module | None:
         return None
     if config.model.one_vocabulary:
         check_vocabularies(config)
-    teacher = load_model(teacher_source(config), dtype=frozen_dtype(config))
+    source, dtype = teacher_source(config), frozen_dtype(config)
+    if source.quantization:
+        teacher = load_model(source, dtype=dtype)  # Onto this rank's GPU, while it is read.
+    else:
+        teacher = read_once(
+            lambda: load_model(source, dtype=dtype).requires_grad_(False),
+            lambda: without_weights(source, dtype=dtype).requires_grad_(False),
+            work.device,
+            Sharing(training.teacher_parallel, training.precision, ranks_by_node()),
+        )
     if config.model.one_vocabulary or not training.respect_documents:
         # Rows in another vocabulary have any length, and each has its own kernel for documents.
         attend_by_rows(teacher)
-    return place(
-        teacher.requires_grad_(False),
-        work.device,
-        sharded=training.teacher_parallel == "fsdp",
-        precision=training.precision,
-    )
+    return teacher.requires_grad_(False)
 
 
 def signal_source(

@@ -115,8 +115,7 @@ class OtherNode:
         """What it used from an edge to its latest tallies that we know."""
         if isinstance(start, str):
             return lost(self.number, self.host, f"no tally at the window's start, as {start}")
-        with self._looking:
-            latest = self._latest
+        latest = self._latest
         # A young window has joules as soon as those of this node have.
         is_young = latest is None or (
             latest.host.time_s - start.host.time_s < 2 * MIN_NVML_WINDOW_S
@@ -131,13 +130,16 @@ class OtherNode:
         return NodeParts(self.number, self.host, self._meter.used_between(start, latest))
 
     def _look(self) -> None:
-        """Ask for the latest tallies now."""
-        with self._looking:
-            try:
-                self._latest = self._live.latest()
-            except MeterLost as error:
-                self._fell_silent(error)
-                return
+        """Ask for the latest tallies now, unless another thread waits for them already."""
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._latest = self._live.latest()
+        except MeterLost as error:
+            self._fell_silent(error)
+            return
+        finally:
+            self._looking.release()
         if self._silent is not None:
             log.warning("telemetry: node %d (%s) answers again", self.number, self.host)
             self._silent = None

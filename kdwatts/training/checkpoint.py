@@ -2,8 +2,8 @@
 
 It holds model, projectors, optimizer and random generator. Learning rate and data order follow from
 the step. A checkpoint folder is filled under another name and then renamed: with its name it is
-complete. Its tensors are whole, however many ranks trained them. So any number of ranks can
-continue from it.
+complete. Shards carry their places in the whole. So any number of ranks can continue from it,
+however many saved it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdwatts.artifacts.store import as_readable_as
-from kdwatts.models.sharding import gathered, is_sharded, part_of
+from kdwatts.artifacts.store import as_readable_as, flush
 from kdwatts.records.files import read_json, write_json
 from kdwatts.records.schema import SCHEMA
 from kdwatts.telemetry.open_window import OpenWindow
+from kdwatts.training import checkpoint_files
 from kdwatts.training.parallel import collected, rank
 
-STATE_NAME = "state.safetensors"
 PROGRESS_NAME = "progress.json"
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
@@ -76,22 +74,22 @@ def _named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
-def _random_states() -> dict[str, Tensor]:
-    """The generators of every rank, the first one's under the names of a process that is alone."""
+def _own_random_states() -> dict[str, Tensor]:
+    """The generators of this rank."""
     own = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["rng.cuda"] = torch.cuda.get_rng_state()
+    return own
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The generators of every rank, the first one's under the names of a process that is alone."""
+    sent = {name: state.tolist() for name, state in _own_random_states().items()}
     return {
-        f"{name}.{number}" if number else name: state
-        for number, states in enumerate(collected(own))
+        f"{name}.{number}" if number else name: torch.tensor(state, dtype=torch.uint8)
+        for number, states in enumerate(collected(sent))
         for name, state in states.items()
     }
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor as it is written; the shards of all ranks together, on the CPU."""
-    tensor = tensor.detach()
-    return gathered(tensor).cpu() if is_sharded(tensor) else tensor.contiguous()
 
 
 def save(
@@ -102,33 +100,32 @@ def save(
 ) -> None:
     """Write the checkpoint of `progress.step` and remove earlier ones.
 
-    Every rank must call it. The first rank writes.
+    Every rank must call it. The first rank writes what is whole, and every rank its shards.
     """
     tensors = _random_states()
     for name, parameter in _named_parameters(modules).items():
-        parts = {f"parameter.{name}": parameter}
+        tensors[f"parameter.{name}"] = parameter.detach()
         for key in OPTIMIZER_STATE:
-            parts[f"optimizer.{key}.{name}"] = optimizer.state[parameter][key]
-        for place, part in parts.items():
-            whole = _whole(part)
-            if rank() == 0:
-                tensors[place] = whole
-    if rank():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    aside = directory / f"step-{progress.step:08d}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+            tensors[f"optimizer.{key}.{name}"] = optimizer.state[parameter][key]
+    leads, aside = rank() == 0, directory / f"step-{progress.step:08d}.part"
     try:
-        save_file(tensors, aside / STATE_NAME)
+        if leads:  # What a kill left there. No rank writes before the first one plans it.
+            shutil.rmtree(aside, ignore_errors=True)
+        checkpoint_files.write(aside, tensors)
+        if not leads:
+            return
         write_json(aside / PROGRESS_NAME, asdict(progress))
-        as_readable_as(aside / PROGRESS_NAME, aside / STATE_NAME)
+        for path in aside.glob("*.safetensors"):
+            as_readable_as(aside / PROGRESS_NAME, path)
+        flush(aside)
     except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
+        if leads:
+            shutil.rmtree(aside, ignore_errors=True)
         raise
     final = directory / f"step-{progress.step:08d}"
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
+    flush(directory)
     for other in directory.glob("step-*"):
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
@@ -144,20 +141,21 @@ def load_latest(
     folders = sorted(p for p in directory.glob("step-*") if p.suffix != ".part")
     if not folders:
         return Progress()
-    tensors = load_file(folders[-1] / STATE_NAME)
+    folder, tensors = folders[-1], {}
     for name, parameter in _named_parameters(modules).items():
-        with torch.no_grad():
-            parameter.copy_(part_of(tensors[f"parameter.{name}"], parameter))
-        state = {key: tensors[f"optimizer.{key}.{name}"] for key in OPTIMIZER_STATE}
-        optimizer.state[parameter] = {
-            # The count of steps is one number on every rank.
-            key: part_of(value, parameter) if key != "step" else value.to(parameter.device)
-            for key, value in state.items()
-        }
+        state = {key: torch.zeros_like(parameter, requires_grad=False) for key in OPTIMIZER_STATE}
+        # The count of steps is one number on every rank.
+        state["step"] = torch.zeros((), device=parameter.device)
+        optimizer.state[parameter] = state
+        tensors[f"parameter.{name}"] = parameter.detach()
+        tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
     # A rank that was not there keeps the generator that it began with.
+    kept = checkpoint_files.names_in(folder)
     suffix = f".{rank()}" if rank() else ""
-    if f"rng.cpu{suffix}" in tensors:
-        torch.set_rng_state(tensors[f"rng.cpu{suffix}"])
-    if f"rng.cuda{suffix}" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors[f"rng.cuda{suffix}"])
-    return Progress(**read_json(folders[-1] / PROGRESS_NAME))
+    states = {f"{name}{suffix}": state for name, state in _own_random_states().items()}
+    states = {name: state for name, state in states.items() if name in kept}
+    checkpoint_files.read(folder, {**tensors, **states})
+    for name, state in states.items():
+        setting = torch.set_rng_state if name.startswith("rng.cpu") else torch.cuda.set_rng_state
+        setting(state)
+    return Progress(**read_json(folder / PROGRESS_NAME))

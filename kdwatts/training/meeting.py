@@ -80,6 +80,11 @@ def meet(
     return _met[0]
 
 
+def ranks_by_node() -> tuple[tuple[int, ...], ...]:
+    """The ranks of each node, in the order of nodes. Empty for a process that met nobody."""
+    return tuple(tuple(node.ranks) for company in _met for node in company.nodes)
+
+
 def _rendezvous(ranks: Ranks) -> Any:
     """The store of the launch, once all ranks are there."""
     place = meeting_point()

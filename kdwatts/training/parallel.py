@@ -8,6 +8,7 @@ whole step counts. So losses and gradients of ranks are added up and never avera
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -70,12 +71,22 @@ def _reduced(values: Sequence[float], how: Any) -> list[float]:
 
 
 def collected(value: Any) -> list[Any]:
-    """Every rank's value, in the order of ranks."""
+    """Every rank's value, in the order of ranks: what JSON can carry, as JSON gives it back."""
+    text = json.dumps(value).encode()
+    sizes = [int(size) for size in _gathered(torch.tensor([len(text)]))]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    parts = zip(_gathered(padded), sizes, strict=True)
+    return [json.loads(part[:size].numpy().tobytes()) for part, size in parts]
+
+
+def _gathered(part: Tensor) -> list[Tensor]:
+    """Every rank's tensor of one shape, on the CPU."""
     if not _grouped():
-        return [value]
-    values: list[Any] = [None] * num_ranks()
-    distributed.all_gather_object(values, value)
-    return values
+        return [part]
+    parts = [torch.empty_like(part) for _ in range(num_ranks())]
+    distributed.all_gather(parts, part)
+    return parts
 
 
 def together(synchronize: Callable[[], None]) -> Callable[[], None]:

@@ -8,9 +8,10 @@ block of steps at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,8 @@ class Rollouts:
                 chunk = mine[start : start + self._generate.batch_size]
                 texts = self._continue([prompts[place] for place in chunk])
                 part |= dict(zip(chunk, texts, strict=True))
-            block = {place: text for each in collected(part) for place, text in each.items()}
+            texts_of_ranks = collected(_as_lists(part))
+            block = {place: text for each in texts_of_ranks for place, text in _of_lists(each)}
             window.tokens += sum(len(text.tokens) - text.prompt_tokens for text in block.values())
         model.train(was_training)
         return block
@@ -238,3 +240,14 @@ def _read(path: Path) -> dict[Place, Written]:
         (step, row): Written(tokens, prompt_tokens)
         for (step, row, prompt_tokens), tokens in read_texts(path).items()
     }
+
+
+def _as_lists(texts: dict[Place, Written]) -> list[list[Any]]:
+    """Texts as ranks send them to each other, in JSON."""
+    return [[*place, text.prompt_tokens, text.tokens.tolist()] for place, text in texts.items()]
+
+
+def _of_lists(sent: list[list[Any]]) -> Iterator[tuple[Place, Written]]:
+    """The texts that another rank sent."""
+    for step, row, prompt_tokens, tokens in sent:
+        yield (step, row), Written(np.array(tokens, dtype=np.int64), prompt_tokens)

@@ -52,7 +52,7 @@ class Waiting:
 
 
 def waiting_in(rows: list[Row], windows: list[Row]) -> Waiting:
-    """What waiting took in some rows of `stages`. `windows` are all of the run that are in no other.
+    """What waiting took in some rows of `stages`; `windows` are all top windows of the run.
 
     Windows of one node have no waiting in them. The error of a sum counts as calibration, which all
     windows share. The share's interval takes the nodes that waited and the rest for two meters.

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdwatts.records.traces import traces_in
 from multirun_analysis.values.notices import notice_line, notices_of
 
 MARKERS = ("config.yaml", "status.json")
@@ -23,7 +24,8 @@ SERVING = "serving.json"
 """A folder that has it, and is neither a run nor an artifact, measures a server alone."""
 
 FOREIGN = ("telemetry.jsonl", "eval.json", "ept.json")
-"""Records of other software, plain or as .gz, which `import` reads."""
+"""Records of other software, plain or as .gz, which `import` reads. Traces of further nodes, such
+as telemetry.n2.jsonl, are never of other software."""
 _NO_RUN = ("artifact.json", "summary.json")
 """In each folder of a store, whose records the runs tell, and of a command under a meter."""
 
@@ -82,7 +84,8 @@ def survey(directory: Path) -> Survey:
         if is_run or is_inside:
             inside.add(path)
             continue
-        if (holds_foreign(files) or "stages.jsonl" in files) and not {*files} & {*_NO_RUN}:
+        is_ours = "stages.jsonl" in files or bool(traces_in(path))
+        if (holds_foreign(files) or is_ours) and not {*files} & {*_NO_RUN}:
             found.left_out.append(
                 (str(path), "records without a run's .hydra, config.yaml or status.json; those of "
                  "other software are read in by python -m multirun_analysis import")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 import shlex
@@ -45,6 +46,7 @@ def _commands() -> Iterator[Command]:
 
 
 COMMANDS = list(_commands())
+KDWATTS = " -m kdwatts "
 
 
 def commands(start: str, page: str | None = None) -> list[Command]:
@@ -123,14 +125,27 @@ def test_a_command_of_a_page_composes_with_the_files_that_the_page_shows(
     assert composed(command.line.removeprefix("python -m kdwatts "))
 
 
-def test_a_launch_of_several_ranks_composes_and_shares_a_step_among_them():
-    launches = commands("torchrun ")
-    assert launches
-    for launch in launches:
-        launcher, _, line = launch.line.partition(" -m kdwatts ")
-        ranks = int(shlex.split(launcher)[-1])
-        for config in composed(line):
-            check(config, ranks=ranks)
+LAUNCHES = [c for c in COMMANDS if c.line.startswith(("torchrun ", "srun ")) and KDWATTS in c.line]
+
+
+@pytest.mark.parametrize("command", LAUNCHES, ids=ids(LAUNCHES))
+def test_a_launch_of_several_ranks_composes_and_shares_a_step_among_them(command: Command):
+    launcher, _, line = command.line.partition(KDWATTS)
+    sizes = r"--(?:nnodes|nproc-per-node|nodes|ntasks-per-node)[= ](\d+)"
+    ranks = math.prod(map(int, re.findall(sizes, launcher)))
+    assert ranks > 1
+    for config in composed(line):
+        check(config, ranks=ranks)
+
+
+@pytest.mark.slow
+def test_the_launch_of_two_ranks_that_a_page_has_its_reader_run_runs(tmp_path: Path):
+    (command,) = [c for c in LAUNCHES if c.is_run]
+    line = command.line.replace("torchrun", "python -m torch.distributed.run", 1)
+    done = run(line, "telemetry.idle_s=0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (manifest,) = tmp_path.glob("runs/*/*/manifest.json")
+    assert json.loads(manifest.read_text("utf-8"))["launch"] == {"nodes": 1, "ranks": 2}
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from kdwatts.metrics.quantity import MISSING_J, Quantity, add, from_whole_sd
-from kdwatts.metrics.window_energy import window_energy, window_net_energy_j
+from kdwatts.metrics.window_energy import waiting_energy, window_energy, window_net_energy_j
 from kdwatts.records.schema import StageRow
 
 Component = tuple[float | None, str, float | None]
@@ -122,3 +122,43 @@ def test_a_sum_of_different_qualities_is_called_mixed_and_a_sum_of_nothing_is_ze
     total = add([shared(100, None), shared(50, 4, "estimated")])
     assert (total.value, total.sd, total.quality) == (150, None, "mixed")
     assert add([], unit="J") == Quantity(0.0, 0.0, 0.0, "J")
+
+
+def share_of(*, waits: bool, **components: Component) -> dict:
+    row = row_of(**components)
+    return {**row, "waits": waits, "shared_uncertainty_j": row["uncertainty_j"]}
+
+
+def test_the_energy_of_waiting_is_that_of_the_nodes_that_wait():
+    nodes = [
+        share_of(waits=False, gpu=(900, "measured", 45.0), cpu=(50, "measured", 0.0)),
+        share_of(waits=True, gpu=(100, "measured", 3.0), cpu=(20, "measured", 4.0)),
+        share_of(waits=True, gpu=(200, "measured", 6.0), cpu=(30, "attributed", 8.0)),
+    ]
+    row = row_of(gpu=(1200, "measured", 54.0), cpu=(100, "attributed", 12.0)) | {"nodes": nodes}
+    # Calibration adds up over nodes: hypot(3, 4) + hypot(6, 8).
+    assert waiting_energy(row) == shared(350, 15.0, "attributed")
+
+
+def test_nobody_waits_in_a_row_of_one_node_and_of_nodes_that_work_together():
+    row = row_of(gpu=(1200, "measured", 54.0))
+    works = share_of(waits=False, gpu=(600, "measured", 27.0))
+    for one in (row, row | {"nodes": []}, row | {"nodes": [works, works]}):
+        assert waiting_energy(one) == Quantity(0.0, 0.0, 0.0, "J")
+
+
+def test_waiting_is_missing_where_the_sum_over_nodes_is():
+    nodes = [
+        share_of(waits=False, gpu=(900, "measured", 45.0)),
+        share_of(waits=True, gpu=(None, "missing", None)),
+    ]
+    assert waiting_energy(row_of(gpu=(None, "missing", None)) | {"nodes": nodes}) == MISSING_J
+
+
+def test_waiting_counts_only_what_the_sum_counts():
+    nodes = [
+        share_of(waits=False, gpu=(900, "measured", 45.0), cpu=(None, "missing", None)),
+        share_of(waits=True, gpu=(100, "measured", 5.0), cpu=(20, "measured", 1.0)),
+    ]
+    row = row_of(gpu=(1000, "measured", 50.0), cpu=(None, "missing", None)) | {"nodes": nodes}
+    assert waiting_energy(row) == shared(100, 5.0)

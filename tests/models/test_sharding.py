@@ -41,8 +41,8 @@ class Traffic(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def pair_of(head: str, *, sharded: bool, precision: str = "bf16", rounded: bool = False) -> Pair:
-    pair = Pair("combined", sharded=sharded, tied=HEADS[head], precision=precision)
+def pair_of(head: str, *, parallel: str, precision: str = "bf16", rounded: bool = False) -> Pair:
+    pair = Pair("combined", parallel=parallel, tied=HEADS[head], precision=precision)
     if rounded:
         with torch.no_grad():
             for parameter in pair.student.parameters():
@@ -65,11 +65,11 @@ def work(number: int, folder: Path) -> None:
     )
     found: dict[Any, Any] = {}
     for head in HEADS:
-        found[head, "exact"] = step(pair_of(head, sharded=True, rounded=True))
-        for sharded in (True, False):
-            found[head, sharded] = step(pair_of(head, sharded=sharded))
+        found[head, "exact"] = step(pair_of(head, parallel="fsdp", rounded=True))
+        for parallel in ("fsdp", "ddp"):
+            found[head, parallel] = step(pair_of(head, parallel=parallel))
     for precision in ("fp32", "bf16"):
-        pair = pair_of("untied", sharded=True, precision=precision)
+        pair = pair_of("untied", parallel="fsdp", precision=precision)
         with Traffic() as forward:
             read(pair)
         with Traffic() as whole:
@@ -106,7 +106,7 @@ def test_in_bf16_student_teacher_and_heads_travel_in_half_the_bytes(ranks: dict[
     assert single == 2 * half
     # The student's 7,504 weights and the teacher's 14,808, whose heads and tables are not tied;
     # the student's 71 rows of 16 are 36 a rank.
-    pair = pair_of("untied", sharded=False)
+    pair = pair_of("untied", parallel="ddp")
     weights = [p for model in (pair.student, pair.teacher) for p in model.parameters()]
     assert half == sum(-(-len(p) // NUM_RANKS) * p[0].numel() for p in weights) * 2
 
@@ -119,7 +119,7 @@ def test_gradients_of_a_bf16_step_are_added_up_in_float32(ranks: dict[Any, Any])
 def test_shards_of_weights_that_bf16_can_hold_make_the_step_of_one_process(
     head: str, ranks: dict[Any, Any]
 ):
-    alone, found = step(pair_of(head, sharded=False, rounded=True)), ranks[head, "exact"]
+    alone, found = step(pair_of(head, parallel="ddp", rounded=True)), ranks[head, "exact"]
     assert found["figures"] == pytest.approx(alone["figures"], rel=1e-6)
     for name, error in errors(found, alone).items():
         # Those of weights that autocast leaves in float32 are rounded on each rank. The CPU sums a
@@ -132,8 +132,8 @@ def test_shards_of_weights_that_bf16_can_hold_make_the_step_of_one_process(
 def test_shards_of_other_weights_differ_by_no_more_than_bf16_does_from_fp32(
     head: str, ranks: dict[Any, Any]
 ):
-    fp32 = step(pair_of(head, sharded=False, precision="fp32"))
-    found, whole = ranks[head, True], ranks[head, False]
+    fp32 = step(pair_of(head, parallel="ddp", precision="fp32"))
+    found, whole = ranks[head, "fsdp"], ranks[head, "ddp"]
     assert found["figures"]["loss"] == pytest.approx(whole["figures"]["loss"], rel=1e-3)
     usual = sum(errors(whole, fp32).values())
     assert 0 < sum(errors(found, whole).values()) < usual

@@ -12,6 +12,7 @@ from kdwatts.planning.demands import CONTEXT_GIB, available_gib, demands, is_all
 from kdwatts.planning.fits import check_memory, memory_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.suggest import suggest
+from kdwatts.runtime.ranks import Launch
 
 Configure = Callable[..., Any]
 GIB = 2**30
@@ -19,7 +20,7 @@ BIG = ("model=llama31_70b_to_8b", "gpu=h100")
 
 
 def gib_of(config: Any, part: str) -> float:
-    (found,) = [demand.gib for demand in demands(config, ranks=1) if demand.part == part]
+    (found,) = [demand.gib for demand in demands(config, Launch()) if demand.part == part]
     return found
 
 

@@ -25,6 +25,7 @@ from kdwatts.planning.feasibility import unmade_teacher
 from kdwatts.planning.fits import check_memory
 from kdwatts.planning.suggest import Suggestion, suggest
 from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.ranks import Launch
 from kdwatts.stages.graph import plan
 
 
@@ -125,7 +126,7 @@ def _take(config: Config, found: Suggestion) -> None:
     settle_again(taken)
     before, after = config.training, taken.training
     assert before.micro_batch * before.accumulation == after.micro_batch * after.accumulation
-    assert is_allowed(taken, ranks=found.ranks), (found, config.gpu.name)
+    assert is_allowed(taken, Launch(1, found.ranks)), (found, config.gpu.name)
 
 
 def test_what_runs_together_is_planned_and_only_known_pairs_are_refused():

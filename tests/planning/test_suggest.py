@@ -8,6 +8,7 @@ from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import available_gib, is_allowed, workload_of
 from kdwatts.planning.suggest import FILLED, suggest
 from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.ranks import Launch
 
 PAIRS = ("qwen25_7b_to_1b5", "llama31_8b_to_1b", "llama31_70b_to_8b")
 
@@ -26,7 +27,7 @@ def test_a_suggestion_composes_keeps_the_steps_and_fits(pair, gpu, paradigm):
     if found is None:
         return
     cut = config_of(*asked, *found.overrides)
-    assert is_allowed(cut, ranks=found.ranks)
+    assert is_allowed(cut, Launch(1, found.ranks))
     for one in (config, cut):
         rows = one.training.micro_batch * one.training.accumulation
         assert rows == 32

@@ -46,7 +46,9 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def key_of(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The key of what serves alike in a run of the tiny pair, on one machine whatever this is."""
-    monkeypatch.setattr("kdwatts.stages.graph.joule_settings", lambda config, gpus: HARDWARE)
+    monkeypatch.setattr(
+        "kdwatts.stages.graph.joule_settings", lambda config, gpus, launch: HARDWARE
+    )
 
     def key_of(*overrides: str, subject: str = "student") -> str:
         return node_of(configure, *overrides, subject=subject).key

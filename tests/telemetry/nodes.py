@@ -24,8 +24,6 @@ from tests.telemetry.conftest import REPOSITORY
 
 TOKEN = "s3cret"
 
-PORT = "KDWATTS_TEST_PORT"
-
 FIRST = f"""
 import signal
 from kdwatts.telemetry.other_nodes import OtherNode
@@ -60,19 +58,21 @@ def node(
     ahead_s: float = 0.0,
     port: int = 0,
     start_s: float | None = None,
+    **settings: object,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Process and URL of the second node, whose trace says `power_w`. It ends with this.
 
     Its monotonic clock is `ahead_s` ahead of ours. On our clock its trace begins at `start_s`.
+    Other keywords are settings of the replaying library.
     """
     if ahead_s and (why := why_no_time_namespace()):
         pytest.skip(why)
     trace = folder / "trace_of_node_2.txt"
     trace.write_text(power_w)
-    settings = {"TRACE": trace, "FIRST_UUID": 16}
+    settings |= {"trace": trace, "first_uuid": 16}
     if start_s is not None:
-        settings["START_S"] = start_s + ahead_s
-    environment = {f"NVML_REPLAY_{name}": str(value) for name, value in settings.items()}
+        settings["start_s"] = start_s + ahead_s
+    environment = {f"NVML_REPLAY_{name.upper()}": str(value) for name, value in settings.items()}
     hidden = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, "-m", "tests.telemetry.nodes", str(folder), str(port)]

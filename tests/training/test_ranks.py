@@ -1,6 +1,7 @@
-"""A step shared by two ranks, with whole models or with shards, is the step of one process.
+"""A step shared by ranks, with whole models or with shards, is the step of one process.
 
-Ranks are processes on gloo. What each found is whole again when it is written down.
+Ranks are processes on gloo. Four of them stand for two nodes of two. What each found is whole again
+when it is written down.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.distributed.fsdp import FSDPModule
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
-from kdwatts.config.training import Lora
+from kdwatts.config.training import PARALLELS, Lora
 from kdwatts.data.packing import Batch
 from kdwatts.models import load
 from kdwatts.models.load import head_weight, recompute_blocks
@@ -25,6 +26,7 @@ from kdwatts.models.sharding import (
     place,
     whole_state,
 )
+from kdwatts.models.sharing import Sharing
 from kdwatts.training import checkpoint
 from kdwatts.training.checkpoint import Progress
 from kdwatts.training.forward_backward import forward_backward
@@ -53,6 +55,12 @@ PARADIGMS = {
     ),
 }
 """`spanning` has groups of two ranks' micro-batches; one process takes it with larger ones."""
+ODD: dict[str, dict[str, Any]] = {"untied": {"tied": False}, "lora": {"lora": True}}
+
+
+def nodes() -> tuple[tuple[int, ...], ...]:
+    """Four ranks are two nodes of two."""
+    return tuple((first, first + 1) for first in range(0, num_ranks(), 2))
 
 
 class Pair:
@@ -62,12 +70,13 @@ class Pair:
         self,
         name: str,
         *,
-        sharded: bool = False,
+        parallel: str = "ddp",
         tied: bool = True,
         lora: bool = False,
         precision: str = "fp32",
     ) -> None:
         precision = "bf16" if lora else precision
+        sharing = Sharing(parallel, precision, nodes())
         self.student = llama(0, vocabulary=71, width=16, num_layers=2, tied=tied)
         if lora:
             self.student.to(torch.bfloat16)
@@ -76,8 +85,8 @@ class Pair:
         self.objective = make_objective(PARADIGMS[name], self.teacher)
         # Frozen weights are kept in the dtype of the arithmetic.
         self.teacher.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-        place(self.student, CPU, sharded=sharded, precision=precision)
-        place(self.teacher.requires_grad_(False), CPU, sharded=sharded, precision=precision)
+        place(self.student, CPU, sharing)
+        place(self.teacher.requires_grad_(False), CPU, sharing)
         self.learner = make_learner(self.objective, self.student, self.teacher, precision=precision)
 
     def batches(self, micro_batch: int) -> list[Batch]:
@@ -168,9 +177,9 @@ def taken(pair: Pair, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def saved_after_a_step(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
+def saved_after_a_step(folder: Path, *, parallel: str = "ddp") -> dict[str, Tensor]:
     """The weights after a step, at which a checkpoint was saved, and another one."""
-    pair = Pair("combined", sharded=sharded)
+    pair = Pair("combined", parallel=parallel)
     optimizer = optimizer_of(pair)
     taken(pair, optimizer, 1)
     checkpoint.save(folder, pair.learner.modules, optimizer, Progress(step=1))
@@ -178,9 +187,9 @@ def saved_after_a_step(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
     return weights(pair)
 
 
-def gone_on(folder: Path, *, sharded: bool) -> dict[str, Tensor]:
+def gone_on(folder: Path, *, parallel: str = "ddp") -> dict[str, Tensor]:
     """The weights after a second step, the first one from the checkpoint of others."""
-    pair = Pair("combined", sharded=sharded)
+    pair = Pair("combined", parallel=parallel)
     optimizer = optimizer_of(pair)
     assert checkpoint.load_latest(folder, pair.learner.modules, optimizer).step == 1
     taken(pair, optimizer, 1)
@@ -197,26 +206,45 @@ def work(number: int, num: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet-{num}", rank=number, world_size=num
     )
-    found: dict[Any, Any] = {"resumed": gone_on(folder / "one", sharded=True)}
-    if num == 2:
-        for sharded in (False, True):
-            for name in PARADIGMS:
-                found[name, sharded] = step(Pair(name, sharded=sharded))
-        found["untied"] = step(Pair("combined", sharded=True, tied=False))
-        found["recomputed"] = recomputed(Pair("combined", sharded=True))
-        found["lora"] = step(Pair("combined", sharded=True, lora=True))
-        for sharded in (False, True):
-            found["held out", sharded] = read_on_held_out(Pair("combined", sharded=sharded))
-        found["averaged"] = averaged_over_ranks(Pair("sft"))
-        found["divided"] = divided_by_ranks(Pair("sft", sharded=True))
-        found["own head"] = without_the_head_of_others(Pair("sft", sharded=True, tied=False))
-        found["head"] = gathered(head_weight(Pair("sft", sharded=True).student)).detach().clone()
-        for name, sharded in (("shards", True), ("whole", False)):
-            found[name] = saved_after_a_step(folder / name, sharded=sharded)
+    found = {2: of_two_ranks, 4: of_two_nodes}[num](folder)
     if number == 0:
         torch.save(found, folder / f"found-{num}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def of_two_ranks(folder: Path) -> dict[Any, Any]:
+    found: dict[Any, Any] = shared_steps("ddp") | shared_steps("fsdp")
+    found["ddp", "averaged"] = averaged_over_ranks(Pair("sft"))
+    found["divided"] = divided_by_ranks(Pair("sft", parallel="fsdp"))
+    found["own head"] = without_the_head_of_others(Pair("sft", parallel="fsdp", tied=False))
+    found["head"] = gathered(head_weight(Pair("sft", parallel="fsdp").student)).detach().clone()
+    found["one", "fsdp"] = gone_on(folder / "one", parallel="fsdp")
+    for parallel in ("ddp", "fsdp"):
+        found["two", parallel] = saved_after_a_step(folder / f"two-{parallel}", parallel=parallel)
+    return found
+
+
+def of_two_nodes(folder: Path) -> dict[Any, Any]:
+    """Two ranks have left checkpoints before."""
+    found: dict[Any, Any] = shared_steps("hsdp")
+    for saved, parallel in (("one", "hsdp"), ("two-fsdp", "hsdp"), ("two-fsdp", "ddp")):
+        found[saved, parallel] = gone_on(folder / saved, parallel=parallel)
+    found["four"] = saved_after_a_step(folder / "four", parallel="hsdp")
+    found["four", "fsdp"] = gone_on(folder / "four", parallel="fsdp")
+    return found
+
+
+def shared_steps(parallel: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {
+        (parallel, name): step(Pair(name, parallel=parallel)) for name in PARADIGMS
+    }
+    found[parallel, "held out"] = read_on_held_out(Pair("combined", parallel=parallel))
+    if parallel != "ddp":
+        found[parallel, "recomputed"] = recomputed(Pair("combined", parallel=parallel))
+        for name, changes in ODD.items():
+            found[parallel, name] = step(Pair("combined", parallel=parallel, **changes))
+    return found
 
 
 def launch(num: int, folder: Path) -> dict[Any, Any]:
@@ -229,14 +257,14 @@ def launch(num: int, folder: Path) -> dict[Any, Any]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    saved_after_a_step(folder / "one", sharded=False)
+    saved_after_a_step(folder / "one")
     return folder
 
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> dict[Any, Any]:
-    """What two ranks found."""
-    return launch(2, folder)
+    """What two ranks found, and after them four on two nodes."""
+    return launch(2, folder) | launch(4, folder)
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -252,24 +280,23 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert_same(found["clipped"], expected["clipped"])
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", PARALLELS)
 @pytest.mark.parametrize("name", PARADIGMS)
-def test_two_ranks_find_the_loss_the_gradient_and_its_norm_of_one_process(
-    name: str, sharded: bool, ranks: dict[Any, Any]
+def test_ranks_find_the_loss_the_gradient_and_its_norm_of_one_process(
+    name: str, parallel: str, ranks: dict[Any, Any]
 ):
     alone = step(Pair(name), 8 if name == "spanning" else 4)
-    assert_same_step(ranks[name, sharded], alone)
+    assert_same_step(ranks[parallel, name], alone)
     assert alone["norm"] > MAX_NORM and any(grad.any() for grad in alone["gradients"].values())
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"), [("untied", {"tied": False}), ("recomputed", {}), ("lora", {"lora": True})]
-)
+@pytest.mark.parametrize("parallel", ["fsdp", "hsdp"])
+@pytest.mark.parametrize("name", [*ODD, "recomputed"])
 def test_shards_hold_an_untied_head_recomputed_blocks_and_frozen_weights(
-    name: str, changes: dict[str, Any], ranks: dict[Any, Any]
+    name: str, parallel: str, ranks: dict[Any, Any]
 ):
-    alone = step(Pair("combined", **changes))
-    found = ranks[name]
+    alone = step(Pair("combined", **ODD.get(name, {})))
+    found = ranks[parallel, name]
     assert found["figures"] == pytest.approx(alone["figures"], rel=1e-5)
     assert found["gradients"].keys() == alone["gradients"].keys()
     for parameter, grad in alone["gradients"].items():
@@ -277,24 +304,24 @@ def test_shards_hold_an_untied_head_recomputed_blocks_and_frozen_weights(
         assert error < (2e-2 if name == "lora" else 1e-5), parameter
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
-def test_two_ranks_read_the_loss_on_held_out_rows_that_one_process_reads(
-    sharded: bool, ranks: dict[Any, Any]
+@pytest.mark.parametrize("parallel", PARALLELS)
+def test_ranks_read_the_loss_on_held_out_rows_that_one_process_reads(
+    parallel: str, ranks: dict[Any, Any]
 ):
     alone = read_on_held_out(Pair("combined"))
-    assert ranks["held out", sharded] == pytest.approx(alone, rel=1e-6)
+    assert ranks[parallel, "held out"] == pytest.approx(alone, rel=1e-6)
 
 
 def test_a_mean_over_each_ranks_own_targets_is_another_loss_and_gradient(ranks: dict[Any, Any]):
     alone = step(Pair("sft"))
-    assert abs(ranks["averaged"]["loss"] - alone["figures"]["loss"]) > 1e-3
+    assert abs(ranks["ddp", "averaged"]["loss"] - alone["figures"]["loss"]) > 1e-3
     with pytest.raises(AssertionError):
-        assert_same(ranks["averaged"]["gradients"], alone["gradients"])
+        assert_same(ranks["ddp", "averaged"]["gradients"], alone["gradients"])
 
 
 def test_fsdp_would_halve_what_is_already_divided_by_the_whole_step(ranks: dict[Any, Any]):
     name = "student.model.layers.0.mlp.up_proj.weight"
-    right, halved = (ranks[key]["gradients"][name] for key in (("sft", True), "divided"))
+    right, halved = (ranks[key]["gradients"][name] for key in (("fsdp", "sft"), "divided"))
     torch.testing.assert_close(halved, right / 2)
     assert right.abs().max() > 1e-3
 
@@ -309,25 +336,35 @@ def test_a_sharded_head_is_gathered_whole_though_its_rows_do_not_divide(ranks: d
     assert torch.equal(ranks["head"], Pair("sft").student.lm_head.weight.detach())
 
 
-@pytest.mark.parametrize("saved", ["shards", "whole"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_checkpoint_of_two_ranks_is_resumed_by_one(
-    saved: str, folder: Path, ranks: dict[Any, Any]
+    parallel: str, folder: Path, ranks: dict[Any, Any]
 ):
-    assert_same(gone_on(folder / saved, sharded=False), ranks[saved])
+    assert_same(gone_on(folder / f"two-{parallel}"), ranks["two", parallel])
 
 
-def test_a_checkpoint_of_one_process_is_resumed_by_two_ranks_in_shards(
+def test_a_checkpoint_of_two_nodes_is_resumed_by_one_process_and_by_shards_over_all_ranks(
     folder: Path, ranks: dict[Any, Any]
 ):
-    assert_same(ranks["resumed"], gone_on(folder / "one", sharded=False))
+    assert_same(gone_on(folder / "four"), ranks["four"])
+    assert_same(ranks["four", "fsdp"], ranks["four"])
 
 
-@pytest.mark.slow
-def test_a_checkpoint_is_resumed_by_four_ranks(folder: Path):
-    assert_same(launch(4, folder)["resumed"], gone_on(folder / "one", sharded=False))
+@pytest.mark.parametrize("parallel", ["fsdp", "hsdp"])
+def test_a_checkpoint_of_one_process_is_resumed_by_ranks_in_shards(
+    parallel: str, folder: Path, ranks: dict[Any, Any]
+):
+    assert_same(ranks["one", parallel], gone_on(folder / "one"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "hsdp"])
+def test_a_checkpoint_of_two_ranks_in_shards_is_resumed_by_two_nodes(
+    parallel: str, ranks: dict[Any, Any]
+):
+    assert_same(ranks["two-fsdp", parallel], ranks["two", "fsdp"])
 
 
 def test_a_process_alone_asks_nobody():
-    pair = Pair("sft", sharded=True)
+    pair = Pair("sft", parallel="fsdp")
     assert not any(is_sharded(parameter) for parameter in pair.learner.parameters)
     assert (rank(), num_ranks(), summed([1.0, 2.0])) == (0, 1, [1.0, 2.0])

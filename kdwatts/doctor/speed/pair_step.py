@@ -80,7 +80,7 @@ class Steps:
         attend_by_rows(self.student)
         if training.gradient_checkpointing:
             recompute_blocks(self.student)
-        place(self.student, device, sharded=False)
+        place(self.student, device)
         self.student.train()
         teacher = config.model.teacher
         widths = [one.architecture.hidden_size for one in (config.model.student, teacher) if one]

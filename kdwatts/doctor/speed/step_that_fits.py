@@ -183,7 +183,7 @@ def _cuts(config: Config, cut: Config) -> Iterator[str]:
         yield "all weights trained, without adapters"
     if live and whole and whole.quantization:
         yield f"the teacher not in {whole.quantization}"
-    if "fsdp" in (config.training.parallel, config.training.teacher_parallel):
+    if config.training.shards_student or config.training.shards_teacher:
         yield "not in shards"
     if config.training.respect_documents:
         yield "documents of a row not kept apart"

@@ -17,6 +17,7 @@ from kdwatts.planning.demands import CONTEXT_GIB, Demand, demands, shown_unit
 from kdwatts.planning.fits import check_memory
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.runtime.paths import expanded
+from kdwatts.runtime.ranks import Launch
 from kdwatts.telemetry.nvml_state import read_state
 
 
@@ -40,7 +41,7 @@ def plan_room(patient: Patient, seconds: float) -> Iterator[Verdict]:
         # What the driver keeps for itself is in both: it is counted once.
         free = min(whole, state.memory_gib - state.memory_used_gib)
         where = "the GPU"
-    for demand in demands(config, ranks=1):
+    for demand in demands(config, Launch()):
         yield _verdict(config, demand, free_gib=free, whole_gib=whole, where=where)
 
 
@@ -68,7 +69,7 @@ def _what_fits(config: Config, demand: Demand, room_gib: float) -> str | None:
     tried = copy.deepcopy(config)
     tried.gpu.device, tried.gpu.memory_gib = "cuda", room_gib + CONTEXT_GIB
     try:
-        check_memory(tried, ranks=1, parts=[demand.part])
+        check_memory(tried, Launch(), parts=[demand.part])
     except ValueError as refusal:
         return finding_and_remedy(refusal)[1]
     return None
@@ -78,7 +79,7 @@ def _without_gpu(config: Config) -> Iterator[Verdict]:
     """The GPU is elsewhere: its data sheet says what it has."""
     found = f"not looked at: gpu={config.gpu.name} is not here"
     try:
-        check_memory(config, ranks=1)
+        check_memory(config, Launch())
     except ValueError as refusal:
         found += f", and {finding_and_remedy(refusal)[0]}"
     yield Verdict("plan_memory", None, found)

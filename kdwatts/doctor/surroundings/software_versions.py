@@ -17,6 +17,7 @@ from kdwatts.doctor.patient import Patient
 from kdwatts.doctor.surroundings.refusal_parts import finding_and_remedy
 from kdwatts.records.doctor_record import Verdict
 from kdwatts.telemetry import nvml
+from kdwatts.telemetry.node_facts import facts_of_this_node
 
 OWN_FIGURES = "the GPU's own driver"
 """The source of an option that was made for a GPU without one (`artifacts.hardware`)."""
@@ -151,7 +152,7 @@ def _option(patient: Patient) -> Verdict:
         return Verdict(name, None, "gpu=cpu: nothing is expected of a GPU")
     against = f"gpu={gpu.name} (NVML names {', '.join(gpu.nvml_names) or 'none'})"
     try:
-        check_gpus(patient.config, patient.gpus)
+        check_gpus(patient.config, [facts_of_this_node(patient.gpus)])
     except ValueError as refusal:
         found, remedy = finding_and_remedy(refusal)
         return Verdict(name, "wrong", found, against, remedy)
