@@ -17,8 +17,8 @@ from tests.waits import wait_until
 
 ROOT = HERE.parents[1]
 PYTHON = sys.executable
-SILENCE_S = 15
-"""Slurm calls a node DOWN that says nothing for so long."""
+SILENCE_S = 60
+"""Slurm calls a node DOWN that says nothing for so long: ranks must find it lost by themselves."""
 
 
 @dataclass(frozen=True)
