@@ -31,7 +31,7 @@ from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.config.checks import to_config
 from kdwatts.runtime import interrupt, slurm_jobs
 from kdwatts.runtime.interrupt import Preempted, deferred
-from kdwatts.runtime.ranks import launched, own_launch
+from kdwatts.runtime.ranks import Launch, launched
 from kdwatts.runtime.screen import log_errors_only
 from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
 from kdwatts.telemetry.holds import sole_user
@@ -249,7 +249,7 @@ def _execute(
     store = Store(config.store_dir)
     store.check_writable()
     write_manifest(run_dir, config, nodes, attempt=attempt, overrides=overrides)
-    stages = plan_of_attempt(config, gpus, own_launch(), run_dir)
+    stages = plan_of_attempt(config, gpus, company.launch if company else Launch(), run_dir)
     sweep.check_prerequisites()
     run = Run(config, run_dir, store, attempt, gpus, notice, company)
     with sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):
