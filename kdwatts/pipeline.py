@@ -206,7 +206,7 @@ def _build(
     from kdwatts.stages.attempts import earlier_attempts
     from kdwatts.stages.distill import write_energy
     from kdwatts.stages.inference import synchronizer
-    from kdwatts.stages.rank_messages import Call, to_values
+    from kdwatts.stages.rank_messages import Built, Call, to_values
     from kdwatts.stages.work import Work
     from kdwatts.training.parallel import device_of, together
 
@@ -241,6 +241,9 @@ def _build(
                 window.synchronize = together(synchronize)
         node.build(work)
     assert window.row
+    if run.company and node.is_assisted:
+        run.company.tell(to_values(Built(run.config.gpu.device)))
+        run.company.wait_for_answers()
     record = make_record(
         node.identity,
         attempts=[*before, asdict(window.row)],

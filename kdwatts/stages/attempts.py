@@ -38,9 +38,10 @@ def note_attempt(work: Work) -> None:
 def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> list[dict[str, Any]]:
     """What the attempts noted so far drew in `window`: one record of components each, in J.
 
-    A closed window is read from the run's stages.jsonl. A window that a kill left open is recovered
-    from the telemetry of all nodes that the attempt had, sampled every `interval_s` seconds. An
-    attempt whose run folder is gone, or the trace of one of its nodes, has missing components.
+    A closed window is read from the run's stages.jsonl. A window that a kill left open, or in which
+    a node was lost, is recovered from the telemetry of all nodes that the attempt had, sampled
+    every `interval_s` seconds. An attempt whose run folder is gone, or the trace of one of its
+    nodes, has missing components.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
@@ -50,7 +51,10 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
         closed = [
             row
             for row in _rows(Path(attempt["run_dir"]) / "stages.jsonl")
-            if row["window"] == window and row["attempt"] == attempt["attempt"]
+            if row["window"] == window
+            and row["attempt"] == attempt["attempt"]
+            # A node that gave no edge has a trace up to its last tick.
+            and all(share["duration_s"] is not None for share in row.get("nodes") or ())
         ]
         records.append(closed[-1] if closed else _recovered(attempt, window, interval_s))
     return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from kdwatts.stages.rank_messages import Call, Ended, Measure, Prepare, from_values
+from kdwatts.stages.rank_messages import Built, Call, Ended, Measure, Prepare, from_values
 
 if TYPE_CHECKING:
     from kdwatts.training.company import Company
@@ -18,8 +18,10 @@ def follow(company: Company) -> str:
     """
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    from kdwatts.stages.gpu_memory import release
     from kdwatts.stages.node_meters import meter_here
     from kdwatts.stages.ready import get_ready
+    from kdwatts.training.parallel import device_of
 
     meters = company.leads_node and company.node.number > 1
     disable_progress_bar()
@@ -32,6 +34,10 @@ def follow(company: Company) -> str:
             elif isinstance(message, Measure):
                 url = until_the_end.enter_context(meter_here(message, company)) if meters else None
                 company.answer(url and {"url": url})
+            elif isinstance(message, Built):
+                # An engine that the first rank starts next may take this rank's GPU too.
+                release(device_of(company.ranks, message.device))
+                company.answer()
             else:
                 assert isinstance(message, Call)
                 _help(company, message)
@@ -41,7 +47,6 @@ def follow(company: Company) -> str:
 def _help(company: Company, call: Call) -> None:
     """Take part in one build, under a meter that measures nothing."""
     from kdwatts.stages import distill, teacher
-    from kdwatts.stages.gpu_memory import release
     from kdwatts.stages.inference import synchronizer
     from kdwatts.stages.work import Work
     from kdwatts.telemetry.bystander import Bystander, unmeasured_window
@@ -62,5 +67,3 @@ def _help(company: Company, call: Call) -> None:
     )
     stages = {teacher.NAME: teacher, distill.NAME: distill}
     stages[call.stage].assist(work, call.artifact_dir)
-    # An engine that the first rank starts later may take this rank's GPU too.
-    release(device)

@@ -60,15 +60,27 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What ranks built together is there. Each gives the memory of its device back and answers.
+
+    They do so only now: it takes a second in which the node's meter could not answer at the end of
+    the window.
+    """
+
+    device: str
+    """cuda or cpu."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """How the first rank's run ended: done, failed or preempted."""
 
     state: str
 
 
-Message = Prepare | Measure | Call | Ended
+Message = Prepare | Measure | Call | Built | Ended
 
-_KINDS = {kind.__name__: kind for kind in (Prepare, Measure, Call, Ended)}
+_KINDS = {kind.__name__: kind for kind in (Prepare, Measure, Call, Built, Ended)}
 
 
 def to_values(message: Message) -> dict[str, Any]:

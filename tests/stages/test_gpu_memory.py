@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from kdwatts import stages
 from kdwatts.config.evaluation import EvalTask
 from kdwatts.models.load import load_model
 from kdwatts.runtime.ranks import Ranks
 from kdwatts.stages import distill, evaluate, following, gpu_memory, signals_engine
-from kdwatts.stages.rank_messages import Call
+from kdwatts.stages.rank_messages import Built, Call, Ended, to_values
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.bystander import Bystander, unmeasured_window
+from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.training.company import Company
 
 STAND_IN = Path(__file__).parents[1] / "teacher" / "answering_engine"
@@ -116,16 +118,22 @@ def test_every_stage_that_starts_such_a_process_gives_the_memory_back_first():
     assert found == ["evaluate", "serving", "signals_engine", "writers"]
 
 
-def test_a_rank_gives_its_memory_back_when_its_part_is_done(
+def test_a_rank_gives_its_memory_back_once_the_first_has_closed_the_window_of_what_was_built(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     done: list[Any] = []
     monkeypatch.setattr(distill, "assist", lambda work, directory: done.append("trained"))
     monkeypatch.setattr(gpu_memory, "release", done.append)
-    company = Company(Ranks(rank=1, world=2, local_rank=1), None, token="", nodes=[])
     folders = dict.fromkeys(("artifact_dir", "scratch_dir", "run_dir"), tmp_path)
-    following._help(company, Call("distill", configure("gpu=cpu"), inputs={}, attempt=1, **folders))
-    assert done == ["trained", torch.device("cpu")]
+    call = Call("distill", configure("gpu=cpu"), inputs={}, attempt=1, **folders)
+    store, nodes = HashStore(), [facts_of_this_node([], ranks=range(2))]
+    first = Company(Ranks(0, 2, 0), store, token="t", nodes=nodes)
+    for message in (call, Built("cpu"), Ended("done")):
+        first.tell(to_values(message))
+    second = Company(Ranks(1, 2, 1), store, token="t", nodes=nodes)
+    monkeypatch.setattr(second, "answer", lambda value=None: done.append("answered"))
+    assert following.follow(second) == "done"
+    assert done == ["trained", torch.device("cpu"), "answered"]
 
 
 def test_a_gpu_that_this_process_does_not_use_is_left_alone(monkeypatch: pytest.MonkeyPatch):
