@@ -46,11 +46,6 @@ class Sent:
         return max((size / (rate * 1e9) for size, rate in needed if rate), default=0.0)
 
 
-def num_shards(parallel: str, launch: Launch) -> int:
-    """Into how many shards ranks cut a model: with hsdp each node has a whole of its own."""
-    return {"ddp": 1, "fsdp": launch.ranks, "hsdp": launch.ranks_per_node}[parallel]
-
-
 def ring(size: float, launch: Launch) -> Sent:
     """What each rank sends of so many bytes that all gather, or add up in shards."""
     sent = size * (launch.ranks - 1) / launch.ranks

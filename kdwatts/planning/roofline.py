@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from kdwatts.artifacts.store import Store
 from kdwatts.config.experiment import Config, to_dict
-from kdwatts.memory.budget import GIB, Budget
+from kdwatts.memory.budget import GIB, Budget, num_shards
 from kdwatts.memory.generation_budget import estimate_writing
 from kdwatts.memory.model_shape import forward_flops_per_token, step_bytes_of
 from kdwatts.planning.demands import budget_of, workload_of
 from kdwatts.planning.feasibility import unmade_teacher
-from kdwatts.planning.interconnect import num_shards, sent_in_a_step
+from kdwatts.planning.interconnect import sent_in_a_step
 from kdwatts.planning.measured_rates import Rates, rates_of, sheet_rates
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import Launch, own_launch

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdwatts.planning.demands import budget_of
-from kdwatts.planning.interconnect import Sent, num_shards, ring, sending_lines, sent_in_a_step
+from kdwatts.planning.interconnect import Sent, ring, sending_lines, sent_in_a_step
 from kdwatts.planning.roofline import num_steps, stage_costs
 from kdwatts.runtime.ranks import Launch
 
@@ -81,8 +81,7 @@ def test_a_live_teacher_in_shards_is_gathered_once_for_each_micro_batch(configur
 
 
 def test_shards_within_nodes_send_their_gradients_alone_to_other_nodes(configure: Configure):
-    config = configure(*LLAMA, "training.parallel=fsdp")
-    config.training.parallel = "hsdp"
+    config = configure(*LLAMA, "training.parallel=hsdp")
     sent = sent_in_a_step(config, Launch(2, 8))
     passed = 2 * (2 * PARAMS + TABLE) + 4 * (PARAMS + TABLE)
     assert sent.within == pytest.approx(2 * 3 / 4 * passed)
@@ -90,9 +89,11 @@ def test_shards_within_nodes_send_their_gradients_alone_to_other_nodes(configure
     assert sent.between == pytest.approx(2 * 2 * 1 / 2 * 4 * (PARAMS + TABLE) / 4)
 
 
-def test_a_model_is_cut_by_all_ranks_or_by_those_of_a_node():
-    launch = Launch(2, 8)
-    assert [num_shards(name, launch) for name in ("ddp", "fsdp", "hsdp")] == [1, 8, 4]
+def test_the_plan_of_a_launch_has_its_shards_in_memory(configure: Configure):
+    launch, state = Launch(2, 8), PARAMS * 16 / 2**30
+    for name, shards in (("ddp", 1), ("fsdp", 8), ("hsdp", 4)):
+        budget = budget_of(configure(*LLAMA, f"training.parallel={name}"), launch)
+        assert budget.student_state_gib == pytest.approx(state / shards)
 
 
 def test_links_work_at_the_same_time_and_a_rate_that_is_needed_must_be_known(configure: Configure):
