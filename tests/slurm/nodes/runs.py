@@ -29,9 +29,9 @@ float32 in another order: it differs by 1e-6 where losses differ by 1e-7."""
 
 
 def srun(nodes: int, tasks: int, program: Sequence[str], *options: str) -> list[str]:
-    """The command that starts a program of Python as so many tasks on so many nodes."""
-    step = ["srun", f"--nodes={nodes}", f"--ntasks={tasks}", "--kill-on-bad-exit", *options]
-    return [*step, PYTHON, *program]
+    """The command that starts a program of Python as so many tasks, equally many on each node."""
+    step = ["srun", f"--nodes={nodes}", f"--ntasks-per-node={tasks // nodes}"]
+    return [*step, "--kill-on-bad-exit", *options, PYTHON, *program]
 
 
 def torchrun(cluster: Cluster, ranks_per_node: int, program: Sequence[str]) -> list[list[str]]:
