@@ -26,7 +26,7 @@ from kdwatts.memory.term_sizes import (
     target_bytes_of,
 )
 from kdwatts.memory.workload import Workload
-from kdwatts.runtime.ranks import launched
+from kdwatts.runtime.ranks import Launch, own_launch
 
 GIB = 1 << 30
 WEIGHT_AND_MOMENTS_BYTES = 12
@@ -88,18 +88,23 @@ class Budget:
         return self.moments_gib[self.fullest]
 
 
-def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
+def num_shards(parallel: str, launch: Launch) -> int:
+    """Into how many shards the ranks of a launch cut a model that they share so."""
+    return {"ddp": 1, "fsdp": launch.ranks, "hsdp": launch.ranks_per_node}[parallel]
+
+
+def estimate(workload: Workload, *, ranks: int | None = None, nodes: int = 1) -> Budget:
     """The memory on each GPU, in GiB, and the operations of distilling with these settings.
 
-    `ranks` share the work, one per GPU. None means those of this launch. What is kept in shards is
-    divided by them.
+    `ranks` on `nodes` share the work, one per GPU. Without `ranks` they are those of this launch.
+    What is kept in shards is divided by the ranks that share it.
     """
     training, paradigm = workload.training, workload.paradigm
     student, teacher = workload.pair.student.architecture, workload.pair.teacher
     value_bytes = workload.value_bytes
-    num_ranks = launched().world if ranks is None else ranks
-    student_shards = num_ranks if training.parallel == "fsdp" else 1
-    teacher_shards = num_ranks if training.teacher_parallel == "fsdp" else 1
+    launch = own_launch() if ranks is None else Launch(nodes, ranks)
+    student_shards = num_shards(training.parallel, launch)
+    teacher_shards = num_shards(training.teacher_parallel, launch)
     student_params = trained_params = parameters_of(student)
     frozen_bytes, copied, passes = 0, linear_weights_of(student), 3.0
     if training.lora:
@@ -117,7 +122,7 @@ def estimate(workload: Workload, *, ranks: int | None = None) -> Budget:
         + (teacher_bytes / teacher_shards if is_online else 0.0),
         gradients=4 * (trained_params / student_shards + projector_params),
         # All ranks share the forward passes of a step.
-        keeps_gradients=training.accumulation > num_ranks,
+        keeps_gradients=training.accumulation > launch.ranks,
         copies=2 * (copied + projector_params) if value_bytes == 2 else 0,
         activations=_activation_bytes(workload),
         targets=target_bytes_of(workload),

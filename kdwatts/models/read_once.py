@@ -66,7 +66,7 @@ def _loaded(load: Callable[[], nn.Module] | None) -> nn.Module | None:
     except Exception as raised:
         error = raised
     # Reading may take longer than any step: this wait has a patience of its own.
-    everyone = distributed.new_group(backend="gloo", timeout=READ_PATIENCE)
+    everyone: Any = distributed.new_group(backend="gloo", timeout=READ_PATIENCE)
     failed = torch.tensor([float(error is not None)])
     distributed.all_reduce(failed, group=everyone)
     distributed.destroy_process_group(everyone)
@@ -82,7 +82,7 @@ def _own_node(sharing: Sharing) -> Iterator[tuple[int, Any]]:
     """The reader of this rank's node and the group of the node's ranks, while they share."""
     own, group = 0, None
     for ranks in sharing.ranks_by_node:
-        made = distributed.new_group(list(ranks))  # Every rank takes part in making each.
+        made: Any = distributed.new_group(list(ranks))  # Every rank takes part in making each.
         if distributed.get_rank() in ranks:
             own, group = ranks[0], made
     yield own, group

@@ -13,9 +13,13 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from kdwatts.models.sharding import is_sharded
 from kdwatts.training.parallel import num_ranks, rank
@@ -38,7 +42,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         return
     files = HuggingFaceStorageWriter(str(folder), _files_of(tensors), save_distributed=True)
     try:
-        checkpoint.save(dict(tensors), storage_writer=files)
+        save(dict(tensors), storage_writer=files)
     except CheckpointException as error:
         raise OSError(f"checkpoint: {_first_cause(error)}; free space in {folder.parent}") from None
 
@@ -66,7 +70,7 @@ def read(folder: Path, tensors: dict[str, Tensor]) -> None:
         # A process that is alone is warned that it is alone.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            checkpoint.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
         except CheckpointException as error:
             raise OSError(
                 f"checkpoint {folder}: {_first_cause(error)}; delete the folder and run again"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdwatts.models.sharding import gathered_for_products
 from kdwatts.training.autocast import autocast
+from tests.gloo_ranks import on_ranks
 from tests.training.test_ranks import CPU, Pair, step
 
 NUM_RANKS = 2
@@ -58,37 +58,46 @@ def read(pair: Pair) -> None:
             gathered_for_products(model.lm_head.weight)
 
 
-def work(number: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=number, world_size=NUM_RANKS
-    )
+def of_two_ranks() -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for head in HEADS:
         found[head, "exact"] = step(pair_of(head, parallel="fsdp", rounded=True))
         for parallel in ("fsdp", "ddp"):
             found[head, parallel] = step(pair_of(head, parallel=parallel))
     for precision in ("fp32", "bf16"):
-        pair = pair_of("untied", parallel="fsdp", precision=precision)
-        with Traffic() as forward:
-            read(pair)
-        with Traffic() as whole:
-            step(pair)
-        found[precision] = {"sent": forward.sent, "added_up": sorted(whole.added_up)}
-    if number == 0:
-        torch.save(found, folder / "found.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
+        found[precision] = traffic("fsdp", precision)
+    return found
+
+
+def of_two_nodes() -> dict[Any, Any]:
+    """What four ranks found, two a node."""
+    found: dict[Any, Any] = {
+        (head, "exact"): step(pair_of(head, parallel="hsdp", rounded=True)) for head in HEADS
+    }
+    for parallel in ("fsdp", "hsdp"):
+        found[parallel] = traffic(parallel, "bf16")
+    return found
+
+
+def traffic(parallel: str, precision: str) -> dict[str, Any]:
+    pair = pair_of("untied", parallel=parallel, precision=precision)
+    with Traffic() as forward:
+        read(pair)
+    with Traffic() as whole:
+        step(pair)
+    return {"sent": forward.sent, "added_up": sorted(whole.added_up)}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """What two ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-        work, (folder,), nprocs=NUM_RANKS
-    )
-    return torch.load(folder / "found.pt", weights_only=True)
+    return on_ranks(NUM_RANKS, tmp_path_factory.mktemp("ranks"), of_two_ranks)[0]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """What four ranks on two nodes found."""
+    return on_ranks(2 * NUM_RANKS, tmp_path_factory.mktemp("nodes"), of_two_nodes)[0]
 
 
 def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
@@ -115,11 +124,22 @@ def test_gradients_of_a_bf16_step_are_added_up_in_float32(ranks: dict[Any, Any])
     assert ranks["bf16"]["added_up"] == ["torch.float32"]
 
 
+def test_two_nodes_add_up_in_float32_and_gather_no_weight_from_each_other(
+    nodes: dict[Any, Any], ranks: dict[Any, Any]
+):
+    assert nodes["hsdp"]["added_up"] == ["torch.float32"]
+    # Each of two ranks sends half of the weights, where each of four sends a quarter.
+    assert nodes["hsdp"]["sent"] == ranks["bf16"]["sent"]
+    assert 0 < nodes["fsdp"]["sent"]["torch.bfloat16"] < 0.6 * sum(nodes["hsdp"]["sent"].values())
+
+
+@pytest.mark.parametrize("launch", ["ranks", "nodes"])
 @pytest.mark.parametrize("head", HEADS)
 def test_shards_of_weights_that_bf16_can_hold_make_the_step_of_one_process(
-    head: str, ranks: dict[Any, Any]
+    head: str, launch: str, request: pytest.FixtureRequest
 ):
-    alone, found = step(pair_of(head, parallel="ddp", rounded=True)), ranks[head, "exact"]
+    alone = step(pair_of(head, parallel="ddp", rounded=True))
+    found = request.getfixturevalue(launch)[head, "exact"]
     assert found["figures"] == pytest.approx(alone["figures"], rel=1e-6)
     for name, error in errors(found, alone).items():
         # Those of weights that autocast leaves in float32 are rounded on each rank. The CPU sums a

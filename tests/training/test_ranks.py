@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from kdwatts.config.paradigm import CrossEntropy, Feature, Paradigm, Relational, Response
@@ -36,6 +36,7 @@ from kdwatts.training.lora import add_adapters
 from kdwatts.training.micro_batch import MicroBatch
 from kdwatts.training.optim import make_optimizer, set_learning_rate
 from kdwatts.training.parallel import clip_gradients, num_ranks, rank, sum_gradients, summed
+from tests.gloo_ranks import on_ranks
 from tests.training.pair import llama, make_batch, make_learner, make_objective, part_of
 
 CPU = torch.device("cpu")
@@ -201,18 +202,6 @@ def weights(pair: Pair) -> dict[str, Tensor]:
     return {f"{p}.{name}": value for p, state in states.items() for name, value in state.items()}
 
 
-def work(number: int, num: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet-{num}", rank=number, world_size=num
-    )
-    found = {2: of_two_ranks, 4: of_two_nodes}[num](folder)
-    if number == 0:
-        torch.save(found, folder / f"found-{num}.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
 def of_two_ranks(folder: Path) -> dict[Any, Any]:
     found: dict[Any, Any] = shared_steps("ddp") | shared_steps("fsdp")
     found["ddp", "averaged"] = averaged_over_ranks(Pair("sft"))
@@ -247,13 +236,6 @@ def shared_steps(parallel: str) -> dict[Any, Any]:
     return found
 
 
-def launch(num: int, folder: Path) -> dict[Any, Any]:
-    multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-        work, (num, folder), nprocs=num
-    )
-    return torch.load(folder / f"found-{num}.pt", weights_only=True)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
@@ -264,7 +246,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> dict[Any, Any]:
     """What two ranks found, and after them four on two nodes."""
-    return launch(2, folder) | launch(4, folder)
+    two, *_ = on_ranks(2, folder / "two", of_two_ranks, folder)
+    four, *_ = on_ranks(4, folder / "nodes", of_two_nodes, folder)
+    return two | four
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

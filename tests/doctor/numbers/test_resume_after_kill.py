@@ -19,7 +19,7 @@ from kdwatts.doctor.numbers.resume_after_kill import (
     look_at_resume,
 )
 from kdwatts.doctor.patient import Patient
-from kdwatts.training.checkpoint import STATE_NAME
+from kdwatts.training.checkpoint_files import WHOLE_NAME
 
 LONG_S = 600.0
 
@@ -125,7 +125,7 @@ def test_a_healthy_machine_resumes_and_leaves_neither_process_nor_file(
 @pytest.mark.slow
 def test_a_resume_that_lost_the_optimizer_s_state_is_found(tmp_path: Path):
     def forget(run: TenSteps) -> None:
-        (path,) = run.store.rglob(f"step-*/{STATE_NAME}")
+        (path,) = run.store.rglob(f"step-*/{WHOLE_NAME}")
         state = load_file(path)
         for name, tensor in state.items():
             if name.startswith("optimizer.exp_avg"):
