@@ -122,9 +122,10 @@ def _arms(row: Row) -> Row:
 
 def _words(row: Row) -> str:
     joules = units.energy(row["waiting_energy_j"], error_j=row["waiting_half_width_j"])
+    kind = escape(energy_class(row["quality"]))
     return (
         f"<b>{escape(row['label'])}</b><br>{escape(stage_words(row['stage']))}: {joules} of "
-        f"waiting ({escape(energy_class(row['quality']))})<br>{_share_words(row)} of the run's joules"
+        f"waiting ({kind})<br>{_share_words(row)} of the run's joules"
     )
 
 
