@@ -65,11 +65,15 @@ runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
 
 
 def as_srun(
-    run_dir: Path, store: Path, *overrides: str, second: tuple[str, ...] = ("-m", "kdwatts")
+    run_dir: Path,
+    store: Path,
+    *overrides: str,
+    first: tuple[str, ...] = ("-m", "kdwatts"),
+    second: tuple[str, ...] = ("-m", "kdwatts"),
 ) -> list[subprocess.Popen[str]]:
     """Two processes with the environment that srun gives the two tasks of a job step.
 
-    `second` is what the second runs in place of the module.
+    `first` and `second` are what these run in place of the module.
     """
     step = {
         "SLURM_STEP_NUM_TASKS": "2",
@@ -85,7 +89,7 @@ def as_srun(
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        for task, program in enumerate([("-m", "kdwatts"), second])
+        for task, program in enumerate([first, second])
     ]
 
 

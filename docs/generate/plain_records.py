@@ -30,6 +30,10 @@ STATUS: Fields = {
         "str | None",
         "What ended training, target_tokens or budget_kj; null where the run is not done.",
     ),
+    "node": (
+        "str | None",
+        "Host of the rank that failed or was lost, in a run of several nodes; else null.",
+    ),
     "host": ("str", "Machine that it runs on."),
     "pid": ("int", "Number of its process there."),
     "job": ("str | None", "Its Slurm job; null outside of Slurm."),

@@ -94,11 +94,13 @@ def write_status(
     attempt: int,
     error: str | None = None,
     stopped_by: str | None = None,
+    node: str | None = None,
 ) -> None:
     """Replace status.json: the state (running, done, failed or preempted), the stage, and why.
 
-    `stopped_by` says what ended the training of a finished run: target_tokens or budget_kj. Host,
-    pid and Slurm job are those of the process that writes it.
+    `stopped_by` says what ended the training of a finished run: target_tokens or budget_kj. `node`
+    is the host of the rank that failed or was lost, in a run of several nodes. Host, pid and Slurm
+    job are those of the process that writes it.
     """
     write_json(
         run_dir / STATUS_NAME,
@@ -109,6 +111,7 @@ def write_status(
             "attempt": attempt,
             "error": error,
             "stopped_by": stopped_by,
+            "node": node,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job": own_id(),

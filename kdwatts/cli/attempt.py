@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,18 +26,20 @@ from kdwatts.cli import guards, sweep
 from kdwatts.cli.closing import closing_words
 from kdwatts.cli.effects import WITHOUT_RUN
 from kdwatts.cli.failure import keep_trace, print_failure
+from kdwatts.cli.rank_failure import MEETING, GoesOn, conclude, end_run
 from kdwatts.cli.refusal import in_one_sentence
 from kdwatts.cli.run_folders import keep_first_command, settings_of_first_start
 from kdwatts.cli.sweep import EXIT_FAILED, EXIT_PREEMPTED
 from kdwatts.config.checks import to_config
 from kdwatts.runtime import interrupt, slurm_jobs
 from kdwatts.runtime.interrupt import Preempted, deferred
-from kdwatts.runtime.ranks import launched, own_launch
+from kdwatts.runtime.ranks import Launch, launched
 from kdwatts.runtime.screen import log_errors_only
 from kdwatts.runtime.streams import EXIT_UNREAD, is_unread
 from kdwatts.telemetry.holds import sole_user
 from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import list_gpus
+from kdwatts.training.cause import Place, RankFailed
 
 if TYPE_CHECKING:
     from kdwatts.training.company import Company
@@ -64,10 +67,12 @@ def run(tree: DictConfig) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
             sys.exit(EXIT_UNREAD)
-        print_failure(error, run_dir if leads else None)
+        if not isinstance(error, RankFailed | GoesOn):  # These have been printed.
+            print_failure(error, run_dir if leads else None)
         if isinstance(error, Preempted):
             sys.exit(EXIT_PREEMPTED)
-        if not is_swept or slurm_jobs.is_submitted():
+        # Ranks cannot go on to the next run, of which some may have gone.
+        if not is_swept or slurm_jobs.is_submitted() or launched().world > 1:
             sys.exit(EXIT_FAILED)
         if run_dir not in sweep.known_outcomes:
             sweep.note_outcome(run_dir, "failed", in_one_sentence(error))
@@ -92,7 +97,8 @@ def _run(tree: DictConfig, run_dir: Path, is_swept: bool) -> None:
         state = "done"
     except Preempted as stop:
         state = "preempted"
-        _requeue(run_dir, stop)
+        if not isinstance(stop, GoesOn):
+            _requeue(run_dir, stop)
         raise
     finally:
         if company:
@@ -139,28 +145,59 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
     ranks = launched()
     if ranks.world == 1:
         return None
+    # Below an error torch says in 25 lines of addresses what a sentence of ours says in one.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from kdwatts.training.meeting import EndedByAnother, meet
+    from kdwatts.training.sign_of_life import SignOfLife
+
+    company: Company | None = None
+
+    def watch(met: Company) -> None:
+        nonlocal company
+        company = met
+        if ranks.leads:
+            met.place = Place(str(run_dir), next_attempt(run_dir), tree.cluster.max_requeues)
+        SignOfLife(met, lambda cause: end_run(met, cause)).start()
 
     try:
         gpus = list_gpus()
         device_type = resolve_gpu(tree, gpus).gpu.device
-        return meet(ranks, device_type, store_dir=Store(tree.store_dir).root, gpus=gpus)
+        return meet(
+            ranks,
+            device_type,
+            store_dir=Store(tree.store_dir).root,
+            gpus=gpus,
+            watch=watch,
+        )
     except EndedByAnother:
         sys.exit(EXIT_FAILED)
     except Exception as error:
+        if company and (cause := company.cause_behind(error)):
+            raise conclude(company, cause) from error
         if ranks.leads:
             attempt, text = next_attempt(run_dir), in_one_sentence(error)
-            write_status(run_dir, state="failed", stage="meet", attempt=attempt, error=text)
+            write_status(run_dir, state="failed", stage=MEETING, attempt=attempt, error=text)
         raise
 
 
 def _follow(company: Company) -> None:
-    """A run of a rank that helps; it ends as the first rank's does, which tells why."""
+    """A run of a rank that helps; it ends as the first rank's does, which tells why.
+
+    Only of an error of its own it speaks itself.
+    """
     from kdwatts.stages.following import follow
 
     try:
         with deferred():
             state = follow(company)
+    except Preempted:
+        raise
+    except Exception as error:
+        if cause := company.cause_behind(error):
+            stop = conclude(company, cause)
+            sys.exit(EXIT_PREEMPTED if isinstance(stop, GoesOn) else EXIT_FAILED)
+        company.complain(print_failure(error, company.place and company.place.folder))
+        sys.exit(EXIT_FAILED)
     finally:
         company.leave()
     if state != "done":
@@ -194,32 +231,45 @@ def _attempt(
     attempt, stage = next_attempt(run_dir), "configure"
     patience_s = PATIENCE_RATIO * tree.cluster.signal_delay_s if slurm_jobs.is_submitted() else None
 
+    if company:
+        company.place = Place(str(run_dir), attempt, tree.cluster.max_requeues)
+
     def notice(name: str) -> None:
         nonlocal stage
         stage = name
         write_status(run_dir, state="running", stage=name, attempt=attempt)
 
-    def conclude(
+    def conclude_own(
         state: str, error: BaseException | None = None, stopped_by: str | None = None
     ) -> None:
         interrupt.settle()
-        text = None if error is None else in_one_sentence(error)
         write_status(
-            run_dir, state=state, stage=stage, attempt=attempt, error=text, stopped_by=stopped_by
+            run_dir,
+            state=state,
+            stage=stage,
+            attempt=attempt,
+            error=None if error is None else in_one_sentence(error),
+            stopped_by=stopped_by,
+            node=company.host_of(0) if company and state == "failed" else None,
         )
 
     with deferred(patience_s):
         try:
             notice(stage)
             stopped_by = _execute(run_dir, tree, overrides, attempt, notice, company)
-        except Preempted as stop:
-            conclude("preempted", stop)
-            raise
         except BaseException as error:
-            conclude("failed", error)
+            interrupt.settle()
+            if company and (cause := company.cause_behind(error)):
+                raise conclude(company, cause) from error
+            if isinstance(error, Preempted):
+                conclude_own("preempted", error)
+                raise
+            if company:
+                company.complain(in_one_sentence(error))
+            conclude_own("failed", error)
             keep_trace(run_dir, error)
             raise
-        conclude("done", stopped_by=stopped_by)
+        conclude_own("done", stopped_by=stopped_by)
 
 
 def _execute(
@@ -249,7 +299,7 @@ def _execute(
     store = Store(config.store_dir)
     store.check_writable()
     write_manifest(run_dir, config, nodes, attempt=attempt, overrides=overrides)
-    stages = plan_of_attempt(config, gpus, own_launch(), run_dir)
+    stages = plan_of_attempt(config, gpus, company.launch if company else Launch(), run_dir)
     sweep.check_prerequisites()
     run = Run(config, run_dir, store, attempt, gpus, notice, company)
     with sole_user(nodes[0].gpus, allowed=config.telemetry.allow_shared):

@@ -94,7 +94,7 @@ def _main() -> None:
         arguments = parse(sys.argv[1:])
         source, leads = config_file(arguments), launched().leads
     except (ValueError, OSError) as error:
-        # Not by `print_error`, which asks for the rank: perhaps it is what is wrong.
+        # Not by `print_sentence`, which asks for the rank: perhaps it is what is wrong.
         print(f"kdwatts: {in_one_sentence(error)}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
     asks_only = any(

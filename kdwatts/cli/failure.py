@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdwatts.cli.refusal import EXPECTED, in_one_sentence, print_error
+from kdwatts.cli.refusal import EXPECTED, in_one_sentence, print_sentence
+from kdwatts.runtime.ranks import launched
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """Hydra's variable: 1 asks for the trace of every error."""
@@ -33,8 +33,12 @@ def raised_by_hydra() -> Iterator[None]:
 
 
 def keep_trace(run_dir: Path, error: BaseException) -> Path | None:
-    """The file of the run's folder that has the trace now; None where it cannot be written."""
-    path = run_dir / TRACEBACK_NAME
+    """The file of the run's folder that has the trace now; None where it cannot be written.
+
+    Ranks other than the first have a file of their own each.
+    """
+    rank = launched().rank
+    path = run_dir / (f"traceback-rank{rank}.txt" if rank else TRACEBACK_NAME)
     try:
         text = "".join(traceback.format_exception(error))
         path.write_text(text, "utf-8", "backslashreplace")
@@ -43,19 +47,20 @@ def keep_trace(run_dir: Path, error: BaseException) -> Path | None:
     return path
 
 
-def print_failure(error: Exception, run_dir: Path | None = None) -> None:
+def print_failure(error: Exception, run_dir: Path | None = None) -> str:
     """Print one sentence to stderr, after the trace where HYDRA_FULL_ERROR=1 asks for it.
 
-    The trace of a bug is kept in `run_dir`; it is printed where there is no such folder.
+    The trace of a bug is kept in `run_dir`; it is printed where there is no such folder. Returns
+    the sentence.
     """
-    if isinstance(error, EXPECTED):
-        if SHOWS_TRACE:
-            traceback.print_exception(error)
-        print_error(error)
-        return
-    path = run_dir and keep_trace(run_dir, error)
-    if SHOWS_TRACE or path is None:
+    is_bug = not isinstance(error, EXPECTED)
+    path = run_dir and keep_trace(run_dir, error) if is_bug else None
+    if SHOWS_TRACE or (is_bug and path is None):
         traceback.print_exception(error)
-    place = f"in {path}" if path else "above"
-    sentence = f"the run stopped at a fault of the program ({in_one_sentence(error)})"
-    print(f"kdwatts: {sentence}; its trace is {place}, please report it", file=sys.stderr)
+    sentence = in_one_sentence(error)
+    if is_bug:
+        place = f"in {path}" if path else "above"
+        sentence = f"the run stopped at a fault of the program ({sentence})"
+        sentence += f"; its trace is {place}, please report it"
+    print_sentence(sentence)
+    return sentence

@@ -88,18 +88,16 @@ def _partitions(asked: str | None) -> dict[str, list[SlurmNode]]:
 
     Empty where sinfo fails, is not there, or prints something else.
     """
-    said = output_of(
-        *("sinfo", "--all", "--noheader", "--Node", "--format=%P|%N|%c|%m"),
-        *([f"--partition={asked}"] if asked else []),
-        timeout_s=PATIENCE_S,
-    )
+    # Not with --partition: sinfo refuses it beside --all, which shows hidden partitions, too.
+    words = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%N|%c|%m")
+    said, wanted = output_of(*words, timeout_s=PATIENCE_S), (asked or "").split(",")
     found: dict[str, list[SlurmNode]] = {}
     for line in filter(None, (said or "").split("\n")):
         partition, *values = (part.strip() for part in line.split("|"))
         if len(values) != 3 or not all(value.isdecimal() for value in values[1:]):
             return {}
-        # sinfo marks the default partition by a star.
-        if asked or partition.endswith("*"):
+        name = partition.rstrip("*")  # sinfo marks the default partition by a star.
+        if name in wanted if asked else name != partition:
             node = SlurmNode(values[0], int(values[1]), int(values[2]))
-            found.setdefault(partition.rstrip("*"), []).append(node)
+            found.setdefault(name, []).append(node)
     return found

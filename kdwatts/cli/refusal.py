@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import errno
 import re
+import socket
 import sys
 import typing
 from collections.abc import Iterator
@@ -140,11 +141,15 @@ def _in_file(name: str, text: str, fault: str) -> str:
     return f"{name}.yaml: {place}{_lower(fault).rstrip('.')}; correct that file"
 
 
-def print_error(error: Exception) -> None:
-    """Print what went wrong to stderr, in one sentence, and on which of several ranks."""
+def print_sentence(sentence: str, rank: int | None = None) -> None:
+    """Print to stderr what stopped a command, and which of several ranks says so: by default, this.
+
+    The first says nothing of itself.
+    """
     ranks = launched()
-    place = f" rank {ranks.rank}:" if ranks.rank else ""
-    print(f"kdwatts:{place} {in_one_sentence(error)}", file=sys.stderr)
+    node = f" on {socket.gethostname()}" if ranks.nodes > 1 else ""
+    place = f" rank {ranks.rank}{node}:" if (ranks.rank if rank is None else rank) else ""
+    print(f"kdwatts:{place} {sentence}", file=sys.stderr)
 
 
 def names_a_null_part(error: BaseException) -> bool:

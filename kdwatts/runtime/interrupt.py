@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,8 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _received: list[int] = []
 _patience_s: float | None = None
+_works = False
+_error: Exception | None = None
 
 
 class Preempted(Exception):
@@ -33,6 +36,10 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 def _give_up(number: int, frame: FrameType | None) -> None:
     del number, frame
+    if not _works:
+        return
+    if _error:
+        raise _error
     raise Preempted(
         f"stopped by {requested()}; the stage in progress did not end within {_patience_s:g} s and "
         "was given up, all stages before it are kept; run the same command to go on"
@@ -56,11 +63,13 @@ def deferred(patience_s: float | None = None) -> Iterator[None]:
     Work that reaches no end of a step within `patience_s` seconds after the first signal, such as
     an evaluation near the time limit, is ended by a Preempted wherever it is. None waits for ever.
     """
-    global _patience_s
+    global _patience_s, _works, _error
     _received.clear()
-    _patience_s = patience_s
+    _patience_s, _error = patience_s, None
     previous = {number: signal.signal(number, _note) for number in SIGNALS}
-    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, _give_up)
+    # It stays: `give_up` may send it at any moment, and without a handler it ends the process.
+    signal.signal(signal.SIGALRM, _give_up)
+    _works = True
     try:
         yield
     finally:
@@ -71,9 +80,20 @@ def deferred(patience_s: float | None = None) -> Iterator[None]:
 
 def settle() -> None:
     """Say that the work has ended: later signals have nothing to interrupt."""
-    global _patience_s
-    _patience_s = None
+    global _patience_s, _works
+    _patience_s, _works = None, False
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def give_up(error: Exception) -> None:
+    """Have the main thread raise this where it is, unless its work has ended. For another thread.
+
+    It raises nothing as long as it is inside of a library that runs no Python.
+    """
+    global _error
+    if _works:
+        _error = error
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
 
 def received() -> tuple[int, ...]:

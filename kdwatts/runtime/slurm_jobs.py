@@ -119,6 +119,23 @@ def requeue(received: Collection[int]) -> None:
         sys.exit(os.EX_TEMPFAIL)
 
 
+def has_turns(max_requeues: int) -> bool:
+    """Whether this process is in a job of ours that was started anew less often than that."""
+    return is_submitted() and int(os.environ.get("SLURM_RESTART_COUNT") or 0) < max_requeues
+
+
+def ask_for_another_turn() -> bool:
+    """Have Slurm end this job and start it anew; whether it does.
+
+    For a run that cannot end as submitit wants it. A job that Slurm ends or starts anew by itself,
+    after the loss of a node, is left to it.
+    """
+    if _own_state() not in ("", "RUNNING"):
+        return True
+    said = output_of("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    return said is not None or _own_state() not in ("", "RUNNING")
+
+
 def _own_state() -> str:
     """Slurm's word for the job that this process is in; empty if it says nothing."""
     return (output_of("squeue", "--noheader", "--format=%T", f"--jobs={own_id()}") or "").strip()

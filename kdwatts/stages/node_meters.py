@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,11 +40,20 @@ def meter_here(message: Measure, company: Company) -> Iterator[str]:
             number=company.node.number,
             use_gpus=uses_gpus,
             peers=company.peers,
-            token=company.token,
+            token=_meter_token(company),
             reach=_first_rank(),
         ) as url,
     ):
         yield url
+
+
+def _meter_token(company: Company) -> str:
+    """What whoever asks a meter of this launch must know.
+
+    It travels unencrypted, so it is not the token that signs messages, and that one does not follow
+    from it.
+    """
+    return hmac.new(company.token.encode(), b"meter", hashlib.sha256).hexdigest()
 
 
 def _first_rank() -> tuple[str, int]:
@@ -67,7 +78,7 @@ def meters_of_others(company: Company, answers: Mapping[int, Any]) -> list[Other
                 f"node {node.number} ({node.host}) was asked to meter itself and did not answer; "
                 f"see the log of {company.name_of(node.ranks[0])}"
             )
-        others.append(OtherNode(node.number, answer["url"], company.token))
+        others.append(OtherNode(node.number, answer["url"], _meter_token(company)))
     return others
 
 

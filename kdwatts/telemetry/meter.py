@@ -67,6 +67,7 @@ class Meter:
         """The devices of this node."""
         self.row: StageRow | None = None
         """The record of the root window `run`, once left."""
+        # What the meter says of this node, it says itself.
         self.edge = node.edge
         self.used_between = node.used_between
         self.notes = node.notes
@@ -106,6 +107,12 @@ class Meter:
         """Number of each node that windows are sums of, to its name."""
         others = {other.number: other.host for other in self._others.nodes}
         return {1: socket.gethostname()} | others
+
+    def power_of_all_nodes_w(self) -> float | None:
+        """Latest power in W of the run. None where one of its nodes does not say."""
+        powers_w = [self.live_power_w(), *(node.live_power_w() for node in self._others.nodes)]
+        known_w = [power_w for power_w in powers_w if power_w is not None]
+        return sum(known_w) if len(known_w) == len(powers_w) else None
 
     def __enter__(self) -> Meter:
         self.node.__enter__()

@@ -81,6 +81,10 @@ class OtherNode:
         self._meter.__exit__()
         self._live.__exit__()
 
+    def live_power_w(self) -> float | None:
+        """What it drew when it was last asked, in W. None while it is silent."""
+        return None if self._silent or self._latest is None else self._latest.host.power_w
+
     def edge(self, path: str, since: Seen | None) -> Seen:
         """This moment there, from which on its trace belongs to the window of this path.
 

@@ -69,6 +69,8 @@ class HostEdge(NamedTuple):
     """Component to who else uses it."""
     ended: str | None
     """Why nothing is sampled any more; None where something is."""
+    power_w: float | None = None
+    """What the devices drew at the last tick, together; None where that is not known."""
 
 
 def about_to_json(about: MeterAbout) -> dict[str, Any]:

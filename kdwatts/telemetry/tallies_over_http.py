@@ -165,6 +165,7 @@ class Source:
             processes_cpu_s=sum(known_s) if pids and len(known_s) == len(pids) else None,
             notes=meter.notes(edge.time_s if since_s is None else since_s),
             ended=meter.ended_before(edge.time_s),
+            power_w=meter.live_power_w(),
         )
 
 

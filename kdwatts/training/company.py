@@ -8,21 +8,28 @@ no rank do anything.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from kdwatts.runtime.interrupt import Preempted
 from kdwatts.runtime.ranks import Launch, Ranks
 from kdwatts.telemetry.node_facts import NodeFacts
+from kdwatts.training.cause import Cause, Place, RankFailed, is_of_connection
+from kdwatts.training.channel import Channel
 
 POLL_EVERY_S = 0.1
 POLL_END_S = 0.02
 LAST_PATIENCE_S = 10.0
 ANSWER_PATIENCE_S = 300.0
-"""Imports from a slow file system take a minute or two. A rank that dies there is noticed later."""
+"""Imports from a slow file system take a minute or two. A rank that dies is noticed before."""
+FAREWELL_S = 3.0
+"""How long the first rank, which ends the store with it, lets the others read why it ends where one
+of them can say no farewell."""
+VERDICT_PATIENCE_S = 45.0
+"""How long after an error of a connection the reason is waited for. Longer than it takes to find a
+rank lost by its silence (LOST_AFTER_S, sign_of_life.py)."""
 
 
 class Company:
@@ -49,7 +56,17 @@ class Company:
         """A secret of this launch."""
         self.peers = list(peers)
         """Process ids of the other ranks on this node."""
-        self._store = store
+        self.channel = Channel(store, token)
+        self.place: Place | None = None
+        """Where the first rank is in its run, as far as this rank knows."""
+        self.verdict: Cause | None = None
+        """Why the launch ends, as soon as this rank knows it."""
+        self.asked_s: float | None = None
+        """When this rank first met an error that may be another's, by the monotonic clock."""
+        self.heard_s: float | None = None
+        """Of the first rank: since when every other has given a sign of life, by that clock."""
+        self.is_at_work = True
+        """Whether a run is in progress, which the loss of a rank would end."""
         self._num_told = 0
         self._num_left = 0
 
@@ -61,21 +78,35 @@ class Company:
     @property
     def node(self) -> NodeFacts:
         """The node of this rank."""
-        return next(node for node in self.nodes if self.ranks.rank in node.ranks)
+        return self._node_of(self.ranks.rank)
 
     @property
     def leads_node(self) -> bool:
         """Whether this rank is the first of its node, which meters it."""
         return self.node.ranks[0] == self.ranks.rank
 
+    @property
+    def is_deputy(self) -> bool:
+        """Whether this rank speaks where the first is lost: the lowest one on another node."""
+        elsewhere = [rank for node in self.nodes[1:] for rank in node.ranks]
+        return self.ranks.rank == min(elsewhere, default=1)
+
+    def host_of(self, rank: int) -> str | None:
+        """The host of a rank's node; None where there is only one."""
+        return self._node_of(rank).host if len(self.nodes) > 1 else None
+
+    def _node_of(self, rank: int) -> NodeFacts:
+        return next(node for node in self.nodes if rank in node.ranks)
+
     def name_of(self, rank: int) -> str:
         """A rank in words, with its node where there are several."""
-        (host,) = [node.host for node in self.nodes if rank in node.ranks]
-        return f"rank {rank} on {host}" if len(self.nodes) > 1 else f"rank {rank}"
+        host = self.host_of(rank)
+        return f"rank {rank} on {host}" if host else f"rank {rank}"
 
     def tell(self, message: Any) -> None:
         """Send a message to all others. Only the first rank does."""
-        self._write(f"told-{self._num_told}", message)
+        self.is_at_work = True
+        self.channel.write(f"told-{self._num_told}", message)
         self._num_told += 1
 
     def tell_last(self, message: Any) -> None:
@@ -85,56 +116,109 @@ class Company:
         nothing any more. A busy or dead rank is waited for, but not for long.
         """
         self.tell(message)
-        self._wait_for(f"left-{self._num_left}", LAST_PATIENCE_S)
+        self.is_at_work = self.verdict is not None
+        is_lost = self.verdict is not None and self.verdict.is_lost
+        self._wait_for(f"left-{self._num_left}", FAREWELL_S if is_lost else LAST_PATIENCE_S)
         self._num_left += 1
 
     def wait_for_answers(self) -> dict[int, Any]:
         """What every other rank answered to the last message, by rank, once all did or have left.
 
-        Raises RuntimeError with the sentence of a rank that left because it failed.
+        Raises RankFailed with the sentence of a rank that left because it failed.
         """
         word = f"answer-{self._num_told}"
         self._wait_for(word, ANSWER_PATIENCE_S)
-        if complaint := self.complaint():
-            raise RuntimeError(complaint)
+        if (cause := self.cause()) and cause.rank != self.ranks.rank:
+            raise RankFailed(cause)
         others = range(1, self.ranks.world)
         words = {rank: f"{word}-{rank}" for rank in others}
-        return {rank: self._read(one) for rank, one in words.items() if self._store.check([one])}
+        return {
+            rank: self.channel.read(one) for rank, one in words.items() if self.channel.has(one)
+        }
 
     def answer(self, value: Any = None) -> None:
         """Say that the last message has been dealt with, and what came of it."""
-        self._write(f"answer-{self._num_told}-{self.ranks.rank}", value)
+        self.channel.write(f"answer-{self._num_told}-{self.ranks.rank}", value)
 
     def complain(self, sentence: str) -> None:
         """Say why this rank fails, so that the others do not blame what follows from it."""
-        with contextlib.suppress(RuntimeError):
-            name = f"complaint-{self._num_left}-{self.ranks.rank}"
-            self._write(name, f"{self.name_of(self.ranks.rank)}: {sentence}")
+        rank = self.ranks.rank
+        self.blame(Cause(rank, self.host_of(rank), f"{self.name_of(rank)}: {sentence}"))
 
-    def complaint(self) -> str | None:
-        """Why another rank failed, in its own sentence; None where none has said so."""
-        for rank in range(self.ranks.world):
-            name = f"complaint-{self._num_left}-{rank}"
-            if rank != self.ranks.rank and self._store.check([name]):
-                return str(self._read(name))
-        return None
+    def blame(self, cause: Cause, channel: Channel | None = None) -> None:
+        """Say why the run ends, unless somebody has said it. `channel` is that of another
+        thread."""
+        with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
+            (channel or self.channel).write_first(self.cause_name, asdict(cause))
+
+    @property
+    def cause_name(self) -> str:
+        """The name of the value that says why this run ends."""
+        return f"cause-{self._num_left}"
+
+    @property
+    def alarm_name(self) -> str:
+        """The name of the value that says that a rank met an error which may be another's."""
+        return f"alarm-{self._num_left}"
+
+    def cause(self, channel: Channel | None = None) -> Cause | None:
+        """Why this run ends, as the first said that knew it; None where nobody has said so."""
+        channel = channel or self.channel
+        if self.verdict is None and channel.has(self.cause_name):
+            self.verdict = Cause(**channel.read(self.cause_name))
+        return self.verdict
+
+    def cause_behind(self, error: BaseException) -> Cause | None:
+        """Which other rank is to blame for an error of this one; None where it is its own.
+
+        An error of a connection comes before one knows of whom: the reason is waited for. So is it
+        after a signal, which launchers send to all ranks when one has died.
+        """
+        if isinstance(error, RankFailed):
+            return error.cause
+        if not isinstance(error, Exception):
+            return None
+        self.asked_s = time.monotonic()
+        is_signal = isinstance(error, Preempted) and self.ranks.leads
+        waits = is_signal or is_of_connection(error)
+        with contextlib.suppress(RuntimeError):
+            if waits:
+                self.channel.write_first(self.alarm_name, self.ranks.rank)
+        while True:
+            with contextlib.suppress(RuntimeError):
+                self.cause()
+            if self.verdict:
+                return self.verdict if self.verdict.rank != self.ranks.rank else None
+            waited_s = time.monotonic() - self.asked_s
+            all_live = self.heard_s is not None and self.heard_s > self.asked_s
+            if not waits or waited_s > VERDICT_PATIENCE_S or (is_signal and all_live):
+                return None
+            time.sleep(POLL_EVERY_S)
 
     def leave(self) -> None:
         """Say that this rank has no more part in the run, however it ended here."""
         with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
-            self._write(f"left-{self._num_left}-{self.ranks.rank}", None)
+            self.channel.write(f"left-{self._num_left}-{self.ranks.rank}", None)
+        self.is_at_work = self.verdict is not None
         self._num_left += 1
+
+    def has_left(self, rank: int, channel: Channel) -> bool:
+        """Whether a rank said so of the run in progress. `channel` is that of another thread."""
+        with contextlib.suppress(RuntimeError):
+            return channel.has(f"left-{self._num_left}-{rank}")
+        return False
 
     def hear(self) -> Any:
         """The first rank's next message, however long it takes.
 
         Raises RuntimeError when the store is gone, and the first rank with it.
         """
+        self.is_at_work = True
         name = f"told-{self._num_told}"
-        while not self._store.check([name]):
+        while not self.channel.has(name):
             time.sleep(POLL_EVERY_S)
         self._num_told += 1
-        return self._read(name)
+        return self.channel.read(name)
 
     def _wait_for(self, word: str, patience_s: float) -> None:
         deadline_s = time.monotonic() + patience_s
@@ -142,30 +226,7 @@ class Company:
         waiting = set(range(1, self.ranks.world))
         while waiting and time.monotonic() < deadline_s:
             for rank in list(waiting):
-                if any(self._store.check([f"{said}-{rank}"]) for said in words):
+                if any(self.channel.has(f"{said}-{rank}") for said in words):
                     waiting.remove(rank)
             if waiting:
                 time.sleep(POLL_END_S)
-
-    def _write(self, name: str, value: Any) -> None:
-        body = json.dumps(value, allow_nan=False)
-        self._store.set(name, json.dumps({"mac": self._mac(name, body), "body": body}))
-
-    def _read(self, name: str) -> Any:
-        """What a rank of this launch wrote. Raises RuntimeError for what another wrote."""
-        try:
-            record = json.loads(self._store.get(name))
-            body, mac = record["body"], record["mac"]
-            if hmac.compare_digest(mac, self._mac(name, body)):
-                return json.loads(body)
-        except (ValueError, TypeError, KeyError):
-            pass
-        raise RuntimeError(
-            f"a message of the launch ({name}) is not signed with its token, so somebody else "
-            "reaches the address where its ranks meet; put MASTER_ADDR on a network of your own"
-        )
-
-    def _mac(self, name: str, body: str) -> str:
-        """The signature holds the name, too: a message cannot be sent again as another one."""
-        text = f"{name}\n{body}".encode()
-        return hmac.new(self.token.encode(), text, hashlib.sha256).hexdigest()

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,9 @@ from kdwatts.telemetry.nvml import Device
 from kdwatts.training.company import Company
 
 PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for the others inside a computation before it counts one as dead."""
+"""How long a rank waits for the others inside a computation. It ends what signs of life cannot see:
+a rank that lives and never comes. A lost one is found long before (LOST_AFTER_S, sign_of_life.py),
+and the first rank may write or evaluate for many minutes while the others wait for it."""
 MEETING_PATIENCE = timedelta(minutes=5)
 """How long ranks wait for each other at the start. Slurm may start nodes a minute apart."""
 TOKEN_PATIENCE_S = 60.0
@@ -43,12 +45,18 @@ _met: list[Company] = []
 
 
 def meet(
-    ranks: Ranks, device_type: str, *, store_dir: Path, gpus: Sequence[Device] = ()
+    ranks: Ranks,
+    device_type: str,
+    *,
+    store_dir: Path,
+    gpus: Sequence[Device] = (),
+    watch: Callable[[Company], None] | None = None,
 ) -> Company | None:
     """The company of this launch's ranks, met once per process. None for a process that is alone.
 
     CPU tensors travel by gloo, CUDA tensors by NCCL, which touches a GPU only when it is used.
-    `store_dir` is the first rank's, where it leaves the token of the launch for the others.
+    `store_dir` is the first rank's, where it leaves the token of the launch for the others. `watch`
+    is given the company as soon as its ranks can tell each other something.
 
     Raises RuntimeError, in one sentence, where the ranks do not come together, differ in what they
     run, cannot be metered, or do not share `store_dir`.
@@ -57,9 +65,16 @@ def meet(
         return None
     if not _met:
         store = _rendezvous(ranks)
-        if ranks.leads:
-            store.set("device", device_type)
-        backend = "cpu:gloo,cuda:nccl" if store.get("device") == b"cuda" else "gloo"
+        try:
+            company, backend = _acquainted(store, ranks, device_type, store_dir, gpus)
+        except distributed.DistError as error:
+            raise RuntimeError(
+                f"rank {ranks.rank} of {ranks.world} met the others, and then one of them was "
+                f"silent for {MEETING_PATIENCE} ({_words(error)}); see what ended it, and run the "
+                "same command again"
+            ) from None
+        if watch:
+            watch(company)
         distributed.init_process_group(
             backend,
             store=PrefixStore("group", store),
@@ -68,21 +83,29 @@ def meet(
             timeout=PATIENCE,
         )
         atexit.register(distributed.destroy_process_group)
-        shown = _exchanged(PrefixStore("facts", store), ranks, _facts(ranks, gpus))
-        nodes = nodes_of(shown)
-        here = shown[ranks.rank]["machine"]
-        peers = [
-            one["pid"] for one in shown if one["machine"] == here and one["pid"] != os.getpid()
-        ]
-        token = _shared_token(PrefixStore("token", store), ranks, store_dir)
-        channel = PrefixStore("company", store)
-        _met.append(Company(ranks, channel, token=token, nodes=nodes, peers=peers))
+        _met.append(company)
     return _met[0]
 
 
 def ranks_by_node() -> tuple[tuple[int, ...], ...]:
     """The ranks of each node, in the order of nodes. Empty for a process that met nobody."""
     return tuple(tuple(node.ranks) for company in _met for node in company.nodes)
+
+
+def _acquainted(
+    store: Any, ranks: Ranks, device_type: str, store_dir: Path, gpus: Sequence[Device]
+) -> tuple[Company, str]:
+    """What the ranks are to each other, and the backend of what they compute together."""
+    if ranks.leads:
+        store.set("device", device_type)
+    backend = "cpu:gloo,cuda:nccl" if store.get("device") == b"cuda" else "gloo"
+    shown = _exchanged(PrefixStore("facts", store), ranks, _facts(ranks, gpus))
+    nodes = nodes_of(shown)
+    here = shown[ranks.rank]["machine"]
+    peers = [one["pid"] for one in shown if one["machine"] == here and one["pid"] != os.getpid()]
+    token = _shared_token(PrefixStore("token", store), ranks, store_dir)
+    channel = PrefixStore("company", store)
+    return Company(ranks, channel, token=token, nodes=nodes, peers=peers), backend
 
 
 def _rendezvous(ranks: Ranks) -> Any:
@@ -93,12 +116,17 @@ def _rendezvous(ranks: Ranks) -> Any:
     except distributed.DistError as error:
         where = os.environ["MASTER_ADDR"] if place == "env://" else place.removeprefix("tcp://")
         raise RuntimeError(
-            f"rank {ranks.rank} of {ranks.world} did not meet the others at {where} "
-            f"({' '.join(str(error).split())[:200]}); see that every rank was started and that "
-            "the nodes reach this address"
+            f"rank {ranks.rank} of {ranks.world} did not meet the others at {where} in "
+            f"{MEETING_PATIENCE} ({_words(error)}); see that every rank was started and that the "
+            "nodes reach this address"
         ) from None
-    store.set_timeout(PATIENCE)
+    store.set_timeout(MEETING_PATIENCE)
     return store
+
+
+def _words(error: Exception) -> str:
+    """What torch says in many lines, in one that is not long."""
+    return " ".join(str(error).split())[:200]
 
 
 def _facts(ranks: Ranks, gpus: Sequence[Device]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def report(run: TrainingRun, row: dict[str, Any], bar: tqdm, elapsed_s: float) -
     if rank():
         return
     append_jsonl(run.log_path, row)
-    energy_j, power_w = run.window.so_far().value, run.meter.live_power_w()
+    energy_j, power_w = run.window.so_far().value, run.meter.power_of_all_nodes_w()
     text = step_figures(row["loss"], run.window.tokens, elapsed_s, energy_j, power_w)
     bar.set_postfix_str(text)
     log.info("distill: %d/%d steps, %s", row["step"], run.num_steps, text)

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdwatts.records.traces import TRACE_NAME, traces_in
@@ -79,9 +78,10 @@ def _stated_offsets_s(folder: Path) -> Offsets:
     for record in (*(earlier if isinstance(earlier, list) else ()), manifest):
         nodes = record.get("nodes") if isinstance(record, dict) else None
         for node in nodes if isinstance(nodes, list) else ():
-            number, offset_s = node.get("number"), node.get("clock_offset_s")
-            if isinstance(offset_s, (int, float)) and not isinstance(offset_s, bool):
-                found.setdefault(number, {})[record.get("attempt")] = float(offset_s)
+            number, attempt = node.get("number"), record.get("attempt")
+            offset_s = node.get("clock_offset_s")
+            if isinstance(number, int) and isinstance(attempt, int) and offset_s is not None:
+                found.setdefault(number, {})[attempt] = float(offset_s)
     return found
 
 
@@ -137,7 +137,7 @@ def _offsets_s(paths: Mapping[int, Path], stated_s: Offsets) -> Offsets:
 
 def _attempts_in(path: Path) -> set[int]:
     batches = pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["attempt"])
-    return {attempt for batch in batches for attempt in pc.unique(batch["attempt"]).to_pylist()}
+    return {attempt for batch in batches for attempt in batch["attempt"].unique().to_pylist()}
 
 
 def _first_ticks(path: Path) -> dict[int, float]:

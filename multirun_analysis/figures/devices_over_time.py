@@ -89,14 +89,15 @@ def _by_device(ticks: pd.DataFrame) -> list[tuple[Any, Any]]:
     return list(ticks.groupby(_DEVICE, dropna=False)) if len(ticks) else []
 
 
-def _node_names(table: pd.DataFrame) -> dict[int, str]:
+def _node_names(table: Any) -> dict[int, str]:
     """Node to its host, or to its number where its attempts had several. Empty for one node."""
-    hosts = {int(node): rows.dropna().unique() for node, rows in table.groupby("node")["host"]}
+    pairs = table[["node", "host"]].dropna().drop_duplicates()
+    hosts: dict[int, list[str]] = {}
+    for node, host in pairs.itertuples(index=False):
+        hosts.setdefault(int(node), []).append(str(host))
     if len(hosts) < 2:
         return {}
-    return {
-        node: str(names[0]) if len(names) == 1 else f"node {node}" for node, names in hosts.items()
-    }
+    return {node: of[0] if len(of) == 1 else f"node {node}" for node, of in hosts.items()}
 
 
 def _draw(table: Any, spans: list[Row], run: str) -> go.Figure:

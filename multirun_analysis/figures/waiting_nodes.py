@@ -18,7 +18,7 @@ from multirun_analysis.values import units
 from multirun_analysis.values.order import in_order
 from multirun_analysis.values.rows import Row, grouped, known, to_rows
 
-ALL_STAGES = "all"
+ALL_STAGES = "all_stages"
 """Stands in the column `stage` where a row is about a whole run."""
 
 _COLUMNS = [
@@ -121,17 +121,17 @@ def _arms(row: Row) -> Row:
 
 
 def _words(row: Row) -> str:
-    stage = "all stages" if row["stage"] == ALL_STAGES else stage_words(row["stage"])
     joules = units.energy(row["waiting_energy_j"], error_j=row["waiting_half_width_j"])
     return (
-        f"<b>{escape(row['label'])}</b><br>{escape(stage)}: {joules} of waiting "
-        f"({escape(energy_class(row['quality']))})<br>{_share_words(row)} of the run's joules"
+        f"<b>{escape(row['label'])}</b><br>{escape(stage_words(row['stage']))}: {joules} of "
+        f"waiting ({escape(energy_class(row['quality']))})<br>{_share_words(row)} of the run's joules"
     )
 
 
 def _share_words(row: Row) -> str:
     ends = (row["share_pct"], row["share_low_pct"], row["share_high_pct"])
-    return f"{units.with_ends(*ends)} %"
+    value, _, interval = units.with_ends(*ends).partition(" (")
+    return f"{value} % (95 % interval {interval[:-1]} %)" if interval else f"{value} %"
 
 
 def waiting_words(table: pd.DataFrame) -> list[str]:
@@ -145,7 +145,7 @@ def waiting_words(table: pd.DataFrame) -> list[str]:
 def _run_words(rows: list[Row]) -> str:
     whole = next(row for row in rows if row["stage"] == ALL_STAGES)
     parts = [row for row in rows if row["stage"] != ALL_STAGES]
-    lead = f"{whole['label']} ran on {whole['num_nodes']} nodes."
+    lead = f"{whole['label']}: It ran on {whole['num_nodes']} nodes."
     if not parts:
         return f"{lead} No node waited for a stage that one rank builds alone."
     if unknown := [row for row in parts if row["waiting_energy_j"] is None]:
@@ -157,11 +157,11 @@ def _run_words(rows: list[Row]) -> str:
     if whole["share_pct"] is None:
         return f"{text} ({kind}), in {_listed([stage_words(row['stage']) for row in parts])}."
     parts.sort(key=lambda row: -row["share_pct"])
-    stages = [f"{stage_words(r['stage'])} {units.significant(r['share_pct'], 2)} %" for r in parts]
-    return (
-        f"{text} ({kind}). That is {_share_words(whole)} of the run's joules, with a 95 % "
-        f"interval in brackets: {_listed(stages)}."
-    )
+    stages = [
+        f"{units.significant(row['share_pct'], 2)} % in {stage_words(row['stage'])}"
+        for row in parts
+    ]
+    return f"{text} ({kind}). That is {_share_words(whole)} of its joules: {_listed(stages)}."
 
 
 def _listed(words: list[str]) -> str:

@@ -165,7 +165,7 @@ def _pair(run: Row) -> str:
 def _machine(run: Row) -> str:
     threads = run["cpu_threads"] and f"{run['cpu_threads']} threads"
     driver = run["driver"] and f"driver {run['driver']}"
-    nodes = (run["num_nodes"] or 1) > 1 and f"{run['num_nodes']} nodes"
+    nodes = f"{run['num_nodes']} nodes" if (run["num_nodes"] or 1) > 1 else None
     return ", ".join(filter(None, (nodes, run["cards"], driver, run["cpu"], threads)))
 
 

@@ -106,8 +106,8 @@ def ask(
             "hydra/launcher=nope is unknown; choose one of basic, slur",
         ),
         (
-            ["-m", "hydra/launcher=slurm", "cluster.partition=x", "hydra.launcher.nodes=3"],
-            "hydra.launcher.nodes=3 asks for 3 nodes, and a run is metered on one node only; leave",
+            ["-m", "hydra/launcher=slurm", "cluster.partition=x", "cluster.nodes=0"],
+            "cluster.nodes=0 is out of range; give",
         ),
         (
             ["-m", "hydra/launcher=slurm", "hydra.launcher.nope=1"],

@@ -36,6 +36,30 @@ def test_the_plan_of_a_sweep_for_slurm_counts_shared_stages_once(tmp_path: Path)
     assert plan.count("all 6 runs together, shared stages counted once: ") == 1
 
 
+def test_the_plan_of_a_sweep_for_several_nodes_is_that_of_all_their_ranks(tmp_path: Path):
+    plan = printed(
+        *("-m", "kdwatts", "hydra/launcher=slurm", "gpu=h100", "cluster.nodes=2"),
+        *("hydra.launcher.tasks_per_node=4", "-m", "model=llama31_8b_to_1b", "paradigm=sft"),
+        *("training=fsdp", f"store_dir={tmp_path}"),
+    )
+    assert "launched as 8 ranks of 2 nodes\n" in plan
+    # 16 bytes for each of 1.236 billion parameters, in eight shards.
+    assert "student with optimizer 2.30," in plan
+    assert "each rank sends in a step: " in plan and "to other nodes (estimated)\n" in plan
+    assert "expected on 8 GPUs of 2 nodes: " in plan
+
+
+def test_a_step_that_the_ranks_of_a_sweep_cannot_share_has_no_plan():
+    words = ("hydra/launcher=slurm", "cluster.nodes=3", "-m", "training.accumulation=4")
+    done = subprocess.run(
+        [sys.executable, "-m", "kdwatts", *words, "gpu=cpu", "until=plan"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "accumulation=4 forward passes cannot be shared equally by 3 ranks" in done.stderr
+
+
 def test_of_several_ranks_the_first_alone_prints_the_plan():
     plan = printed(
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"),

@@ -177,11 +177,22 @@ def test_what_is_not_left_to_build_hinders_no_run(slurm: Put, send: Send, tmp_pa
     assert not (tmp_path / "sbatch.calls").exists()
 
 
-def test_several_nodes_are_refused_before_their_job_waits_in_the_queue(
+def test_more_nodes_than_the_partition_has_are_refused_before_anything_is_sent(
     slurm: Put, send: Send, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match=r"^hydra\.launcher\.nodes=2 asks for 2 nodes, and"):
-        send(SFT, fixed=("hydra.launcher.nodes=2",))
+    slurm("sinfo", "printf 'main*|n1|64|512000\\nmain*|n2|64|512000\\n'")
+    with pytest.raises(
+        ValueError, match=r"^cluster\.nodes=3 is more than partition main has, whic"
+    ):
+        send(SFT, fixed=("cluster.nodes=3", "cluster.partition=main"))
+    assert not (tmp_path / "sbatch.calls").exists()
+    assert not (tmp_path / "sweep").exists() and sweep.sweep_dirs == {}
+
+
+def test_ranks_of_all_nodes_share_a_step(slurm: Put, send: Send, tmp_path: Path):
+    spread = ("cluster.nodes=2", "hydra.launcher.tasks_per_node=2")
+    with pytest.raises(ValueError, match=r"accumulation=2 .* shared equally by 4 ranks"):
+        send(SFT, fixed=(*spread, "training.accumulation=2"))
     assert not (tmp_path / "sbatch.calls").exists()
 
 
@@ -213,6 +224,46 @@ def test_a_site_s_options_and_commands_are_those_of_every_job_of_the_sweep(
     assert [row["after"] for row in rows] == [[], ["101"]]
     runs = {Path(name).name: job for name, job in rows[1]["jobs"].items()}
     assert runs == {"0-response-tiny": "102_0", "1-response-tiny": "102_1"}
+
+
+SPREAD = ("cluster.nodes=2", "hydra.launcher.tasks_per_node=2", "training.accumulation=4")
+
+
+def asked_of(script: list[str]) -> dict[str, str]:
+    """The options of sbatch in a script that have a value."""
+    lines = [line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH --")]
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_before_a_run_on_several_nodes_one_node_makes_what_it_stands_on(
+    slurm: Put, send: Send, tmp_path: Path
+):
+    folder = send(f"{TAUGHT} training.seed=0", f"{TAUGHT} training.seed=1", fixed=SPREAD)
+    teacher, array = map(asked_of, scripts(tmp_path))
+    assert (teacher["nodes"], teacher["ntasks-per-node"]) == ("1", "2")
+    assert (array["nodes"], array["ntasks-per-node"]) == ("2", "2")
+    assert array["dependency"] == "afterok:101"
+    (rows,) = [row["jobs"] for row in read_jsonl(folder / "jobs.jsonl") if "101" in str(row)][:1]
+    assert {Path(name).parent.name for name in rows} >= {"shards", "teacher"}
+
+
+def test_shards_alone_keep_no_second_node_waiting(slurm: Put, send: Send, tmp_path: Path):
+    folder = send(f"{SFT} training.seed=0", f"{SFT} training.seed=1", fixed=SPREAD)
+    shards, array = map(asked_of, scripts(tmp_path))
+    assert (shards["nodes"], array["nodes"]) == ("1", "2")
+    assert array["dependency"] == "afterok:101"
+    assert [name.partition("-")[0] for name in table()] == ["0", "1", "shards"]
+    # What is there is not made again.
+    for job in (101, 102):
+        assert f"{job}" in (folder / "jobs.jsonl").read_text()
+
+
+def test_one_node_and_teacher_first_off_leave_shards_to_the_runs(
+    slurm: Put, send: Send, tmp_path: Path
+):
+    send(SFT)
+    send(TAUGHT, fixed=(*SPREAD, "launch.teacher_first=false"), folder=tmp_path / "other")
+    assert [asked_of(script)["nodes"] for script in scripts(tmp_path)] == ["1", "2"]
 
 
 def test_a_job_that_waits_for_another_of_the_user_s_ends_when_that_fails(

@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
-from kdwatts.artifacts.hardware import check_gpus, joule_settings
+from kdwatts.artifacts.hardware import check_gpus
 from kdwatts.cli.command_line import main
 from kdwatts.memory.budget import estimate
 from kdwatts.planning.demands import workload_of
-from kdwatts.runtime.ranks import Ranks, first_host, launched, meeting_point, place_on_node
+from kdwatts.runtime.ranks import (
+    Launch,
+    Ranks,
+    first_host,
+    launched,
+    meeting_point,
+    place_on_node,
+)
 from kdwatts.stages import distill
+from kdwatts.stages.graph import plan
+from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import Device
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
@@ -182,11 +191,11 @@ def test_a_student_in_shards_neither_writes_nor_is_compiled(
         configure(*overrides, "training.parallel=fsdp")
 
 
-def test_gpus_that_the_meter_would_miss_are_refused(as_two: None, configure: Callable[..., Any]):
+def test_gpus_that_the_meter_would_miss_are_refused(configure: Callable[..., Any]):
     config = configure("gpu=h100", "training.accumulation=2")
-    check_gpus(config, [gpu(0), gpu(1)])
+    check_gpus(config, [facts_of_this_node([gpu(0), gpu(1)], ranks=(0, 1))])
     with pytest.raises(ValueError, match=r"^2 ranks were launched, but the meter sees 1 GPUs"):
-        check_gpus(config, [gpu(0)])
+        check_gpus(config, [facts_of_this_node([gpu(0)], ranks=(0, 1))])
 
 
 def test_shards_divide_what_a_gpu_holds_of_student_and_teacher(
@@ -254,7 +263,11 @@ def test_the_number_of_ranks_changes_joules_and_so_the_key(
     configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     config = configure("gpu=cpu", "training.accumulation=4")
-    assert "ranks" not in joule_settings(config, [])
+
+    def keys(launch: Launch | None = None) -> list[str]:
+        return [node.key for node in plan(config, [], launch)]
+
+    alone = keys()
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    assert joule_settings(config, [])["ranks"] == 4
+    assert keys() == keys(Launch(1, 4)) != alone == keys(Launch())

@@ -135,8 +135,8 @@ def test_what_ends_the_thread_is_a_reason_of_every_window_after_it(monkeypatch, 
         with meter.window("before") as before:
             time.sleep(0.1)
         with meter.window("around") as around:
-            monkeypatch.setattr(meter._sampler, "_tick", tick)
-            wait_until(lambda: meter._sampler.ended)
+            monkeypatch.setattr(meter.node._sampler, "_tick", tick)
+            wait_until(lambda: meter.node._sampler.ended)
         with meter.window("after") as after:
             pass
     said = "sampling ended: SystemExit: a library ended the thread"

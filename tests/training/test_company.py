@@ -11,6 +11,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 from kdwatts.runtime.ranks import Ranks
 from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.training import company
+from kdwatts.training.cause import Cause
 from kdwatts.training.company import Company
 
 
@@ -92,7 +93,7 @@ def test_a_message_with_another_token_or_under_another_name_is_refused():
 @pytest.mark.parametrize("written", [b"", b"\x80\x04K\x01.", b"[]", b'{"mac": 1, "body": "2"}'])
 def test_what_is_no_signed_json_is_refused_and_never_unpickled(three, written: bytes):
     _, second, _ = three
-    second._store.set("told-0", written)
+    second.channel._store.set("told-0", written)
     with pytest.raises(RuntimeError, match="not signed"):
         second.hear()
 
@@ -106,5 +107,4 @@ def test_the_first_rank_raises_the_sentence_of_a_rank_that_failed(three):
     third.answer()
     with pytest.raises(RuntimeError, match=r"^rank 1: the tokenizer cannot be read$"):
         first.wait_for_answers()
-    assert third.complaint() == "rank 1: the tokenizer cannot be read"
-    assert second.complaint() is None
+    assert third.cause() == Cause(1, None, "rank 1: the tokenizer cannot be read")

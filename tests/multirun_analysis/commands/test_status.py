@@ -100,6 +100,7 @@ def test_the_exit_code_is_0_without_a_failure_and_json_holds_the_same(
         "reason": None,
         "job_id": "12_0",
         "host": "gpu7",
+        "node": None,
     }
 
 
@@ -294,3 +295,27 @@ def test_the_module_has_the_command(make: Make, tmp_path: Path):
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-1] == "1 runs: 1 failed"
+
+
+def test_a_run_is_as_silent_as_the_newest_trace_of_any_node(make: Make, tmp_path: Path):
+    silent = make("0-sft-tiny", {"state": "running", "host": "n1"}, silent_s=9000)
+    assert states(tmp_path) == {"0-sft-tiny": "failed"}
+    (silent / "telemetry.n2.jsonl").write_text("{}\n")
+    assert states(tmp_path) == {"0-sft-tiny": "running"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("rank 3 was lost in a step", "on n2: rank 3 was lost in a step"),
+        ("n2 was lost in a step", "n2 was lost in a step"),
+        (None, "failed on n2"),
+    ],
+)
+def test_a_run_that_lost_a_node_names_it_and_the_stage(
+    make: Make, tmp_path: Path, error: str | None, told: str
+):
+    lost = {"state": "failed", "stage": "distill", "host": "n1", "node": "n2", "error": error}
+    make("0-sft-tiny", lost)
+    (one,) = run_states(tmp_path)
+    assert (one.stage, one.host, one.node, one.reason) == ("distill", "n1", "n2", told)

@@ -3,6 +3,8 @@ import pytest
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.devices_over_time import MAX_POINTS, devices_over_time
+from tests.multirun_analysis.written_nodes import BUSY_W, IDLE_W, node_ticks, write_nodes_run
+from tests.multirun_analysis.written_runs import append_all
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,48 @@ def test_attempts_follow_one_another_without_the_wait_between_them(make, tmp_pat
     fig = devices_over_time(collected.telemetry.of("0"), collected.stages, run="0").figure
     assert list(fig.data[0].base) == [0, 50]
     assert list(fig.data[0].x) == [50, 30]
+
+
+def test_gpu_0_of_two_nodes_is_two_curves_with_their_hosts_on_one_axis(tmp_path):
+    write_nodes_run(tmp_path / "0")
+    found = collect([tmp_path])
+    exhibit = devices_over_time(found.telemetry.of("0"), found.stages, run="0")
+    gpus = [f"gpu {index} · {host}" for host in ("n1", "n2") for index in (0, 1)]
+    hosts = ["host · n1", "host · n2"]
+    assert {name: sorted(devices) for name, devices in panels(exhibit.figure).items()} == {
+        "Power, W": sorted(gpus),
+        "Util., %": sorted([*gpus, *hosts]),
+        "Temp., °C": sorted(gpus),
+        "Energy, kJ": sorted(gpus),
+    }
+    # The clocks lie a thousand seconds apart; the run took 150 s.
+    assert exhibit.table["active_s"].max() == 149
+    spans = [t for t in exhibit.figure.data if t.type == "bar"]
+    assert [list(span.base) for span in spans] == [[0], [20], [120]]
+    power = {t.name: t for t in exhibit.figure.data if t.type == "scatter" and t.yaxis == "y"}
+    assert power[gpus[2]].y[5] == IDLE_W and power[gpus[0]].y[5] == BUSY_W
+    colors = {name.partition(" · ")[2]: trace.line.color for name, trace in power.items()}
+    assert len(set(colors.values())) == 2
+    assert all("n2" in power[name].hovertemplate for name in gpus[2:])
+    last = exhibit.table.dropna(subset=["energy_j"]).groupby(["host", "device_index"])["energy_j"]
+    assert (
+        last.last().tolist() == [BUSY_W * 149] * 2 + [IDLE_W * 19 + BUSY_W * 100 + IDLE_W * 30] * 2
+    )
+
+
+def test_a_node_whose_attempts_had_two_hosts_is_one_curve_with_its_number(tmp_path):
+    folder = write_nodes_run(tmp_path / "0")
+    rows = [vars(row) | {"host": "n7"} for row in node_ticks(2, attempt=2)]
+    append_all(folder / "telemetry.n2.jsonl", rows)
+    found = collect([tmp_path])
+    fig = devices_over_time(found.telemetry.of("0"), found.stages, run="0").figure
+    assert panels(fig)["Power, W"] == [
+        "gpu 0 · n1", "gpu 1 · n1", "gpu 0 · node 2", "gpu 1 · node 2",
+    ]  # fmt: skip
+
+
+def test_a_run_on_one_node_names_no_host(tmp_path):
+    write_nodes_run(tmp_path / "0", num_nodes=1)
+    found = collect([tmp_path])
+    fig = devices_over_time(found.telemetry.of("0"), found.stages, run="0").figure
+    assert panels(fig)["Util., %"] == ["gpu 0", "gpu 1", "host"]

@@ -127,3 +127,12 @@ def test_one_fault_of_several_runs_is_said_once_with_their_names(foreign, tmp_pa
         "0 samples of 0 GPUs; an energy needs two samples of one GPU; leave this run out: "
         "3 folders (in/sft_2/telemetry.jsonl, in/sft_3/telemetry.jsonl, in/sft_4/telemetry.jsonl)"
     ]
+
+
+def test_a_trace_of_another_node_is_no_record_of_other_software(tmp_path, import_all):
+    folder = tmp_path / "in" / "sft_2"
+    folder.mkdir()
+    (folder / "telemetry.n2.jsonl").write_text("{}\n")
+    code, names, said = import_all()
+    assert (code, names) == (1, ["sft_1"])
+    assert said == ["in/sft_2: left out, it has no telemetry.jsonl, eval.json or ept.json"]

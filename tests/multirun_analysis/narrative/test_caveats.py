@@ -2,6 +2,7 @@
 
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.narrative.caveats import caveats
+from tests.multirun_analysis.written_nodes import write_nodes_run
 
 
 def test_caveats_name_gpu_host_versions_coverage_and_what_is_not_counted(sweep):
@@ -55,3 +56,11 @@ def test_caveats_tell_the_share_of_idle_power_where_it_was_measured(run_in, tmp_
     text = dict(caveats(collect([tmp_path])))["Idle power"]
     assert "before the run for 1 of 2 students." in text
     assert "It is 25 % of their own energy." in text
+
+
+def test_hardware_counts_nodes_and_the_gpus_of_all_of_them(tmp_path):
+    write_nodes_run(tmp_path / "0")
+    collected = collect([tmp_path])
+    cards = "4 x NVIDIA H100 80GB HBM3, driver 575.57."
+    assert dict(caveats(collected))["Hardware"] == f"2 nodes (n1, n2), {cards}"
+    assert dict(caveats(collected, name_hosts=False))["Hardware"] == f"2 nodes, {cards}"

@@ -115,3 +115,10 @@ def test_files_of_a_run_that_do_not_read_are_named_and_the_exit_code_is_1(make, 
     assert said.startswith("multirun_analysis: 0: train.jsonl:2: not JSON (")
     (run_dir / "train.jsonl").write_text('{"schema": 1}\n{"torn')
     assert main([str(tmp_path / "sweep")]) == 0
+
+
+def test_a_trace_of_another_node_without_its_run_is_named(two_runs, capsys):
+    (two_runs / "lost").mkdir()
+    (two_runs / "lost" / "telemetry.n2.jsonl").write_text("{}\n")
+    assert main([str(two_runs)]) == 1
+    assert "sweep/lost: records without a run's .hydra" in capsys.readouterr().err

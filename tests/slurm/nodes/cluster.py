@@ -17,8 +17,8 @@ from tests.waits import wait_until
 
 ROOT = HERE.parents[1]
 PYTHON = sys.executable
-SILENCE_S = 15
-"""Slurm calls a node DOWN that says nothing for so long."""
+SILENCE_S = 60
+"""Slurm calls a node DOWN that says nothing for so long: ranks must find it lost by themselves."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,20 @@ class Cluster:
         return self.directory / "nodes" / node / "local"
 
     def processes(self, node: str, words: str) -> list[int]:
-        """Ids outside of the processes of a node in whose command line are these words."""
+        """Ids outside of the processes of a node in whose command line are these words.
+
+        A lost node has none.
+        """
+        space = _space(self.pid(node))
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                there = os.readlink(path.with_name("ns") / "pid")
                 command = path.read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue  # It ended meanwhile.
-            if words in command and there == os.readlink(f"/proc/{self.pid(node)}/ns/pid"):
-                found.append(int(path.parent.name))
+            pid = int(path.parent.name)
+            if words in command and space is not None and _space(pid) == space:
+                found.append(pid)
         return sorted(found)
 
     def lose(self, node: str) -> None:
@@ -120,6 +124,14 @@ class Cluster:
     def _set_link(self, node: str, state: str) -> None:
         bridge = (self.directory / "run" / "bridge").read_text().strip()
         self.run(["ip", "link", "set", f"{bridge}-{node[1:]}", state])
+
+
+def _space(pid: int) -> str | None:
+    """Within what the ids of a process are unique; None where it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
 
 
 def _runs(pid: int) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from kdwatts.records.files import read_json
 from kdwatts.runtime.paths import conf_dir
 from tests.slurm.nodes.cluster import PYTHON, Cluster
 from tests.slurm.nodes.runs import (
@@ -24,7 +25,17 @@ pytestmark = pytest.mark.slow
 PARADIGMS = sorted(path.stem for path in (conf_dir() / "paradigm").glob("*.yaml"))
 ALL_TERMS = ("paradigm=combined", "paradigm.teacher=online", "paradigm.response.support=dense")
 SHORT = ("training.target_tokens=4_096",)
-WAYS = ("ddp", "fsdp")
+WAYS = ("ddp", "fsdp", "hsdp")
+ADAPTERS = (
+    *(asked for asked in SMALL if asked != "training=smoke"),
+    "training=lora",
+    "training.lora.rank=4",
+    "training.lora.dropout=0",
+    "training.sequence_length=64",
+    "training.precision=fp32",
+    "training.gradient_checkpointing=false",
+    "training.target_tokens=2_048",
+)
 CLOSE = 1e-6
 
 Launch = Callable[[Cluster, list[str]], None]
@@ -59,10 +70,10 @@ def swept(
 ) -> Callable[..., list[Path]]:
     """Runs a sweep that is launched so; the folders of its runs, in order."""
 
-    def sweep(launch: Launch, *overrides: str) -> list[Path]:
+    def sweep(launch: Launch, *overrides: str, small: Sequence[str] = SMALL) -> list[Path]:
         folder = tmp_path_factory.mktemp("sweep") / "runs"
         told = [f"hydra.sweep.dir={folder}", f"store_dir={store}"]
-        launch(cluster, [*PROGRAM, "-m", *SMALL, *told, *overrides])
+        launch(cluster, [*PROGRAM, "-m", *small, *told, *overrides])
         runs = [path for path in folder.iterdir() if path.is_dir() and path.name[0].isdigit()]
         assert [status(run)["state"] for run in runs] == ["done"] * len(runs)
         return sorted(runs, key=lambda run: int(run.name.split("-")[0]))
@@ -101,3 +112,21 @@ def test_every_paradigm_learns_on_two_nodes_what_it_does_on_one(swept: Callable[
     assert len(shared) == len(alone) == len(PARADIGMS)
     for one, other in zip(shared, alone, strict=True):
         assert_close(one, other)
+
+
+def test_adapters_learn_on_two_nodes_what_they_do_on_one(swept: Callable[..., list[Path]]):
+    (alone,) = swept(on_one_process, "paradigm=response", small=ADAPTERS)
+    (shared,) = swept(two_tasks, "paradigm=response", small=ADAPTERS)
+    assert_close(shared, alone)
+
+
+def test_the_launcher_sends_a_run_to_two_nodes(
+    cluster: Cluster, store: Path, alone: Path, tmp_path: Path
+):
+    small = ("cluster.nodes=2", "cluster.gres=gpu:1", "cluster.cpus_per_task=1", "cluster.mem_gb=1")
+    sent = ("-m", "hydra/launcher=slurm", *small, "cluster.partition=main", "cluster.timeout_min=9")
+    told = (f"hydra.sweep.dir={tmp_path}/runs", f"store_dir={store}")
+    cluster.run([PYTHON, *PROGRAM, *sent, *SMALL, *told, *ALL_TERMS, *SHORT])
+    (run_dir,) = (path.parent for path in (tmp_path / "runs").glob("*/status.json"))
+    assert read_json(run_dir / "manifest.json")["launch"]["nodes"] == 2
+    assert_close(run_dir, alone)

@@ -1,0 +1,48 @@
+"""What is killed or cut off ends the run on all nodes, and the same command finishes it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.nodes import kills
+from tests.slurm.nodes.cluster import Cluster
+from tests.slurm.nodes.known_power import packages
+from tests.slurm.nodes.runs import status
+from tests.waits import wait_until
+
+pytestmark = pytest.mark.slow
+
+SEEDS = (0, 2)
+"""A node and a first rank; `python -m tests.slurm.nodes.kills` has all four victims."""
+
+
+@pytest.fixture(scope="module")
+def whole_dir(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stops."""
+    return kills.whole(cluster, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_run_ends_everywhere_and_learns_the_same_when_it_goes_on(
+    seed: int, cluster: Cluster, whole_dir: Path, tmp_path: Path
+):
+    run = kills.killed(cluster, tmp_path, kills.kill_of(seed))
+    assert kills.faults(run, whole_dir) == []
+
+
+def test_ranks_that_a_pulled_cable_parts_end_within_a_minute_and_the_status_says_where(
+    cluster: Cluster, tmp_path: Path
+):
+    run_dir = tmp_path / "run"
+    with packages(cluster, kills.CPUS, time.monotonic()) as counted:
+        process = cluster.start(kills.command(run_dir, tmp_path / "store", counted.root))
+        wait_until(lambda: kills.steps_of(run_dir) >= 2, 300)
+        with cluster.cut_off("n2"):
+            wait_until(lambda: not kills.ranks_of(cluster, run_dir), kills.ENDED_S)
+        cluster.end(process)
+    found = status(run_dir)
+    assert (found["state"], found["stage"], found["node"]) == ("failed", "distill", "n2")
+    assert "n2" in found["error"]
