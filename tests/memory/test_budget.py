@@ -286,3 +286,19 @@ def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(lla
     work = TOKENS * (8 * 2048 + 2 * 2 * 8192) + 6 * 2048 * 8192
     made = TOKENS * (16 * 4 * 2048 + BLOCK_BYTES) + 2 * LINEAR / 16 + 4 * TABLE
     assert checkpointed_budget.moments_gib["backward"] == pytest.approx((held + made + work) / GIB)
+
+
+def test_hsdp_cuts_a_model_over_the_ranks_of_a_node_and_fsdp_over_all(
+    configure: Callable[..., Any],
+):
+    words = ("model=llama31_8b_to_1b", "paradigm=feature", "gpu=h100")
+
+    def shared(parallel: str) -> Budget:
+        both = (f"training.parallel={parallel}", f"training.teacher_parallel={parallel}")
+        return estimate(workload_of(configure(*words, *both)), ranks=8, nodes=2)
+
+    whole, all_ranks, a_node = (shared(parallel) for parallel in ("ddp", "fsdp", "hsdp"))
+    for name in ("student_state_gib", "teacher_gib"):
+        assert getattr(whole, name) == pytest.approx(8 * getattr(all_ranks, name))
+        assert getattr(whole, name) == pytest.approx(4 * getattr(a_node, name))
+        assert getattr(whole, name) > 4

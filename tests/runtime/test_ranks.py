@@ -239,12 +239,16 @@ def test_the_fullest_moment_of_a_backward_pass_has_two_blocks_in_bf16_and_a_grad
     assert gib == pytest.approx(more / 2**30)
 
 
+@pytest.mark.parametrize("parallel", ["fsdp", "hsdp"])
 def test_shards_in_bf16_make_another_student_than_those_that_were_gathered_in_fp32(
-    configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    parallel: str, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     settings = [
         configure(
-            "gpu=h100", "paradigm=sft", "training.parallel=fsdp", f"training.precision={name}"
+            "gpu=h100",
+            "paradigm=sft",
+            f"training.parallel={parallel}",
+            f"training.precision={name}",
         )
         for name in ("bf16", "fp32")
     ]
