@@ -45,6 +45,28 @@ runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
 """
 
 
+SHORT_LIMITS = """
+import runpy, sys
+from kdwatts.cli import rank_failure
+from kdwatts.training import sign_of_life
+sign_of_life.LOST_AFTER_S, rank_failure.GRACE_S = 10.0, 10.0
+sys.argv[0] = "kdwatts"
+runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
+"""
+
+FAULTY = """
+import runpy, sys
+from kdwatts.training import parallel
+
+def sum_gradients(parameters):
+    raise KeyError("rows")
+
+parallel.sum_gradients = sum_gradients
+sys.argv[0] = "kdwatts"
+runpy.run_module("kdwatts", run_name="__main__", alter_sys=True)
+"""
+
+
 WARNS = """
 import logging, runpy, sys, warnings
 import kdwatts.stages.ready
@@ -99,12 +121,14 @@ def wait(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
-def signal_in_training(processes: list[subprocess.Popen[str]], run_dir: Path, number: int) -> None:
-    """Send the second rank alone a signal once a step is done."""
+def signal_in_training(
+    processes: list[subprocess.Popen[str]], run_dir: Path, number: int, *, rank: int = 1
+) -> None:
+    """Send one rank alone a signal once a step is done."""
     log, deadline_s = run_dir / "train.jsonl", time.monotonic() + 200
     while not (log.is_file() and log.read_bytes().count(b"\n")) and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    processes[1].send_signal(number)
+    processes[rank].send_signal(number)
 
 
 def status(run_dir: Path) -> dict[str, str]:
@@ -217,11 +241,60 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_goes_on
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run_which_says_that_it_failed(store: Path, tmp_path: Path):
-    processes = as_srun(tmp_path, store, *ONLINE, "training.seed=3")
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "ended without a word"),
+        (signal.SIGSTOP, "gave no sign of life for 10 s"),
+    ],
+    ids=["killed", "stopped"],
+)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_rank_that_is_lost_ends_the_other_which_says_who_and_in_which_stage(
+    lost: int, number: int, words: str, store: Path, tmp_path: Path
+):
+    limits = ("-c", SHORT_LIMITS)
+    overrides = (*ONLINE, f"training.seed={3 + lost}", "training.target_tokens=200000")
+    processes = as_srun(tmp_path, store, *overrides, first=limits, second=limits)
+    signal_in_training(processes, tmp_path, number, rank=lost)
+    (said,) = wait([processes[1 - lost]])
+    processes[lost].kill()
+    wait([processes[lost]])
+    sentence = (
+        f"rank {lost} {words} in the stage distill; look there for what ended it or cut it off, "
+        "and run the same command to go on"
+    )
+    assert said == (EXIT_FAILED, f"kdwatts: {sentence}\n")
+    found = status(tmp_path)
+    assert (found["state"], found["stage"], found["error"]) == ("failed", "distill", sentence)
+    assert found["node"] is None
+
+
+@pytest.mark.slow
+def test_a_fault_of_one_rank_is_told_in_its_words_by_both_and_its_trace_is_kept(
+    store: Path, tmp_path: Path
+):
+    processes = as_srun(tmp_path, store, *ONLINE, "training.seed=5", second=("-c", FAULTY))
+    ended = wait(processes)
+    path = tmp_path / "traceback-rank1.txt"
+    sentence = (
+        "rank 1: the run stopped at a fault of the program (KeyError: 'rows'); its trace is in "
+        f"{path}, please report it"
+    )
+    assert ended == [(EXIT_FAILED, f"kdwatts: {sentence}\n")] * 2
+    assert (status(tmp_path)["state"], status(tmp_path)["error"]) == ("failed", sentence)
+    assert "in sum_gradients" in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_others_after_a_rank_was_lost_makes_no_preemption_of_it(
+    store: Path, tmp_path: Path
+):
+    processes = as_srun(tmp_path, store, *ONLINE, "training.seed=6")
     signal_in_training(processes, tmp_path, signal.SIGKILL)
-    (code, text), (killed, _) = wait(processes)
-    assert (code, killed) == (EXIT_FAILED, -signal.SIGKILL), text
+    processes[0].send_signal(signal.SIGTERM)
+    (code, text), _ = wait(processes)
+    assert code == EXIT_FAILED and "rank 1 ended without a word in the stage distill" in text
     assert status(tmp_path)["state"] == "failed"
 
 

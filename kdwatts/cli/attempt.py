@@ -46,6 +46,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SETTINGS_OF_TORCH = {
+    # Below an error torch says in 25 lines of addresses what a sentence of ours says in one.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # After an error NCCL's watchdog aborts the process, lest it trains on what never arrived. It
+    # waits four times this before, which leaves our sentence the time to be found and written.
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "15000",
+}
+"""Variables that torch reads as it is imported, where the user has not set them."""
+
 PATIENCE_RATIO = 0.75
 """Of the warning before a time limit: how long a stage without a step boundary is let go on."""
 
@@ -145,8 +155,8 @@ def _meet(tree: DictConfig, run_dir: Path) -> Company | None:
     ranks = launched()
     if ranks.world == 1:
         return None
-    # Below an error torch says in 25 lines of addresses what a sentence of ours says in one.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for name, value in SETTINGS_OF_TORCH.items():
+        os.environ.setdefault(name, value)
     from kdwatts.training.meeting import EndedByAnother, meet
     from kdwatts.training.sign_of_life import SignOfLife
 
@@ -236,6 +246,8 @@ def _attempt(
 
     def notice(name: str) -> None:
         nonlocal stage
+        if company and company.verdict:
+            raise RankFailed(company.verdict)
         stage = name
         write_status(run_dir, state="running", stage=name, attempt=attempt)
 

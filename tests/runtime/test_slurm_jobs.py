@@ -121,3 +121,25 @@ def test_a_process_that_submitit_did_not_send_is_not_brought_back(
     monkeypatch.delenv("SUBMITIT_EXECUTOR")
     slurm_jobs.requeue([signal.SIGUSR2])
     assert requeued == []
+
+
+@pytest.mark.usefixtures("requeued")
+def test_a_lost_job_of_ours_has_turns_until_it_had_as_many_as_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert [slurm_jobs.has_turns(number) for number in (0, 1)] == [False, True]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert [slurm_jobs.has_turns(number) for number in (2, 3)] == [False, True]
+    monkeypatch.delenv("SUBMITIT_EXECUTOR")
+    assert not slurm_jobs.has_turns(3)
+
+
+@pytest.mark.usefixtures("requeued")
+def test_another_turn_is_asked_for_once_and_not_where_slurm_is_at_it(say: Callable[..., None]):
+    say("squeue", "PENDING\\n")
+    say("scontrol", "", error="asked", status=1)
+    assert slurm_jobs.ask_for_another_turn()
+    say("squeue", "RUNNING\\n")
+    assert not slurm_jobs.ask_for_another_turn()
+    say("scontrol", "")
+    assert slurm_jobs.ask_for_another_turn()

@@ -90,7 +90,7 @@ def test_a_rank_that_said_why_it_fails_or_that_it_leaves_is_not_lost(
     ranks: list[Company], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sign_of_life, "LOST_AFTER_S", 0.3)
-    signs, ends = watched(ranks[0])
+    _, ends = watched(ranks[0])
     for company in ranks[1:]:
         company.leave()
     time.sleep(1)
@@ -124,7 +124,7 @@ def test_a_process_that_was_stopped_blames_nobody_when_it_goes_on(
     clock: Callable[[], float] = time.monotonic
     ahead_s = 0.0
     monkeypatch.setattr(sign_of_life.time, "monotonic", lambda: clock() + ahead_s)
-    signs, ends = watched(ranks[0])
+    _, ends = watched(ranks[0])
     for company in ranks[1:]:
         watched(company)
     time.sleep(0.3)
