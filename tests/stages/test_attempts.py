@@ -93,3 +93,26 @@ def test_an_attempt_without_any_trace_has_missing_joules(tmp_path: Path):
     _note(tmp_path, tmp_path / "gone", nodes=NODES, alone=False)
     (record,) = earlier_attempts(tmp_path, window="run/distill", interval_s=1.0)
     assert window_energy(record).quality == "missing"
+
+
+def test_a_window_that_closed_without_a_lost_node_is_read_from_the_traces(tmp_path: Path):
+    _trace(tmp_path, 1, 300.0, starts_s=50.0, host="a")
+    _trace(tmp_path, 2, 100.0, starts_s=9000.0, host="b")
+    _note(tmp_path, tmp_path, nodes=NODES, alone=False)
+    shares = [{"number": 1, "duration_s": 10.0}, {"number": 2, "duration_s": None}]
+    closed = {
+        "schema": SCHEMA,
+        "window": "run/distill",
+        "attempt": 2,
+        "energy_j": dict.fromkeys(("gpu", "cpu", "dram")),
+        "nodes": shares,
+    }
+    append_jsonl(tmp_path / "stages.jsonl", closed)
+    (record,) = earlier_attempts(tmp_path, window="run/distill", interval_s=1.0)
+    assert record["energy_j"]["gpu"] == pytest.approx(400.0 * 10.5)
+
+    # With an edge of every node the closed window is what counts.
+    shares[1]["duration_s"] = 10.0
+    append_jsonl(tmp_path / "stages.jsonl", closed)
+    (record,) = earlier_attempts(tmp_path, window="run/distill", interval_s=1.0)
+    assert record["energy_j"]["gpu"] is None
