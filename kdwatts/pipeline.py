@@ -109,6 +109,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     """
     from transformers.utils.logging import disable_progress_bar
 
+    from kdwatts.models.sharing import check_blocks
     from kdwatts.stages import evaluate, inference, quantize, serving, vocabulary
     from kdwatts.stages.rank_messages import Prepare, to_values
     from kdwatts.stages.ready import get_ready
@@ -121,6 +122,9 @@ def _prepare(run: Run, missing: list[Node]) -> None:
         if stage.NAME in stages:
             stage.check(run.config)
     if run.company:
+        training = run.config.training
+        if "distill" in stages and "hsdp" in (training.parallel, training.teacher_parallel):
+            check_blocks(tuple(tuple(node.ranks) for node in run.company.nodes))
         run.company.tell(to_values(Prepare(run.config, stages)))
     get_ready(run.config, stages)
     if run.company:

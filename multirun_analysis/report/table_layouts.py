@@ -315,7 +315,9 @@ _LAYOUTS: dict[str, Layout] = {
             words("Stage", lambda row: stage_words(row["stage"])),
             whole("num_nodes", "Nodes", folds=True),
             joules("waiting_energy_j", "Waiting", error="waiting_half_width_j", kind="quality"),
-            with_interval("share_pct", "Of the run's joules (%)", "share_low_pct", "share_high_pct"),
+            with_interval(
+                "share_pct", "Of the run's joules (%)", "share_low_pct", "share_high_pct"
+            ),
         ],
         f"Waiting: joules of nodes that wait for a stage that one rank builds alone. {_PLUS_MINUS} "
         f"{_IN_BRACKETS}",

@@ -20,7 +20,6 @@ def found(tmp_path_factory):
 
 def test_the_page_says_how_much_of_a_run_was_waiting_and_in_which_stage(found):
     page = report_html(found)
-    page = page.replace("\N{NO-BREAK SPACE}", " ")
     assert "It ran on 2 nodes. Nodes that waited for a stage that one rank builds alone" in page
     assert "2.3 % in evaluate student and 1.5 % in shards." in page
     assert "2 nodes (n1, n2), 4 x NVIDIA H100" in page

@@ -44,5 +44,6 @@ def test_ranks_that_a_pulled_cable_parts_end_within_a_minute_and_the_status_says
             wait_until(lambda: not kills.ranks_of(cluster, run_dir), kills.ENDED_S)
         cluster.end(process)
     found = status(run_dir)
-    assert (found["state"], found["stage"], found["node"]) == ("failed", "distill", "n2")
-    assert "n2" in found["error"]
+    assert (found["state"], found["stage"]) == ("failed", "distill")
+    # Both sides see the folder here, and to each the other is lost.
+    assert found["node"] in ("n1", "n2") and found["node"] in found["error"]
