@@ -194,7 +194,9 @@ def _shared_token(store: Any, ranks: Ranks, store_dir: Path) -> str:
     try:
         Store(store_dir).check_writable()
         path, token = store_dir / f".token-{secrets.token_hex(8)}", secrets.token_hex(32)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        with open(
+            os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii"
+        ) as file:
             file.write(token)
     except BaseException:
         store.set("path", b"")
