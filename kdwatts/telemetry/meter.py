@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kdwatts.config.machine import Telemetry
-from kdwatts.metrics.quantity import Quantity
+from kdwatts.metrics.quantity import MEASURED, Quantity
 from kdwatts.records.schema import StageRow
 from kdwatts.runtime.interrupt import Preempted
 from kdwatts.telemetry import node_sums, nvml, parts
@@ -109,7 +109,14 @@ class Meter:
         return {1: socket.gethostname()} | others
 
     def power_of_all_nodes_w(self) -> float | None:
-        """Latest power in W of the run. None where one of its nodes does not say."""
+        """Latest power in W of the run. None where one of its nodes does not say.
+
+        So it is where some nodes measure and others estimate: the two are never added.
+        """
+        methods = [[probe.sensor.method for probe in self.probes.devices]]
+        methods += [node.methods for node in self._others.nodes]
+        if len({any(parts.QUALITY[one] in MEASURED for one in of_node) for of_node in methods}) > 1:
+            return None
         powers_w = [self.live_power_w(), *(node.live_power_w() for node in self._others.nodes)]
         known_w = [power_w for power_w in powers_w if power_w is not None]
         return sum(known_w) if len(known_w) == len(powers_w) else None

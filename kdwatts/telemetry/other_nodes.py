@@ -57,6 +57,11 @@ class OtherNode:
         """W of its idle devices before the first window; on a shared node, the job's share."""
         return self._meter.about.idle_power_w
 
+    @property
+    def methods(self) -> list[str]:
+        """How each of its devices is measured, as in StageRow."""
+        return [sensor.method for sensor in self._meter.about.sensors]
+
     def clock_offset(self) -> ClockOffset:
         """Its monotonic clock less ours, from the questions so far."""
         return self._meter.clock_offset()

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kdwatts.telemetry.node_meter import NodeMeter
 from kdwatts.telemetry.other_nodes import OtherNode
 from kdwatts.telemetry.tallies_over_http import Listener
 from kdwatts.telemetry.window_edges import Edge
+from tests.telemetry.conftest import PowercapTree
 from tests.waits import wait_until
 
 SETTINGS = Telemetry(
@@ -152,3 +154,19 @@ def test_windows_over_nodes_without_gpus_are_sums_too(url: str, tmp_path: Path):
     assert of_nodes[1] == pytest.approx(of_nodes[0], rel=0.2)
     assert window.row.quality == {"gpu": "missing", "cpu": "estimated", "dram": "missing"}
     assert window.row.reason["gpu"] == "this run uses no GPU"
+
+
+def test_power_that_one_node_measures_and_another_estimates_is_never_added(
+    url: str, tmp_path: Path, powercap: PowercapTree
+):
+    powercap.add("intel-rapl:0", "package-0")
+    settings = replace(SETTINGS, rapl_root=str(powercap.root), cpu_scope="node")
+    others, energies_j = [OtherNode(2, url, "t")], iter(range(100_000))
+
+    def both_are_known() -> bool:
+        powercap.set("intel-rapl:0", next(energies_j))
+        return bool(meter.live_power_w()) and others[0].live_power_w() is not None
+
+    with Meter(tmp_path / "first", settings, use_gpus=False, others=others) as meter:
+        wait_until(both_are_known)
+        assert meter.power_of_all_nodes_w() is None
