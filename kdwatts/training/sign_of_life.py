@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kdwatts.training.cause import Cause, Place
+from kdwatts.training.channel import NotSigned
 
 if TYPE_CHECKING:
     from kdwatts.training.company import Company
@@ -54,6 +55,7 @@ class SignOfLife:
         self._channel = company.channel.beside()
         """Of the thread that counts."""
         self._is_cut_off = False
+        self._stranger: NotSigned | None = None
         self._is_alarmed = False
 
     def start(self) -> None:
@@ -85,6 +87,8 @@ class SignOfLife:
                     self._take(heard[0])
                 self._store_silent_s = 0.0
                 time.sleep(BEAT_EVERY_S)
+        except NotSigned as error:
+            self._stranger = error
         except RuntimeError:  # The store is gone, and the first rank with it.
             self._is_cut_off = True
 
@@ -131,8 +135,12 @@ class SignOfLife:
 
     def _found(self) -> Cause | None:
         """Which rank is lost now; None where all live."""
-        is_alarmed = self._is_alarmed or self._company.asked_s is not None
+        company = self._company
+        is_alarmed = self._is_alarmed or company.asked_s is not None
         limit_s = GONE_AFTER_S if is_alarmed else LOST_AFTER_S
+        if self._stranger:
+            own = company.ranks.rank
+            return Cause(own, company.host_of(own), f"{company.name_of(own)}: {self._stranger}")
         if self._is_cut_off:
             return self._lost(0, "ended without a word")
         rank = max(self._silent_s, key=lambda one: self._silent_s[one])

@@ -86,6 +86,15 @@ def test_after_an_error_of_a_connection_the_silent_rank_is_named_long_before(
     assert ranks[0].cause_behind(closed) == cause
 
 
+def test_a_message_of_a_stranger_ends_the_run_in_words_that_say_so(ranks: list[Company]):
+    first, *_ = found = [watched(company) for company in ranks]
+    first[0]._company.channel._store.set("cause-0", "a stranger's")
+    wait_until(lambda: all(ends for _, ends in found))
+    ((cause,), *_) = [ends for _, ends in found]
+    assert cause.rank == 0 and not cause.is_lost
+    assert "(cause-0) is not signed with its token" in cause.sentence
+
+
 def test_a_rank_that_said_why_it_fails_or_that_it_leaves_is_not_lost(
     ranks: list[Company], monkeypatch: pytest.MonkeyPatch
 ):
