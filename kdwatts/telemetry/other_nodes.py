@@ -87,14 +87,18 @@ class OtherNode:
     def edge(self, path: str, since: Seen | None) -> Seen:
         """This moment there, from which on its trace belongs to the window of this path.
 
-        `since` is where the window began, if it did.
+        `since` is where the window began, if it did. A node that does not answer is asked once
+        more, since a network may fail for a moment: its edge is late then, and its skew says so.
         """
         # A node that is gone is not waited for at every edge: we know it when it answers again.
         if self._silent and time.monotonic() - self._silent[0] > TIMEOUT_S:
             return self._silent[1]
+        since_s = since.host.time_s if isinstance(since, RemoteEdge) else None
         try:
-            since_s = since.host.time_s if isinstance(since, RemoteEdge) else None
-            return self._meter.edge(path=path, since_s=since_s)
+            try:
+                return self._meter.edge(path=path, since_s=since_s)
+            except MeterLost:
+                return self._meter.edge(path=path, since_s=since_s)
         except MeterLost as error:
             self._fell_silent(error)
             return str(error)

@@ -63,6 +63,7 @@ def recover_components(
     interval_s: float = 0.1,
     note: str = "recovered from the trace of a killed attempt",
     lost_end_s: float = 0.0,
+    before_first_tick: bool = False,
 ) -> StageRow | None:
     """A StageRow with the joules of one attempt inside a window, read from its trace.
 
@@ -74,11 +75,13 @@ def recover_components(
     of one interval, is added at both ends, so that the error is no larger than that. The outcome is
     `failed`. Closed windows of the same path are inside the sum: name a window that never closed.
 
-    None when no row belongs to the window. Raises ValueError for a trace that is broken anywhere
-    but in its last line.
+    None when no row belongs to the window. Where the caller knows that the kill came
+    `before_first_tick`, it is `lost_end_s` at the mean power between the attempt's last rows.
+    Raises ValueError for a trace that is broken anywhere but in its last line.
     """
     devices: dict[tuple[str, str], _Device] = {}
     first: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
     duration_s = start_s = begin_s = last_s = before_s = 0.0
     inside = False
     for row in read_jsonl(telemetry_path):
@@ -98,7 +101,13 @@ def recover_components(
                 first, start_s = row, begin_s
             last_s = max(last_s, row_s)
         _take(devices, row, interval_s, begin_s if inside else None)
-        before_s = row_s
+        before_s, last = row_s, row
+    if first is None and last is not None and before_first_tick:
+        first, start_s, duration_s = last, before_s, lost_end_s
+        for device in devices.values():
+            if len(device.readings) == 2:
+                device.bridge(device.readings, lost_end_s)
+                device.was_read = True
     if first is None:
         return None
     if inside:
@@ -127,12 +136,44 @@ def _component(devices: Sequence[_Device], duration_s: float, note: str) -> part
     read = [device for device in devices if device.was_read]
     if not read:
         return parts.missing("no rows of it in the trace")
-    part = parts.component([_span(device) for device in read], duration_s, note=note)
+    spans = [_span(device) for device in read]
+    part = parts.component(spans, duration_s, note=note)
+    if duration_s < parts.MIN_NVML_WINDOW_S and spans[0].sensor.kind == "gpu":
+        return _short(spans, duration_s, note) or part
     if part.uncertainty_j is None:
         return part
     # The power may be anything from 0 to twice the mean.
     bridged_j = sum(device.bridged_j for device in read)
     return replace(part, uncertainty_j=math.hypot(part.uncertainty_j, bridged_j / math.sqrt(3)))
+
+
+def _short(spans: Sequence[Span], duration_s: float, note: str) -> parts.Part | None:
+    """GPUs in an attempt too short for their sensors, which would else hide that of all attempts.
+
+    What they showed may be wrong by all that they can draw in the time: uniform from 0 to that
+    limit, and so the error is that over the square root of 3. None where nothing was read.
+    """
+    if not any(one.covered_s > 0 for one in spans):
+        return None
+    most_j = sum(one.sensor.limit_w for one in spans) * duration_s
+    methods = {one.sensor.method for one in spans}
+    method = "nvml_samples" if "nvml_samples" in methods else min(methods)
+    covered_s = sum(min(one.covered_s, duration_s) for one in spans)
+    energy_j = sum(one.energy_j for one in spans)
+    shared_j = parts.CALIBRATION[method] * energy_j
+    return parts.Part(
+        energy_j=energy_j,
+        method=method,
+        quality=parts.QUALITY[method],
+        uncertainty_j=math.hypot(shared_j, most_j / math.sqrt(3)),
+        coverage=covered_s / (len(spans) * duration_s),
+        reason=parts.joined(
+            f"{duration_s:.2f} s are too short for the GPU's sensor, so that it may be anything up "
+            f"to {most_j:.3g} J",
+            note,
+        ),
+        shared_uncertainty_j=shared_j,
+    )
 
 
 def _span(device: _Device) -> Span:

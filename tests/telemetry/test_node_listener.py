@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,10 +17,13 @@ import pytest
 
 from kdwatts.config.machine import Telemetry
 from kdwatts.records.files import read_jsonl
+from kdwatts.telemetry import remote_meter
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.node_listener import answering_node, own_address
+from kdwatts.telemetry.node_meter import NodeMeter
 from kdwatts.telemetry.other_nodes import OtherNode
 from kdwatts.telemetry.tallies_over_http import Listener
+from kdwatts.telemetry.window_edges import Edge
 from tests.waits import wait_until
 
 SETTINGS = Telemetry(
@@ -107,6 +111,31 @@ def test_a_node_that_cannot_be_reached_is_refused_in_a_sentence():
         "let the nodes of a run reach each other on every TCP port$",
     ):
         OtherNode(2, "http://127.0.0.1:1", "t")
+
+
+def test_an_edge_that_a_network_hid_for_a_moment_is_late_and_its_skew_says_so(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote_meter, "TIMEOUT_S", 3.0)
+    edge, hides, first = NodeMeter.edge, threading.Event(), threading.get_ident()
+
+    def late(self: NodeMeter) -> Edge:
+        if hides.is_set() and threading.get_ident() != first:
+            hides.clear()
+            time.sleep(3.5)
+        return edge(self)
+
+    monkeypatch.setattr(NodeMeter, "edge", late)
+    others = [OtherNode(2, url, "t")]
+    meter = Meter(tmp_path / "first", SETTINGS, use_gpus=False, others=others)
+    with meter, meter.window("train") as window:
+        sum(range(3_000_000))
+        hides.set()
+    assert window.row
+    own, other = window.row.nodes
+    assert other.skew_s is not None and other.skew_s > 2.9
+    assert (own.energy_j["cpu"] or 0.0) > 0 and (other.energy_j["cpu"] or 0.0) > 0
+    assert (other.uncertainty_j["cpu"] or 0.0) > (own.uncertainty_j["cpu"] or 0.0)
 
 
 def test_windows_over_nodes_without_gpus_are_sums_too(url: str, tmp_path: Path):
