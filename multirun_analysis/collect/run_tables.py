@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdwatts.metrics.window_energy import window_energy, window_net_energy_j
+from kdwatts.metrics.quantity import MISSING_J
+from kdwatts.metrics.window_energy import waiting_energy, window_energy, window_net_energy_j
 from kdwatts.records.schema import COMPONENTS
 from multirun_analysis.collect import columns
 from multirun_analysis.collect.device_summaries import SUMMARIES
 from multirun_analysis.collect.json_lines import read_blocks
 from multirun_analysis.collect.record_files import not_as_agreed, read_records
 from multirun_analysis.collect.serving_columns import SERVING, flat_record
-from multirun_analysis.statistics.waiting import waiting_energy
 
 Reading = tuple[pa.Table, str | None]
 """A table, and what is wrong with its file."""
@@ -69,7 +69,7 @@ def _small(run: str, path: Path, part: str, records: list[Any], problem: str | N
 def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
     """A stages.jsonl record with one column per component, and their sum of the best quality."""
     plain = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
-    waiting = waiting_energy(row)
+    waiting = waiting_energy(row) if row.get("nodes") else MISSING_J
     return (
         plain
         | _by_component(row)

@@ -3,40 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kdwatts.metrics.fieller import Interval
-from kdwatts.metrics.quantity import MISSING_J, Quantity, add, ratio
-from kdwatts.metrics.window_energy import window_energy
+from kdwatts.metrics.quantity import Quantity, add, ratio
 from multirun_analysis.values.rows import Row
-
-
-def waiting_energy(row: Mapping[str, Any]) -> Quantity:
-    """Joules of the nodes that waited in a StageRow of several nodes; 0 where none waited.
-
-    They are of the components that the row's own sum counts. Nodes have a meter each, so both
-    errors add in squares. Missing where the row has no nodes.
-    """
-    if not row.get("nodes"):
-        return MISSING_J
-    waited = [window_energy(_counted(row, node)) for node in row["nodes"] if node["waits"]]
-    return _of_several_meters(waited)
-
-
-def _counted(row: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's share with the components alone that the whole window has."""
-    known = {c: j for c, j in node["energy_j"].items() if row["energy_j"].get(c) is not None}
-    return {**node, "energy_j": known, "quality": row["quality"]}
-
-
-def _of_several_meters(terms: Iterable[Quantity]) -> Quantity:
-    terms = list(terms)
-    total = add(terms, unit="J")
-    if total.shared_sd is None:
-        return total
-    return replace(total, shared_sd=math.hypot(*(term.shared_sd or 0.0 for term in terms)))
 
 
 @dataclass(frozen=True)

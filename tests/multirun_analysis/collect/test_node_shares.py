@@ -64,6 +64,18 @@ def test_waiting_counts_the_components_that_the_window_counts(make, tmp_path):
     assert found.node_shares["energy_j"].tolist() == [1000.0, 150.0]
 
 
+def test_calibration_of_two_waiting_nodes_adds_up_as_it_does_in_their_window(make, tmp_path):
+    shares = [
+        node_share(number, gpu_j=gpu_j, waits=number > 1)
+        for number, gpu_j in ((1, 1000.0), (2, 100.0), (3, 200.0))
+    ]
+    folder = make.run(tmp_path / "0")
+    make.append(folder / "stages.jsonl", [nodes_row("shards", shares)])
+    (stage,) = collect([tmp_path]).stages.to_dict("records")
+    # 5 % of 100 J and 5 % of 200 J: the sensors are of one kind, and so is their error.
+    assert (stage["waiting_energy_j"], stage["waiting_uncertainty_j"]) == (300.0, 15.0)
+
+
 def test_what_a_waiting_node_does_not_state_is_missing_and_not_0(make, tmp_path):
     shares = [node_share(1, gpu_j=1000.0, waits=False), node_share(2, gpu_j=None, waits=True)]
     folder = make.run(tmp_path / "0")
