@@ -40,8 +40,8 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
 
     A closed window is read from the run's stages.jsonl. A window that a kill left open, or in which
     a node was lost, is recovered from the telemetry of all nodes that the attempt had, sampled
-    every `interval_s` seconds. An attempt whose run folder is gone, or the trace of one of its
-    nodes, has missing components.
+    every `interval_s` seconds. Components are missing where the run's folder is gone, or the trace
+    of one of the nodes.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
@@ -54,7 +54,7 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
             if row["window"] == window
             and row["attempt"] == attempt["attempt"]
             # A node that gave no edge has a trace up to its last tick.
-            and all(share["duration_s"] is not None for share in row.get("nodes") or ())
+            and all(node["duration_s"] is not None for node in row.get("nodes") or ())
         ]
         records.append(closed[-1] if closed else _recovered(attempt, window, interval_s))
     return records

@@ -94,9 +94,9 @@ def plan_of_attempt(
 ) -> list[Node]:
     """The plan of an attempt in a run's folder.
 
-    A run may go on with another number of nodes or ranks. It keeps the keys of its first start on
-    hardware of this kind where the store has a checkpoint of its student, or the student, under
-    them: else it would begin anew.
+    A run may go on with another number of nodes or ranks. Where the store has its student, or a
+    checkpoint of it, under the keys of its first start on hardware of this kind, it keeps these
+    keys: else it would begin anew.
     """
     first = first_start(run_dir, gpus, launch)
     if first is None:
