@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
+class NotSigned(RuntimeError):
+    """No rank of the launch wrote a value that is there under the name of a message."""
+
+
 class Channel:
     """Named values of JSON's types that ranks of one launch write and read.
 
@@ -36,7 +40,7 @@ class Channel:
         self._store.compare_set(name, "", self._signed(name, value))
 
     def read(self, name: str) -> Any:
-        """A value, once it is there. Raises RuntimeError for what no rank of this launch wrote."""
+        """A value, once it is there. Raises NotSigned for what no rank of this launch wrote."""
         return self._checked(name, self._store.get(name))
 
     def read_all(self, names: Sequence[str]) -> list[Any]:
@@ -56,7 +60,7 @@ class Channel:
                 return json.loads(body)
         except (ValueError, TypeError, KeyError):
             pass
-        raise RuntimeError(
+        raise NotSigned(
             f"a message of the launch ({name}) is not signed with its token, so somebody else "
             "reaches the address where its ranks meet; put MASTER_ADDR on a network of your own"
         )

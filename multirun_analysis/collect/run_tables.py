@@ -69,7 +69,7 @@ def _small(run: str, path: Path, part: str, records: list[Any], problem: str | N
 def _flat_stage(row: dict[str, Any]) -> dict[str, Any]:
     """A stages.jsonl record with one column per component, and their sum of the best quality."""
     plain = {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
-    waiting = waiting_energy(row) if row.get("nodes") else MISSING_J
+    waiting = waiting_energy(row) if row.get("nodes") else MISSING_J  # Nobody could wait.
     return (
         plain
         | _by_component(row)

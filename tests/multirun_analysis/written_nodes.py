@@ -12,7 +12,7 @@ from kdwatts.records.schema import NodeShare, StageRow, TelemetryRow
 from kdwatts.records.traces import trace_name
 from tests.multirun_analysis.written_runs import append_all, stage_row, write_run
 
-HOSTS = ("n1", "n2", "n3")
+HOSTS = ("n1", "n2")
 BEGIN_S = 5000.0
 """The first node's clock as the run begins."""
 APART_S = 1000.0

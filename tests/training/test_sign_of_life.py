@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -86,6 +88,15 @@ def test_after_an_error_of_a_connection_the_silent_rank_is_named_long_before(
     assert ranks[0].cause_behind(closed) == cause
 
 
+def test_a_message_of_a_stranger_ends_the_run_in_words_that_say_so(ranks: list[Company]):
+    first, *_ = found = [watched(company) for company in ranks]
+    first[0]._company.channel._store.set("cause-0", "a stranger's")
+    wait_until(lambda: all(ends for _, ends in found))
+    ((cause,), *_) = [ends for _, ends in found]
+    assert cause.rank == 0 and not cause.is_lost
+    assert "(cause-0) is not signed with its token" in cause.sentence
+
+
 def test_a_rank_that_said_why_it_fails_or_that_it_leaves_is_not_lost(
     ranks: list[Company], monkeypatch: pytest.MonkeyPatch
 ):
@@ -142,3 +153,29 @@ def test_errors_of_gloo_are_of_a_connection_also_as_causes_of_others():
     except ValueError as error:
         assert is_of_connection(error)
     assert not is_of_connection(RuntimeError("the disk is full"))
+
+
+ENDS = """
+import time
+from torch.distributed import TCPStore
+from kdwatts.runtime.ranks import Ranks
+from kdwatts.telemetry.node_facts import facts_of_this_node
+from kdwatts.training import sign_of_life
+from kdwatts.training.company import Company
+
+sign_of_life.BEAT_EVERY_S = sign_of_life.LOOK_EVERY_S = 0.0  # They are always inside torch.
+nodes = [facts_of_this_node([], ranks=[0, 1])]
+for _ in range(3):
+    store = TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False)
+    for rank in (0, 1):
+        company = Company(Ranks(rank, 2, 0), store, token="t", nodes=nodes)
+        sign_of_life.SignOfLife(company, print).start()
+time.sleep(0.2)
+"""
+
+
+def test_a_process_ends_well_while_its_threads_ask_the_store():
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -28,6 +28,7 @@ SHORT = ("training.target_tokens=4_096",)
 WAYS = ("ddp", "fsdp", "hsdp")
 ADAPTERS = (
     *(asked for asked in SMALL if asked != "training=smoke"),
+    "model=tiny_half",  # Its student begins from trained weights.
     "training=lora",
     "training.lora.rank=4",
     "training.lora.dropout=0",
