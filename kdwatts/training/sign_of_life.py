@@ -32,8 +32,8 @@ such as a large pickle, and while the machine swaps: seconds, not tens of them (
 torch.save release the lock while they write, 0.2 s was the longest pause for files of 1 GB). With
 what follows the finding all ranks have ended within a minute."""
 GONE_AFTER_S = 4.0
-"""The same once a rank met a closed connection: then some rank is gone, and of those that are
-silent it is the one that was so for longest."""
+"""The same once a rank met a closed connection: then some rank is gone, and it is the one that has
+been silent for longest."""
 LOOK_EVERY_S = 0.25
 STOP_PATIENCE_S = 2.0
 """How long the end of a process waits for a question to the store that is under way."""
@@ -153,7 +153,7 @@ class SignOfLife:
     def _found(self) -> Cause | None:
         """Which rank is lost now; None where all live."""
         company = self._company
-        is_alarmed = self._is_alarmed or company.asked_s is not None
+        is_alarmed = self._is_alarmed or company.alarmed_s is not None
         limit_s = GONE_AFTER_S if is_alarmed else LOST_AFTER_S
         if self._stranger:
             own = company.ranks.rank
