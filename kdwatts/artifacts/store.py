@@ -25,7 +25,7 @@ from pathlib import Path
 
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.paths import expanded
-from kdwatts.runtime.ranks import node
+from kdwatts.runtime.ranks import host_and_space
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def _create(target: Path, newest: Path | None) -> _Lease | None:
     """The lease that follows `newest`, or None when another process was faster."""
     number = int(newest.name.rpartition("-")[2]) + 1 if newest else 1
     path = target.with_name(f"{target.name}.lease-{number:06d}")
-    text = json.dumps({"host": node(), "pid": os.getpid(), "claim": uuid.uuid4().hex})
+    text = json.dumps({"host": host_and_space(), "pid": os.getpid(), "claim": uuid.uuid4().hex})
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
@@ -273,7 +273,7 @@ def is_alive(lease: Path) -> bool:
         return False
     except ValueError:
         holder = {}  # Its holder is about to write it.
-    if holder.get("host") == node():
+    if holder.get("host") == host_and_space():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:

@@ -77,7 +77,11 @@ def run(tree: DictConfig) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
             sys.exit(EXIT_UNREAD)
-        if not isinstance(error, RankFailed | GoesOn):  # These have been printed.
+        # The first rank says of all that they stop; the others have been printed.
+        is_said = isinstance(error, RankFailed | GoesOn) or (
+            isinstance(error, Preempted) and not leads
+        )
+        if not is_said:
             print_failure(error, run_dir if leads else None)
         if isinstance(error, Preempted):
             sys.exit(EXIT_PREEMPTED)

@@ -49,10 +49,11 @@ def end_run(company: Company, cause: Cause) -> None:
 
 
 def conclude(company: Company, cause: Cause) -> RankFailed | GoesOn:
-    """Write and print why the run ends, unless it was done, and ask for a turn after a loss.
+    """What to raise where a rank failed or was lost.
 
-    The first rank does, or its deputy where it is lost itself. Returns what to raise. Only the
-    first call does anything.
+    The first rank writes and prints why, unless the run had ended before, and after a loss it asks
+    Slurm for another turn. Where the first rank is lost, its deputy does so. Only the first call
+    does anything.
     """
     global _stop
     with _writing:

@@ -142,9 +142,9 @@ def _in_file(name: str, text: str, fault: str) -> str:
 
 
 def print_sentence(sentence: str, rank: int | None = None) -> None:
-    """Print to stderr what stopped a command, and which of several ranks says so: by default, this.
+    """Print to stderr what stopped a command, and which of several ranks says so.
 
-    The first says nothing of itself.
+    `rank` is None for that of this process. The first rank is not named.
     """
     ranks = launched()
     node = f" on {socket.gethostname()}" if ranks.nodes > 1 else ""

@@ -47,9 +47,9 @@ def window_net_energy_j(row: Mapping[str, Any]) -> float | None:
 def waiting_energy(row: Mapping[str, Any]) -> Quantity:
     """The part of `window_energy` that nodes drew while they waited for what one rank did alone.
 
-    A row without nodes is of one node, for which no other waited: 0 J, as where no node of a row
-    waits. It is missing where the row's energy is. Nodes' random errors add in squares, and their
-    calibration as it is.
+    It is 0 J where no node waits, so also in a row of one node. It is missing where the row's
+    energy is. Random errors of nodes add in squares, and calibration errors as they are, as in the
+    row's own sum (`node_sums`).
     """
     nodes = [one if isinstance(one, Mapping) else vars(one) for one in row.get("nodes") or ()]
     waiting = [node for node in nodes if node["waits"]]

@@ -99,12 +99,18 @@ def available_gib(config: Config) -> float:
 
 def is_allowed(config: Config, launch: Launch | None = None) -> bool:
     """Whether the choices fit together in a launch, and every part of the run fits its GPU."""
-    launch = launch or own_launch()
+    return is_possible(config, launch) and all(
+        demand.gib <= available_gib(config) for demand in demands(config, launch)
+    )
+
+
+def is_possible(config: Config, launch: Launch | None = None) -> bool:
+    """Whether the choices fit together in a launch, whatever memory they take."""
     try:
-        check(config, ranks=launch.ranks)
+        check(config, ranks=(launch or own_launch()).ranks)
     except ValueError:
         return False
-    return all(demand.gib <= available_gib(config) for demand in demands(config, launch))
+    return True
 
 
 def _between_steps_gib(budget: Budget) -> float:

@@ -14,6 +14,7 @@ from kdwatts.planning.demands import (
     available_gib,
     demands,
     is_allowed,
+    is_possible,
     shown_unit,
     workload_of,
 )
@@ -54,10 +55,9 @@ def _refusal(config: Config, demand: Demand, launch: Launch | None) -> str:
         )
         return f"paradigm.generate: {demand.what}, {gpu}; {remedy}"
     without = "set eval=none, or " if demand.part == "evaluation" else ""
-    return (
-        f"{pair}: its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what}), {gpu}; "
-        f"{_quantised(config, launch) or without + ANOTHER}"
-    )
+    remedy = _beside(config, launch) or _quantised(config, launch) or without + ANOTHER
+    needs = f"its {demand.part} needs about {demand.gib:.0f} GiB ({demand.what})"
+    return f"{pair}: {needs}, {gpu}; {remedy}"
 
 
 def _remedy(config: Config, launch: Launch | None) -> str:
@@ -67,6 +67,25 @@ def _remedy(config: Config, launch: Launch | None) -> str:
     online = config.paradigm.needs_signals and config.paradigm.teacher == "online"
     cached = "set paradigm.teacher=cached, or " if online else ""
     return _quantised(config, launch) or cached + ANOTHER
+
+
+def _beside(config: Config, launch: Launch | None) -> str | None:
+    """How ranks that share the teacher in shards can ask it while they train, in words.
+
+    None where the teacher is to be whole on every rank, or where that does not fit either. Nothing
+    but the student can then be scored: a teacher that is scored is whole on one GPU.
+    """
+    if not (config.training.shards_teacher and config.paradigm.needs_signals):
+        return None
+    tried = copy.deepcopy(config)
+    tried.paradigm.teacher = "online"
+    large = {one.part for one in demands(tried, launch) if one.gib > available_gib(tried)}
+    if large - {"evaluation"} or not is_possible(tried, launch):
+        return None
+    if config.paradigm.teacher == "online":
+        return "set eval=none, for a teacher in shards cannot be scored"
+    unscored = " eval=none" if large else ""
+    return f"set paradigm.teacher=online{unscored}, so that the ranks share the teacher in shards"
 
 
 def _smaller_batch(config: Config, launch: Launch | None) -> str | None:

@@ -117,10 +117,10 @@ def stage_costs(
 def training_s(
     config: Config, budget: Budget, rates: Rates, launch: Launch
 ) -> tuple[float, float] | None:
-    """Seconds of training at the full rates of so many GPUs.
+    """Seconds of training at the full rates of the launch's GPUs. None where a rate is not known.
 
     The first are those of products, and of what a student writes; the second those of what the
-    optimizer moves. None where a rate is not known.
+    optimizer moves.
     """
     if not rates.tflops or not rates.bandwidth_gb_s:
         return None

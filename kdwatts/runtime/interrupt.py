@@ -88,7 +88,7 @@ def settle() -> None:
 def give_up(error: Exception) -> None:
     """Have the main thread raise this where it is, unless its work has ended. For another thread.
 
-    It raises nothing as long as it is inside of a library that runs no Python.
+    Inside a library that runs no Python, such as a collective, the main thread raises nothing.
     """
     global _error
     if _works:

@@ -143,8 +143,8 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
     return f"tcp://{host}:{port}"
 
 
-def node() -> str:
-    """The name within which a process id is unique: containers share a host's name, not its ids."""
+def host_and_space() -> str:
+    """Within what a process id is unique: containers may share a host's name, and not its ids."""
     return f"{socket.gethostname()} {process_space()}".strip()
 
 

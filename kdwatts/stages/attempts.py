@@ -48,8 +48,8 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
 
     A closed window is read from the run's stages.jsonl. A window that a kill left open, or in which
     a node was lost, is recovered from the telemetry of all nodes that the attempt had, sampled
-    every `interval_s` seconds. So are GPUs in a window that closed too soon for their sensors. An
-    attempt whose run folder is gone, or the trace of one of its nodes, has missing components.
+    every `interval_s` seconds. So are GPUs in a window that closed too soon for their sensors.
+    Components are missing where the run's folder is gone, or the trace of one of the nodes.
     """
     path = scratch_dir / ATTEMPTS_NAME
     if not path.is_file():
@@ -66,7 +66,7 @@ def earlier_attempts(scratch_dir: Path, *, window: str, interval_s: float) -> li
             for row in rows
             if row["window"] == window
             # A node that gave no edge has a trace up to its last tick.
-            and all(share["duration_s"] is not None for share in row.get("nodes") or ())
+            and all(node["duration_s"] is not None for node in row.get("nodes") or ())
         ]
         if closed and not _is_short(closed[-1]):
             records.append(closed[-1])

@@ -94,20 +94,20 @@ def plan_of_attempt(
 ) -> list[Node]:
     """The plan of an attempt in a run's folder.
 
-    A run may go on with another number of nodes or ranks. It keeps the keys of its first start on
-    hardware of this kind where the store has a checkpoint of its student, or the student, under
-    them: else it would begin anew.
+    A run may go on with another number of nodes or ranks. Its student keeps the key of the first
+    start on hardware of this kind where the store has a checkpoint of it, or the student, under
+    this key: else it would begin anew. What is measured after it has the keys of this launch.
     """
-    first = first_start(run_dir, gpus, launch)
-    if first is None:
+    began = first_start(run_dir, gpus, launch)
+    if began is None:
         return plan(config, gpus, launch)
-    nodes, store = plan(config, *first), Store(config.store_dir)
+    nodes, store = plan(config, gpus, launch, began=began), Store(config.store_dir)
     if not any(_is_begun(node, store) for node in nodes):
         return plan(config, gpus, launch)
     log.warning(
-        "the run began on %s and goes on on %s; its keys stay those of the first start, and "
+        "the run began on %s and goes on on %s; its student keeps the key of the first start, and "
         "manifest.json has the launch of each attempt",
-        *(first[1].in_words(), launch.in_words()),
+        *(began[1].in_words(), launch.in_words()),
     )
     return nodes
 
@@ -120,10 +120,17 @@ def _is_begun(node: Node, store: Store) -> bool:
     return bool(node.folders(store)) or any(checkpoints.glob("step-*"))
 
 
-def plan(config: Config, gpus: Sequence[Device], launch: Launch | None = None) -> list[Node]:
+def plan(
+    config: Config,
+    gpus: Sequence[Device],
+    launch: Launch | None = None,
+    *,
+    began: tuple[Sequence[Device], Launch] | None = None,
+) -> list[Node]:
     """The nodes of a run in order, with their keys. Nothing is built or loaded.
 
-    `gpus` are those of all nodes of the launch, which is None for that of this process.
+    `gpus` are those of all nodes of the launch, which is None for that of this process. `began` are
+    GPUs and launch under whose key the student is trained, where they are others.
     """
     from kdwatts.stages import (
         contamination,
@@ -141,6 +148,7 @@ def plan(config: Config, gpus: Sequence[Device], launch: Launch | None = None) -
 
     launch = launch or own_launch()
     hardware = joule_settings(config, gpus, launch)
+    trained_on = joule_settings(config, *began) if began else hardware
     nodes: dict[str, Node] = {}
 
     def add(
@@ -156,7 +164,7 @@ def plan(config: Config, gpus: Sequence[Device], launch: Launch | None = None) -
         measurements: int | None = None,
     ) -> None:
         if measured:
-            settings = {**settings, "hardware": hardware}
+            settings = {**settings, "hardware": trained_on if name == "distill" else hardware}
         code = code_keys(stage.NAME, config)
         if code and config.store.code == "strict":
             settings = {**settings, "code": code}
@@ -187,7 +195,8 @@ def plan(config: Config, gpus: Sequence[Device], launch: Launch | None = None) -
     # All that stands before the student is its ancestor, the corpus of a generated text too; a
     # report on the corpus is not.
     ancestors = [name for name in nodes if name != "contamination"]
-    add("distill", distill, distill.settings(config, launch), ancestors, measured=True)
+    settings = distill.settings(config, began[1] if began else launch)
+    add("distill", distill, settings, ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
     quantized = each_quantized(config, subjects) if _is_reached("quantize", config) else []
     for subject, bits in quantized:

@@ -1,4 +1,4 @@
-"""The meter of a rank that measures nothing: one meter on a node reads for all its ranks."""
+"""The meter of a rank that makes no windows: the first rank makes them, for all ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def unmeasured_window(name: str, key: str | None = None) -> OpenWindow:
 class Bystander(Meter):
     """A meter whose windows measure nothing and are written nowhere.
 
-    At both edges of a window it waits as the measuring rank does, because that rank waits for it.
+    At both edges of a window it waits for all ranks as the first rank does, which waits for it.
     """
 
     def __init__(self, synchronize: Callable[[], None]) -> None:

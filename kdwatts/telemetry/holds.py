@@ -22,9 +22,8 @@ def sole_user(gpus: Sequence[Device], *, allowed: bool) -> Iterator[None]:
     """Hold this run's GPUs within it, so that no other run on this node takes one of them.
 
     NVML names a process only once it has begun to compute, and a run that waits for another's
-    teacher has not: two could pass each other's look. The hold is an abstract socket a GPU, which
-    every user of the node sees and which ends with its process, however that ends. Where runs have
-    network namespaces of their own, NVML's word is all there is.
+    teacher has not: two could pass each other's look. Where runs have network namespaces of their
+    own, NVML's word is all there is.
 
     Raises RuntimeError when another run holds a GPU, unless `allowed`.
     """

@@ -36,10 +36,9 @@ class OtherNode:
     def __init__(self, number: int, url: str, token: str) -> None:
         self.number = number
         """Counts the nodes of a run from 1, the first rank's."""
-        name = f"node {number}"
-        self._meter = RemoteMeter(url, token, name=name, advice=_ADVICE)
+        self._meter = RemoteMeter(url, token, name=f"node {number}", advice=_ADVICE)
         # Two connections: an edge must not wait for the answer to the other question.
-        self._live = RemoteMeter(url, token, name=name, advice=_ADVICE)
+        self._live = self._meter.beside()
         self._latest: RemoteEdge | None = None
         self._looking = threading.Lock()
         self._silent: tuple[float, str] | None = None

@@ -10,6 +10,7 @@ with RemoteMeter("http://node7:9400", token=None) as meter:
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import logging
@@ -80,12 +81,8 @@ class RemoteMeter:
         self.url = url.rstrip("/")
         self._name = name
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        address = urlsplit(self.url)
-        kind = http.client.HTTPConnection
-        if address.scheme == "https":
-            kind = http.client.HTTPSConnection
-        self._connection = kind(address.hostname or "", address.port, timeout=TIMEOUT_S)
-        self._path = address.path
+        self._connection = _connection_to(self.url)
+        self._path = urlsplit(self.url).path
         self._exchanges: deque[Exchange] = deque(maxlen=_KEPT)
         self._meter_id = ""
         self._last_s: float | None = None
@@ -101,6 +98,13 @@ class RemoteMeter:
             "telemetry: %s on %s, whose clock is %.6f s ahead of ours within %.2g s",
             *(self.url, self.about.host, clock.offset_s, clock.skew_s),
         )
+
+    def beside(self) -> RemoteMeter:
+        """The same meter over a connection of its own, for another thread."""
+        other = copy.copy(self)
+        other._connection = _connection_to(self.url)
+        other._exchanges = deque(self._exchanges, maxlen=_KEPT)
+        return other
 
     def __enter__(self) -> RemoteMeter:
         return self
@@ -273,3 +277,11 @@ class RemoteMeter:
                         f"the meter at {self.url} does not answer ({str(why).lower()})"
                     ) from None
                 was_open = False
+
+
+def _connection_to(url: str) -> http.client.HTTPConnection:
+    address = urlsplit(url)
+    kind = http.client.HTTPConnection
+    if address.scheme == "https":
+        kind = http.client.HTTPSConnection
+    return kind(address.hostname or "", address.port, timeout=TIMEOUT_S)

@@ -15,7 +15,7 @@ from kdwatts.telemetry.energy import Tally
 from kdwatts.telemetry.nvml import Device
 from kdwatts.telemetry.readings import Sensor
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of these forms. A meter that states another one is not asked."""
 
 _SUMS = (
@@ -69,7 +69,7 @@ class HostEdge(NamedTuple):
     """Component to who else uses it."""
     ended: str | None
     """Why nothing is sampled any more; None where something is."""
-    power_w: float | None = None
+    power_w: float | None
     """What the devices drew at the last tick, together; None where that is not known."""
 
 

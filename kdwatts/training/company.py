@@ -61,8 +61,8 @@ class Company:
         """Where the first rank is in its run, as far as this rank knows."""
         self.verdict: Cause | None = None
         """Why the launch ends, as soon as this rank knows it."""
-        self.asked_s: float | None = None
-        """When this rank first met an error that may be another's, by the monotonic clock."""
+        self.alarmed_s: float | None = None
+        """When this rank met an error that may be another's, by the monotonic clock."""
         self.heard_s: float | None = None
         """Of the first rank: since when every other has given a sign of life, by that clock."""
         self.is_at_work = True
@@ -146,8 +146,10 @@ class Company:
         self.blame(Cause(rank, self.host_of(rank), f"{self.name_of(rank)}: {sentence}"))
 
     def blame(self, cause: Cause, channel: Channel | None = None) -> None:
-        """Say why the run ends, unless somebody has said it. `channel` is that of another
-        thread."""
+        """Say why the run ends, unless somebody has said it.
+
+        `channel` is that of another thread.
+        """
         with contextlib.suppress(RuntimeError):  # The first rank, whose store it is, is gone.
             (channel or self.channel).write_first(self.cause_name, asdict(cause))
 
@@ -171,14 +173,15 @@ class Company:
     def cause_behind(self, error: BaseException) -> Cause | None:
         """Which other rank is to blame for an error of this one; None where it is its own.
 
-        An error of a connection comes before one knows of whom: the reason is waited for. So is it
-        after a signal, which launchers send to all ranks when one has died.
+        A broken connection does not say which rank ended it. Then this waits until a rank has said
+        so, or is found lost. After a signal the first rank waits too: launchers send one to all
+        ranks when one has died.
         """
         if isinstance(error, RankFailed):
             return error.cause
         if not isinstance(error, Exception):
             return None
-        self.asked_s = time.monotonic()
+        self.alarmed_s = time.monotonic()
         is_signal = isinstance(error, Preempted) and self.ranks.leads
         waits = is_signal or is_of_connection(error)
         with contextlib.suppress(RuntimeError):
@@ -189,8 +192,8 @@ class Company:
                 self.cause()
             if self.verdict:
                 return self.verdict if self.verdict.rank != self.ranks.rank else None
-            waited_s = time.monotonic() - self.asked_s
-            all_live = self.heard_s is not None and self.heard_s > self.asked_s
+            waited_s = time.monotonic() - self.alarmed_s
+            all_live = self.heard_s is not None and self.heard_s > self.alarmed_s
             if not waits or waited_s > VERDICT_PATIENCE_S or (is_signal and all_live):
                 return None
             time.sleep(POLL_EVERY_S)

@@ -1,4 +1,4 @@
-"""What ranks tell each other. A process that is alone is one rank of one.
+"""What ranks add up and gather together. A process that is alone is one rank of one.
 
 Ranks share an optimizer step: each takes some of its micro-batches. A loss is divided by what the
 whole step counts. So losses and gradients of ranks are added up and never averaged.

@@ -10,6 +10,7 @@ a second costs the first rank one question however many ranks there are, and eac
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import threading
@@ -31,9 +32,11 @@ such as a large pickle, and while the machine swaps: seconds, not tens of them (
 torch.save release the lock while they write, 0.2 s was the longest pause for files of 1 GB). With
 what follows the finding all ranks have ended within a minute."""
 GONE_AFTER_S = 4.0
-"""The same once a rank met a closed connection: then some rank is gone, and of those that are
-silent it is the one that was so for longest."""
+"""The same once a rank met a closed connection: then some rank is gone, and it is the one that has
+been silent for longest."""
 LOOK_EVERY_S = 0.25
+STOP_PATIENCE_S = 2.0
+"""How long the end of a process waits for a question to the store that is under way."""
 
 
 class SignOfLife:
@@ -57,21 +60,36 @@ class SignOfLife:
         self._is_cut_off = False
         self._stranger: NotSigned | None = None
         self._is_alarmed = False
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=f"kdwatts-{work.__name__}", daemon=True)
+            for work in (self._talk, self._count)
+        ]
 
     def start(self) -> None:
-        """Begin. Every rank of the launch calls it."""
+        """Begin, until the process ends. Every rank of the launch calls it."""
         if self._leads:
             for rank in range(self._company.ranks.world):
                 self._company.channel.write_first(_name(rank), {"beat": 0})
-        for work in (self._talk, self._count):
-            threading.Thread(target=work, name=f"kdwatts-{work.__name__}", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        """End both threads while the interpreter is whole.
+
+        Its end would unwind them inside torch's C++, which aborts the process.
+        """
+        self._over.set()
+        for thread in self._threads:
+            thread.join(STOP_PATIENCE_S)
 
     def _talk(self) -> None:
         company, beat = self._company, 0
         heard: dict[int, Any] = {}
         try:
             channel = company.channel.beside()
-            while True:
+            while not self._over.is_set():
                 beat += 1
                 channel.write(_name(company.ranks.rank), self._sign(beat))
                 if self._leads:
@@ -86,7 +104,7 @@ class SignOfLife:
                 if not self._leads:
                     self._take(heard[0])
                 self._store_silent_s = 0.0
-                time.sleep(BEAT_EVERY_S)
+                self._over.wait(BEAT_EVERY_S)
         except NotSigned as error:
             self._stranger = error
         except RuntimeError:  # The store is gone, and the first rank with it.
@@ -112,8 +130,7 @@ class SignOfLife:
 
     def _count(self) -> None:
         company, before_s = self._company, time.monotonic()
-        while True:
-            time.sleep(LOOK_EVERY_S)
+        while not self._over.wait(LOOK_EVERY_S):
             now_s = time.monotonic()
             passed_s, before_s = min(now_s - before_s, 2 * LOOK_EVERY_S), now_s
             self._store_silent_s += passed_s
@@ -136,7 +153,7 @@ class SignOfLife:
     def _found(self) -> Cause | None:
         """Which rank is lost now; None where all live."""
         company = self._company
-        is_alarmed = self._is_alarmed or company.asked_s is not None
+        is_alarmed = self._is_alarmed or company.alarmed_s is not None
         limit_s = GONE_AFTER_S if is_alarmed else LOST_AFTER_S
         if self._stranger:
             own = company.ranks.rank

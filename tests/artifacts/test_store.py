@@ -103,7 +103,7 @@ from pathlib import Path
 from kdwatts.artifacts import store
 root, host = Path(sys.argv[1]), sys.argv[2]
 # Nobody shares a host with anybody: a lease that stands still is all that tells the dead.
-store.node = lambda: f"{host} {os.getpid()}"
+store.host_and_space = lambda: f"{host} {os.getpid()}"
 # A busy machine may keep a living one from renewing its lease for a while.
 store.LEASE_TIMEOUT_S, store.RENEW_EVERY_S, store.POLL_EVERY_S = 4.0, 0.1, 0.02
 with store.Store(root).claim("teacher", "k1") as claim:
@@ -130,7 +130,9 @@ def test_of_five_that_want_an_artifact_one_goes_on_where_two_killed_builders_sto
     names = ["" if hosts == "one" else f"gpu{number}" for number in range(5)]
     script = BUILD_OR_DIE
     if hosts == "one":
-        script = "\n".join(line for line in script.splitlines() if "store.node =" not in line)
+        script = "\n".join(
+            line for line in script.splitlines() if "store.host_and_space =" not in line
+        )
     waiting = {(p := _start(script, root, name)).pid: p for name in names}
     log = root / "built.log"
     for killed in (1, 2):
@@ -240,9 +242,9 @@ def test_a_host_name_shared_by_two_containers_does_not_let_one_declare_the_other
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]")
-    other_host = store.node()
+    other_host = store.host_and_space()
     monkeypatch.undo()
-    lease.write_text(f'{{"host": "{store.node()}", "pid": {dead.pid}}}')
+    lease.write_text(f'{{"host": "{store.host_and_space()}", "pid": {dead.pid}}}')
     assert not store.is_alive(lease)
     lease.write_text(f'{{"host": "{other_host}", "pid": {dead.pid}}}')
     assert store.is_alive(lease)

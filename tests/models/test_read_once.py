@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -169,7 +168,7 @@ def test_hsdp_refuses_ranks_that_are_no_blocks_of_one_size(nodes: Any, found: st
 
 
 def test_a_process_alone_loads_and_outlines_nothing():
-    source = replace(ModelSource(architecture=UNTIED))
+    source = ModelSource(architecture=UNTIED)
     model = read_once(
         lambda: load_model(source, dtype=torch.float32), lambda: 1 / 0, CPU, Sharing("hsdp")
     )

@@ -81,6 +81,24 @@ def test_a_refusal_names_what_fits(paradigm: str, said: str, configure: Configur
         check_memory(config)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        # 131 GiB of weights on one GPU, and an eighth of that on each of eight.
+        ("cached", "set paradigm.teacher=online eval=none, so that the ranks share the teacher"),
+        ("online", "set eval=none, for a teacher in shards cannot be scored"),
+    ],
+)
+def test_a_teacher_that_fits_the_nodes_in_shards_alone_is_to_run_beside_the_student(
+    asked: str, said: str, configure: Configure
+):
+    pair = ("model=llama31_70b_to_8b", "training=fsdp", "gpu=h100", "paradigm=response")
+    two_nodes = Launch(2, 8)
+    with pytest.raises(ValueError, match=said):
+        check_memory(configure(*pair, f"paradigm.teacher={asked}"), two_nodes)
+    check_memory(configure(*pair, "paradigm.teacher=online", "eval=none"), two_nodes)
+
+
 def test_fewer_tokens_are_no_remedy_where_there_is_no_room_for_any(configure: Configure):
     large = configure("model=qwen25_7b_to_3b", "gpu=rtx4090", "eval=none", "paradigm=on_policy")
     with pytest.raises(

@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
 NEEDED_FOR_ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb")
-NEEDED_FOR_NODES = ("ip",)
+NEEDED_FOR_NODES = ("ip", "pgrep")
 IMPOSSIBLE = 3
 """Exit status of up.sh where packages cannot be installed, or nodes not be kept apart."""
 

@@ -9,9 +9,9 @@
 #
 # Everything lives under DIR; nothing under /etc is written. Packages that are
 # missing are installed; where that fails, or where the kernel cannot keep nodes
-# apart, the exit status is 3. Slurm's daemons
-# listen on every interface and take only messages signed with this cluster's
-# own munge key; MariaDB listens on 127.0.0.1 only.
+# apart, the exit status is 3. Slurm's daemons listen on every interface and take
+# only messages signed with this cluster's own munge key; MariaDB listens on
+# 127.0.0.1 only.
 #
 # Settings (environment):
 #   SLURM_TEST_NODES      nodes n1, n2, ... in namespaces (0: this machine alone)
@@ -87,7 +87,10 @@ if ((DBD)); then
   need mariadbd mariadb-server-core
   need mariadb mariadb-client-core
 fi
-((NODES == 0)) || need ip iproute2
+if ((NODES)); then
+  need ip iproute2
+  need pgrep procps
+fi
 mkdir -p "$DIR"
 : >"$DIR/.slurm-test"
 if ((${#missing[@]})); then

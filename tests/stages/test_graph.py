@@ -49,9 +49,26 @@ def test_a_run_with_a_checkpoint_keeps_the_key_of_its_first_launch(
     (scratch / "checkpoints" / "step-000010").mkdir(parents=True)
     assert student(plan_of_attempt(begun, [], Launch(), tmp_path)) == first
     assert caplog.messages == [
-        "the run began on 4 ranks of 2 nodes and goes on on 1 rank of 1 node; its keys stay those "
-        "of the first start, and manifest.json has the launch of each attempt"
+        "the run began on 4 ranks of 2 nodes and goes on on 1 rank of 1 node; its student "
+        "keeps the key of the first start, and manifest.json has the launch of each attempt"
     ]
+
+
+def test_what_is_measured_after_the_student_has_the_key_of_the_launch_that_measures_it(
+    begun: Any, configure: Callable[..., Any], tmp_path: Path
+):
+    config = configure(*SMALL, f"store_dir={tmp_path}/store", "eval=tiny", "until=evaluate")
+    trained = student(plan(config, [], Launch(2, 4)))
+    with Store(config.store_dir).claim("distill", trained["key"]) as claim:
+        claim.commit()
+    nodes = {node.name: node for node in plan_of_attempt(config, [], Launch(), tmp_path)}
+    scored = nodes["evaluate_student"]
+    assert scored.parents["distill"] == trained["key"]
+    assert trained["settings"]["hardware"]["nodes"] == 2
+    assert "nodes" not in scored.settings["hardware"]
+    # No other launch finds these joules under its key.
+    there = {node.name: node.key for node in plan(config, [], Launch(2, 4))}
+    assert scored.key != there["evaluate_student"]
 
 
 def test_a_finished_student_is_found_by_the_launch_that_evaluates_it(begun: Any, tmp_path: Path):

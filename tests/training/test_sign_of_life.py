@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -151,3 +153,29 @@ def test_errors_of_gloo_are_of_a_connection_also_as_causes_of_others():
     except ValueError as error:
         assert is_of_connection(error)
     assert not is_of_connection(RuntimeError("the disk is full"))
+
+
+ENDS = """
+import time
+from torch.distributed import TCPStore
+from kdwatts.runtime.ranks import Ranks
+from kdwatts.telemetry.node_facts import facts_of_this_node
+from kdwatts.training import sign_of_life
+from kdwatts.training.company import Company
+
+sign_of_life.BEAT_EVERY_S = sign_of_life.LOOK_EVERY_S = 0.0  # They are always inside torch.
+nodes = [facts_of_this_node([], ranks=[0, 1])]
+for _ in range(3):
+    store = TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False)
+    for rank in (0, 1):
+        company = Company(Ranks(rank, 2, 0), store, token="t", nodes=nodes)
+        sign_of_life.SignOfLife(company, print).start()
+time.sleep(0.2)
+"""
+
+
+def test_a_process_ends_well_while_its_threads_ask_the_store():
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,11 +6,11 @@
 #
 # The node has a host name (n1, n2, ...), an address, its own loopback and abstract sockets,
 # process ids, boot id and monotonic clock: a rank of n2 sees no process of n1. Files are
-# shared, as on a cluster, but those below DIR/local. The clock is NUMBER thousand seconds ahead, and goes back by 100 s
-# whenever the node boots again: a program that mixes the clocks of nodes fails at once.
-# Under /etc nothing is written: files there are covered inside the node alone. Of names it asks
-# /etc/hosts alone: torch asks for those of all addresses, and a name server that no node reaches
-# would keep each rank for 10 s.
+# shared, as on a cluster, but those below DIR/local. The clock is NUMBER thousand seconds
+# ahead, and goes back by 100 s whenever the node boots again: a program that mixes the clocks of
+# nodes fails at once. Under /etc nothing is written: files there are covered inside the node
+# alone. Of names it asks /etc/hosts alone: torch asks for those of all addresses, and a name
+# server that no node reaches would keep each rank for 10 s.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 DIR=$(realpath "$1") number=$2 name=n$2
@@ -20,7 +20,7 @@ export SLURM_CONF=$DIR/slurm.conf
 
 node=$DIR/nodes/$name
 mkdir -p "$DIR/spool/$name" "$node/local" "$DIR/local"
-rm -f "$node/go" "$node/inside" "$DIR/run/node-$name.pid"
+rm -f "$node/go" "$DIR/run/node-$name.pid"
 echo "hosts: files" >"$DIR/nsswitch.conf"
 cat /proc/sys/kernel/random/uuid >"$node/boot_id"
 echo >>"$node/boots"
