@@ -43,8 +43,8 @@ class JouleBudget:
     def used(self) -> float:
         """Share of training's joules that is used: 0 at the start, 1 or more at the end.
 
-        It never falls. When a device falls silent and the energy is no longer known, it stays where
-        it was. The token budget then decides.
+        It never falls. When a device or a node falls silent and the energy is not known, it stays
+        where it was, and the token budget decides. What was drawn meanwhile counts once known.
         """
         drawn_j = self._own_energy().value
         if drawn_j is not None:
@@ -53,6 +53,7 @@ class JouleBudget:
         elif not self._warned:
             self._warned = True
             log.warning(
-                "distill: the energy is no longer known, so training ends by training.target_tokens"
+                "distill: the energy is not known now; until it is again, training ends by "
+                "training.target_tokens"
             )
         return self._share

@@ -52,8 +52,12 @@ def test_a_device_that_falls_silent_leaves_the_share_where_it_was_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert [budget.used(), budget.used()] == [0.5, 0.5]
     assert [r.message for r in caplog.records] == [
-        "distill: the energy is no longer known, so training ends by training.target_tokens"
+        "distill: the energy is not known now; until it is again, training ends by "
+        "training.target_tokens"
     ]
+    # It answers again, and what it drew in between counts.
+    drawn.energy_j = 1000.0
+    assert budget.used() == 1.0
 
 
 def test_a_budget_without_any_energy_is_refused_at_the_start():
