@@ -233,6 +233,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_same_command_goes_on
     steps = len(losses(run_dir))
     assert 1 <= steps < 8
     assert f"saved after step {steps} of 8" in ended[0][1]
+    assert "stopped by" not in ended[1][1]
 
     assert [code for code, _ in wait(as_srun(run_dir, store, *ONLINE, *SHARDED))] == [0, 0]
     assert len(losses(run_dir)) == 8

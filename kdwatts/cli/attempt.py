@@ -205,7 +205,7 @@ def _follow(company: Company) -> None:
         with deferred():
             state = follow(company)
     except Preempted:
-        raise
+        sys.exit(EXIT_PREEMPTED)
     except Exception as error:
         if cause := company.cause_behind(error):
             stop = conclude(company, cause)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,23 @@ log = logging.getLogger(__name__)
 
 SRUN_ARGUMENTS = ["--kill-on-bad-exit=1"]
 """A rank that dies ends the others, which would wait for it, GPUs in hand, until the time limit."""
+
+AFTER_THE_RANKS = f"""
+code=$?
+# A rank was lost, and the run is to go on. Slurm 22.05 takes a job's GPUs from it where it is
+# requeued before a node of it that is lost was found DOWN. So this asks only when all nodes answer.
+# Otherwise Slurm finds the node lost, ends this script and starts the job anew by itself.
+if [ -e "${slurm_jobs.NEXT_TURN}" ]; then
+  all_nodes="--nodes=$SLURM_JOB_NUM_NODES --ntasks=$SLURM_JOB_NUM_NODES --ntasks-per-node=1"
+  until timeout --kill-after=5 60 \\
+      srun $all_nodes --cpus-per-task=1 --mem=0 --gres=none --overlap true 2>/dev/null; do
+    sleep 10
+  done
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+exit "$code"
+"""
+"""What a job's script does when the ranks have ended. See `slurm_jobs.ask_for_another_turn`."""
 
 BLAMED = (
     (
@@ -142,7 +160,11 @@ def send(
             delayed = DelayedSubmission(*call)
             delayed.set_timeout(slurm.parameters["time"], slurm.max_num_timeout)
             delayed.dump(pickle)
+        setup = slurm.parameters.get("setup") or ()
+        # A site's `set -e` would end the script with the ranks.
+        slurm.parameters["setup"] = [*_before_the_ranks(top), *setup, "set +e"]
         text = slurm._make_submission_file_text(slurm._submitit_command_str, token)
+        text += AFTER_THE_RANKS
         script.write_text(text, "utf-8", "surrogateescape")
         with interrupt.deferred():
             job = _sbatch(script, what, slurm.parameters)
@@ -159,6 +181,13 @@ def send(
             path.unlink(missing_ok=True)
     if interrupt.requested():
         raise KeyboardInterrupt  # It came while sbatch was at it; the job is noted.
+
+
+def _before_the_ranks(folder: Path) -> list[str]:
+    """Commands that give the job a file to ask for another turn by, which its last turn may have
+    left."""
+    path = f"{shlex.quote(str(folder))}/.next-turn-$SLURM_JOB_ID"
+    return [f"export {slurm_jobs.NEXT_TURN}={path}", f'rm -f "${slurm_jobs.NEXT_TURN}"']
 
 
 def _sbatch(script: Path, what: str, parameters: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
 )  # fmt: skip
+
+NEXT_TURN = "KDWATTS_NEXT_TURN"
+"""In a job of ours the path of a file. Where it exists when the ranks have ended, the job's script
+has Slurm start the job anew."""
 
 
 def own_id(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -121,19 +126,24 @@ def requeue(received: Collection[int]) -> None:
 
 def has_turns(max_requeues: int) -> bool:
     """Whether this process is in a job of ours that was started anew less often than that."""
-    return is_submitted() and int(os.environ.get("SLURM_RESTART_COUNT") or 0) < max_requeues
+    is_ours = is_submitted() and NEXT_TURN in os.environ
+    return is_ours and int(os.environ.get("SLURM_RESTART_COUNT") or 0) < max_requeues
 
 
 def ask_for_another_turn() -> bool:
-    """Have Slurm end this job and start it anew; whether it does.
+    """Have this job started anew once its ranks have ended; whether it will be.
 
-    For a run that cannot end as submitit wants it. A job that Slurm ends or starts anew by itself,
-    after the loss of a node, is left to it.
+    For a run that cannot end as submitit wants it. The job's script asks Slurm, since a node that
+    Slurm has not yet found lost must be left to it. A job that Slurm ends or starts anew already is
+    left to it, too.
     """
     if _own_state() not in ("", "RUNNING"):
         return True
-    said = output_of("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
-    return said is not None or _own_state() not in ("", "RUNNING")
+    try:
+        Path(os.environ[NEXT_TURN]).touch()
+    except OSError:
+        return False
+    return True
 
 
 def _own_state() -> str:

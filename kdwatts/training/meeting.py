@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -34,6 +35,8 @@ MEETING_PATIENCE = timedelta(minutes=5)
 TOKEN_PATIENCE_S = 60.0
 """How long a file may take to be seen on another node: NFS keeps what it saw for a minute at most
 (acdirmax, nfs(5))."""
+LAST_WORD_S = 10.0
+"""How long the others leave the first rank to write and print why none of them can run."""
 _LOOK_EVERY_S = 0.2
 
 
@@ -100,7 +103,12 @@ def _acquainted(
         store.set("device", device_type)
     backend = "cpu:gloo,cuda:nccl" if store.get("device") == b"cuda" else "gloo"
     shown = _exchanged(PrefixStore("facts", store), ranks, _facts(ranks, gpus))
-    nodes = nodes_of(shown)
+    try:
+        nodes = nodes_of(shown)
+    except RuntimeError:  # Every rank finds the same. The first one says it.
+        if ranks.leads:
+            raise
+        raise _ended_by_first(store) from None
     here = shown[ranks.rank]["machine"]
     peers = [one["pid"] for one in shown if one["machine"] == here and one["pid"] != os.getpid()]
     token = _shared_token(PrefixStore("token", store), ranks, store_dir)
@@ -215,14 +223,25 @@ def _shared_token(store: Any, ranks: Ranks, store_dir: Path) -> str:
 def _token_of_first(store: Any, ranks: Ranks) -> str:
     path, trouble = store.get("path").decode(), ""
     if not path:
-        raise EndedByAnother
+        raise _ended_by_first(store)
     try:
         return _read_token(Path(path))
     except (OSError, RuntimeError) as error:
         trouble = str(error)
-        raise EndedByAnother from error
     finally:
         store.set(f"read-{ranks.rank}", trouble)
+    raise _ended_by_first(store)
+
+
+def _ended_by_first(store: Any) -> EndedByAnother:
+    """What to raise once the first rank, whose store it is, has said why it ends and is gone.
+
+    A launcher kills the others when one ends by an error.
+    """
+    store.set_timeout(timedelta(seconds=LAST_WORD_S))
+    with contextlib.suppress(RuntimeError):
+        store.get("nothing")
+    return EndedByAnother()
 
 
 def _read_token(path: Path) -> str:

@@ -81,6 +81,7 @@ def test_a_loss_is_another_turn_of_the_job_and_an_error_of_a_rank_is_not(
 ):
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(slurm_jobs.NEXT_TURN, "next")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     asked: list[str] = []
 

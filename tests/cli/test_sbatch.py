@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdwatts.cli.sbatch import refusal
+from kdwatts.cli.sbatch import AFTER_THE_RANKS, refusal
+from kdwatts.runtime import slurm_jobs
 
 
 def test_a_command_that_sends_no_jobs_takes_a_site_s_options_too(configure: Callable[..., Any]):
@@ -124,3 +128,36 @@ def test_a_controller_that_is_away_is_no_matter_of_settings():
     assert refusal("the run", f"sbatch: error: {words}\n", ASKED).startswith(
         'sbatch refuses the run with the words "Unable to contact slurm controller'
     )
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_job_that_lost_a_rank_is_started_anew_when_all_its_nodes_answer(
+    asks: bool, tmp_path: Path
+):
+    """Slurm forgets the GPUs of a job that is requeued while a node of it is lost."""
+    said = tmp_path / "said"
+    commands = {  # The first srun finds a node that does not answer.
+        "srun": f'echo "srun $*" >>{said}; [ $(grep -c srun {said}) -gt 1 ]',
+        "scontrol": f'echo "scontrol $*" >>{said}',
+        "sleep": f'echo "sleep $*" >>{said}',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    if asks:
+        (tmp_path / "next").touch()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        slurm_jobs.NEXT_TURN: str(tmp_path / "next"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", f"(exit 9)\n{AFTER_THE_RANKS}"], env=environment, timeout=60, check=False
+    )
+    assert done.returncode == 9
+    lines = said.read_text().split("\n") if said.exists() else []
+    assert [line.split()[0] for line in lines if line] == (
+        ["srun", "sleep", "srun", "scontrol", "sleep"] if asks else []
+    )
+    assert not asks or lines[3] == "scontrol requeue 7"

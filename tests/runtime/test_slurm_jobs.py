@@ -127,6 +127,8 @@ def test_a_process_that_submitit_did_not_send_is_not_brought_back(
 def test_a_lost_job_of_ours_has_turns_until_it_had_as_many_as_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ):
+    assert not slurm_jobs.has_turns(3)  # The script of this job would not ask.
+    monkeypatch.setenv(slurm_jobs.NEXT_TURN, "next")
     assert [slurm_jobs.has_turns(number) for number in (0, 1)] == [False, True]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert [slurm_jobs.has_turns(number) for number in (2, 3)] == [False, True]
@@ -135,11 +137,16 @@ def test_a_lost_job_of_ours_has_turns_until_it_had_as_many_as_it_may(
 
 
 @pytest.mark.usefixtures("requeued")
-def test_another_turn_is_asked_for_once_and_not_where_slurm_is_at_it(say: Callable[..., None]):
+def test_another_turn_is_the_script_s_to_ask_for_and_not_where_slurm_is_at_it(
+    say: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    asked = tmp_path / "next"
+    monkeypatch.setenv(slurm_jobs.NEXT_TURN, str(asked))
     say("squeue", "PENDING\\n")
-    say("scontrol", "", error="asked", status=1)
     assert slurm_jobs.ask_for_another_turn()
+    assert not asked.exists()
     say("squeue", "RUNNING\\n")
-    assert not slurm_jobs.ask_for_another_turn()
-    say("scontrol", "")
     assert slurm_jobs.ask_for_another_turn()
+    assert asked.exists()
+    monkeypatch.setenv(slurm_jobs.NEXT_TURN, str(tmp_path / "gone" / "next"))
+    assert not slurm_jobs.ask_for_another_turn()

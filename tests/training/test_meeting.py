@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import (
+    HashStore,  # pyright: ignore[reportPrivateImportUsage]
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 
+from kdwatts.runtime.ranks import Ranks
 from kdwatts.telemetry.node_facts import facts_of_this_node
 from kdwatts.telemetry.nvml import Device
 from kdwatts.training import meeting
-from kdwatts.training.meeting import nodes_of
+from kdwatts.training.meeting import EndedByAnother, nodes_of
 
 GPU = Device(0, "GPU-1", "NVIDIA H100 80GB HBM3", 79.6, 700.0, "570.86", True, False)
 
@@ -60,6 +66,20 @@ def test_ranks_of_two_versions_are_refused_with_both():
     other = {**shown(1, "b"), "versions": "kdwatts 2 and torch 2"}
     with pytest.raises(RuntimeError, match="kdwatts 1 and torch 2 and kdwatts 2 and torch 2"):
         nodes_of([shown(0, "a"), other])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_every_rank_finds_wrong_is_said_by_the_first_alone(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(meeting, "LAST_WORD_S", 0.1)
+    store = HashStore()
+    store.set("device", "cpu")
+    PrefixStore("facts", store).set(str(1 - rank), json.dumps(shown(1 - rank, "a")))
+    with pytest.raises(RuntimeError) as refusal:
+        meeting._acquainted(store, Ranks(rank, 2, 0), "cpu", tmp_path, [])
+    assert isinstance(refusal.value, EndedByAnother) == (rank == 1)
+    assert str(refusal.value).startswith("the ranks run") == (rank == 0)
 
 
 def test_a_token_that_others_can_read_is_none(tmp_path: Path):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kdwatts.records.files import read_json
 from tests.slurm.nodes import kills
-from tests.slurm.nodes.cluster import Cluster
+from tests.slurm.nodes.cluster import PYTHON, Cluster
 from tests.slurm.nodes.known_power import packages
-from tests.slurm.nodes.runs import status
+from tests.slurm.nodes.runs import PROGRAM, status
 from tests.waits import wait_until
 
 pytestmark = pytest.mark.slow
@@ -47,3 +48,33 @@ def test_ranks_that_a_pulled_cable_parts_end_within_a_minute_and_the_status_says
     assert (found["state"], found["stage"]) == ("failed", "distill")
     # Both sides see the folder here, and to each the other is lost.
     assert found["node"] in ("n1", "n2") and found["node"] in found["error"]
+
+
+def test_a_run_of_the_launcher_goes_on_by_itself_on_other_nodes_when_it_loses_one(
+    cluster: Cluster, tmp_path: Path
+):
+    """It has GPUs, which Slurm takes from a job that is requeued before the node is found DOWN."""
+    run_dir = tmp_path / "runs" / "0"
+    small = ("cluster.nodes=2", "cluster.gres=gpu:1", "cluster.cpus_per_task=1", "cluster.mem_gb=1")
+    sent = (
+        "-m",
+        "hydra/launcher=slurm",
+        *small,
+        "cluster.partition=main",
+        "cluster.timeout_min=30",
+    )
+    with packages(cluster, kills.CPUS | {"n3": [(0.0, 50.0)]}, time.monotonic()) as counted:
+        told = (f"hydra.sweep.dir={run_dir.parent}", "hydra.sweep.subdir='${hydra.job.num}'")
+        places = (f"store_dir={tmp_path}/store", f"telemetry.rapl_root={counted.root}")
+        driver = cluster.start([PYTHON, *PROGRAM, *sent, *kills.SETTINGS, *told, *places])
+        wait_until(lambda: kills.steps_of(run_dir) >= 5, 300)
+        # Not the first rank's: that is on the first of them.
+        lost = next(node for node in ("n3", "n2") if cluster.processes(node, str(run_dir.parent)))
+        cluster.lose(lost)
+        code, said = cluster.end(driver, 600)
+        cluster.boot(lost)
+    assert code == 0, said
+    found = status(run_dir)
+    assert (found["state"], found["attempt"]) == ("done", 2)
+    attempts = read_json((run_dir / "student").resolve().parent / "artifact.json")["attempts"]
+    assert [one["energy_j"]["cpu"] > 0 for one in attempts] == [True, True]
