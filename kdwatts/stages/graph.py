@@ -108,8 +108,8 @@ def plan_of_attempt(
     if not any(_is_begun(node, store) for node in nodes):
         return plan(config, gpus, launch)
     log.warning(
-        "the run began on %s and goes on on %s; its student keeps the key of the first start, and "
-        "manifest.json has the launch of each attempt",
+        "the run began with %s and goes on with %s; its student keeps the key of the first start, "
+        "and manifest.json has the launch of each attempt",
         *(began[1].in_words(), launch.in_words()),
     )
     return nodes
