@@ -69,8 +69,10 @@ def check_gpus(config: Config, nodes: Sequence[NodeFacts]) -> None:
     for node in nodes:
         of_host = f" of host {node.host}" if len(nodes) > 1 else ""
         if not node.gpus:
-            place = f"host {node.host} gives it none" if of_host else "this job has no GPU"
-            raise ValueError(f"{asked}, but {place}; choose gpu=cpu, or run where the GPU is")
+            place = f" on host {node.host}" if of_host else ""
+            raise ValueError(
+                f"{asked}, but this job has no GPU{place}; choose gpu=cpu, or run where the GPU is"
+            )
         for gpu in node.gpus:
             if gpu.name not in config.gpu.nvml_names:
                 raise ValueError(

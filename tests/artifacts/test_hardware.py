@@ -101,7 +101,7 @@ def test_a_node_with_other_or_too_few_gpus_is_refused_by_its_host(on_h100: Confi
         # Four GPUs for four ranks are not enough where they lie on the other node.
         three = [H100, second, replace(H100, index=2)]
         check_gpus(on_h100, [node("n1", *three, ranks=2), node("n2", H100, ranks=2)])
-    with pytest.raises(ValueError, match="but host n2 gives it none; choose gpu=cpu, or run where"):
+    with pytest.raises(ValueError, match="but this job has no GPU on host n2; choose gpu=cpu, or"):
         check_gpus(on_h100, [node("n1", H100), node("n2")])
 
 

@@ -12,6 +12,7 @@ import pytest
 from multirun_analysis.__main__ import main
 from multirun_analysis.collect.collection import Collected, collect
 from tests.multirun_analysis.foreign_records import H100_RUNS, harness_results, write_foreign
+from tests.multirun_analysis.written_nodes import write_nodes_run
 from tests.multirun_analysis.written_runs import (
     METRICS,
     append_all,
@@ -79,3 +80,12 @@ def imported_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep(sweep_dir: Path) -> Collected:
     """The tables of that sweep, which no test changes."""
     return collect([sweep_dir])
+
+
+@pytest.fixture(scope="session")
+def nodes_sweep(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+    """The tables of a run on two nodes and of one on one, which no test changes."""
+    runs = tmp_path_factory.mktemp("nodes")
+    write_nodes_run(runs / "0-response-tiny")
+    write_nodes_run(runs / "1-sft-tiny", num_nodes=1, paradigm="sft", student_key="student-1")
+    return collect([runs])

@@ -49,7 +49,7 @@ def test_a_run_with_a_checkpoint_keeps_the_key_of_its_first_launch(
     (scratch / "checkpoints" / "step-000010").mkdir(parents=True)
     assert student(plan_of_attempt(begun, [], Launch(), tmp_path)) == first
     assert caplog.messages == [
-        "the run began on 4 ranks of 2 nodes and goes on on 1 rank of 1 node; its student "
+        "the run began with 4 ranks of 2 nodes and goes on with 1 rank of 1 node; its student "
         "keeps the key of the first start, and manifest.json has the launch of each attempt"
     ]
 

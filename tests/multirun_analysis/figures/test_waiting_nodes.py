@@ -6,15 +6,7 @@ from kdwatts.records.schema import NodeShare
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.catalogue import exhibits
 from multirun_analysis.figures.waiting_nodes import ALL_STAGES, waiting_nodes, waiting_words
-from tests.multirun_analysis.written_nodes import node_share, nodes_row, write_nodes_run
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("nodes")
-    write_nodes_run(runs / "0-response-tiny")
-    write_nodes_run(runs / "1-sft-tiny", num_nodes=1, paradigm="sft", student_key="student-1")
-    return collect([runs])
+from tests.multirun_analysis.written_nodes import node_share, nodes_row
 
 
 def collected(make, tmp_path, *rows, **changes):
@@ -31,8 +23,8 @@ def exhibit_of(found):
     return waiting_nodes(found.runs, found.stages)
 
 
-def test_a_run_on_several_nodes_has_a_row_for_each_stage_that_nodes_waited_in(found):
-    table = exhibit_of(found).table.set_index("stage")
+def test_a_run_on_several_nodes_has_a_row_for_each_stage_that_nodes_waited_in(nodes_sweep):
+    table = exhibit_of(nodes_sweep).table.set_index("stage")
     assert list(table.index) == [ALL_STAGES, "shards", "evaluate_student"]
     assert set(table["run"]) == {"0-response-tiny"} and set(table["num_nodes"]) == {2}
     assert table["waiting_energy_j"].to_dict() == {
@@ -76,8 +68,8 @@ def test_runs_on_one_node_have_no_such_exhibit(sweep):
     assert "waiting_nodes" not in shown
 
 
-def test_the_sentence_says_how_much_and_in_which_stages_the_most_first(found):
-    (words,) = waiting_words(exhibit_of(found).table)
+def test_the_sentence_says_how_much_and_in_which_stages_the_most_first(nodes_sweep):
+    (words,) = waiting_words(exhibit_of(nodes_sweep).table)
     # One meter's calibration is off by 5 % in both stages alike: 400 J, and 784 J in 95 % of cases.
     assert words == (
         "response · nodes=2 · seed 0: It ran on 2 nodes. Nodes that waited for a stage that one "
@@ -107,8 +99,8 @@ def test_joules_that_are_not_known_make_no_share_and_the_sentence_names_the_stag
     assert not [trace for trace in exhibit.figure.data if trace.type == "bar"]
 
 
-def test_the_bar_of_a_run_ends_at_its_sum_with_the_interval(found):
-    fig = exhibit_of(found).figure
+def test_the_bar_of_a_run_ends_at_its_sum_with_the_interval(nodes_sweep):
+    fig = exhibit_of(nodes_sweep).figure
     bars = [trace for trace in fig.data if trace.type == "bar"]
     (whole,) = [trace for trace in fig.data if trace.type == "scatter"]
     assert [bar.name for bar in bars] == ["shards", "evaluate student"]

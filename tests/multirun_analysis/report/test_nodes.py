@@ -2,24 +2,14 @@
 
 import pytest
 
-from multirun_analysis.collect.collection import collect
 from multirun_analysis.report.page import exhibits_of, report_html
 from multirun_analysis.report.readme_page import readme_text
 from multirun_analysis.report.table_layouts import layout_of
 from multirun_analysis.report.typeset import typeset
-from tests.multirun_analysis.written_nodes import write_nodes_run
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("nodes")
-    write_nodes_run(runs / "0-response-tiny")
-    write_nodes_run(runs / "1-sft-tiny", num_nodes=1, paradigm="sft", student_key="student-1")
-    return collect([runs])
-
-
-def test_the_page_says_how_much_of_a_run_was_waiting_and_in_which_stage(found):
-    page = report_html(found)
+def test_the_page_says_how_much_of_a_run_was_waiting_and_in_which_stage(nodes_sweep):
+    page = report_html(nodes_sweep)
     assert "It ran on 2 nodes. Nodes that waited for a stage that one rank builds alone" in page
     assert "2.3 % in evaluate student and 1.5 % in shards." in page
     assert "2 nodes (n1, n2), 4 x NVIDIA H100" in page
@@ -30,8 +20,8 @@ def test_a_page_without_a_run_on_several_nodes_says_nothing_of_them(sweep_page):
     assert "Nodes that waited" not in sweep_page
 
 
-def test_the_table_that_is_read_has_joules_and_shares_with_their_intervals(found):
-    table = exhibits_of(found)["waiting_nodes"].table
+def test_the_table_that_is_read_has_joules_and_shares_with_their_intervals(nodes_sweep):
+    table = exhibits_of(nodes_sweep)["waiting_nodes"].table
     shown = typeset(table, layout_of("waiting_nodes"))
     assert shown.heads == ["Run", "Stage", "Waiting (kJ)", "Of the run's joules (%)"]
     assert [row[1:] for row in shown.rows] == [
@@ -42,15 +32,15 @@ def test_the_table_that_is_read_has_joules_and_shares_with_their_intervals(found
     assert "nodes 2" in shown.note
 
 
-def test_a_page_for_a_repository_counts_nodes_and_names_none(found):
-    text = readme_text(found, {}, arguments="runs")
+def test_a_page_for_a_repository_counts_nodes_and_names_none(nodes_sweep):
+    text = readme_text(nodes_sweep, {}, arguments="runs")
     assert "2 nodes, 4 x NVIDIA H100 80GB HBM3, driver 575.57" in text
     assert "256 threads" in text and "n1" not in text
 
 
 @pytest.mark.slow
-def test_a_browser_draws_the_bar_of_waiting_and_the_devices_of_both_nodes(found, visit):
-    page = visit(report_html(found))
+def test_a_browser_draws_the_bar_of_waiting_and_the_devices_of_both_nodes(nodes_sweep, visit):
+    page = visit(report_html(nodes_sweep))
     assert page.said == []
     page.locator("#devices select").select_option(label="response · nodes=2 · seed 0")
     page.wait_for_function("document.querySelector('#devices').textContent.includes('gpu 0 · n2')")

@@ -1,4 +1,4 @@
-"""A cluster of several nodes on this machine: what runs on them, and what befalls them."""
+"""A cluster of several nodes on this machine: what runs on them, and how they are lost."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Cluster:
 
     @property
     def local_dir(self) -> Path:
-        """The folder that is another one on each node, as a node's own disk is."""
+        """The folder of which each node has its own, like a local disk."""
         return self.directory / "local"
 
     def local_dir_of(self, node: str) -> Path:
