@@ -13,12 +13,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from kdwatts.runtime import interrupt
 from kdwatts.training.cause import Cause, Place
 from kdwatts.training.channel import NotSigned
 
@@ -34,6 +36,9 @@ what follows the finding all ranks have ended within a minute."""
 GONE_AFTER_S = 4.0
 """The same once a rank met a closed connection: then some rank is gone, and it is the one that has
 been silent for longest."""
+ENDING_AFTER_S = 10.0
+"""The same once this rank was asked to end. Slurm asks the ranks that a killed one leaves behind,
+and kills them after KillWait, 30 s unless a site chose otherwise: till then it must be said why."""
 LOOK_EVERY_S = 0.25
 STOP_PATIENCE_S = 2.0
 """How long the end of a process waits for a question to the store that is under way."""
@@ -154,7 +159,10 @@ class SignOfLife:
         """Which rank is lost now; None where all live."""
         company = self._company
         is_alarmed = self._is_alarmed or company.alarmed_s is not None
-        limit_s = GONE_AFTER_S if is_alarmed else LOST_AFTER_S
+        is_ending = signal.SIGTERM in interrupt.received()
+        limit_s = ENDING_AFTER_S if is_ending else LOST_AFTER_S
+        if is_alarmed:
+            limit_s = GONE_AFTER_S
         if self._stranger:
             own = company.ranks.rank
             return Cause(own, company.host_of(own), f"{company.name_of(own)}: {self._stranger}")
@@ -166,7 +174,7 @@ class SignOfLife:
             silent_s = max(silent_s, self._store_silent_s)
         if silent_s < limit_s or self._has_left(rank):
             return None
-        if is_alarmed and silent_s < LOST_AFTER_S:
+        if silent_s < LOST_AFTER_S:
             return self._lost(rank, "ended without a word")
         return self._lost(rank, f"gave no sign of life for {LOST_AFTER_S:g} s")
 

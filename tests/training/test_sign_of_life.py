@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
-from kdwatts.runtime.interrupt import Preempted
+from kdwatts.runtime.interrupt import Preempted, deferred
 from kdwatts.runtime.ranks import Ranks
 from kdwatts.telemetry.node_facts import NodeFacts, facts_of_this_node
 from kdwatts.training import sign_of_life
@@ -73,6 +75,21 @@ def test_the_others_find_the_first_rank_lost_and_one_on_another_node_speaks_for_
     wait_until(lambda: all(ends for _, ends in others))
     assert {(end.rank, end.host) for _, (end,) in others} == {(0, "n1")}
     assert [company.is_deputy for company in ranks] == [False, False, True]
+
+
+def test_a_rank_that_is_asked_to_end_names_the_one_that_was_killed_before_it_is_killed_too(
+    ranks: list[Company], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sign_of_life, "ENDING_AFTER_S", 3.0)
+    monkeypatch.setattr(sign_of_life, "LOST_AFTER_S", 3600.0)
+    found = [watched(company) for company in ranks]
+    found[2][0].is_silent = True
+    time.sleep(0.5)
+    assert not found[0][1]
+    with deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(lambda: all(ends for _, ends in found[:2]))
+    assert found[0][1][0].sentence == "rank 2 on n2 ended without a word"
 
 
 def test_after_an_error_of_a_connection_the_silent_rank_is_named_long_before(
