@@ -41,7 +41,7 @@ VICTIMS = ("node", "rank", "first rank", "driver")
 ENDED_S = 60.0
 """All ranks end in this time after one is lost."""
 UNSEEN_S = 1.0
-"""What a kill may hide at either end of an attempt on each node: some ticks, of a busy machine."""
+"""What a busy machine may hide, or show too late, at either end of an attempt on each node."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Killed:
 
     run_dir: Path
     first_s: tuple[float, float]
-    """When the student's stage began, and when the kill came, in monotonic seconds of ours."""
+    """When the student's stage was seen to begin, and when the kill came, in monotonic seconds of
+    ours."""
     ended_s: float
     """When the last rank of the killed attempt ended."""
     status: Mapping[str, Any]
@@ -101,8 +102,9 @@ def killed(cluster: Cluster, folder: Path, kill: Kill) -> Killed:
         asked = command(run_dir, folder / "store", counted.root)
         process = cluster.start(asked)
         try:
-            wait_until(lambda: steps_of(run_dir) >= kill.step and _trains(run_dir), 300)
+            wait_until(lambda: _trains(run_dir), 300)
             begun_s = time.monotonic()
+            wait_until(lambda: steps_of(run_dir) >= kill.step, 300)
             time.sleep(kill.delay_s)
             killed_s = time.monotonic()
             strike(cluster, kill.victim, process, run_dir)
@@ -161,11 +163,11 @@ def faults(run: Killed, whole_dir: Path) -> list[str]:
         name: sum(run.packages.shown_j(node, run.first_s[0], to_s) for node in CPUS)
         for name, to_s in (("least", run.first_s[1]), ("most", run.ended_s))
     }
-    power_w = sum(trace[0][1] for trace in CPUS.values())
+    unseen_j = 2 * UNSEEN_S * sum(trace[0][1] for trace in CPUS.values())
     energy_j = first["energy_j"]["cpu"]
     if energy_j is None or second["energy_j"]["cpu"] is None:
         found.append(f"joules are missing: {first}, {second}")
-    elif energy_j < drawn["least"] - power_w * UNSEEN_S:
+    elif not drawn["least"] - unseen_j <= energy_j <= drawn["most"] + unseen_j:
         found.append(f"{energy_j:.1f} J of the killed attempt are told, of {drawn}")
     return found
 
