@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of this run: its name, its key, and what it is built from."""
+    """One stage of this run: its name, its key, and what it is built from.
+
+    A node of the graph of stages. Nodes that are machines are `NodeFacts`.
+    """
 
     name: str
     """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
@@ -127,10 +130,10 @@ def plan(
     *,
     began: tuple[Sequence[Device], Launch] | None = None,
 ) -> list[Node]:
-    """The nodes of a run in order, with their keys. Nothing is built or loaded.
+    """The stages of a run in order, with their keys. Nothing is built or loaded.
 
-    `gpus` are those of all nodes of the launch, which is None for that of this process. `began` are
-    GPUs and launch under whose key the student is trained, where they are others.
+    `gpus` are those of all machines of the launch, which is None for that of this process. `began`
+    are GPUs and launch under whose key the student is trained, where they are others.
     """
     from kdwatts.stages import (
         contamination,
@@ -246,7 +249,7 @@ def plan(
 
 
 def _builder(stage: Any, of: Sequence[str]) -> Callable[[Work], None]:
-    """What builds a stage: of a subject, in few bits or not, where it has several nodes."""
+    """What builds a stage: of a subject, in few bits or not, where it is there several times."""
     return lambda work: stage.build(work, *of)
 
 
