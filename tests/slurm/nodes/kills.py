@@ -60,6 +60,7 @@ class Kill:
 class Killed:
     """A run that was killed and then run again, and what its nodes drew."""
 
+    kill: Kill
     run_dir: Path
     first_s: tuple[float, float]
     """When the student's stage was seen to begin, and when the kill came, in monotonic seconds of
@@ -68,9 +69,6 @@ class Killed:
     """When the last rank of the killed attempt ended."""
     status: Mapping[str, Any]
     """What the folder said after that."""
-    said: str
-    steps: int
-    """Steps in the log then."""
     packages: Packages
 
 
@@ -112,11 +110,12 @@ def killed(cluster: Cluster, folder: Path, kill: Kill) -> Killed:
             ended_s = time.monotonic()
         finally:
             process.kill() if process.poll() is None else None
-        said, left, steps = process.communicate()[0], status(run_dir), steps_of(run_dir)
+        process.communicate()
+        left = status(run_dir)
         if kill.victim == "node":
             cluster.boot("n2")
         cluster.run(asked)
-    return Killed(run_dir, (begun_s, killed_s), ended_s, left, said, steps, counted)
+    return Killed(kill, run_dir, (begun_s, killed_s), ended_s, left, counted)
 
 
 def strike(cluster: Cluster, victim: str, process: subprocess.Popen[str], run_dir: Path) -> None:
@@ -157,6 +156,10 @@ def faults(run: Killed, whole_dir: Path) -> list[str]:
         found.append(f"its {steps_of(run.run_dir)} steps are not those of the run without a stop")
     if run.status["state"] == "done":
         found.append("the killed attempt says that it was done")
+    # After the loss of a rank srun may end the other before that writes.
+    where = run.status["stage"], run.status["node"]
+    if run.kill.victim == "node" and where != ("distill", "n2"):
+        found.append(f"the killed attempt does not say where a node was lost: {run.status}")
     folder = (run.run_dir / "student").resolve().parent
     first, second = read_json(folder / "artifact.json")["attempts"]
     drawn = {
