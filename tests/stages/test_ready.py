@@ -18,9 +18,9 @@ from kdwatts.telemetry.meter import Meter
 
 open_window, close_window, inside, known = Meter._open, Meter._close, {}, set()
 
-def opened(meter, path, key):
+def opened(meter, path, key, **how):
     known.update(sys.modules)
-    return open_window(meter, path, key)
+    return open_window(meter, path, key, **how)
 
 def closed(meter, window, error):
     heavy = {"torch", "transformers", "lm_eval", "datasets", "peft", "pandas", "scipy"}
