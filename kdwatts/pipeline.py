@@ -113,6 +113,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     from kdwatts.stages import evaluate, inference, quantize, serving, vocabulary
     from kdwatts.stages.rank_messages import Prepare, to_values
     from kdwatts.stages.ready import get_ready
+    from kdwatts.training.meeting import ranks_by_node
 
     disable_progress_bar()  # One bar is ours: the training loop's.
     names, stages = {node.name for node in missing}, sorted({node.stage for node in missing})
@@ -124,7 +125,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     if run.company:
         training = run.config.training
         if "distill" in stages and "hsdp" in (training.parallel, training.teacher_parallel):
-            check_blocks(tuple(tuple(node.ranks) for node in run.company.nodes))
+            check_blocks(ranks_by_node())
         run.company.tell(to_values(Prepare(run.config, stages)))
     get_ready(run.config, stages)
     if run.company:
@@ -134,7 +135,7 @@ def _prepare(run: Run, missing: list[Node]) -> None:
 def _meters_of_others(run: Run) -> list[OtherNode]:
     """The meters of the other nodes, which begin now; the manifest says how far their clocks are.
 
-    None where the run is on one node.
+    Empty where the run is on one node.
     """
     from kdwatts.stages.node_meters import clock_offsets, meters_of_others
     from kdwatts.stages.rank_messages import Measure, to_values

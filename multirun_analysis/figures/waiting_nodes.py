@@ -30,14 +30,15 @@ _COLUMNS = [
 def waiting_nodes(runs: pd.DataFrame, stages: pd.DataFrame) -> Exhibit:
     """Joules of waiting nodes of each run on several, stage by stage and for all stages together.
 
-    Shares are of all joules of the run, over all its attempts. Empty without such a run.
+    Shares are of the joules of the run's windows that closed, over its attempts: what a killed
+    attempt drew is in neither sum. Empty without such a run.
     """
     return Exhibit(
         "Nodes that waited",
         "Some stages are built by one rank alone, and the other nodes of the run wait for it. Each "
-        "bar is one run on several nodes, with all its attempts: the joules of the nodes that "
-        "waited, as a share of all joules of the run. The line at its end is the 95 % interval of "
-        "their sum.",
+        "bar is one run on several nodes: the joules of the nodes that waited, as a share of all "
+        "joules of the run. What a killed attempt drew is in neither. The line at its end "
+        "is the 95 % interval of their sum.",
         _table(runs, stages),
         partial(_draw, runs=runs),
     )
