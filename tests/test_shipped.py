@@ -8,6 +8,7 @@ file is run by its name, so it fails here until it runs or stands in SET_ASIDE w
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,26 @@ def test_an_option_runs_as_it_ships(option: str, run: Callable[..., int], tmp_pa
         assert steps[-1]["loss"] < steps[0]["loss"]
 
 
+MARK = "KDWATTS_TEST_MARK"
+"""An environment variable that every process inherits which a test starts, and no other has."""
+
+
+def _marked(value: str) -> list[str]:
+    """Every process that inherited this value of MARK, whosever child it is now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == value:
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
 @pytest.mark.slow
 def test_student_and_teacher_are_measured_behind_transformers_serve(
-    run: Callable[..., int], tmp_path: Path
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Twice, so that a second server is measured beside the first; no process is left over."""
+    monkeypatch.setenv(MARK, str(tmp_path))
     asked = (
         *(*SHORT, "eval.tasks=[]", "eval.inference=null", "eval.serving.engine=transformers"),
         *("eval.serving.concurrency=[4,1]", "eval.serving.min_window_s=4"),
@@ -203,7 +219,7 @@ def test_student_and_teacher_are_measured_behind_transformers_serve(
         assert one["points"][0]["output_tokens"] > 0
     manifest = read_json(tmp_path / "2" / "manifest.json")
     assert manifest["serving_engine"]["student"]["name"] == "transformers"
-    assert psutil.Process().children(recursive=True) == []
+    assert _marked(str(tmp_path)) == []
 
 
 def _command(experiment: str) -> list[str]:
