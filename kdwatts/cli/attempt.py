@@ -303,7 +303,7 @@ def _execute(
     guards.check_unchanged()
     nodes = company.nodes if company else [facts_of_this_node(list_gpus())]
     gpus = [gpu for node in nodes for gpu in node.gpus]
-    tree = settings_of_first_start(run_dir, resolve_gpu(tree, nodes[0].gpus))
+    tree = settings_of_first_start(run_dir, resolve_gpu(tree, nodes[0].gpus), overrides)
     config = to_config(tree)
     if config.until in WITHOUT_RUN:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kdwatts.artifacts.manifest import CONFIG_NAME, check_alone
 from kdwatts.cli import sweep
 from kdwatts.cli.overrides import quoted
 from kdwatts.cli.preflight import Command
+from kdwatts.records.files import replace_text
 from kdwatts.runtime.paths import check_path, expanded
 
 log = logging.getLogger(__name__)
@@ -143,18 +144,28 @@ def keep_first_command(run_dir: Path, tree: DictConfig, hydra: Any) -> None:
         OmegaConf.save(part, folder / f"{name}.yaml")
 
 
-def settings_of_first_start(run_dir: Path, tree: DictConfig) -> DictConfig:
+def settings_of_first_start(
+    run_dir: Path, tree: DictConfig, overrides: Sequence[str]
+) -> DictConfig:
     """The configuration of the folder's first attempt; this one's when it is the first.
 
-    Where its artifacts lie and how it is sent, which change no result, are as asked for now.
+    Where its artifacts lie and how it is sent, which change no result, are as asked for now; so is
+    a later last stage, which is written down. `overrides` are what the command says beside the
+    folder: one that says nothing asks for nothing.
     """
     path = run_dir / CONFIG_NAME
     first = sweep.first_settings(run_dir)
-    if first is not None:
-        if sweep.differences(first, tree):
-            log.warning("the run goes on with the settings of its first start, %s", path)
-        for name in sweep.NOT_COMPARED:
-            first[name.rstrip(".")] = tree[name.rstrip(".")]
+    if first is None:
+        replace_text(path, OmegaConf.to_yaml(tree, resolve=True))
+        return tree
+    if not overrides:
         return first
-    OmegaConf.save(tree, path, resolve=True)
-    return tree
+    if sweep.goes_further(first, tree):
+        log.info("the run was to end after %s, and now goes on to %s", first.until, tree.until)
+        first.until = tree.until
+        replace_text(path, OmegaConf.to_yaml(first))
+    if sweep.differences(first, tree):
+        log.warning("the run goes on with the settings of its first start, %s", path)
+    for name in sweep.NOT_COMPARED:
+        first[name.rstrip(".")] = tree[name.rstrip(".")]
+    return first

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from kdwatts.artifacts.manifest import CONFIG_NAME, read_status
 from kdwatts.cli.refusal import in_one_sentence
-from kdwatts.config.experiment import Config
+from kdwatts.config.experiment import STAGES, Config
 
 EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, os.EX_TEMPFAIL
 """75 is EX_TEMPFAIL of sysexits.h: try the same command again."""
@@ -55,15 +55,25 @@ def is_done(run_dir: Path) -> bool:
 
 
 def check_same(run_dir: Path, tree: DictConfig, *, kind: str = "sweep") -> None:
-    """Raise ValueError when the folder holds a run of other settings than these."""
+    """Raise ValueError when the folder holds a run of other settings than these.
+
+    A single run may be asked to go further than it was at first.
+    """
     first = first_settings(run_dir, kind=kind)
     if first is None:
         return
     for key, (found, asked) in differences(first, tree).items():
+        if kind == "run" and key == "until" and goes_further(first, tree):
+            continue
         raise ValueError(
             f"{run_dir} holds a run with {key}={_shown(found)}, and this command asks for "
             f"{_shown(asked)}; give another hydra.{kind}.dir, or the settings that the run has"
         )
+
+
+def goes_further(first: DictConfig, tree: DictConfig) -> bool:
+    """Whether `tree` asks for a later last stage than the first start of a run did."""
+    return STAGES.index(tree.until) > STAGES.index(first.until)
 
 
 def _shown(value: Any) -> Any:

@@ -33,10 +33,14 @@ def append_jsonl(path: Path, record: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file as a whole: a reader sees the old content or the new one, never a part."""
+    """Replace a file by a value as JSON, as a whole. Raises ValueError for NaN and infinities."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    replace_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace the file as a whole: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -158,11 +158,25 @@ def test_overrides_may_stand_on_both_sides_of_a_flag_and_a_null_part_is_refused_
 def test_a_later_start_goes_on_by_the_first_s_settings_and_lies_where_it_is_asked_to_lie_now(
     tmp_path: Path,
 ):
-    first = compose(["training.seed=1", "store_dir=/first", "cluster.partition=a"])
-    assert settings_of_first_start(tmp_path, first).store_dir == "/first"
-    again = compose(["training.seed=1", "store_dir=/second", "cluster.partition=b"])
-    tree = settings_of_first_start(tmp_path, again)
+    words = ["training.seed=1", "store_dir=/first", "cluster.partition=a"]
+    assert settings_of_first_start(tmp_path, compose(words), words).store_dir == "/first"
+    words = ["training.seed=1", "store_dir=/second", "cluster.partition=b"]
+    tree = settings_of_first_start(tmp_path, compose(words), words)
     assert (tree.store_dir, tree.cluster.partition, tree.training.seed) == ("/second", "b", 1)
+    # A command that names the folder alone asks for no other place.
+    tree = settings_of_first_start(tmp_path, compose([]), [])
+    assert (tree.store_dir, tree.cluster.partition, tree.training.seed) == ("/first", "a", 1)
+
+
+def test_a_run_goes_further_than_it_was_to_at_first_and_never_less_far(tmp_path: Path):
+    words = ["until=distill"]
+    assert settings_of_first_start(tmp_path, compose(words), words).until == "distill"
+    assert settings_of_first_start(tmp_path, compose([]), []).until == "distill"
+    words = ["training.seed=0"]
+    assert settings_of_first_start(tmp_path, compose(words), words).until == "serving"
+    assert settings_of_first_start(tmp_path, compose([]), []).until == "serving"
+    words = ["until=distill"]
+    assert settings_of_first_start(tmp_path, compose(words), words).until == "serving"
 
 
 def test_what_is_answered_without_a_run_makes_none_by_another_way_either(tmp_path: Path):

@@ -111,6 +111,25 @@ def test_a_folder_is_refused_to_other_settings_and_open_to_its_own(tmp_path: Pat
         pass
 
 
+def test_a_folder_is_open_to_a_command_that_goes_further_and_refused_to_one_that_ends_before(
+    tmp_path: Path,
+):
+    folder = f"hydra.run.dir={tmp_path}"
+    OmegaConf.save(compose(["until=distill"]), tmp_path / manifest.CONFIG_NAME, resolve=True)
+    for words in (["training.seed=0"], ["until=evaluate"]):
+        with claimed(asked(folder, *words), is_sweep=False):
+            pass
+    sentence = "holds a run with until=distill, and this command asks for teacher; give another"
+    with (
+        pytest.raises(ValueError, match=sentence),
+        claimed(asked(folder, "until=teacher"), is_sweep=False),
+    ):
+        pass
+    # A sweep takes its runs as they are: those that are done are not looked at again.
+    with pytest.raises(ValueError, match="holds a run with until=distill, and this command asks"):
+        sweep.check_same(tmp_path, compose([]))
+
+
 @pytest.mark.parametrize(
     "text", ["a: [1, 2", "", "- 1\n", "hello\n", "\xff", "training:\n  old: 3\n", "training: 3\n"]
 )
@@ -124,7 +143,7 @@ def test_settings_that_are_torn_or_of_another_version_are_refused_by_the_name_of
     with pytest.raises(ValueError, match=sentence), claimed(command, is_sweep=False):
         pass
     with pytest.raises(ValueError, match=sentence):
-        settings_of_first_start(tmp_path, compose([]))
+        settings_of_first_start(tmp_path, compose([]), [])
     assert path.read_bytes() == text.encode("latin-1")
 
 
@@ -222,10 +241,10 @@ def test_a_folder_from_before_the_device_decided_holds_the_run_that_is_asked_for
     before = resolve_gpu(
         compose(["gpu=cpu", "training.compile=false", "training.chunk_rows=256"]), []
     )
-    settings_of_first_start(tmp_path, before)
+    settings_of_first_start(tmp_path, before, [])
     now = resolve_gpu(compose(["gpu=cpu"]), [])
     assert sweep.differences(before, now) == {}
-    training = settings_of_first_start(tmp_path, now).training
+    training = settings_of_first_start(tmp_path, now, ["gpu=cpu"]).training
     assert (training.compile, training.chunk_rows) == (False, 256)
     other = resolve_gpu(compose(["gpu=cpu", "training.chunk_rows=512"]), [])
     assert sweep.differences(before, other) == {"training.chunk_rows": (256, 512)}
