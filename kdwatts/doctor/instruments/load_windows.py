@@ -34,6 +34,10 @@ The average power of NVML's field 185 is that of one second (NVML API reference)
 NUM_EQUAL = 5
 """Equal windows under full load."""
 
+LEAST_READ = 0.5
+"""The least share of a window that lies between the readings at its edges. Below it, the device did
+not answer in the window."""
+
 
 @dataclass(frozen=True)
 class LoadWindow:
@@ -234,8 +238,10 @@ def _joules_of(window: LoadWindow, probe: Probe) -> Joules | None:
         first_j, last_j = start.counter.energy_counter_j, end.counter.energy_counter_j
         assert first_j is not None and last_j is not None, "these readings have a counter"
         counter_j = last_j - first_j
-        # An edge lies halfway between two looks at the counter, which a busy machine draws apart.
         read_s = end.counter.time_s - start.counter.time_s
+        if read_s < LEAST_READ * duration_s:
+            return None  # It was silent at the start, and its next answer stands for that edge.
+        # An edge lies halfway between two looks at the counter, which a busy machine draws apart.
         blur_s = abs(read_s - duration_s) / 3**0.5
     # Where samples are lost, the others stand for them.
     scale = duration_s / used.sampled_s if used.sampled_s > 0 else 0.0
