@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdwatts.records.files import read_json
+from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.runtime.paths import conf_dir
 from tests.slurm.nodes.cluster import PYTHON, Cluster
 from tests.slurm.nodes.runs import (
@@ -121,13 +121,19 @@ def test_adapters_learn_on_two_nodes_what_they_do_on_one(swept: Callable[..., li
     assert_close(shared, alone)
 
 
-def test_the_launcher_sends_a_run_to_two_nodes(
+def test_the_launcher_sends_a_run_to_two_nodes_and_one_node_scores_its_student(
     cluster: Cluster, store: Path, alone: Path, tmp_path: Path
 ):
     small = ("cluster.nodes=2", "cluster.gres=gpu:1", "cluster.cpus_per_task=1", "cluster.mem_gb=1")
     sent = ("-m", "hydra/launcher=slurm", *small, "cluster.partition=main", "cluster.timeout_min=9")
-    told = (f"hydra.sweep.dir={tmp_path}/runs", f"store_dir={store}")
-    cluster.run([PYTHON, *PROGRAM, *sent, *SMALL, *told, *ALL_TERMS, *SHORT])
+    asked = (*SMALL, *ALL_TERMS, *SHORT, "eval.tasks.0.limit=4", "eval.tasks.1.limit=4")
+    told = f"store_dir={store}"
+    cluster.run([PYTHON, *PROGRAM, *sent, *asked, told, f"hydra.sweep.dir={tmp_path}/runs"])
     (run_dir,) = (path.parent for path in (tmp_path / "runs").glob("*/status.json"))
     assert read_json(run_dir / "manifest.json")["launch"]["nodes"] == 2
     assert_close(run_dir, alone)
+    further = [*PROGRAM, *asked, told, f"hydra.run.dir={run_dir}", "until=evaluate"]
+    cluster.run(srun(1, 1, further))
+    assert read_json(run_dir / "manifest.json")["launch"]["nodes"] == 1
+    stages = {(row["window"], row["outcome"]) for row in read_jsonl(run_dir / "stages.jsonl")}
+    assert {("run/distill", "reused"), ("run/evaluate_student", "done")} <= stages
