@@ -26,7 +26,7 @@ from kdwatts.config.experiment import Config
 from kdwatts.records.files import read_json, write_json
 from kdwatts.runtime import interrupt
 from kdwatts.runtime.ranks import launched
-from kdwatts.stages.graph import Node, is_missing
+from kdwatts.stages.graph import PlannedStage, is_missing
 from kdwatts.stages.readable_models import check_models
 from kdwatts.telemetry.meter import Meter
 from kdwatts.telemetry.nvml import Device
@@ -53,15 +53,15 @@ class Run:
     """The ranks of this launch, of which this is the first; None for a process that is alone."""
 
 
-def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
-    """Obtain every node's artifact under the meter and summarize the run when all are there."""
+def execute(run: Run, stages: list[PlannedStage]) -> dict[str, Artifact]:
+    """Obtain every stage's artifact under the meter and summarize the run when all are there."""
     from kdwatts.stages import contamination, inference, serving
     from kdwatts.stages.engine_measurements import read_engine_served
     from kdwatts.stages.serving_measurements import read_served
     from kdwatts.stages.summarize import summarize
 
     config = run.config
-    missing = [node for node in nodes if is_missing(node, run.store)]
+    missing = [planned for planned in stages if is_missing(planned, run.store)]
     _prepare(run, missing)
     others = _meters_of_others(run)
     artifacts: dict[str, Artifact] = {}
@@ -73,36 +73,38 @@ def execute(run: Run, nodes: list[Node]) -> dict[str, Artifact]:
         peers=run.company.peers if run.company else (),
         others=others,
     ) as meter:
-        for node in nodes:
-            interrupt.stop_if_requested(f"everything before {node.name} is in the store")
-            run.notice(node.name)
-            artifact = _obtain(run, node, artifacts, meter)
+        for planned in stages:
+            interrupt.stop_if_requested(f"everything before {planned.name} is in the store")
+            run.notice(planned.name)
+            artifact = _obtain(run, planned, artifacts, meter)
             if artifact is None:
                 continue
-            artifacts[node.name] = artifact
+            artifacts[planned.name] = artifact
             contamination.copy_report(artifact.directory, run.run_dir)
             for stage in (inference, serving):
-                if node.stage == "shards" and any(one.stage == stage.NAME for one in missing):
+                if planned.stage == "shards" and any(one.stage == stage.NAME for one in missing):
                     stage.check_corpus(config, artifact.directory)
     assert meter.row
     if "distill" in artifacts:
         served = {
-            node.name.removeprefix("inference_"): read_served(node.folders(run.store), node.key)
-            for node in nodes
-            if node.stage == "inference"
+            planned.name.removeprefix("inference_"): read_served(
+                planned.folders(run.store), planned.key
+            )
+            for planned in stages
+            if planned.stage == "inference"
         }
         by_engine = {
-            node.name.removeprefix("serving_"): read_engine_served(
-                node.folders(run.store), node.key
+            planned.name.removeprefix("serving_"): read_engine_served(
+                planned.folders(run.store), planned.key
             )
-            for node in nodes
-            if node.stage == "serving"
+            for planned in stages
+            if planned.stage == "serving"
         }
         summarize(config, run.run_dir, artifacts, served, by_engine, meter.row, run.gpus)
     return artifacts
 
 
-def _prepare(run: Run, missing: list[Node]) -> None:
+def _prepare(run: Run, missing: list[PlannedStage]) -> None:
     """Refuse what could not be built; have every rank import what building uses.
 
     Both come before a window would pay for them.
@@ -116,7 +118,8 @@ def _prepare(run: Run, missing: list[Node]) -> None:
     from kdwatts.training.meeting import ranks_by_node
 
     disable_progress_bar()  # One bar is ours: the training loop's.
-    names, stages = {node.name for node in missing}, sorted({node.stage for node in missing})
+    names = {planned.name for planned in missing}
+    stages = sorted({planned.stage for planned in missing})
     check_models(run.config, names)
     vocabulary.check(run.config, names)
     for stage in (evaluate, inference, quantize, serving):
@@ -150,24 +153,26 @@ def _meters_of_others(run: Run) -> list[OtherNode]:
     return others
 
 
-def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) -> Artifact | None:
-    """The node's artifact from the store, or built, recorded and committed.
+def _obtain(
+    run: Run, planned: PlannedStage, artifacts: dict[str, Artifact], meter: Meter
+) -> Artifact | None:
+    """The stage's artifact from the store, or built, recorded and committed.
 
-    A run that finds it there, or waits for who builds it, asks nothing of a GPU for it. Of a node
+    A run that finds it there, or waits for who builds it, asks nothing of a GPU for it. Of a stage
     that is measured several times it is the measurement that this run makes, the first that is
     missing and that nobody is making; else the first that is there, and None where none is yet.
     """
 
-    def take(one: Node, claim: Claim) -> Artifact:
+    def take(one: PlannedStage, claim: Claim) -> Artifact:
         if claim.exists:
             return _reuse(run, one, claim, meter)
         return _build(run, one, claim, artifacts, meter)
 
-    if node.measurements is None:
-        with run.store.claim(node.stage, node.key) as claim:
-            return take(node, claim)
-    there: Node | None = None
-    for one in node.numbered():
+    if planned.measurements is None:
+        with run.store.claim(planned.stage, planned.key) as claim:
+            return take(planned, claim)
+    there: PlannedStage | None = None
+    for one in planned.numbered():
         with run.store.claim_if_free(one.stage, one.key) as free:
             if free and not free.exists:
                 return take(one, free)
@@ -177,33 +182,33 @@ def _obtain(run: Run, node: Node, artifacts: dict[str, Artifact], meter: Meter) 
             return take(there, claim)
     log.info(
         "%s: not measured here, other runs are making all %d measurements of key %s",
-        *(node.name, node.measurements, node.key),
+        *(planned.name, planned.measurements, planned.key),
     )
     return None
 
 
-def _reuse(run: Run, node: Node, claim: Claim, meter: Meter) -> Artifact:
+def _reuse(run: Run, planned: PlannedStage, claim: Claim, meter: Meter) -> Artifact:
     """The artifact that is in the store."""
     import torch
 
     from kdwatts.stages.inference import synchronizer
 
     synchronize = synchronizer(torch.device(run.config.gpu.device))
-    with meter.window(node.name, key=node.key, synchronize=synchronize, alone=True) as window:
+    with meter.window(planned.name, key=planned.key, synchronize=synchronize, alone=True) as window:
         window.outcome = "reused"
     artifact = read_artifact(claim.artifact_dir)
-    if changes := other_code(artifact.record, node.code):
+    if changes := other_code(artifact.record, planned.code):
         log.warning(
             "%s: the artifact %s was built by other code: %s; it is reused all the same, set "
             "store.code=strict or delete %s to build it anew",
-            *(node.name, node.key, " and ".join(changes), artifact.directory),
+            *(planned.name, planned.key, " and ".join(changes), artifact.directory),
         )
-    log.info("%s: reused, %s, key %s", node.name, artifact.cost_in_words(), node.key)
+    log.info("%s: reused, %s, key %s", planned.name, artifact.cost_in_words(), planned.key)
     return Artifact(artifact.directory, artifact.record, reused=True)
 
 
 def _build(
-    run: Run, node: Node, claim: Claim, artifacts: dict[str, Artifact], meter: Meter
+    run: Run, planned: PlannedStage, claim: Claim, artifacts: dict[str, Artifact], meter: Meter
 ) -> Artifact:
     """The artifact, built under the meter, with the energy of every attempt at it."""
     import torch
@@ -216,14 +221,16 @@ def _build(
     from kdwatts.training.parallel import device_of, together
 
     device = torch.device(run.config.gpu.device)
-    if node.stage not in ("shards", "contamination"):
+    if planned.stage not in ("shards", "contamination"):
         device = device_of(launched(), device.type)
     synchronize = synchronizer(device)
-    alone = not node.is_assisted
-    with meter.window(node.name, key=node.key, synchronize=synchronize, alone=alone) as window:
+    alone = not planned.is_assisted
+    with meter.window(
+        planned.name, key=planned.key, synchronize=synchronize, alone=alone
+    ) as window:
         work = Work(
             config=run.config,
-            inputs={name: artifacts[name].directory for name in (*node.parents, *node.reads)},
+            inputs={name: artifacts[name].directory for name in (*planned.parents, *planned.reads)},
             out_dir=claim.work_dir,
             scratch_dir=claim.scratch_dir,
             run_dir=run.run_dir,
@@ -231,37 +238,37 @@ def _build(
             meter=meter,
             window=window,
             device=device,
-            measurement=node.settings.get("measurement", 1),
-            keyed=node.settings,
+            measurement=planned.settings.get("measurement", 1),
+            keyed=planned.settings,
         )
         # Of unfinished attempts at this artifact, also of those whose work was lost.
         before = earlier_attempts(
             claim.scratch_dir,
-            window=f"run/{node.name}",
+            window=f"run/{planned.name}",
             interval_s=run.config.telemetry.interval_s,
         )
-        if run.company and node.is_assisted:
-            run.company.tell(to_values(Call.of(node.stage, work, claim.artifact_dir)))
-            if node.stage == "distill":  # From here to its end ranks go in step.
+        if run.company and planned.is_assisted:
+            run.company.tell(to_values(Call.of(planned.stage, work, claim.artifact_dir)))
+            if planned.stage == "distill":  # From here to its end ranks go in step.
                 window.synchronize = together(synchronize)
-        node.build(work)
+        planned.build(work)
     assert window.row
-    if run.company and node.is_assisted:
+    if run.company and planned.is_assisted:
         run.company.tell(to_values(Built(run.config.gpu.device)))
         run.company.wait_for_answers()
     record = make_record(
-        node.identity,
+        planned.identity,
         attempts=[*before, asdict(window.row)],
         run=run.run_dir.name,
         gpus=[gpu.name for gpu in run.gpus],
     )
     write_json(claim.work_dir / ARTIFACT_NAME, record)
-    if node.stage == "distill":
-        parents = [artifacts[name].record for name in node.parents]
+    if planned.stage == "distill":
+        parents = [artifacts[name].record for name in planned.parents]
         write_energy(run.config, claim.work_dir, record, parents)
     claim.commit()
     artifact = Artifact(claim.artifact_dir, record, reused=False)
-    log.info("%s: built, %s, key %s", node.name, in_words(artifact.energy), node.key)
+    log.info("%s: built, %s, key %s", planned.name, in_words(artifact.energy), planned.key)
     return artifact
 
 

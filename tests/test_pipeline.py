@@ -374,8 +374,8 @@ def test_a_terminated_run_ends_its_step_saves_and_says_preempted(store: Path, tm
 def test_a_run_that_waits_for_another_s_teacher_has_not_touched_a_gpu(tmp_path: Path):
     """Whatever asks for a context of CUDA before the wait ends the run, as there is no CUDA."""
     config = to_config(tree_of(tmp_path / "store", "paradigm=response", "gpu=h100"))
-    nodes = plan(config, [])
-    teacher = next(node for node in nodes if node.name == "teacher")
+    stages = plan(config, [])
+    teacher = next(planned for planned in stages if planned.name == "teacher")
     begun: list[str] = []
 
     def notice(name: str) -> None:
@@ -389,7 +389,7 @@ def test_a_run_that_waits_for_another_s_teacher_has_not_touched_a_gpu(tmp_path: 
         waiting.store.claim("teacher", teacher.key),
         pytest.raises(interrupt.Preempted, match="what it waited for is built by another"),
     ):
-        execute(waiting, nodes)
+        execute(waiting, stages)
     with interrupt.deferred():
         pass  # Forgets the signal, which would end the next wait in this process.
     assert begun == ["shards", "teacher"]

@@ -32,11 +32,11 @@ def run(run_dir: Path, *overrides: str) -> Path:
 
 def keys_of(*overrides: str) -> dict[str, str]:
     """Name of each stage to its key."""
-    return {node.name: node.key for node in plan(config_of(*overrides), [])}
+    return {planned.name: planned.key for planned in plan(config_of(*overrides), [])}
 
 
 def artifact_of(store: Path, name: str, *overrides: str) -> Path:
     """Where the store keeps what this stage of a run makes."""
-    nodes = plan(config_of(f"store_dir={store}", *overrides), [])
-    (found,) = [store / node.stage / node.key for node in nodes if node.name == name]
+    stages = plan(config_of(f"store_dir={store}", *overrides), [])
+    (found,) = [store / planned.stage / planned.key for planned in stages if planned.name == name]
     return found

@@ -57,7 +57,7 @@ def in_words(energy: Quantity) -> str:
 def make_record(
     identity: dict[str, Any], *, attempts: list[dict[str, Any]], run: str, gpus: list[str]
 ) -> dict[str, Any]:
-    """The content of artifact.json: `Node.identity`, and how the artifact was built.
+    """The content of artifact.json: `PlannedStage.identity`, and how the artifact was built.
 
     `attempts` are window records. The last one is that of the run that finished it.
     """

@@ -65,9 +65,9 @@ def _print_plans(command: Command) -> None:
         before = Launch(1, launch.ranks_per_node) if is_early else None
         present = gpus if config.gpu.device == "cuda" else []
         store = Store(config.store_dir)
-        nodes = [] if unmade_teacher(config.model) else plan(config, present, launch)
-        print(describe(config, nodes, store, present, launch, before=before), end="\n\n")
-        costs |= costs_left(config, nodes, store, launch, before=before) or {}
+        stages = [] if unmade_teacher(config.model) else plan(config, present, launch)
+        print(describe(config, stages, store, present, launch, before=before), end="\n\n")
+        costs |= costs_left(config, stages, store, launch, before=before) or {}
     if len(configs) > 1 and costs:
         print(sweep_line(costs, len(configs)), end="\n\n")
     for config in configs:

@@ -24,13 +24,13 @@ from kdwatts.planning.serving_words import estimate_lines
 from kdwatts.planning.sizes import size_lines
 from kdwatts.planning.writer_lines import writer_lines
 from kdwatts.runtime.ranks import Launch, own_launch
-from kdwatts.stages.graph import Node, is_missing
+from kdwatts.stages.graph import PlannedStage, is_missing
 from kdwatts.telemetry.nvml import Device
 
 
 def describe(
     config: Config,
-    nodes: Sequence[Node],
+    stages: Sequence[PlannedStage],
     store: Store,
     gpus: Sequence[Device],
     launch: Launch | None = None,
@@ -57,33 +57,35 @@ def describe(
         *(
             [f"stages: not known yet: {missing}"]
             if missing
-            else _stage_lines(nodes, store, known=knows_cards or config.gpu.device == "cpu")
+            else _stage_lines(stages, store, known=knows_cards or config.gpu.device == "cpu")
         ),
         "",
         *size_lines(config, budget),
-        *writer_lines(config, nodes),
+        *writer_lines(config, stages),
         *memory_lines(config, budget, launch),
         *sending_lines(config, launch, step_s=trained_s and sum(trained_s) / num_steps(config)),
-        *time_lines(config, costs_left(config, nodes, store, launch, before=before), rates, launch),
+        *time_lines(
+            config, costs_left(config, stages, store, launch, before=before), rates, launch
+        ),
         *serving_lines(config, budget, rates),
-        *load_lines(config, [node for node in nodes if is_missing(node, store)]),
+        *load_lines(config, [planned for planned in stages if is_missing(planned, store)]),
         *estimate_lines(config, rates),
     ]
     return "\n".join(lines)
 
 
-def _stage_lines(nodes: Sequence[Node], store: Store, *, known: bool) -> list[str]:
+def _stage_lines(stages: Sequence[PlannedStage], store: Store, *, known: bool) -> list[str]:
     lines = ["stages:"]
-    width = max(18, *(len(node.name) for node in nodes)) if nodes else 0
-    for node in nodes:
-        folders = list(node.folders(store).values())
-        if folders and not is_missing(node, store):
+    width = max(18, *(len(planned.name) for planned in stages)) if stages else 0
+    for planned in stages:
+        folders = list(planned.folders(store).values())
+        if folders and not is_missing(planned, store):
             state = f"reused, {read_artifact(folders[0]).cost_in_words()}"
         elif folders:
-            state = f"measurement {len(folders) + 1} of {node.measurements} would be built"
-        elif known or "hardware" not in node.settings:
+            state = f"measurement {len(folders) + 1} of {planned.measurements} would be built"
+        elif known or "hardware" not in planned.settings:
             state = "would be built"
         else:
             state = "would be built; its key depends on the GPU that the job finds"
-        lines.append(f"  {node.name:<{width}} {node.key}  {state}")
+        lines.append(f"  {planned.name:<{width}} {planned.key}  {state}")
     return lines

@@ -12,11 +12,11 @@ from kdwatts.planning.fits import check_memory
 from kdwatts.records.quantized_model import without_bits
 from kdwatts.runtime.paths import resolve_dir
 from kdwatts.runtime.ranks import Launch
-from kdwatts.stages.graph import Node, is_missing, plan
+from kdwatts.stages.graph import PlannedStage, is_missing, plan
 from kdwatts.stages.readable_models import check_models
 
 
-def plan_ahead(config: Config, launch: Launch) -> list[Node]:
+def plan_ahead(config: Config, launch: Launch) -> list[PlannedStage]:
     """The stages of a run that another launch will make, seen from this machine.
 
     Raises ValueError for choices that its ranks cannot have, and for a GPU that is too small
@@ -24,8 +24,8 @@ def plan_ahead(config: Config, launch: Launch) -> list[Node]:
     GPUs nor hubs are asked.
     """
     check(config, ranks=launch.ranks)
-    nodes, store = plan(config, [], launch), Store(config.store_dir)
-    missing = {node.name for node in nodes if is_missing(node, store)}
+    stages, store = plan(config, [], launch), Store(config.store_dir)
+    missing = {planned.name for planned in stages if is_missing(planned, store)}
     models = {without_bits(name) for name in missing}
     makers = {
         "teacher": {"teacher"},
@@ -38,7 +38,7 @@ def plan_ahead(config: Config, launch: Launch) -> list[Node]:
     check_models(_as_on_disk(config), missing)
     if any(name.startswith("serving_") for name in missing):
         check_requests(config)
-    return nodes
+    return stages
 
 
 def check_requests(config: Config) -> None:

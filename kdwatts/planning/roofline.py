@@ -16,7 +16,7 @@ from kdwatts.planning.interconnect import sent_in_a_step
 from kdwatts.planning.measured_rates import Rates, rates_of, sheet_rates
 from kdwatts.runtime.fingerprint import fingerprint
 from kdwatts.runtime.ranks import Launch, own_launch
-from kdwatts.stages.graph import Node
+from kdwatts.stages.graph import PlannedStage
 
 OPTIMIZER_BYTES = 28
 """Bytes per trained parameter and step, in float32.
@@ -172,7 +172,7 @@ def _writing_s(config: Config, rates: Rates) -> float:
 
 def costs_left(
     config: Config,
-    nodes: Sequence[Node],
+    stages: Sequence[PlannedStage],
     store: Store,
     launch: Launch | None = None,
     *,
@@ -192,9 +192,9 @@ def costs_left(
         key = fingerprint(to_dict(config))
         return {(stage, key): cost for stage, cost in costs.items()}
     return {
-        (node.stage, node.key): costs[node.stage]
-        for node in nodes
-        if node.stage in costs and not store.finished_dir(node.stage, node.key)
+        (planned.stage, planned.key): costs[planned.stage]
+        for planned in stages
+        if planned.stage in costs and not store.finished_dir(planned.stage, planned.key)
     }
 
 

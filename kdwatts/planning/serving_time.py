@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 from kdwatts.config.experiment import Config
 from kdwatts.config.serving import Serving
-from kdwatts.stages.graph import Node
+from kdwatts.stages.graph import PlannedStage
 from kdwatts.stages.serving_log import parts_of_log
 
 
-def load_lines(config: Config, missing: Sequence[Node]) -> list[str]:
+def load_lines(config: Config, missing: Sequence[PlannedStage]) -> list[str]:
     """How long the measurements of serving that are missing take. Empty where none is.
 
     A load takes `min_window_s` at the least and `max_window_s` at the most. How long a server
     starts is not known.
     """
-    nodes = [node for node in missing if node.stage == "serving"]
-    if not nodes:
+    stages = [planned for planned in missing if planned.stage == "serving"]
+    if not stages:
         return []
-    asked, engine = config.eval.serving, nodes[0].settings["engine"]
-    names = [node.name.removeprefix("serving_").replace("_", " in ") for node in nodes]
+    asked, engine = config.eval.serving, stages[0].settings["engine"]
+    names = [planned.name.removeprefix("serving_").replace("_", " in ") for planned in stages]
     models = ", ".join([*names[:-2], " and ".join(names[-2:])])
     parked_s = asked.parking_settle_s + asked.parking_s if asked.parking_s else 0.0
-    ends = [f"{len(nodes) * (loads_s + parked_s) / 60:,.1f}" for loads_s in _loads_s(asked)]
+    ends = [f"{len(stages) * (loads_s + parked_s) / 60:,.1f}" for loads_s in _loads_s(asked)]
     version = f" {engine['version']}" if engine["version"] else ""
     more = " and the search for the greatest rate" if asked.slo.is_set else ""
     return [

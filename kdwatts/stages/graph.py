@@ -22,11 +22,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Node:
-    """One stage of this run: its name, its key, and what it is built from.
-
-    A node of the graph of stages. Nodes that are machines are `NodeFacts`.
-    """
+class PlannedStage:
+    """One stage of this run: its name, its key, and what it is built from."""
 
     name: str
     """Name of its window: evaluate_student, where the artifact's stage is `evaluate`."""
@@ -34,7 +31,7 @@ class Node:
     key: str
     settings: dict[str, Any]
     parents: dict[str, str]
-    """Name of each parent node to its key."""
+    """Name of each stage before it that is in its key, to the key of that."""
     build: Callable[[Work], None]
     is_assisted: bool
     """Whether the other ranks of a launch help to build it."""
@@ -42,7 +39,7 @@ class Node:
     """Option that names code, to the key of this code. None where it cannot be read."""
     version: int
     reads: dict[str, str]
-    """Name to key of the nodes that it is built from and that are not in its key."""
+    """Name to key of the stages that it is built from and that are not in its key."""
     measurements: int | None = None
     """How many independent measurements the store keeps under this key. None: it is built once."""
 
@@ -63,12 +60,12 @@ class Node:
             "code": self.code,
         }
 
-    def numbered(self) -> list[Node]:
-        """The measurements of this node, each with a key of its own.
+    def numbered(self) -> list[PlannedStage]:
+        """The measurements of this stage, each with a key of its own.
 
-        The node itself if it has none.
+        The stage itself if it has none.
 
-        The first one's key is that of the node, as in stores from before there were several.
+        The first one's key is that of the stage, as in stores from before there were several.
         """
         numbers = range(2, (self.measurements or 1) + 1)
         return [self, *map(self._numbered, numbers)]
@@ -81,20 +78,20 @@ class Node:
         }
         return {number: folder for number, folder in found.items() if folder}
 
-    def _numbered(self, number: int) -> Node:
+    def _numbered(self, number: int) -> PlannedStage:
         settings = {**self.settings, "measurement": number}
         key = stage_key(self.stage, self.version, settings, list(self.parents.values()))
         return replace(self, key=key, settings=settings, measurements=None)
 
 
-def is_missing(node: Node, store: Store) -> bool:
-    """Whether something of the node is not in the store: itself, or one of its measurements."""
-    return len(node.folders(store)) < (node.measurements or 1)
+def is_missing(planned: PlannedStage, store: Store) -> bool:
+    """Whether something of the stage is not in the store: itself, or one of its measurements."""
+    return len(planned.folders(store)) < (planned.measurements or 1)
 
 
 def plan_of_attempt(
     config: Config, gpus: Sequence[Device], launch: Launch, run_dir: Path
-) -> list[Node]:
+) -> list[PlannedStage]:
     """The plan of an attempt in a run's folder.
 
     A run may go on with another number of nodes or ranks. Its student keeps the key of the first
@@ -104,23 +101,23 @@ def plan_of_attempt(
     began = first_start(run_dir, gpus, launch)
     if began is None:
         return plan(config, gpus, launch)
-    nodes, store = plan(config, gpus, launch, began=began), Store(config.store_dir)
-    if not any(_is_begun(node, store) for node in nodes):
+    stages, store = plan(config, gpus, launch, began=began), Store(config.store_dir)
+    if not any(_is_begun(planned, store) for planned in stages):
         return plan(config, gpus, launch)
     log.warning(
         "the run began with %s and goes on with %s; its student keeps the key of the first start, "
         "and manifest.json has the launch of each attempt",
         *(began[1].in_words(), launch.in_words()),
     )
-    return nodes
+    return stages
 
 
-def _is_begun(node: Node, store: Store) -> bool:
-    """Whether the store has the student that a node stands for, or a checkpoint of it."""
-    if node.stage != "distill":
+def _is_begun(planned: PlannedStage, store: Store) -> bool:
+    """Whether the store has the student that a stage stands for, or a checkpoint of it."""
+    if planned.stage != "distill":
         return False
-    checkpoints = store.scratch_dir(node.stage, node.key) / "checkpoints"
-    return bool(node.folders(store)) or any(checkpoints.glob("step-*"))
+    checkpoints = store.scratch_dir(planned.stage, planned.key) / "checkpoints"
+    return bool(planned.folders(store)) or any(checkpoints.glob("step-*"))
 
 
 def plan(
@@ -129,7 +126,7 @@ def plan(
     launch: Launch | None = None,
     *,
     began: tuple[Sequence[Device], Launch] | None = None,
-) -> list[Node]:
+) -> list[PlannedStage]:
     """The stages of a run in order, with their keys. Nothing is built or loaded.
 
     `gpus` are those of all machines of the launch, which is None for that of this process. `began`
@@ -152,7 +149,7 @@ def plan(
     launch = launch or own_launch()
     hardware = joule_settings(config, gpus, launch)
     trained_on = joule_settings(config, *began) if began else hardware
-    nodes: dict[str, Node] = {}
+    stages: dict[str, PlannedStage] = {}
 
     def add(
         name: str,
@@ -171,8 +168,8 @@ def plan(
         code = code_keys(stage.NAME, config)
         if code and config.store.code == "strict":
             settings = {**settings, "code": code}
-        keys = {parent: nodes[parent].key for parent in parents}
-        nodes[name] = Node(
+        keys = {parent: stages[parent].key for parent in parents}
+        stages[name] = PlannedStage(
             name,
             stage.NAME,
             key=stage_key(stage.NAME, stage.VERSION, settings, list(keys.values())),
@@ -182,7 +179,7 @@ def plan(
             is_assisted=hasattr(stage, "assist"),
             code=code,
             version=stage.VERSION,
-            reads={read: nodes[read].key for read in reads},
+            reads={read: stages[read].key for read in reads},
             measurements=measurements,
         )
 
@@ -193,11 +190,11 @@ def plan(
     if config.paradigm.text == "teacher":
         add("generate", generate, generate.settings(config), ["shards"], measured=False)
     if config.paradigm.needs_signals and config.paradigm.teacher == "cached":
-        text = "generate" if "generate" in nodes else "shards"
+        text = "generate" if "generate" in stages else "shards"
         add("teacher", teacher, teacher.settings(config), [text], measured=False)
     # All that stands before the student is its ancestor, the corpus of a generated text too; a
     # report on the corpus is not.
-    ancestors = [name for name in nodes if name != "contamination"]
+    ancestors = [name for name in stages if name != "contamination"]
     settings = distill.settings(config, began[1] if began else launch)
     add("distill", distill, settings, ancestors, measured=True)
     subjects = ["student", "teacher"] if config.model.teacher else ["student"]
@@ -245,7 +242,7 @@ def plan(
             reads=read,
             measurements=under_load.measurements,
         )
-    return [node for node in nodes.values() if _is_reached(node.stage, config)]
+    return [planned for planned in stages.values() if _is_reached(planned.stage, config)]
 
 
 def _builder(stage: Any, of: Sequence[str]) -> Callable[[Work], None]:

@@ -191,7 +191,7 @@ def test_a_site_of_one_s_own_may_leave_unstated_what_its_factor_counts(
 def test_nothing_of_a_site_is_in_a_key(configure: Callable[..., Any]):
     asked = ("paradigm=response", "model=tiny", "gpu=cpu")
     places = (["site=world"], ["site=texas"], ["site=world", "site.grid_boundary=unstated"])
-    keys = [[node.key for node in plan(configure(*asked, *place), [])] for place in places]
+    keys = [[planned.key for planned in plan(configure(*asked, *place), [])] for place in places]
     assert len(keys[0]) > 4 and keys[0] == keys[1] == keys[2]
 
 

@@ -20,7 +20,7 @@ from kdwatts.config.checks import check
 from kdwatts.config.experiment import Config
 from kdwatts.config.pair import Architecture, ModelSource, Pair
 from kdwatts.models.load import load_model, load_tokenizer
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.meter import Meter
 
@@ -145,18 +145,18 @@ class Bench:
     def student_of(self, config: Config) -> Path:
         """The artifact of the distilled student, with the log of its training in `run`."""
         inputs: dict[str, Path] = {}
-        for node in plan(config, []):
-            if node.key not in self.built:
-                parents = {name: inputs[name] for name in node.parents}
-                self.built[node.key] = self._build(config, node, parents)
-            inputs[node.name] = self.built[node.key]
+        for planned in plan(config, []):
+            if planned.key not in self.built:
+                parents = {name: inputs[name] for name in planned.parents}
+                self.built[planned.key] = self._build(config, planned, parents)
+            inputs[planned.name] = self.built[planned.key]
         return inputs["distill"]
 
-    def _build(self, config: Config, node: Node, inputs: dict[str, Path]) -> Path:
-        folder = self.folder / node.key
+    def _build(self, config: Config, planned: PlannedStage, inputs: dict[str, Path]) -> Path:
+        folder = self.folder / planned.key
         places = [folder / name for name in ("out", "scratch", "run")]
         for place in places:
             place.mkdir(parents=True)
-        with self.meter.window(node.name, key=node.key) as window:
-            node.build(Work(config, inputs, *places, 1, self.meter, window, torch.device("cpu")))
+        with self.meter.window(planned.name, key=planned.key) as window:
+            planned.build(Work(config, inputs, *places, 1, self.meter, window, torch.device("cpu")))
         return places[0]

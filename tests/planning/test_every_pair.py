@@ -89,11 +89,11 @@ def _runs(pair: str, paradigm: str) -> Iterator[Config]:
 @pytest.mark.parametrize("paradigm", PARADIGMS)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_pair_is_planned_on_every_gpu(pair: str, paradigm: str, tmp_path: Path):
-    store, nodes = Store(tmp_path), []
+    store, stages = Store(tmp_path), []
     for config in _runs(pair, paradigm):
-        if not nodes and not unmade_teacher(config.model):
-            nodes = plan(config, [])
-        text = describe(config, nodes, store, [])
+        if not stages and not unmade_teacher(config.model):
+            stages = plan(config, [])
+        text = describe(config, stages, store, [])
         gpu = config.gpu.name
         assert f"paradigm={paradigm} model={pair} " in text and f"gpu={gpu} " in text
         assert "kWh" in text and "steps/s" in text

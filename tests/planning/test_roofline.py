@@ -93,13 +93,13 @@ def test_ranks_share_the_hours_and_not_the_energy(
 
 def test_what_the_store_holds_costs_nothing(configure: Configure, tmp_path: Path):
     config = configure("gpu=h100", "paradigm=response")
-    nodes, store = plan(config, []), Store(tmp_path)
-    missing = costs_left(config, nodes, store)
+    stages, store = plan(config, []), Store(tmp_path)
+    missing = costs_left(config, stages, store)
     assert {stage for stage, _ in missing} == {"teacher", "distill"}
-    (key,) = [node.key for node in nodes if node.name == "teacher"]
+    (key,) = [planned.key for planned in stages if planned.name == "teacher"]
     with store.claim("teacher", key) as claim:
         claim.commit()
-    left = costs_left(config, nodes, store)
+    left = costs_left(config, stages, store)
     assert {stage for stage, _ in left} == {"distill"}
     assert total(left.values()).hours[0] < total(missing.values()).hours[0]
     assert time_lines(config, {}) == ["expected: no time, the student is in the store already"]

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from kdwatts.cli.preflight import compose
 from kdwatts.config.checks import to_config
 from kdwatts.config.experiment import Config
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.stages.work import Work
 from kdwatts.telemetry.meter import Meter
 from tests.pretend_cuda.ledger import counted
@@ -59,38 +59,40 @@ def on_either(device: torch.device) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def work_of(config: Config, stage: str, device: torch.device) -> Iterator[tuple[Node, Work]]:
+def work_of(
+    config: Config, stage: str, device: torch.device
+) -> Iterator[tuple[PlannedStage, Work]]:
     """A stage and what it is given on the device. What it needs is built on the CPU, once."""
     inputs: dict[str, Path] = {}
-    nodes = plan(config, [])
+    stages = plan(config, [])
     needed = {stage}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed |= {*node.parents, *node.reads}
+    for planned in reversed(stages):
+        if planned.name in needed:
+            needed |= {*planned.parents, *planned.reads}
     with nullcontext() if device == CUDA else _disable_current_modes():
-        for node in (node for node in nodes if node.name in needed):
-            if node.name == stage:
-                with _given(config, node, inputs, device) as work:
-                    yield node, work
+        for planned in (planned for planned in stages if planned.name in needed):
+            if planned.name == stage:
+                with _given(config, planned, inputs, device) as work:
+                    yield planned, work
                 return
-            if node.key not in _built:
-                with _disable_current_modes(), _given(config, node, inputs, CPU) as work:
-                    node.build(work)
-                    _built[node.key] = work.out_dir
-            inputs[node.name] = _built[node.key]
+            if planned.key not in _built:
+                with _disable_current_modes(), _given(config, planned, inputs, CPU) as work:
+                    planned.build(work)
+                    _built[planned.key] = work.out_dir
+            inputs[planned.name] = _built[planned.key]
     raise AssertionError(f"there is no stage {stage}")
 
 
 @contextmanager
 def _given(
-    config: Config, node: Node, inputs: dict[str, Path], device: torch.device
+    config: Config, planned: PlannedStage, inputs: dict[str, Path], device: torch.device
 ) -> Iterator[Work]:
     folder = _new_folder()
     out_dir, scratch_dir, run_dir = (folder / name for name in ("out", "scratch", "run"))
     for place in (out_dir, scratch_dir, run_dir):
         place.mkdir(parents=True)
-    parents = {name: inputs[name] for name in (*node.parents, *node.reads)}
-    with meter().window(f"{node.name}{folder.name}", key=node.key) as window:
+    parents = {name: inputs[name] for name in (*planned.parents, *planned.reads)}
+    with meter().window(f"{planned.name}{folder.name}", key=planned.key) as window:
         yield Work(config, parents, out_dir, scratch_dir, run_dir, 1, meter(), window, device)
 
 

@@ -265,7 +265,7 @@ def test_the_number_of_ranks_changes_joules_and_so_the_key(
     config = configure("gpu=cpu", "training.accumulation=4")
 
     def keys(launch: Launch | None = None) -> list[str]:
-        return [node.key for node in plan(config, [], launch)]
+        return [planned.key for planned in plan(config, [], launch)]
 
     alone = keys()
     for name, value in TORCHRUN.items():

@@ -117,7 +117,7 @@ def test_a_stage_before_the_evaluation_asks_for_no_harness(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(lm_tasks, "version", missing)
-    names = [node.name for node in plan(configure("until=distill", "gpu=cpu"), [])]
+    names = [planned.name for planned in plan(configure("until=distill", "gpu=cpu"), [])]
     assert names[-1] == "distill"
     with pytest.raises(ValueError, match=r"need lm-eval, which is not installed; .*eval=none"):
         plan(configure("until=evaluate", "gpu=cpu"), [])
@@ -125,7 +125,7 @@ def test_a_stage_before_the_evaluation_asks_for_no_harness(
 
 def test_a_stage_that_is_not_asked_for_is_not_in_the_plan(configure: Callable[..., Any]):
     found = {
-        until: {node.stage for node in plan(configure(f"until={until}", "gpu=cpu"), [])}
+        until: {planned.stage for planned in plan(configure(f"until={until}", "gpu=cpu"), [])}
         for until in ("distill", "evaluate", "inference", "plan")
     }
     assert found["evaluate"] - found["distill"] == {"evaluate"}

@@ -171,8 +171,8 @@ def test_teacher_signals_are_taken_on_the_teacher_s_own_text_cached_as_online(
         assert rows["run/generate"]["outcome"] == "reused"
         losses.append([row["loss"] for row in read_jsonl(tmp_path / teacher / "train.jsonl")])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
-    nodes = plan(config_of(f"store_dir={store}", *overrides[:-1]), [])
-    parents = {node.name: list(node.parents) for node in nodes}
+    stages = plan(config_of(f"store_dir={store}", *overrides[:-1]), [])
+    parents = {planned.name: list(planned.parents) for planned in stages}
     assert parents["teacher"] == ["generate"]
     assert parents["distill"] == ["shards", "generate", "teacher"]
 

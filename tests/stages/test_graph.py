@@ -11,7 +11,7 @@ import pytest
 from kdwatts.artifacts.manifest import write_manifest
 from kdwatts.artifacts.store import Store
 from kdwatts.runtime.ranks import Launch
-from kdwatts.stages.graph import Node, plan, plan_of_attempt
+from kdwatts.stages.graph import PlannedStage, plan, plan_of_attempt
 from kdwatts.telemetry.node_facts import facts_of_this_node
 
 SMALL = ("gpu=cpu", "paradigm=sft", "training=smoke", "eval=none", "training.accumulation=4")
@@ -28,13 +28,13 @@ def begun(configure: Callable[..., Any], tmp_path: Path) -> Any:
     return config
 
 
-def student(nodes: list[Node]) -> dict[str, Any]:
-    (found,) = [node.identity for node in nodes if node.stage == "distill"]
+def student(stages: list[PlannedStage]) -> dict[str, Any]:
+    (found,) = [planned.identity for planned in stages if planned.stage == "distill"]
     return found
 
 
-def keys(nodes: list[Node]) -> list[str]:
-    return [node.key for node in nodes]
+def keys(stages: list[PlannedStage]) -> list[str]:
+    return [planned.key for planned in stages]
 
 
 def test_a_run_with_a_checkpoint_keeps_the_key_of_its_first_launch(
@@ -61,13 +61,13 @@ def test_what_is_measured_after_the_student_has_the_key_of_the_launch_that_measu
     trained = student(plan(config, [], Launch(2, 4)))
     with Store(config.store_dir).claim("distill", trained["key"]) as claim:
         claim.commit()
-    nodes = {node.name: node for node in plan_of_attempt(config, [], Launch(), tmp_path)}
-    scored = nodes["evaluate_student"]
+    stages = {planned.name: planned for planned in plan_of_attempt(config, [], Launch(), tmp_path)}
+    scored = stages["evaluate_student"]
     assert scored.parents["distill"] == trained["key"]
     assert trained["settings"]["hardware"]["nodes"] == 2
     assert "nodes" not in scored.settings["hardware"]
     # No other launch finds these joules under its key.
-    there = {node.name: node.key for node in plan(config, [], Launch(2, 4))}
+    there = {planned.name: planned.key for planned in plan(config, [], Launch(2, 4))}
     assert scored.key != there["evaluate_student"]
 
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from kdwatts.models.serving_shape import depends_on_text, serving_shape
 from kdwatts.stages import inference
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.telemetry.nvml import Device
 
 Configure = Callable[..., Any]
@@ -51,14 +51,14 @@ def key_of(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     )
 
     def key_of(*overrides: str, subject: str = "student") -> str:
-        return node_of(configure, *overrides, subject=subject).key
+        return planned_of(configure, *overrides, subject=subject).key
 
     return key_of
 
 
-def node_of(configure: Configure, *overrides: str, subject: str = "student") -> Node:
+def planned_of(configure: Configure, *overrides: str, subject: str = "student") -> PlannedStage:
     config = configure("gpu=cpu", "eval=tiny", *overrides)
-    return next(node for node in plan(config, []) if node.name == f"inference_{subject}")
+    return next(planned for planned in plan(config, []) if planned.name == f"inference_{subject}")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_student_trained_by_adapters_is_served_merged_and_so_has_the_key_of_a_
     taught = ("model=tiny_half", "paradigm=sft", "training.sequence_length=128")
     adapted = (*taught, "training=lora", "training.precision=fp32")
     assert configure(*adapted).training.lora
-    one, other = (node_of(configure, *asked) for asked in (taught, adapted))
+    one, other = (planned_of(configure, *asked) for asked in (taught, adapted))
     assert one.key == other.key and one.reads != other.reads
 
 
@@ -126,7 +126,7 @@ def test_another_power_limit_is_another_key(configure: Configure):
 
     config = configure("gpu=h100", "eval=tiny", "paradigm=sft")
     keys = [
-        {node.key for node in plan(config, [gpu(limit_w)]) if node.stage == "inference"}
+        {planned.key for planned in plan(config, [gpu(limit_w)]) if planned.stage == "inference"}
         for limit_w in (700.0, 500.0, 700.0)
     ]
     assert keys[0] == keys[2] and not keys[0] & keys[1]
@@ -153,7 +153,7 @@ def test_a_teacher_s_first_measurement_has_the_key_that_stores_know(
     configure: Configure, key_of: Callable[..., str]
 ):
     assert key_of(subject="teacher") == TODAY
-    first, second, third = node_of(configure, subject="teacher").numbered()
+    first, second, third = planned_of(configure, subject="teacher").numbered()
     assert first.key == TODAY and "measurement" not in first.settings
     assert [one.settings["measurement"] for one in (second, third)] == [2, 3]
     assert len({first.key, second.key, third.key}) == 3
@@ -161,7 +161,7 @@ def test_a_teacher_s_first_measurement_has_the_key_that_stores_know(
 
 def test_more_measurements_are_further_keys_and_change_none(configure: Configure):
     few, many = (
-        [one.key for one in node_of(configure, f"eval.inference.measurements={n}").numbered()]
+        [one.key for one in planned_of(configure, f"eval.inference.measurements={n}").numbered()]
         for n in (1, 4)
     )
     assert many[:1] == few and len(set(many)) == 4

@@ -18,7 +18,7 @@ from kdwatts.config.checks import to_config
 from kdwatts.metrics.student_t import mean_and_half_width
 from kdwatts.planning.describe import describe
 from kdwatts.records.files import read_json, read_jsonl
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 
 ASKED = (
     *("training=smoke", "gpu=cpu", "paradigm=sft", "eval=tiny", "eval.tasks=[]"),
@@ -31,9 +31,9 @@ def tree_of(store: Path, *overrides: str) -> Any:
     return resolve_gpu(compose([f"store_dir={store}", *ASKED, *overrides]), [])
 
 
-def nodes_of(store: Path, *overrides: str) -> dict[str, Node]:
+def stages_of(store: Path, *overrides: str) -> dict[str, PlannedStage]:
     config = to_config(tree_of(store, *overrides))
-    return {node.name: node for node in plan(config, [])}
+    return {planned.name: planned for planned in plan(config, [])}
 
 
 @pytest.fixture
@@ -80,12 +80,12 @@ def test_three_runs_measure_once_each_and_the_fourth_makes_none(
     ]
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     for subject in ("student", "teacher"):
-        node = nodes_of(tmp_path / "store")[f"inference_{subject}"]
-        assert {one[f"{subject}_serving_key"] for one in metrics} == {node.key}
+        planned = stages_of(tmp_path / "store")[f"inference_{subject}"]
+        assert {one[f"{subject}_serving_key"] for one in metrics} == {planned.key}
         assert [one[f"{subject}_serving_measurements"] for one in metrics] == [1, 2, 3, 3]
-        made = [windows(folder)[node.name] for folder in folders]
+        made = [windows(folder)[planned.name] for folder in folders]
         assert [row["outcome"] for row in made] == ["done", "done", "done", "reused"]
-        keys = [one.key for one in node.numbered()]
+        keys = [one.key for one in planned.numbered()]
         assert [row["key"] for row in made] == [*keys, keys[0]]
         last = [
             row["total_j_per_token"]
@@ -109,7 +109,7 @@ def test_three_runs_measure_once_each_and_the_fourth_makes_none(
     assert [
         metrics[3][f"serving_{name}"] for name in ("batch_size", "prompt_tokens", "new_tokens")
     ] == [4, 64, 32]
-    # The plan says what is left of a node that is measured several times.
+    # The plan says what is left of a stage that is measured several times.
     config = to_config(tree_of(tmp_path / "store", "eval.inference.measurements=5"))
     shown = describe(config, plan(config, []), Store(tmp_path / "store"), [])
     assert "measurement 4 of 5 would be built" in shown
@@ -119,8 +119,8 @@ def test_a_run_takes_the_next_number_beside_one_that_is_being_made_and_none_wher
     run: Callable[..., Path], tmp_path: Path
 ):
     asked = ("eval.inference.measurements=2", "model.teacher=null")
-    node = nodes_of(tmp_path / "store", *asked)["inference_student"]
-    store, keys = Store(tmp_path / "store"), [one.key for one in node.numbered()]
+    planned = stages_of(tmp_path / "store", *asked)["inference_student"]
+    store, keys = Store(tmp_path / "store"), [one.key for one in planned.numbered()]
     with ExitStack() as held:
         for key in keys:
             held.enter_context(store.claim("inference", key))
@@ -128,7 +128,7 @@ def test_a_run_takes_the_next_number_beside_one_that_is_being_made_and_none_wher
     metrics = json.loads((alone / "metrics.json").read_text())
     assert not (alone / "inference.json").exists()
     assert "inference_student" not in windows(alone)
-    assert metrics["student_serving_key"] == node.key
+    assert metrics["student_serving_key"] == planned.key
     assert metrics["student_serving_measurements"] == 0
     figures = ("student_total_j_per_token", "student_decode_j_per_token", "inference_energy_j")
     assert [metrics[name] for name in figures] == [None, None, None]

@@ -27,7 +27,7 @@ from kdwatts.runtime import plugins
 from kdwatts.runtime.fingerprint import stage_key
 from kdwatts.runtime.paths import conf_dir
 from kdwatts.stages import distill
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.stages.named_code import LEVELS, NAMED, SUPPORTS, code_keys
 from kdwatts.training.projectors import PROJECTORS
 from tests.plugin_package import install
@@ -44,8 +44,8 @@ def config_of(*overrides: str) -> Config:
     return to_config(tree_of(*overrides))
 
 
-def nodes_of(*overrides: str) -> dict[str, Node]:
-    return {node.name: node for node in plan(config_of(*overrides), [])}
+def stages_of(*overrides: str) -> dict[str, PlannedStage]:
+    return {planned.name: planned for planned in plan(config_of(*overrides), [])}
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_a_name_of_the_schema_without_a_function_is_refused(monkeypatch: pytest.
     monkeypatch.delitem(DISTANCES, "normalized_mse")
     message = "paradigm.feature.distance=normalized_mse is in the schema and names no function; add"
     with pytest.raises(ValueError, match=message):
-        nodes_of("paradigm=feature")
+        stages_of("paradigm=feature")
 
 
 def test_by_default_code_is_in_no_key(monkeypatch: pytest.MonkeyPatch):
-    before = nodes_of(*DENSE)["distill"]
+    before = stages_of(*DENSE)["distill"]
     monkeypatch.setitem(DIVERGENCES, "forward_kl", reverse_kl)
-    after = nodes_of(*DENSE)["distill"]
+    after = stages_of(*DENSE)["distill"]
     assert before.key == after.key and before.code != after.code
     assert "code" not in before.settings
     # As it was before code had keys.
@@ -132,9 +132,9 @@ def test_strict_puts_code_into_the_keys_of_what_it_builds_and_of_what_stands_on_
     monkeypatch: pytest.MonkeyPatch,
 ):
     asked = (*DENSE, "store.code=strict", "until=inference", "eval=tiny")
-    before = nodes_of(*asked)
+    before = stages_of(*asked)
     monkeypatch.setitem(DIVERGENCES, "forward_kl", reverse_kl)
-    after = nodes_of(*asked)
+    after = stages_of(*asked)
     changed = {name for name in before if before[name].key != after[name].key}
     # What serving it costs does not depend on what it was taught.
     assert changed == {"distill", "evaluate_student"}
@@ -173,9 +173,9 @@ def test_the_code_of_a_packages_functions_is_told_of_as_ours_is_down_to_what_it_
     found = []
     for site, power in (("a", "gap**2"), ("b", "gap  **  2"), ("c", "gap**4")):
         install_gap(tmp_path / site, power, monkeypatch)
-        nodes = [nodes_of(*asked, f"store.code={rule}")["distill"] for rule in ("warn", "strict")]
-        assert all(nodes[0].code[option] for option in options)
-        found.append(([nodes[0].code[option] for option in options], *(n.key for n in nodes)))
+        stages = [stages_of(*asked, f"store.code={rule}")["distill"] for rule in ("warn", "strict")]
+        assert all(stages[0].code[option] for option in options)
+        found.append(([stages[0].code[option] for option in options], *(n.key for n in stages)))
     (first, warn_key, strict_key), again, (changed, same_key, other_key) = found
     assert again == (first, warn_key, strict_key)
     assert all(one != other for one, other in zip(first, changed, strict=True))
@@ -199,8 +199,10 @@ def test_the_class_of_an_object_that_is_called_as_a_function_is_part_of_its_code
         groups[plugins.DISTANCES] = groups[plugins.DIVERGENCES]
         install(site, "gap-object", groups, {"gap_object": source})
         monkeypatch.syspath_prepend(site)
-        node = nodes_of("paradigm=combined", "paradigm.response.support=dense", *asked)["distill"]
-        found.append([node.code[option] for option in asked])
+        planned = stages_of("paradigm=combined", "paradigm.response.support=dense", *asked)[
+            "distill"
+        ]
+        found.append([planned.code[option] for option in asked])
     first, again, changed = found
     assert again == first
     assert all(one and one != other for one, other in zip(first, changed, strict=True))
@@ -213,22 +215,22 @@ def test_blocks_that_a_packages_map_pairs_are_in_the_key_and_refused_before_anyt
     keys = []
     for site, power in (("a", "gap + 0"), ("b", "gap + 1")):
         install_gap(tmp_path / site, power, monkeypatch)
-        keys.append(nodes_of(*asked)["distill"].key)
+        keys.append(stages_of(*asked)["distill"].key)
     assert keys[0] != keys[1]
     install_gap(tmp_path / "c", "gap + 99", monkeypatch)
     with pytest.raises(
         ValueError, match=r"^paradigm\.feature\.layers=first returns the pairs \[\(99, "
     ):
-        nodes_of(*asked)
+        stages_of(*asked)
 
 
 def test_strict_refuses_code_without_a_source(monkeypatch: pytest.MonkeyPatch):
     space: dict[str, Any] = {"__name__": "nowhere"}
     exec("def own(block, weight, *, temperature):\n    return block\n", space)
     monkeypatch.setitem(DIVERGENCES, "forward_kl", space["own"])
-    assert nodes_of(*DENSE)["distill"].code[OPTION] is None
+    assert stages_of(*DENSE)["distill"].code[OPTION] is None
     with pytest.raises(ValueError, match=r"store.code=strict needs the source of what paradigm\."):
-        nodes_of(*DENSE, "store.code=strict")
+        stages_of(*DENSE, "store.code=strict")
 
 
 def test_an_unknown_rule_for_code_is_refused():

@@ -1,4 +1,4 @@
-"""Teacher and student in few bits through a run: nodes, keys, scores, records."""
+"""Teacher and student in few bits through a run: stages, keys, scores, records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdwatts.planning.describe import describe
 from kdwatts.planning.serving_time import load_lines
 from kdwatts.records.files import read_json, read_jsonl
 from kdwatts.records.quantized_model import without_bits
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.stages.quantized_subjects import name_of
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.report.page import report_html
@@ -25,13 +25,15 @@ SERVED = ("gpu=cpu", "eval=tiny", "eval.serving.engine=transformers", "paradigm=
 BITS = "eval.serving.quantizations=[int8,fp8]"
 
 
-def nodes_of(configure: Configure, *overrides: str) -> dict[str, Node]:
-    return {node.name: node for node in plan(configure(*SERVED, *overrides), [])}
+def stages_of(configure: Configure, *overrides: str) -> dict[str, PlannedStage]:
+    return {planned.name: planned for planned in plan(configure(*SERVED, *overrides), [])}
 
 
 def test_nothing_that_exists_gets_another_key(configure: Configure):
-    plain, more = nodes_of(configure), nodes_of(configure, BITS)
-    assert {name: more[name].key for name in plain} == {n: node.key for n, node in plain.items()}
+    plain, more = stages_of(configure), stages_of(configure, BITS)
+    assert {name: more[name].key for name in plain} == {
+        n: planned.key for n, planned in plain.items()
+    }
     added = [name for name in more if name not in plain]
     assert added == [
         f"{stage}_{subject}_{bits}"
@@ -42,15 +44,15 @@ def test_nothing_that_exists_gets_another_key(configure: Configure):
 
 
 def test_what_is_scored_and_what_is_served_is_one_folder(configure: Configure):
-    nodes = nodes_of(configure, BITS, "eval.serving.workload.length=natural")
+    stages = stages_of(configure, BITS, "eval.serving.workload.length=natural")
     for model in ("student_int8", "student_fp8", "teacher_int8", "teacher_fp8"):
-        made = nodes[f"quantize_{model}"].key
+        made = stages[f"quantize_{model}"].key
         for stage in ("evaluate", "serving"):
-            assert nodes[f"{stage}_{model}"].parents[f"quantize_{model}"] == made
+            assert stages[f"{stage}_{model}"].parents[f"quantize_{model}"] == made
 
 
 def test_a_teacher_is_rounded_once_for_all_paradigms_and_a_student_for_each(configure: Configure):
-    one, other = nodes_of(configure, BITS), nodes_of(configure, BITS, "training.seed=7")
+    one, other = stages_of(configure, BITS), stages_of(configure, BITS, "training.seed=7")
     for name in ("quantize_teacher_int8", "evaluate_teacher_int8", "serving_teacher_int8"):
         assert one[name].key == other[name].key
     for name in ("quantize_student_int8", "evaluate_student_int8"):
@@ -60,29 +62,29 @@ def test_a_teacher_is_rounded_once_for_all_paradigms_and_a_student_for_each(conf
 def test_students_of_one_shape_share_their_serving_in_few_bits_where_lengths_are_forced(
     configure: Configure,
 ):
-    one, other = nodes_of(configure, BITS), nodes_of(configure, BITS, "training.seed=7")
+    one, other = stages_of(configure, BITS), stages_of(configure, BITS, "training.seed=7")
     assert one["serving_student_int8"].key == other["serving_student_int8"].key
     assert one["serving_student_int8"].reads.keys() == {"quantize_student_int8"}
     keys = {one[f"serving_student{bits}"].key for bits in ("", "_int8", "_fp8")}
     assert len(keys) == 3
     natural = (BITS, "eval.serving.workload.length=natural")
-    one, other = (nodes_of(configure, *natural, *more) for more in ([], ["training.seed=7"]))
+    one, other = (stages_of(configure, *natural, *more) for more in ([], ["training.seed=7"]))
     assert one["serving_student_int8"].key != other["serving_student_int8"].key
 
 
 def test_how_weights_are_rounded_is_in_the_key(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ):
-    before = nodes_of(configure, BITS)["quantize_teacher_int8"].key
+    before = stages_of(configure, BITS)["quantize_teacher_int8"].key
     monkeypatch.setattr("kdwatts.models.rounding_to_bits.library_version", lambda: "0.99")
-    assert nodes_of(configure, BITS)["quantize_teacher_int8"].key != before
+    assert stages_of(configure, BITS)["quantize_teacher_int8"].key != before
 
 
 def test_a_run_that_ends_before_plans_none_and_one_without_a_teacher_only_the_student(
     configure: Configure,
 ):
-    assert not [n for n in nodes_of(configure, BITS, "until=distill") if "int8" in n]
-    alone = nodes_of(configure, BITS, "model.teacher=null")
+    assert not [n for n in stages_of(configure, BITS, "until=distill") if "int8" in n]
+    alone = stages_of(configure, BITS, "model.teacher=null")
     assert [n for n in alone if n.endswith("_int8")] == [
         "quantize_student_int8", "evaluate_student_int8", "serving_student_int8",
     ]  # fmt: skip
@@ -105,11 +107,16 @@ def test_the_plan_names_every_model_in_a_column_wide_enough(configure: Configure
     from kdwatts.artifacts.store import Store
 
     config = configure(*SERVED, BITS, f"store_dir={tmp_path}")
-    nodes = plan(config, [])
-    lines = describe(config, nodes, Store(config.store_dir), []).splitlines()
-    ends = {line.index(node.key) for node in nodes for line in lines if f" {node.name} " in line}
+    stages = plan(config, [])
+    lines = describe(config, stages, Store(config.store_dir), []).splitlines()
+    ends = {
+        line.index(planned.key)
+        for planned in stages
+        for line in lines
+        if f" {planned.name} " in line
+    }
     assert len(ends) == 1
-    assert "teacher in int8 and teacher in fp8 behind transformers" in load_lines(config, nodes)[0]
+    assert "teacher in int8 and teacher in fp8 behind transformers" in load_lines(config, stages)[0]
 
 
 @pytest.fixture(scope="module")

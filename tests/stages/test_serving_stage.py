@@ -25,7 +25,7 @@ from kdwatts.records.serving_record import (
 )
 from kdwatts.stages import evaluate, serving, writers
 from kdwatts.stages.engine_measurements import EngineServed, engine_columns
-from kdwatts.stages.graph import Node, plan
+from kdwatts.stages.graph import PlannedStage, plan
 from kdwatts.stages.serving_log import check_unchanged
 from kdwatts.stages.started_engine import own_flags
 
@@ -55,12 +55,12 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def node_of(configure: Configure) -> Callable[..., Node]:
-    def node_of(*overrides: str, subject: str = "student") -> Node:
-        nodes = plan(configure(*overrides), [])
-        return next(node for node in nodes if node.name == f"serving_{subject}")
+def planned_of(configure: Configure) -> Callable[..., PlannedStage]:
+    def planned_of(*overrides: str, subject: str = "student") -> PlannedStage:
+        stages = plan(configure(*overrides), [])
+        return next(planned for planned in stages if planned.name == f"serving_{subject}")
 
-    return node_of
+    return planned_of
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def node_of(configure: Configure) -> Callable[..., Node]:
     ids=" ".join,
 )
 def test_what_does_not_change_the_work_of_the_server_is_not_in_the_key(
-    overrides: list[str], node_of: Callable[..., Node]
+    overrides: list[str], planned_of: Callable[..., PlannedStage]
 ):
     asked = (*TRANSFORMERS, "paradigm=sft")
-    assert node_of(*asked, *overrides).key == node_of(*asked).key
+    assert planned_of(*asked, *overrides).key == planned_of(*asked).key
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_what_does_not_change_the_work_of_the_server_is_not_in_the_key(
     ids=" ".join,
 )
 def test_what_changes_what_the_server_does_or_how_it_is_measured_changes_the_key(
-    overrides: list[str], node_of: Callable[..., Node]
+    overrides: list[str], planned_of: Callable[..., PlannedStage]
 ):
     asked = (*TRANSFORMERS, "paradigm=sft")
-    assert node_of(*asked, *overrides).key != node_of(*asked).key
+    assert planned_of(*asked, *overrides).key != planned_of(*asked).key
 
 
 def test_flags_that_kdwatts_itself_sets_are_in_the_key(
-    node_of: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+    planned_of: Callable[..., PlannedStage], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.undo()  # The real engine's.
-    engine = node_of(*TRANSFORMERS, "eval.serving.transformers.flags=[--compile]").settings[
+    engine = planned_of(*TRANSFORMERS, "eval.serving.transformers.flags=[--compile]").settings[
         "engine"
     ]
     assert {"--device=cpu", "--dtype=float32", "--compile"} <= set(engine["flags"])
@@ -128,10 +128,10 @@ def test_flags_that_kdwatts_itself_sets_are_in_the_key(
     assert not any("student" in flag for flag in engine["flags"])
 
 
-def test_arrivals_count_where_requests_come_at_a_rate(node_of: Callable[..., Node]):
+def test_arrivals_count_where_requests_come_at_a_rate(planned_of: Callable[..., PlannedStage]):
     asked = (*TRANSFORMERS, "eval.serving.rates_per_s=[1,2]")
     keys = [
-        node_of(*asked, *more).key
+        planned_of(*asked, *more).key
         for more in (
             [],
             ["eval.serving.arrivals=constant"],
@@ -143,22 +143,22 @@ def test_arrivals_count_where_requests_come_at_a_rate(node_of: Callable[..., Nod
 
 
 def test_another_version_of_the_engine_is_another_key_and_another_place_of_it_is_not(
-    node_of: Callable[..., Node], versions: dict[str, str], tmp_path: Path
+    planned_of: Callable[..., PlannedStage], versions: dict[str, str], tmp_path: Path
 ):
-    first = node_of(*VLLM).key
-    assert node_of(*VLLM, f"eval.serving.vllm.python={tmp_path}/python").key == first
+    first = planned_of(*VLLM).key
+    assert planned_of(*VLLM, f"eval.serving.vllm.python={tmp_path}/python").key == first
     versions["vllm"] = "0.33.0"
-    assert node_of(*VLLM).key != first
+    assert planned_of(*VLLM).key != first
 
 
 def test_the_bytes_of_the_file_of_prompts_are_in_the_key_and_its_place_is_not(
-    node_of: Callable[..., Node], tmp_path: Path
+    planned_of: Callable[..., PlannedStage], tmp_path: Path
 ):
     keys = []
     for name, text in (("a.txt", "To be. " * 99), ("b.txt", "To be. " * 99), ("a.txt", "To do.")):
         (tmp_path / name).write_text(text)
         asked = f"eval.serving.workload.prompts={tmp_path / name}"
-        keys.append(node_of(*TRANSFORMERS, asked).key)
+        keys.append(planned_of(*TRANSFORMERS, asked).key)
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -171,42 +171,47 @@ def test_the_bytes_of_the_file_of_prompts_are_in_the_key_and_its_place_is_not(
     ids=["natural lengths", "guessed tokens"],
 )
 def test_weights_are_in_the_key_of_a_student_whose_work_they_decide(
-    overrides: list[str], node_of: Callable[..., Node]
+    overrides: list[str], planned_of: Callable[..., PlannedStage]
 ):
-    one, other = (node_of(*overrides, "training=smoke", f"training.seed={n}") for n in (0, 1))
+    one, other = (planned_of(*overrides, "training=smoke", f"training.seed={n}") for n in (0, 1))
     assert one.key != other.key
     assert list(one.parents) == ["distill"]
 
 
 def test_weights_are_in_the_key_of_a_mixture_of_experts(
-    node_of: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+    planned_of: Callable[..., PlannedStage], monkeypatch: pytest.MonkeyPatch
 ):
     mixture = Qwen2MoeConfig(num_hidden_layers=2, hidden_size=16, vocab_size=32, num_experts=4)
     monkeypatch.setattr(serving, "student_configuration", lambda source: mixture)
-    one, other = (node_of(*TRANSFORMERS, f"training.seed={n}") for n in (0, 1))
+    one, other = (planned_of(*TRANSFORMERS, f"training.seed={n}") for n in (0, 1))
     assert one.key != other.key
 
 
-def test_a_forced_student_is_built_from_its_weights_all_the_same(node_of: Callable[..., Node]):
-    node = node_of(*TRANSFORMERS)
-    assert (list(node.parents), list(node.reads)) == ([], ["distill"])
-    corpus = node_of(*TRANSFORMERS, "eval.serving.workload.prompts=null")
+def test_a_forced_student_is_built_from_its_weights_all_the_same(
+    planned_of: Callable[..., PlannedStage],
+):
+    planned = planned_of(*TRANSFORMERS)
+    assert (list(planned.parents), list(planned.reads)) == ([], ["distill"])
+    corpus = planned_of(*TRANSFORMERS, "eval.serving.workload.prompts=null")
     assert (list(corpus.parents), list(corpus.reads)) == (["shards"], ["distill"])
 
 
-def test_servers_at_two_addresses_share_no_measurement(node_of: Callable[..., Node]):
+def test_servers_at_two_addresses_share_no_measurement(planned_of: Callable[..., PlannedStage]):
     elsewhere = "eval.serving.url.student=http://c:8000"
-    assert node_of(*URL, elsewhere).key != node_of(*URL).key
-    assert node_of(*URL, elsewhere, subject="teacher").key == node_of(*URL, subject="teacher").key
+    assert planned_of(*URL, elsewhere).key != planned_of(*URL).key
+    assert (
+        planned_of(*URL, elsewhere, subject="teacher").key
+        == planned_of(*URL, subject="teacher").key
+    )
 
 
 def test_a_server_whose_own_host_is_metered_shares_no_measurement_with_one_without_joules(
-    node_of: Callable[..., Node],
+    planned_of: Callable[..., PlannedStage],
 ):
-    metered = node_of(*URL, "eval.serving.url.student_meter=http://a:9400")
-    assert metered.key != node_of(*URL).key
+    metered = planned_of(*URL, "eval.serving.url.student_meter=http://a:9400")
+    assert metered.key != planned_of(*URL).key
     assert metered.settings["engine"]["meter"] == "http://a:9400"
-    assert "meter" not in node_of(*URL).settings["engine"]
+    assert "meter" not in planned_of(*URL).settings["engine"]
 
 
 def test_a_server_on_some_gpus_of_a_job_shares_no_joules_with_one_whose_job_counted_them_all(
@@ -243,24 +248,24 @@ def test_an_engine_that_writes_answers_on_more_gpus_than_the_job_has_is_refused_
 
 
 def test_each_measurement_has_a_key_of_its_own_and_the_first_one_that_of_the_node(
-    node_of: Callable[..., Node],
+    planned_of: Callable[..., PlannedStage],
 ):
-    node = node_of(*TRANSFORMERS)
-    first, second, third = node.numbered()
-    assert first.key == node.key and len({first.key, second.key, third.key}) == 3
+    planned = planned_of(*TRANSFORMERS)
+    first, second, third = planned.numbered()
+    assert first.key == planned.key and len({first.key, second.key, third.key}) == 3
     assert [one.settings.get("measurement", 1) for one in (first, second, third)] == [1, 2, 3]
 
 
 def test_serving_is_the_last_stage_and_is_left_out_where_it_is_not_asked_for(
     configure: Configure,
 ):
-    names = [node.name for node in plan(configure(*TRANSFORMERS), [])]
+    names = [planned.name for planned in plan(configure(*TRANSFORMERS), [])]
     assert names[-4:] == [f"{s}_{m}" for s in ("inference", "serving") for m in
                           ("student", "teacher")]  # fmt: skip
     for less in (["eval.serving.engine=loop"], ["until=inference"]):
-        shorter = [node.name for node in plan(configure(*TRANSFORMERS, *less), [])]
+        shorter = [planned.name for planned in plan(configure(*TRANSFORMERS, *less), [])]
         assert shorter == names[:-2]
-    alone = [node.name for node in plan(configure(*TRANSFORMERS, "eval.inference=null"), [])]
+    alone = [planned.name for planned in plan(configure(*TRANSFORMERS, "eval.inference=null"), [])]
     assert [name for name in alone if name.startswith("inference")] == []
     assert alone[-2:] == ["serving_student", "serving_teacher"]
 
@@ -372,14 +377,14 @@ def test_a_quantised_teacher_is_served_so_and_its_student_is_not(
 def test_the_plan_says_the_engine_the_loads_and_the_least_and_most_minutes(configure: Configure):
     """Of each model 3 loads of 10 to 60 s, and 8 s of parking."""
     config = configure(*TRANSFORMERS)
-    nodes = plan(config, [])
-    assert load_lines(config, nodes) == [
+    stages = plan(config, [])
+    assert load_lines(config, stages) == [
         "serving under load: student and teacher behind transformers 5.23.0, 1, 4, 16 requests at "
         "once",
         "  1.3 to 6.3 min, with the start of each server on top",
     ]
-    assert load_lines(config, nodes[:-1])[0].startswith("serving under load: student behind")
-    assert load_lines(config, nodes[:-2]) == []
+    assert load_lines(config, stages[:-1])[0].startswith("serving under load: student behind")
+    assert load_lines(config, stages[:-2]) == []
     asked = ("eval.serving.rates_per_s=[0.5,2]", "eval.serving.slo.ttft_p99_s=1")
     config = configure(*TRANSFORMERS, *asked)
     first, second = load_lines(config, plan(config, []))
@@ -469,37 +474,37 @@ def a_log(path: Path, *rows: dict[str, Any]) -> str:
 
 
 def test_the_key_of_a_replay_has_the_logs_content_and_never_its_place(
-    node_of: Callable[..., Node], tmp_path: Path
+    planned_of: Callable[..., PlannedStage], tmp_path: Path
 ):
     asked = (*TRANSFORMERS, "paradigm=sft")
     log, moved = a_log(tmp_path / "a.jsonl", *ROWS), a_log(tmp_path / "b.jsonl", *ROWS)
-    node = node_of(*asked, log)
-    assert node.key == node_of(*asked, moved).key
-    assert node.key == node_of(*asked, log, "eval.serving.replay.format=kdwatts").key
-    assert str(tmp_path) not in json.dumps(node.settings)
+    planned = planned_of(*asked, log)
+    assert planned.key == planned_of(*asked, moved).key
+    assert planned.key == planned_of(*asked, log, "eval.serving.replay.format=kdwatts").key
+    assert str(tmp_path) not in json.dumps(planned.settings)
     others = [
         a_log(tmp_path / "c.jsonl", *ROWS[:2]),
         *(f"eval.serving.replay.{word}" for word in ("from_s=10", "for_s=50", "sessions=apart")),
         "eval.serving.replay.speeds=[2]",
         "eval.serving.rates_per_s=[2]",
     ]
-    keys = {node_of(*asked, log, other).key for other in others}
-    assert len(keys | {node.key, node_of(*asked).key}) == len(others) + 2
+    keys = {planned_of(*asked, log, other).key for other in others}
+    assert len(keys | {planned.key, planned_of(*asked).key}) == len(others) + 2
 
 
 def test_a_log_that_grows_during_the_run_is_not_kept_as_the_log_that_it_was(
-    node_of: Callable[..., Node], configure: Configure, tmp_path: Path
+    planned_of: Callable[..., PlannedStage], configure: Configure, tmp_path: Path
 ):
     asked = (*TRANSFORMERS, a_log(tmp_path / "a.jsonl", *ROWS))
-    node, config = node_of(*asked), configure(*asked)
+    planned, config = planned_of(*asked), configure(*asked)
     log = serving._replayed(config, "student")
     assert log
-    check_unchanged(log, node.settings)
+    check_unchanged(log, planned.settings)
     a_log(tmp_path / "a.jsonl", *ROWS, ROWS[0])
     grown = serving._replayed(config, "student")
     assert grown
     with pytest.raises(RuntimeError, match=r"changed while this run trained.*; replay a copy"):
-        check_unchanged(grown, node.settings)
+        check_unchanged(grown, planned.settings)
 
 
 def test_a_log_with_natural_lengths_has_the_student_itself_in_the_key(

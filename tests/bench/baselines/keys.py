@@ -41,17 +41,19 @@ def make(folder: Path, pairs: list[str] | None = None) -> None:
                 tree.gpu = values
                 words = [*asked, f"gpu={gpu}"]
                 try:
-                    nodes = plan(to_config(tree), [])
+                    stages = plan(to_config(tree), [])
                 except Exception as error:
                     refusals.append(_row(words, refusal=in_one_sentence(error)))
                     continue
-                names = {node.name: [one.key for one in node.numbered()] for node in nodes}
+                names = {
+                    planned.name: [one.key for one in planned.numbered()] for planned in stages
+                }
                 keys.append(_row(words, **names))
                 if gpu == "h100" and pair == "tiny":
                     code += [
-                        _row([f"paradigm={paradigm}", f"node={node.name}"], **node.code)
-                        for node in nodes
-                        if node.code
+                        _row([f"paradigm={paradigm}", f"stage={planned.name}"], **planned.code)
+                        for planned in stages
+                        if planned.code
                     ]
     write_table(folder / "keys.jsonl", keys)
     write_table(folder / "refusals.jsonl", refusals)
