@@ -57,13 +57,15 @@ def is_done(run_dir: Path) -> bool:
 def check_same(run_dir: Path, tree: DictConfig, *, kind: str = "sweep") -> None:
     """Raise ValueError when the folder holds a run of other settings than these.
 
-    A single run may be asked to go further than it was at first.
+    A single run may be asked to go further than it was at first, and a run of a sweep may have gone
+    further since.
     """
     first = first_settings(run_dir, kind=kind)
     if first is None:
         return
     for key, (found, asked) in differences(first, tree).items():
-        if kind == "run" and key == "until" and goes_further(first, tree):
+        earlier, later = (first, tree) if kind == "run" else (tree, first)
+        if key == "until" and goes_further(earlier, later):
             continue
         raise ValueError(
             f"{run_dir} holds a run with {key}={_shown(found)}, and this command asks for "

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from kdwatts.config.data import Data
 from kdwatts.config.evaluation import Eval
-from kdwatts.config.machine import Cluster, Gpu, Launch, Site, StoreRules, Telemetry
+from kdwatts.config.machine import Cluster, Gpu, Site, StoreRules, SweepLaunch, Telemetry
 from kdwatts.config.pair import Pair
 from kdwatts.config.paradigm import Paradigm
 from kdwatts.config.ranges import choice
@@ -44,7 +44,7 @@ class Config:
     """Where the electricity comes from."""
     cluster: Cluster = field(default_factory=Cluster)
     """What a job asks Slurm for."""
-    launch: Launch = field(default_factory=Launch)
+    launch: SweepLaunch = field(default_factory=SweepLaunch)
     """How the runs of a sweep are sent out."""
     store: StoreRules = field(default_factory=StoreRules)
     """When the store's artifacts may be reused."""

@@ -161,7 +161,7 @@ class Cluster:
 
 
 @dataclass
-class Launch:
+class SweepLaunch:
     """How the runs of a sweep are sent to Slurm."""
 
     teacher_first: bool = True

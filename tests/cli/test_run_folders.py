@@ -125,7 +125,8 @@ def test_a_folder_is_open_to_a_command_that_goes_further_and_refused_to_one_that
         claimed(asked(folder, "until=teacher"), is_sweep=False),
     ):
         pass
-    # A sweep takes its runs as they are: those that are done are not looked at again.
+    # A sweep does not look again at a run that is done, and takes one that has gone further.
+    sweep.check_same(tmp_path, compose(["until=teacher"]))
     with pytest.raises(ValueError, match="holds a run with until=distill, and this command asks"):
         sweep.check_same(tmp_path, compose([]))
 
