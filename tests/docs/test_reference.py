@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from docs.generate import command_lines, groups, options, plain_records, records, tables
+from docs.generate import (
+    command_lines,
+    groups,
+    options,
+    plain_records,
+    records,
+    table_words,
+    tables,
+)
 from docs.generate.option_files import CONF, content_of, head_and_rest
 from docs.generate.units_of_names import unit_of
 from docs.generate.value_ranges import ranges_of
@@ -207,8 +215,8 @@ def test_the_fields_of_a_task_in_contamination_are_those_that_are_written():
 def test_the_columns_of_every_table_are_those_that_are_written(tmp_path: Path):
     collected = collect([write_sweep(tmp_path, seeds=1)], tmp_path / "out")
     metrics = {field.name for field in records.records()[0].fields} - {"schema"}
-    assert set(collected.runs.columns) == metrics | tables.RUN_COLUMNS.keys()
-    assert not metrics & tables.RUN_COLUMNS.keys() - {"run"}
+    assert set(collected.runs.columns) == metrics | table_words.RUN_COLUMNS.keys()
+    assert not metrics & table_words.RUN_COLUMNS.keys() - {"run"}
     for name, columns in tables.tables().items():
         written = collected.telemetry.of("0-response-tiny") if name == "telemetry" else None
         written = getattr(collected, name) if written is None else written
@@ -220,10 +228,10 @@ def test_the_files_of_tables_are_those_of_the_catalogue():
     source = (REPOSITORY / "multirun_analysis/figures/catalogue.py").read_text("utf-8")
     named = set(re.findall(r'"(\w+)": \w+\(', source)) - {"loss_curves-", ""}
     named.add("serving_under_load")  # One for each engine, which their own file names.
-    against = {name for name in tables.EXHIBITS if "_against_" in name and "_kept_" in name}
-    against |= {name for name in tables.EXHIBITS if name.startswith("student_bits_per_byte_")}
+    against = {name for name in table_words.EXHIBITS if "_against_" in name and "_kept_" in name}
+    against |= {name for name in table_words.EXHIBITS if name.startswith("student_bits_per_byte_")}
     assert len(against) == 6
-    assert tables.EXHIBITS.keys() - against == named
+    assert table_words.EXHIBITS.keys() - against == named
 
 
 # Command lines.
