@@ -93,16 +93,16 @@ def num_shards(parallel: str, launch: Launch) -> int:
     return {"ddp": 1, "fsdp": launch.ranks, "hsdp": launch.ranks_per_node}[parallel]
 
 
-def estimate(workload: Workload, *, ranks: int | None = None, nodes: int = 1) -> Budget:
+def estimate(workload: Workload, launch: Launch | None = None) -> Budget:
     """The memory on each GPU, in GiB, and the operations of distilling with these settings.
 
-    `ranks` on `nodes` share the work, one per GPU. Without `ranks` they are those of this launch.
-    What is kept in shards is divided by the ranks that share it.
+    The ranks of a launch share the work, one per GPU. None is the launch of this process. What is
+    kept in shards is divided by the ranks that share it.
     """
     training, paradigm = workload.training, workload.paradigm
     student, teacher = workload.pair.student.architecture, workload.pair.teacher
     value_bytes = workload.value_bytes
-    launch = own_launch() if ranks is None else Launch(nodes, ranks)
+    launch = launch or own_launch()
     student_shards = num_shards(training.parallel, launch)
     teacher_shards = num_shards(training.teacher_parallel, launch)
     student_params = trained_params = parameters_of(student)

@@ -44,8 +44,7 @@ def shown_unit(total_gib: float) -> tuple[str, int]:
 
 def budget_of(config: Config, launch: Launch | None = None) -> Budget:
     """The memory on each GPU of a launch, and operations. None is the launch of this process."""
-    launch = launch or own_launch()
-    return estimate(workload_of(config), ranks=launch.ranks, nodes=launch.nodes)
+    return estimate(workload_of(config), launch)
 
 
 def demands(config: Config, launch: Launch | None = None) -> list[Demand]:

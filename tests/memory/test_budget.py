@@ -20,6 +20,7 @@ from kdwatts.memory.model_shape import adapter_parameters_of, forward_flops_per_
 from kdwatts.models.load import architecture_settings, num_parameters
 from kdwatts.planning.demands import workload_of
 from kdwatts.runtime.paths import conf_dir
+from kdwatts.runtime.ranks import Launch
 
 GIB = 2**30
 
@@ -295,7 +296,7 @@ def test_hsdp_cuts_a_model_over_the_ranks_of_a_node_and_fsdp_over_all(
 
     def shared(parallel: str) -> Budget:
         both = (f"training.parallel={parallel}", f"training.teacher_parallel={parallel}")
-        return estimate(workload_of(configure(*words, *both)), ranks=8, nodes=2)
+        return estimate(workload_of(configure(*words, *both)), Launch(2, 8))
 
     whole, all_ranks, a_node = (shared(parallel) for parallel in ("ddp", "fsdp", "hsdp"))
     for name in ("student_state_gib", "teacher_gib"):

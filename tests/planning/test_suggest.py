@@ -32,7 +32,9 @@ def test_a_suggestion_composes_keeps_the_steps_and_fits(pair, gpu, paradigm):
         rows = one.training.micro_batch * one.training.accumulation
         assert rows == 32
     assert cut.training.accumulation % found.ranks == 0
-    assert estimate(workload_of(cut), ranks=found.ranks).total_gib <= FILLED * available_gib(config)
+    assert estimate(workload_of(cut), Launch(1, found.ranks)).total_gib <= FILLED * available_gib(
+        config
+    )
 
 
 def test_one_gpu_without_recomputation_comes_first():

@@ -231,7 +231,7 @@ def test_the_fullest_moment_of_a_backward_pass_has_two_blocks_in_bf16_and_a_grad
     config.training.gradient_checkpointing = False
     whole = copy.deepcopy(config)
     whole.training.parallel = "ddp"
-    found, without = (estimate(workload_of(one), ranks=4) for one in (config, whole))
+    found, without = (estimate(workload_of(one), Launch(1, 4)) for one in (config, whole))
     params, block = 1_235_814_400, 2048 * (2 * 2048 + 2 * 512 + 3 * 8192)
     # Sixteen blocks are not cast. Eight passes of four ranks: gradients wait, in shards too.
     more = (2 + 2 + 4) * block - 2 * 16 * block - 16 * params * 3 / 4

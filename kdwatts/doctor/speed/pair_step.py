@@ -21,6 +21,7 @@ from kdwatts.models.load import head_bias, head_weight, load_model, recompute_bl
 from kdwatts.models.row_attention import attend_by_rows, compile_body
 from kdwatts.models.sharding import place
 from kdwatts.planning.demands import workload_of
+from kdwatts.runtime.ranks import Launch
 from kdwatts.stages.work import (
     compared_rows,
     feature_pairs,
@@ -165,6 +166,6 @@ def useful_flop(config: Config, tokens: int) -> float:
 def executed_flop(config: Config, tokens: int) -> float:
     """The same with what is computed again for the backward pass, as the plan counts it."""
     training = replace(config.training, target_tokens=tokens)
-    budget = estimate(workload_of(replace(config, training=training)), ranks=1)
+    budget = estimate(workload_of(replace(config, training=training)), Launch())
     live = config.paradigm.needs_signals and config.paradigm.teacher == "online"
     return 1e15 * (budget.train_pflop + (budget.teacher_pflop if live else 0.0))

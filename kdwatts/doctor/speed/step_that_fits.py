@@ -13,6 +13,7 @@ from kdwatts.memory.budget import GIB, estimate
 from kdwatts.memory.model_shape import parameters_of, weights_bytes_of
 from kdwatts.memory.term_sizes import forward_work_bytes, sparse_work_bytes
 from kdwatts.planning.demands import workload_of
+from kdwatts.runtime.ranks import Launch
 
 LEAST_SHARE = {"cuda": 0.25, "cpu": 0.15}
 """Share of the rate of products that a step is taken to reach before it is measured. Below it the
@@ -43,7 +44,7 @@ class FittingStep:
     @property
     def planned_gib(self) -> float:
         """Memory that the plan expects of this step, in GiB."""
-        return estimate(workload_of(self.config), ranks=1).total_gib
+        return estimate(workload_of(self.config), Launch()).total_gib
 
 
 def step_that_fits(
@@ -153,7 +154,7 @@ def _fits(
 def _bytes(config: Config) -> float:
     """Bytes of the step, or of the teacher while it makes what is cached."""
     workload, teacher = workload_of(config), config.model.teacher
-    training = estimate(workload, ranks=1).total_gib * GIB
+    training = estimate(workload, Launch()).total_gib * GIB
     if teacher is None or not config.paradigm.needs_signals:
         return training
     sizes = {"tokens": workload.tokens, "value_bytes": workload.value_bytes}
