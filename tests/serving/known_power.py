@@ -138,6 +138,20 @@ class Result:
         tokens = sum(self.true_tokens(name, *window_s) for name in ("tokens", "prompts"))
         return self.true_j(*window_s) / tokens
 
+    @property
+    def share_at_edges(self) -> float:
+        """The share of the window's tokens that an edge may take or leave.
+
+        A client sees them up to 20 ms after the server. Requests that go in step have the tokens of
+        all their prompts at one moment: 80 of the 8,250 that four of them have in 22 s.
+        """
+        logged = [*self.server["tokens"], *self.server["prompts"]]
+        from_s, to_s = self.sent[0].window_s
+        near = (
+            n for at_s, n in logged if any(abs(edge_s - at_s) < 0.02 for edge_s in (from_s, to_s))
+        )
+        return sum(near) / sum(n for at_s, n in logged if from_s <= at_s < to_s)
+
     def check_joules_per_token(self) -> None:
         """Raise unless they are measured, and those of the server's own log within their interval.
 
@@ -145,7 +159,8 @@ class Result:
         The slow tests hold longer ones to 1 %.
         """
         figure = self.point.j_per_token
-        assert figure.value and abs(figure.value / self.true_j_per_token - 1) <= 0.03
+        assert figure.value
+        assert abs(figure.value / self.true_j_per_token - 1) <= 0.03 + self.share_at_edges
         assert figure.low and figure.high
         assert figure.low <= self.true_j_per_token <= figure.high
         assert self.point.energy_quality == "measured"
