@@ -63,10 +63,11 @@ def check_same(run_dir: Path, tree: DictConfig, *, kind: str = "sweep") -> None:
     first = first_settings(run_dir, kind=kind)
     if first is None:
         return
-    for key, (found, asked) in differences(first, tree).items():
-        earlier, later = (first, tree) if kind == "run" else (tree, first)
-        if key == "until" and goes_further(earlier, later):
-            continue
+    apart = differences(first, tree)
+    earlier, later = (first, tree) if kind == "run" else (tree, first)
+    if goes_further(earlier, later):
+        apart.pop("until", None)
+    for key, (found, asked) in apart.items():
         raise ValueError(
             f"{run_dir} holds a run with {key}={_shown(found)}, and this command asks for "
             f"{_shown(asked)}; give another hydra.{kind}.dir, or the settings that the run has"

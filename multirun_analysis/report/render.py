@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from multirun_analysis.collect.labels import run_name
 from multirun_analysis.report.signs import sign_name
-from multirun_analysis.report.table_layouts import numbers_of
+from multirun_analysis.report.table_layouts import layout_of
+from multirun_analysis.report.typeset import numbers_of
 from multirun_analysis.values import units
 
 Values = dict[str, Any]
@@ -59,7 +60,7 @@ def _environment() -> Environment:
         "html": lambda text: escape(one_line(text)),
         "md": markdown_text,
         "number": units.number,
-        "numbers_of": numbers_of,
+        "numbers_of": lambda table, name: numbers_of(table, layout_of(name)),
         "plain_count": units.plain_count,
         "paragraph": lambda text: f"{one_line(text)}\n",
         "quantity": units.quantity,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from multirun_analysis.figures.accuracy_against_energy import (
     ACCURACY_KEPT,
     BITS_PER_BYTE,
@@ -15,7 +13,6 @@ from multirun_analysis.figures.serving_by_architecture import (
     machine_words,
     served_model,
 )
-from multirun_analysis.report.cells import MAX_SHOWN, Numbers
 from multirun_analysis.report.typeset import (
     Column,
     Layout,
@@ -26,7 +23,6 @@ from multirun_analysis.report.typeset import (
     number,
     once_per,
     plain,
-    typeset,
     whole,
     with_interval,
     words,
@@ -342,12 +338,3 @@ _LAYOUTS: dict[str, Layout] = {
     "comparisons": _COMPARED,
 }
 """Exhibit to the layout of its table; CSV keeps all columns and digits."""
-
-
-def numbers_of(table: pd.DataFrame, name: str) -> Numbers:
-    """What a page shows of the table of the exhibit of that name."""
-    found = typeset(table, layout_of(name))
-    rows = list(zip(found.subjects, found.rows, strict=True))
-    are_numbers = [letter == "r" for letter in found.align]
-    left_out = max(0, len(rows) - MAX_SHOWN)
-    return Numbers(found.heads, are_numbers, rows[:MAX_SHOWN], left_out, found.note)

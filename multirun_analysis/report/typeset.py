@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from multirun_analysis.report.cells import cell_text
+from multirun_analysis.report.cells import MAX_SHOWN, Numbers, cell_text
 from multirun_analysis.values import units
 from multirun_analysis.values.rows import Row, to_rows
 
@@ -191,3 +191,12 @@ def once_per(*names: str) -> Callable[[list[Row]], list[Row]]:
         return list(firsts.values())
 
     return rows_of
+
+
+def numbers_of(table: pd.DataFrame, layout: Layout | None) -> Numbers:
+    """What a page shows of an exhibit's table."""
+    found = typeset(table, layout)
+    rows = list(zip(found.subjects, found.rows, strict=True))
+    are_numbers = [letter == "r" for letter in found.align]
+    left_out = max(0, len(rows) - MAX_SHOWN)
+    return Numbers(found.heads, are_numbers, rows[:MAX_SHOWN], left_out, found.note)

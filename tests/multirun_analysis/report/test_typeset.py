@@ -8,10 +8,11 @@ import pytest
 from multirun_analysis.collect.collection import collect
 from multirun_analysis.figures.differences import differences
 from multirun_analysis.report.page import exhibits_of
-from multirun_analysis.report.table_layouts import layout_of, numbers_of
+from multirun_analysis.report.table_layouts import layout_of
 from multirun_analysis.report.typeset import (
     Layout,
     joules,
+    numbers_of,
     once_per,
     plain,
     typeset,
@@ -70,7 +71,7 @@ def test_of_a_curve_the_answer_of_each_setting_is_read_once():
 def test_every_exhibit_of_a_report_has_columns_chosen_for_it(sweep):
     for name, exhibit in exhibits_of(sweep).items():
         assert layout_of(name) is not None, name
-        found = numbers_of(exhibit.table, name)
+        found = numbers_of(exhibit.table, layout_of(name))
         assert found.rows and len(found.columns) <= 9, name
         assert not any("_" in head.replace("OM_perf", "").replace("Eff_o", "")
                        for head in found.columns), name  # fmt: skip
@@ -89,7 +90,7 @@ def test_accuracy_kept_and_the_plain_ratio_of_a_setting_stand_in_one_row():
             row | {"form": "om_perf", "value": 0.49, "low": 0.29, "high": 0.69},
         ]
     )
-    found = numbers_of(table, "accuracy_kept")
+    found = numbers_of(table, layout_of("accuracy_kept"))
     assert found.columns == ["Setting", "Seeds", "Accuracy kept (%)", "OM_perf"]
     assert found.rows == [("k", ["sft", "3", "27 (-1 to 56)", "0.49 (0.29 to 0.69)"])]
 
@@ -101,7 +102,7 @@ def test_a_difference_of_joules_is_marked_where_they_are_estimated(make, tmp_pat
                 tmp_path / f"{paradigm}{seed}", paradigm=paradigm, seed=seed,
                 student_key=f"{paradigm}{seed}", own_energy_j=own_j, own_energy_quality="estimated",
             )  # fmt: skip
-    found = numbers_of(differences(collect([tmp_path]).runs).table, "comparisons")
+    found = numbers_of(differences(collect([tmp_path]).runs).table, layout_of("comparisons"))
     rows = {row[0]: row for _, row in found.rows}
     # 20 and 21 J: 12.706 times 0.5 J of their mean, 20.5 J.
     assert rows["own energy"][2] == "+20 ± 6 J†"
